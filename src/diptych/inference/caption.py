@@ -1,4 +1,4 @@
-"""Writing: a text about every image of a source, by a model that has `generate`."""
+"""Captioning: a text for every image of a source, by a model that has `generate`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from diptych.evaluation.embed import Progress, Steps, place_of, read_images
 
 @dataclass(frozen=True)
 class Written:
-    """An image by its key, and its file where it is one, and what was written about it."""
+    """An image by its key, its path if it is a file, and the generated text."""
 
     key: str
     path: str
@@ -28,11 +28,11 @@ def write_about(
     progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[list[Written], Counter[str]]:
-    """A text about every image `main`, in the source's order, and how many images could not be
-    read, by reason.
+    """Return a text for every image `main`, in the source's order, and the number of unreadable
+    images by reason.
 
-    With a prompt each is asked that. `settings` are those of the model's `generate`. Raises
-    InputError where no image can be read.
+    With a prompt, the model answers it for each image. `settings` are those of the model's
+    `generate`. Raises InputError if no image can be read.
     """
     able("writing about images", model, "generate")
     found: list[Written] = []

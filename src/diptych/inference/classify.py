@@ -1,4 +1,4 @@
-"""Naming: the class of every image of a source, by a model that has `class_logits`."""
+"""Classification: the class of every image of a source, by a model that has `class_logits`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from diptych.evaluation.embed import Progress, Steps, place_of, read_images
 
 @dataclass(frozen=True)
 class Named:
-    """An image by its key, and its file where it is one; the likeliest classes with their
-    probabilities, and the groups of prompts with their weights, where they were asked for."""
+    """An image by its key, its path if it is a file, the most likely classes with their
+    probabilities, and the groups of prompts with their weights if they were asked for."""
 
     key: str
     path: str
@@ -33,12 +33,12 @@ def name_images(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Named], Counter[str]]:
-    """The `k` likeliest of `model.classes` for every image `main`, in the source's order, and how
-    many images could not be read, by reason.
+    """Return the `k` most likely of `model.classes` for every image `main`, in the source's order,
+    and the number of unreadable images by reason.
 
-    Probabilities are the softmax over all classes. With `route` it is told too which groups of
-    prompts an image was routed to. Raises InputError for a model without classes, or without such
-    groups, or where no image can be read.
+    Probabilities are the softmax over all classes. With `route` the groups of prompts that an image
+    was routed to are returned too. Raises InputError for a model without classes, or without such
+    groups, and if no image can be read.
     """
     able("naming images", model, "class_logits")
     if route:
@@ -59,7 +59,7 @@ def name_images(
 
 
 def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[str, float], ...]]:
-    """For each row of logits (N, C) the `k` classes of most probability, most first.
+    """Return for each row of logits (N, C) the `k` most probable classes, the most probable first.
 
     >>> import torch
     >>> likeliest(torch.tensor([[0.0, 2.0, 1.0]]), ("cat", "dog", "owl"), 2)
@@ -73,7 +73,7 @@ def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[
 
 
 def counts(named: Sequence[Named]) -> dict[str, int]:
-    """How many images each class has been given, most first.
+    """Return how many images were assigned to each class, the most frequent first.
 
     >>> counts([Named("a", "", (("cat", 0.9),)), Named("b", "", (("dog", 0.6), ("cat", 0.4)))])
     {'cat': 1, 'dog': 1}

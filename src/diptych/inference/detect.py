@@ -1,4 +1,4 @@
-"""Finding: the boxes of classes in every image of a source, by a model that detects."""
+"""Detection: the boxes of classes in every image of a source, by a detection model."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from diptych.evaluation.embed import Progress, Steps, main_image, read_images
 @dataclass(frozen=True)
 class Boxed:
     """A box in the pixels of an image (left, top, right, bottom), with its class and score; the
-    image by its file, or its key."""
+    image is given by its file, or its key."""
 
     image: str
     name: str
@@ -29,9 +29,11 @@ def find_in_images(
     progress: Progress | None = None,
     **options: float,
 ) -> tuple[list[Boxed], Counter[str]]:
-    """The boxes of `model.classes` in every image `main`, in the source's order, and how many
-    images could not be read, by reason. `options` go to `model.detect`. Raises InputError
-    where no image can be read."""
+    """Return the boxes of `model.classes` in every image `main`, in the source's order, and the
+    number of unreadable images by reason.
+
+    `options` are passed to `model.detect`. Raises InputError if no image can be read.
+    """
     able("finding in images", model, "detect")
     found: list[Boxed] = []
     bad: Counter[str] = Counter()
@@ -52,7 +54,7 @@ def find_in_images(
 
 
 def boxed(image: str, size: tuple[int, int], found: Any, classes: tuple[str, ...]) -> list[Boxed]:
-    """What was found in an image of so many pixels (width, height), in pixels."""
+    """Return the detections in an image of some size (width, height), in pixels."""
     width, height = size
     rows = zip(found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True)
     return [

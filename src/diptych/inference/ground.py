@@ -1,9 +1,8 @@
-"""Where an image is most like a sentence: the numbers of its positions, and an image that shows
-them.
+"""Grounding: where an image is most similar to a sentence, as numbers by position and as an image.
 
     W_n = (S_n - min S) / (max S - min S),   S_n = <t, p_n>
 
-Dimensions: h x w positions, S side of the pixels that the model sees.
+Dimensions: h x w positions, S side of the pixels that the model reads.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from PIL import Image
 from diptych.data.images import FileImage, Preprocess, barred, on_ground
 from diptych.evaluation import able
 
-_LEAST = 384  # the side below which an image is shown larger
+_LEAST = 384  # the side below which an image is enlarged
 _COLOURS = np.array(
     [[30, 30, 140], [30, 160, 190], [250, 210, 60], [215, 40, 30]], np.float32
 )  # from cold to hot
@@ -26,9 +25,9 @@ _OPAQUE = 0.75  # of the hottest position
 
 @dataclass(frozen=True)
 class Grounded:
-    """Where an image is like a sentence: `cosines` (h, w), `best` the pixel (x, y) of the image at
-    the centre of the most alike position, `seen` the part of the image that the model sees (x0, y0,
-    x1, y1)."""
+    """The similarity of an image to a sentence by position: `cosines` (h, w), `best` the pixel (x,
+    y) of the image at the centre of the most similar position, `seen` the part of the image that
+    the model reads (x0, y0, x1, y1)."""
 
     sentence: str
     cosines: np.ndarray
@@ -37,19 +36,19 @@ class Grounded:
 
     @property
     def weights(self) -> np.ndarray:
-        """W (h, w): 0 at the least alike position, 1 at the most alike; 1 everywhere where all are
-        alike."""
+        """W (h, w): 0 at the least similar position, 1 at the most similar; 1 everywhere if all are
+        equal."""
         low = self.cosines.min()
         high = self.cosines.max()
         return (self.cosines - low) / (high - low) if high > low else np.ones_like(self.cosines)
 
 
 def ground_image(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.Image]:
-    """Where the image of a file is like a sentence, and the part of it that the model sees, in
-    greys, with the weights laid over it in colours, red where they are 1.
+    """Return where the image of a file is similar to a sentence, and the part of it that the model
+    reads, in grey, with the weights overlaid in colours, red where they are 1.
 
-    Raises InputError for a model without `heat`, or whose image tower has no positions, and for
-    what is no image.
+    Raises InputError for a model without `heat`, or whose image tower has no positions, and for a
+    file that is no image.
     """
     able("grounding a sentence", model, "heat")
     cosines = model.heat(path, sentence, exact=True)[0, 0].numpy()
@@ -65,8 +64,8 @@ def ground_image(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.
 
 
 def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part (x0, y0, x1, y1) of an image of some width and height that lies in the model's
-    pixels, in pixels of the image; beyond its edges where bars are added.
+    """Return the part (x0, y0, x1, y1) of an image of some width and height that the model reads,
+    in pixels of the image; it extends beyond the edges if bars are added.
 
     >>> part_seen(Preprocess(size=10), (40, 20))
     (10.0, 0.0, 30.0, 20.0)
@@ -97,15 +96,16 @@ def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, flo
 def shown(
     preprocess: Preprocess, image: Image.Image, seen: tuple[float, float, float, float]
 ) -> Image.Image:
-    """The part of an image that the model sees, square, not smaller than it was."""
+    """Return the part of an image that the model reads, as a square that is not smaller than
+    before."""
     side = max(_LEAST, round(max(seen[2] - seen[0], seen[3] - seen[1])))
     x0, y0, x1, y1 = map(round, seen)
     return on_ground(image, preprocess.fill).crop((x0, y0, x1, y1)).resize((side, side))
 
 
 def laid_over(image: Image.Image, weights: np.ndarray) -> Image.Image:
-    """An image, in greys, with weights (h, w) of 0 to 1 over it: what weighs more is more opaque,
-    and red."""
+    """Return an image in grey with weights (h, w) from 0 to 1 overlaid; larger weights are more
+    opaque and more red."""
     smooth = F.interpolate(
         torch.from_numpy(weights)[None, None].float(), image.size[::-1], mode="bicubic"
     )[0, 0]

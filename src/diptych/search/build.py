@@ -1,8 +1,8 @@
-"""Building the index of a folder of embeddings, adding and removing rows, and measuring the recall
-that it promises.
+"""Build the index of a folder of embeddings, add and remove rows, and measure the recall that it
+promises.
 
-Every change goes the same way: the new faiss file is written beside the old one, its recall is
-measured against exact search, index.json is put in place, and only then is the old file removed.
+Every change has the same order: the new faiss file is written beside the old one, its recall is
+measured against exact search, index.json is replaced, and only then is the old file removed.
 """
 
 import errno
@@ -23,9 +23,9 @@ from diptych.search.ivf import Part, State, anew, faiss, fingerprint, top
 from diptych.search.layout import Manifest, parts_of
 
 HELD_OUT = 1024
-"""Queries of each kind that the recall is measured with."""
+"""The number of queries of each kind that the recall is measured with."""
 
-# rows that each k-means centre is learnt from: more make building slower, and searching no faster
+# training rows for each k-means centre: more make building slower, and searching no faster
 _PER_LIST = 64
 _CHUNK = 65_536  # rows added at once
 _TIE = 1e-6  # cosines closer than the rounding of a float32 dot product are equal
@@ -40,15 +40,17 @@ def build_index(
     recall: float | None = None,
     k: int | None = None,
 ) -> State:
-    """Build EMB/index.json and its file, or change what is there: other folders' rows added, keys'
-    rows removed.
+    """Build EMB/index.json and its file, or change an existing index: add the rows of other
+    folders, remove those of keys.
 
-    With `add` or `remove` an index that is there keeps its centres, and its rows alone change;
-    without, or with `lists`, it is built anew over the same folders, less the rows removed before.
-    Either way the number of lists to read is chosen again. `lists` defaults to 4 √rows, `recall`
-    and `k` to those of the index there, else .99 and 10. Raises InputError: embeddings of another
-    model, a folder added twice, a key that is nowhere, too few rows, values out of range, a full
-    disk, another build under way. Then the index that was there is still the one served.
+    With `add` or `remove` an existing index keeps its centres and only its rows change. Without
+    them, or with `lists`, it is built anew over the same folders, without the rows removed before.
+    In both cases the number of lists to read is chosen again. `lists` defaults to 4 √rows, `recall`
+    and `k` to those of the existing index, else .99 and 10.
+
+    Raises InputError for embeddings of another model, a folder added twice, an unknown key, too few
+    rows, values out of range, a full disk, or another build in progress. The previous index then
+    stays in use.
     """
     folder = Path(folder).expanduser()
     manifest = Manifest.read(folder)
@@ -119,7 +121,7 @@ def build_index(
 
 
 def _sweep(folder: Path, state: State | None) -> None:
-    """Remove what builds that died, and the index before, left behind."""
+    """Remove what interrupted builds left behind, and the previous index."""
     for path in (*folder.glob("index-*.faiss"), *folder.glob(".index*.tmp")):
         if state is None or path.name != state.file:
             path.unlink(missing_ok=True)
@@ -150,8 +152,8 @@ def _added(
 
 
 def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
-    """The rows, not removed yet, that have one of the keys; InputError for a key that is
-    nowhere."""
+    """Return the rows with one of the keys that are not removed yet. Raises InputError for an
+    unknown key."""
     wanted = set(keys)
     removed = set(index.removed)
     rows = list[int]()
@@ -208,7 +210,7 @@ def _read(library: Any, folder: Path, state: State) -> Any:
 def _save(library: Any, index: Any, path: Path) -> None:
     try:
         library.write_index(index, str(path))
-    except RuntimeError as error:  # faiss tells the system's error in words
+    except RuntimeError as error:  # faiss reports the system's error as text
         for number in (
             errno.ENOSPC,
             errno.EDQUOT,
@@ -225,8 +227,8 @@ def _save(library: Any, index: Any, path: Path) -> None:
 def _calibrated(
     index: Any, exact: Index, held_out: np.ndarray, recall: float, k: int
 ) -> tuple[int, dict[str, float]]:
-    """The fewest lists to read that reach the recall for every kind of query, and the recalls they
-    reach."""
+    """Return the fewest lists to read that reach the recall for every kind of query, and the
+    recalls that they reach."""
     kinds = _questions(exact, held_out, k)
 
     def reached(nprobe: int) -> dict[str, Tensor]:
@@ -243,7 +245,7 @@ def _calibrated(
             for hit in reached(nprobe).values()
         )
 
-    # `low` is too few
+    # invariant: `low` is too few
     low = 0
     high = 1
     while high < index.nlist and not enough(high):
@@ -258,11 +260,11 @@ def _calibrated(
 def _questions(
     exact: Index, held_out: np.ndarray, k: int
 ) -> dict[str, tuple[Tensor, Tensor | None, Tensor]]:
-    """Queries (Q, E), their own rows (Q,), which are no answer, and the cosine (Q, 1) from which an
-    answer counts.
+    """Return queries (Q, E), their own rows (Q,), which are no answer, and the smallest cosine (Q,
+    1) of a correct answer.
 
-    Images, and where every folder has them the captions of the same rows: words lie elsewhere than
-    images do, and need more lists.
+    The queries are images, and the captions of the same rows if every folder has them: texts are in
+    another region than images, and need more lists.
     """
     own = torch.from_numpy(held_out)
     kinds = {"images": (torch.from_numpy(exact.rows(held_out)), own)}
@@ -283,7 +285,7 @@ def _questions(
 
 
 def _without(own: Tensor | None, scores: Tensor, rows: Tensor, k: int) -> Tensor:
-    """The `k` best scores of rows other than a query's own."""
+    """Return the `k` best scores of rows other than a query's own."""
     scores = scores.masked_fill(rows < 0, -torch.inf)
     if own is None:
         return scores[:, :k]

@@ -1,4 +1,4 @@
-"""Images of a source that are meant by a reference image and an instruction, by a model that has
+"""Search a source for images that match a reference image and an instruction, by a model that has
 `compose`."""
 
 from collections import Counter
@@ -18,7 +18,7 @@ from diptych.evaluation.suites.composed import content_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meant:
-    """One image found: `rank` from 1, its score, its key, and its file where it is one."""
+    """One result: `rank` from 1, its score, its key, and its path if it is a file."""
 
     rank: int
     score: float
@@ -37,9 +37,11 @@ def compose(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Meant], Counter[str]]:
-    """The `k` images of a source that fit best, and how many could not be read, by reason. The
-    reference itself is none of them, wherever it lies. Raises InputError for a model that cannot
-    compose and a reference that is none."""
+    """Return the `k` best images of a source, and the number of unreadable images by reason.
+
+    The reference itself is never returned, wherever it is. Raises InputError for a model that
+    cannot compose and for a reference that is no image.
+    """
     able("a search by image and instruction", model, "compose")
     try:
         itself = content_of(FileImage(str(reference)))
@@ -49,7 +51,7 @@ def compose(
         ) from None
     model.compose(
         reference, instruction, exact=exact
-    )  # what is wrong with it is told before the images are read
+    )  # raises its errors before the images are read
     bad: Counter[str] = Counter()
 
     def reported(sample: Sample) -> tuple[str, str, bool]:

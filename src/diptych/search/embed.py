@@ -1,7 +1,7 @@
 """Embed the images of a source, and their first captions, to a folder in clip-retrieval's layout.
 
-The same command goes on where it was killed (`diptych.search.writer`), with batches cut at the same
-places, so that the folder holds the bytes of an unbroken run.
+The same command continues where it was killed (`diptych.search.writer`), with batches split at the
+same places, so that the folder has the same bytes as after an uninterrupted run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,17 +39,18 @@ def embed_source(
 ) -> Manifest:
     """Write the unit-norm embeddings of every readable sample of `source` to the new folder `out`.
 
-    Rows stand in the order of the source, a `Source` or its spec. A row's text is its first
-    caption, or where it has none its first text of any role; without any, its text vector is zeros,
-    so that row i of every file is one sample. `exact` is that of `Model.embed_images`;
-    `progress(done, total)` is called after each batch. What a killed process left unfinished is
-    gone on with. Raises InputError: `out` exists, a share of more than `max_bad` of the samples is
-    damaged, no image at all, embeddings that are not finite; then nothing is left behind. A full
-    disk, another process that writes `out`, or an unfinished folder of another model, source or
-    batch size; then what is unfinished is kept.
+    Rows are in the order of the source, which is a `Source` or its spec. A row's text is its first
+    caption, or its first text of any role. Without any text its text vector is zeros, so that row i
+    of every file is the same sample. `exact` is that of `Model.embed_images`; `progress(done,
+    total)` is called after each batch. What a killed process left unfinished is continued.
+
+    Raises InputError, and leaves nothing behind, if `out` exists, more than `max_bad` of the
+    samples are damaged, there is no image, or embeddings are not finite. Raises InputError, and
+    keeps what is unfinished, for a full disk, another process that writes `out`, or an unfinished
+    folder of another model, source or batch size.
     """
     out = Path(out).expanduser()
-    parquet()  # better to miss it now than after an hour
+    parquet()  # raises now, not after an hour, if it is missing
     spec, source = (
         (source, open_source(source)) if isinstance(source, str) else (source.name, source)
     )
@@ -115,8 +116,8 @@ def embed_source(
 def _settings(
     model: Model, spec: str, source: Source, texts: bool, batch_size: int, exact: bool
 ) -> dict[str, Any]:
-    """All that decides the bytes of the folder, as far as it can be told without reading the
-    images."""
+    """Return everything that determines the bytes of the folder, as far as it is known without
+    reading the images."""
     return {
         "model": model.identity,
         "precision": str(getattr(model, "precision", "float32")),
@@ -132,7 +133,7 @@ def _settings(
 
 def _row(sample: Sample, position: int) -> Row:
     image = sample.images["main"]
-    # Only a file of its own has a path that other programs can open; members of tars are found by
+    # Only separate files have a path that other programs can open; members of tars are found by
     # key.
     path = path_text(str(Path(image.path).absolute())) if isinstance(image, FileImage) else ""
     captions = [text for text in sample.captions() or sample.captions("*") if text.strip()]
@@ -140,7 +141,7 @@ def _row(sample: Sample, position: int) -> Row:
 
 
 def _again(source: Source, state: writer.Progress, count: int, hidden: Path) -> list[Row]:
-    """The last `count` rows before the saved position, read from the source again, though not their
+    """Read the last `count` rows before the saved position from the source again, without their
     images."""
     keys, damaged = source.keys(), {key for keys in state.damaged.values() for key in keys}
     rows: list[Row] = []
@@ -160,8 +161,8 @@ def _again(source: Source, state: writer.Progress, count: int, hidden: Path) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What one batch of positions gave: the readable rows with their pixels (B, 3, H, W), and (key,
-    reason) pairs."""
+    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W), and
+    (key, reason) pairs of the others."""
 
     rows: list[Row]
     pixels: Tensor
@@ -193,7 +194,7 @@ def _decoded(
 
 
 class _Damage:
-    """Damaged samples so far, by reason; `add` stops the run where they are too many."""
+    """Damaged samples so far, by reason; `add` stops the run if there are too many."""
 
     def __init__(
         self, name: str, total: int, max_bad: float, keys: dict[str, list[str]], seen: int

@@ -1,8 +1,8 @@
-"""Search in a folder of embeddings: exact, or with the index that `diptych index` made (see
+"""Search in a folder of embeddings: exactly, or with the index that `diptych index` made (see
 `diptych.search.ivf`).
 
-Exact search compares every vector, read through a memory map tile by tile: a million vectors of 512
-numbers take a fraction of a second on two cores and little memory.
+Exact search compares every vector, read through a memory map in tiles: a million vectors of 512
+dimensions take a fraction of a second on two cores and little memory.
 
 Dimensions: Q queries, N rows, E embedding, K hits.
 """
@@ -23,18 +23,18 @@ from diptych.search.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.search.layout import Manifest, parquet, parts_of
 
 TILE = 16_384
-"""Rows compared at once: 32 MB of vectors of 512 numbers."""
+"""The number of rows compared at once: 32 MB of vectors of 512 dimensions."""
 
 _LOOKED_AT = 1024  # rows of a file whose length is checked when it is opened
-_OFF = 1e-3  # by which the length of a unit vector may be off
+_OFF = 1e-3  # tolerance of the length of a unit vector
 
 _COLUMNS = ("key", "position", "image_path", "caption")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
-    """One row found: `rank` from 1, `score` the cosine, `position` in the source, `image_path` ""
-    in a tar."""
+    """One result: `rank` from 1, `score` the cosine, `position` in the source, `image_path` "" in a
+    tar."""
 
     rank: int
     score: float
@@ -70,12 +70,12 @@ class Index:
 
     @classmethod
     def open(cls, folder: str | Path, *, exact: bool = False) -> "Index":
-        """Map what `diptych embed` wrote, and the index that `diptych index` made of it, where
-        there is one.
+        """Map the files that `diptych embed` wrote, and the index that `diptych index` made of
+        them, if there is one.
 
-        `exact` compares every vector all the same; rows added to the index are found, rows removed
-        are not. Raises InputError where files are missing, cut short or do not fit together, or the
-        index is of another model.
+        `exact` compares every vector nevertheless; rows added to the index are found, removed rows
+        are not. Raises InputError if files are missing, truncated or do not fit together, or if the
+        index belongs to another model.
         """
         folder = Path(folder).expanduser()
         manifest, vectors, metadata = embeddings(folder)
@@ -86,7 +86,7 @@ class Index:
         try:
             ivf = None if exact else Ivf.open(folder, state)
         except FileNotFoundError as error:
-            if State.read(folder) != state:  # built anew since it was read
+            if State.read(folder) != state:  # rebuilt since it was read
                 return cls.open(folder)
             raise InputError(f"{error.args[0]} is missing; {anew(folder)}") from None
         return cls.over(folder, manifest, state.parts, removed=state.removed, ivf=ivf)
@@ -101,8 +101,10 @@ class Index:
         removed: Sequence[int],
         ivf: Ivf | None = None,
     ) -> "Index":
-        """The same over several folders, whose rows are numbered in order; InputError where one is
-        not as it was."""
+        """Open an index over several folders, whose rows are numbered in order.
+
+        Raises InputError if a folder has changed.
+        """
         vectors: list[np.ndarray] = []
         metadata: list[Path] = []
         for part in parts:
@@ -120,8 +122,8 @@ class Index:
         return len(self._alive) - len(self.removed)
 
     def check(self, model: Model) -> None:
-        """Refuse a model other than the one that made these embeddings: their cosines would mean
-        nothing."""
+        """Raise InputError for a model other than the one that made these embeddings: the cosines
+        would be meaningless."""
         if model.identity != self.manifest.identity:
             raise InputError(
                 f"{self.folder} was embedded with {self.manifest.model} ({self.manifest.identity[:12]}), which is not "
@@ -129,12 +131,12 @@ class Index:
             )
 
     def top(self, queries: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
-        """The `k` best rows for each query (Q, E): cosines (Q, K) descending and row numbers (Q,
-        K), K = min(k, N).
+        """Return the `k` best rows for each query (Q, E): cosines (Q, K) descending and row numbers
+        (Q, K), K = min(k, N).
 
         Of equal scores the lower row comes first, whatever the tiles. With an index, up to its `k`
-        hits are looked for in it; what its recall does not speak of is exact: more hits, and
-        queries whose lists hold fewer than `k` rows.
+        hits are searched for in it. What its recall does not cover is exact: more hits, and queries
+        whose lists have fewer than `k` rows.
         """
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
             raise InputError(
@@ -172,11 +174,11 @@ class Index:
         return scores, rows
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """A copy of the vectors (N, E) of the rows (N,)."""
+        """Return a copy of the vectors (N, E) of the rows (N,)."""
         return take(self.vectors, rows)
 
     def hits(self, scores: Tensor, rows: Tensor) -> list[Hit]:
-        """What stands at the rows (K,) that `top` gave for one query."""
+        """Return the data of the rows (K,) that `top` returned for one query."""
         found = []
         for rank, (score, row) in enumerate(
             zip(scores.tolist(), rows.tolist(), strict=True), start=1
@@ -199,7 +201,7 @@ class Index:
 
 
 def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Rows (N,), ascending or not, of arrays that follow one another, as one array (N, E).
+    """Return rows (N,), in any order, of consecutive arrays, as one array (N, E).
 
     >>> take([np.array([[0.0], [1.0]]), np.array([[2.0]])], np.array([2, 0])).tolist()
     [[2.0], [0.0]]
@@ -213,15 +215,15 @@ def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
 
 
 def best(scores: Tensor, k: int) -> Tensor:
-    """Columns (Q, K) of the `k` largest scores (Q, N) of each row, descending; of equal ones the
-    lower column first.
+    """Return the columns (Q, K) of the `k` largest scores (Q, N) of each row, descending; of equal
+    ones the lower column first.
 
     >>> best(torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0]]), 2)
     tensor([[1, 2]])
     """
     k = min(k, scores.shape[1])
-    # topk may keep any of those that equal the k-th best, so only its value is used: all above it
-    # stay, and of its equals the first.
+    # topk may keep any of the scores that equal the k-th best, so only its value is used: keep all
+    # scores above it, and of its equals the first.
     worst = scores.topk(k, dim=1).values[:, -1:]
     above = scores > worst
     equal = scores == worst
@@ -232,7 +234,8 @@ def best(scores: Tensor, k: int) -> Tensor:
 
 
 def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
-    """The manifest, mapped vectors and metadata files of one folder, whose counts agree."""
+    """Return the manifest, mapped vectors and metadata files of one folder, after checking their
+    counts."""
     manifest = Manifest.read(folder)
     vectors = [mapped(path, manifest.dimension) for path in parts_of(folder, "img_emb")]
     metadata = parts_of(folder, "metadata")
@@ -246,11 +249,13 @@ def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
 
 
 def mapped(path: Path, dimension: int) -> np.ndarray:
-    """The vectors (N, dimension) of a part file, read as they are used; InputError where it is
-    damaged, or its vectors (of `_LOOKED_AT`, spread over the file) are neither of unit length nor
-    zero."""
+    """Return the vectors (N, dimension) of a part file, which is read lazily.
+
+    Raises InputError if it is damaged, or if its vectors (`_LOOKED_AT` of them, spread over the
+    file) have neither unit length nor zero length.
+    """
     try:
-        # Copy-on-write: as lazy as read-only, and torch takes it without a copy.
+        # Copy-on-write: as lazy as read-only, and torch accepts it without a copy.
         vectors = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(
@@ -276,14 +281,14 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
 
 
 def read_table(path: Path, columns: Sequence[str] = _COLUMNS) -> Any:
-    """Columns of a metadata file, as a pyarrow table; InputError where it is damaged."""
+    """Return columns of a metadata file, as a pyarrow table. Raises InputError if it is damaged."""
     try:
         return parquet().read_table(path, columns=list(columns))
     except (
         ValueError,
         OSError,
         KeyError,
-    ) as error:  # what pyarrow raises for a file cut short or of other columns
+    ) as error:  # pyarrow raises these for a truncated file or missing columns
         raise InputError(
             f"{path} is damaged ({error}); copy it again or run `diptych embed`"
         ) from None

@@ -1,12 +1,12 @@
-"""The inverted-file index of a folder of embeddings: what `diptych index` writes and `Index`
-searches with.
+"""The inverted-file index of a folder of embeddings, written by `diptych index` and read by
+`Index`.
 
     EMB/index.json        the `State`: which file, which rows, and the recall it was measured to reach
     EMB/index-3.faiss     faiss' IndexIVFFlat by inner product over those rows, mapped when it is read
 
-Vectors are sorted into lists by their nearest of some k-means centres, and a query reads the
-`nprobe` lists whose centres are nearest to it. index.json is replaced last and in one step and
-names its file, so a reader finds the old index or the new one, whole, whenever a build dies.
+Vectors are sorted into lists by the nearest of some k-means centres, and a query reads the `nprobe`
+lists whose centres are nearest to it. index.json is replaced last and in one step and names its
+file, so a reader finds the complete old or new index, whenever a build is interrupted.
 """
 
 import hashlib
@@ -34,8 +34,8 @@ _FILE = re.compile(r"index-\d{1,9}\.faiss")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One folder of embeddings in an index: `path` relative to EMB ("." for itself), its rows, and
-    `fingerprint`."""
+    """One folder of embeddings in an index: `path` relative to EMB ("." for EMB itself), its number
+    of rows, and `fingerprint`."""
 
     path: str
     count: Count
@@ -44,12 +44,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What an index holds and what it promises.
+    """The contents of an index and the recall that it promises.
 
-    Rows are numbered through the folders in order; those in `removed` are in no answer. `recall` is
-    what was asked for: the share of a query's `k` nearest that is found. `nprobe` of the `lists`
-    lists are read, the fewest with which the mean over `held_out` queries of each kind, less two
-    standard errors, reaches it; `measured` are those means. `size` is that of `file` in bytes.
+    Rows are numbered through the folders in order; those in `removed` are never returned. `recall`
+    is the requested share of a query's `k` nearest that is found. `nprobe` of the `lists` lists are
+    read, the fewest with which the mean over `held_out` queries of each kind, minus two standard
+    errors, reaches it; `measured` are those means. `size` is that of `file` in bytes.
     """
 
     identity: str
@@ -67,13 +67,13 @@ class State:
     format: str = FORMAT
 
     def write(self, folder: Path) -> None:
-        """Put EMB/index.json in its place in one step."""
+        """Write EMB/index.json in one step."""
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
         write_atomic(folder / STATE, lambda path: path.write_text(text, encoding="utf-8"))
 
     @classmethod
     def read(cls, folder: Path) -> "State | None":
-        """Read EMB/index.json, None where there is none; InputError where it is damaged or of
+        """Read EMB/index.json; None if there is none. Raises InputError if it is damaged or of
         another format."""
         path = folder / STATE
         remedy = anew(folder)
@@ -102,11 +102,11 @@ class State:
 
     @property
     def rows(self) -> int:
-        """The rows of all parts, those removed included."""
+        """The number of rows of all parts, removed ones included."""
         return sum(part.count for part in self.parts)
 
     def check(self, folder: Path, manifest: Manifest) -> None:
-        """Refuse embeddings of another model or dimension than this index is of."""
+        """Raise InputError for embeddings of another model or dimension than this index."""
         if (self.identity, self.dimension) != (manifest.identity, manifest.dimension):
             raise InputError(
                 f"{folder / STATE} is of another model ({self.identity[:19]}, {self.dimension} numbers) than {folder} "
@@ -115,13 +115,13 @@ class State:
 
 
 def anew(folder: Path) -> str:
-    """The remedy for an index that cannot be used."""
+    """Return the remedy for an index that cannot be used."""
     return f"remove {folder / STATE}, which makes searches exact, then run `diptych index {folder}`"
 
 
 def fingerprint(folder: Path, vectors: Sequence[np.ndarray], rows: int = 64) -> str:
-    """A checksum of diptych.json and of some rows spread over the folder: it tells embeddings
-    apart, not every byte."""
+    """Return a checksum of diptych.json and of some rows spread over the folder: it distinguishes
+    embeddings, but does not cover every byte."""
     digest = hashlib.sha256((folder / MANIFEST).read_bytes())
     starts = np.cumsum([0, *map(len, vectors)])
     for row in np.linspace(0, starts[-1] - 1, rows).astype(int):
@@ -131,7 +131,7 @@ def fingerprint(folder: Path, vectors: Sequence[np.ndarray], rows: int = 64) -> 
 
 
 class Ivf:
-    """An index file opened for searching."""
+    """An index file opened for search."""
 
     def __init__(self, state: State, index: Any):
         self.state = state
@@ -139,8 +139,8 @@ class Ivf:
 
     @classmethod
     def open(cls, folder: Path, state: State) -> "Ivf":
-        """Map the file that `state` names; InputError where it is cut short or holds other rows
-        than `state` says."""
+        """Map the file that `state` names. Raises InputError if it is truncated or its rows differ
+        from `state`."""
         path = folder / state.file
         library = faiss(" or compare every vector with --exact")
         if not path.exists():
@@ -163,8 +163,8 @@ class Ivf:
         return cls(state, index)
 
     def top(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Cosines (Q, k) and rows (Q, k), best first, of equal ones the lower row; -1 where the
-        lists held fewer."""
+        """Return cosines (Q, k) and rows (Q, k), best first, of equal ones the lower row first; -1
+        if the lists had fewer."""
         return top(self._index, queries, k, self.state.nprobe)
 
 
@@ -174,13 +174,13 @@ def top(index: Any, queries: Tensor, k: int, nprobe: int) -> tuple[Tensor, Tenso
     array = np.ascontiguousarray(queries.detach().cpu().float().numpy())
     found = index.search(array, k, params=settings)
     scores, rows = map(torch.from_numpy, found)
-    rows, order = rows.sort(dim=1, stable=True)  # faiss leaves open in what order equals come
+    rows, order = rows.sort(dim=1, stable=True)  # faiss does not define the order of equal scores
     scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
     return scores, rows.gather(1, order)
 
 
 def faiss(otherwise: str = "") -> ModuleType:
-    """The library, which the extra `search` installs."""
+    """Return the library, which the extra `search` installs."""
     try:
         import faiss
     except ImportError:

@@ -1,12 +1,12 @@
-"""The folder of embeddings: clip-retrieval's layout, and one file of ours that says what made it.
+"""The folder of embeddings: clip-retrieval's layout, and one additional file that describes it.
 
-    EMB/img_emb/img_emb_0.npy           float32 (rows, E), unit norm; img_emb_1.npy … where there are many rows
-    EMB/text_emb/text_emb_0.npy         the same rows' first captions; only where the source has texts
+    EMB/img_emb/img_emb_0.npy           float32 (rows, E), unit norm; img_emb_1.npy … if there are many rows
+    EMB/text_emb/text_emb_0.npy         the same rows' first captions; only if the source has texts
     EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption
     EMB/diptych.json                    the `Manifest`
 
-clip-retrieval, autofaiss and whatever else reads that layout read such a folder too; they sort part
-files by name, so part numbers are padded to equal length.
+clip-retrieval, autofaiss and other programs that read that layout read such a folder too; they sort
+part files by name, so part numbers are padded to equal length.
 """
 
 import json
@@ -25,13 +25,14 @@ MANIFEST = "diptych.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a folder of embeddings holds and which model made it.
+    """The contents of a folder of embeddings and the model that made it.
 
-    `model` is what `diptych.load` takes, with whole paths, `weights` the file of a foreign one that
-    was named beside it, `identity` the checksum of its weights and configuration, `texts` the
-    number of rows with a caption (None: no text_emb), `damaged` the keys of the samples left out,
-    by reason, `exact` whether every JPEG was decoded in full (as it was before this field came),
-    `share` that of the first of two heads.
+    - `model` is a spec of `diptych.load`, with whole paths; `weights` is the weight file of a model
+      of another library; `identity` is the checksum of its weights and configuration.
+    - `texts` is the number of rows with a caption (None: no text_emb).
+    - `damaged` are the keys of the samples left out, by reason.
+    - `exact` is whether every JPEG was decoded in full (as it was before this field existed).
+    - `share` is the weight of the first of two heads.
     """
 
     model: str
@@ -53,7 +54,8 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Read EMB/diptych.json; InputError where it is missing, damaged or of another format."""
+        """Read EMB/diptych.json. Raises InputError if it is missing, damaged or of another
+        format."""
         path = folder / MANIFEST
         remedy = "run `diptych embed` again"
         try:
@@ -72,7 +74,7 @@ class Manifest:
 
 
 def part(folder: Path, kind: str, number: int, parts: int) -> Path:
-    """The file of one part; `kind` is img_emb, text_emb or metadata.
+    """Return the file of one part; `kind` is img_emb, text_emb or metadata.
 
     >>> part(Path("emb"), "img_emb", 3, 12).as_posix()
     'emb/img_emb/img_emb_03.npy'
@@ -81,7 +83,7 @@ def part(folder: Path, kind: str, number: int, parts: int) -> Path:
 
 
 def parts_of(folder: Path, kind: str) -> list[Path]:
-    """The part files of one kind that are there, in order."""
+    """Return the existing part files of one kind, in order."""
     return sorted((folder / kind).glob(f"{kind}_*.{_ending(kind)}"))
 
 
@@ -90,7 +92,7 @@ def _ending(kind: str) -> str:
 
 
 def parquet() -> ModuleType:
-    """pyarrow.parquet, which the extra `search` installs."""
+    """Return pyarrow.parquet, which the extra `search` installs."""
     try:
         import pyarrow.parquet
     except ImportError:

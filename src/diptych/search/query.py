@@ -1,5 +1,5 @@
-"""One question to an index: images for a text, images like an image, or like an image but for what
-is said."""
+"""Query an index: images for a text, images similar to an image, or to an image with a change in
+words."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +23,13 @@ def query(
     minus: str | None = None,
     k: int = 10,
 ) -> list[Hit]:
-    """The `k` images of `index` nearest to a text, to an image (a path or PIL), or to both, best
-    first.
+    """Return the `k` images of `index` nearest to a text, to an image (a path or PIL), or to both,
+    best first.
 
-    With several, the query is image + text - minus of their unit vectors (Jia et al., 2021), made
-    one again: an image of a red house, minus "red", plus "blue". Raises InputError: neither text
-    nor image, an empty text, an unreadable image, a sum of nothing, a model other than the index's.
+    With several, the query is image + text - minus of their unit vectors (Jia et al., 2021),
+    normalised: an image of a red house, minus "red", plus "blue". Raises InputError for neither
+    text nor image, an empty text, an unreadable image, a sum of zero, and a model other than the
+    index's.
     """
     index.check(model)
     if text is None and image is None:

@@ -1,13 +1,13 @@
-"""Writing a folder of embeddings so that it goes on where it was killed, to the same bytes.
+"""Writing of a folder of embeddings that can be killed and continued, to the same bytes.
 
-While it grows, the folder lies in a hidden one beside OUT, with `progress.json`:
+While it is written, the folder is in a hidden one beside OUT, with `progress.json`:
 
     .OUT.unfinished/OUT/img_emb/…       what becomes OUT in one rename, when it is whole
     .OUT.unfinished/progress.json       what made it, how far it came, and a checksum of each file's finished bytes
 
-Every few seconds the files are flushed to disk, and then progress.json is put in place. Whatever
-was written after the last such moment is cut off again when the writing goes on. Memory is bounded
-by one batch and one part's captions.
+Every few seconds the files are flushed to disk, and then progress.json is replaced. What was
+written after the last such moment is truncated when writing continues. Memory is bounded by one
+batch and one part's captions.
 """
 
 import json
@@ -29,18 +29,18 @@ from diptych.search.layout import parquet, part
 from diptych.spec import Natural, check_record
 
 PART_ROWS = 100_000
-"""Rows in one part: 200 MB of vectors of 512 numbers, small enough to copy and to load whole
-elsewhere."""
+"""The number of rows in one part: 200 MB of vectors of 512 dimensions, small enough to copy and to
+load whole elsewhere."""
 
 SAVE_SECONDS = 10.0
-"""How much work a kill may cost."""
+"""How much work a kill may lose, in seconds."""
 
 _PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the metadata say about one row."""
+    """The metadata of one row."""
 
     key: str
     position: int
@@ -50,9 +50,10 @@ class Row:
 
 @dataclass
 class Progress:
-    """How far the writing came: all samples before `position` are done.
+    """The progress of the writing: all samples before `position` are done.
 
-    `files` gives the size (of an .npy without its header) and the CRC-32 of what is finished.
+    `files` maps files to the size (of an .npy without its header) and the CRC-32 of their finished
+    part.
     """
 
     settings: Mapping[str, Any]
@@ -66,11 +67,12 @@ class Progress:
 
 @contextmanager
 def unfinished(out: Path) -> Iterator[Path]:
-    """The hidden folder beside `out`, locked; what lies in it under the name of `out` becomes `out`
-    on success.
+    """Yield the hidden folder beside `out`, locked; on success its content with the name of `out`
+    becomes `out`.
 
-    A user's error removes it; after anything else it stays, if progress was saved in it. Raises
-    InputError: `out` exists or cannot be made, another process writes it, a full disk.
+    A user error removes it; after anything else it stays, if progress was saved in it. Raises
+    InputError if `out` exists or cannot be created, if another process writes it, or if the disk is
+    full.
     """
     whole = followed(out).absolute()  # `.` has no name of its own
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -115,14 +117,14 @@ def _kept_or_removed(hidden: Path, out: Path) -> Iterator[None]:
 
 
 class Stale(InputError):
-    """An unfinished folder that cannot be gone on with; it is left for its owner to remove."""
+    """Raised for an unfinished folder that cannot be continued; its owner must remove it."""
 
 
 def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
-    """How far an earlier run with equal `settings` came in the folder `hidden`, checked byte by
-    byte; else the start.
+    """Return the progress of an earlier run with equal `settings` in the folder `hidden`, checked
+    byte by byte; else the start.
 
-    Raises Stale: it was begun with other settings, or is damaged.
+    Raises Stale if it was begun with other settings or is damaged.
     """
     path = hidden / _PROGRESS
     folder = hidden / followed(out).absolute().name
@@ -160,7 +162,7 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
 
 
 def _checksum(path: Path, size: int) -> int:
-    """CRC-32 of `size` bytes, those after the header where there is one; -1 where there are
+    """Return the CRC-32 of `size` bytes, after the header if there is one; -1 if there are
     fewer."""
     total = 0
     with path.open("rb") as file:
@@ -175,9 +177,9 @@ def _checksum(path: Path, size: int) -> int:
 
 
 class Writer:
-    """Appends rows to the three kinds of files, in parts of PART_ROWS, and saves how far it came.
+    """Appends rows to the three kinds of files, in parts of PART_ROWS, and saves its progress.
 
-    `again(count)` gives the last `count` rows that were written before `progress.position`.
+    `again(count)` returns the last `count` rows that were written before `progress.position`.
     """
 
     def __init__(self, folder: Path, progress: Progress, total: int, with_texts: bool):
@@ -201,7 +203,7 @@ class Writer:
 
     @property
     def number(self) -> int:
-        """The part that is open or comes next."""
+        """The number of the part that is open or comes next."""
         return (self.progress.count - len(self.rows)) // PART_ROWS
 
     def go_on(self, again: Callable[[int], list[Row]]) -> None:
@@ -250,7 +252,7 @@ class Writer:
         self.files = []
 
     def save(self) -> None:
-        """Save the progress if the last time is long enough ago."""
+        """Save the progress if the last save is long enough ago."""
         if time.monotonic() - self.saved_at < SAVE_SECONDS:
             return
         for file in self.files:
@@ -269,12 +271,12 @@ class Writer:
 
 
 class _Npy:
-    """An .npy file of float32 (rows, dimension) that grows; its header is written again when the
-    rows are counted.
+    """A growing .npy file of float32 (rows, dimension); its header is rewritten when the number of
+    rows is known.
 
-    It is plain writes and not a writable memory map, which would die of a signal where the disk is
-    full. `size` and `checksum` are those of the bytes after the header; what an earlier run wrote
-    beyond them is cut off.
+    It uses plain writes and not a writable memory map, which would end the process by a signal on a
+    full disk. `size` and `checksum` are those of the bytes after the header; what an earlier run
+    wrote beyond them is truncated.
     """
 
     def __init__(self, path: Path, dimension: int, size: int, checksum: int):
@@ -310,7 +312,7 @@ _HEADER = 128  # bytes before the vectors
 
 
 def write_metadata(path: Path, rows: Sequence[Row]) -> None:
-    """The rows as Parquet."""
+    """Write the rows as Parquet."""
     import pyarrow
 
     columns = {

@@ -1,2 +1,1 @@
-"""Training: the engine and everything around it. `run` is what `diptych train` and `diptych.train`
-call."""
+"""Training: the engine and its parts. `diptych train` and `diptych.train` call `run`."""

@@ -1,4 +1,4 @@
-"""The resolved config of a run: plain values and registry names, what RUN/config.yaml holds."""
+"""The resolved config of a run: plain values and registry names, stored in RUN/config.yaml."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -22,14 +22,14 @@ _MOST = 1 << 22  # bytes of a config
 _MOST_VALUES = 100_000
 _MAY_DIFFER = {
     "options"
-}  # how the engine runs may change between a run and its resumption, what is learnt may not
+}  # engine options may change when a run is resumed; what affects the result may not
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. `data` maps streams to source specs; `weights` is the file of
-    a foreign model that `init` names; `config` are the method's own options, `added` the methods
-    whose losses are added to it (`methods.mix`)."""
+    """Everything that determines a run. `data` maps streams to source specs; `weights` is the
+    weight file of the model of another library that `init` names; `config` holds the method's
+    options and `added` the methods whose losses are added to it (`methods.mix`)."""
 
     method: str
     data: Mapping[str, str]
@@ -69,8 +69,8 @@ def resolve(
     recipe: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Fill in the preset where nothing is given; InputError for what does not exist or does not fit
-    together."""
+    """Return the config with the preset's values where none are given. Raises InputError for
+    anything that does not exist or does not fit together."""
     cls = method_class(method)
     chosen = cls.preset(preset)
     if init and (image_tower or text_tower or tokenizer or embed_dim):
@@ -99,9 +99,9 @@ def resolve(
     optim.chosen(reported.optimizer)
     factor(
         0, 1, schedule=reported.schedule
-    )  # InputError for one that does not exist, before anything is written
+    )  # raises InputError for an unknown schedule, before anything is written
     return RunConfig(
-        method=find(method).name,  # of a file its whole path
+        method=find(method).name,  # the whole path for a method given as a file
         data=dict(data),
         val=val,
         guard=guard,
@@ -120,13 +120,13 @@ def resolve(
 
 
 def preset_for(method: str, init: str | None) -> str:
-    """The preset where none is named: `tune` for what starts from a trained model, where the method
-    has it."""
+    """Return the default preset: `tune` if training starts from a trained model and the method has
+    it."""
     return "tune" if init and "tune" in getattr(method_class(method), "presets", ()) else "small"
 
 
 def plain(config: Any) -> Any:
-    """A config as dicts, lists and plain values."""
+    """Return a config as dicts, lists and plain values."""
     if hasattr(config, "__dataclass_fields__"):
         return {item.name: plain(getattr(config, item.name)) for item in fields(config)}
     if isinstance(config, Mapping):
@@ -143,8 +143,10 @@ def write(config: RunConfig, path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a YAML file of a mapping; InputError where it is none. Options that were renamed have
-    their new names."""
+    """Read a YAML file that holds a mapping, with renamed options translated to their new names.
+
+    Raises InputError if it holds no mapping.
+    """
     try:
         tree = parsed(path, "copy it again, or begin a new run", yaml.safe_load, _MOST)
     except (FileNotFoundError, NotADirectoryError):
@@ -161,8 +163,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A run's config with the new names of renamed options, of its method and of those added to
-    it."""
+    """Return a run's config with the new names of renamed options, of its method and of those added
+    to it."""
     found = dict(tree)
     if isinstance(tree.get("method"), str) and isinstance(tree.get("config"), dict):
         found["config"] = translated(tree["method"], tree["config"], path)
@@ -180,8 +182,8 @@ def _with_current_names(tree: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _source_with_current_names(spec: str, path: Path) -> str:
-    """A source's spec, or several between commas, with the names that prefixes and options have
-    now."""
+    """Return a source spec, or several separated by commas, with the current names of prefixes and
+    options."""
     parts = []
     for part in split_specs(spec):
         prefix, colon, rest = part.partition(":")
@@ -200,8 +202,8 @@ def _spec_with_current_names(spec: Any, path: Path) -> Any:
 
 
 def _is_larger(tree: Any, most: int) -> bool:
-    """Whether a tree has more than `most` values; aliases of YAML can make a few lines as large as
-    one likes."""
+    """Whether a tree has more than `most` values; YAML aliases can make a few lines arbitrarily
+    large."""
     rest = [tree]
     count = 0
     while rest and count <= most:
@@ -213,7 +215,7 @@ def _is_larger(tree: Any, most: int) -> bool:
 
 
 def check_same(config: RunConfig, path: Path) -> None:
-    """InputError where the run in `path` was begun with another config, naming what differs."""
+    """Raise InputError if the run in `path` was begun with another config, naming what differs."""
     old = read(path)
     new = plain(config)
     seed = ("options", "seed")

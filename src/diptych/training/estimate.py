@@ -1,5 +1,4 @@
-"""What a run will cost, told before it begins: memory and time of a method on a source, by a probe
-of a few samples."""
+"""Estimates of the memory and time of a run before it starts, from a probe of a few samples."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,15 +22,18 @@ from diptych.training.config import RunConfig
 from diptych.training.run import build_method, texts_of
 from diptych.training.step import Step
 
-_PROBE = 16  # samples: enough for the fixed cost of a step to fade, few enough for a second
+_PROBE = 16  # samples: enough to outweigh the fixed cost of a step, few enough for one second
 _TEXTS = 20_000  # captions for the probe's vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """`state_bytes`: weights, gradients and the optimiser's state; `batch_bytes`: what backward
-    keeps of a batch at a time, the loss apart; `step_seconds` and `epoch_seconds` on this machine,
-    reading included."""
+    """The estimated cost of a run.
+
+    `state_bytes` is the memory of weights, gradients and optimiser state; `batch_bytes` the memory
+    that backward keeps for the samples that are encoded at a time, without the loss. `step_seconds`
+    and `epoch_seconds` are measured on this machine, reading included.
+    """
 
     method: str
     preset: str
@@ -45,11 +47,11 @@ class Estimate:
 
 
 def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
-    """Run the first stage's step on a few samples, and scale up to the config's batch.
+    """Run the first stage's step on a few samples, and scale up to the config's batch size.
 
-    Memory is that of activations as autograd keeps them; libraries' own buffers come on top. Time
-    is the better of two steps. With the recipe's `chunk` both are those of gradient caching. Raises
-    InputError where it cannot cut.
+    Memory is that of activations kept by autograd; buffers of libraries come on top. Time is the
+    better of two steps. With the recipe's `chunk` both are those of gradient caching. Raises
+    InputError if the method cannot be chunked.
     """
     wordless = config.init or config.text_tower == NO_TOWER
     tokenizer = None if wordless else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
@@ -90,8 +92,8 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
 
 
 def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> int:
-    """Weights and gradients, there after a backward pass, and what the optimiser keeps once it has
-    stepped."""
+    """Return the bytes of weights and gradients after a backward pass, and of the optimiser's state
+    after a step."""
     optimizer = optim.build(method, recipe, scale)
     optimizer.step()
     tensors = (tensor for p in method.parameters() for tensor in (p, p.grad) if tensor is not None)
@@ -99,10 +101,11 @@ def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> 
 
 
 def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int) -> float:
-    """What backward keeps of a batch of `size` at a time, from what it keeps of the probe.
+    """Return the bytes that backward keeps at a time for a batch of `size`, from those that it
+    keeps for the probe.
 
-    At once: all of it. In pieces: the largest piece of a part, and the features of all samples with
-    their gradients.
+    At once: those of the whole batch. In pieces: those of the largest piece of a part, and the
+    features of all samples with their gradients.
     """
     if chunk is None:
         return _kept(step, partial(step, batch, at))[1] / len(batch) * size
@@ -117,8 +120,10 @@ def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int)
 
 
 def _kept(step: Step, forward: Callable[[], Any]) -> tuple[Any, int]:
-    """What `forward` returns, and the bytes that autograd keeps to go back through it, parameters
-    and views of them (a linear layer keeps its weight transposed) apart."""
+    """Return the result of `forward`, and the bytes that autograd keeps for backward.
+
+    Parameters and views of them (a linear layer keeps its weight transposed) are not counted.
+    """
     own = {parameter.untyped_storage().data_ptr() for parameter in step.parameters()}
     kept: dict[int, int] = {}
 

@@ -1,5 +1,5 @@
-"""The data of a run: a stage's loaders, the columns that stages computed, and the samples that were
-damaged."""
+"""The data of a run: a stage's loaders, the columns that stages computed, and the damaged
+samples."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 
 class Feed:
-    """What the engine reads: sources as `given`, `columns` of each stream, and of each `damaged`
-    sample the reason."""
+    """The data that the engine reads: sources as `given`, `columns` of each stream, and the reason
+    for each `damaged` sample."""
 
     def __init__(
         self, method: Method, sources: Mapping[str, Source], options: Options, device: torch.device
@@ -36,16 +36,15 @@ class Feed:
 
     @cached_property
     def identity(self) -> dict[str, dict[str, Any]]:
-        """What tells the data apart, by stream: how many samples there are, and a hash of their
-        keys."""
+        """Identifies the data of each stream: the number of samples, and a hash of their keys."""
         return {
             stream: {"samples": len(source), "keys": keys_digest(source)}
             for stream, source in self.given.items()
         }
 
     def check_same(self, before: Mapping[str, Any]) -> None:
-        """Raise InputError where the data are not those of `before`, an `identity`: other samples,
-        or another order."""
+        """Raise InputError if the data are not those of `before`, an `identity`: other samples, or
+        another order."""
         for stream, was in before.items():
             now = self.identity.get(stream)
             if now == was:
@@ -64,11 +63,11 @@ class Feed:
 
     @property
     def sources(self) -> dict[str, Source]:
-        """The streams' sources, with the columns that there are."""
+        """The streams' sources with their columns."""
         return with_columns(self.given, self.columns)
 
     def streams(self, stage: Stage) -> dict[str, Source]:
-        """What a stage reads, by stream. Raises InputError where one is missing, or lacks a
+        """Return the sources of a stage by stream. Raises InputError if one is missing or lacks a
         field."""
         found = {}
         for stream in stage.streams:
@@ -85,8 +84,8 @@ class Feed:
         return found
 
     def loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
-        """One for each stream of a stage, all of as many steps. Raises InputError for what the data
-        lack."""
+        """Return a loader for each stream of a stage, all with the same number of steps. Raises
+        InputError for missing data."""
         loaders = {}
         for stream, source in self.streams(stage).items():
             if recipe.batch_size < stage.min_batch:
@@ -112,8 +111,11 @@ class Feed:
         return loaders
 
     def _batch(self, stage: Stage, source: Source, size: int) -> int:
-        """The batch size, or all samples where there are fewer than a preset's and no sample looks
-        at another."""
+        """Return the batch size.
+
+        A preset's batch size is reduced to the number of samples if there are fewer and the loss of
+        a sample depends on no other.
+        """
         of_presets = [preset.recipe.batch_size for preset in self.method.presets.values()]
         if stage.min_batch > 1 or size <= len(source) or size not in of_presets:
             return size
@@ -127,8 +129,8 @@ class Feed:
         return len(source)
 
     def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: Position) -> Iterator[Any]:
-        """The rest of this epoch's batches, on the device; the first stream sets the epoch, the
-        others go round."""
+        """Yield the rest of this epoch's batches, on the device; the first stream sets the epoch,
+        the others repeat."""
         first, *others = stage.streams
         rounds = {name: loaders[name].endless(at.step) for name in others}
         for batch in loaders[first].epoch(at.epoch, at.batch, at.step):
@@ -140,18 +142,18 @@ class Feed:
             )
 
     def note(self, loaders: Mapping[str, Loader]) -> bool:
-        """Add what this rank's loaders could not read; whether there was anything new."""
+        """Record the samples that this rank's loaders could not read; return whether there are new
+        ones."""
         before = len(self.damaged)
         for loader in loaders.values():
             self.damaged.update(loader.damage.seen)
         return len(self.damaged) > before
 
     def check(self) -> None:
-        """All ranks come here together: count each damaged sample once, stop where there are too
-        many."""
+        """Count each damaged sample once and stop if there are too many. All ranks must call it."""
         for (
             source
-        ) in self.given.values():  # what could not even be indexed, such as a tar cut short
+        ) in self.given.values():  # samples that could not be indexed, such as in a truncated tar
             self.damaged.update(getattr(source, "damage", {}))
         for seen in collectives.gather_objects(self.damaged):
             self.damaged.update(seen)

@@ -1,16 +1,16 @@
-"""Gradient caching: the gradient of a batch of any size in the memory of a piece of it.
+"""Gradient caching: the gradient of a batch of any size in the memory of a part of it.
 
-The loss of a contrastive batch needs all features at once, but not all graphs. So each part of the
-method (a tower) is encoded piece by piece without graph; the loss of all features is taken once,
-with its gradient with respect to the features, dL/df; then each piece is encoded again, with graph,
-and dL/df of its rows is sent through it:
+A contrastive loss needs the features of the whole batch at once, but not all graphs. So each part
+of the method (a tower) is first encoded piece by piece without a graph. The loss of all features is
+computed once, with its gradient with respect to the features, dL/df. Then each piece is encoded
+again, with a graph, and dL/df of its rows is backpropagated through it:
 
     dL/dw = Σ_pieces (dL/df_piece) (df_piece/dw)          loss-only parameters (scale, bias): dL/dw of the one loss
 
 Both passes of a piece draw the same random numbers, by (seed, stage, step, rank, part, piece).
-Dropout differs from that of the batch as a whole only as another seed would; without it the
-gradient is the whole batch's but for rounding. Costs one more forward pass. Source: Gao et al. 2021
-(GradCache), here for each tower apart and cut by tokens.
+Dropout differs from that of the whole batch only as with another seed; without it the gradient
+equals that of the whole batch up to rounding. The cost is one more forward pass. Source: Gao et al.
+2021 (GradCache), here for each tower separately and split by tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,20 +28,21 @@ from diptych.methods.base import At, Losses, Method
 from diptych.training.step import Step, forward_backward
 
 PATCH = 16
-"""Pixels a side of what counts as one token of an image, whatever patches a tower cuts."""
+"""The side in pixels of the image area that counts as one token, whatever the patch size of a
+tower."""
 
 
 def strategy(chunk: int | None) -> Callable[[Any, Any, At], Losses]:
-    """How a recipe runs forward and backward of a step: at once, or in pieces."""
+    """Return the function that runs forward and backward of a step: at once, or in pieces."""
     return forward_backward if chunk is None else cached(chunk)
 
 
 def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
-    """What `step.forward_backward` does, in pieces of at most `chunk` tokens (and at least one
-    sample).
+    """Return the equivalent of `step.forward_backward` in pieces of at most `chunk` tokens (and at
+    least one sample).
 
-    Averages gradients over the ranks itself, once, after the last piece; so it takes a step that
-    DDP does not wrap.
+    It averages gradients over the ranks itself, once, after the last piece, so the step must not be
+    wrapped by DDP.
     """
 
     def backward(step: Step, batch: Any, at: At) -> Losses:
@@ -57,8 +58,8 @@ def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
         found.clear()
         for value in features.values():
             value.requires_grad_(value.is_floating_point())
-        # Behind a proxy: in a dict FSDP finds the tensors, and gives what the loss leaves out a
-        # gradient of zeros.
+        # In a proxy: in a dict FSDP would find the tensors, and give those that the loss does not
+        # use a gradient of zeros.
         losses = Losses(*step.terms(MappingProxyType(features), batch, at))
         losses.total.backward()
         losses = Losses(
@@ -67,7 +68,7 @@ def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
             losses.carry,
         )
         gradients = {name: value.grad for name, value in features.items()}
-        # and the loss's graph: what the second round needs beyond a piece are the gradients alone
+        # frees the loss's graph too: beyond a piece, the second pass needs only the gradients
         del features
         row = dict.fromkeys(gradients, 0)
         for part in parts:
@@ -90,7 +91,7 @@ def cached(chunk: int) -> Callable[[Any, Any, At], Losses]:
 
 
 def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
-    """How many samples of a batch have `chunk` tokens in what a part reads, at least 1.
+    """Return how many samples of a batch have `chunk` tokens in what a part reads, at least 1.
 
     Tokens of a sample: V · ⌈H/16⌉ · ⌈W/16⌉ for images (V views), C · L for texts (C captions padded
     to L).
@@ -111,8 +112,8 @@ def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
 
 
 def check(method: Method) -> None:
-    """InputError where a method, in the mode it is in, may not be cut: its samples meet in
-    `encode`."""
+    """Raise InputError if a method, in its current mode, cannot be chunked because `encode` mixes
+    samples."""
     if not method.chunkable:
         raise InputError(
             f"{type(method).__name__} encodes a batch only as a whole, so --chunk cannot cut it; leave it out, and "
@@ -129,11 +130,11 @@ def check(method: Method) -> None:
 
 
 def _pieces(batch: Any, part: str, chunk: int) -> Iterator[Any]:
-    """A batch, or batches side by side, in pieces of nearly equal size, none with more than `chunk`
-    tokens a stream.
+    """Yield a batch, or batches side by side, in pieces of nearly equal size, none with more than
+    `chunk` tokens a stream.
 
-    The same number on all ranks, as shards take all of them to encode a piece; so at most the
-    samples of the shortest.
+    The number of pieces is the same on all ranks, since sharded ranks must encode each piece
+    together; so it is at most the number of samples of the shortest batch.
     """
     streams = dict(batch) if isinstance(batch, Mapping) else {"": batch}
     wanted = max(-(-len(each) // samples_at_once(each, part, chunk)) for each in streams.values())

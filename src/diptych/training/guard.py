@@ -1,5 +1,5 @@
-"""Steps that must not be taken: how a spike of the loss is seen, which samples met in a refused
-step, and where a model begins to forget what it could do before."""
+"""Guards of the steps: detection of loss spikes, records of the samples of a refused step, and
+detection of forgetting."""
 
 import json
 import math
@@ -18,16 +18,16 @@ from diptych.files import write_atomic
 from diptych.methods.base import At
 
 WARM_UP = 20
-"""Losses of a stage that are seen before any can be a spike."""
+"""The number of losses of a stage before one can be a spike."""
 _WINDOW = 100
 
 
 class SpikeGuard:
-    """Sees a spike: a loss above `factor` times the median of the stage's last 100, once there are
-    20. None: never.
+    """Detects a spike: a loss above `factor` times the median of the stage's last 100, once there
+    are 20. None: never.
 
-    Spikes enter the median like all others: one does not move it, and where losses rise for good,
-    the median follows within half a window, so that no run is skipped to its end.
+    Spikes enter the median like all other losses. A single one does not move it, and if losses rise
+    permanently, the median follows within half a window, so that not all further steps are skipped.
 
     >>> guard = SpikeGuard(5.0)
     >>> [guard.leap(loss) for loss in [2.0] * 20 + [40.0, 2.0]][-3:]
@@ -39,7 +39,7 @@ class SpikeGuard:
         self.losses: list[float] = []  # state: goes into checkpoints, starts anew with each stage
 
     def leap(self, loss: float) -> float | None:
-        """How many times the usual loss this one is, where that makes it a spike."""
+        """Return the ratio of this loss to the median if it is a spike."""
         if self.factor is None or not math.isfinite(loss):
             return None
         usual = median(self.losses) if len(self.losses) >= WARM_UP else 0.0
@@ -48,14 +48,14 @@ class SpikeGuard:
 
 
 LOOKS = 20
-"""How often a stage looks at what is guarded, at the most."""
+"""The maximum number of measurements of the guarded score in a stage."""
 
 
 class ForgettingGuard:
-    """Sees a model forget: a score (`remember(module)`, larger is better) more than `forget` below
-    that of the start.
+    """Detects forgetting: a score (`remember(module)`, larger is better) more than `forget` below
+    the first one.
 
-    The weights of the last look at which it had not are kept in `folder`.
+    The weights of the last measurement before that are kept in `folder`.
     """
 
     def __init__(self, remember: Callable[[Any], float] | None, forget: float, folder: Path):
@@ -63,12 +63,12 @@ class ForgettingGuard:
         self.forget = forget
         self.path = folder / "kept.safetensors"
         self.start: float | None = None
-        self.kept = 0  # the step of the weights that are kept
+        self.kept = 0  # the step of the kept weights
         self.lost: dict[str, float] = {}
 
     def look(self, score: float, done: int, weights: Callable[[], Mapping[str, Tensor]]) -> bool:
-        """Whether the score fell too far; else the weights are kept. All ranks come here
-        together."""
+        """Return whether the score fell too far; if not, keep the weights. All ranks must call
+        it."""
         self.start = score if self.start is None else self.start
         if score < self.start - self.forget:
             self.lost = {"start": self.start, "score": score, "step": done, "kept": self.kept}
@@ -81,7 +81,7 @@ class ForgettingGuard:
         return False
 
     def weights(self) -> dict[str, Tensor]:
-        """Those that are kept, on rank 0."""
+        """Return the kept weights, on rank 0."""
         if collectives.rank() > 0:
             return {}
         try:
@@ -91,11 +91,11 @@ class ForgettingGuard:
             raise InputError(message) from None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it, beside the file."""
+        """Return the state for a checkpoint; the weights are in the file."""
         return {"start": self.start, "kept": self.kept, "lost": dict(self.lost)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         if state:
             self.start = state["start"]
             self.kept = state["kept"]
@@ -103,8 +103,7 @@ class ForgettingGuard:
 
 
 def write_samples(path: Path, batch: Any, at: At) -> str:
-    """All ranks come here together: write down which samples of which step met; gives the names of
-    some."""
+    """Write down the samples of a step and return some of their keys. All ranks must call it."""
     batches = batch if isinstance(batch, Mapping) else {"train": batch}
     keys = {
         name: [key for keys in collectives.gather_objects(list(each.keys)) for key in keys]

@@ -1,7 +1,7 @@
-"""How training goes over the ranks: accelerate's device and process group, and what each rank holds
-of the parameters.
+"""Distribution of training over ranks: accelerate's device and process group, and the parameters
+that each rank holds.
 
-All of it (`Replicated`, DDP around a step), or its share (`shard.Sharded`, FSDP).
+A rank holds all parameters (`Replicated`, DDP around a step), or its share (`shard.Sharded`, FSDP).
 """
 
 import os
@@ -17,10 +17,10 @@ _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def make_accelerator() -> Any:
-    """accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and saves no
-    state.
+    """Return accelerate's device, launch and DDP; it prepares no loader, accumulates nothing and
+    saves no state.
 
-    Raises InputError where the environment speaks of ranks that cannot meet.
+    Raises InputError if the environment names ranks that cannot connect.
     """
     from accelerate import Accelerator
 
@@ -37,7 +37,7 @@ def make_accelerator() -> Any:
 
 
 def strategy(accelerator: Any, shard: bool) -> Replicated:
-    """How a run goes over its ranks; the share of a single rank is all."""
+    """Return how a run uses its ranks; with a single rank the share is everything."""
     if not shard or collectives.world_size() == 1:
         return Replicated(accelerator)
     from diptych.training.shard import Sharded

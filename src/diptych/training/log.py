@@ -1,5 +1,5 @@
-"""What a run says while it goes: one JSON line a step in metrics.jsonl, and a live line for the
-person who waits."""
+"""The log of a run: one JSON line for each step in metrics.jsonl, and a progress line on the
+terminal."""
 
 import json
 import math
@@ -25,16 +25,16 @@ from diptych.training.tracking import Tracker
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: NaN and infinities as text."""
+    """Return a value as JSON can hold it: NaN and infinities as text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Log:
-    """Appends to `path` and draws progress on stderr; on a rank other than 0, or when `quiet`,
-    draws nothing.
+    """Appends to `path` and shows progress on stderr; on a rank other than 0, or with `quiet`,
+    shows nothing.
 
-    Times stand under the key "seconds" alone, so that two runs of one seed differ in nothing else.
-    What is written goes to `tracker` too, where there is one.
+    Times are under the key "seconds" only, so that two runs of one seed differ in nothing else.
+    Lines also go to `tracker`, if there is one.
     """
 
     def __init__(self, path: Path | None, quiet: bool = False):
@@ -47,7 +47,7 @@ class Log:
         self._task: Any = None
 
     def open(self, keep_before: int | None) -> None:
-        """Start the file, or go on with the lines before step `keep_before` (a killed run may have
+        """Start the file, or keep the lines before step `keep_before` (a killed run may have
         written more)."""
         if self.path is None:
             return
@@ -80,7 +80,7 @@ class Log:
                 self.tracker.write(values)
 
     def begin(self, name: str, steps: int, done: int) -> None:
-        """A stage begins: draw its bar, where there is none yet."""
+        """Show the progress bar of a stage, unless there is one already."""
         if self.path is None or self.quiet or self._progress is not None:
             return
         self._name = name
@@ -100,8 +100,7 @@ class Log:
             self._task = self._progress.add_task(name, total=steps, completed=done, loss="")
 
     def advance(self, step: int, loss: float) -> None:
-        """A step is done: move the bar, or print a line every ten seconds where stderr is no
-        terminal."""
+        """Move the bar after a step, or print a line every ten seconds if stderr is no terminal."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step, loss=f"loss {loss:.3f}")
         elif self.path is not None and not self.quiet and time.perf_counter() - self._shown > 10:
@@ -113,13 +112,13 @@ class Log:
             )
 
     def end(self) -> None:
-        """A stage ends."""
+        """Remove the bar at the end of a stage."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def close(self) -> None:
-        """Give bar and file back."""
+        """Close the bar and the file."""
         self.end()
         if self._file is not None:
             self._file.close()
@@ -129,7 +128,8 @@ class Log:
 
 
 def _done(line: bytes) -> float:
-    """The step count of a line; a line cut short by a kill, or damaged, counts as never written."""
+    """Return the step count of a line; inf for a line that is truncated or damaged, so that it is
+    dropped."""
     try:
         return float(json.loads(line)["done"])
     except (ValueError, LookupError, TypeError, RecursionError):

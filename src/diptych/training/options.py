@@ -1,4 +1,4 @@
-"""What the engine is asked for, beside what is learned: `Options`."""
+"""The options of the engine, which are not part of the recipe: `Options`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,11 +8,15 @@ from diptych.spec import Above, AtLeast, Count, NotNegative, Share, check
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How the engine runs, apart from what is learnt. `nonfinite`: "stop" the run or "skip" the
-    step; `spike`: skip a step whose loss is above so many times the running median
-    (`training.guard`). `forget`: how far the guarded score may fall below that of the start.
-    `shard`: each rank holds its share of parameters, gradients and optimiser state
-    (`training.shard`)."""
+    """Options of the engine that are not part of the recipe.
+
+    - `nonfinite`: "stop" the run or "skip" the step.
+    - `spike`: skip a step whose loss is above this many times the running median
+      (`training.guard`).
+    - `forget`: how far the guarded score may fall below that of the start.
+    - `shard`: each rank holds its share of parameters, gradients and optimiser state
+      (`training.shard`).
+    """
 
     seed: int = 0
     workers: Annotated[int, AtLeast(0)] = 0

@@ -1,5 +1,5 @@
-"""The argument of a stage's `prepare`: the method, its sources, and what a method may do with them
-before it trains."""
+"""The argument of a stage's `prepare`: the method, its sources, and the operations that a method
+may run before it trains."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +37,9 @@ class Run:
     rank.
 
     `columns[stream]` holds the columns that later stages read as fields of that stream's samples.
-    `at` is the position in training, and `device` where the method is. `note(step, steps, loss,
-    **logged)` logs one iteration of a search like a training step. `out` is the run's folder, None
-    where there is none.
+    `at` is the position in training, and `device` the method's device. `note(step, steps, loss,
+    **logged)` logs one iteration of a search like a training step. `out` is the run's folder, or
+    None.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Run:
         *,
         batch_size: int = 256,
     ) -> dict[str, np.ndarray]:
-        """`fn(batch)` over all samples of a source, without augmentation or gradient, shared out
-        over the ranks.
+        """Return `fn(batch)` over all samples of a source, without augmentation or gradient,
+        distributed over the ranks.
 
-        Rows come back in the source's order on every rank. A damaged sample is an error: a column
-        needs all.
+        Rows are in the source's order on every rank. A damaged sample is an error, since a column
+        needs all samples.
         """
         ranks = collectives.world_size()
         loader = Loader(
@@ -103,16 +103,16 @@ class Run:
         return {name: torch.cat(values).numpy() for name, values in rows.items()}
 
     def store(self, stream: str, columns: Mapping[str, np.ndarray]) -> None:
-        """Let later stages read `columns` of a stream's samples, row i for sample i."""
+        """Store `columns` of a stream's samples for later stages, row i for sample i."""
         self.columns.setdefault(stream, {}).update(columns)
 
     def write(self, name: str, fn: Callable[[Path], Any]) -> None:
         """Write the file `name` into the run's folder: rank 0 calls `fn(path)`, which must write to
-        that very path.
+        that path.
 
         `path` is a temporary file that replaces `name` when `fn` returns, so no file is
-        half-written. Where the run has no folder, nothing is written. Raises InputError where the
-        disk is full.
+        half-written. If the run has no folder, nothing is written. Raises InputError if the disk is
+        full.
         """
         if self.out is not None and collectives.rank() == 0:
             write_atomic(self.out / name, fn)
@@ -124,7 +124,8 @@ class Run:
 
 
 def save_columns(path: Path, columns: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Keep the columns of a stage, so that a resumed run reads them and computes none anew."""
+    """Save the columns of a stage, so that a resumed run reads them instead of computing them
+    again."""
     flat = {
         f"{stream}/{name}": np.ascontiguousarray(value)
         for stream, named in columns.items()
@@ -151,7 +152,7 @@ def load_columns(path: Path) -> dict[str, dict[str, np.ndarray]]:
 def with_columns(
     sources: Mapping[str, Source], columns: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Source]:
-    """Each source with its stream's columns, where it has any."""
+    """Return each source with its stream's columns, if it has any."""
     return {
         name: WithColumns(source, columns[name]) if columns.get(name) else source
         for name, source in sources.items()

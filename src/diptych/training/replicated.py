@@ -1,4 +1,4 @@
-"""Every rank holds all parameters: DDP around a step, and what the engine asks of the ranks
+"""Every rank holds all parameters: DDP around a step, and the engine's operations on the ranks
 (`Replicated`)."""
 
 import warnings
@@ -15,9 +15,10 @@ from diptych.training.step import Step
 
 
 def wrap_ddp(accelerator: Any, step: Step) -> nn.Module:
-    """The step as DDP runs it: gradients averaged over ranks, batch norm over all ranks' samples.
+    """Wrap the step in DDP: gradients are averaged over ranks, batch norm is over all ranks'
+    samples.
 
-    Buffers follow from the global batch, so they are equal on all ranks and none are sent.
+    Buffers follow from the global batch, so they are equal on all ranks and are not broadcast.
     """
     if collectives.world_size() == 1:
         return step
@@ -35,42 +36,43 @@ def wrap_ddp(accelerator: Any, step: Step) -> nn.Module:
 
 
 class Replicated:
-    """Every rank holds all parameters. What the engine asks of the ranks; all of them call each
-    method together."""
+    """The engine's operations on ranks that hold all parameters. All ranks must call each method
+    together."""
 
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator
 
     def begin(self, step: Step, average: Momentum | None) -> None:
-        """Once, when the weights are loaded and before the first optimiser is built."""
+        """Called once, when the weights are loaded and before the first optimiser is built."""
 
     def wrap(self, step: Step, chunk: int | None) -> nn.Module:
-        """What forward and backward run on; gradient caching averages gradients itself."""
+        """Return the module that runs forward and backward; gradient caching averages gradients
+        itself."""
         return wrap_ddp(self.accelerator, step) if chunk is None else step
 
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
-        """The norm of all gradients, the same on all ranks; above `most` they are scaled down to
-        it."""
+        """Return the norm of all gradients, the same on all ranks; if it is above `most`, scale
+        them down to it."""
         return nn.utils.clip_grad_norm_(parameters, most)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """While it lasts, each rank may call any part of the method as it likes, without gradient;
-        what is written into parameters meanwhile may be lost."""
+        """Within this context each rank may call any part of the method, without gradient; what is
+        written into parameters may be lost."""
         yield
 
     @contextmanager
     def plain(self, module: nn.Module) -> Iterator[nn.Module | None]:
-        """While it lasts, rank 0 has the delivered `module` as one process has it; the others have
-        None."""
+        """Within this context rank 0 has the delivered `module` as in a single process; the others
+        have None."""
         yield module if collectives.rank() == 0 else None
 
     def full_tensors(self, tree: Any) -> Any:
-        """A tree of dicts and lists with its tensors as one process would hold them, on rank 0."""
+        """Return a tree of dicts and lists with its tensors as in a single process, on rank 0."""
         return tree
 
     def load(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Load an optimiser's state as `full_tensors` gave it. Raises ValueError for that of other
+        """Load an optimiser's state from `full_tensors`. Raises ValueError for that of other
         parameters."""
         optimizer.load_state_dict(state)
         for parameter, values in optimizer.state.items():

@@ -38,7 +38,7 @@ from diptych.training.launch import make_accelerator
 from diptych.training.tracking import Tracker
 
 Validate = Callable[[Any, Source], Mapping[str, float]]
-"""`validate(model, source)`: the model is what `diptych.load` would give."""
+"""`validate(model, source)`: the model is as returned by `diptych.load`."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOT
 """Errors of file systems that cannot lock a folder, such as NFS."""
 
 _TEXTS = 1_000_000
-"""Captions that a tokenizer is learnt from, at the most; of more, every n-th."""
+"""The maximum number of samples whose captions a tokenizer is trained on; of more, every n-th is
+used."""
 
 
 def run(
@@ -59,13 +60,16 @@ def run(
     change: Callable[[Method], None] | None = None,
     begun: Callable[[], None] | None = None,
 ) -> Summary:
-    """Train as `config` says into the folder `out`.
+    """Train by `config` into the folder `out`.
 
-    Raises InputError where the config, the data or an earlier run in `out` do not fit, Interrupted
-    after a signal. `validate(model, source)` gives numbers for the validation source after each
-    epoch, `remember(model, source)` the score of the guard's (`Engine`). `change(method)` alters
-    the method before it trains: what a claim's ablations break is no option of any method.
-    `begun()` is called once all is found to fit, before the first step.
+    - `validate(model, source)` returns numbers for the validation source after each epoch.
+    - `remember(model, source)` returns the guard's score (`Engine`).
+    - `change(method)` modifies the method before it trains; claims use it for ablations that are no
+      option of the method.
+    - `begun()` is called after all checks, before the first step.
+
+    Raises InputError if the config, the data or an earlier run in `out` do not fit, and Interrupted
+    after a signal.
     """
     out = followed(out)
     accelerator = make_accelerator()  # first: it opens the process group
@@ -154,8 +158,8 @@ def _train(
 
 
 def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method, nn.Module]:
-    """The method of a config with fresh weights (or those of `init`), a function of the seed
-    alone."""
+    """Return the method of a config with new weights (or those of `init`), which depend only on the
+    seed."""
     torch.manual_seed(torch_seed(config.options.seed, "init"))
     if config.init:
         make = Make.of(store.load(config.init, weights=config.weights))
@@ -172,7 +176,8 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
 
 
 def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:
-    """The texts of all sources, of every role, no image read; damaged samples are passed over."""
+    """Yield the texts of all sources, of every role, without reading images; damaged samples are
+    skipped."""
     for source in sources.values():
         for index in range(0, len(source), max(1, math.ceil(len(source) / _TEXTS))):
             try:
@@ -184,7 +189,8 @@ def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:
 def _tokenizer(
     config: RunConfig, out: Path, sources: Mapping[str, Source], resume: bool
 ) -> Tokenizer | None:
-    """The tokenizer of a config; one that is learnt from the captions is learnt once, on rank 0."""
+    """Return the tokenizer of a config; one that is trained on the captions is trained once, on
+    rank 0."""
     if config.init or config.text_tower == NO_TOWER:
         return None
     path = _tokenizer_file(out)
@@ -216,10 +222,10 @@ def _tokenizer_file(out: Path) -> Path:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the run's folder, made where it is not there, so that no two runs write one; all ranks
-    come here together.
+    """Lock the run's folder, which is created if missing, so that no two runs write to it. All
+    ranks must call it.
 
-    Raises InputError on all of them where another run is in it, or it cannot be made.
+    Raises InputError on all ranks if another run has locked it or it cannot be created.
     """
     with ExitStack() as stack:
         refusal = ""
@@ -230,9 +236,7 @@ def _alone(out: Path) -> Iterator[None]:
                 out.mkdir(parents=True, exist_ok=True)
                 busy = f"another run is writing {out}; wait for it, or name another --out"
                 stack.enter_context(locked(out, busy))
-            except (
-                FileExistsError
-            ):  # a file, which is refused with all else that is wrong with the folder
+            except FileExistsError:  # a file; `_check_folder` raises the error
                 pass
             except InputError as error:
                 refusal = str(error)
@@ -249,14 +253,14 @@ def _alone(out: Path) -> Iterator[None]:
             yield
         except BaseException:
             if made:
-                with suppress(OSError):  # it stays where anything was written
+                with suppress(OSError):  # a folder that is not empty stays
                     out.rmdir()
             raise
 
 
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
-    """Whether to go on with a run in `out`; InputError where the answer would lose or mix
-    something."""
+    """Return whether to resume a run in `out`. Raises InputError if either choice would lose or mix
+    data."""
     if resume:
         configs.check_same(config, out / "config.yaml")
     elif (out / "config.yaml").exists():
@@ -272,8 +276,8 @@ def _check_folder(config: RunConfig, out: Path, resume: bool) -> bool:
 
 
 def _has_learnt(out: Path) -> bool:
-    """Whether the run in `out` took a step; one that was refused before (a batch too large, …) may
-    be begun anew."""
+    """Whether the run in `out` took a step; a run that failed before (a batch too large, …) may be
+    started again."""
     path = out / "metrics.jsonl"
     return any((out / "state").glob("step-*")) or (path.exists() and b'"loss"' in path.read_bytes())
 

@@ -12,8 +12,8 @@ SCHEDULES = ("cosine", "constant", "linear", "onecycle")
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle:
-    """Options of `onecycle`: it begins at 1/`start` and ends at 1/`end` of that, and is made for
-    `length` times as many steps as are taken, so that a run may stop on its way down."""
+    """Options of `onecycle`. The rate starts at 1/`start` of the peak and ends at 1/`end` of that.
+    The cycle spans `length` times the steps of the run, so that a run may stop on the way down."""
 
     start: Annotated[float, AtLeast(1)] = 25.0
     end: Annotated[float, AtLeast(1)] = 1e4
@@ -23,11 +23,12 @@ class OneCycle:
 def factor(
     step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0.0, min_lr: float = 0.0
 ) -> float:
-    """The factor at `step` (0 … steps-1): a linear warm-up, then the schedule down to `min_lr`.
+    """Return the factor at `step` (0 … steps-1): a linear warm-up, then the schedule down to
+    `min_lr`.
 
-    `warmup` is a number of steps, or a share of all steps where below 1. "onecycle" rises and falls
-    by cosines instead, between ends of its own (`OneCycle`, as "onecycle:start=100"); its share is
-    of the steps that it is made for. It is torch's OneCycleLR.
+    `warmup` is a number of steps, or a share of all steps if below 1. "onecycle" rises and falls by
+    cosines instead, between its own ends (`OneCycle`, as "onecycle:start=100"); its share is of the
+    steps that the cycle spans. It is torch's OneCycleLR.
 
     >>> [round(factor(step, 6, warmup=2), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
@@ -50,7 +51,7 @@ def factor(
 
 
 def _one_cycle(step: int, steps: int, warmup: float, options: OneCycle) -> float:
-    """Up from `low` to 1 at the last step of the warm-up, then down."""
+    """Rise from `low` to 1 at the last step of the warm-up, then fall."""
     total = round(options.length * steps)
     low = 1 / options.start
     peak = (warmup * total if warmup < 1 else warmup) - 1

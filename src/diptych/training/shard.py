@@ -1,11 +1,11 @@
 """Sharding over the ranks: FSDP2, torch's `fully_shard`, in place of DDP.
 
-Of each parameter with its gradient and its optimiser's state, rank r of W keeps about a W-th (rows
-of its first dimension) as a DTensor. Each block of a transformer is put together before it runs,
-forward and backward, and given up after; what lies outside of blocks (embeddings, projections,
-towers of other kinds) is so for a whole step. Gradients are averaged over the ranks, as DDP's.
-Scalars (scale, bias) cannot be cut: each rank keeps them, and their gradients are averaged as those
-of any step that DDP does not wrap.
+Of each parameter with its gradient and its optimiser state, rank r of W keeps about a W-th (rows of
+its first dimension) as a DTensor. Each block of a transformer is gathered before it runs, forward
+and backward, and freed afterwards; parameters outside of blocks (embeddings, projections, towers of
+other kinds) are gathered for a whole step. Gradients are averaged over the ranks, as in DDP.
+Scalars (scale, bias) cannot be sharded: each rank keeps them, and their gradients are averaged as
+in a step without DDP.
 """
 
 import copy
@@ -30,9 +30,9 @@ from diptych.training.step import Step
 
 
 class Sharded(Replicated):
-    """Each rank keeps its share of the parameters; one mesh of all ranks."""
+    """Each rank keeps its share of the parameters, on one mesh of all ranks."""
 
-    units: list[FSDPModule]  # what is put together and given up as a whole, the step first
+    units: list[FSDPModule]  # modules that are gathered and freed as a whole, the step first
     empty: nn.Module  # the delivered module without its weights
 
     def begin(self, step: Step, average: Momentum | None) -> None:
@@ -43,7 +43,7 @@ class Sharded(Replicated):
         for parameter in step.parameters():
             parameter.data = (
                 parameter.data.contiguous()
-            )  # torch shards no other layout, such as channels last
+            )  # torch cannot shard other layouts, such as channels last
         marked = {
             name
             for name, parameter in step.named_parameters()
@@ -56,13 +56,13 @@ class Sharded(Replicated):
         for (
             name,
             parameter,
-        ) in step.named_parameters():  # new objects, without the marks of the old ones
+        ) in step.named_parameters():  # sharding makes new objects, without the attribute
             if name in marked:
                 parameter.frozen = True  # type: ignore[attr-defined]
         if average is not None:
             _share_average(average)
         self.units = [module for module in step.modules() if isinstance(module, FSDPModule)]
-        for name in ("encode", "terms", "settle"):  # what is called beside forward
+        for name in ("encode", "terms", "settle"):  # called in addition to forward
             register_fsdp_forward_method(step, name)
         step.settle()
         self.units[0].reshard()
@@ -72,7 +72,7 @@ class Sharded(Replicated):
 
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
         for unit in self.units:
-            unit.reshard()  # what ran without gradient at last is still whole
+            unit.reshard()  # units that last ran without gradient are still gathered
         sharded = [p for p in parameters if isinstance(p, DTensor)]
         copied = [p for p in parameters if not isinstance(p, DTensor)]
         own = nn.utils.get_total_norm(
@@ -87,7 +87,7 @@ class Sharded(Replicated):
     @contextmanager
     def gathered(self) -> Iterator[None]:
         step, *others = self.units
-        step.set_reshard_after_forward(False)  # so that nothing crosses ranks until the end
+        step.set_reshard_after_forward(False)  # no communication between ranks until the end
         for unit in self.units:
             unit.unshard()
         try:
@@ -95,8 +95,8 @@ class Sharded(Replicated):
         finally:
             for unit in others:
                 unit.set_reshard_after_forward(True, recurse=False)
-            # Not `reshard` alone: FSDP noted what ran here to fetch it ahead in the next backward,
-            # and each rank ran something else; they would wait for one another.
+            # `reshard` alone is not enough: FSDP recorded what ran here, to prefetch it in the next
+            # backward; each rank ran something else, so they would wait for one another.
             step.reset_iter_state()
 
     @contextmanager
@@ -139,8 +139,8 @@ class Sharded(Replicated):
 
 
 def check(method: Method) -> None:
-    """InputError where torch is too old, or ranks could disagree about which gradients there are
-    and wait for ever."""
+    """Raise InputError if torch is too old, or if ranks could disagree on which gradients exist and
+    wait forever."""
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise InputError(
             f"--shard needs a newer torch than {torch.__version__}, such as 2.13; update it"
@@ -153,7 +153,8 @@ def check(method: Method) -> None:
 
 
 def _without_weights(module: nn.Module) -> nn.Module:
-    """A copy whose parameters are on the meta device; a frozen model is shared."""
+    """Return a copy whose parameters are on the meta device; frozen models are shared, not
+    copied."""
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
         for p in module.parameters()
@@ -163,7 +164,7 @@ def _without_weights(module: nn.Module) -> nn.Module:
 
 
 def _share_average(average: Momentum) -> None:
-    """Cut the averaged weights as those that they follow; no FSDP around them, as they never
+    """Shard the averaged weights like those that they follow; without FSDP, since they never
     run."""
     slow = list(average.module.parameters())
     fast = average.online.parameters()
@@ -177,7 +178,7 @@ def _share_average(average: Momentum) -> None:
 
 
 def _share(value: Any, parameter: Tensor) -> Any:
-    """This rank's part of what belongs to a parameter and has its shape."""
+    """Return this rank's share of a tensor with the shape of a parameter."""
     if (
         not isinstance(parameter, DTensor)
         or not isinstance(value, Tensor)

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder state/step-N of one safetensors file and one JSON file, complete or not
-there at all.
+"""Checkpoints: a folder state/step-N of one safetensors file and one JSON file, either complete or
+absent.
 
-A checkpoint is written into a hidden folder, flushed, and renamed; so a process killed at any
-moment leaves the latest whole one in place. What a killed writer left behind is removed at the next
-start.
+A checkpoint is written to a hidden folder, flushed, and renamed, so a process that is killed at any
+moment leaves the latest complete one in place. What a killed writer left behind is removed at the
+next start.
 """
 
 import json
@@ -67,7 +67,7 @@ def unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` of them."""
+    """The checkpoints of one run, of which the newest `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder = folder
@@ -79,17 +79,17 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """The steps of the whole checkpoints, ascending."""
+        """Return the steps of the complete checkpoints, ascending."""
         names = [_STEP.fullmatch(path.name) for path in self.folder.glob("step-*")]
         return sorted(int(name[1]) for name in names if name)
 
     def newest(self) -> Path:
-        """The folder of the newest checkpoint."""
+        """Return the folder of the newest checkpoint."""
         return self.folder / f"step-{self.steps()[-1]:09d}"
 
     def save(self, step: int, tree: Any) -> None:
         """Write the checkpoint of `step`, then remove the oldest; a full disk leaves the earlier
-        ones."""
+        ones intact."""
         final = self.folder / f"step-{step:09d}"
         temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
         plain, tensors = pack(tree)
@@ -101,7 +101,7 @@ class Checkpoints:
                 sync(path)
             if (
                 final.exists()
-            ):  # the same step again, as after a signal: equal content, so the old one may go
+            ):  # the same step again, as after a signal: the content is equal, so replace it
                 shutil.rmtree(final)
             temporary.rename(final)
             sync(self.folder)
@@ -116,7 +116,7 @@ class Checkpoints:
             shutil.rmtree(self.folder / f"step-{old:09d}")
 
     def load(self) -> Any | None:
-        """The newest checkpoint, or None where there is none."""
+        """Return the newest checkpoint, or None if there is none."""
         if not self.steps():
             return None
         folder = self.newest()
@@ -132,8 +132,8 @@ class Checkpoints:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next step to take: `batch` of `epoch` is step `step` of stage number `stage`; `done`
-    counts all stages'."""
+    """The position of the next step: `batch` of `epoch` is step `step` of stage number `stage`;
+    `done` counts the steps of all stages."""
 
     stage: Natural = 0
     epoch: Natural = 0
@@ -144,7 +144,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What a checkpoint holds. Those of older versions lack `guard`, `memory` or `data`."""
+    """The contents of a checkpoint. Those of older versions lack `guard`, `memory` or `data`."""
 
     position: Mapping[str, int]
     method: Mapping[str, Any]

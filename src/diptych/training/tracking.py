@@ -1,5 +1,4 @@
-"""Trackers: the numbers of metrics.jsonl, sent to where a person watches many runs. accelerate
-speaks to them.
+"""Trackers: send the numbers of metrics.jsonl to an experiment tracker, through accelerate.
 
 Nothing is imported, written or connected to unless a run names its tracker.
 """
@@ -22,17 +21,17 @@ from diptych.spec import check_record
 
 @dataclass(frozen=True)
 class _Known:
-    """What tracker.json holds: the run's key with each tracker."""
+    """The contents of tracker.json: the run's key with each tracker."""
 
     runs: Mapping[str, str]
 
 
 class Tracker:
     """Sends a run's config, and the numbers of each line of its log under the step `done`, to the
-    tracker of that name.
+    named tracker.
 
-    A resumed run goes on in the same place: RUN/tensorboard, or the run whose id RUN/tracker.json
-    holds. Raises InputError where the tracker's package is missing or it cannot begin.
+    A resumed run continues in the same place: RUN/tensorboard, or the run whose id is in
+    RUN/tracker.json. Raises InputError if the tracker's package is missing or it cannot start.
     """
 
     def __init__(self, name: str, out: Path, config: Mapping[str, Any]):
@@ -46,8 +45,8 @@ class Tracker:
         self._tracker: Any = None
 
     def open(self, keep_before: int | None) -> None:
-        """Begin, or go on before step `keep_before`: later ones, which a killed run may have sent,
-        come again."""
+        """Start, or continue before step `keep_before`; later steps that a killed run has sent are
+        sent again."""
         path = self.out / "tracker.json"
         known: dict[str, str] = {}
         if keep_before is not None and path.exists():
@@ -56,13 +55,13 @@ class Tracker:
             known = dict(check_record(_Known, values, path, remedy)["runs"])
         begun = self.name in known
         key = known.get(self.name, uuid.uuid4().hex[:8])
-        with redirect_stdout(sys.stderr):  # trackers greet; stdout is for what a verb returns
+        with redirect_stdout(sys.stderr):  # trackers print; stdout is for results
             try:
                 self._tracker = self._make(key, keep_before)
                 self._tracker.start()
                 if (
                     self.name == "tensorboard" and not begun
-                ):  # the others replace what they hold of it
+                ):  # the others replace an existing configuration
                     self._tracker.store_init_configuration(self.config)
             except Exception as error:
                 raise InputError(
@@ -88,8 +87,8 @@ class Tracker:
         return tracking.TrackioTracker("diptych", name=f"{self.out.name}-{key}", **settings)
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Send the numbers of one line of the log. "done" is their step; they have their own
-        clock."""
+        """Send the numbers of one line of the log, with "done" as their step; trackers have their
+        own clock."""
         kept = {
             name: value for name, value in values.items() if name not in {"done", "step", "seconds"}
         }
@@ -97,7 +96,7 @@ class Tracker:
         self._tracker.log(numbers, step=values["done"])
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining numbers."""
         if self._tracker is not None:
             with redirect_stdout(sys.stderr):
                 self._tracker.finish()
@@ -105,7 +104,8 @@ class Tracker:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a config by dotted name, as trackers take them: lists as text, null left out.
+    """Yield the leaves of a config by dotted name, in the form of trackers: lists as text, null
+    left out.
 
     >>> dict(flat({"method": "clip", "init": None, "recipe": {"lr": 0.001, "betas": [0.9, 0.98]}}))
     {'method': 'clip', 'recipe.lr': 0.001, 'recipe.betas': '[0.9, 0.98]'}

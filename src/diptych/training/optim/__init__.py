@@ -1,7 +1,7 @@
-"""Optimisers by name, one file each, and the parameter groups they get.
+"""Optimisers by name, one file each, and their parameter groups.
 
 A file has `build(groups, recipe) -> torch.optim.Optimizer`; a new file is a new name for
-`--optimizer`. Where it has a dataclass `Options`, `NAME:key=value` sets them and `build` gets them
+`--optimizer`. If it has a dataclass `Options`, `NAME:key=value` sets them and `build` receives them
 as its third argument.
 """
 
@@ -19,13 +19,13 @@ from diptych.spec import configure, parse
 
 
 def names() -> list[str]:
-    """The optimisers there are."""
+    """Return the names of all optimisers."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def scale_of(name: str, scale: Mapping[str, float]) -> float:
-    """The learning-rate multiplier of a parameter: that of the longest prefix that fits, 1 where
-    none does.
+    """Return the learning-rate multiplier of a parameter: that of the longest matching prefix, or
+    1.
 
     >>> scale_of("model.text.blocks.0", {"model.text": 0.1, "": 1.0})
     0.1
@@ -39,8 +39,8 @@ def scale_of(name: str, scale: Mapping[str, float]) -> float:
 
 
 def freeze(module: nn.Module, scale: Mapping[str, float]) -> None:
-    """Set `requires_grad` by multiplier, so that 0 freezes; InputError for a prefix that fits no
-    parameter."""
+    """Set `requires_grad` by multiplier, so that 0 freezes. Raises InputError for a prefix that
+    matches no parameter."""
     parameters = dict(module.named_parameters())
     for prefix in scale:
         if not any(
@@ -73,12 +73,12 @@ def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
 
 
 def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.optim.Optimizer:
-    """The optimiser of the trainable parameters, each in exactly one group.
+    """Return the optimiser of the trainable parameters, each in exactly one group.
 
     Groups differ by learning-rate multiplier, by weight decay, which skips parameters of one
     dimension or less (biases, norms, temperatures), by whether they are the weights of linear and
     convolution layers (`matrix`), and by whether they are scalars, which are never sharded: torch
-    takes no group of both.
+    allows no group with both.
     """
     optimizer, options = chosen(recipe.optimizer)
     matrices = {
@@ -110,8 +110,8 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the tensors that an optimiser keeps between steps, on this rank: its moments, and
-    counts of steps.
+    """Return the bytes of the tensors that an optimiser keeps between steps, on this rank: its
+    moments, and step counts.
 
     >>> layer = nn.Linear(10, 10)
     >>> optimizer = torch.optim.AdamW(layer.parameters())

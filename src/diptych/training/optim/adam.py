@@ -7,5 +7,5 @@ import torch
 
 
 def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """Adam with the recipe's betas and eps; the groups bring rates and decay."""
+    """Return Adam with the recipe's betas and eps; the groups contain rates and decay."""
     return torch.optim.Adam(groups, betas=tuple(recipe.betas), eps=recipe.eps)

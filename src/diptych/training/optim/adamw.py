@@ -6,5 +6,5 @@ import torch
 
 
 def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """AdamW with the recipe's betas and eps; the groups bring rates and decay."""
+    """Return AdamW with the recipe's betas and eps; the groups contain rates and decay."""
     return torch.optim.AdamW(groups, betas=tuple(recipe.betas), eps=recipe.eps)

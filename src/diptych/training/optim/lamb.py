@@ -1,7 +1,8 @@
 """LAMB (You et al., ICLR 2020): Adam's step, scaled for each parameter by |w| / |step|; for very
 large batches.
 
-timm's, so it needs the extra `vision`. Clipping is the recipe's (`clip`), not LAMB's own.
+It is timm's, so it needs the extra `vision`. Gradients are clipped by the recipe (`clip`), not by
+LAMB.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from diptych.errors import InputError
 
 
 def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """timm's Lamb with the recipe's betas and eps. Raises InputError without timm."""
+    """Return timm's Lamb with the recipe's betas and eps. Raises InputError without timm."""
     try:
         from timm.optim.lamb import Lamb
     except ImportError as error:

@@ -3,10 +3,10 @@ moment a parameter.
 
     c = b1 m + (1 - b1) g,   w <- (1 - lr decay) w - lr sign(c),   m <- b2 m + (1 - b2) g
 
-The recipe's rate and decay are read as AdamW's: Lion takes lr / factor and decay · factor, so that
-lr · decay is kept. `lion` alone has the factor 10; `lion:factor=3` or `lion:betas=(0.95,0.98)` say
-otherwise, `lion:factor=1` takes rate and decay as they stand. The recipe's betas and eps are
-AdamW's and are not used.
+The recipe's rate and decay are read as AdamW's: Lion uses lr / factor and decay · factor, so that
+lr · decay is kept. `lion` has the factor 10; set others by `lion:factor=3` or
+`lion:betas=(0.95,0.98)`; `lion:factor=1` uses rate and decay unchanged. The recipe's betas and eps
+are AdamW's and are not used.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,8 +25,8 @@ from diptych.spec import Positive
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`factor` divides the recipe's rate and multiplies its decay; the paper advises 3 to 10.
-    `betas` are Lion's own: (0.95, 0.98) is steadier, and the paper's choice for language models."""
+    """`factor` divides the recipe's rate and multiplies its decay; the paper recommends 3 to 10.
+    `betas` are Lion's: (0.95, 0.98) is more stable, and the paper's choice for language models."""
 
     factor: Positive = 10.0
     betas: tuple[float, float] = (0.9, 0.99)
@@ -36,8 +36,8 @@ class Options:
 
 
 def build(groups: list[dict[str, Any]], recipe: Any, options: Options) -> torch.optim.Optimizer:
-    """Lion at the groups' rates and decays, scaled by the factor; a schedule goes on as it would
-    with AdamW."""
+    """Return Lion at the groups' rates and decays, scaled by the factor; a schedule works as with
+    AdamW."""
     derived = [
         {
             **group,
@@ -54,12 +54,12 @@ class Lion(torch.optim.Optimizer):
     """The paper's form: no step count, no bias correction, no epsilon; sign(0) = 0; decay times the
     scheduled rate.
 
-    The direction c and the memory m weigh the gradient by different betas, and c is formed before m
-    moves. Parameters without gradient are left alone, decay included. State is `momentum`, of the
-    parameter's shape and type. `decoupled_by_init_lr` divides a group's decay by its rate at the
-    start, so that the first step decays by `weight_decay` itself; it is not the paper's. `foreach`
-    updates all tensors of a group in few calls, at the cost of a copy of them; None does so on a
-    GPU. Raises InputError for arguments out of range and for sparse gradients.
+    The direction c and the momentum m weigh the gradient by different betas, and c is computed
+    before m is updated. Parameters without gradient are not changed, decay included. The state is
+    `momentum`, of the parameter's shape and type. `decoupled_by_init_lr` divides a group's decay by
+    its initial rate, so that the first step decays by `weight_decay` itself; it is not part of the
+    paper. `foreach` updates all tensors of a group in few calls, at the cost of a copy of them;
+    None does so on a GPU. Raises InputError for arguments out of range and for sparse gradients.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
     >>> w.grad = torch.tensor([0.5, -1.0, 0.0])
@@ -84,7 +84,7 @@ class Lion(torch.optim.Optimizer):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; what it does not say is as for the others."""
+        """Add a group; missing options have the defaults."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         lr = group["lr"]
@@ -99,7 +99,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update; returns what the closure, called with gradients on, returns."""
+        """Update once; return the result of the closure, which is called with gradients enabled."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -118,7 +118,7 @@ class Lion(torch.optim.Optimizer):
         return loss
 
     def _tensors(self, parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Parameter, gradient and momentum; complex ones as pairs of reals."""
+        """Return parameter, gradient and momentum; complex ones as pairs of reals."""
         gradient = parameter.grad
         state = self.state[parameter]
         assert gradient is not None
@@ -167,7 +167,7 @@ def _together(
     b2: float,
     decay: float,
 ) -> None:
-    """`_one_by_one` in torch's calls for many tensors, with the same bits."""
+    """`_one_by_one` with torch's multi-tensor calls, which gives the same bits."""
     c = torch._foreach_mul(momenta, b1)
     torch._foreach_add_(c, gradients, alpha=1 - b1)
     torch._foreach_sign_(c)

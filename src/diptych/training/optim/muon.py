@@ -5,8 +5,8 @@ layers.
 
 NS is five Newton-Schulz steps towards U (U^T U)^(-1/2); a convolution's weight is a matrix of n
 filters. The factor 0.2 sqrt(max(n, m)) (Liu et al., 2025) gives the update the size of AdamW's, so
-`lr` and decay keep their meaning; all other parameters take AdamW. torch's own Muon
-(torch.optim.Muon) takes matrices alone, hence no convolutions.
+`lr` and decay keep their meaning; all other parameters are updated by AdamW. torch's own Muon
+(torch.optim.Muon) accepts matrices only, hence no convolutions.
 """
 
 from math import sqrt
@@ -23,12 +23,13 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """Muon where a group is of matrices, AdamW with the recipe's betas and eps elsewhere."""
+    """Return Muon for groups of matrices, and AdamW with the recipe's betas and eps for the
+    others."""
     return Muon(groups, betas=tuple(recipe.betas), eps=recipe.eps)
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW whose groups marked `matrix` take Muon's update; their state is one momentum a
+    """AdamW whose groups marked `matrix` use Muon's update; their state is one momentum for each
     parameter."""
 
     @torch.no_grad()
@@ -60,14 +61,14 @@ class Muon(torch.optim.AdamW):
         momentum.lerp_(gradient, 1 - _MOMENTUM)
         update = collectives.full_tensor(gradient.lerp(momentum, _MOMENTUM)).flatten(
             1
-        )  # of a shard: all of it, on each rank
+        )  # with shards, the whole matrix on each rank
         size = 0.2 * sqrt(max(update.shape))
         step = collectives.shared(orthogonal(update).view(parameter.shape), parameter)
         parameter.mul_(1 - lr * decay).add_(step, alpha=-lr * size)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Newton-Schulz steps: (n, m) with its singular values brought near 1 (between about 0.7 and
+    """Newton-Schulz steps on (n, m), which bring its singular values near 1 (between about 0.7 and
     1.2).
 
     >>> orthogonal(torch.diag(torch.tensor([3.0, 1.0]))).diagonal().round().tolist()

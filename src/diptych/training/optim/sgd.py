@@ -7,5 +7,5 @@ import torch
 
 
 def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """Plain momentum, neither damped nor Nesterov's."""
+    """Return SGD with plain momentum, without dampening or Nesterov."""
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.betas[0])
