@@ -1,14 +1,14 @@
-"""The command line: one verb a file of this folder, each a thin call into the library.
+"""The command line: one file of this folder for each verb, each a thin call into the library.
 
-A verb's file has a docstring whose first line is its help, `GROUP` (where the help lists it),
-`EXAMPLES`, `add(parser)` and `run(args)`; `extend(parser, words)`, where there is one, adds the
-options that depend on other words. Nothing heavy is imported before `run`, so that help and lists
-come at once.
+A verb's file has a docstring whose first line is its help, `GROUP` (the section of the help),
+`EXAMPLES`, `add(parser)` and `run(args)`; an optional `extend(parser, words)` adds the options that
+depend on other words. Nothing heavy is imported before `run`, so that help and lists appear at
+once.
 
     0    done, or stopped by SIGTERM with its state saved
-    2    bad input, told in one line: the thing, the place, the remedy
+    2    bad input, reported in one line: the thing, the place, the remedy
     130  stopped from the keyboard
-    1    a defect of ours, with its traceback
+    1    a defect of diptych, with its traceback
 """
 
 import errno
@@ -33,11 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     words = [
         *(sys.argv[1:] if argv is None else argv)
-    ]  # `list` is a verb here, once its file is imported
+    ]  # not list(): once its file is imported, the name `list` is the verb's module
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal that knows ASCII alone shows ? for the rest
+        sys.stdout.reconfigure(errors="replace")  # an ASCII terminal shows ? for other characters
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -46,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("stopped")
         return 130
-    except BrokenPipeError:  # the reader has seen enough, as in `diptych list | head -3`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `diptych list | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # as of a program that SIGPIPE ended
+        return 128 + 13  # the exit code of a program that SIGPIPE ended
     except OSError as error:
         message = _system_error(error)
         if message is None:
@@ -73,8 +71,8 @@ def _run(words: list[str]) -> int:
 
 
 def _parser(verb: str, words: list[str]) -> tuple[ModuleType, Parser, list[str]]:
-    """The module of a verb, its parser with the options that the words call for, and the words with
-    those of a file."""
+    """Return the module of a verb, its parser with the options that the words need, and the words
+    with those of a file."""
     if verb not in verbs():
         raise unknown(
             "option" if verb.startswith("-") else "command", verb, [*verbs(), "--help", "--version"]
@@ -85,7 +83,7 @@ def _parser(verb: str, words: list[str]) -> tuple[ModuleType, Parser, list[str]]
 
 
 def parse(words: Sequence[str]) -> Namespace:
-    """What a command line says, without running it; InputError where its words do not fit.
+    """Parse a command line without running it. Raises InputError if its words do not fit.
 
     >>> parse(["search", "emb", "-k", "2", "a red mug"]).text
     'a red mug'
@@ -96,7 +94,7 @@ def parse(words: Sequence[str]) -> Namespace:
 
 
 def verbs() -> list[str]:
-    """The verbs there are.
+    """Return the names of all verbs.
 
     >>> "train" in verbs()
     True
@@ -125,12 +123,12 @@ def _help() -> str:
 
 
 def _first_line(module: ModuleType) -> str:
-    """The first sentence of a module's docstring."""
+    """Return the first paragraph of a module's docstring."""
     return " ".join((module.__doc__ or "").split("\n\n")[0].split())
 
 
 def _system_error(error: OSError) -> str | None:
-    """What a user can do about an error of the system, or None where it is no matter of hers."""
+    """Return what a user can do about a system error, or None if it is not the user's."""
     from diptych.files import is_full
 
     where = f" {error.filename}" if error.filename else ""
@@ -147,8 +145,8 @@ def _refuse(message: str) -> int:
 
 
 def _say(message: str) -> None:
-    """One line on stderr. Under torchrun every rank speaks, since another's error may be its
-    alone."""
+    """Print one line on stderr. Under torchrun every rank prints, since errors may differ between
+    ranks."""
     rank = os.environ.get("RANK", "0")
     name = "diptych" if rank == "0" else f"diptych, rank {rank}"
     print(f"{name}: {visible(' '.join(message.split()))}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The model that a verb works with, and how it is named on the command line."""
+"""The model of a verb, and how the command line names it."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -12,14 +12,14 @@ MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], or hf:REPO_OR_FOLDER"
 
 
 def add_weights(parser: Parser, section: str = "More") -> None:
-    """`--weights`, for foreign models whose file is at hand."""
+    """Add `--weights`, for models of other libraries whose file is local."""
     parser.option(
         section, "--weights", metavar="FILE", help="local weights of an openclip: or hf: model"
     )
 
 
 def add_precision(parser: Parser) -> None:
-    """`--precision`, for verbs that only embed."""
+    """Add `--precision`, for verbs that only embed."""
     parser.option(
         "How",
         "--precision",
@@ -30,7 +30,7 @@ def add_precision(parser: Parser) -> None:
 
 
 def add_share(parser: Parser) -> None:
-    """`--share`, for verbs that compare embeddings."""
+    """Add `--share`, for verbs that compare embeddings."""
     parser.option(
         "How",
         "--share",
@@ -41,8 +41,8 @@ def add_share(parser: Parser) -> None:
 
 
 def able_methods(ability: str) -> str:
-    """The commands that train a model with an ability, from the cards of all methods, as a message
-    ends with them."""
+    """Return the commands that train a model with an ability, from the cards of all methods, for
+    the end of a message."""
     from diptych.methods.registry import cards
 
     flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
@@ -57,7 +57,8 @@ def able_methods(ability: str) -> str:
 def load_model(
     spec: str, weights: str | None = None, precision: str = "float32", share: float | None = None
 ) -> "Model":
-    """The model, on a GPU where there is one, in a precision; `share` as of `diptych.load`."""
+    """Return the model in a precision, on a GPU if there is one; `share` is that of
+    `diptych.load`."""
     import torch
 
     from diptych.methods.store import load

@@ -1,8 +1,8 @@
-"""The parser of a verb: jsonargparse's types, our help and our errors.
+"""The parser of a verb: jsonargparse's types with diptych's help and errors.
 
-jsonargparse reads values (a number, a choice, a tuple, a mapping, written as YAML); what it says of
-bad ones is cut to one line. Unknown options are found before it parses, so that the nearest can be
-named.
+jsonargparse reads values (a number, a choice, a tuple, a mapping, written as YAML); its errors are
+cut to one line. Unknown options are found before it parses, so that the message can name the
+nearest.
 """
 
 import argparse
@@ -39,8 +39,8 @@ class Parser(ArgumentParser):
             formatter_class=_Help,
             add_help=False,
         )
-        self.names: dict[str, str] = {}  # where a value goes -> the option that takes it there
-        self.renamed: dict[str, str] = {}  # what a dest was called before -> the dest
+        self.names: dict[str, str] = {}  # dest -> its option
+        self.renamed: dict[str, str] = {}  # former name of a dest -> the dest
         self.hints: dict[str, Any] = {}
         self.least: dict[str, int] = {}
         self._sections: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class Parser(ArgumentParser):
         self.section("More").add_argument("-h", "--help", action="help", help="this page")
 
     def section(self, title: str) -> Any:
-        """The group of that title in the help, made at first use."""
+        """Return the help section with this title, which is made at first use."""
         if title not in self._sections:
             self._sections[title] = self.add_argument_group(title)
         return self._sections[title]
@@ -62,16 +62,16 @@ class Parser(ArgumentParser):
         least: int | None = None,
         **settings: Any,
     ) -> None:
-        """Add an option `--name`, or a positional word `NAME`; what is not given is not in what
-        `read` returns.
+        """Add an option `--name`, or a positional word `NAME`; options that are not given are
+        missing in the result of `read`.
 
-        A number below `least` is refused.
+        A number below `least` raises an error.
         """
         positional = not names[0].startswith("-")
         dest = dest or names[-1].removeprefix("--").replace("-", "_")
         if (
             type is bool and not positional and "metavar" not in settings
-        ):  # --json and the like take no value
+        ):  # flags such as --json take no value
             settings |= {"action": "store_true"}
         elif settings.get("action") != "append":
             settings |= {"type": type}
@@ -87,16 +87,16 @@ class Parser(ArgumentParser):
         self.section(section).add_argument(*names, **settings)
 
     def wants_help(self, words: Sequence[str]) -> bool:
-        """Whether help is asked for, wherever it stands."""
+        """Whether the words ask for help, at any position."""
         return "-h" in words or "--help" in words
 
     def read(self, words: Sequence[str]) -> Namespace:
-        """Parse the words behind the verb; positional words may stand before, between and behind
+        """Parse the words after the verb; positional words may be before, between and after
         options."""
         options, others = self._divided(list(self._known(words)))
         behind = others[:1] == [
             "--"
-        ]  # else in front, so that an option without a value takes none of them
+        ]  # otherwise put them first, so that an option without its value does not consume one
         found = self.parse_args([*options, *others] if behind else [*others, *options])
         for dest, least in self.least.items():
             value = found.get(dest)
@@ -105,19 +105,19 @@ class Parser(ArgumentParser):
         return found
 
     def positionals(self, words: Sequence[str]) -> list[str]:
-        """The words that are neither options nor their values."""
+        """Return the words that are neither options nor their values."""
         return [word for word in self._divided(words)[1] if word != "--"]
 
     def _divided(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The options with their values, and the positional words, which argparse wants side by
-        side.
+        """Separate the options with their values from the positional words, which argparse needs to
+        be adjacent.
 
-        An option that is not known yet (a method's own) is taken for one with a value. What stands
-        behind `--` is positional, and `--` then leads the positional words.
+        An unknown option (a method's own) is assumed to have a value. Words after `--` are
+        positional, and `--` then comes first among the positional words.
         """
         options: list[str] = []
         others: list[str] = []
-        valued = False  # whether the word before is an option that waits for its value
+        valued = False  # whether the previous word is an option that needs a value
         for at, word in enumerate(words):
             if word == "--":
                 return options, ["--", *others, *words[at + 1 :]]
@@ -135,13 +135,14 @@ class Parser(ArgumentParser):
         return options, others
 
     def value_of(self, option: str, words: Sequence[str]) -> str | None:
-        """The last value that the words give to an option, before they are parsed."""
+        """Return the last value of an option in the words, before they are parsed."""
         found = [after for word, after in itertools.pairwise(words) if word == option]
         found += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
         return found[-1] if found else None
 
     def _known(self, words: Sequence[str]) -> Iterator[str]:
-        """The words, options by their first name; InputError for one that does not exist."""
+        """Yield the words, with options by their first name. Raises InputError for an unknown
+        option."""
         known = self._option_string_actions
         for at, word in enumerate(words):
             if word == "--":
@@ -156,7 +157,7 @@ class Parser(ArgumentParser):
             yield name + equals + value if word.startswith("-") else word
 
     def words_of(self, tree: Mapping[str, Any], place: str, prefix: str = "") -> Iterator[str]:
-        """The options that a YAML file gives, as words of a command line, so that both are read
+        """Yield the options of a YAML file as words of a command line, so that both are parsed
         alike.
 
         Keys are names of options (`batch_size: 64`), dotted or nested (`recipe: {warmup: 100}`).
@@ -175,8 +176,8 @@ class Parser(ArgumentParser):
                 raise self._missing(f"option in {place}", dest, self.names)
 
     def _missing(self, kind: str, name: str, choices: Iterable[str]) -> InputError:
-        """The error for an option (`--name`, or `name` in a file) that does not exist, or is called
-        otherwise now."""
+        """Return the error for an option (`--name`, or `name` in a file) that does not exist or was
+        renamed."""
         plain = name.removeprefix("--")
         if plain not in self.renamed:
             return unknown(kind, name, choices)
@@ -194,7 +195,7 @@ class Parser(ArgumentParser):
             yield f"{name}={json.dumps(value)}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Every error of jsonargparse and argparse comes here."""
+        """Raise an InputError for every error of jsonargparse and argparse."""
         raise InputError(self._plain(message)) from None
 
     def _plain(self, message: str) -> str:
@@ -228,7 +229,7 @@ def _settable(parser: Parser, name: str) -> bool:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help that fits a screen: names to the left, one short line for each."""
+    """Help that fits a screen: names on the left, one short line for each."""
 
     def __init__(self, prog: str):
         super().__init__(

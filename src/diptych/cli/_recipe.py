@@ -1,4 +1,4 @@
-"""Options of the recipe that have short names, for the verbs that train."""
+"""Options of the recipe with short names, for the verbs that train."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ LENGTH: tuple[tuple[str, Any, str, str], ...] = (
 def add_recipe(
     parser: Parser, section: str, options: tuple[tuple[str, Any, str, str], ...] = RECIPE
 ) -> None:
-    """`--lr` and the like, which go to `recipe.lr`."""
+    """Add `--lr` and similar options, which set `recipe.lr` and so on."""
     for name, kind, metavar, about in options:
         dest = f"recipe.{name.replace('-', '_')}"
         parser.option(section, f"--{name}", dest=dest, type=kind, metavar=metavar, help=about)

@@ -1,4 +1,4 @@
-"""What verbs show: JSON or tables on stdout, progress on stderr."""
+"""Output of verbs: JSON or tables on stdout, progress on stderr."""
 
 import json
 import math
@@ -10,21 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-PATIENCE = 3.0  # seconds that a person waits without asking what goes on
-EVERY = 10.0  # seconds between lines where stderr is no terminal
+PATIENCE = 3.0  # seconds before progress is shown
+EVERY = 10.0  # seconds between lines if stderr is no terminal
 
 
-# control characters, halves of surrogate pairs, and signs that turn the order of letters
+# control characters, halves of surrogate pairs, and characters that change the text direction
 _UNSEEN = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069]"
 )
 
 
 def visible(text: str) -> str:
-    """The text with what a terminal would obey in place of show written as Python writes it; line
-    breaks and tabs stay.
+    """Return the text with control characters escaped as in Python; line breaks and tabs stay.
 
-    Captions, keys and file names come from whoever made the data.
+    Captions, keys and file names come from the data and are not trusted.
 
     >>> print(visible("a \\x1b[31mred\\x1b[0m cat"))
     a \\x1b[31mred\\x1b[0m cat
@@ -33,27 +32,27 @@ def visible(text: str) -> str:
 
 
 def show(text: str) -> None:
-    """Text on stdout."""
+    """Print text on stdout."""
     print(visible(text))
 
 
 def first_rank() -> bool:
-    """Whether this process is the one that speaks: rank 0, or the only one."""
+    """Whether this process prints: rank 0, or the only process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(line: str) -> None:
-    """A line for the person who waits, on stderr."""
+    """Print a line for the user on stderr."""
     if first_rank():
         print(visible(line), file=sys.stderr, flush=True)
 
 
 def show_json(value: Any) -> None:
-    """A value as JSON on stdout; numbers that JSON cannot hold become null."""
+    """Print a value as JSON on stdout; numbers that JSON cannot hold become null."""
     text = json.dumps(_strict(value), indent=2, ensure_ascii=False)
     print(
         _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    )  # all of them stand in strings
+    )  # these characters occur only inside strings
 
 
 def _strict(value: Any) -> Any:
@@ -67,8 +66,8 @@ def _strict(value: Any) -> Any:
 def show_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = ""
 ) -> None:
-    """A table on stdout, as wide as the terminal, between two lines of text; numbers are set to the
-    right."""
+    """Print a table on stdout, as wide as the terminal, between two lines of text; numbers are
+    right-aligned."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -81,7 +80,7 @@ def show_table(
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:  # in a pipe or file nobody cuts lines
+    if not console.is_terminal:  # pipes and files need no line breaks
         console.width = 200
     with console.capture() as captured:
         console.print(table)
@@ -95,8 +94,8 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """`report(done, total)` for what takes longer than PATIENCE: a bar on a terminal, else a line
-    now and then."""
+    """Yield `report(done, total)` for work longer than PATIENCE: a bar on a terminal, else
+    occasional lines."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -98,14 +98,14 @@ def run(args: Namespace) -> None:
 
 
 def _estimate(args: Namespace, source: Any) -> "Estimate | None":
-    """Memory and time of training, where the source has what the method reads."""
+    """Estimate memory and time of training, if the source has what the method reads."""
     from diptych.training.config import resolve
     from diptych.training.estimate import estimate
 
     name = args.get("method", "clip")
     schema = source.schema()
     if "method" not in args and not {"images.main", "texts.caption"} <= schema.keys():
-        return None  # nobody asked about clip
+        return None  # clip is only the default
     recipe = {option: args[option] for option in ("batch_size", "chunk") if option in args}
     config = resolve(
         name, {"train": args.source}, preset=args.get("preset", "small"), recipe=recipe
@@ -243,7 +243,7 @@ def _some(items: Any, most: int = 3) -> str:
 
 
 def _bytes(count: float) -> str:
-    """A size as people write it.
+    """Format a size for people.
 
     >>> _bytes(1_540_000)
     '1.5 MB'

@@ -102,7 +102,7 @@ def run(args: Namespace) -> None:
             f"{args.model} does not route images to groups of prompts; leave --route out, or train a model that does "
             f"with {able_methods('route')}"
         )
-    own = () if model.classes else ("images",)  # a run that was trained on classes has its prompts
+    own = () if model.classes else ("images",)  # a run with trained classes has its prompts
     prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
     model.set_classes(_names(args, model, source), prompts)
     if source is None:
@@ -147,8 +147,8 @@ def run(args: Namespace) -> None:
 
 
 def _names(args: Namespace, model: Any, source: Any) -> list[str]:
-    """The classes that are asked for, else those that the model was trained on, else the images'
-    own."""
+    """Return the requested classes, else those that the model was trained on, else those of the
+    images."""
     if "names" not in args and model.classes and "label" not in args:
         return list(model.classes)
     if "names" not in args and source is None:

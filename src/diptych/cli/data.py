@@ -31,13 +31,13 @@ EXAMPLES = (
 )
 _SHOWN = 12
 _COUNT = 1000
-_OPTIONS = {  # what goes with each word
+_OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard"),
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test"),
     "label": ("model", "positive", "negative", "page", "role"),
 }
-_OF_SOURCES = ("filter", "label")  # of any source, not of worlds alone
+_OF_SOURCES = ("filter", "label")  # work on any source, not only on worlds
 
 
 def add(parser: Parser) -> None:
@@ -230,7 +230,7 @@ def _label(args: Namespace, out: Path) -> None:
 
 
 def _open(args: Namespace) -> Any:
-    """The world as a source of --count samples."""
+    """Return the world as a source of --count samples."""
     from diptych.data import worlds
     from diptych.data.sources import worlds as opener
     from diptych.spec import parse
@@ -267,8 +267,8 @@ _STYLE = (
 
 
 def page(source: Any, tell: Any) -> str:
-    """The page of samples: images, masks, depth, boxes, edits with instructions, and the texts of
-    every role."""
+    """Return the page of samples: images, masks, depth, boxes, edits with instructions, and the
+    texts of every role."""
     from diptych.lab import report
 
     parts = [_STYLE]
@@ -346,7 +346,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _shown(sample: Any, schema: Any) -> list[Any]:
-    """Images as they are, with boxes, masks in colours, depth in greys, and the edits."""
+    """Return the images, with boxes, coloured masks, depth in grey, and the edits."""
     from diptych.lab.report import Shown
 
     shown = [
@@ -373,7 +373,7 @@ def _shown(sample: Any, schema: Any) -> list[Any]:
 
 
 def _grown(image: Any) -> Any:
-    """Twice as large where it is small, each pixel kept."""
+    """Enlarge a small image by 2, without interpolation."""
     from PIL import Image
 
     return (
@@ -398,7 +398,7 @@ def _boxed(image: Any, boxes: Any) -> Any:
 
 
 def _coloured(mask: Any) -> Any:
-    """Numbers as colours that are easily told apart; 0 is dark."""
+    """Return numbers as distinct colours; 0 is dark."""
     import colorsys
 
     palette = [30, 32, 38]

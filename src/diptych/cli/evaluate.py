@@ -224,7 +224,7 @@ def run(args: Namespace) -> None:
 
 
 def _settings(args: Namespace) -> dict[str, Any]:
-    """What was given for the suites, named as they name it."""
+    """Return the given settings of the suites, by their names there."""
     settings: dict[str, Any] = {name: args[name] for name in _PLAIN if name in args}
     settings |= {name: _names(args[name]) for name in _LISTS if name in args}
     settings |= {name: _numbers(name, args[name]) for name in _WHOLE if name in args}
@@ -252,7 +252,7 @@ def _numbers(name: str, text: str) -> list[int]:
         ) from None
 
 
-_COUNTS = {  # numbers that stand above the table, and what they count
+_COUNTS = {  # numbers above the table, and what they count
     "n": "",
     "gallery": "images",
     "texts": "texts",
@@ -282,7 +282,7 @@ _OF = {  # what `n` counts where it is not images
 
 
 def _show(suite: str, result: Mapping[str, Any]) -> None:
-    """The numbers beside chance, and below them one table for each `by_NAME`."""
+    """Show the numbers beside chance, and below them one table for each `by_NAME`."""
     rows = [
         (name, value, result.get(f"chance_{name}", ""))
         for name, value in result.items()

@@ -77,7 +77,7 @@ def run(args: Namespace) -> None:
 
 
 def _out(args: Namespace) -> Path | None:
-    """Where the image goes; None where numbers alone are asked for."""
+    """Return the path of the image; None if only numbers are requested."""
     if "out" not in args:
         given = Path(args.image)
         return None if args.get("json") else given.with_name(f"{given.stem}-heat.png")

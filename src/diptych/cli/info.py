@@ -42,7 +42,7 @@ def run(args: Namespace) -> None:
 
 
 def _each(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a model keeps, a row each; of what it keeps for each class, a row a class."""
+    """Return what a model stores, one row each; for values by class, one row per class."""
     for name, value in kept.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         yield from ((f"{name} {part}".strip(), each) for part, each in parts if each)
@@ -56,7 +56,7 @@ def _where(folder: Path) -> str:
 
 
 def describe(model: Any, folder: Path) -> dict[str, Any]:
-    """Facts of a loaded model; those of its training where `folder` holds a run."""
+    """Return facts of a loaded model, and of its training if `folder` holds a run."""
     stored: dict[str, Any] = {}
     if (folder / "model.json").is_file():
         from diptych.methods.store import read_description
@@ -81,12 +81,12 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "identity": model.identity,
         "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
         "diptych": stored.get("diptych"),
-        "kept": stored.get("kept") or None,  # beside weights: classes, prompts that it found
+        "kept": stored.get("kept") or None,  # beside weights: classes, prompts
     }
 
 
 def parts(model: Any) -> dict[str, Any]:
-    """What a model is made of: two towers, a language model, or all three."""
+    """Return the parts of a model: two towers, a language model, or all three."""
     if not hasattr(model, "encoder"):
         spec = model.lm.config()["text"]
         shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
@@ -107,7 +107,7 @@ def parts(model: Any) -> dict[str, Any]:
 
 
 def count(module: Any) -> int:
-    """The parameters of a module."""
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -81,7 +81,7 @@ def _optimizers() -> list[dict[str, Any]]:
 
 
 def _modules(folder: str, name: str | None) -> list[tuple[str, str]]:
-    """(name, first sentence) of the modules of a folder, read without importing them."""
+    """Return (name, first sentence) of the modules of a folder, read without importing them."""
     found = []
     for path in sorted((Path(__file__).parents[1] / folder).glob("[a-z]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -93,8 +93,8 @@ def _modules(folder: str, name: str | None) -> list[tuple[str, str]]:
 
 
 def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
-    """Names that a module gives a plain value, as in `FORMAT = "tar"` and `FORMAT, ANY = "table",
-    True`."""
+    """Yield the names that a module assigns plain values to, as in `FORMAT = "tar"` and `FORMAT,
+    ANY = "table", True`."""
     for node in tree.body:
         if not isinstance(node, ast.Assign):
             continue

@@ -83,14 +83,14 @@ def run(args: Namespace) -> None:
         f" - “{args.minus}”" if "minus" in args else ""
     )
     columns = ("#", "cosine", "key", "caption", "file")
-    if not any(hit.image_path for hit in hits):  # images in tars have no file of their own
+    if not any(hit.image_path for hit in hits):  # images in tars are not separate files
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
     show_table(f"{asked} in {len(index):,} images", columns, rows)
 
 
 def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:
-    """The model to load and the weights beside it: those given, else those that made the folder."""
+    """Return the model to load and its weights: those given, else those that made the folder."""
     if "model" in args:
         return args.model, args.get("weights")
     folder = Path(manifest.model.removeprefix("hf:"))

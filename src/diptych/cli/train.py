@@ -185,7 +185,7 @@ def add(parser: Parser) -> None:
 
 
 def extend(parser: Parser, words: list[str]) -> list[str]:
-    """Add the options of the method and of its recipe, and put what a file says in front of the
+    """Add the options of the method and of its recipe, and put the options of a file before the
     words."""
     method = next(iter(parser.positionals(words)), None)
     path = _config_file(parser, words, method)
@@ -204,7 +204,7 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
     name = method or named
     if name is None:
         return words
-    if method is None and name.endswith(".py"):  # a file of options never says what code is run
+    if method is None and name.endswith(".py"):  # a config file must not choose code to run
         raise InputError(
             f"{path} is of the method in {name}; name that file: diptych train {name} …"
         )
@@ -223,12 +223,12 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
         )
     split_specs = [] if "--with" in given else [f"--with={spec}" for spec in added]
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
-        tree["recipe"].pop("steps", None)  # the newer word on how long wins
+        tree["recipe"].pop("steps", None)  # --epochs overrides the file's steps
     return [*([] if method else [name]), *parser.words_of(tree, str(path)), *split_specs, *words]
 
 
 def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Path | None:
-    """The file of --config; for a bare --resume, that of the run."""
+    """Return the file of --config; for --resume without a method, that of the run."""
     if (given := parser.value_of("--config", words)) is not None:
         path = Path(given)
         if not path.is_file():
@@ -243,10 +243,10 @@ def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Pa
 
 
 def _add_method(parser: Parser, name: str) -> None:
-    """The method's own options and those of the recipe that have no name of their own."""
+    """Add the method's options and those of the recipe that have no short name."""
     from diptych.methods.registry import find
 
-    find(name)  # an unknown name is told before anything heavy is imported
+    find(name)  # raises for an unknown name before anything heavy is imported
     from diptych.methods.base import Recipe
     from diptych.methods.registry import method_class
 
@@ -262,7 +262,7 @@ def _add_method(parser: Parser, name: str) -> None:
 def _add_fields(
     parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]
 ) -> None:
-    """An option for each field of a dataclass that has none yet; its help are the presets'
+    """Add an option for each field of a dataclass that has none yet; its help shows the presets'
     values."""
     hints = typing.get_type_hints(config)
     limits = annotations(config)
@@ -282,7 +282,8 @@ def _add_fields(
 
 
 def _value(given: Any, field: Any) -> Any:
-    """What a preset (a mapping or a dataclass) says of a field, else the field's default."""
+    """Return a preset's value of a field (the preset is a mapping or a dataclass), else the field's
+    default."""
     if isinstance(given, Mapping):
         default = field.default if field.default is not MISSING else field.default_factory()
         return _short(given.get(field.name, default))
@@ -305,7 +306,8 @@ def _metavar(hint: Any) -> str:
 
 
 def _joined(data: Any, path: Path | None) -> str:
-    """The `data` of a file, a spec or a mapping of streams to specs, as a word for --data."""
+    """Return the `data` of a file, a spec or a mapping of streams to specs, as a word for
+    --data."""
     if isinstance(data, str):
         return data
     if isinstance(data, Mapping) and all(isinstance(spec, str) for spec in data.values()):
@@ -316,8 +318,8 @@ def _joined(data: Any, path: Path | None) -> str:
 
 
 def streams(words: Sequence[str]) -> dict[str, str]:
-    """Streams by role from the words of --data; what has no role goes to the stream named before
-    it, first `train`.
+    """Return streams by role from the words of --data; sources without a role belong to the stream
+    named before them, at first `train`.
 
     >>> streams(["a.tar,b.{tar,tgz}", "web=c.tar"])
     {'train': 'a.tar,b.{tar,tgz}', 'web': 'c.tar'}
@@ -337,8 +339,8 @@ def streams(words: Sequence[str]) -> dict[str, str]:
 
 
 def few(data: Mapping[str, str], shots: int, seed: int) -> dict[str, str]:
-    """The streams with the options behind each source of `train` that draw so many samples of each
-    of its classes.
+    """Return the streams with options added to each source of `train` that sample `shots` images of
+    each of its classes.
 
     >>> few({"train": "a.tar,b.{tar,tgz}", "web": "c.tar"}, 16, seed=1)
     {'train': 'a.tar:shots=16:draw=1,b.{tar,tgz}:shots=16:draw=1', 'web': 'c.tar'}
@@ -382,7 +384,7 @@ def run(args: Namespace) -> int:
         name: args[name] for name in names if name in args
     }
     config = resolve(args.name, streams(args.data), config=groups.pop("method"), **given, **groups)
-    if "shots" in args:  # into the specs, so that config.yaml tells the samples in full
+    if "shots" in args:  # in the specs, so that config.yaml fully determines the samples
         config = replace(config, data=few(config.data, args.shots, config.options.seed))
     out = Path(args.out).expanduser()
     with _interruptible() as interrupted:
@@ -400,7 +402,7 @@ def run(args: Namespace) -> int:
             return 130 if interrupted() else 0
         except KeyboardInterrupt:
             if not (out / "config.yaml").exists():
-                raise  # nothing was begun
+                raise  # nothing was started
             say(
                 f"stopped at once; go on from the last checkpoint with: diptych train --resume --out {out}"
             )
@@ -411,7 +413,7 @@ def run(args: Namespace) -> int:
 
 
 def _tell_tune(config: Any) -> Callable[[], None] | None:
-    """What says that the preset `tune` was taken where none was named."""
+    """Return a function that reports the use of the preset `tune` by default."""
     if config.preset != "tune":
         return None
     recipe = config.recipe
@@ -464,17 +466,17 @@ def _last_validation(out: Path) -> dict[str, float]:
 
 @contextmanager
 def _interruptible() -> Iterator[Any]:
-    """Ctrl-C and a closed terminal ask the engine to save and stop, as SIGTERM does; a second
+    """Let Ctrl-C and a closed terminal ask the engine to save and stop, as SIGTERM does; a second
     Ctrl-C stops at once.
 
-    Yields a function that tells whether there was one. Processes forked from this one, which the
-    terminal interrupts too, go on until the engine ends them.
+    Yields a function that returns whether there was a Ctrl-C. Processes forked from this one also
+    receive it from the terminal, and continue until the engine ends them.
     """
     owner = os.getpid()
     pressed = False
     launched = (
         "TORCHELASTIC_RUN_ID" in os.environ
-    )  # torchrun passes on each Ctrl-C, which the terminal sent already
+    )  # torchrun forwards each Ctrl-C in addition to the terminal
 
     def first(number: int, frame: Any) -> None:
         nonlocal pressed
@@ -484,7 +486,7 @@ def _interruptible() -> Iterator[Any]:
             return
         if pressed or not callable(
             signal.getsignal(signal.SIGTERM)
-        ):  # the engine does not listen yet, or no longer
+        ):  # the engine has no handler yet, or no longer
             raise KeyboardInterrupt
         pressed = True
         say("stopping after this step; Ctrl-C again stops at once")
@@ -509,7 +511,7 @@ def _interruptible() -> Iterator[Any]:
 
 
 def _leave_terminal() -> None:
-    """Say nothing more to a terminal that is closed: each word would be an error."""
+    """Redirect the output of a closed terminal to the null device: each write would be an error."""
     for stream in (1, 2):
         try:
             termios.tcgetattr(stream)

@@ -80,7 +80,7 @@ def run(args: Namespace) -> None:
 
 
 def _threshold(args: Namespace, model: Any) -> float:
-    """The threshold: the one given, the best on the texts of --val, or the model's own."""
+    """Return the threshold: the given one, the best on the texts of --val, or the model's own."""
     if "threshold" in args:
         return args.threshold
     if "val" in args:
@@ -102,7 +102,7 @@ def _threshold(args: Namespace, model: Any) -> float:
 
 
 def _texts(given: str) -> list[str]:
-    """One text, or those of a file, one a line."""
+    """Return one text, or those of a file, one per line."""
     path = Path(given).expanduser()
     if path.suffix != ".txt":
         return [given]

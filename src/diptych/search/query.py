@@ -1,5 +1,4 @@
-"""Query an index: images for a text, images similar to an image, or to an image with a change in
-words."""
+"""Query an index by a text, by an image, or by an image and a text of what should differ."""
 
 from collections.abc import Sequence
 from pathlib import Path

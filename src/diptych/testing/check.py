@@ -1,8 +1,8 @@
-"""The contract suite: what every method must do, whatever it is. `check_method("clip")` runs it; a
-researcher runs it on a class of her own.
+"""The contract suite: the checks that every method must pass. `check_method("clip")` runs it;
+authors of methods run it on their own class.
 
-Each check is a function of a `Subject` and says in its first line what it proves. They use the
-method's own presets on a toy source that gives the fields the method asks for.
+Each check is a function of a `Subject`, and its first line says what it proves. The checks use the
+method's own presets on a toy source with the fields that the method reads.
 """
 
 import json
@@ -40,7 +40,7 @@ from diptych.training.step import Step, forward_backward
 
 
 def encode_mixes_no_samples(subject: Subject) -> None:
-    """`encode` gives each sample the same features whoever else is in the batch."""
+    """`encode` computes the same features of a sample whatever else is in the batch."""
     method = subject.small().eval()
     if not method.chunkable:
         return
@@ -64,8 +64,8 @@ def encode_mixes_no_samples(subject: Subject) -> None:
 
 
 def loss_changes_no_state(subject: Subject) -> None:
-    """`encode` and `loss` leave parameters and buffers as they were, the running statistics of
-    batch norms apart, and give the same value twice."""
+    """`encode` and `loss` change no parameters and no buffers except the running statistics of
+    batch norms, and return the same value twice."""
     method = subject.small()
     running = {
         f"{place}.{name}"
@@ -96,8 +96,8 @@ def loss_changes_no_state(subject: Subject) -> None:
 
 
 def every_parameter_learns(subject: Subject) -> None:
-    """Each stage's loss is one finite number; every trainable parameter gets a finite gradient in
-    some stage, and in every stage where the class has `find_unused_parameters`."""
+    """Each stage's loss is one finite number. Every trainable parameter gets a finite gradient in
+    some stage, and in every stage unless the class sets `find_unused_parameters`."""
     method = subject.small()
     lost: set[str] | None = (
         None if any(stage.optimize for stage in method.stages()) else _trainable(method)
@@ -132,8 +132,8 @@ def _trainable(method: Method) -> set[str]:
 
 
 def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
-    """Encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of the
-    whole batch."""
+    """When encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of
+    the whole batch."""
     if subject.cls.chunkable and any(stage.optimize for stage in subject.small().stages()):
         _compare(
             gradients_of(subject, BATCH),
@@ -143,7 +143,8 @@ def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
 
 
 def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
-    """On two ranks, loss and gradients equal those of one process; so does what a search finds."""
+    """On two ranks, loss and gradients equal those of one process; so does the result of a
+    search."""
     if not subject.small().stages()[0].optimize:
         one = found_by(subject)
         for rank, two in enumerate(ranks.run(found_by, subject)):
@@ -162,8 +163,8 @@ def _compare(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
     assert abs(one["loss"] - other["loss"]) < 1e-4 * max(1, abs(one["loss"])), (
         f"the loss is {one['loss']} in one process at once, {other['loss']} {where}"
     )
-    # Some gradients are zero but for rounding (a softmax ignores the bias of its keys): the whole
-    # sets their scale.
+    # Some gradients are zero up to rounding (a softmax ignores the bias of its keys), so the norm
+    # of all gradients sets their scale.
     whole_norm = torch.stack([gradient.norm() for gradient in one["gradients"].values()]).norm()
     for name, gradient in one["gradients"].items():
         assert name in other["gradients"], f"{name} has no gradient {where}"
@@ -173,7 +174,7 @@ def _compare(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
 
 
 def resume_is_exact(subject: Subject) -> None:
-    """A run broken off and resumed ends with the same bits as an unbroken one."""
+    """A run that is interrupted and resumed ends with the same bits as an uninterrupted one."""
     with tempfile.TemporaryDirectory() as folder:
         unbroken = train(subject, Path(folder) / "a", 4)
         train(subject, Path(folder) / "b", 4, stop_after=2)
@@ -185,8 +186,8 @@ def resume_is_exact(subject: Subject) -> None:
 
 
 def saved_model_loads(subject: Subject) -> None:
-    """What `deliver` gives is written to model.safetensors and read back into a fresh method with
-    the same bits."""
+    """The module of `deliver` is written to model.safetensors and loaded into a new method with the
+    same bits."""
     method = subject.small()
     preset = subject.preset("small", 4)
     delivered = method.deliver()
@@ -211,7 +212,8 @@ def saved_model_loads(subject: Subject) -> None:
 
 
 def missing_field_is_refused(subject: Subject) -> None:
-    """A source without a field that is read is an InputError naming it, before the first step."""
+    """A source without a field that is read raises an InputError that names it, before the first
+    step."""
     method = subject.small()
     first = method.stages()[0]
     for name in method.needs(first):
@@ -229,7 +231,7 @@ def missing_field_is_refused(subject: Subject) -> None:
 
 def paper_preset_builds(subject: Subject) -> None:
     """`paper` builds at full size on the meta device, and takes two real steps at 1/16 of its width
-    (where nothing descends it solves once)."""
+    (or solves once if it has no steps)."""
     full = subject.cls.preset("paper")
     with torch.device("meta"):
         maker = Make(
@@ -250,7 +252,7 @@ def paper_preset_builds(subject: Subject) -> None:
 
 
 def golden_losses(subject: Subject, path: Path) -> None:
-    """The losses of 20 steps in float64 are those in the stored file."""
+    """The losses of 20 steps in float64 equal those in the stored file."""
     losses = _losses(subject)
     assert path.exists(), (
         f"{path} is missing; write it with `python -m diptych.testing {subject.name} --golden {path}`"
@@ -261,7 +263,7 @@ def golden_losses(subject: Subject, path: Path) -> None:
     )
     for step, (old, new) in enumerate(zip(stored, losses, strict=True)):
         # Measured between instruction sets: at most 1e-13. Float32 losses would differ by some
-        # percent, since Muon gives the rounding of null directions the length of a step.
+        # percent, since Muon scales the rounding errors in null directions to the size of a step.
         assert abs(old - new) <= 1e-7 * max(1, abs(old)), (
             f"at step {step} the loss is {new}, stored is {old} ({path})"
         )
@@ -276,7 +278,7 @@ def _losses(subject: Subject) -> list[float]:
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """What is built and computed inside is in float64."""
+    """Within this context modules are built and computed in float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -306,12 +308,12 @@ def check_method(
     golden: str | Path | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the contract suite on a method, by its name, its file (`*.py`) or its class;
-    AssertionError says what is wrong and what to do.
+    """Run the contract suite on a method, given by its name, its file (`*.py`) or its class. An
+    AssertionError says what is wrong and how to fix it.
 
-    `ranks` lends two running ranks (else two are started); `golden` names the file of stored
-    losses. `tell` gets a line as each check begins, by default on stderr. Raises InputError for a
-    method that cannot be had, or lacks a preset.
+    `ranks` provides two running ranks (else two are started); `golden` names the file of stored
+    losses. `tell` receives a line as each check begins, by default it prints to stderr. Raises
+    InputError for a method that does not exist or lacks a preset.
 
     >>> check_method("clpi")
     Traceback (most recent call last):
@@ -340,5 +342,5 @@ def _title(check: Callable[..., None]) -> str:
 
 
 def write_golden(name: str, path: Path) -> None:
-    """Store the losses of 20 steps in float64; look at the difference before you commit it."""
+    """Store the losses of 20 steps in float64; review the difference before you commit it."""
     path.write_text("".join(f"{loss:.12g}\n" for loss in _losses(Subject.of(name))))

@@ -1,8 +1,8 @@
-"""Whether a method learns: what it is trained on it comes to know by heart, and wrong texts teach
-it nothing.
+"""Whether a method learns: it must memorise its training samples, and must learn nothing from wrong
+texts.
 
-The toy has 128 drawings, every colour, shape and place. The 32 that are trained on have each colour
-with each shape once; the other 96 are new.
+The toy has 128 drawings, every combination of colour, shape and place. The 32 training samples have
+each colour with each shape once; the other 96 are new.
 """
 
 import json
@@ -41,15 +41,15 @@ from diptych.training.engine import Engine
 from diptych.training.options import Options
 
 ENOUGH = 0.85
-"""A score that shows that the samples are known. It must also halve what is missing before
+"""A score that shows that the samples are memorised. It must also halve the error before
 training."""
 STEPS = 80
 BEFORE = 20
 LOOK = 10
-"""Steps of the last stage at the most, of each stage before it, and between two looks at the
+"""Maximum steps of the last stage, of each stage before it, and between two measurements of the
 score."""
 RATE = 2.0
-"""Times the recipe's learning rate: a narrow model on few samples bears more."""
+"""A factor of the recipe's learning rate: a narrow model on few samples tolerates more."""
 CROP = (0.5, 1.0)
 _SEEN = tuple(
     colour + 8 * shape + 32 * ((colour + shape) % 4) for shape in range(4) for colour in range(8)
@@ -58,7 +58,7 @@ _NEW = tuple(sorted(set(range(128)) - set(_SEEN)))
 
 
 class Picked(Wrapped):
-    """Some of the toy's samples; `shuffled` gives each of them the texts of another."""
+    """Some of the toy's samples; with `shuffled` each has the texts of another."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Picked(Wrapped):
 
 
 def learns_its_own_signal(subject: Subject) -> None:
-    """A method that descends learns 32 samples by heart, by its own `score`; one that knows nothing
-    but its pairs then also matches new ones better than chance."""
+    """A method with steps memorises 32 samples, by its own `score`. A method that learns only from
+    its pairs then also matches new pairs better than chance."""
     if not _descends(subject):
         return
     method, scores, enough = trained(subject)
@@ -98,8 +98,8 @@ def learns_its_own_signal(subject: Subject) -> None:
 
 
 def shuffled_texts_teach_nothing(subject: Subject) -> None:
-    """Trained on the texts of other images, a method that knows nothing but its pairs matches new
-    ones no better than chance."""
+    """Trained on the texts of other images, a method that learns only from its pairs matches new
+    pairs no better than chance."""
     if not knows_pairs_alone(subject):
         return
     right, bound = new_pairs(trained(subject, shuffled=True)[0])
@@ -114,8 +114,8 @@ def _descends(subject: Subject) -> bool:
 
 
 def knows_pairs_alone(subject: Subject) -> bool:
-    """Whether it trains a dual encoder of images and texts, and neither starts from a model nor
-    asks a teacher."""
+    """Whether a method trains a dual encoder of images and texts without a given model or a
+    teacher."""
     module = subject.small().deliver()
     pairs = isinstance(module, DualEncoder) and module.text is not None
     alone = not subject.cls.adapts and "teacher" not in subject.cls.presets["small"].config
@@ -127,8 +127,8 @@ class _Learnt(Exception):
 
 
 def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[float], float]:
-    """The method trained on 32 samples until it knows them, its scores on the way, and which score
-    is enough."""
+    """Return the method trained on 32 samples until it has memorised them, its scores on the way,
+    and the sufficient score."""
     method = _begun(subject)
     sources: dict[str, Source] = {
         stream: Picked(_SEEN, toy.fields, sorted(toy.lacked), shuffled)  # type: ignore[attr-defined]  # they are toys
@@ -138,11 +138,11 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_of(subject, method, sources, Path(folder), STEPS, batch=len(_SEEN))
         engine.recipe = replace(engine.recipe, lr=RATE * engine.recipe.lr)
-        engine.average = None  # which would look back to the start
+        engine.average = None  # it would average over weights from the start
         try:
             before, enough = score(method, sources)
             measure = partial(score, method, sources)
-        except InputError:  # toys have not what its validation reads
+        except InputError:  # toys lack the fields that its validation reads
             before = 0.0
             enough = 0.5
             measure = partial(_by_loss, Path(folder))
@@ -163,7 +163,7 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
 
 
 def _shorten(method: Method) -> int:
-    """Give stages before the last that descends few steps; the place of that one."""
+    """Give stages before the last one with steps few steps; return the index of that one."""
     stages = method.stages()
     last = max(at for at, stage in enumerate(stages) if stage.optimize)
     shorter = [
@@ -182,8 +182,10 @@ def _shorten(method: Method) -> int:
 
 
 def _begun(subject: Subject) -> Method:
-    """The method as it begins, with crops as its only augmentation: what adapts a model or asks a
-    teacher has one that has begun to learn the toy."""
+    """Return the method before training, with crops as its only augmentation.
+
+    A method that adapts a model or has a teacher gets a model that is partly trained on the toy.
+    """
     preset = subject.preset("small", 4)
     config = _cropped(preset.config)
     if "teacher" in config:
@@ -206,8 +208,8 @@ def _cropped(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _start() -> "tempfile.TemporaryDirectory[str]":
-    """The folder of a small CLIP that has begun to learn the toy, with the towers of methods that
-    adapt one."""
+    """Return the folder of a small CLIP that is partly trained on the toy, with the towers of
+    methods that adapt one."""
     subject = Subject(CLIP, "clip")
     preset = subject.preset("small", 4)
     image, text = (str(narrower(spec, 4)) for spec in (classify.SMALL.image, classify.SMALL.text))
@@ -226,13 +228,13 @@ def _start() -> "tempfile.TemporaryDirectory[str]":
 
 @torch.no_grad()
 def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
-    """How well a method knows samples, from 0 to 1, and what is enough, by what it delivers and
-    logs:
+    """Return how well a method has memorised samples, from 0 to 1, and the sufficient score,
+    depending on what it delivers and logs:
 
     - a dual encoder of images alone: `agreement`
-    - where it logs a perplexity: the probability of a token, of which a half is enough
-    - accuracy by names where the data name classes, or recall, or what else its validation begins
-      with
+    - a method that logs a perplexity: the probability of a token, of which a half is sufficient
+    - otherwise: accuracy by names if the data name classes, or recall, or the first measure of its
+      validation
     """
     source = sources.get("train") or next(iter(sources.values()))
     module = method.deliver()
@@ -260,8 +262,8 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
 
 
 def agreement(module: DualEncoder, batch: Batch) -> float:
-    """How many views of images are nearest to one of the same image, or of the same label where it
-    is read."""
+    """Return the share of image views whose nearest view is of the same image, or of the same label
+    if the label is read."""
     vectors = module.embed_images(batch.image.flat)
     cosines = (vectors @ vectors.T).fill_diagonal_(-2)
     labels: Any = batch.fields.get("label", torch.arange(len(batch)))
@@ -274,7 +276,7 @@ def _last(method: Method) -> Any:
 
 
 def _batch(method: Method, source: Source) -> Batch:
-    """All samples as the last step sees them."""
+    """Return all samples as the last step reads them."""
     stage = _last(method)
     return next(
         Loader(source, method.views(stage), stage.plan, len(source), steps=1).epoch(0, step=1)
@@ -282,15 +284,15 @@ def _batch(method: Method, source: Source) -> Batch:
 
 
 def _by_loss(out: Path) -> tuple[float, float]:
-    """How much of the first loss is gone in the last steps, and what is enough."""
+    """Return the share by which the last steps reduce the first loss, and the sufficient share."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     return 1 - float(np.mean(losses[-LOOK:])) / losses[0], 0.5
 
 
 def new_pairs(method: Method) -> tuple[int, int]:
-    """How many of 96 new images have their text among the nearest 5, and how many chance alone
-    gives at the most."""
+    """Return how many of 96 new images have their text among the nearest 5, and the most that
+    chance gives."""
     source = Picked(_NEW, ("images.main", "texts.caption"))
     module: Any = method.deliver()
     with evaluating(module):
@@ -302,8 +304,8 @@ def new_pairs(method: Method) -> tuple[int, int]:
 
 
 def chance(count: int, among: int, odds: float = 1e-3) -> int:
-    """How many of `count` guesses are right at the most, but for `odds`, where each is with `among`
-    / `count`.
+    """Return the most correct guesses of `count`, except with probability `odds`, if each is
+    correct with probability `among` / `count`.
 
     >>> chance(96, 5)
     13

@@ -1,5 +1,5 @@
-"""Several ranks on one machine: processes joined by gloo that run functions, as many as you like,
-until closed."""
+"""Several ranks on one machine: processes connected by gloo that run any number of functions until
+they are closed."""
 
 import os
 import tempfile
@@ -14,15 +14,16 @@ import torch.multiprocessing as mp
 
 
 class RankError(AssertionError):
-    """A function failed on a rank; the message is that rank's traceback."""
+    """Raised if a function failed on a rank; the message is that rank's traceback."""
 
 
 class Ranks:
-    """`count` processes, one rank each: `run(fn, *args)` runs `fn` on all and gives their results.
+    """`count` processes, one rank each: `run(fn, *args)` runs `fn` on all and returns their
+    results.
 
-    They are started by the first `run`, serve all later ones, and are started anew after a `run`
-    that failed: what one function has broken, the next does not meet. `fn`, its arguments and
-    results must pickle. Use as a context manager, or call `close`.
+    They are started by the first `run`, serve all later ones, and are restarted after a `run` that
+    failed, so that an error does not affect the next function. `fn`, its arguments and results must
+    pickle. Use as a context manager, or call `close`.
     """
 
     def __init__(self, count: int):
@@ -32,8 +33,8 @@ class Ranks:
         self._processes: list[Any] = []
 
     def run(self, fn: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
-        """The results of `fn(*args)` in rank order; RankError where a rank failed, died or was too
-        slow."""
+        """Return the results of `fn(*args)` in rank order. Raises RankError if a rank failed, died
+        or was too slow."""
         if not self._processes:
             self._open()
         try:
@@ -70,7 +71,7 @@ class Ranks:
             arguments = (theirs, rank, self.count, self._folder.name)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
-            theirs.close()  # so that the end of a process is seen as the end of its pipe
+            theirs.close()  # so that the end of a process closes its pipe
             self._pipes.append(ours)
             self._processes.append(process)
 
@@ -102,7 +103,7 @@ def _serve(pipe: Connection, rank: int, count: int, folder: str) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "0",
-    }  # read, never used: a file brings ranks together
+    }  # read but not used: the ranks connect through a file
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count

@@ -1,5 +1,5 @@
-"""How the contract suite runs a method: batches, one step's gradients, a short training. Top-level
-functions, so that other ranks can be told them by name."""
+"""How the contract suite runs a method: batches, one step's gradients, a short training. These are
+top-level functions, so that they pickle for other ranks."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,15 +29,15 @@ BATCH = 8
 
 
 def rows(batch: Any, start: int, stop: int) -> Any:
-    """Some samples of a batch, or of one of each stream."""
+    """Return some samples of a batch, or of the batch of each stream."""
     if isinstance(batch, Mapping):
         return {name: each.rows(start, stop) for name, each in batch.items()}
     return batch.rows(start, stop)
 
 
 def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
-    """One batch for each stage that descends, this rank's part of it. What searches before one
-    gives its columns."""
+    """Return this rank's part of one batch for each stage with steps. Earlier stages that search
+    provide their columns."""
     sources = subject.sources(method)
     method.setup(sources)
     found = []
@@ -66,7 +66,8 @@ def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[
 
 
 def gradients_of(subject: Subject, batch: int, chunk: int | None = None) -> dict[str, Any]:
-    """Loss and parameter gradients of one step, averaged over the ranks as the engine does."""
+    """Return loss and parameter gradients of one step, averaged over the ranks as the engine
+    does."""
     torch.set_num_threads(1)
     method = subject.small()
     stage, part = batches(subject, method, batch)[0]
@@ -80,7 +81,7 @@ def gradients_of(subject: Subject, batch: int, chunk: int | None = None) -> dict
 
 
 def found_by(subject: Subject) -> dict[str, Tensor]:
-    """What a method's first stage, which does not descend, has put into its buffers."""
+    """Return the buffers after a method's first stage, which has no steps."""
     torch.set_num_threads(1)
     method = subject.small()
     sources = subject.sources(method)
@@ -99,7 +100,7 @@ def engine_of(
     batch: int = BATCH,
     **options: Any,
 ) -> Engine:
-    """An engine with the recipe of `small`."""
+    """Return an engine with the recipe of `small`."""
     recipe = replace(subject.cls.preset("small").recipe, steps=steps, batch_size=batch)
     return Engine(method, recipe, sources, out, Options(quiet=True, **options))
 
@@ -111,7 +112,8 @@ class _Stop(Exception):
 def train(
     subject: Subject, out: Path, steps: int, *, resume: bool = False, stop_after: int | None = None
 ) -> Method:
-    """The method after a run of so many steps, or one that is broken off after some of them."""
+    """Return the method after a run of this many steps, or after one that is interrupted
+    earlier."""
     method = subject.small()
     save_every = steps if stop_after is None else stop_after
     engine = engine_of(subject, method, subject.sources(method), out, steps, save_every=save_every)
@@ -131,5 +133,5 @@ def train(
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """Its parameters and buffers as they are now."""
+    """Return a copy of the parameters and buffers."""
     return {name: value.clone() for name, value in module.state_dict().items()}

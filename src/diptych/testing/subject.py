@@ -1,5 +1,5 @@
-"""What the contract suite is run on: a method's presets, narrowed to what a second can train, and
-toys as its data."""
+"""The subject of the contract suite: a method's presets, narrowed so that they train within a
+second, and toys as its data."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,13 +17,13 @@ from diptych.testing.toy import Toy
 
 @dataclass(frozen=True)
 class Subject:
-    """A method under test: its class, and its name where it has one."""
+    """A method under test: its class, and its name if it has one."""
 
     cls: type[Method]
     name: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A class in a file of its own is found again by that file, as no other process can import
+        """Pickle a class in a separate file by that file, since other processes cannot import
         it."""
         if self.name is not None and is_file(self.name):
             return Subject.of, (self.name,)
@@ -31,15 +31,15 @@ class Subject:
 
     @classmethod
     def of(cls, name: str) -> "Subject":
-        """A method by its name or its file."""
+        """Return a method by its name or its file."""
         return cls(method_class(name), find(name).name)
 
     def preset(self, name: str, shrink: int) -> Preset:
-        """A preset with towers and heads `shrink` times narrower, no dropout, and the model that
-        ships for any other.
+        """Return a preset with towers and heads `shrink` times narrower, no dropout, and the model
+        that ships with the package in place of any other.
 
-        Options are known by their annotations: `Width`, `NetworkSpec`, `Dropout` and `ModelSpec` of
-        `diptych.spec`. The method's `test_options` come last.
+        Options are recognised by their annotations: `Width`, `NetworkSpec`, `Dropout` and
+        `ModelSpec` of `diptych.spec`. The method's `test_options` are applied last.
         """
         preset = self.cls.preset(name)
         narrow = {
@@ -64,7 +64,7 @@ class Subject:
         )
 
     def make(self, preset: Preset) -> Method:
-        """A method with fresh weights, always the same."""
+        """Return a method with new weights, always the same."""
         torch.manual_seed(0)
         maker = Make(
             image=preset.image,
@@ -75,11 +75,11 @@ class Subject:
         return self.cls(self.cls.configure(preset.config), maker)
 
     def small(self) -> Method:
-        """The `small` preset, narrowed to what a second can train."""
+        """Return the `small` preset, narrowed so that it trains within a second."""
         return self.make(self.preset("small", 4))
 
     def sources(self, method: Method, without: str | None = None) -> dict[str, Source]:
-        """Toys that give what each stream of each stage reads."""
+        """Return toys with the fields that each stream of each stage reads."""
         reads: dict[str, dict[str, None]] = {}
         lacked: dict[str, list[str]] = {}
         for stage in method.stages():
@@ -96,11 +96,11 @@ class Subject:
 
 
 def narrower(spec: str, factor: int) -> Spec:
-    """A tower spec with every width divided by `factor`, dropout off, and from a factor of 16 on at
-    most 8 x 8 patches.
+    """Return a tower spec with every width divided by `factor`, without dropout, and from a factor
+    of 16 on with at most 8 x 8 patches.
 
-    Models of timm have widths of their own: in their place comes timm's test model of the same
-    family, on images of 64 pixels.
+    Models of timm have fixed widths: they are replaced by timm's test model of the same family, on
+    images of 64 pixels.
 
     >>> str(narrower("vit:width=768:heads=12:dropout=0.1", 16)), str(narrower("timm:resnet50:image_size=224", 16))
     ('vit:width=48:heads=12:dropout=0.0', 'timm:test_resnet:image_size=64')
@@ -136,8 +136,8 @@ def _smallest_of_family(spec: str) -> str:
 
 
 def toy_tokenizer(preset: Preset) -> Tokenizer | None:
-    """A small vocabulary of the toy's words, with the preset's padding rule; None where it reads no
-    texts."""
+    """Return a small vocabulary of the toy's words, with the preset's padding rule; None if it
+    reads no texts."""
     if preset.text == NO_TOWER:
         return None
     toy = Toy(128)

@@ -1,5 +1,5 @@
-"""A source that has whatever fields are asked of it: small images of one shape and colour, and
-words about them."""
+"""A source with any requested fields: small images of one shape and colour, and words about
+them."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ class Drawn:
 
 class Toy:
     """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`,
-    `labels.NAME`, `boxes`); of those that are `lacked`, images, every third sample has none.
+    `labels.NAME`, `boxes`). Of the images in `lacked`, every third sample has none.
 
     >>> Toy(2, ["texts.caption"])[1].captions()
     ['a orange circle on the left']
@@ -122,5 +122,5 @@ class Toy:
         )
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of every sample."""
+        """Return one label of every sample."""
         return np.arange(self.count) % 8

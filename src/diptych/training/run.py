@@ -46,8 +46,8 @@ _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOT
 """Errors of file systems that cannot lock a folder, such as NFS."""
 
 _TEXTS = 1_000_000
-"""The maximum number of samples whose captions a tokenizer is trained on; of more, every n-th is
-used."""
+"""The maximum number of samples of each source whose captions train a tokenizer; of more, every
+n-th is used."""
 
 
 def run(
