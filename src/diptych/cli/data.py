@@ -373,7 +373,7 @@ def _shown(sample: Any, schema: Any) -> list[Any]:
 
 
 def _grown(image: Any) -> Any:
-    """Enlarge a small image by 2, without interpolation."""
+    """Double a small image in size, by nearest neighbour."""
     from PIL import Image
 
     return (

@@ -1,10 +1,10 @@
-"""What claims on adaptation share: a small set of labelled images, unlike those that `tiny` learnt
-from.
+"""Shared parts of the claims on adaptation: a small set of labelled images, unlike those that
+`tiny` was trained on.
 
-Classes are things in a colour ("blue crab"), drawn by the seed: five things, four colours. Half of
-the combinations, as the fields of a chessboard, are base classes; the others are novel, and made of
-the same parts. Pictures are scenes of one thing in styles that `tiny` never saw, and what a poor
-camera adds: noise, the same in training and test.
+Classes are objects in a colour ("blue crab"), sampled by the seed: five objects, four colours. Half
+of the combinations, alternating as on a chessboard, are base classes; the others are novel, and
+consist of the same parts. The images are scenes of one object in styles that are not in the
+training data of `tiny`, with the noise of a poor camera, the same in training and test.
 """
 
 import io
@@ -36,15 +36,15 @@ THINGS = 5
 TINTS = 4
 SHOTS = 16  # images of each class in training
 TESTED = 25  # and in the test
-# scenes for each combination of all things and colours, more where a class has too few of them
+# scenes for each combination of all objects and colours, more if a class has too few of them
 DRAWN = 40
 TEMPLATE = "a picture of a {}"
 LABEL = "pair"
 
 
 class Noisy(Wrapped):
-    """A source whose images have Gaussian noise of standard deviation `noise` (of 255), which hangs
-    on their keys."""
+    """A source whose images have Gaussian noise of standard deviation `noise` (of 255), which
+    depends on their keys."""
 
     def __init__(self, source: Source, noise: float):
         super().__init__(source, name=f"{source.name}:noise={noise:g}")
@@ -70,7 +70,7 @@ class Noisy(Wrapped):
 
 
 def classes(seed: int) -> tuple[list[str], list[str]]:
-    """Base and novel classes of a seed.
+    """Return the base and novel classes of a seed.
 
     >>> base, novel = classes(0)
     >>> len(base), len(novel), sorted({name.split()[0] for name in base}) == sorted({n.split()[0] for n in novel})
@@ -95,9 +95,11 @@ def images(
     shots: int = SHOTS,
     tested: int = TESTED,
 ) -> dict[str, Any]:
-    """The images of a seed as shards: `train`, `shots` of each base class, and `test`, `tested` of
-    each class; and `novel`, the names of the novel classes. `options` are those of the world
-    `scenes`."""
+    """Write the images of a seed as shards: `train`, `shots` of each base class, and `test`,
+    `tested` of each class. Return their paths, and `novel`, the names of the novel classes.
+
+    `options` are those of the world `scenes`.
+    """
     base, novel = classes(trial.seed)
     found: dict[str, Any] = {"novel": novel}
     for name, split, names, number in (
@@ -112,7 +114,7 @@ def images(
         )
         drawn = open_source(f"{spec}:count={count}")
         while np.bincount(labels_of(drawn, LABEL), minlength=len(names)).min() < number:
-            count *= 2  # this seed drew few of one class
+            count *= 2  # this seed sampled too few of one class
             drawn = open_source(f"{spec}:count={count}")
         write_shards(
             Noisy(draw_shots(drawn, number, trial.seed, LABEL), noise), trial.folder / name
@@ -130,9 +132,11 @@ def adapted(
     shots: int | None = None,
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: `tiny`, adapted by a method to the images of `trial.prelude`, or to so many `shots`
-    of each class of them; with a template of its own where it reads names and has no groups of
-    templates."""
+    """Return an arm: `tiny`, adapted by a method to the images of `trial.prelude`, or to `shots`
+    images of each class of them.
+
+    Methods that read names and have no groups of templates get the template of this module.
+    """
     named = getattr(method_class(method), "named", True) and "templates" not in config
     words = {"template": TEMPLATE} if named else {}
 
@@ -153,13 +157,13 @@ def adapted(
 
 
 def names_alone(trial: Trial) -> dict[str, float]:
-    """An arm: `tiny` as it is, told the names in the template."""
+    """An arm: `tiny` without training, with the class names in the template."""
     return halves(load("tiny"), trial, templates=(TEMPLATE,))
 
 
 def halves(model: Any, trial: Trial, **options: Any) -> dict[str, float]:
-    """Accuracy among the base classes, among the novel ones, the harmonic mean H of both, and
-    accuracy among all classes, of the test images."""
+    """Return the accuracy among the base classes, among the novel ones, the harmonic mean H of
+    both, and the accuracy among all classes, on the test images."""
     source = open_source(trial.prelude["test"])
     reported = evaluate(
         model, source, ["zeroshot"], label=LABEL, novel=trial.prelude["novel"], **options

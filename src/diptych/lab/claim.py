@@ -1,10 +1,10 @@
-"""A claim of a paper as a file that runs: arms to compare, what is expected of them, and what would
-break it.
+"""A claim of a paper as an executable file: the arms to compare, the expectations, and the
+ablations that should break them.
 
-`lab/claims/NAME.py`, named as the method, has a module-level `claim`; `diptych reproduce NAME` runs
-it and `lab.verdict` judges it by rule. Where the paper's own kind of data does not ship, a second
-one, `real`, stands beside it. A claim of one's own is a file anywhere: `diptych reproduce
-my_claim.py`.
+`lab/claims/NAME.py`, named after the method, has a module-level `claim`; `diptych reproduce NAME`
+runs it and `lab.verdict` judges it by rule. If the paper's kind of data does not ship with the
+package, a second claim in the file, `real`, uses real data. Other claims may be files anywhere:
+`diptych reproduce my_claim.py`.
 
     claim = Claim(
         question="With the sign of the momentum in place of its size, recall is no worse at half the state.",
@@ -43,11 +43,11 @@ def _silent(line: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What an arm, or the prelude, is handed: one seed, one thread, a folder of its own.
+    """The argument of an arm, or of the prelude: a seed and a separate folder; each has one thread.
 
-    `quick` asks for so little work that all arms of a seed take three minutes at the most.
-    `prelude` is what the prelude of this seed returned. `folder` is empty at the start and is
-    removed once the verdict is in. `log` shows a line to the person who waits.
+    `quick` asks for so little work that all arms of a seed take at most three minutes. `prelude` is
+    the return value of this seed's prelude. `folder` is empty at the start and is removed after the
+    verdict. `log` shows a line to the user.
     """
 
     seed: int
@@ -58,15 +58,15 @@ class Trial:
 
 
 Arm = Callable[[Trial], Mapping[str, float]]
-"""Runs one arm of one seed and returns its metrics as finite numbers: a run that diverged gets
-those it deserves."""
+"""Runs one arm of one seed and returns its metrics as finite numbers: a diverged run returns the
+numbers that it deserves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expect:
-    """One expectation; made by `better`, `not_worse`, `equal` or `at_most`, judged by the rule of
-    that name in `lab.verdict`. `other` is the arm it is compared with; `bound` the margin, or the
-    most allowed."""
+    """One expectation; made by `better`, `not_worse`, `equal` or `at_most`, and judged by the rule
+    of that name in `lab.verdict`. `other` is the arm to compare with; `bound` is the margin, or the
+    maximum."""
 
     kind: Literal["better", "not_worse", "equal", "at_most"]
     metric: str
@@ -77,7 +77,7 @@ class Expect:
     breaking: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """In words, without the arms that should break it.
+        """Return the expectation in words, without the arms that should break it.
 
         >>> print(not_worse("r1", "lion", than="adamw", margin=0.02))
         r1: lion not worse than adamw by 0.02
@@ -94,8 +94,8 @@ class Expect:
 def better(
     metric: str, arm: str, over: str, *, breaking: Sequence[str] = (), higher: bool = True
 ) -> Expect:
-    """`arm` is better than `over`, and each arm of `breaking` (the ablations that ought to break
-    it) loses at least half of that gain. `higher=False` where smaller is better."""
+    """`arm` is better than `over`, and each arm of `breaking` (ablations that should break the
+    effect) loses at least half of that gain. Set `higher=False` if smaller is better."""
     return Expect(
         kind="better", metric=metric, arm=arm, other=over, higher=higher, breaking=tuple(breaking)
     )
@@ -118,9 +118,9 @@ def at_most(metric: str, arm: str, most: float) -> Expect:
 
 @dataclass(frozen=True)
 class Floor:
-    """What an arm must reach before anything is claimed of it, from what chance would give.
+    """The minimum that an arm must reach before claims about it count, relative to chance.
 
-    `arms` are those that should learn; none named: all but the breaking ablations.
+    `arms` are those that should learn; by default all but the breaking ablations.
     """
 
     metric: str
@@ -129,7 +129,7 @@ class Floor:
 
     @property
     def value(self) -> float:
-        """Three times chance where chance is at most .2, else .3 of the way from chance to 1.
+        """Three times chance if chance is at most .2, else .3 of the way from chance to 1.
 
         >>> Floor("accuracy", 0.1).value, Floor("accuracy", 0.5).value
         (0.30000000000000004, 0.65)
@@ -139,13 +139,13 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What is asked, on which seeds, of which arms.
+    """The question, the seeds, the arms and the expectations of a claim.
 
-    At least 5 seeds where an arm takes under a minute, else 3; not those that hyper-parameters were
-    chosen on. `prelude` runs once a seed, before its arms, which get what it returned (whatever
-    pickles; files lie in its `trial.folder`). `table` names the metrics to show: by default those
-    that are judged. Raises InputError for an arm that does not exist, a margin that is none, too
-    few seeds.
+    Use at least 5 seeds if an arm takes under a minute, else 3; not those that hyper-parameters
+    were chosen on. `prelude` runs once for each seed, before its arms, which receive its return
+    value (anything that pickles; files are in its `trial.folder`). `table` names the metrics to
+    show, by default those that are judged. Raises InputError for an unknown arm, an invalid margin,
+    or too few seeds.
     """
 
     question: str
@@ -191,19 +191,19 @@ class Claim:
 
     @property
     def learning(self) -> tuple[str, ...]:
-        """The arms that the floor holds for."""
+        """The arms that the floor applies to."""
         breaking = {name for item in self.expect for name in item.breaking}
         return self.floor.arms or tuple(name for name in self.arms if name not in breaking)
 
 
 def names(folder: Path | None = None) -> list[str]:
-    """The claims there are: the files of the folder, by default lab/claims."""
+    """Return the names of all claims: the files of the folder, by default lab/claims."""
     return sorted(path.stem for path in (folder or CLAIMS).glob("[a-z]*.py"))
 
 
 def find(name: str, folder: Path | None = None) -> Path:
-    """The file of a claim, by its name or its own path (`*.py`); an unknown name shows the
-    nearest."""
+    """Return the file of a claim, by its name or its path (`*.py`). An error for an unknown name
+    suggests the nearest."""
     if name.endswith(".py"):
         return python_file(name, "claim")
     if name not in names(folder):
@@ -212,7 +212,7 @@ def find(name: str, folder: Path | None = None) -> Path:
 
 
 def load(path: Path) -> ModuleType:
-    """The module of a claim's file, freshly executed."""
+    """Return the module of a claim's file, newly executed."""
     name = (
         f"diptych.lab.claims.{path.stem}" if path.parent == CLAIMS else f"diptych_claim_{path.stem}"
     )
@@ -220,8 +220,8 @@ def load(path: Path) -> ModuleType:
 
 
 def block(path: Path, name: str = "claim") -> Claim:
-    """The claim of a file: its `claim`, or the second one, `real`; InputError where the file has
-    none."""
+    """Return the claim of a file: its `claim`, or the second one, `real`. Raises InputError if the
+    file has none."""
     found = getattr(load(path), name, None)
     if not isinstance(found, Claim):
         raise InputError(f"{path} has no {name} = Claim(…); see docs/lab.md")

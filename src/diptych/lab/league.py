@@ -1,5 +1,5 @@
-"""What the docs show of stored verdicts, as Markdown: all methods in one table, and the result of
-one claim."""
+"""Stored verdicts in the docs, as Markdown: all methods in one table, and the result of one
+claim."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,10 @@ COLUMNS = ("method", "year", "kind", "provenance", "verdict", "by its effect", "
 
 
 def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIMS) -> list[str]:
-    """All cards with the verdict on their claims and the interval of the effect that decided it: of
-    several, the first.
+    """Return all cards with the verdict on their claims and the interval of the effect that decided
+    it; of several, the first.
 
-    `results` is the folder of stored verdicts; `link` makes a method's name into the Markdown that
-    stands for it.
+    `results` is the folder of stored verdicts; `link` returns the Markdown for a method's name.
     """
     rows = []
     for name, card in cards().items():
@@ -32,8 +31,8 @@ def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIM
 
 
 def _effect(record: Record) -> tuple[str, str]:
-    """The first expectation whose outcome is the verdict, with the ablations that it fails by; the
-    first of all where the arms did not even learn."""
+    """Return the first expectation whose outcome is the verdict, with the ablations that make it
+    fail; the first of all if the arms are untrained."""
     deciding = [each for each in record["expect"] if each["outcome"] == record["verdict"]]
     found = (deciding or record["expect"])[0]
     kept = [
@@ -47,8 +46,8 @@ def _effect(record: Record) -> tuple[str, str]:
 
 
 def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> str:
-    """The verdict, whether the claim has changed since, and the verdict on real data where there is
-    one."""
+    """Return the verdict, whether the claim has changed since, and the verdict on real data if
+    there is one."""
     path = claims / f"{name}.py"
     if record is None:
         return "not tried" if path.exists() else "no claim"
@@ -60,8 +59,8 @@ def _verdict(name: str, record: Record | None, results: Path, claims: Path) -> s
 
 
 def result(name: str, results: Path) -> list[str]:
-    """The stored result of a claim and of its block on real data: question, arms, expectations,
-    verdict, conditions."""
+    """Return the stored result of a claim and of its block on real data: question, arms,
+    expectations, verdict, conditions."""
     found = [
         (title, read_result(result_path(name, block, results)))
         for title, block in (("", "claim"), ("On real data: ", "real"))

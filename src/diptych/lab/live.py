@@ -1,5 +1,4 @@
-"""What the person who waits for many jobs sees on stderr: a table that fills on a terminal, else a
-line a job."""
+"""Progress of many jobs on stderr: a table that fills on a terminal, else a line for each job."""
 
 import sys
 import time
@@ -14,10 +13,11 @@ from rich.text import Text
 
 
 class Board:
-    """Rows of like jobs, each with how many are done, the means of their metrics so far, and what
-    runs now.
+    """Rows of similar jobs, each with the number that are done, the means of their metrics so far,
+    and the running jobs.
 
-    `rows` gives the jobs of each row; `metrics` are the columns. Use it as a context manager.
+    `rows` maps rows to their number of jobs; `metrics` are the columns. Use it as a context
+    manager.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Board:
             self._live.stop()
 
     def known(self, row: str, metrics: Mapping[str, float]) -> None:
-        """A job that was done before."""
+        """Record a job that was done before."""
         self._found[row].append(metrics)
 
     @property
@@ -57,7 +57,8 @@ class Board:
         return all(len(self._found[row]) >= total for row, total in self._total.items())
 
     def hear(self, event: str, row: str, job: str, value: Any) -> None:
-        """A job of a row has begun, says a line, or is done with its metrics."""
+        """Record that a job of a row has begun, has reported a line, or is done with its
+        metrics."""
         at = (row, job)
         if event == "begun":
             self._now[at] = ""

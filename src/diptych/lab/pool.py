@@ -1,8 +1,8 @@
-"""Jobs in processes of one thread each, as many side by side as there are cores.
+"""Jobs in single-threaded processes, as many in parallel as there are cores.
 
-Each job has a fresh process, so that nothing of one job (memory, random state, a default dtype)
-reaches another. What a job prints goes to a file. When this process ends, however it ends, its jobs
-end with it.
+Each job has a new process, so that nothing of one job (memory, random state, a default dtype)
+affects another. The output of a job goes to a file. When this process ends, in whatever way, its
+jobs end with it.
 """
 
 import contextlib
@@ -33,10 +33,11 @@ _ONE_THREAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`work(*arguments, say)` in a process of its own; `say(line)` is heard here while it runs.
+    """Runs `work(*arguments, say)` in a separate process; `say(line)` is received here while it
+    runs.
 
-    `work` is found by its import path and returns what pickles. `after` is the key of a job that
-    must be done first.
+    `work` is found by its import path and returns a value that pickles. `after` is the key of a job
+    that must be done first.
     """
 
     key: tuple[str | int, ...]
@@ -50,11 +51,11 @@ class Job:
 
 
 Hear = Callable[[Literal["begun", "said", "done"], Job, Any], None]
-"""What happens to a job: it has begun, it says a line, it is done with a result."""
+"""Receives the events of a job: it has begun, it reports a line, it is done with a result."""
 
 
 def processes(asked: int | None = None) -> int:
-    """How many jobs run at once: as many as asked for, else as this process has cores."""
+    """Return how many jobs run at once: the given number, else the number of available cores."""
     if asked is not None and asked < 1:
         raise InputError(f"--jobs is {asked}; it must be at least 1")
     if asked is not None:
@@ -64,8 +65,7 @@ def processes(asked: int | None = None) -> int:
 
 @contextlib.contextmanager
 def alone(folder: Path, otherwise: str) -> Iterator[None]:
-    """One process at a time works in a folder, another gets an InputError; the lock goes with the
-    process."""
+    """Lock a folder for one process; another gets an InputError. The lock ends with the process."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,11 +77,11 @@ def alone(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 def run(jobs: Sequence[Job], at_once: int, hear: Hear) -> None:
-    """Run all jobs, `at_once` at a time and in their order; `hear` gets what they say and return,
-    in this thread.
+    """Run all jobs, `at_once` at a time and in their order; `hear` receives their lines and
+    results, in this thread.
 
-    Where one fails the others are ended. Raises InputError as a job raised it, or where the system
-    killed one; any other error of a job as a RuntimeError with its traceback.
+    If one fails, the others are ended. Raises InputError as a job raised it, or if the system
+    killed a job; any other error of a job is a RuntimeError with its traceback.
     """
     waiting = list(jobs)
     running: dict[Connection, tuple[SpawnProcess, Job]] = {}
@@ -109,7 +109,7 @@ def run(jobs: Sequence[Job], at_once: int, hear: Hear) -> None:
 def _ready(
     waiting: Sequence[Job], running: dict[Connection, tuple[SpawnProcess, Job]]
 ) -> Job | None:
-    """The first job that waits for no other."""
+    """Return the first job that waits for no other."""
     open_keys = {job.key for job in waiting} | {job.key for _, job in running.values()}
     return next((job for job in waiting if job.after not in open_keys), None)
 
@@ -120,14 +120,14 @@ def _start(job: Job) -> tuple[Connection, SpawnProcess]:
     process = context.Process(target=_serve, args=(theirs, job), name=str(job))
     with _one_thread(), _no_main():
         process.start()
-    theirs.close()  # so that its end is the end of the pipe
+    theirs.close()  # so that the end of the process closes the pipe
     return ours, process
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Processes that are started now have one thread for each library, whichever they import
-    first."""
+    """Processes that start within this context have one thread for each library, whichever they
+    import first."""
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
@@ -141,8 +141,8 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_main() -> Iterator[None]:
-    """Processes that are started now do not execute the program's main file again, which no job
-    needs: a script that calls us need not guard itself, and each job starts sooner."""
+    """Processes that start within this context do not execute the program's main file again, which
+    no job needs: a calling script needs no guard, and each job starts sooner."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -176,16 +176,17 @@ def _receive(
 
 
 def _end(process: SpawnProcess) -> None:
-    """End a job and whatever it has started."""
+    """End a job and all processes that it has started."""
     assert process.pid
-    with contextlib.suppress(ProcessLookupError):  # it has no group yet, or nothing is left of it
+    with contextlib.suppress(ProcessLookupError):  # it has no group yet, or has ended
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
 
 
 def _serve(pipe: Connection, job: Job) -> None:
-    """In the job's process: a group of its own, which a Ctrl-C in the terminal does not reach."""
+    """Run in the job's process: a separate process group, which a Ctrl-C in the terminal does not
+    reach."""
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with job.output.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Where a result comes from: the claim's file as git knows it, the code, versions, the
+"""The provenance of a result: the claim's file and its commit, the code, versions, the
 processor."""
 
 import hashlib
@@ -31,7 +31,7 @@ _LAB = {
     "tables",
     "verdict",
 }
-_BEGAN = time.time()  # in a job's process: before anything that it runs is imported
+_BEGAN = time.time()  # in a job's process: before the code that it runs is imported
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -47,9 +47,9 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """A file as it was judged. `blob` is git's name for its content, also where there is no git;
-    `commit` is the last that changed it; `changed` says that the file differs from it. Outside a
-    checkout both are None and False."""
+    """The state of a file when it was judged. `blob` is git's hash of its content, also without
+    git; `commit` is the last one that changed it; `changed` is whether the file differs from it.
+    Outside a checkout these are None and False."""
 
     file: str
     blob: str
@@ -58,8 +58,8 @@ class Stamp:
     changed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is stored: without `changed`, which is never stored true, with a note where git
-        knows nothing."""
+        """Return the stored form: without `changed`, which is never stored as true, and with a note
+        if git does not track the file."""
         stored = {name: value for name, value in asdict(self).items() if name != "changed"}
         return (
             stored
@@ -69,7 +69,7 @@ class Stamp:
 
 
 def stamp(path: Path) -> Stamp:
-    """The stamp of a file; InputError where it lies in a checkout that git cannot read."""
+    """Return the stamp of a file. Raises InputError if it is in a checkout that git cannot read."""
     data = path.read_bytes()
     blob = blob_of(data)
     digest = hashlib.sha256(data).hexdigest()
@@ -86,7 +86,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def blob_of(data: bytes) -> str:
-    """The name that git gives to content.
+    """Return git's hash of some content.
 
     >>> blob_of(b"hello\\n")
     'ce013625030ba8dba906f756967f9e9ca394464a'
@@ -95,7 +95,7 @@ def blob_of(data: bytes) -> str:
 
 
 def checkout(folder: Path) -> Path | None:
-    """The root of the git checkout that a folder lies in."""
+    """Return the root of the git checkout that contains a folder."""
     folder = folder.resolve()
     return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
 
@@ -118,7 +118,7 @@ def _is_ignored(path: Path) -> bool:
 
 
 def _call(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """git in the folder of a file, deaf to what a hook that we run in may have set."""
+    """Run git in the folder of a file, without the variables that a git hook may have set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         return subprocess.run(
@@ -135,11 +135,11 @@ def _call(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def used() -> dict[str, str]:
-    """The files of this package that this process has imported and a number may hang on, each with
-    its digest.
+    """Return the files of this package that this process has imported and that may affect a number,
+    each with its digest.
 
-    One that was written after the process began may not be what was imported: its digest is empty,
-    and equals none.
+    A file that was written after the process began may not be what was imported: its digest is
+    empty, and equals no other.
     """
     found = {}
     for module in [*sys.modules.values()]:
@@ -152,7 +152,7 @@ def used() -> dict[str, str]:
 
 
 def changed(files: Mapping[str, str]) -> list[str]:
-    """Which of the files that were `used` are not as they were."""
+    """Return those of the `used` files that have changed."""
     paths = {name: _PACKAGE / name for name in files}
     return [
         name for name, path in paths.items() if not path.is_file() or _digest(path) != files[name]
@@ -160,13 +160,14 @@ def changed(files: Mapping[str, str]) -> list[str]:
 
 
 def digest_of(files: Mapping[str, str]) -> str:
-    """16 digits for all of the files that were `used`."""
+    """Return 16 digits for all of the `used` files."""
     return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
 
 
 @cache
 def shipped_digest() -> str:
-    """16 digits for what ships with the package and is no code: drawings, vocabularies, weights."""
+    """Return 16 digits for the files of the package that are not code: drawings, vocabularies,
+    weights."""
     kinds = {".py", ".pyc", ".css"}
     paths = [
         path for path in sorted(_PACKAGE.rglob("*")) if path.is_file() and path.suffix not in kinds
@@ -175,14 +176,14 @@ def shipped_digest() -> str:
 
 
 def code_digest() -> str:
-    """16 digits for all the code that a run could import."""
+    """Return 16 digits for all the code that a run could import."""
     paths = [path for path in _PACKAGE.rglob("*.py") if _counts(path)]
     return digest_of({path.relative_to(_PACKAGE).as_posix(): _digest(path) for path in paths})
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file may decide a number: not a verb, what runs claims, or claims, which are known
-    by their blobs."""
+    """Whether a file may affect a number: not the command line, the code that runs claims, or
+    claims, which are identified by their blobs."""
     parts = path.relative_to(_PACKAGE).parts
     if parts[:2] == ("lab", "claims"):
         return parts[-1].startswith("_")
@@ -196,8 +197,8 @@ def _digest(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of the libraries that an arm may use, where they are
-    installed."""
+    """Return the versions of Python, of this package and of the installed libraries that an arm may
+    use."""
     found = {"python": platform.python_version(), "diptych": __version__}
     for name in _LIBRARIES:
         try:
@@ -208,8 +209,8 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """What this process computes on: its GPU where it has used one, else the name of the
-    processor."""
+    """Return the name of the processor that this process computes on: its GPU if it has used one,
+    else the CPU."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return torch.cuda.get_device_name()

@@ -1,8 +1,7 @@
-"""Pieces of a report: one HTML file that needs no other, readable in the dark, by telephone and on
-paper.
+"""Parts of a report: one self-contained HTML file, readable in dark mode, on a phone and on paper.
 
-Each function gives a piece of HTML; `page` puts pieces together. Whatever is not HTML yet is
-escaped here.
+Each function returns a piece of HTML; `page` puts pieces together. Text that is not HTML is escaped
+here.
 """
 
 import base64
@@ -19,7 +18,7 @@ from diptych.data.images import on_ground
 
 
 def page(title: str, lead: str, *parts: str) -> str:
-    """The whole file: a title, a paragraph under it, and the parts (HTML)."""
+    """Return the whole file: a title, a paragraph under it, and the parts (HTML)."""
     style = files("diptych.lab").joinpath("report.css").read_text("utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -32,14 +31,14 @@ def page(title: str, lead: str, *parts: str) -> str:
 
 
 def section(title: str, note: str, *parts: str) -> str:
-    """A headed stretch: a sentence or two on what is to be seen, then the parts (HTML), each in a
-    card."""
+    """Return a section: a heading, a sentence or two on what it shows, then the parts (HTML), each
+    in a card."""
     cards = "\n".join(f'<div class="card">{part}</div>' for part in parts)
     return f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>\n{cards}</section>'
 
 
 def figures(*pairs: tuple[str, str]) -> str:
-    """The few numbers that matter most, as (figure, what it is)."""
+    """Return the most important numbers, given as (number, what it is)."""
     cards = "".join(
         f'<div class="card"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in pairs
     )
@@ -48,8 +47,8 @@ def figures(*pairs: tuple[str, str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One measured share in [0, 1], beside what chance gives, a look-up by pixels (or None) and the
-    aim (or None)."""
+    """One measured share in [0, 1], beside the chance value, a look-up by pixels (or None) and the
+    target (or None)."""
 
     label: str
     value: float
@@ -59,10 +58,10 @@ class Bar:
 
 
 def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
-    """A table of bars in named groups, and under it what the marks mean.
+    """Return a table of bars in named groups, with a legend of the marks.
 
-    The aim is called missed where it is missed, and a look-up that does better than the model is
-    printed as better.
+    A target that is not reached is marked as missed, and a look-up that is better than the model as
+    better.
     """
     rows = []
     for name, members in groups:
@@ -100,7 +99,7 @@ def _bar_row(bar: Bar) -> str:
 
 
 def share(value: float) -> str:
-    """A share as a percentage, with more digits where it is small.
+    """Return a share as a percentage, with more digits if it is small.
 
     >>> share(0.4375), share(0.00069)
     ('43.8 %', '0.07 %')
@@ -109,7 +108,7 @@ def share(value: float) -> str:
 
 
 def curve(points: Sequence[tuple[float, float]], *, x: str, y: str) -> str:
-    """A line through points (x ascending), with axes named `x` and `y`, as inline SVG.
+    """Return a line through points (x ascending), with axes named `x` and `y`, as inline SVG.
 
     A faint line shows every point; the strong one is their running mean (over a 25th of the
     points).
@@ -132,16 +131,16 @@ def curve(points: Sequence[tuple[float, float]], *, x: str, y: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A named line: points (x, y, low, high) with x ascending, low and high the ends of y's
-    interval, y where none."""
+    """A named line: points (x, y, low, high) with x ascending; low and high are the ends of y's
+    interval, or y without one."""
 
     name: str
     points: Sequence[tuple[float, float, float, float]]
 
 
 def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
-    """Lines with intervals over a logarithmic x, told apart by colour and mark, and under them what
-    is what."""
+    """Return lines with intervals over a logarithmic x, distinguished by colour and mark, with a
+    legend."""
     points = [point for line in shown for point in line.points]
     if not points:
         return '<p class="note">There is nothing to draw yet.</p>'
@@ -156,7 +155,7 @@ def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
     for value in sorted({point[0] for point in points}):
         if not marked or math.log10(value / marked[-1]) > 0.06 * (
             right - left
-        ):  # room for its number
+        ):  # enough space for its number
             marked.append(value)
     parts = [frame.axes(x, y, [(math.log10(value), _short(value)) for value in marked])]
     for number, line in enumerate(shown):
@@ -174,8 +173,8 @@ def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
 
 
 def _line(frame: "_Frame", line: Line, number: int, aside: float) -> str:
-    """One line; its marks and intervals stand a little aside, so that they do not hide those of the
-    others."""
+    """Return one line; its marks and intervals are shifted a little, so that they do not hide those
+    of the others."""
     placed = [
         (
             frame.at(math.log10(x), y)[0] + aside,
@@ -216,7 +215,7 @@ def _mark(number: int, x: float, y: float) -> str:
 
 
 def _short(value: float) -> str:
-    """A number in few letters.
+    """Return a number in few characters.
 
     >>> _short(20_000), _short(1_500_000), _short(0.04118)
     ('20k', '1.5M', '0.0412')
@@ -238,7 +237,7 @@ _BOTTOM = 40
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where values of x0 … x1 and y0 … y1 fall on the drawing."""
+    """Maps values of x0 … x1 and y0 … y1 to positions in the drawing."""
 
     x0: float
     x1: float
@@ -258,7 +257,7 @@ class _Frame:
         return f'<polyline points="{path}" fill="none" {style}/>'
 
     def axes(self, x: str, y: str, marked: Sequence[tuple[float, str]] | None = None) -> str:
-        """Both axes; `marked` are the ticks of x, where they are not to be round numbers."""
+        """Return both axes; `marked` are the ticks of x, if they are not round numbers."""
         parts = []
         for tick in ticks(self.y0, self.y1):
             _, py = self.at(self.x0, tick)
@@ -290,7 +289,7 @@ def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from `low` on, about as many as asked, up to `high`.
+    """Return about `about` round numbers from `low` to `high`.
 
     >>> ticks(0, 5.2)
     [0, 1, 2, 3, 4, 5]
@@ -303,7 +302,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An image with a caption; `hit` rings it as a right answer."""
+    """An image with a caption; `hit` rings it as a correct answer."""
 
     image: Image.Image
     caption: str = ""
@@ -311,7 +310,7 @@ class Shown:
 
 
 def thumbnail(image: Image.Image, alt: str = "") -> str:
-    """An `img` with the image inside, at most 128 px; transparent parts are white.
+    """Return an `img` with the image inside, at most 128 px; transparent parts are white.
 
     >>> thumbnail(Image.new("RGB", (4, 4)), "a <b>")[-18:]
     'alt="a &lt;b&gt;">'
@@ -325,7 +324,7 @@ def thumbnail(image: Image.Image, alt: str = "") -> str:
 
 
 def finds(rows: Sequence[tuple[str | Shown, Sequence[Shown]]]) -> str:
-    """Queries on the left, a text or an image each, and what each found on the right."""
+    """Return queries on the left, a text or an image each, and their results on the right."""
     parts = []
     for query, hits in rows:
         asked = (
@@ -338,7 +337,7 @@ def finds(rows: Sequence[tuple[str | Shown, Sequence[Shown]]]) -> str:
 
 
 def strip(shown: Sequence[Shown]) -> str:
-    """Images side by side, their captions under them."""
+    """Return images side by side, with their captions under them."""
     found = "".join(
         f"<figure{' class=hit' if item.hit else ''}>{thumbnail(item.image, item.caption)}"
         f"<figcaption>{escape(item.caption)}</figcaption></figure>"
@@ -348,7 +347,7 @@ def strip(shown: Sequence[Shown]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table of text."""
+    """Return a plain table of text."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -1,9 +1,9 @@
 """Run a claim and judge it: its arms under each seed, every number stored, the verdict by rule.
 
-Each arm of each seed is a job of its own (`lab.pool`). What a job returned is kept at once, in the
+Each arm of each seed is a separate job (`lab.pool`). The result of a job is stored at once, in the
 user's cache, under a key of the claim's file, the version and the settings, with the digests of the
-code that it ran: a run that was killed goes on with what is missing or was done by other code. The
-verdict is written to results/claims/NAME.json, whole or not at all.
+code that it ran. A run that was killed continues with what is missing or was computed by other
+code. The verdict is written to results/claims/NAME.json atomically.
 """
 
 import contextlib
@@ -40,15 +40,14 @@ from diptych.lab.provenance import (
 )
 from diptych.lab.stored import FORMAT, Record, result_path
 
-_PRELUDE = "(prelude)"  # in the place of an arm's name, which has no brackets
-SHORT = 60.0  # seconds; where an arm takes less, a claim has MANY seeds
+_PRELUDE = "(prelude)"  # used like an arm's name, which has no brackets
+SHORT = 60.0  # seconds; if an arm takes less, a claim has MANY seeds
 MANY = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be run: a claim of a file, on which seeds, and where its verdict goes (None:
-    nowhere)."""
+    """What to run: a claim of a file, the seeds, and the path of its verdict (None: not stored)."""
 
     name: str
     path: Path
@@ -61,12 +60,12 @@ class Plan:
 
     @property
     def shelf(self) -> Path:
-        """The folder of the cache that keeps what has been done of it."""
+        """The folder of the cache with the results of its jobs."""
         key = (self.block, self.stamp.blob, __version__, shipped_digest(), str(self.quick))
         return cache.named(f"claim-{self.name}", key, "")
 
     def place(self, seed: int) -> Path:
-        """The part of the shelf for a seed."""
+        """Return the folder of a seed in the cache."""
         return self.shelf / f"seed-{seed}"
 
 
@@ -79,11 +78,12 @@ def plan(
     out: Path | None = None,
     folder: Path | None = None,
 ) -> Plan:
-    """Look a claim up and check that it may be run so. `quick` takes the first seed alone.
+    """Find a claim and check that it may be run with these options. `quick` uses only the first
+    seed.
 
-    A verdict is stored where the seeds hold all of the claim's own. Raises InputError for an
-    unknown name, for seeds that give no interval, and where a file with uncommitted changes would
-    be run on seeds of its own.
+    A verdict is stored if the seeds include all of the claim's. Raises InputError for an unknown
+    name, for seeds that give no interval, and if a file with uncommitted changes would be run on
+    its own seeds.
     """
     path = claims.find(name, folder)
     found = claims.block(path, block)
@@ -116,11 +116,12 @@ def plan(
 def reproduce(
     todo: Plan, *, at_once: int | None = None, hear: pool.Hear = lambda event, job, value: None
 ) -> Record:
-    """Run what is missing of a plan, judge, store where the plan says so, and return the record.
+    """Run what is missing of a plan, judge it, store the verdict if the plan says so, and return
+    the record.
 
-    `at_once` jobs run side by side, by default one a core. Raises InputError where an arm refuses
-    (its data is missing, say) or returns a number that is not finite, and where the claim's file
-    changed meanwhile.
+    `at_once` jobs run in parallel, by default one for each core. Raises InputError if an arm raises
+    one (for missing data, say) or returns a number that is not finite, and if the claim's file
+    changed in the meantime.
     """
     if not todo.quick:
         verdict.ready()
@@ -134,7 +135,7 @@ def reproduce(
             now = stamp(todo.path)
             if now.changed or now.blob != todo.stamp.blob:
                 raise _changed(todo.path)
-            record["file"] = now.to_dict()  # its commit may have another name by now
+            record["file"] = now.to_dict()  # its commit may have changed since
             todo.out.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             write_atomic(todo.out, lambda path: path.write_text(text, encoding="utf-8"))
@@ -143,8 +144,8 @@ def reproduce(
 
 
 def _check_code(todo: Plan) -> None:
-    """InputError where code that a job ran has changed while others ran: their numbers do not go
-    together."""
+    """Raise InputError if code that a job ran has changed while others ran, since their numbers are
+    then not comparable."""
     tasks = [_task(todo, seed, arm) for seed in todo.seeds for arm in todo.claim.arms]
     if touched := sorted({name for task in tasks for name in task.touched}):
         raise InputError(
@@ -162,10 +163,9 @@ def _changed(path: Path) -> InputError:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job is told: which arm (None: the prelude) of which claim, and the folder of its
-    files.
+    """The argument of a job: the arm (None: the prelude) of a claim, and the folder of its files.
 
-    `blob` is the content that it must find in the claim's file.
+    `blob` is the content that the claim's file must have.
     """
 
     path: Path
@@ -178,18 +178,18 @@ class Task:
 
     @property
     def done(self) -> Path:
-        """The file that says that it is done, with its cost and an arm's metrics."""
+        """The file that marks it as done, with its cost and an arm's metrics."""
         return self.folder.with_name(f"{self.folder.name}.json")
 
     @property
     def touched(self) -> list[str]:
-        """The files of the package that it ran and that have changed since; of what is not done:
-        none."""
+        """The files of the package that it ran and that have changed since; none if it is not
+        done."""
         return changed(_read_json(self.done)["used"]) if self.done.exists() else []
 
     @property
     def prelude(self) -> Path:
-        """What the prelude of the same seed returned."""
+        """The file with the return value of the same seed's prelude."""
         return self.folder.with_name("prelude.pickle")
 
 
@@ -206,8 +206,8 @@ def _task(todo: Plan, seed: int, arm: str | None) -> Task:
 
 
 def _missing(todo: Plan) -> list[Job]:
-    """The jobs that no earlier run has done, seed by seed; a prelude where an arm of its seed is
-    missing."""
+    """Return the jobs that no earlier run has done, seed by seed, with a prelude if an arm of its
+    seed is missing."""
     jobs: list[Job] = []
 
     def add(
@@ -235,12 +235,12 @@ def _missing(todo: Plan) -> list[Job]:
 
 
 def _is_done(task: Task) -> bool:
-    """Whether it is done, by the code as it is now."""
+    """Whether it is done, by the current code."""
     return task.done.exists() and not task.touched
 
 
 def _open(task: Task, say: Callable[[str], None], prelude: Any = None) -> tuple[Claim, Trial]:
-    """In a job: the claim, and a trial whose folder holds nothing that a killed run has left."""
+    """In a job: return the claim, and a trial whose folder is emptied of files of a killed run."""
     if blob_of(task.path.read_bytes()) != task.blob:
         raise _changed(task.path)
     shutil.rmtree(task.folder, ignore_errors=True)
@@ -257,7 +257,7 @@ def _run_prelude(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
     _write_json(task.done, {**cost, "used": used()})
     write_atomic(
         task.prelude, lambda path: path.write_bytes(pickle.dumps(value))
-    )  # last: with it all is done
+    )  # last: it marks the prelude as done
     return cost
 
 
@@ -280,8 +280,8 @@ def _run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _measured() -> Iterator[dict[str, Any]]:
-    """What the work inside costs; CPU time is that of the whole process with its children, imports
-    included."""
+    """Measure the cost of the work inside; CPU time is that of the whole process with its children,
+    imports included."""
     cost: dict[str, Any] = {}
     begun = time.perf_counter()
     yield cost
@@ -291,7 +291,7 @@ def _measured() -> Iterator[dict[str, Any]]:
 
 
 def _numbers(metrics: Mapping[str, float], whose: str) -> dict[str, float]:
-    """Metrics as plain floats; InputError for one that is not finite."""
+    """Return metrics as plain floats. Raises InputError for one that is not finite."""
     found = {name: float(value) for name, value in metrics.items()}
     for name, value in found.items():
         if not math.isfinite(value):
@@ -313,7 +313,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _record(todo: Plan, at_once: int) -> Record:
-    """Everything that is stored, from what the jobs have left."""
+    """Return everything that is stored, from the results of the jobs."""
     claim = todo.claim
     seeds = todo.seeds
     runs = [
@@ -356,7 +356,8 @@ def _record(todo: Plan, at_once: int) -> Record:
 
 
 def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Of each metric that all seeds have: the mean, and from two seeds on its interval."""
+    """Return for each metric that all seeds have the mean, and with two seeds or more its
+    interval."""
     found = {}
     for name in runs[0]:
         values = [run[name] for run in runs if name in run]
@@ -369,7 +370,7 @@ def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def board(todo: Plan) -> tuple[Board, pool.Hear]:
-    """A table of a plan's arms that fills while it runs, and the ear that fills it."""
+    """Return a table of a plan's arms that fills while it runs, and the function that fills it."""
     count = len(todo.seeds)
     rows = {
         **({_PRELUDE: count} if todo.claim.prelude else {}),
@@ -397,12 +398,12 @@ def board(todo: Plan) -> tuple[Board, pool.Hear]:
 
 
 def few_seeds(record: Record) -> bool:
-    """Whether an arm is so short that the rules ask for more seeds than there were."""
+    """Whether an arm is so short that the rules require more seeds than there were."""
     return len(record["seeds"]) < MANY and any(run["seconds"] < SHORT for run in record["runs"])
 
 
 def _tidy(todo: Plan) -> None:
-    """Remove the files of what is judged; the numbers stay, so that more seeds can be added."""
+    """Remove the files of finished jobs; the numbers stay, so that more seeds can be added."""
     for seed in todo.seeds:
         for path in todo.place(seed).iterdir():
             if path.is_dir():

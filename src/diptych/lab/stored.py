@@ -1,5 +1,5 @@
-"""Stored verdicts: results/claims/NAME.json, where they lie, and whether they are of the claim as
-it now stands."""
+"""Stored verdicts: results/claims/NAME.json, their location, and whether they belong to the current
+claim."""
 
 import ast
 import json
@@ -13,17 +13,17 @@ from diptych.lab.provenance import checkout, stamp
 FORMAT = "diptych-claim/1"
 
 Record = dict[str, Any]
-"""What results/claims/NAME.json holds; docs/lab.md tells its parts."""
+"""The contents of results/claims/NAME.json; docs/lab.md describes its parts."""
 
 
 def results_folder(out: Path | None = None) -> Path:
-    """Where verdicts are stored: `out`, else results/claims of the checkout that we are in, else of
+    """Return where verdicts are stored: `out`, else results/claims of the current checkout, else of
     this folder."""
     return out if out is not None else (checkout(Path.cwd()) or Path.cwd()) / "results" / "claims"
 
 
 def result_path(name: str, block: str = "claim", out: Path | None = None) -> Path:
-    """NAME.json, or NAME.real.json for the block on real data.
+    """Return NAME.json, or NAME.real.json for the block on real data.
 
     >>> result_path("lion", "real", Path("here")).name
     'lion.real.json'
@@ -32,7 +32,8 @@ def result_path(name: str, block: str = "claim", out: Path | None = None) -> Pat
 
 
 def read_result(path: Path) -> Record | None:
-    """A stored result, None where there is none; InputError where the file is something else."""
+    """Return a stored result, or None if there is none. Raises InputError if the file is something
+    else."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
@@ -45,8 +46,8 @@ def read_result(path: Path) -> Record | None:
 
 
 def blocks(path: Path) -> tuple[str, ...]:
-    """The blocks of a claim's file that can run here, told without importing it: `claim`, and
-    `real` with the packs."""
+    """Return the blocks of a claim's file that can run here, without importing it: `claim`, and
+    `real` if the data packs are available."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     named = {
         ast.unparse(target)
@@ -58,6 +59,6 @@ def blocks(path: Path) -> tuple[str, ...]:
 
 
 def is_stale(path: Path, block: str = "claim", out: Path | None = None) -> bool:
-    """Whether there is no result of the claim as its file now stands."""
+    """Whether there is no result for the current content of the claim's file."""
     found = read_result(result_path(path.stem, block, out))
     return found is None or found["file"]["blob"] != stamp(path).blob

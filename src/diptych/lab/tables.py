@@ -1,5 +1,5 @@
-"""A result as tables of text, for the screen and for the docs: its arms, its expectations, and one
-line for all."""
+"""A result as tables of text, for the screen and for the docs: its arms, its expectations, and a
+summary in one line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def arms(record: Record) -> Table:
-    """Each arm's mean of each shown metric over the seeds, with half the width of its 95 %
+    """Return each arm's mean of each shown metric over the seeds, with half the width of its 95 %
     interval."""
     metrics = record["table"]
     rows = [
@@ -22,11 +22,11 @@ def arms(record: Record) -> Table:
 
 
 def expectations(record: Record) -> Table:
-    """What was expected and came of it; under each what its breaking ablations kept."""
+    """Return each expectation with its outcome, followed by what its breaking ablations kept."""
     rows = []
     for item in record["expect"]:
         seen = f"{item['smallest_effect']:.3g}"
-        sign = "" if item["kind"] == "at_most" else "+"  # of a metric itself, not of a difference
+        sign = "" if item["kind"] == "at_most" else "+"  # at_most is no difference: no sign
         mean = f"{item['mean']:{sign}.4g}"
         interval = ends(item["interval"], sign)
         rows.append((item["says"], item["outcome"], mean, interval, seen))
@@ -47,7 +47,7 @@ def expectations(record: Record) -> Table:
 
 
 def ends(interval: Sequence[float], sign: str = "+") -> str:
-    """An interval in brackets, of differences where it shows plus signs.
+    """Return an interval in brackets, by default with plus signs, for differences.
 
     >>> ends([-0.01234, 0.5])
     '[-0.01234, +0.5]'
@@ -56,7 +56,7 @@ def ends(interval: Sequence[float], sign: str = "+") -> str:
 
 
 def sentence(record: Record) -> str:
-    """The verdict, and what it hangs on where it is not plain from the table."""
+    """Return the verdict, and what it depends on if the table does not show it."""
     if record["verdict"] is None:
         return f"no verdict: a quick run of seed {record['seeds'][0]} alone"
     text = f"verdict: {record['verdict']}"
@@ -76,7 +76,7 @@ def sentence(record: Record) -> str:
 
 
 def markdown(table: Table) -> list[str]:
-    """A table as lines of Markdown.
+    """Return a table as lines of Markdown.
 
     >>> markdown((("a", "b"), [("1", "x|y")]))
     ['| a | b |', '|---|---|', '| 1 | x\\\\|y |']

@@ -1,13 +1,14 @@
-"""The tiny model that is to ship: what it learns from, what it never sees, and the scores that it
-must reach.
+"""The tiny model that ships with the package: its training data, what is held out, and the scores
+that it must reach.
 
-    object, colour, count, quadrant   of scenes of one thing, or several alike: a linear probe of frozen image
+    object, colour, count, quadrant   of scenes of one object, or several alike: a linear probe of frozen image
                                       vectors, and zero-shot by captions of all objects that differ in the factor
     swap                              2-way: the caption of a scene against that of its twin with swapped attributes
-    pair                              16-way: a colour and an object that training never shows together, among 4 x 4
+    pair                              16-way: a colour and an object that never occur together in training, among 4 x 4
 
-Scenes of the split `test` are held out: combinations too that training never shows. Probes learn
-from scenes of `val`. Ties lose throughout. `make tiny` trains it (tools/make_tiny.py).
+Scenes of the split `test` are held out; they include combinations that never occur in training.
+Probes are trained on scenes of `val`. Ties count as wrong throughout. `make tiny` trains the model
+(tools/make_tiny.py).
 """
 
 import json
@@ -45,8 +46,8 @@ from diptych.training.run import run
 
 
 def _asked(*facts: str) -> str:
-    """The texts of an image: a caption, and a sentence about each of these facts; without it, about
-    any other."""
+    """Return the roles of an image's texts: a caption, and a sentence about each of these facts, or
+    about any other if it has none."""
     return ";".join(
         ["caption=0.4,paraphrase=0.6", *(f"long[fact={fact}],long=0.001" for fact in facts)]
     )
@@ -54,13 +55,13 @@ def _asked(*facts: str) -> str:
 
 FACTS = "styles=seen:texts=caption+paraphrase+long:drop=0.4"
 STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
-    # What things are, where no text is ambiguous: scenes of one thing, or several alike.
+    # Objects and their attributes without ambiguous texts: scenes of one object, or several alike.
     "facts": (
         f"scenes:count=68000:same=1:{FACTS},scenes:count=32000:number=1:seed=1:{FACTS}",
         {},
         {"epochs": 1.0, "min_lr": 0.1},
     ),
-    # Which thing has which colour and place, from scenes beside their twins and edits.
+    # Which object has which colour and place, from scenes in a batch with their twins and edits.
     "scenes": (
         f"scenes:count=60000:same=0:number=2-4:siblings=2:edits=swap:seed=2:{FACTS},"
         f"scenes:count=30000:siblings=4:edits=replace+move:seed=3:{FACTS},"
@@ -68,8 +69,8 @@ STAGES = {  # name: data, what differs from METHOD, what differs from RECIPE
         {"together": 4},
         {"epochs": 1.0, "lr": 1e-3},
     ),
-    # The same of two things beside their twin alone: each sentence about colour or place is wrong
-    # of the twin.
+    # The same for two objects, in a batch with their twin only: each sentence about colour or place
+    # is wrong for the twin.
     "twins": (
         f"scenes:count=24000:same=0:number=2:siblings=2:edits=swap:seed=5:{FACTS},"
         f"scenes:count=12000:same=0:number=2-4:siblings=2:edits=swap:seed=6:{FACTS},"
@@ -116,8 +117,8 @@ Table = Mapping[str, np.ndarray]
 def config(
     stage: str, *, words: Path | None = None, init: Path | None = None, seed: int = 0, **recipe: Any
 ) -> RunConfig:
-    """What decides a stage's run: `words` is the tokenizer's file or `init` the run to go on from;
-    `recipe` overrides the stage's."""
+    """Return the config of a stage's run: `words` is the tokenizer's file, or `init` the run to
+    start from; `recipe` overrides the stage's."""
     data, method, differs = STAGES[stage]
     start: dict[str, Any] = (
         {"init": str(init)}
@@ -141,11 +142,11 @@ def config(
 
 
 def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
-    """Train into the folder `out`, or go on there, and return the runs' folders: the last one holds
-    the model.
+    """Train into the folder `out`, or resume there, and return the runs' folders: the last one
+    holds the model.
 
-    Each epoch ends with a look at scenes of `val`, written to the log. Raises Interrupted after a
-    signal, with the state saved.
+    Each epoch ends with a measurement on scenes of `val`, written to the log. Raises Interrupted
+    after a signal, with the state saved.
     """
     out = Path(out)
     words = out / "tokenizer.json"
@@ -171,14 +172,15 @@ def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
 
 
 def _words() -> Iterator[str]:
-    """Texts of all objects, textures and styles, the reserved ones too: words alone, no image."""
+    """Yield texts of all objects, textures and styles, the reserved ones included: only words, no
+    images."""
     source = open_source(WORDS)
     for index in range(len(source)):
         yield from source[index].captions("*")
 
 
 def looked(model: Model, source: Source) -> dict[str, float]:
-    """The scores on scenes like those of training, few of them."""
+    """Return the scores on a few scenes like those of training."""
     found = scores(model, "val", train=2000, count=1000)
     return {
         f"val/{name}_{kind}": value
@@ -191,8 +193,8 @@ def looked(model: Model, source: Source) -> dict[str, float]:
 def scores(
     model: Any, split: str = "test", *, train: int = 4000, count: int = 2000
 ) -> dict[str, dict[str, float]]:
-    """`probe` and `zero_shot` of each factor, `zero_shot` of swap and pair; probes learn from
-    `train` scenes of val."""
+    """Return `probe` and `zero_shot` of each factor, and `zero_shot` of swap and pair; probes are
+    trained on `train` scenes of val."""
     found: dict[str, dict[str, float]] = {}
     x, y = _read(model, open_source(f"{ALIKE}:split=val:seed=1:count={train}"))
     test_x, test_y = _read(model, open_source(f"{ALIKE}:split={split}:count={count}"))
@@ -219,8 +221,8 @@ def scores(
 
 
 def pairs(model: Any, *, count: int, split: str = "unseen") -> dict[str, float]:
-    """Naming a colour and an object, never seen together, among 4 colours x 4 objects that hold
-    both."""
+    """Return the accuracy of naming a colour and an object that never occur together in training,
+    among 4 colours x 4 objects that include both."""
     source = open_source(f"{SCENES}:split={split}:number=1:count={count}")
     x, y = _read(model, source)
     names = tuple(COLOURS)
@@ -251,7 +253,7 @@ def _objects() -> tuple[str, ...]:
 
 
 def _read(model: Any, source: Source) -> tuple[np.ndarray, Table]:
-    """Vectors (N, E) of all images, and their labels."""
+    """Return vectors (N, E) of all images, and their labels."""
     samples = [source[i] for i in range(len(source))]
     vectors = model.embed_images([sample.images["main"] for sample in samples])
     names = (*FACTORS, "unseen")
@@ -261,7 +263,7 @@ def _read(model: Any, source: Source) -> tuple[np.ndarray, Table]:
 
 
 def _prompts(factor: str, objects: Sequence[str]) -> list[list[str]]:
-    """For each value of a factor the captions of all objects that have it."""
+    """Return for each value of a factor the captions of all objects that have it."""
     if factor == "object":
         return [
             [article(name), f"there is {article(name)}", *(article(f"{c} {name}") for c in COLOURS)]
@@ -284,7 +286,7 @@ def _direction(model: Any, prompts: Sequence[str]) -> Tensor:
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """A line a score: probe and its bar, zero-shot and its bar, chance, how many."""
+    """Return a line for each score: probe and its bar, zero-shot and its bar, chance, how many."""
     return "\n".join(["score | probe | bar | zero-shot | bar | chance | n", *_rows(found)])
 
 
@@ -330,8 +332,8 @@ def card(
     trainings: Sequence[Mapping[str, Any]],
     seconds: float,
 ) -> str:
-    """The model's card, in Markdown; `trainings` are what the runs' descriptions say, one a
-    stage."""
+    """Return the model's card, in Markdown; `trainings` are the training records of the runs'
+    descriptions, one for each stage."""
     objects = catalogue(Config())
 
     def unseen(name: str, aspect: str) -> str:

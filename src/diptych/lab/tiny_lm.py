@@ -1,10 +1,10 @@
-"""The recipe of `tiny-lm`: the small language model, trained on what the worlds say and on
+"""The recipe of `tiny-lm`: the small language model, trained on texts of the worlds and on
 WordNet's dictionary.
 
-1.3 million parameters (2.7 MB in float16), a vocabulary of its own of 4,096, texts of at most 128
-tokens. Trained a few minutes it repeats itself under greedy and beam search and does not where it
-is sampled, as large ones do; `measure` says how much. WordNet's text is read from where `wordnet`
-finds it and is not kept: the weights hold what was learnt.
+1.3 million parameters (2.7 MB in float16), a separate vocabulary of 4,096, texts of at most 128
+tokens. After a few minutes of training it repeats itself under greedy and beam search but not under
+sampling, as large models do; `scores` quantifies this. WordNet's text is read from where `wordnet`
+finds it and is not stored: the weights contain what was learned.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from diptych.training.config import RunConfig, resolve
 from diptych.training.run import run
 
 DATA = "scenes:count=40000,sentences:count=40000,wordnet:split=train"
-# facts of a scene, pages of the dictionary; captions and single entries
+# facts of a scene and pages of the dictionary; captions; single entries
 ROLES = "long*=3,caption=1,entry=1"
 STEPS = 2000
 HELD_OUT = {  # source, role of its texts
@@ -30,11 +30,11 @@ HELD_OUT = {  # source, role of its texts
 PROMPTS = "wordnet:split=test:pos=verb"  # whose pages are continued
 GREEDY = "greedy"
 SAMPLE = "sample:top_p=0.95"
-BARS = {GREEDY: 0.3, SAMPLE: 0.8}  # diversity as a share of the text's own: at most, at least
+BARS = {GREEDY: 0.3, SAMPLE: 0.8}  # diversity as a share of the source text's: at most, at least
 
 
 def config(seed: int = 0, **recipe: Any) -> RunConfig:
-    """What decides the run; `recipe` overrides the preset's, such as steps."""
+    """Return the config of the run; `recipe` overrides the preset's, such as steps."""
     recipe = {"steps": STEPS, **recipe}
     return resolve(
         "language_model",
@@ -46,10 +46,9 @@ def config(seed: int = 0, **recipe: Any) -> RunConfig:
 
 
 def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
-    """Train into the folder `out`, or go on there, and return the runs' folders: this one.
+    """Train into the folder `out`, or resume there, and return the runs' folders: this one.
 
-    Raises InputError where no WordNet is found, and Interrupted after a signal, with the state
-    saved.
+    Raises InputError if no WordNet is found, and Interrupted after a signal, with the state saved.
     """
     out = Path(out)
     run(
@@ -61,8 +60,8 @@ def train(out: str | Path, *, seed: int = 0, **recipe: Any) -> list[Path]:
 
 
 def scores(model: LanguageModel) -> dict[str, Any]:
-    """`by_strategy`, as the suite degeneration has it, and of each held-out source its perplexity,
-    chance and bits."""
+    """Return `by_strategy`, as in the suite degeneration, and for each held-out source its
+    perplexity, chance and bits."""
     pages = open_source(PROMPTS)
     reported = evaluate(
         model, pages, ["degeneration"], role="long", strategies=(GREEDY, "beam", SAMPLE)
@@ -122,7 +121,8 @@ def card(
     trainings: Sequence[Mapping[str, Any]],
     seconds: float,
 ) -> str:
-    """The model's card, in Markdown; `trainings` is what the run's description says."""
+    """Return the model's card, in Markdown; `trainings` is the training record of the run's
+    description."""
     [training] = trainings
     return _CARD.format(
         millions=sum(parameter.numel() for parameter in model.lm.parameters()) / 1e6,
@@ -143,7 +143,7 @@ def card(
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """A line a strategy and a line a held-out source."""
+    """Return a line for each strategy and for each held-out source."""
     lines = [
         f"{name:17} diversity {row['diversity']:.3f}, rep-2 {row['rep_2']:.3f}, rep-3 {row['rep_3']:.3f}, "
         f"rep-4 {row['rep_4']:.3f}"

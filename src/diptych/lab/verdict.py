@@ -1,20 +1,20 @@
-"""The verdict on a claim, as code: 95 % t-intervals of paired seed differences against what was
-expected.
+"""The verdict on a claim, as code: 95 % t-intervals of paired seed differences against the
+expectations.
 
 With d_s the difference of two arms under seed s, n seeds and q the 97.5 % quantile of Student's t
 with n - 1 degrees:
 
     interval = mean(d) ± q std(d) / sqrt(n)
 
-    better          holds above 0 where each breaking ablation loses at least half the gain; fails below 0, or where an
+    better          holds above 0 if each breaking ablation loses at least half the gain; fails below 0, or if an
                     ablation keeps more
-    not_worse(m)    holds where the lower end is above -m, fails where the upper end is below -m
+    not_worse(m)    holds if the lower end is above -m, fails if the upper end is below -m
     equal(m)        holds inside ±m, fails wholly outside
-    at_most(x)      of the arm itself: holds where the upper end is at most x, fails where the lower end is above it
+    at_most(x)      of the arm itself: holds if the upper end is at most x, fails if the lower end is above it
 
 Anything else is a tie. A claim fails if any expectation fails, holds if all hold, else ties; it is
 `untrained`, whatever else was measured, if an arm that should learn is under the floor on average.
-What an ablation keeps is judged on means, and only where the interval shows that there is a gain to
+What an ablation keeps is judged on means, and only if the interval shows that there is a gain to
 lose.
 """
 
@@ -45,14 +45,14 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half its width: the smallest effect that it could have told from none."""
+        """Half its width: the smallest effect that it could have distinguished from none."""
         return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What an arm that should break the claim keeps of the gain: its own gain, and its share where
-    there is one."""
+    """What an ablation keeps of the gain: its own gain, and its share of the gain if there is
+    one."""
 
     arm: str
     gain: Interval
@@ -66,8 +66,8 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An expectation and what came of it. `values` are what the interval is of, a number a seed:
-    differences, signed so that more is better, or for at_most the metric itself."""
+    """An expectation and its outcome. `values` are the numbers behind the interval, one for each
+    seed: differences, signed so that larger is better, or for at_most the metric itself."""
 
     expect: Expect
     outcome: Outcome
@@ -86,7 +86,7 @@ class Verdict:
     reached: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return the stored form."""
         return {
             "verdict": self.verdict,
             "expect": [
@@ -125,9 +125,9 @@ class Verdict:
 
 
 def judge(claim: Claim, numbers: Numbers) -> Verdict:
-    """The verdict on a claim from the metrics of all its arms under two seeds or more.
+    """Return the verdict on a claim from the metrics of all its arms under at least two seeds.
 
-    Raises InputError where an arm did not return a metric that is judged.
+    Raises InputError if an arm did not return a metric that is judged.
     """
     assert len(numbers) > 1, "an interval needs two seeds"
     judged = tuple(_judge(expect, numbers) for expect in claim.expect)
@@ -143,7 +143,7 @@ def judge(claim: Claim, numbers: Numbers) -> Verdict:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The 95 % t-interval of a mean; equal values have an interval of no width.
+    """Return the 95 % t-interval of a mean; equal values have an interval of zero width.
 
     >>> interval([1.0, 2.0, 3.0])
     Interval(low=-0.484..., mean=2.0, high=4.484...)
@@ -173,8 +173,7 @@ def _student() -> Any:
 
 
 def ready() -> None:
-    """InputError where what the rule needs is not installed: to be told before the runs, not after
-    them."""
+    """Raise InputError if scipy is missing: before the runs, not after them."""
     _student()
 
 
@@ -183,7 +182,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _column(numbers: Numbers, arm: str, metric: str) -> tuple[float, ...]:
-    """A metric of an arm, a number a seed."""
+    """Return a metric of an arm, one number for each seed."""
     for seed, arms in numbers.items():
         if metric not in arms[arm]:
             raise unknown(f"metric of arm {arm!r}, seed {seed}", metric, arms[arm])
@@ -191,7 +190,8 @@ def _column(numbers: Numbers, arm: str, metric: str) -> tuple[float, ...]:
 
 
 def _differences(expect: Expect, numbers: Numbers, arm: str) -> tuple[float, ...]:
-    """`arm` less the arm that it is compared with, seed by seed; turned where smaller is better."""
+    """Return `arm` minus the arm that it is compared with, seed by seed; negated if smaller is
+    better."""
     assert expect.other is not None
     sign = 1.0 if expect.higher else -1.0
     pairs = zip(

@@ -20,6 +20,6 @@ try:
         print(f"{arguments.name} keeps the contract")
 except (InputError, AssertionError) as error:
     if not str(error):
-        raise  # an assertion of the method's own, which says nothing without its place
+        raise  # an assertion in the method's code, whose traceback is its only message
     print(f"{arguments.name}: {error}", file=sys.stderr)
     sys.exit(2 if isinstance(error, InputError) else 1)

@@ -1,10 +1,10 @@
-"""`diptych compare`: the same methods over tower sizes and samples seen, on one source, under the
-same seeds.
+"""`diptych compare`: the same methods over tower sizes and numbers of samples, on one source, with
+the same seeds.
 
-OUT/results.jsonl has a line for each cell of the grid (method, size, budget, seed) and is appended
-to as cells are done, each in a process of its own. A second run does what is missing, so a grid
-that was stopped goes on and one that is done can be widened. OUT/report.html shows it, OUT/runs
-holds the models.
+OUT/results.jsonl has a line for each cell of the grid (method, size, budget, seed). Each cell runs
+in a separate process and is appended when it is done. A second run computes what is missing, so an
+interrupted grid can be continued and a finished one extended. OUT/report.html shows the results,
+OUT/runs contains the models.
 """
 
 import json
@@ -60,10 +60,10 @@ def compare(
 ) -> Table:
     """Train and measure the cells that the table in `out` lacks, and return the table.
 
-    `data` is trained on, `test` measured on, by `suites`; `common` is what all methods take in
-    place of their presets'. `warn` is told in a line, before anything is trained, what still
-    differs between the methods. Raises InputError, before anything is trained, for what does not
-    exist or does not fit, and where `out` holds another comparison.
+    The methods are trained on `data` and measured on `test`, by `suites`; `common` overrides the
+    presets of all methods. `warn` receives a line, before anything is trained, with what still
+    differs between the methods. Raises InputError, before anything is trained, for anything that
+    does not exist or does not fit, and if `out` contains another comparison.
     """
     settings = _check(wanted, data, test, suites, common)
     if warn is not None and (names := list(unlike(settings))):
@@ -79,7 +79,7 @@ def compare(
     ):
         for left in sorted(
             out.glob("runs/*/row.json")
-        ):  # of a job that was done when nobody was there to hear it
+        ):  # from a job that finished after its parent process had ended
             row = json.loads(left.read_text(encoding="utf-8"))
             if not table.has(_cell(row)):
                 table.add(row)
@@ -105,13 +105,13 @@ def compare(
         (out / "runs").mkdir(exist_ok=True)
         with board:
             pool.run([_job(cell, table) for cell in missing], at_once, hear)
-        table.write_head()  # with what differs between the rows that there are now
+        table.write_head()  # with the differences between the current rows
     return table
 
 
 def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
     """Write OUT/report.html and return its path."""
-    from diptych.lab.compare import page  # images and torch, which no job need wait for
+    from diptych.lab.compare import page  # images and torch, which no job needs at start
 
     path = table.folder / "report.html"
     html = page.compose(table, chosen(table, metrics))
@@ -122,8 +122,8 @@ def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
 def _check(
     wanted: Sequence[Cell], data: str, test: str, suites: Sequence[str], common: Common
 ) -> dict[str, dict[str, Any]]:
-    """The settings of the methods at the first size; InputError for what a job would find wrong, as
-    far as it can be told without training."""
+    """Return the settings of the methods at the first size. Raises InputError for what a job would
+    reject, as far as it is known without training."""
     from diptych.data.sources import open_source
     from diptych.errors import unknown
     from diptych.evaluation import cards
@@ -150,7 +150,7 @@ def _check(
 
 
 def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) -> None:
-    """InputError where a suite asks for a tower that a method does without."""
+    """Raise InputError if a suite needs a tower that a method does not have."""
     from diptych.methods.make import NO_TOWER
 
     asked = set(card["abilities"])
@@ -179,7 +179,7 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
 def _table(
     out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common
 ) -> Table:
-    """The table in `out`, begun where there is none."""
+    """Return the table in `out`, started if there is none."""
     if is_comparison(out):
         table = read(out)
         for name, value in (

@@ -29,8 +29,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """`method` may carry options of its own and of its recipe (`clip:scale=20:lr=0.001`); `size`
-    multiplies the widths of the preset's towers; `budget` is how many samples training sees."""
+    """`method` may include options of the method and of its recipe (`clip:scale=20:lr=0.001`);
+    `size` multiplies the widths of the preset's towers; `budget` is the number of samples that
+    training reads."""
 
     method: str
     size: float
@@ -39,7 +40,7 @@ class Cell:
 
     @property
     def row(self) -> str:
-        """What it shares with its other seeds, in words."""
+        """The description that it shares with the cells of other seeds."""
         return f"{self.method}, width x {self.size:g}, {self.budget:,} samples"
 
     @property
@@ -52,9 +53,9 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What all methods of a comparison take in place of their presets': towers, tokenizer,
-    dimension of the space, and fields of the recipe. A method without an image or text tower goes
-    without that one."""
+    """Overrides of the presets of all methods in a comparison: towers, tokenizer, dimension of the
+    embedding space, and fields of the recipe. A method without an image or text tower ignores that
+    tower."""
 
     image_tower: str | None = None
     text_tower: str | None = None
@@ -63,7 +64,7 @@ class Common:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """What was given, as plain values."""
+        """Return the given values, as plain values."""
         return json.loads(
             json.dumps({name: value for name, value in asdict(self).items() if value})
         )
@@ -73,12 +74,12 @@ class Common:
 def towers(
     method: str, size: float, image: str | None = None, text: str | None = None
 ) -> tuple[str, str]:
-    """The specs of a method's `small` towers, or of those given, with their widths multiplied; the
-    space they share keeps its dimension.
+    """Return the specs of a method's `small` towers, or of those given, with multiplied widths; the
+    shared embedding space keeps its dimension.
 
-    Widths are rounded to whole multiples of 8 a head (of 64 where heads follow the width), or of 8
-    where there are no heads. A tower that the method does without stays away. Raises InputError for
-    a tower that has no width.
+    Widths are rounded to whole multiples of 8 a head (of 64 if heads follow the width), or of 8 if
+    there are no heads. A tower that the method does not have stays absent. Raises InputError for a
+    tower that has no width.
 
     >>> towers("clip", 0.5)[1]
     'text:width=64:depth=1:heads=4:causal=False:pooling=mean:dropout=0.1'
@@ -98,7 +99,8 @@ def towers(
 
 
 def _class(method: str) -> Any:
-    """The class of a method that can be trained from scratch; InputError for others."""
+    """Return the class of a method that can be trained from scratch. Raises InputError for
+    others."""
     from diptych.methods.registry import method_class
 
     cls = method_class(parse(method).name)
@@ -140,8 +142,8 @@ def _scaled(spec: str, side: str, size: float) -> str:
 
 
 def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> "RunConfig":
-    """The run of a cell on a source of so many samples: the preset `small`, over it what is common,
-    the widths, over all the cell's own options.
+    """Return the run of a cell on a source of `samples` samples: the preset `small`, overridden by
+    what is common, by the widths, and by the cell's own options.
 
     Raises InputError for an unknown method or option.
     """
@@ -172,8 +174,7 @@ def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> 
 
 
 def setting(config: "RunConfig") -> dict[str, Any]:
-    """What of a run may differ between methods beside the method, by the name that it is shown
-    under."""
+    """Return the parts of a run that may differ between methods, by their displayed names."""
     from diptych.methods.make import NO_TOWER
     from diptych.training.config import plain
 
@@ -204,13 +205,13 @@ _SHOWN = (
     "ema",
     "precision",
 )
-"""Fields of the recipe; how long it takes is the budget's."""
+"""Fields of the recipe; the length is set by the budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job is told: the cell, what is common to all cells, what it trains and is measured on,
-    by which suites, and the folder of its run."""
+    """The argument of a job: the cell, what is common to all cells, the data for training and test,
+    the suites, and the folder of the run."""
 
     cell: Cell
     common: Common = Common()
@@ -221,7 +222,7 @@ class Task:
 
 
 def run(task: Task, say: Callable[[str], None]) -> Row:
-    """In a job: train (or go on), measure, and leave the row in the folder, with the model."""
+    """In a job: train (or resume), measure, and write the row to the folder, beside the model."""
     from diptych.data.sources import open_source
     from diptych.evaluation import evaluate
     from diptych.methods.store import load
@@ -257,21 +258,19 @@ def run(task: Task, say: Callable[[str], None]) -> Row:
         "code": code_digest(),
     }
     write_row(task.folder / "row.json", row)
-    shutil.rmtree(
-        task.folder / "state"
-    )  # it is done: the model stays, what going on would need does not
+    shutil.rmtree(task.folder / "state")  # keep the model, remove the state for resuming
     return row
 
 
 def write_row(path: Path, row: Row) -> None:
-    """A row as a file, whole or not at all."""
+    """Write a row as a file, atomically."""
     write_atomic(
         path, lambda to: to.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     )
 
 
 def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The numbers of all suites, `suite/name`."""
+    """Return the numbers of all suites, as `suite/name`."""
     return {
         f"{suite}/{name}": value
         for suite, result in results.items()
@@ -281,11 +280,11 @@ def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def gflops(model: Any) -> float:
-    """Forward GFLOPs of what a method delivers: one image at the tower's size and one text that
-    fills the tokenizer's context, or of the two that which it reads.
+    """Return the forward GFLOPs of a delivered model, for one image at the tower's size and one
+    text that fills the tokenizer's context, or for the one of the two that it reads.
 
-    A multiply-add counts as two; counted by torch on the meta device, where no kernel hides its
-    products.
+    A multiply-add counts as two; torch counts on the meta device, where no fused kernel hides
+    operations.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -307,8 +306,8 @@ def gflops(model: Any) -> float:
 
 
 def delivered(model: Any) -> Any:
-    """The module that a method delivered, of a loaded model: a language model, a dual encoder, or
-    what holds one."""
+    """Return the delivered module of a loaded model: a language model, a dual encoder, or a module
+    that contains one."""
     if not hasattr(model, "encoder"):
         return model.lm
     return model.encoder if model.delivered is None else model.delivered
@@ -317,10 +316,11 @@ def delivered(model: Any) -> Any:
 def grid(
     methods: Sequence[str], sizes: Sequence[float], budgets: Sequence[int], seeds: Sequence[int]
 ) -> list[Cell]:
-    """All cells, seed by seed, so that a run that is stopped early has compared something.
+    """Return all cells, seed by seed, so that a run that is stopped early still allows a
+    comparison.
 
-    Raises InputError for a list that is empty or names a thing twice, and for a size or budget that
-    is not above 0.
+    Raises InputError for a list that is empty or has duplicates, and for a size or budget that is
+    not above 0.
     """
     lists = {"method": methods, "size": sizes, "budget": budgets, "seed": seeds}
     for name, values in lists.items():

@@ -10,7 +10,7 @@ from diptych.lab.verdict import Interval
 
 
 def columns(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The head of the table."""
+    """Return the head of the table."""
     names = [name.split("/", 1)[1] for name in metrics]
     gains = [f"{name}, over the first" for name in names]
     return (
@@ -30,8 +30,8 @@ def columns(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def cells(line: Line, metrics: Sequence[str]) -> tuple[str, ...]:
-    """A line of the table: a mean with half the width of its 95 % interval; gains are paired seed
-    by seed."""
+    """Return a line of the table: means with half the width of their 95 % interval; gains are
+    paired seed by seed."""
     return (
         line.method,
         f"x {line.size:g}",
@@ -54,7 +54,7 @@ def cells(line: Line, metrics: Sequence[str]) -> tuple[str, ...]:
 def _spread(found: Interval, sign: str, seeds: int) -> str:
     if seeds < 2:
         return f"{found.mean:{sign}.4f}"
-    even = abs(found.high + found.low - 2 * found.mean) < 1e-9  # not where it ends at 0 or 1
+    even = abs(found.high + found.low - 2 * found.mean) < 1e-9  # not if it is cut at 0 or 1
     return f"{found.mean:{sign}.4f}" + (
         f" ± {found.half:.2g}" if even else f" [{found.low:.2g}, {found.high:.2g}]"
     )
@@ -96,7 +96,7 @@ def _table(table: Table, found: Sequence[Line], metrics: Sequence[str]) -> str:
 
 
 def differing(table: Table) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """What differs between the methods beside the method, as a table: its head and its rows."""
+    """Return what differs between the methods, as a table: its head and its rows."""
     found = differences(table)
     there = [
         method for method in table.methods if any(row["method"] == method for row in table.rows)
@@ -121,7 +121,7 @@ def _differences(table: Table) -> str:
 
 
 def _charts(found: Sequence[Line], metric: str) -> str:
-    """A metric against samples at each size, and against GFLOPs at each budget where there are
+    """Plot a metric against samples at each size, and against GFLOPs at each budget if there are
     several sizes."""
     name = metric.split("/", 1)[1]
     drawn = []
@@ -147,7 +147,8 @@ def _series(found: Sequence[Line], metric: str, x: Callable[[Line], float]) -> l
 
 
 def _circumstances(table: Table) -> str:
-    """What the numbers depend on beside the methods; said where it is not one thing for all."""
+    """Return the other conditions of the numbers, with all their values if they differ between
+    runs."""
     rows = [
         (title, ", ".join(sorted({str(row[name]) for row in table.rows})))
         for title, name in (("processor", "processor"), ("code", "code"))

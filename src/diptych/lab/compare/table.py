@@ -1,5 +1,5 @@
-"""The table of a comparison on disk: OUT/compare.json says what is compared, OUT/results.jsonl has
-a line a cell."""
+"""The table of a comparison on disk: OUT/compare.json describes the comparison, OUT/results.jsonl
+has a line for each cell."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _KEY = ("method", "size", "budget", "seed")
 
 @dataclass(kw_only=True)
 class Table:
-    """The rows that there are, in the order in which they came; methods in the order in which they
+    """The existing rows, in the order in which they were added; methods in the order in which they
     were named."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Table:
         return any(all(row[name] == getattr(cell, name) for name in _KEY) for row in self.rows)
 
     def add(self, row: Row) -> None:
-        """Take a row in, on disk too: the file is written anew and put in place of the old one."""
+        """Add a row, in memory and on disk: the file is written anew and replaces the old one."""
         self.rows.append(row)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
         write_atomic(
@@ -56,12 +56,12 @@ class Table:
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a folder holds a comparison."""
+    """Whether a folder contains a comparison."""
     return (folder / "compare.json").is_file()
 
 
 def read(folder: Path) -> Table:
-    """The table in a folder; InputError where there is none."""
+    """Return the table in a folder. Raises InputError if there is none."""
     path = folder / "compare.json"
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
@@ -85,8 +85,8 @@ def read(folder: Path) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A method at one size and budget, over its seeds. `metrics` and `gains` (over the first
-    method, seed by seed) have an interval of no width where there is one seed."""
+    """A method at one size and budget, over its seeds. The intervals of `metrics` and `gains` (over
+    the first method, seed by seed) have zero width for one seed."""
 
     method: str
     size: float
@@ -107,7 +107,7 @@ _OF_A_RUN = ("gflops", "parameters", "optimizer", "lr", "schedule", "batch_size"
 
 
 def lines(table: Table, metrics: Sequence[str]) -> list[Line]:
-    """The table over its seeds, by size, budget, and method in the order named."""
+    """Return the table aggregated over seeds, by size, budget, and method in the order named."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in table.rows:
         groups.setdefault(
@@ -145,10 +145,10 @@ def lines(table: Table, metrics: Sequence[str]) -> list[Line]:
 
 
 def chosen(table: Table, asked: Sequence[str] | None) -> tuple[str, ...]:
-    """The metrics to show: those asked for, else of each suite the first for which it tells what
-    chance gives.
+    """Return the metrics to show: those asked for, else for each suite the first that has a chance
+    value.
 
-    A name may stand without its suite. Raises InputError for an unknown one.
+    A name may omit its suite. Raises InputError for an unknown one.
     """
     there = list(table.rows[0]["metrics"]) if table.rows else []
     if asked is None or not there:
@@ -167,8 +167,8 @@ def chosen(table: Table, asked: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _interval(metric: str, rows: Sequence[Row]) -> Interval:
-    """The interval of a metric over seeds; that of a share (what has a chance from 0 to 1, as
-    recall) ends there."""
+    """Return the interval of a metric over seeds; for a share (a metric with a chance from 0 to 1,
+    such as recall) it is cut at 0 and 1."""
     found = interval([row["metrics"][metric] for row in rows])
     suite, name = metric.split("/", 1)
     chances = [row["metrics"].get(f"{suite}/chance_{name}", -1) for row in rows]
@@ -178,7 +178,7 @@ def _interval(metric: str, rows: Sequence[Row]) -> Interval:
 
 
 def unlike(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of settings by method those that are not the same for all: name -> method -> value.
+    """Return those settings that are not equal for all methods: name -> method -> value.
 
     >>> unlike({"clip": {"lr": 0.004, "batch size": 128}, "mine": {"lr": 0.002, "batch size": 128}})
     {'lr': {'clip': 0.004, 'mine': 0.002}}
@@ -193,10 +193,10 @@ def unlike(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
 
 def differences(table: Table) -> dict[str, dict[str, Any]]:
-    """What differs between the methods of a table beside the method, at its first size: name ->
-    method -> value.
+    """Return what differs between the methods of a table, at its first size: name -> method ->
+    value.
 
-    A comparison is of the methods alone where nothing does.
+    If it is empty, the methods are all that the comparison compares.
     """
     settings: dict[str, dict[str, Any]] = {}
     for method in table.methods:
@@ -212,7 +212,7 @@ def differences(table: Table) -> dict[str, dict[str, Any]]:
 
 
 def _setting(row: Row) -> Mapping[str, Any]:
-    """What a row says of its run; older rows say less."""
+    """Return the settings of a row's run; older rows have fewer."""
     own = {
         name.replace("_", " "): row[name] for name in ("optimizer", "lr", "schedule", "batch_size")
     }
@@ -220,8 +220,8 @@ def _setting(row: Row) -> Mapping[str, Any]:
 
 
 def notes(table: Table) -> list[str]:
-    """What must be known to read a table: samples that are not the budget's, and numbers that mean
-    other things."""
+    """Return remarks for reading a table: sample counts that differ from the budget, and numbers
+    with another meaning."""
     found = []
     seen: dict[tuple[int, int], list[str]] = {}
     for row in table.rows:

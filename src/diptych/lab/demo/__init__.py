@@ -1,17 +1,17 @@
-"""`diptych demo`: train CLIP on drawings of everyday things, test it on a design and on concepts it
-never saw, search.
+"""`diptych demo`: train CLIP on drawings of everyday objects, test it on an unseen design and
+unseen concepts, and search.
 
-Three tests, each over names and images, where a name's only right image is its own:
+Three tests, each over names and images, where the only correct image of a name is its own:
 
     unseen_design.plain    the images of a design kept out of training, on white
     unseen_design.placed   the same, shrunk by 1/s, s uniform in [1, 1.8], anywhere on a 64 px canvas of a random colour
     unseen_concepts        concepts kept out of training, drawn by the first training design
 
-The bar to beat is a look-up without learning: of the gallery's images, those nearest in 16 x 16
-pixels to a training drawing of the name. On white it is strong, since designs draw many things
-alike; placement undoes it.
+The baseline to beat is a look-up without learning: the gallery images that are nearest in 16 x 16
+pixels to a training drawing of the name. On white it is strong, since designs draw many objects
+alike; placement removes this advantage.
 
-Recipes are chosen on `CHOICE`, which keeps out another design and other concepts, so that `FINAL`
+Recipes are chosen on `CHOICE`, which holds out another design and other concepts, so that `FINAL`
 stays unseen.
 """
 
@@ -42,7 +42,7 @@ Search = Callable[[Model, str, Path, Sequence[str | Image.Image], int], Sequence
 images."""
 
 Train = Callable[[str, Path, int], None]
-"""`train(source, run, seed)`: leave a trained model and its metrics.jsonl in the folder `run`."""
+"""`train(source, run, seed)`: write a trained model and its metrics.jsonl to the folder `run`."""
 
 
 def run_demo(
@@ -56,8 +56,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Train, test and search; write OUT/report.html and OUT/metrics.json and return the metrics.
 
-    OUT also keeps the run (OUT/run) and the embeddings (OUT/embeddings); an earlier demo there is
-    replaced, other files are an InputError. `progress` hears what begins.
+    OUT also contains the run (OUT/run) and the embeddings (OUT/embeddings). An earlier demo there
+    is replaced; other files raise an InputError. `progress` receives a line as each part begins.
     """
     out = Path(out)
     _make_room(out)
@@ -103,10 +103,10 @@ def _make_room(out: Path) -> None:
 
 
 def train_clip(source: str, run: Path, seed: int) -> None:
-    """The preset `small` of `clip`; no concept meets itself in a batch, or its drawings were each
-    other's negatives.
+    """Train the preset `small` of `clip`. A batch has at most one drawing of each concept, because
+    drawings of the same concept would be negatives of each other.
 
-    Most captions are a name with one to three tags, which tie concepts to each other.
+    Most captions are a name with one to three tags, which relate concepts to each other.
     """
     role = "caption=0.4,caption+tags=0.2,caption+tags+tags=0.2,caption+tags+tags+tags=0.2"
     config = {"distinct": "concept", "role": role}
@@ -117,6 +117,6 @@ def train_clip(source: str, run: Path, seed: int) -> None:
 
 
 def read_losses(path: Path) -> list[tuple[float, float]]:
-    """(step, loss) of every step in a metrics.jsonl."""
+    """Return (step, loss) of every step in a metrics.jsonl."""
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return [(line["done"], float(line["loss"])) for line in lines if "loss" in line]

@@ -1,4 +1,4 @@
-"""The demo's report: what was measured and found, as one HTML page."""
+"""The demo's report as one HTML page: the measurements and the search results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from diptych.rng import generator
 
 
 class Found(Protocol):
-    """One image that a search found."""
+    """One image that a search returned."""
 
     @property
     def score(self) -> float: ...
@@ -28,8 +28,8 @@ class Found(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """What the report searches for: names and drawings of concepts (by index), and words that are
-    no names."""
+    """The queries of the report: names and drawings of concepts (by index), and words that are not
+    names."""
 
     names: tuple[int, ...]
     words: tuple[str, ...]
@@ -37,7 +37,8 @@ class Queries:
 
     @classmethod
     def draw(cls, trial: Trial, seed: int, count: int = 5) -> "Queries":
-        """Concepts by lot, not by result; the words were written before anything was found."""
+        """Sample concepts at random, independent of results; the words were fixed before any
+        result."""
         gallery = trial.source(trial.learnt, trial.held_out)
         lot = (
             generator(seed, "shown")
@@ -54,7 +55,7 @@ class Queries:
         return cls(names=tuple(lot[:count]), words=words, drawings=tuple(lot[count:]))
 
     def asked(self, trial: Trial) -> list[str | Image.Image]:
-        """The queries in order: names, words, drawings by the first training design."""
+        """Return the queries in order: names, words, drawings by the first training design."""
         names = [concepts()[index]["name"] for index in self.names]
         return [
             *names,
@@ -64,7 +65,7 @@ class Queries:
 
 
 def drawing(trial: Trial, design: str, concept: int) -> Image.Image:
-    """One drawing of a concept that is learnt."""
+    """Return one drawing of a training concept."""
     source = trial.source(trial.learnt, design)
     return (
         source[int(np.flatnonzero(source.labels("concept") == concept)[0])].images["main"].decode()

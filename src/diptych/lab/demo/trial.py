@@ -1,5 +1,4 @@
-"""The demo's tests: which drawings are learnt from, which are kept, and what is measured on
-them."""
+"""The demo's tests: the training drawings, the held-out ones, and the measurements on them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +21,12 @@ from diptych.rng import generator
 CANVAS = 64
 MOST_SHRINK = 1.8
 LOOKUP = 16  # pixels a side
-TARGETS = {"placed": 0.35, "plain": 0.38, "concepts": 0.35}  # t2i_r5, fixed before the recipe was
+TARGETS = {"placed": 0.35, "plain": 0.38, "concepts": 0.35}  # t2i_r5, fixed before the recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Which designs and concepts are learnt from, and which are kept for the tests."""
+    """The designs and concepts to train on, and those held out for the tests."""
 
     designs: tuple[str, ...]
     held_out: str
@@ -35,13 +34,13 @@ class Trial:
     unseen: str
 
     def source(self, split: str, *designs: str) -> Glyphs:
-        """The drawings of some designs."""
+        """Return the drawings of some designs."""
         source = open_source(self.spec(split, *designs))
         assert isinstance(source, Glyphs)
         return source
 
     def spec(self, split: str, *designs: str) -> str:
-        """The same, as the words that name it on the command line."""
+        """Return the same source as a spec of the command line."""
         return f"glyphs:split={split}:design={'+'.join(designs)}"
 
 
@@ -55,7 +54,7 @@ CHOICE = Trial(designs=("noto", "fluent-flat"), held_out="emojione", learnt="tra
 
 
 def measure(model: Model, trial: Trial, seed: int) -> dict[str, Any]:
-    """The three tests, as metrics.json holds them."""
+    """Return the results of the three tests, as stored in metrics.json."""
     drawings = trial.source(trial.learnt, *trial.designs)
     plain = trial.source(trial.learnt, trial.held_out)
     placed = Placed(plain, seed)
@@ -69,14 +68,14 @@ def measure(model: Model, trial: Trial, seed: int) -> dict[str, Any]:
 
 
 def recalls(model: Model, source: Any) -> dict[str, Any]:
-    """n, and recall at 1 and 5 from names to images (t2i) and from images to names (i2t)."""
+    """Return n, and recall at 1 and 5 from names to images (t2i) and from images to names (i2t)."""
     result = retrieval(model, source, ks=(1, 5))
     return {name: result[name] for name in ("n", "t2i_r1", "t2i_r5", "i2t_r1", "i2t_r5")}
 
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """A drawing shrunk by 1/`shrink` and laid `at` a place of a canvas of one colour."""
+    """A drawing shrunk by 1/`shrink` and placed `at` a position on a canvas of one colour."""
 
     image: EncodedImage
     shrink: float
@@ -88,13 +87,13 @@ class PlacedImage:
         return place(self.image.decode(), CANVAS, self.shrink, self.at, self.ground)
 
     def read(self) -> bytes:
-        """The drawing's own bytes; there is no file of the canvas."""
+        """Return the bytes of the drawing; the canvas is not a file."""
         return self.image.read()
 
 
 class Placed(Wrapped):
-    """The drawings of a source, each at a place and on a ground that depend on the seed and its key
-    alone."""
+    """The drawings of a source, each at a position and on a background that depend on the seed and
+    its key only."""
 
     def __init__(self, source: Glyphs, seed: int):
         super().__init__(source, name="placed")
@@ -117,17 +116,18 @@ class Placed(Wrapped):
         )
 
     def schema(self) -> Schema:
-        """That of the source, less the masks, which would have to move with the drawing."""
+        """Return the schema of the source without the masks, which would have to move with the
+        drawing."""
         return {
             name: field for name, field in super().schema().items() if not name.startswith("masks.")
         }
 
 
 def pixel_lookup(gallery: Glyphs | Placed, drawings: Glyphs, k: int = 5) -> float:
-    """Recall at `k` from names to images without learning.
+    """Return recall at `k` from names to images without learning.
 
-    An image's distance from a name is that from the nearest of the name's training drawings, which
-    lie on white, in 16 x 16 RGB pixels (Euclidean).
+    The distance of an image from a name is the distance to the nearest training drawing of that
+    name, on white, in 16 x 16 RGB pixels (Euclidean).
     """
     distance = torch.cdist(small_pixels(gallery), small_pixels(drawings))  # (images, drawings)
     names = gallery.labels("concept")
@@ -137,7 +137,7 @@ def pixel_lookup(gallery: Glyphs | Placed, drawings: Glyphs, k: int = 5) -> floa
 
 
 def small_pixels(source: Glyphs | Placed) -> torch.Tensor:
-    """Every image on white as 16 x 16 means: (N, 768), in [0, 1]."""
+    """Return every image on white as 16 x 16 means: (N, 768), in [0, 1]."""
     images = (on_ground(source[i].images["main"].decode()) for i in range(len(source)))
     small = [np.asarray(image.resize((LOOKUP, LOOKUP), Image.Resampling.BOX)) for image in images]
     return torch.from_numpy(np.stack(small)).flatten(1).float() / 255
