@@ -16,11 +16,6 @@ selects groups of classes, and searches the names and sentences of each group fo
 once; candidates are computed from stored embeddings. Inference: zero-shot classification with the
 prompts that were found; a new class name is used with the templates alone.
 
-The published code sets the weights of the fitness for each data set, and looks at the test images
-every epoch. Here one setting serves all data sets, and only training images are used. The published
-code takes positions in a sorted list for class labels, and groups begin with the class of the
-lowest cross-entropy; here they are labels, and groups begin with the highest [ours].
-
 The published code sets the weights of the fitness for each data set, and evaluates on the test
 images every epoch. Here one setting serves all data sets, and only training images are used. The
 published code uses positions in a sorted list as class labels, and groups begin with the class of
