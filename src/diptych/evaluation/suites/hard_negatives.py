@@ -96,9 +96,9 @@ def hard_negatives(
       contradiction.
     - `by` is embed, or log_prob, the probability that the model assigns to a text.
 
-    A text with several anchors counts by the share of them. Also returned: `margin`, the mean
-    difference of the cosines (or log-probabilities), `n` wrong texts, `bad` samples by reason, and
-    the protocol.
+    A wrong text with several anchors counts by the share of anchors to which the right text is
+    nearer. Also returned: `margin`, the mean difference of the cosines (or log-probabilities), `n`
+    wrong texts, `bad` samples by reason, and the protocol.
     """
     ready(model, source, role=role, anchor=anchor, negatives=negatives, by=by)
     role = role_of("hard_negatives", source, role)
