@@ -72,7 +72,7 @@ def test_a_printed_command_is_read(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["search", "emb", "-k", "2", "a red mug"], {"emb": "emb", "text": "a red mug", "k": 2}),
         (["search", "-k", "2", "emb", "a red mug"], {"emb": "emb", "text": "a red mug", "k": 2}),
