@@ -1,8 +1,8 @@
-"""The one exception that tells a user what to change.
+"""`InputError`, the exception for all errors that a user can fix.
 
 Everything a user can get wrong (a file, a name, an option, a shape) raises `InputError`, a
-`ValueError` whose message names the thing, the place and the remedy. The command line prints it as
-one line and exits with code 2; any other exception is a defect of ours and keeps its traceback.
+`ValueError` whose message names the problem, the place and the remedy. The command line prints it
+on one line and exits with code 2. Any other exception is a bug in diptych and keeps its traceback.
 """
 
 import difflib
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad input: the message is one line, written for the person who gave the input."""
+    """Bad input. The message is one line that addresses the user."""
 
 
 @contextmanager
 def located(place: str) -> Iterator[None]:
-    """Put the place in front of an error for users that something within tells without it.
+    """Context that puts `place` in front of an InputError's message.
 
     >>> with located("pets/"):
     ...     raise InputError("two classes are called 'cat'; give each a name of its own")
@@ -30,7 +30,7 @@ def located(place: str) -> Iterator[None]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice spelt most like `name`, or None where nothing is close.
+    """The choice with the most similar spelling to `name`, or None if none is close.
 
     >>> nearest("cilp", ["clip", "siglip"])
     'clip'
@@ -41,8 +41,8 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
-    """The error for a name that does not exist: shows the nearest one, or all of them where there
-    are few.
+    """The error for an unknown name: it suggests the nearest choice, or lists up to twelve choices
+    if none is close.
 
     >>> print(unknown("method", "cilp", ["clip", "siglip"]))
     unknown method 'cilp'; did you mean 'clip'?
@@ -56,7 +56,7 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
 
 
 def some(names: Iterable[str]) -> str:
-    """At most three names, and how many more there are.
+    """At most three names, and the number of the others.
 
     >>> some("abcde")
     'a, b, c and 2 more'
@@ -66,8 +66,8 @@ def some(names: Iterable[str]) -> str:
 
 
 def brief(error: BaseException | str, length: int = 120) -> str:
-    """What another library's error says, or a text of the user's, on one line and cut short, to be
-    quoted in ours.
+    """The message of another library's error, or a user's text, on one line and truncated, to quote
+    it.
 
     >>> brief(OSError("no\\n  network"))
     'no network'
@@ -76,7 +76,7 @@ def brief(error: BaseException | str, length: int = 120) -> str:
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """A text of the user's on one line, its middle left out where it is long: names may differ at
+    """A user's text on one line; the middle of a long text is left out, since names may differ at
     their ends.
 
     >>> shortened("very " * 30 + "red cat", 24)

@@ -1,5 +1,4 @@
-"""Names with options in one word: `NAME:key=value:key=value`, used for sources, towers and
-tokenizers alike.
+"""Specs: names with options, `NAME:key=value:key=value`, of sources, towers and tokenizers.
 
 >>> parse("vit:width=384:depth=12")
 Spec(name='vit', options={'width': 384, 'depth': 12})
@@ -27,8 +26,10 @@ _LARGEST = sys.float_info.max
 
 @dataclass(frozen=True)
 class Spec:
-    """A name and its options. The name may hold colons (`timm:resnet18`, `C:/data`): only `:key=`
-    opens an option."""
+    """A name and its options.
+
+    The name may contain colons (`timm:resnet18`, `C:/data`): only `:key=` starts an option.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -38,8 +39,8 @@ class Spec:
 
 
 def parse(text: str) -> Spec:
-    """Split `NAME:key=value…`; values that read as Python numbers, booleans or None become such,
-    others stay text.
+    """Parse `NAME:key=value…`; Python numbers, booleans, None and tuples are converted, other
+    values stay text.
 
     Raises InputError for an empty name or a key given twice.
     """
@@ -56,7 +57,7 @@ def parse(text: str) -> Spec:
 
 
 def split_specs(text: str) -> list[str]:
-    """The specs that commas join; those in braces belong to a name.
+    """Split a list of specs at its commas, except those in braces, which belong to a name.
 
     >>> split_specs("photos/:part=1/5,{0..9},{a,b}.tar")
     ['photos/:part=1/5', '{0..9}', '{a,b}.tar']
@@ -65,7 +66,7 @@ def split_specs(text: str) -> list[str]:
 
 
 def split_options(text: str) -> tuple[str, str]:
-    """The name of a spec, and its options as they stand.
+    """The name of a spec, and the unparsed text of its options.
 
     >>> split_options("C:/photos/:part=1/5:draw=2")
     ('C:/photos/', ':part=1/5:draw=2')
@@ -87,8 +88,7 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A limit that a number of an option keeps; it stands in an annotation, as in `Annotated[float,
-    Above(0)]`."""
+    """A limit of a numeric option, used in an annotation such as `Annotated[float, Above(0)]`."""
 
     limit: float
     word: ClassVar[str]
@@ -144,14 +144,14 @@ class AtMost(Bound):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What an option sets, where the contract suite makes smaller models by it; it stands in an
-    annotation."""
+    """The role of an option, used in an annotation; the contract suite makes smaller models by
+    it."""
 
     name: Literal["width", "dropout", "network", "model"]
 
 
 def role(hint: Any) -> str | None:
-    """The name of the role in an annotation, None where it has none.
+    """The name of the role in an annotation, or None.
 
     >>> role(Width | None), role(Count)
     ('width', None)
@@ -172,7 +172,7 @@ Natural = Annotated[int, AtLeast(0)]
 Width = Annotated[int, AtLeast(1), Role("width")]
 """Features of a layer."""
 Dropout = Annotated[float, AtLeast(0), Below(1), Role("dropout")]
-"""A probability of dropout."""
+"""A dropout probability."""
 NetworkSpec = Annotated[str, Role("network")]
 """The spec of a tower or a head, such as `mlp:hidden=2048`."""
 ModelSpec = Annotated[str, Role("model")]
@@ -180,10 +180,10 @@ ModelSpec = Annotated[str, Role("model")]
 
 
 def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:
-    """Build the frozen dataclass `cls` from plain options; an unknown key names the nearest field.
+    """Build the frozen dataclass `cls` from plain options.
 
-    A number stands for a tuple of one, as `widths=8` does on the command line. Raises InputError as
-    `check` does.
+    A number is accepted for a tuple of one, as in `widths=8` on the command line. Raises InputError
+    as `check` does; for an unknown key it suggests the nearest field.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, kw_only=True)
@@ -209,7 +209,7 @@ _REPR.maxlevel = 4
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, cut where it is long: a file of a few lines can name one list in
+    """The `repr` of a value, truncated if it is long, since a short file can nest one list in
     another many times.
 
     >>> shown([1, "a"]), shown([[[[[[1]]]]]])
@@ -219,18 +219,18 @@ def shown(value: Any) -> str:
 
 
 def _listed(value: Any, hint: Any) -> Any:
-    """A number as a tuple of one where the annotation is of a tuple of any length; any other value
-    as it is."""
+    """A number as a tuple of one if the annotation is a tuple of any length; any other value
+    unchanged."""
     is_tuple = get_origin(hint) is tuple and get_args(hint)[-1] is ...
     return (value,) if is_tuple and isinstance(value, int | float) else value
 
 
 def check(cls: type, options: Mapping[str, Any], where: str) -> None:
-    """Raise InputError where an option is no field of the dataclass `cls`, or its value does not
-    fit the annotation.
+    """Raise InputError if an option is no field of the dataclass `cls` or its value does not fit
+    the annotation.
 
-    Numbers, truth values, texts, `Literal`, tuples, mappings and unions of them are checked, and
-    each `Bound`.
+    Numbers, booleans, strings, `Literal`, tuples, lists, mappings, unions of them and each `Bound`
+    are checked.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, kw_only=True)
@@ -253,8 +253,8 @@ def check(cls: type, options: Mapping[str, Any], where: str) -> None:
 
 
 def problem(cls: type, values: Mapping[str, Any]) -> str:
-    """What is wrong with saved values of a dataclass, "" where nothing: a field that is missing or
-    of another type.
+    """What is wrong with saved values of a dataclass (a missing field, or one of another type), or
+    "".
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -274,10 +274,10 @@ def problem(cls: type, values: Mapping[str, Any]) -> str:
 
 
 def check_record(cls: type, values: Any, path: Path, remedy: str) -> dict[str, Any]:
-    """The values of a saved record whose types fit the fields of the dataclass `cls`; those of no
-    field are left out.
+    """The values of a saved record for the fields of the dataclass `cls`; other values are left
+    out.
 
-    InputError, which ends in the remedy, where one is missing or of another type.
+    Raises InputError, with the remedy at its end, if one is missing or has another type.
     """
     wrong = (
         problem(cls, values)
@@ -291,15 +291,15 @@ def check_record(cls: type, values: Any, path: Path, remedy: str) -> dict[str, A
 
 @cache
 def annotations(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields that its options may set, bounds included."""
+    """The annotations of the fields that `cls` accepts as arguments, bounds included."""
     assert is_dataclass(cls)
     hints = get_type_hints(cls, include_extras=True)
     return {item.name: hints[item.name] for item in fields(cls) if item.init}
 
 
 def fits(value: Any, wanted: Any) -> bool:
-    """Whether a value may stand where an annotation is; types other than those that `check` names
-    take anything.
+    """Whether a value fits an annotation. Types other than those listed at `check` accept any
+    value.
 
     >>> fits(-1, Annotated[int, AtLeast(0)] | None), fits(None, Annotated[int, AtLeast(0)] | None)
     (False, True)
@@ -345,7 +345,7 @@ def choices(hint: Any) -> list[str]:
 
 
 def takes(hint: Any) -> str:
-    """An annotation in words.
+    """An annotation in words, for messages.
 
     >>> takes(int | None), takes(tuple[float, float]), takes(Literal["stop", "skip"])
     ('a whole number or null', '[a number, a number]', 'stop or skip')
@@ -384,7 +384,7 @@ def takes(hint: Any) -> str:
 
 
 def bounds(hint: Any) -> str:
-    """The limits of a number in words, "" where it has none.
+    """The limits of a number in words, or "".
 
     >>> bounds(Annotated[float, Above(0), Below(1)] | None)
     'above 0 and below 1'
@@ -402,10 +402,10 @@ def bounds(hint: Any) -> str:
 def several(
     kind: str, given: str | int, choices: Sequence[str], also: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """The values of an option that takes several, split_specs by `+`, in the order of `choices`;
-    "all" is all of them.
+    """The values of an option that accepts several, joined by `+`, in the order of `choices`; "all"
+    is all of them.
 
-    `also` are further words that the option takes, for the error's sake.
+    `also` are further words that the option accepts, which are listed in the error.
 
     >>> several("colour", "blue+red", ("red", "green", "blue"))
     ('red', 'blue')

@@ -1,4 +1,4 @@
-"""What a method gets: a frozen `Batch` of tensors.
+"""The input of a method's step: a frozen `Batch` of tensors.
 
 Dimensions: B samples, V views, C captions, L text length, P patches, H x W pixels.
 """
@@ -20,25 +20,24 @@ class Images:
 
     @property
     def flat(self) -> Tensor:
-        """(B * V, 3, H, W)."""
+        """The pixels (B * V, 3, H, W)."""
         return self.pixels.flatten(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids (B, C, L), padded on the right; `lengths` (B, C) counts the ids that are not
-    padding."""
+    """Token ids (B, C, L), padded on the right; `lengths` (B, C) are the numbers of real ids."""
 
     ids: Tensor
     lengths: Tensor
 
     @property
     def flat(self) -> tuple[Tensor, Tensor]:
-        """(B * C, L) and (B * C,), as towers take them."""
+        """Ids (B * C, L) and lengths (B * C,), as towers accept them."""
         return self.ids.flatten(0, 1), self.lengths.flatten()
 
     def columns(self) -> "list[Tokens]":
-        """The c-th captions of all samples, (B, 1, L) each."""
+        """One `Tokens` (B, 1, L) per caption: the c-th holds caption c of all samples."""
         return [
             Tokens(*column)
             for column in zip(self.ids.split(1, 1), self.lengths.split(1, 1), strict=True)
@@ -47,7 +46,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The samples that meet in one step."""
+    """The samples of one training step."""
 
     images: Mapping[str, Images] = field(default_factory=dict)
     texts: Mapping[str, Tokens] = field(default_factory=dict)
@@ -89,7 +88,7 @@ class Batch:
         return self.map(lambda tensor: tensor.pin_memory())
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """Samples start … stop-1: what gradient caching cuts."""
+        """The batch of samples start … stop-1, for gradient caching."""
 
         def on(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[start:stop]

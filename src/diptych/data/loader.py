@@ -1,8 +1,7 @@
-"""The loader: from a plan to batches, in any number of worker processes, the same batches whatever
-their number.
+"""The loader: batches of a plan, the same for any number of worker processes.
 
-A damaged sample is counted under its reason and its place is taken by another sample, drawn from
-(seed, epoch, position) alone; so a batch keeps its size and no order depends on workers or ranks.
+A damaged sample is counted under its reason and replaced by another sample, which depends only on
+(seed, epoch, position). So a batch keeps its size, and no order depends on workers or ranks.
 """
 
 import re
@@ -23,13 +22,12 @@ from diptych.rng import generator
 
 _LOST = re.compile(r"DataLoader worker \(pid.*(killed|exited)", re.DOTALL)
 _ATTEMPTS = 100
-"""Replacements tried for one damaged sample before the data is given up as unreadable."""
+"""Replacements tried for one damaged sample before the loader raises an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One rank's part of one batch: `indices` stand at `position`, `position` + 1, … of the
-    epoch."""
+    """One rank's part of one batch: `indices` are at `position`, `position` + 1, … of the epoch."""
 
     epoch: int
     position: int
@@ -52,8 +50,8 @@ class Damage:
 
 
 class _Requests(Sampler[Request]):
-    """The requests of the current epoch; workers stay alive between epochs, so it is set anew for
-    each."""
+    """The requests of the current epoch, replaced each epoch since workers stay alive between
+    epochs."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -66,7 +64,7 @@ class _Requests(Sampler[Request]):
 
 
 class _Batches(Dataset):
-    """Answers a request with a collated batch; runs in the workers."""
+    """Returns the collated batch of a request; runs in the workers."""
 
     def __init__(self, source: Source, views: Sequence[View], seed: int):
         self.source = source
@@ -122,11 +120,11 @@ class _Batches(Dataset):
 
 
 class Loader:
-    """Batches of a source for one rank of `ranks`, epoch by epoch, from any step on.
+    """Batches of a source for one rank of `ranks`, epoch by epoch, from any step.
 
-    `workers` processes decode ahead; 0 decodes in this one. `steps` is the length of training,
-    which tells the views how much of it is done; None is evaluation. `damage` collects what could
-    not be read.
+    `workers` processes decode ahead; 0 decodes in this process. `steps` is the length of training,
+    from which the views' progress is computed; None means evaluation. `damage` collects the samples
+    that could not be read.
     """
 
     def __init__(
@@ -168,8 +166,7 @@ class Loader:
         )
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """The global batches of an epoch, as index arrays. Raises InputError where there is
-        none."""
+        """The global batches of an epoch, as index arrays. Raises InputError if there is none."""
         if self._planned is None or self._planned[0] != epoch:
             planned = self.plan(self.source, self.seed, epoch, self.batch_size)
             if not planned:
@@ -181,7 +178,7 @@ class Loader:
         return self._planned[1]
 
     def epoch(self, epoch: int, start: int = 0, step: int = 0) -> Iterator[Batch]:
-        """This rank's part of an epoch's batches from number `start` on, which is step `step` of
+        """This rank's part of an epoch's batches from batch `start`, which is step `step` of
         training."""
         requests = []
         position = 0
@@ -203,7 +200,7 @@ class Loader:
                 yield batch
 
     def endless(self, start: int) -> Iterator[Batch]:
-        """Batches of epoch after epoch, from the `start`-th of training on."""
+        """Batches of epoch after epoch, from step `start` of training."""
         epoch = 0
         step = start
         while start >= (length := len(self.batches(epoch))):
@@ -216,8 +213,8 @@ class Loader:
 
 @contextmanager
 def workers_told(name: str) -> Iterator[None]:
-    """Say in a line that a worker process is gone, which torch tells wherever the process that
-    waits for it stands."""
+    """Context that turns torch's RuntimeError about a killed worker process, wherever it surfaces,
+    into an InputError."""
     try:
         yield
     except RuntimeError as error:
@@ -230,7 +227,7 @@ def workers_told(name: str) -> Iterator[None]:
 
 
 def require(source: Source, names: Sequence[str], who: str) -> None:
-    """InputError where a source lacks a field that `who` reads; `texts.*` asks for texts of any
+    """Raise InputError if a source lacks a field that `who` reads; `texts.*` means texts of any
     role."""
     schema = source.schema()
     for name in names:

@@ -1,8 +1,7 @@
-"""What a source gives: `Sample`, its lazily decoded `Image`s, and the `Schema` that says which
-fields to expect.
+"""The items of a source: `Sample`, with lazily decoded images, and the `Schema` of its fields.
 
-Fields are named by dotted strings everywhere: `images.main`, `texts.caption`, `labels.class`,
-`boxes`, `masks.object`, `arrays.volume`, `edits`.
+Fields have dotted names everywhere: `images.main`, `texts.caption`, `labels.class`, `boxes`,
+`masks.object`, `arrays.volume`, `edits`.
 """
 
 import hashlib
@@ -20,20 +19,20 @@ _KEYS = 65_536  # hashed at once
 
 
 class BadSample(Exception):
-    """A damaged sample: counted under `reason` (a short slug, e.g. "truncated", "html"), never
-    fatal by itself."""
+    """A damaged sample, which is counted under `reason` (a short slug such as "truncated") and
+    replaced."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self):  # crosses worker processes whole
+    def __reduce__(self):  # pickled with both arguments by worker processes
         return type(self), (self.reason, self.detail)
 
 
 def keys_digest(source: "Source") -> str:
-    """SHA-256 of a source's keys in order, in one pass over them: ten million take seconds."""
+    """SHA-256 of a source's keys in order, in one pass; ten million keys take seconds."""
     total = hashlib.sha256()
     keys = source.keys()
     for start in range(0, len(keys), _KEYS):
@@ -43,7 +42,7 @@ def keys_digest(source: "Source") -> str:
 
 
 def damage_told(damaged: Mapping[str, str]) -> str:
-    """Damaged samples (key -> reason) in words: how many by reason, and some of them.
+    """Damaged samples (key -> reason) as text: counts by reason, and some of the keys.
 
     >>> damage_told({"a.png": "truncated", "b.png": "html", "c.png": "truncated"})
     '2 truncated, 1 html; such as a.png, b.png, c.png'
@@ -55,7 +54,8 @@ def damage_told(damaged: Mapping[str, str]) -> str:
 
 
 def whole(text: str) -> str:
-    """The text with half surrogate pairs, which no UTF-8 can hold, shown as the replacement sign.
+    """The text with lone surrogates, which UTF-8 cannot encode, replaced by the replacement
+    character.
 
     >>> whole("a\\ud83d")
     'a�'
@@ -68,14 +68,14 @@ def whole(text: str) -> str:
 
 
 def path_text(path: str) -> str:
-    """A path as text: bytes of a file's name that are no UTF-8 are written as `\\xNN`.
+    """A path as text, with bytes of the name that are not valid UTF-8 written as `\\xNN`.
 
     >>> path_text("caf\\udce9.png")
     'caf\\\\xe9.png'
     """
     try:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # a surrogate that stands for no byte
+    except UnicodeEncodeError:  # a surrogate that encodes no byte
         return whole(path)
 
 
@@ -83,15 +83,15 @@ class EncodedImage(Protocol):
     """An image not yet decoded."""
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The image as RGB, or RGBA where it has transparency, turned upright; raises BadSample.
+        """The image as RGB, or RGBA if it has transparency, rotated upright; raises BadSample.
 
-        `at_least` allows a smaller image, where that is faster, whose short side keeps so many
-        pixels.
+        `at_least` permits a smaller image, if that is faster, whose short side has at least this
+        many pixels.
         """
         ...
 
     def read(self) -> bytes:
-        """The encoded bytes, for checksums and duplicates; raises BadSample where they cannot be
+        """The encoded bytes, for checksums and duplicates; raises BadSample if they cannot be
         read."""
         ...
 
@@ -108,7 +108,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
-    """A rectangle in pixels of the image `image` (x0, y0, x1, y1), with what is in it."""
+    """A rectangle (x0, y0, x1, y1) in pixels of the image `image`, with its text or label."""
 
     xyxy: tuple[float, float, float, float]
     text: str = ""
@@ -150,16 +150,16 @@ Schema = Mapping[str, Field]
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to samples. Pickles cheaply (a worker process gets a copy), reads nothing until
-    asked."""
+    """Random access to samples. A source pickles cheaply (each worker process gets a copy) and
+    reads lazily."""
 
     name: str
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample; its images are read when decoded. Raises BadSample where even its texts
-        cannot be read."""
+        """The sample, whose images are read when decoded. Raises BadSample if its texts cannot be
+        read."""
         ...
 
     def keys(self) -> Sequence[str]:
@@ -170,10 +170,9 @@ class Source(Protocol):
 
 
 def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None) -> np.ndarray:
-    """One label of every sample (N,), or of those at `rows` (K,), read once, without decoding an
-    image.
+    """One label of all samples (N,), or of those at `rows` (K,), without decoding images.
 
-    Raises InputError where the source has no such label.
+    Raises InputError if the source has no such label.
     """
     if f"labels.{label}" not in source.schema():
         raise InputError(
@@ -184,16 +183,16 @@ def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None
         read = range(len(source)) if rows is None else rows
         return np.array([source[int(row)].labels.get(label, -1) for row in read])
     values = np.asarray(given(label))
-    if isinstance(rows, range):  # NumPy would take it as a list, number by number
+    if isinstance(rows, range):  # NumPy would convert it number by number
         rows = np.arange(rows.start, rows.stop, rows.step)
     return values if rows is None else values[rows]
 
 
 def is_visual(sample: Sample, label: str | None = None, role: str = "main") -> bool:
-    """Whether a sample's texts are visual: its label is 1, or without a label named, it has an
-    image of `role`.
+    """Whether a sample's texts are visual: `label` is 1, or, without a label, it has an image of
+    `role`.
 
-    Raises BadSample("no-label") where the label is neither 0 nor 1: nobody could say, so it is no
+    Raises BadSample("no-label") if the label is neither 0 nor 1, since the sample is then no
     example of either.
     """
     if label is None:

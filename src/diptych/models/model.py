@@ -1,5 +1,5 @@
-"""`Model`: a dual encoder with its tokenizer and its preprocessing, so that images and strings go
-in and unit vectors come out. It is what `diptych.load` returns, whoever trained the weights.
+"""`Model`: a dual encoder with its tokenizer and preprocessing, which embeds images and strings as
+unit vectors. `diptych.load` returns one for any weights, ours or foreign.
 
 Dimensions: N images or texts, E embedding, H x W pixels, L text length.
 """
@@ -44,15 +44,17 @@ Progress = Callable[[int, int], None]
 
 
 class Model:
-    """A dual encoder that takes images and strings. `name` is what it was loaded from, `delivered`
-    what a method handed over that holds the encoder and more.
+    """A dual encoder that accepts images and strings.
 
-    Raises InputError where tokenizer or preprocessing are not those that the towers were built for.
+    `name` is what the model was loaded from. `delivered` is a method's module that holds the
+    encoder and further parts.
+
+    Raises InputError if the tokenizer or the preprocessing does not match the towers.
     """
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
     weights: Path | None = (
-        None  # the file or folder that a foreign model was loaded with, in place of its own
+        None  # the file or folder with which a foreign model's weights were replaced
     )
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
@@ -72,10 +74,8 @@ class Model:
         self.delivered = delivered
         self._kept = (
             delivered.extra_state() if delivered is not None else {}
-        )  # before other classes are named
-        self.precision = (
-            "float32"  # what it computes in: `models.precision.set_precision` changes it
-        )
+        )  # before set_classes changes it
+        self.precision = "float32"  # of computation; changed by `models.precision.set_precision`
         _check_preprocess(encoder, preprocess, name)
         if tokenizer is not None:
             _check_tokenizer(encoder, tokenizer, name)
@@ -88,13 +88,13 @@ class Model:
         exact: bool = False,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Unit vectors (N, E), float32, on the CPU.
+        """Embed images as unit vectors (N, E), float32, on the CPU.
 
-        `images`: a path, an image, a list of them; uint8 tensors (N, 3, H, W), preprocessed like
-        images; or float tensors (N, 3, size, size), taken as preprocessed. A large JPEG file is
-        decoded at 1/2, 1/4 or 1/8 of its size, with at least twice the model's size left
-        (`Preprocess.read` says why); `exact` decodes it in full. Raises InputError for what cannot
-        be read, by place and name.
+        `images` is a path, an image, or a list of them; a uint8 tensor (N, 3, H, W), which is
+        preprocessed like images; or a float tensor (N, 3, size, size), which counts as
+        preprocessed. A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, so that at least
+        twice the model's size is left (see `Preprocess.read`); `exact` decodes it in full. Raises
+        InputError with index and name for an image that cannot be read.
         """
         batches, count = self._batches(images, batch_size, exact)
         return self._embed(batches, self.encoder.embed_images, count, progress)
@@ -102,8 +102,7 @@ class Model:
     def project_images(
         self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False
     ) -> Tensor:
-        """Vectors (N, E) that keep the length they had before `embed_images` made them unit; else
-        as there."""
+        """Like `embed_images`, but the vectors (N, E) are not normalised."""
         batches, count = self._batches(images, batch_size, exact)
 
         def project(pixels: Tensor) -> Tensor:
@@ -121,11 +120,10 @@ class Model:
         exact: bool = False,
         progress: Progress | None = None,
     ) -> Encoded:
-        """What the image tower gives before the projection: tokens (N, T, D), pooled (N, D);
-        float32, on the CPU.
+        """The image tower's output before the projection: tokens (N, T, D), pooled (N, D); float32,
+        on the CPU.
 
-        `images` and what is raised are those of `embed_images`; InputError also where there is no
-        image.
+        `images` and errors are those of `embed_images`; InputError also for no image at all.
         """
         batches, count = self._batches(images, batch_size, exact)
         if not count:
@@ -150,11 +148,12 @@ class Model:
         batch_size: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """Cosines (N, K, h, w) of texts with the positions of images, float32, on the CPU:
-        positions pass through the projection of the image's vector.
+        """Cosines (N, K, h, w) of texts with the positions of images, float32, on the CPU.
 
-        `images` and what is raised are those of `represent`; InputError also for an image tower
-        without positions.
+        Positions pass through the projection of the pooled vector.
+
+        `images` and errors are those of `represent`; InputError also for an image tower without
+        positions.
         """
         positions, grid = patch_vectors(self, images, batch_size, exact=exact)
         return (positions @ self.embed_texts(texts).T).transpose(1, 2).unflatten(2, grid)
@@ -162,10 +161,11 @@ class Model:
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
     ) -> Tensor:
-        """Unit vectors (N, E), float32, on the CPU; a text longer than the context is cut
-        (`tokenizer.lost` tells).
+        """Embed texts as unit vectors (N, E), float32, on the CPU.
 
-        Raises InputError where the model came without a tokenizer.
+        A text longer than the context is truncated (`tokenizer.lost` reports it).
+
+        Raises InputError if the model has no tokenizer.
         """
         if self.tokenizer is None:
             raise InputError(
@@ -184,11 +184,13 @@ class Model:
         text_embeddings: Tensor | None = None,
         batch_size: int = 256,
     ) -> None:
-        """Say what `class_logits` chooses from: each class is the mean direction of its name in the
-        templates, or that of a vector (C, E) in the text's place.
+        """Set the classes of `class_logits`.
 
-        Raises InputError where a name is empty, comes twice or is cut by the context, a template
-        has no single {} for it, or vectors do not fit.
+        The vector of a class is the mean direction of its name in all templates, or its row of
+        `text_embeddings` (C, E), normalised.
+
+        Raises InputError if a name is empty, repeated or truncated by the context, if a template
+        does not contain {} exactly once, or if the embeddings have another shape.
         """
         names = check_names(names)
         templates = checked(templates, "set_classes")
@@ -217,11 +219,10 @@ class Model:
         exact: bool = False,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Logits (N, C) of images over the classes that were set: scale · cosine; their softmax are
-        probabilities.
+        """Logits (N, C) of images over the classes that were set: scale · cosine. Their softmax
+        gives probabilities.
 
-        `images` and what is raised are those of `embed_images`; InputError also where no classes
-        were set.
+        `images` and errors are those of `embed_images`; InputError also if no classes were set.
         """
         if not self.classes:
             raise InputError(
@@ -234,13 +235,12 @@ class Model:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What share of an embedding's squared length each of its heads has
-        (`DualEncoder.shares`)."""
+        """Each head's share of an embedding's squared length (`DualEncoder.shares`)."""
         return self.encoder.shares
 
     def set_share(self, share: float) -> None:
-        """Weigh the two heads anew, as `DualEncoder.set_share` does; classes are named again
-        afterwards."""
+        """Reweigh the two heads (`DualEncoder.set_share`). This unsets the classes; set them
+        again."""
         self.encoder.set_share(share)
         self.__dict__.pop("identity", None)
         if hasattr(self, "_class_vectors"):
@@ -252,12 +252,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the towers are."""
+        """The device of the towers."""
         return next(self.encoder.parameters()).device
 
     def to(self, device: torch.device | str) -> Self:
-        """Move all that the model holds. Raises InputError for a model in int8, which runs on a CPU
-        alone."""
+        """Move the model to a device. Raises InputError for a model in int8, which runs only on a
+        CPU."""
         if self.precision == "int8" and torch.device(device).type != "cpu":
             raise InputError(
                 f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}"
@@ -267,9 +267,11 @@ class Model:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that decides what it gives: weights, towers, tokenizer, preprocessing, and
-        the plain values that a method handed over, such as prompts. Computed at first use; classes
-        that are named later are no part."""
+        """SHA-256 of all that determines the model's output, computed at first use.
+
+        It covers weights, towers, tokenizer, preprocessing and plain values from the method, such
+        as prompts, but not classes that are set later.
+        """
         config = {
             "towers": self.encoder.config(),
             "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
@@ -285,7 +287,7 @@ class Model:
 
     @property
     def _whole(self) -> nn.Module:
-        """All that the model holds."""
+        """The module that holds all parameters."""
         return self.encoder if self.delivered is None else self.delivered
 
     def _embed(
@@ -296,9 +298,7 @@ class Model:
         with evaluating(self.encoder), torch.inference_mode():
             for batch in batches:
                 vectors = embed(*(part.to(self.device) for part in batch))
-                if (
-                    at_least_float32(vectors) is not vectors
-                ):  # unit norm to 8 bits; make it one to 24
+                if at_least_float32(vectors) is not vectors:  # normalised in 8 bits; again in 24
                     vectors = F.normalize(at_least_float32(vectors), dim=-1)
                 vectors = vectors.cpu()
                 found.append(vectors)
@@ -307,12 +307,12 @@ class Model:
                     progress(done, count)
         return torch.cat(
             found[1:] or found
-        ).clone()  # a clone made here takes part in gradients again
+        ).clone()  # a clone outside inference mode can take part in gradients
 
     def _batches(
         self, images: ImagesLike, batch_size: int, exact: bool
     ) -> tuple[Iterator[tuple[Tensor]], int]:
-        """Batches of pixels (N, 3, size, size), and how many images there are."""
+        """Batches of pixels (N, 3, size, size), and the number of images."""
         if isinstance(images, Tensor):
             return self._tensor_batches(images, batch_size)
         items = (
@@ -339,7 +339,7 @@ class Model:
         if images.shape[2:] == (
             size,
             size,
-        ):  # as preprocessed; for uint8 resizing would change nothing
+        ):  # preprocessed; uint8 of this size needs no resizing
             return ((chunk,) for chunk in images.split(batch_size)), len(images)
         if images.is_floating_point():
             raise InputError(
@@ -355,8 +355,7 @@ class Model:
         batch_size: int,
         exact: bool = False,
     ) -> Iterator[tuple[Tensor]]:
-        """Batches of pixels (N, 3, H, W), the next one decoded by threads while the caller
-        computes."""
+        """Batches of pixels (N, 3, H, W); threads decode the next one while the caller computes."""
         for pixels in ahead(partial(self._pixels, exact=exact), list(enumerate(items)), batch_size):
             yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
 
@@ -374,7 +373,7 @@ class Model:
         except (
             BadSample,
             OSError,
-        ) as error:  # PIL reads late: a cut file given as an image fails here
+        ) as error:  # PIL reads lazily: a truncated file given as an image fails here
             where = str(item) if isinstance(item, str | Path) else f"image {place}"
             raise InputError(
                 f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
@@ -387,8 +386,10 @@ class Model:
 def patch_vectors(
     model: Any, images: Any, batch_size: int = 64, **options: Any
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Unit vectors (N, h · w, E) of the positions of images, as `Model.embed_images` takes them,
-    and the grid."""
+    """Unit vectors (N, h · w, E) of the positions of images, and the grid (h, w).
+
+    `images` are those of `Model.embed_images`.
+    """
     encoded = model.represent(images, batch_size=batch_size, **options)
     if encoded.grid is None:
         raise InputError(
@@ -401,7 +402,7 @@ def patch_vectors(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """While it lasts, `module` is in evaluation mode; afterwards each part is as it was."""
+    """Context with `module` in evaluation mode; each submodule's mode is restored afterwards."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -423,8 +424,8 @@ def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -
 
 
 def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:
-    """Ids must have rows in the table, texts must fit, and padding must be what the tower was
-    trained on."""
+    """Raise InputError unless vocabulary, context, padding rule and end token match the text
+    tower."""
     if encoder.text is None:
         raise InputError(f"{name} has no text tower for its tokenizer; leave the tokenizer out")
     tower = encoder.text.spec

@@ -1,4 +1,4 @@
-"""Objectives: pure functions from features to a scalar. They know tensors, not ranks, methods or
+"""Objectives: pure functions from features to a scalar, independent of ranks, methods and
 models."""
 
 from diptych.objectives.contrastive import info_nce, sigmoid_pairs

@@ -1,7 +1,6 @@
-"""The two contrastive losses of image-text pairs: softmax over the other side (CLIP and kin) and
-sigmoid (SigLIP).
+"""The two contrastive losses of image-text pairs: softmax (CLIP and others) and sigmoid (SigLIP).
 
-Both take features as they are and never normalise them. Both need O(B · tile) memory (see `core`).
+Neither normalises its features. Both need O(B · tile) memory (see `core`).
 
 Dimensions: B pairs, K keys, D width.
 """
@@ -27,17 +26,17 @@ def info_nce(
     directions: Literal["mean", "sum"] = "mean",
     tile: int | None = None,
 ) -> Tensor:
-    """Symmetric cross-entropy of images among texts and of texts among images.
+    """InfoNCE: symmetric cross-entropy of images among texts and of texts among images.
 
         L = ½ [ mean_i CE(scale · <image_i, text_keys>, T_i) + mean_i CE(scale · <text_i, image_keys>, T'_i) ]
 
-    image, text (B, D); the keys (K, D) are the other side of the batch unless given (a momentum
-    encoder's, a queue's). `scale` multiplies (1/temperature). `targets` are those of each
-    direction's rows among its keys: None (row i, key i), (B,) long, or (B, K) float that sum to 1;
-    a pair of them where image→text and text→image differ. A row without target (index -1, weights
-    0) is left out of the mean. `allowed` are the pairs that compete, of the batch with itself
-    (`core.unlike`). `smoothing` e spreads e/K over all keys. `directions="sum"` leaves out the ½.
-    Raises InputError for shapes that do not fit.
+    image and text are (B, D). The keys (K, D) are the other side of the batch unless given, as
+    those of a momentum encoder or a queue. `scale` is the multiplier 1/temperature. `targets` are
+    those of each direction's rows among its keys: None (row i, key i), (B,) long, or (B, K) float
+    with rows that sum to 1; a tuple if image→text and text→image differ. A row without target
+    (index -1, weights 0) is left out of the mean. `allowed` are the pairs of the batch with itself
+    that compete (`core.unlike`). `smoothing` e spreads e/K over all keys. `directions="sum"` omits
+    the ½. Raises InputError for shapes that do not match.
 
     Sources: Radford et al. 2021 (CLIP); keys and soft targets as in Li et al. 2021 (ALBEF); sum and
     smoothing as in Jia et al. 2021 (ALIGN).
@@ -85,13 +84,13 @@ def sigmoid_pairs(
     allowed: Allowed | None = None,
     tile: int | None = None,
 ) -> Tensor:
-    """Each image-text pair as its own question, does it match?
+    """The sigmoid loss: binary classification of each image-text pair as a match or not.
 
         L = -(1/B) Σ_ij log σ(z_ij (scale · <image_i, text_j> + bias)),      z = +1 for a match, -1 otherwise
 
-    image (B, D), text (K, D). `targets`: None (image i matches text i), (B,) long, or (B, K) float,
-    the probability of a match; `allowed` are the pairs that are asked (`core.unlike`). Raises
-    InputError for shapes that do not fit. Source: Zhai et al. 2023 (SigLIP).
+    image (B, D), text (K, D). `targets` are None (image i matches text i), (B,) long, or (B, K)
+    float, the probability of a match; `allowed` are the pairs that count (`core.unlike`). Raises
+    InputError for shapes that do not match. Source: Zhai et al. 2023 (SigLIP).
 
     >>> import torch
     >>> x = torch.eye(2)

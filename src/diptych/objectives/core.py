@@ -1,19 +1,20 @@
-"""The one core of the contrastive objectives: losses of rows (and columns) of a matrix of logits
-that is never whole.
+"""The core of the contrastive objectives: losses of the rows (and columns) of a matrix of logits
+that is never stored whole.
 
     logits   S_ij = scale · <x_i, y_j> + bias               rows x (R, D), columns y (C, D)
     row      loss_i = Σ_j T_ij · N_i - Σ_j T_ij S_ij        normaliser N_i = log Σ_j A_ij exp(S_ij)
 
-T are the targets, A says which pairs enter the normaliser; the two are apart, so positives may stay
-out of the denominator, and excluded pairs out of everything. Where the pairs do not compete
-(`softmax=False`), each is its own yes-or-no question and the row is loss_i = N_i - Σ_j T_ij S_ij
-with N_i = Σ_j A_ij softplus(S_ij). Columns are the rows of the transpose and share each block of
-logits with them.
+T are the targets; A selects the pairs in the normaliser. The two are independent: positives may be
+left out of the denominator, and pairs may be excluded altogether. With `softmax=False` the pairs do
+not compete. Each is a binary classification, and the loss of a row is loss_i = N_i - Σ_j T_ij S_ij
+with N_i = Σ_j A_ij softplus(S_ij). Columns are the rows of the transpose; both use the same blocks
+of logits.
 
-The dots Σ_j T_ij S_ij = <x_i, scale · Σ_j T_ij y_j> + … need no logits. The normalisers do: they
-are made in strips of `tile` rows, which backward computes again, so that O(tile · C) memory is in
-use and O((R + C) · D) is kept between. The mean of questions needs no second round: a strip has its
-gradient up to one factor as soon as it has its logits.
+The dot products Σ_j T_ij S_ij = <x_i, scale · Σ_j T_ij y_j> + … need no logits. The normalisers do:
+they are computed in strips of `tile` rows and recomputed in the backward pass, so that O(tile · C)
+memory is used at a time and O((R + C) · D) is kept from forward to backward. The mean of the binary
+losses needs no recomputation: the gradient of a strip is known up to one factor as soon as its
+logits are.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,23 +28,25 @@ from torch.nn import functional as F
 from diptych.errors import InputError
 
 Allowed = Tensor | Callable[[slice, slice], Tensor]
-"""(R, C) bool, or weights >= 0 of the pairs in the normaliser; or what gives the block of two
-slices of it."""
+"""(R, C) bool, or weights >= 0 of the pairs in the normaliser; or a function that returns the block
+of two slices."""
 
 Targets = Tensor | None
-"""None: row i belongs to column i. (R,) long: the column of each row, -1 for none. (R, C) float:
-weights, which may be sparse."""
+"""None: row i matches column i. (R,) long: the column of each row, -1 for none. (R, C) float:
+weights, possibly sparse."""
 
 
 class RowLosses(NamedTuple):
-    """The loss of each row (R,), 0 where it is not alive, and which are: those with a target and
-    with allowed pairs."""
+    """The loss of each row (R,), and which rows are alive: those with a target and allowed pairs.
+
+    The loss of a row that is not alive is 0.
+    """
 
     loss: Tensor
     alive: Tensor
 
     def mean(self) -> Tensor:
-        """The mean over rows that are alive; 0 where none is."""
+        """The mean over the rows that are alive; 0 if there are none."""
         return self.loss.sum() / self.alive.sum().clamp(min=1)
 
 
@@ -59,12 +62,13 @@ def pair_losses(
     smoothing: float = 0.0,
     tile: int | None = None,
 ) -> RowLosses:
-    """The losses of the rows (see the module's text for the equation): x (R, D), y (C, D) give R
-    losses.
+    """The losses of R rows x (R, D) among C columns y (C, D); see the module docstring for the
+    equation.
 
-    `smoothing` e makes the targets (1 - e) T + e/C. `tile` is the number of rows in a strip; None
-    chooses it by memory. Half precision is computed in float32. Gradients reach x, y, scale and
-    bias, not the targets; they can be taken once. Raises InputError for shapes that do not fit.
+    `smoothing` e changes the targets to (1 - e) T + e/C. `tile` is the number of rows in a strip;
+    None chooses it by memory. Half precision is computed in float32. Gradients reach x, y, scale
+    and bias, but not the targets; double backward is not supported. Raises InputError for shapes
+    that do not match.
 
     >>> x = torch.eye(2)
     >>> pair_losses(x, x, 1.0, targets=torch.tensor([0, -1]))  # log(e + 1) - 1; the second row is not alive
@@ -84,11 +88,10 @@ def both_losses(
     smoothing: float = 0.0,
     tile: int | None = None,
 ) -> tuple[RowLosses, RowLosses]:
-    """`pair_losses` of the rows among the columns and of the columns among the rows, from the same
-    logits.
+    """`pair_losses` of rows among columns and of columns among rows, from the same logits.
 
-    `targets` are (R, C) shaped for the rows and (C, R) shaped for the columns, or indices. Pairs
-    compete.
+    `targets` are (R, C) for the rows and (C, R) for the columns, or indices (R,) and (C,). The
+    softmax is always used.
     """
     by_row, by_column = _losses(rows, columns, scale, bias, targets, allowed, True, smoothing, tile)
     return by_row, by_column
@@ -103,8 +106,8 @@ def normalisers(
     allowed: Allowed | None = None,
     tile: int | None = None,
 ) -> Tensor:
-    """The normalisers N_i of the rows (R,) alone, for objectives that have no targets; -inf where
-    no pair is allowed.
+    """Only the normalisers N_i of the rows (R,), for objectives without targets; -inf if no pair is
+    allowed.
 
     >>> x = torch.eye(2)
     >>> normalisers(x, x, 1.0)  # log(e + 1)
@@ -116,8 +119,7 @@ def normalisers(
 
 
 def off_diagonal(device: torch.device) -> Allowed:
-    """Which pairs of two slices are of different indices: what `allowed` takes where a point is not
-    its own pair."""
+    """An `allowed` function that excludes the diagonal: a point is not paired with itself."""
 
     def block(i: slice, j: slice) -> Tensor:
         return torch.arange(i.start, i.stop, device=device)[:, None] != torch.arange(
@@ -128,8 +130,9 @@ def off_diagonal(device: torch.device) -> Allowed:
 
 
 def group_targets(groups: Tensor, *, share: bool = True) -> Tensor:
-    """Targets (B, B), sparse, of rows whose partner and all that are of its group are right: each 1
-    / (size of the group), or 1 where they do not `share`. groups (B,) long.
+    """Sparse targets (B, B) for which all members of a row's group are positives; groups (B,) long.
+
+    Each positive has weight 1 / (size of the group), or 1 with `share=False`.
 
     >>> group_targets(torch.tensor([5, 7, 5])).to_dense()
     tensor([[0.5000, 0.0000, 0.5000],
@@ -154,8 +157,8 @@ def group_targets(groups: Tensor, *, share: bool = True) -> Tensor:
 
 
 def different_group(groups: Tensor) -> Allowed:
-    """Which pairs of two slices are partners or of different groups: what `allowed` takes where
-    others of a row's group are neither right nor wrong. groups (B,) long."""
+    """An `allowed` function that excludes other members of a row's group, except its partner;
+    groups (B,) long."""
 
     different: Any = off_diagonal(groups.device)
 
@@ -175,11 +178,12 @@ def sigmoid_mean(
     allowed: Allowed | None = None,
     tile: int | None = None,
 ) -> Tensor:
-    """`pair_losses(…, softmax=False).mean()` with three products of the size of the logits instead
+    """`pair_losses(…, softmax=False).mean()` with three matrix products of the logits' size instead
     of four.
 
-    Where a gradient is wanted, forward makes it strip by strip: a mean has one upstream gradient
-    for all pairs, so it waits as two matrices (R, D), (C, D), and no logits are made again.
+    If a gradient is needed, the forward pass computes it strip by strip. A mean has one upstream
+    gradient for all pairs, so the gradient is kept as two matrices (R, D) and (C, D), and no logits
+    are recomputed.
 
     >>> x = torch.eye(2)
     >>> sigmoid_mean(x, x, 10.0, -5.0)  # two pairs a row, each log(1 + e^-5)
@@ -198,7 +202,7 @@ def sigmoid_mean(
 def _prepared(
     rows: Tensor, columns: Tensor, scale: Tensor | float, bias: Tensor | float | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """All four in one type, float32 or wider."""
+    """All four inputs in one dtype, float32 or wider."""
     if rows.dim() != 2 or columns.dim() != 2 or rows.shape[1] != columns.shape[1]:
         raise InputError(
             f"rows {tuple(rows.shape)} and columns {tuple(columns.shape)} must be (R, D) and (C, D)"
@@ -244,8 +248,7 @@ def _losses(
 
 
 def _tile(x: Tensor, y: Tensor) -> int:
-    """Rows in a strip: on a CPU as many as keep it at 8 MB of float32, in the cache; on a GPU, at
-    64 MB."""
+    """The rows of a strip: 8 MB of float32 on a CPU, which fits the cache; 64 MB on a GPU."""
     return max(64, (1 << (21 if x.device.type == "cpu" else 24)) // max(len(y), 1))
 
 
@@ -292,7 +295,7 @@ def _block(allowed: Allowed, i: slice, j: slice) -> Tensor:
 
 
 def _any_allowed(allowed: Allowed | None, x: Tensor, y: Tensor, tile: int) -> Tensor:
-    """Which rows (R,) have a pair in their normaliser."""
+    """Which rows (R,) have an allowed pair in their normaliser."""
     if allowed is None:
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
     return torch.cat(
@@ -301,8 +304,8 @@ def _any_allowed(allowed: Allowed | None, x: Tensor, y: Tensor, tile: int) -> Te
 
 
 class _Normalisers(torch.autograd.Function):
-    """N_i of the rows, and where `both` of the columns, strip by strip; backward makes each strip
-    again."""
+    """N_i of the rows and, if `both`, of the columns, strip by strip; backward recomputes each
+    strip."""
 
     @staticmethod
     def forward(ctx: Any, x, y, scale, bias, allowed, softmax, both, tile):
@@ -334,8 +337,8 @@ class _Normalisers(torch.autograd.Function):
         grad_x = torch.zeros_like(x) if of_x or of_scale else None
         grad_y = torch.zeros_like(y) if of_y else None
         grad_bias = torch.zeros_like(scale) if of_bias else None
-        # Where a normaliser is empty its gradient is 0, and exp(-inf - inf) is 0 while exp(-inf +
-        # inf) is not a number.
+        # The gradient of an empty normaliser is 0: exp(-inf - inf) is 0, while exp(-inf + inf) is
+        # NaN.
         safe = [
             None if n is None else n.masked_fill(n == -torch.inf, torch.inf) for n in normalisers
         ]
@@ -353,7 +356,7 @@ class _Normalisers(torch.autograd.Function):
                     grad_y.addmm_(grad.T, x[i])
                 if grad_bias is not None:
                     grad_bias += grad.sum()
-        # S = scale · <x, y>: so dL/dscale = Σ_i <x_i, (G y)_i>, for free.
+        # S = scale · <x, y>, so dL/dscale = Σ_i <x_i, (G y)_i> needs no further product.
         grad_scale = (x * grad_x).sum() if of_scale else None
         of = [
             None if grad is None else grad.mul_(scale)
@@ -363,8 +366,8 @@ class _Normalisers(torch.autograd.Function):
 
 
 class _Questions(torch.autograd.Function):
-    """Σ_ij A_ij softplus(S_ij) - Σ_ij T_ij S_ij over rows that are alive; where `wanted`, its
-    gradients at once."""
+    """Σ_ij A_ij softplus(S_ij) - Σ_ij T_ij S_ij over rows that are alive; if `wanted`, with its
+    gradients."""
 
     @staticmethod
     def forward(ctx: Any, x, y, scale, bias, targets, allowed, alive, tile, wanted):
@@ -407,7 +410,7 @@ class _Questions(torch.autograd.Function):
 def _dots_total(
     x, y, scale, bias, targets: Targets, alive: Tensor, wanted: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Σ_ij T_ij S_ij over the rows that are alive, and where `wanted` its gradients."""
+    """Σ_ij T_ij S_ij over the rows that are alive and, if `wanted`, its gradients."""
     leaves = [
         None if tensor is None else tensor.detach().requires_grad_()
         for tensor in (x, y, scale, bias)
@@ -424,14 +427,14 @@ def _dots_total(
 
 
 def _softplus(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """log(1 + exp) of the logits, weighted; from 40 on it is the identity to the last bit of double
+    """log(1 + exp) of the logits, weighted; from 40 on it equals the identity in double
     precision."""
     values = F.softplus(logits, threshold=40)
     return values if weights is None else values.mul_(weights)
 
 
 def _strip(x, y, scale, bias, allowed, i: slice, softmax: bool) -> tuple[Tensor, Tensor | None]:
-    """The logits of rows i (t, C), and the weights that could not be put into them."""
+    """The logits of rows i (t, C), and the weights that cannot be folded into them."""
     logits = (x[i] * scale) @ y.T if bias is None else torch.addmm(bias, x[i] * scale, y.T)
     if allowed is None:
         return logits, None

@@ -1,7 +1,7 @@
-"""What a student learns from a teacher's embeddings of the same batch.
+"""Distillation from a teacher's embeddings of the same batch.
 
-Matrices of B x B are kept whole: rows of teacher and student are compared as distributions. Half
-precision is computed in float32. Features are taken as they are, never normalised.
+Rows of the teacher's and the student's B x B matrices are compared as distributions; the matrices
+are stored whole. Half precision is computed in float32. Features are not normalised.
 
 Dimensions: B pairs, D width.
 """
@@ -27,15 +27,15 @@ def off_diagonal(
     include_diagonal: bool = True,
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
-    """Keep the shape of an older model's matrix of cosines, where it was right (Mod-X).
+    """Keep the off-diagonal cosines of an older model, in the rows that it got right (Mod-X).
 
         M = X Y^T, M' of the older model;   L = ½ [ Σ_i KL(softmax M'_i || softmax M_i) + the same of M^T, M'^T ]
 
     image, text (B, D) and the older model's (B, D'), unit vectors; the softmax is at temperature 1.
-    With `screen` a row counts where the older model finds its partner: argmax_j M'_ij = i, for each
-    direction by itself. `include_diagonal=False` leaves the partner out of both distributions.
-    "sum" over rows is as published, so that L grows with B; "mean" divides it by B. No gradient
-    reaches the older model. Raises InputError for shapes that differ.
+    With `screen`, a row counts only if the older model finds its partner (argmax_j M'_ij = i), for
+    each direction separately. `include_diagonal=False` leaves the partner out of both
+    distributions. The `reduction` "sum" over rows is as published, so that L grows with B; "mean"
+    divides it by B. No gradient reaches the older model. Raises InputError for shapes that differ.
 
     Source: Ni et al. 2023 (Mod-X).
 
@@ -66,18 +66,18 @@ def distilled(
     *,
     tile: int | None = None,
 ) -> Tensor:
-    """Give each image's texts, and each text's images, the probabilities that a teacher gives them.
+    """Match the teacher's probabilities of each image's texts and of each text's images.
 
         L = ½ [ mean_i CE(softmax S'_i, S_i) + the same of S^T, S'^T ],   S = scale · X Y^T, S' the teacher's
 
-    image, text (B, D) and the teacher's (B, D'), unit vectors, each pair with its own scale. It is
-    `info_nce` with the teacher's probabilities for targets: not 0 where the two agree but their
-    entropy, and the gradient of the KL divergence. No gradient reaches the teacher. `tile` is that
-    of `info_nce`, for the student's matrix; the teacher's is kept whole. A bias of all logits, as
-    SigLIP's, would change nothing. Raises InputError for shapes that differ.
+    image, text (B, D) and the teacher's (B, D') are unit vectors; student and teacher each have a
+    scale. The loss is `info_nce` with the teacher's probabilities as targets. Its gradient is that
+    of the KL divergence; its minimum is the entropy of the targets, not 0. No gradient reaches the
+    teacher. `tile` is that of `info_nce`, for the student's matrix; the teacher's is stored whole.
+    A bias common to all logits, as SigLIP's, would change nothing. Raises InputError for shapes
+    that differ.
 
-    Source: open_clip's distillation; its temperatures as in Hinton et al. 2015, each model's own in
-    place of one.
+    Source: open_clip's distillation. Temperatures are as in Hinton et al. 2015, but one per model.
 
     >>> x = torch.eye(4)
     >>> uniform = distilled(x, x, 1.0, x, x, 0.0)  # a teacher that tells nothing: log(e + 3) - 1/4
@@ -108,8 +108,8 @@ def _cosines(image: Tensor, text: Tensor) -> Tensor:
 
 
 def _rows(new: Tensor, old: Tensor, screen: bool, include_diagonal: bool) -> Tensor:
-    """Σ_i KL(softmax old_i || softmax new_i) over the rows that the older model got right, or over
-    all."""
+    """Σ_i KL(softmax old_i || softmax new_i) over the rows that the older model got right, or all
+    rows."""
     rows = torch.arange(len(old), device=old.device)
     right = old.argmax(1) == rows if screen else torch.ones_like(rows, dtype=torch.bool)
     if not include_diagonal:

@@ -1,11 +1,11 @@
-"""Texts and the patches they speak of: each text gathers its own group of patches, and has to find
-it again.
+"""Text-patch grouping: each text pools the patches that it describes, and is matched to the pooled
+vector.
 
     S_ikn = <t_ik, p_in>                          text k and patch n of image i, no other image's
     W = S scaled to 0 … 1 over n (or its softmax), what is below sigma cut off, divided by its sum
     g_ik = unit(Σ_n W_ikn p_in)
 
-Gradients flow through W. Half precision is computed in float32. Sources: Zheng et al. 2024
+Gradients flow through W. Half precision is computed in float32. Source: Zheng et al. 2024
 (DreamLIP).
 
 Dimensions: B images, K texts an image, P patches, D width.
@@ -21,7 +21,7 @@ from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.objectives.contrastive import info_nce
 
-_EDGE = 1e-6  # the best patch is a hair below 1 after scaling
+_EDGE = 1e-6  # the best patch is slightly below 1 after scaling
 
 Weighting = Literal["minmax", "softmax"]
 
@@ -31,9 +31,9 @@ def group_weights(
 ) -> Tensor:
     """W (B, K, P) of unit texts (B, K, D) and unit patches (B, P, D): each row sums to 1.
 
-    With "minmax", similarities are scaled so that a text's worst patch is 0 and its best 1, and
-    what is below `sigma` (at most 1) is cut off; the best is always kept. Where all patches are
-    alike they share the weight evenly. "softmax" is taken over the patches before the cut.
+    "minmax" scales similarities so that a text's worst patch is 0 and its best is 1; "softmax" is
+    over the patches. Weights below `sigma` (at most 1) are then set to 0, except for the best
+    patch. Patches that are all equal have equal weights.
 
     >>> patches = torch.tensor([[[1.0, 0], [0.6, 0.8], [0, 1]]])
     >>> text = F.normalize(torch.tensor([[[1.0, 0.2]]]), dim=-1)
@@ -65,15 +65,16 @@ def group_weights(
         weights = weights * kept
         total = weights.sum(2, keepdim=True)
         even = torch.full_like(weights, 1 / weights.shape[2])
-        # Where all patches are alike the sum is 0: the divisor is made safe on both ways, or its
-        # gradient is no number.
+        # If all patches are equal the sum is 0. The divisor is clamped too, else its gradient is
+        # NaN.
         return torch.where(total > _EDGE, weights / total.clamp(min=_EDGE), even)
 
 
 def grouped(
     texts: Tensor, patches: Tensor, *, sigma: float = 0.0, weighting: Weighting = "minmax"
 ) -> Tensor:
-    """g (B, K, D): for each text the unit mean of its patches, by `group_weights`."""
+    """g (B, K, D): for each text the normalised mean of its patches, weighted by
+    `group_weights`."""
     weights = group_weights(texts, patches, sigma=sigma, weighting=weighting)
     with torch.autocast(texts.device.type, enabled=False):
         return F.normalize(weights @ at_least_float32(patches), dim=-1)
@@ -86,12 +87,12 @@ def grouping(
     *,
     negatives: Literal["image", "batch"] = "image",
 ) -> Tensor:
-    """Each text finds its group among those of its image's other texts, each group its text.
+    """InfoNCE between the texts of an image and their groups of patches, in both directions.
 
         L = mean_i ½ [ mean_k CE(scale · <g_ik, t_im>, m = k) + mean_k CE(scale · <t_ik, g_im>, m = k) ]
 
-    texts, groups (B, K, D), unit vectors. `negatives="batch"` is one InfoNCE over all B · K of
-    them.
+    texts and groups are unit vectors (B, K, D). `negatives="batch"` is one InfoNCE over all B · K
+    of them.
 
     >>> x = F.normalize(torch.eye(2).expand(3, 2, 2), dim=-1)
     >>> round(grouping(x, x, 1.0).item(), 4)  # log(1 + 1 / e)

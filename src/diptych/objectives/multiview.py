@@ -1,5 +1,5 @@
-"""Contrastive losses of any number of views of each instance: of one image, of an image and its
-captions, of any modalities whose embeddings share a space.
+"""Contrastive losses of any number of views per instance, such as crops of an image, an image and
+its captions, or any modalities with a shared embedding space.
 
 Views are unit vectors U (N, M, D): N views of M instances, U[l, i] is instance i in view l; s = <·,
 ·> / tau, and P_i = Σ_{l≠m} exp s(U[l,i], U[m,i]) runs over the N(N-1) ordered pairs of views of
@@ -36,12 +36,13 @@ Form = Literal["code", "paper"]
 def mv_infonce(
     views: Tensor, tau: float, *, form: Form = "code", tile: int | None = None
 ) -> Tensor:
-    """One term an instance, which draws all of its views together and away from everything else.
+    """MV-InfoNCE: one term per instance, with all its views against all other embeddings.
 
         L = mean_i [ log Σ_l Z[l,i] - log P_i ],   Z[l,i] = Σ exp s(U[l,i], U[m,j])
 
-    `form="code"`: Z runs over all (m, j) but (l, i) itself, as published in code; "paper": over the
-    other views m ≠ l, j = i among them. Raises InputError for fewer than two views or instances.
+    With `form="code"`, Z runs over all (m, j) except (l, i), as in the published code; with
+    "paper", over all j of the other views m ≠ l, including j = i. Raises InputError for fewer than
+    two views or instances.
 
     >>> views = torch.eye(3).expand(3, 3, 3)
     >>> round(mv_infonce(views, 0.5).item(), 6)
@@ -59,12 +60,12 @@ def mv_infonce(
 
 
 def mv_dhel(views: Tensor, tau: float, *, form: Form = "code", tile: int | None = None) -> Tensor:
-    """Alignment of all views of an instance, and apart from it uniformity inside each view.
+    """MV-DHEL: alignment of all views of an instance, decoupled from uniformity inside each view.
 
         L = mean_i [ -log A_i + Σ_l log Σ_{j≠i} exp s(U[l,i], U[l,j]) ]
 
-    `form="code"`: A_i = P_i / 2, over unordered pairs; "paper": A_i = P_i. They differ by log 2,
-    not in gradients. Raises InputError for fewer than two views or instances.
+    With `form="code"`, A_i = P_i / 2, over unordered pairs; with "paper", A_i = P_i. They differ by
+    log 2 and have equal gradients. Raises InputError for fewer than two views or instances.
 
     >>> views = torch.eye(3).expand(3, 3, 3)
     >>> round(mv_dhel(views, 0.5).item(), 6)
@@ -78,11 +79,10 @@ def mv_dhel(views: Tensor, tau: float, *, form: Form = "code", tile: int | None 
 
 
 def dhel(x: Tensor, y: Tensor, tau: float, *, both: bool = True, tile: int | None = None) -> Tensor:
-    """Two views (M, D), decoupled.
+    """DHEL of two views (M, D): alignment decoupled from uniformity. L = mean_i [ -s(x_i, y_i) +
+    log Σ_{j≠i} exp s(x_i, x_j) + log Σ_{j≠i} exp s(y_i, y_j) ]
 
-        L = mean_i [ -s(x_i, y_i) + log Σ_{j≠i} exp s(x_i, x_j) + log Σ_{j≠i} exp s(y_i, y_j) ]
-
-    It is `mv_dhel` of two views; `both=False` leaves out the last term.
+    It is `mv_dhel` of two views; `both=False` omits the last term.
     """
     views = torch.stack([x, y])
     _check(views, "code")
@@ -111,8 +111,8 @@ def kcl(
 
 
 def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """SimCLR's loss of two views (M, D): each of the 2M embeddings has to find its partner among
-    the 2M - 1 others.
+    """NT-Xent, SimCLR's loss of two views (M, D): each of the 2M embeddings is classified among the
+    2M - 1 others.
 
     >>> x = torch.eye(2)
     >>> round(nt_xent(x, x, 1.0).item(), 4)  # log(e + 2) - 1
@@ -130,12 +130,12 @@ def nt_xent(x: Tensor, y: Tensor, tau: float, *, tile: int | None = None) -> Ten
 def dcl(
     x: Tensor, y: Tensor, tau: float, *, sigma: float | None = None, tile: int | None = None
 ) -> Tensor:
-    """NT-Xent of two views (M, D) with the partner left out of its own normaliser.
+    """DCL: NT-Xent of two views (M, D) with the partner left out of the normaliser.
 
         L = mean over the 2M of -w_i s_i + log Σ_{k≠i, k≠partner} exp s_ik,   s_i that of the partner
 
-    w_i = 1, or with `sigma` 2 - exp(<x_i, y_i> / sigma) / mean_i exp(<x_i, y_i> / sigma), which
-    gets no gradient. Source: Yeh et al. 2022.
+    w_i = 1, or with `sigma` w_i = 2 - exp(<x_i, y_i> / sigma) / mean_i exp(<x_i, y_i> / sigma),
+    without gradient. Source: Yeh et al. 2022.
 
     >>> x = torch.eye(2)
     >>> round(dcl(x, x, 1.0).item(), 4)  # log 2 - 1
@@ -158,13 +158,13 @@ def dcl(
 
 
 def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """All views (N, M, D) of one label are positives of each other: the mean over them is outside
-    the logarithm.
+    """SupCon of views (N, M, D): all views of one label are positives, with their mean outside the
+    logarithm.
 
         L = mean over the N·M of -1/|P(i)| Σ_{p in P(i)} log [ exp s_ip / Σ_{k≠i} exp s_ik ]
 
-    labels (M,): P(i) are the other views with the label of i; a negative label is nobody else's.
-    Source: Khosla et al. 2020 (SupCon, L_out).
+    labels (M,): P(i) are the other views with the label of i. An instance with a negative label
+    shares it with no other. Source: Khosla et al. 2020 (SupCon, L_out).
 
     >>> x = torch.eye(2).expand(2, 2, 2)
     >>> round(supervised(x, torch.tensor([0, 1]), 1.0).item(), 4)  # as NT-Xent: log(e + 2) - 1
@@ -180,7 +180,7 @@ def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = 
     ).repeat(count)
     positive = (
         (own[:, None] == own).to(at_least_float32(views).dtype).fill_diagonal_(0)
-    )  # 1/3 is not the same in float32
+    )  # in float64 for float64 views
     flat = views.flatten(0, 1)
     targets = positive / positive.sum(1, keepdim=True)
     return pair_losses(
@@ -196,20 +196,20 @@ def pairwise(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
 
 
 def average(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """The mean over views of `nt_xent` of a view and the mean of the others, which is not made a
-    unit vector (AVG)."""
+    """The mean over views of `nt_xent` of a view and the mean of the others, not normalised
+    (AVG)."""
     count, _ = _check(views, "code")
     rest = (views.sum(0) - views) / (count - 1)
     return torch.stack([nt_xent(views[at], rest[at], tau, tile=tile) for at in range(count)]).mean()
 
 
 def poly_view(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
-    """For each ordered pair (a, b) of views, instance i of a finds its own b among that and the
-    others' views (PVC).
+    """Poly-view loss: for each ordered pair (a, b) of views, U[a,i] is matched to U[b,i] against
+    the views of all other instances (PVC).
 
         L = mean over a ≠ b and i of -log [ exp s(U[a,i], U[b,i]) / ( the same + Σ_m Σ_{j≠i} exp s(U[a,i], U[m,j]) ) ]
 
-    The geometric form: the mean over views is one of losses.
+    This is the geometric form: it averages losses over views.
     """
     count, instances = _check(views, "code")
     flat = views.flatten(0, 1)
@@ -236,7 +236,7 @@ def _check(views: Tensor, form: str) -> tuple[int, int]:
 
 
 def _similarities(views: Tensor, tau: float) -> Tensor:
-    """s of each two views of each instance (M, N, N)."""
+    """s of each pair of views of each instance (M, N, N)."""
     with torch.autocast(views.device.type, enabled=False):
         own = at_least_float32(views).transpose(0, 1)
         return own @ own.transpose(1, 2) / tau
@@ -254,7 +254,7 @@ def _spread(view: Tensor, tau: float, tile: int | None) -> Tensor:
 
 
 def _other_instances(instances: int, device: torch.device) -> Allowed:
-    """Which pairs of rows of flat views (N·M, D) are of different instances."""
+    """An `allowed` function for flat views (N·M, D): pairs of different instances."""
 
     def block(i: slice, j: slice) -> Tensor:
         rows, columns = (torch.arange(s.start, s.stop, device=device) % instances for s in (i, j))
@@ -264,7 +264,7 @@ def _other_instances(instances: int, device: torch.device) -> Allowed:
 
 
 def _other_views(instances: int, device: torch.device) -> Allowed:
-    """Which pairs of rows of flat views (N·M, D) are of different views."""
+    """An `allowed` function for flat views (N·M, D): pairs of different views."""
 
     def block(i: slice, j: slice) -> Tensor:
         rows, columns = (torch.arange(s.start, s.stop, device=device) // instances for s in (i, j))

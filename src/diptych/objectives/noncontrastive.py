@@ -1,4 +1,4 @@
-"""Losses of two views without negatives: predictions of the other view, redundancy of coordinates,
+"""Losses of two views without negatives: prediction of the other view, redundancy reduction,
 balanced clusters.
 
     negative_cosine      2 - 2 mean_i cos(p_i, stop(v_i))                         SimSiam, BYOL, SiamLIP, BYOLIP
@@ -6,8 +6,8 @@ balanced clusters.
     sinkhorn             cosines as an assignment that uses all prototypes alike  SwAV, SwALIP
     assignment_loss      - mean_i Σ_k Q_ik log softmax(scale · S_i)_k
 
-Matrices of width x width and of batch x prototypes are kept whole. Half precision is computed in
-float32. Features are taken as they are, but for the cosine.
+Matrices of width x width and of batch x prototypes are stored whole. Half precision is computed in
+float32. Features are not normalised, except in the cosine.
 
 Dimensions: B samples, D width, K prototypes.
 """
@@ -21,11 +21,12 @@ from diptych.errors import InputError
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
-    """How far predictions p (B, D) are from targets v (B, D), 0 to 4; no gradient reaches the
-    targets.
+    """2 - 2 · mean cosine of predictions p (B, D) and targets v (B, D), from 0 to 4.
 
-    Sources: Grill et al. 2020 (BYOL); Chen and He 2021 (SimSiam), whose loss is -cos: half of this,
-    less 1.
+    No gradient reaches the targets.
+
+    Sources: Grill et al. 2020 (BYOL); Chen and He 2021 (SimSiam), whose loss is -cos, that is half
+    of this minus 1.
 
     >>> x = torch.eye(2)
     >>> negative_cosine(x, x).item(), negative_cosine(x, -x).item()
@@ -43,11 +44,12 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def redundancy(x: Tensor, y: Tensor, *, off_diagonal: float = 0.005) -> Tensor:
-    """How far the cross-correlation C = X^T Y / B (D, D) of two views (B, D) is from the identity.
+    """The distance of the cross-correlation C = X^T Y / B (D, D) of two views (B, D) from the
+    identity.
 
         L = Σ_d (C_dd - 1)² + off_diagonal · Σ_{d≠e} C_de²
 
-    The views are standardised by whoever made them (a last batch norm). Source: Zbontar et al. 2021
+    The views must be standardised already (by a last batch norm). Source: Zbontar et al. 2021
     (Barlow Twins).
 
     >>> z = torch.tensor([[1.0, 1], [-1, -1], [1, -1], [-1, 1]])
@@ -64,17 +66,17 @@ def redundancy(x: Tensor, y: Tensor, *, off_diagonal: float = 0.005) -> Tensor:
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, *, eps: float = 0.05, iterations: int = 3) -> Tensor:
-    """Assignments Q (B, K) from scores (B, K), near exp(scores / eps): each sample's sum to 1, each
-    prototype is given nearly as much. No gradient passes. Source: Caron et al. 2020 (SwAV).
+    """Assignments Q (B, K) from scores (B, K), which use all prototypes nearly equally.
+
+    Rows and columns of exp(scores / eps) are normalised in turn; each sample's assignments sum to
+    1. No gradient passes. Source: Caron et al. 2020 (SwAV).
 
     >>> sinkhorn(torch.zeros(3, 3))[0]
     tensor([0.3333, 0.3333, 0.3333])
     """
     if scores.dim() != 2:
         raise InputError(f"scores of shape {tuple(scores.shape)} cannot be assigned; give (B, K)")
-    logs = (
-        at_least_float32(scores) / eps
-    )  # in logarithms: the exponentials of cosines at 0.05 span 17 decades
+    logs = at_least_float32(scores) / eps  # in logs: exponentials of cosines / 0.05 span 17 decades
     for _ in range(iterations):
         logs = logs - logs.logsumexp(0, keepdim=True)  # each prototype
         logs = logs - logs.logsumexp(1, keepdim=True)  # each sample

@@ -1,13 +1,12 @@
-"""How evenly points lie on the sphere, and how near partners are: uniformity within and across two
-sets, alignment.
+"""Uniformity of points on the sphere, within one set and across two, and alignment of partners.
 
     U(x) = log mean_{i<j} exp(-t |x_i - x_j|²)      U(x, y) = log mean_{i≠j} exp(-t |x_i - y_j|²)
     A(x, y) = mean_i |x_i - y_i|²
 
-The means of the uniformities run over distinct pairs: N(N-1)/2 within, N(N-1) across, partners left
-out. Lower is more even; on unit vectors U lies in [-4t, 0]. As functions of features they are
-losses, of all embeddings metrics. Inputs are taken as they are, never normalised; memory is O(N ·
-tile) (see `core`).
+The means of the uniformities run over distinct pairs: N(N-1)/2 within a set, N(N-1) across two,
+without partners. Lower is more uniform; on unit vectors U is in [-4t, 0]. They serve as losses of a
+batch and as metrics of all embeddings. Inputs are not normalised; memory is O(N · tile) (see
+`core`).
 
     -t |x_i - y_j|² = 2t <x'_i, y'_j>,      x' = (x, -|x|²/2, 1),  y' = (y, 1, -|y|²/2)
 
@@ -28,11 +27,12 @@ from diptych.objectives.core import normalisers, off_diagonal
 
 
 def uniformity(x: Tensor, t: float = 2.0, *, tile: int | None = None) -> Tensor:
-    """The log of the mean Gaussian potential of the N(N-1)/2 distinct pairs of x (N, D): 0 where
-    all points are one.
+    """The log of the mean Gaussian potential of the N(N-1)/2 distinct pairs of x (N, D).
+
+    It is 0 if all points are equal.
 
     `tile` is the number of rows in a strip; None chooses it by memory. Half precision is computed
-    in float32. Gradients can be taken once. Raises InputError for fewer than two points.
+    in float32. Double backward is not supported. Raises InputError for fewer than two points.
 
     >>> x = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])  # log((4 e^-4 + 2 e^-8) / 6)
     >>> round(uniformity(x).item(), 4)
@@ -45,8 +45,8 @@ def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0, *, tile: int | None =
     """The log of the mean Gaussian potential of the N(N-1) pairs of an x_i and a y_j, i ≠ j; x and
     y are (N, D).
 
-    `tile`, precision and errors as in `uniformity`; x and y of different shapes are an InputError
-    too.
+    `tile`, precision and errors are as in `uniformity`; also raises InputError if the shapes of x
+    and y differ.
 
     >>> x = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     >>> round(cross_uniformity(x, x).item(), 4)
@@ -57,8 +57,9 @@ def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0, *, tile: int | None =
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
-    """The mean squared distance of partners, rows of x and y (N, D); on unit vectors 2 - 2 · (mean
-    cosine).
+    """The mean squared distance of partners, the rows of x and y (N, D).
+
+    On unit vectors it is 2 - 2 · (mean cosine).
 
     Half precision is computed in float32. Raises InputError for shapes that differ.
 

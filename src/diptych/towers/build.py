@@ -1,11 +1,11 @@
-"""From a spec to a tower: `image_tower("vit:width=384")`, `text_tower({"name": "text", "depth": 6},
-vocab_size=…)`.
+"""Build a tower from a spec: `image_tower("vit:width=384")`, `text_tower({"name": "text", "depth":
+6}, vocab_size=…)`.
 
 A tower registers itself with a decorator, `@image("vit")` or `@text("text")`, on a class with a
 `Config` dataclass. The modules of `towers.image` and `towers.text` are found by scanning these
-folders. A tower that one paper alone uses registers as `PAPER.NAME` in the paper's own module,
-which is imported when such a name is asked for; a third party's towers are registered when their
-module is imported.
+folders. A tower that only one paper uses registers as `PAPER.NAME` in the paper's module, which is
+imported when such a name is requested. Third-party towers are registered when their module is
+imported.
 """
 
 import importlib
@@ -35,9 +35,9 @@ def text(name: str) -> Callable[[T], T]:
 
 
 def image_tower(spec: str | Mapping[str, Any]) -> Any:
-    """The image tower of a spec, with fresh parameters drawn from torch's global generator.
+    """Build the image tower of a spec, with parameters initialised from torch's global generator.
 
-    Raises InputError for an unknown name or option, naming the nearest.
+    Raises InputError for an unknown name or option, with the nearest one.
 
     >>> image_tower("vit:image_size=32:patch=16:width=64:depth=1").width
     64
@@ -55,11 +55,10 @@ def text_tower(
     eot: int | None = None,
     padding: str | None = None,
 ) -> Any:
-    """The text tower of a spec, made for a tokenizer's vocabulary, context, special ids and padding
+    """Build the text tower of a spec for a tokenizer's vocabulary, context, special ids and padding
     rule.
 
-    What the spec itself says stands; it must be able to hold what the tokenizer gives, else
-    InputError.
+    Values in the spec take precedence. Raises InputError if they do not fit the tokenizer.
 
     >>> text_tower("text:width=64:depth=1", vocab_size=100, context=16).spec["context"]
     16
@@ -105,8 +104,8 @@ def _register(registry: dict[str, Any], name: str) -> Callable[[T], T]:
 def _find(
     registry: dict[str, Any], what: str, spec: str | Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """The class and the plain options; `KIND:VALUE` sets the option that the class names as its
-    argument."""
+    """The class and the plain options of a spec. `KIND:VALUE` sets the option named by the class's
+    `argument`."""
     _discover()
     if isinstance(spec, str):
         parsed = parse(spec)
@@ -135,15 +134,14 @@ def _find(
 
 
 def _discover() -> None:
-    """Import the modules of towers; those that need an extra import it only when a tower is
-    built."""
+    """Import all tower modules. Optional dependencies are imported only when a tower is built."""
     for package in ("diptych.towers.image", "diptych.towers.text"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
 
 
 def _import_paper(name: str) -> None:
-    """Import the method that a tower `PAPER.NAME` belongs to, where there is one."""
+    """Import the method that a tower `PAPER.NAME` belongs to, if there is one."""
     paper = name.partition(".")[0]
     root = Path(diptych.__path__[0])
     for entry in (

@@ -1,4 +1,4 @@
-"""The dual encoder: an image tower and a text tower, hinged at the space that they share.
+"""The dual encoder: an image tower and a text tower with a shared embedding space.
 
 Dimensions: N images or texts, L tokens, D tower width, E embedding, K pooled vectors, H x W pixels.
 """
@@ -24,11 +24,11 @@ _OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
 
 
 class DualEncoder(nn.Module):
-    """Images and texts to unit vectors of one space; similarity is their dot product.
+    """Embed images and texts as unit vectors of one space; similarity is their dot product.
 
-    `logit_scale()` is the multiplier of similarities, `logit_bias` what is added to them (SigLIP),
-    or None. A projection is the spec of a head (`towers.nn.heads`), such as "linear". A model of
-    images alone has no text tower (None).
+    `logit_scale()` is the multiplier of similarities; `logit_bias` is added to them (SigLIP), or is
+    None. A projection is given as the spec of a head (`towers.nn.heads`), such as "linear". A model
+    that embeds images only has no text tower (None).
 
     >>> from diptych.towers.build import image_tower, text_tower
     >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")
@@ -79,13 +79,13 @@ class DualEncoder(nn.Module):
         }
 
     def encode_image(self, x: Tensor, **options: Any) -> Encoded:
-        """Images (N, 3, H, W) -> Encoded in tower width; keywords (`edit`, `hidden`, …) go to the
-        tower."""
+        """Encode images (N, 3, H, W) at the tower's width. Keywords (`edit`, `hidden`, …) are
+        passed to the tower."""
         return self.image(x, **options)
 
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Encoded:
-        """Ids (N, L) with lengths (N,) -> Encoded in tower width; keywords (`edit`, `memory`, …) go
-        to the tower."""
+        """Encode ids (N, L) with lengths (N,) at the tower's width. Keywords (`edit`, `memory`, …)
+        are passed to the tower."""
         if self.text is None:
             raise InputError("this model has no text tower: it embeds images alone")
         return self.text(ids, lengths, **options)
@@ -111,16 +111,14 @@ class DualEncoder(nn.Module):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What share of an embedding's squared length each head has; (1.0,) where there is one head
-        a side."""
+        """Each head's share of an embedding's squared length; (1.0,) with one head per side."""
         head = self.image_projection
         return (head.share, 1 - head.share) if isinstance(head, TwoHeads) else (1.0,)
 
     def set_share(self, share: float) -> None:
-        """Let the first of two heads have this share of the cosine (`heads.TwoHeads`), on both
-        sides.
+        """Set the first head's share of the cosine (`heads.TwoHeads`), on both sides.
 
-        Raises InputError for a share outside 0 to 1, and for a model that has one head a side, or
+        Raises InputError for a share outside [0, 1], and for a model that has one head per side or
         whose second head was never trained.
         """
         if len(self.shares) == 2 and self.shares[0] == share:
@@ -144,7 +142,7 @@ class DualEncoder(nn.Module):
         return a @ b.mT
 
     def config(self) -> dict[str, Any]:
-        """Plain values from which `from_config` makes the same module."""
+        """Plain values from which `from_config` builds the same module."""
         return {
             "image": self.image.spec,
             "text": None if self.text is None else self.text.spec,
@@ -155,8 +153,10 @@ class DualEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "DualEncoder":
-        """The module that `config()` describes, with fresh parameters; InputError for missing or
-        unknown keys."""
+        """Build the module that `config()` describes, with fresh parameters.
+
+        Raises InputError for missing or unknown keys.
+        """
         config = {_OLD_KEYS.get(key, key): value for key, value in config.items()}
         known = (
             "image",
@@ -186,8 +186,10 @@ class DualEncoder(nn.Module):
 
 
 def renamed_entries(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
-    """A saved state dict with the names that a dual encoder has today: before 0.2 `logit_scale` was
-    called `scale` and `logit_bias` `bias`. `own` are the names of the module that the state is for.
+    """A saved state dict under the names that a dual encoder uses today.
+
+    Before 0.2 `logit_scale` was called `scale` and `logit_bias` `bias`. `own` are the names of the
+    module that the state is for.
 
     >>> list(renamed_entries({"encoder.scale.value": torch.zeros(())}, ["encoder.logit_scale.value"]))
     ['encoder.logit_scale.value']

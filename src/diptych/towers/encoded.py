@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Edit = Callable[[int, Tensor], Tensor]
-"""`edit(layer, tokens) -> tokens`, called on the input of block `layer` (0, 1, …) with tokens (B,
-N, D)."""
+"""`edit(layer, tokens) -> tokens`, called with the input tokens (B, N, D) of block `layer` (0, 1,
+…)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Tokens in tower width after the final norm, and the vector pooled from them."""
+    """A tower's output: tokens of its width after the final norm, and the vector pooled from
+    them."""
 
     tokens: Tensor  # (B, N, D)
     pooled: Tensor  # (B, D), or (B, K, D) where a tower pools K vectors (several CLS tokens)

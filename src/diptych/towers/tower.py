@@ -1,5 +1,5 @@
-"""What our own and the foreign towers share: a typed config, the spec that rebuilds them, pixels
-made ready on device.
+"""Base classes of all towers: a typed config, the spec that rebuilds the tower, pixel normalisation
+on device.
 
 Dimensions: B samples, H x W pixels.
 """
@@ -22,7 +22,8 @@ class Tower(nn.Module):
     kind: ClassVar[str] = ""
     Config: ClassVar[type]
     argument: ClassVar[str | None] = None
-    """The option that `KIND:VALUE` sets, as in `timm:resnet18`; None: the kind takes no value."""
+    """The option that `KIND:VALUE` sets, as in `timm:resnet18`; None if the kind accepts no
+    value."""
     width: int
 
     def __init__(self, config: Any):
@@ -31,7 +32,7 @@ class Tower(nn.Module):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Plain values from which `build.image_tower` or `build.text_tower` makes the same
+        """Plain values from which `build.image_tower` or `build.text_tower` builds the same
         module."""
         options = {
             key: list(value) if isinstance(value, tuple) else value
@@ -41,13 +42,13 @@ class Tower(nn.Module):
 
     @property
     def mixes_samples(self) -> bool:
-        """Whether one sample's features now depend on others': it has batch norm in training
+        """Whether a sample's features depend on other samples: the tower has batch norm in training
         mode."""
         return any(isinstance(module, _BatchNorm) and module.training for module in self.modules())
 
 
 class ImageTower(Tower):
-    """Base of image towers: takes uint8 images, or floats as preprocessed."""
+    """Base of image towers, which accept uint8 images, or floats that are already preprocessed."""
 
     mean: Tensor
     std: Tensor
@@ -55,18 +56,18 @@ class ImageTower(Tower):
     def __init__(self, config: Any, preprocess: Preprocess):
         super().__init__(config)
         self.preprocess = preprocess
-        # not persistent: the config has them, and a mismatch must not hide in a state dict
+        # not persistent: the config holds them, and a state dict must not silently override it
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1), persistent=False)
 
     @property
     def vectors(self) -> int:
-        """How many vectors it pools of an image."""
+        """The number of vectors pooled per image."""
         return 1
 
     @property
     def image_size(self) -> int:
-        """Pixels a side that the tower is made for."""
+        """The side in pixels of the images that the tower is made for."""
         return self.preprocess.size
 
     @property
@@ -74,7 +75,8 @@ class ImageTower(Tower):
         return super().spec | {"preprocess": self.preprocess.to_dict()}
 
     def pixels(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W): uint8 becomes (x / 255 - mean) / std; floats are taken as preprocessed."""
+        """Normalise pixels (B, 3, H, W): uint8 becomes (x / 255 - mean) / std; floats count as
+        preprocessed."""
         if x.is_floating_point():
             return x.to(self.mean.dtype)
         # one pass over the pixels: x / (255 std) - mean / std
@@ -82,5 +84,5 @@ class ImageTower(Tower):
 
 
 def preprocess_of(options: Mapping[str, Any] | None, **default: Any) -> Preprocess:
-    """The preprocessing of a config: its own plain dict, completed by the tower's defaults."""
+    """The preprocessing of a config, with the tower's defaults for missing options."""
     return Preprocess.from_dict({**default, **(options or {})})

@@ -1,10 +1,10 @@
-"""Views: how one sample becomes the named values of a batch. Crops, caption choice, corruption and
-the like are views; those of images and of texts have files of their own.
+"""Views, which turn one sample into named values of a batch: crops, caption choice, corruption and
+the like. Views of images and of texts have their own modules.
 
 A view is a callable with `reads` (fields of the sample) and `gives` (fields of the batch). All its
-random choices come from the generator that it is handed, which is a function of (seed, epoch,
-position, view): never of worker, rank or batch size. It is told how much of training is done, so
-that what it does can grow harder. `collate` stacks what the views gave.
+random choices come from the generator passed to it, which depends on (seed, epoch, position, view)
+and never on worker, rank or batch size. It also receives the progress of training, so that an
+augmentation can grow stronger. `collate` stacks the values of the views.
 
 Dimensions: B samples, V views, C captions, L text length, H x W pixels.
 """
@@ -46,11 +46,14 @@ __all__ = [
 
 
 class View(Protocol):
-    """`view(sample, rng, progress)` gives {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C
+    """A callable from a sample to named values of a batch.
+
+    `view(sample, rng, progress)` returns {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C
     lists of ids} or {"fields.NAME": a number or tensor}. `progress` is the share of training that
-    is done, None outside training. Where a view has the attribute `like`, it names what another
-    view of the list gives, whose random choices it makes again; `optional` are fields of `reads`
-    that single samples may lack."""
+    is done, None outside training. The optional attribute `like` names a value of another view,
+    whose random choices this view repeats; `optional` are fields of `reads` that single samples may
+    lack.
+    """
 
     @property
     def reads(self) -> tuple[str, ...]: ...
@@ -65,8 +68,10 @@ class View(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelView:
-    """A label as a number a sample, -1 where there is none; where it is `needed`, that is
-    BadSample("no-label")."""
+    """A label as one number per sample, -1 if missing.
+
+    If `needed`, a missing label raises BadSample("no-label").
+    """
 
     label: str
     name: str = ""
@@ -91,10 +96,9 @@ class LabelView:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayView:
-    """An array of the sample as one vector (B, `size`) of float32, such as features of another
-    encoder.
+    """An array of the sample as a float32 vector (B, `size`), such as features of another encoder.
 
-    Raises BadSample where there is none, of another size, or with what is not finite.
+    Raises BadSample if the array is missing, has another size or is not finite.
     """
 
     array: str
@@ -126,8 +130,11 @@ class ArrayView:
 def look(
     sample: Sample, views: Sequence[View], at: tuple[int, ...], progress: float | None
 ) -> dict[str, Any]:
-    """All views of one sample; view number v draws from `generator(*at, v)`, at = (seed, epoch,
-    position), and one that is `like` another from that one's."""
+    """Apply all views to one sample.
+
+    View number v uses `generator(*at, v)`, where at = (seed, epoch, position). A view that is
+    `like` another uses the generator of that view.
+    """
     numbers = {name: number for number, view in enumerate(views) for name in view.gives}
     values: dict[str, Any] = {}
     for number, view in enumerate(views):
@@ -139,7 +146,7 @@ def look(
 def collate(
     keys: Sequence[str], rows: Sequence[dict[str, Any]], tokenizers: dict[str, Tokenizer]
 ) -> Batch:
-    """Stack what the views gave for each sample. `tokenizers` names the padding rule of each
+    """Stack the views' values of each sample. `tokenizers` provides the padding rule of each
     text."""
     images: dict[str, Images] = {}
     texts: dict[str, Tokens] = {}

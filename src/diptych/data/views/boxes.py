@@ -19,12 +19,12 @@ from diptych.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class BoxView:
-    """The whole main image (B, 1, 3, H, W), and what its boxes say of each cell of a grid (B, h ·
-    w, 6), as `data.boxes.on_grid` has it.
+    """The whole main image (B, 1, 3, H, W), and the targets of its boxes for each cell of a grid
+    (B, h · w, 6), as returned by `data.boxes.on_grid`.
 
-    `names` are the classes in order; boxes of others are ground. `classes` are the names of the box
-    labels in the data, () where boxes have texts. With `flip` half of the images are mirrored in
-    training.
+    `names` are the classes in order; boxes of other classes count as background. `classes` are the
+    names of the box labels in the data, () if boxes have texts. With `flip`, half of the images are
+    mirrored in training.
     """
 
     preprocess: Preprocess
@@ -51,7 +51,7 @@ class BoxView:
         encoded = sample.images.get("main")
         if encoded is None:
             raise BadSample("no-image", "no image of role 'main'")
-        image = encoded.decode()  # in full: boxes are in its pixels
+        image = encoded.decode()  # at full size, since boxes are in its pixels
         boxes, held = shares(sample, image.size, self.classes)
         if self.flip and progress is not None and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

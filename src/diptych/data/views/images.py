@@ -1,5 +1,4 @@
-"""Views of images: crops, placing, colours, blur, all drawn from the generator that the view is
-handed.
+"""Views of images: crops, placement, colours and blur, all drawn from the view's generator.
 
 Dimensions: B samples, V views, H x W pixels.
 """
@@ -21,16 +20,18 @@ from diptych.spec import configure
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How a training image is varied, all at once and before it is resized.
+    """How a training image is augmented, in one pass and before it is resized.
 
-    `crop` is the share of the image's area that a random crop keeps, `ratio` the crop's aspect
-    (log-uniform); `flip` mirrors half of the images. An image with transparency is not cropped but
-    placed: shrunk by 1/s, s uniform in [1, `place`], wholly inside at a uniform place, turned by up
-    to `turn` degrees, on a ground of one random colour. `colour` c varies brightness and contrast
-    by factors in 1 ± c, saturation in 1 ± 2c; (b, c, s, h) says each of them and the turn of the
-    hue, of 1 for a whole turn, in ± h; a share `recoloured` of the images is so varied. A share
-    `grey` loses its colour, a share `blur` is blurred with sigma in 0.1 … 2 pixels of an image of
-    224. All of this grows from nothing to full strength between the shares `ramp` of training.
+    A random crop keeps a share `crop` of the image's area at an aspect ratio `ratio` (log-uniform);
+    `flip` mirrors half of the images. An image with transparency is not cropped but placed: it is
+    shrunk by 1/s, s uniform in [1, `place`], rotated by up to `turn` degrees and pasted wholly
+    inside a background of one random colour, at a uniform position.
+
+    `colour` c varies brightness and contrast by factors in 1 ± c and saturation in 1 ± 2c. A tuple
+    (b, c, s, h) sets each of them, and the rotation of the hue in ± h, where 1 is a whole turn. A
+    share `recoloured` of the images is varied in this way. A share `grey` becomes grey; a share
+    `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224. Everything grows from zero to
+    full strength between the two shares of training in `ramp`.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)
@@ -46,7 +47,7 @@ class Augment:
 
     @property
     def colours(self) -> tuple[float, float, float, float]:
-        """How far brightness, contrast, saturation and hue vary."""
+        """The ranges of brightness, contrast, saturation and hue."""
         return (
             self.colour
             if isinstance(self.colour, tuple)
@@ -54,7 +55,7 @@ class Augment:
         )
 
     def strength(self, progress: float) -> float:
-        """0 before the ramp, 1 after it."""
+        """The strength of the augmentation: 0 before the ramp, 1 after it, linear between."""
         start, end = self.ramp
         return (
             float(np.clip((progress - start) / (end - start), 0, 1))
@@ -64,7 +65,7 @@ class Augment:
 
 
 def augmentation(options: Mapping[str, Any] | None) -> Augment | None:
-    """The augmentation of some options, None for none. Raises InputError for an unknown option.
+    """The `Augment` of an option dict, None for None. Raises InputError for an unknown option.
 
     >>> augmentation({"flip": True}).flip, augmentation(None)
     (True, None)
@@ -82,7 +83,7 @@ def place(
     """Paste an RGBA tile, shrunk by 1/`shrink`, wholly inside a `size` x `size` canvas of one
     colour.
 
-    `at` says where: (0, 0) top left, (1, 1) bottom right.
+    `at` is the position: (0, 0) is top left, (1, 1) bottom right.
 
     >>> place(Image.new("RGBA", (8, 8), (255, 0, 0, 255)), 16, 2.0, (1.0, 1.0), (0, 0, 0)).getpixel((15, 15))
     (255, 0, 0)
@@ -101,10 +102,10 @@ def place(
 
 @dataclass(frozen=True, kw_only=True)
 class ImageView:
-    """One image of a role, augmented in training, as `count` views (B, V, 3, H, W).
+    """One image of a role as `count` views (B, V, 3, H, W), augmented in training.
 
-    Without augmentation (None) it is in training as it is outside. With `like` and the same
-    augmentation these are the crops and colours of another view, at a size of their own.
+    With `augment=None`, training images are preprocessed as in evaluation. With `like` and the same
+    augmentation, the view has the crops and colours of another view, at its own size.
     """
 
     preprocess: Preprocess
@@ -136,8 +137,8 @@ class ImageView:
         return {f"images.{self.name}": torch.stack(views)}
 
     def _least(self, progress: float | None) -> int | None:
-        """The pixels that the image's short side must keep so that the smallest crop still has the
-        target's size."""
+        """The fewest pixels of the image's short side for which the smallest crop has the target's
+        size."""
         if progress is None or self.augment is None:
             return self.preprocess.least()
         augment = self.augment
@@ -183,8 +184,8 @@ def _recolour(
     strength: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Hue, brightness, contrast about the mean, saturation about each pixel's grey: (H, W, 3) uint8
-    to the same."""
+    """Vary hue, brightness, contrast about the mean, and saturation about each pixel's grey, of (H,
+    W, 3) uint8."""
     *factors, hue = most
     brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3) * factors
     if hue:
@@ -203,7 +204,8 @@ def _recolour(
 def _crop_box(
     size: tuple[int, int], augment: Augment, strength: float, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A crop of random area and aspect, cut to the image where it would not fit."""
+    """A crop (x0, y0, x1, y1) of random area and aspect ratio, clipped to the image if it does not
+    fit."""
     width, height = size
     area = width * height * (1 + (rng.uniform(*augment.crop) - 1) * strength)
     aspect = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])) * strength)

@@ -1,5 +1,4 @@
-"""Noise that a sample meets, drawn as every other random choice: never by worker, rank or batch
-size.
+"""A view of random noise, which does not depend on worker, rank or batch size.
 
 Dimensions: B samples.
 """
@@ -15,9 +14,12 @@ from diptych.data.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseView:
-    """Standard normal noise (B, *shape), drawn anew each time that a sample is seen; zeros outside
-    training. With `steps` also what a denoiser learns by: a time (B,) of 0 … `steps` - 1, and
-    whether the text is left out (B,), in a share `drop` of the samples."""
+    """Standard normal noise (B, *shape), drawn anew for each sample and epoch; zeros outside
+    training.
+
+    With `steps`, it also gives the inputs of a denoiser: a time (B,) in 0 … `steps` - 1, and
+    whether the text is dropped (B,), true for a share `drop` of the samples.
+    """
 
     shape: tuple[int, ...]
     steps: int | None = None

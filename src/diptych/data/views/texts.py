@@ -1,4 +1,4 @@
-"""Views of texts: mixtures of roles, words that are varied, sentences of long texts.
+"""Views of texts: mixtures of roles, augmented words, sentences of long texts.
 
 Dimensions: B samples, C captions, L text length.
 """
@@ -20,17 +20,18 @@ _FORM = re.compile(r"(?P<roles>(?:[^=\[\]]|\[[^=\[\]]+=[^=\[\]]*\])+)(?:=(?P<wei
 
 @dataclass(frozen=True, kw_only=True)
 class TextView:
-    """Texts of a sample as token ids (B, C, L): in training `count` of them drawn at random, else
-    the first.
+    """Texts of a sample as token ids (B, C, L): `count` random ones in training, else the first
+    ones.
 
-    `role` is the role of the texts, or a mixture: "caption=0.7,caption+tags=0.3" draws a caption
-    with probability 0.7, else a caption and a text of role tags, joined by `between`; "long*" is
-    all texts of role long, in their order, joined by blanks; "long[fact=place]" are those whose
-    attribute `fact` is "place". A sample that lacks a role of the drawn form takes part with the
-    forms that it can give. Outside training the first form is used. A sample with fewer texts than
-    `count` repeats them, or with repeat=False is BadSample("few-captions"). With `like` and the
-    same roles the texts are those of another view, by a tokenizer of their own. Raises
-    BadSample("no-caption") where a sample can give none.
+    `role` is the role of the texts, or a mixture of forms. "caption=0.7,caption+tags=0.3" draws a
+    caption with probability 0.7, else a caption and a text of role tags, joined by `between`.
+    "long*" is all texts of role long, in order, joined by spaces. "long[fact=place]" are those
+    whose attribute `fact` is "place".
+
+    Only the forms whose roles a sample has are drawn; outside training the first of them is used. A
+    sample with fewer texts than `count` repeats them, or raises BadSample("few-captions") with
+    repeat=False. With `like` and the same roles, the texts are those of another view, tokenized by
+    this view's tokenizer. Raises BadSample("no-caption") if a sample has no text of any form.
     """
 
     tokenizer: Tokenizer
@@ -107,18 +108,18 @@ class TextView:
         return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
 
     def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:
-        """What is made of a text that was drawn: the text."""
+        """The text to encode for a text that was drawn; subclasses may change it."""
         return text
 
 
 def _is_whole(role: str) -> bool:
-    """Whether a part of a form stands for all texts of its role ("long*"; "*" alone is a role, that
-    of any text)."""
+    """Whether a part of a form means all texts of its role, as "long*" does ("*" alone is any
+    role)."""
     return len(role) > 1 and role.endswith("*")
 
 
 def _bare(role: str) -> str:
-    """A role without the star that asks for all of its texts."""
+    """A role without the star that means all of its texts."""
     return role[:-1] if _is_whole(role) else role
 
 
@@ -132,8 +133,7 @@ def _field(role: str) -> str:
 
 
 def _texts(sample: Sample, role: str) -> list[str]:
-    """The texts of a role that say something, only those whose attribute has a value where the role
-    asks for one."""
+    """The non-empty texts of a role, filtered by the role's attribute condition if it has one."""
     name, _, condition = role.removesuffix("]").partition("[")
     attribute, _, value = condition.partition("=")
     return [
@@ -146,7 +146,7 @@ def _texts(sample: Sample, role: str) -> list[str]:
 
 
 def _take(order: list[str]) -> str:
-    """The next text, which goes to the end of the line."""
+    """The next text, which moves to the end of the list."""
     text = order.pop(0)
     order.append(text)
     return text
@@ -154,9 +154,11 @@ def _take(order: list[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class VariedTextView(TextView):
-    """Texts as of `TextView`, varied in training by their words (`data.eda`): stop words go with
-    probability `stop_words`, and where `strong` one of synonyms, a swap or deletion follows, with
-    the table `synonyms`."""
+    """Texts of `TextView`, augmented in training (`data.eda`).
+
+    Stop words are removed with probability `stop_words`. If `strong`, one of synonym replacement
+    (by the table `synonyms`), swap or deletion follows.
+    """
 
     stop_words: float = 0.8
     strong: bool = False
@@ -172,12 +174,11 @@ class VariedTextView(TextView):
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceView:
-    """`count` sentences of a sample's texts as token ids (B, C, L), drawn from all texts of some
-    roles.
+    """`count` sentences of a sample's texts of some roles, as token ids (B, C, L).
 
-    In training none comes twice where there are enough, else they are drawn with repetition;
-    outside it they are the first. `merged` sentences that follow each other in a role are joined to
-    one. Raises BadSample("no-caption") where there is no sentence.
+    In training, sentences are drawn without replacement if there are enough, else with it; outside
+    training they are the first ones. Each is `merged` consecutive sentences of a role joined into
+    one. Raises BadSample("no-caption") if there is no sentence.
     """
 
     tokenizer: Tokenizer
@@ -212,9 +213,10 @@ class SentenceView:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, by sentencex's rules for English: they end at a full stop, ! or ?,
-    unless it belongs to an abbreviation or a number, and at line breaks and "</s>". Full stops at
-    their ends, and blanks, are left out.
+    """Split a text into sentences by sentencex's rules for English.
+
+    Sentences end at a full stop, ! or ?, unless it belongs to an abbreviation or a number, and at
+    line breaks and "</s>". Final full stops and surrounding whitespace are removed.
 
     >>> sentences("A red cat. Is Dr. Lee in the U.S.? No!\\n\\nA lamp of 3.5 kg.</s>")
     ['A red cat', 'Is Dr. Lee in the U.S.?', 'No!', 'A lamp of 3.5 kg']
@@ -230,7 +232,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _merged(said: list[str]) -> str:
-    """Sentences as one text.
+    """Join sentences into one text.
 
     >>> _merged(["A red cat", "Is it wet?", "No"])
     'A red cat. Is it wet? No'

@@ -1,10 +1,10 @@
-"""A small convolutional image tower, fast on a CPU: dense 3x3 kernels, channels last, norms that
-read one place.
+"""A small convolutional image tower, fast on a CPU: dense 3x3 kernels, channels last, norms per
+position.
 
 Measured on two cores at 64 pixels: depthwise kernels (ConvNeXt) take 3 to 5 times as long at equal
-widths, group norm a fifth more; `timm:convnext_atto` and others are there for GPUs.
+widths, group norm a fifth more. For GPUs use `timm:convnext_atto` and the like.
 
-Dimensions: B samples, C channels, h x w the places of a map, H x W pixels, S stages.
+Dimensions: B samples, C channels, h x w the positions of a map, H x W pixels, S stages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,10 @@ from diptych.towers.tower import ImageTower, preprocess_of
 
 @dataclass(frozen=True, kw_only=True)
 class ConvConfig:
-    """Options of `conv`: stage i has `depths[i]` blocks of `widths[i]` channels; all but the first
-    halve the map."""
+    """Options of `conv`: stage i has `depths[i]` blocks of `widths[i]` channels.
+
+    All stages but the first halve the map.
+    """
 
     image_size: int = 64
     widths: tuple[int, ...] = (48, 96, 192)
@@ -57,7 +59,7 @@ class ConvConfig:
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, h, w), at each place apart."""
+    """Layer norm over the channels of (B, C, h, w), at each position separately."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -80,10 +82,10 @@ class Residual(nn.Module):
 
 @image("conv")
 class ConvTower(ImageTower):
-    """Images (B, 3, H, W) -> Encoded: tokens of the last map, `levels` the maps of all stages, fine
-    to coarse.
+    """A pre-activation residual network. Its tokens are the positions of the last map; `levels` are
+    the maps of all stages, fine to coarse.
 
-    Takes images of any size from its stride up.
+    It accepts images (B, 3, H, W) of any size of at least its stride.
 
     >>> tower = ConvTower(ConvConfig(image_size=32, widths=(8, 16), depths=(1, 1)))
     >>> encoded = tower(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
@@ -124,7 +126,8 @@ class ConvTower(ImageTower):
         return levels
 
     def finish(self, levels: Sequence[Tensor]) -> Encoded:
-        """Tokens norm(map), pooled norm(mean or max over places)."""
+        """Final norm and pooling: tokens are norm(map), pooled is norm(mean or max over
+        positions)."""
         last = levels[-1]
         flat = last.flatten(2).transpose(1, 2)
         pooled = flat.mean(1) if self.config.pooling == "mean" else flat.amax(1)
@@ -138,8 +141,8 @@ class ConvTower(ImageTower):
     def forward(
         self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None
     ) -> Encoded:
-        """The three steps. A map is no token stream: an `edit` or `hidden` patches are an
-        InputError."""
+        """Run `embed`, `blocks` and `finish`. Raises InputError for an `edit` or `hidden` patches,
+        which need a token stream."""
         if edit is not None or hidden is not None:
             raise InputError(
                 "a conv tower has no token stream for prompts or hidden patches; choose image tower vit"

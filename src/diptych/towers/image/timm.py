@@ -1,7 +1,7 @@
 """Any image model of timm behind `Encoded`: `timm:resnet18`,
 `timm:vit_small_patch16_224:image_size=96`.
 
-Dimensions: B samples, N tokens, D width, h x w the places of a map, H x W pixels.
+Dimensions: B samples, N tokens, D width, h x w the positions of a map, H x W pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ class TimmConfig:
 
     model: str  # timm's name, with or without a tag
     image_size: int | None = None
-    pretrained: bool = False  # fetch timm's weights when building; not part of the spec afterwards
+    pretrained: bool = False  # download timm's weights when building; later not part of the spec
     drop_path: float = 0.0
     margin: float | None = (
-        None  # the image is scaled to so many times the size, and its centre cropped
+        None  # the image is scaled to this many times the size, and its centre cropped
     )
-    levels: bool = False  # give the maps of all stages (or layers)
+    levels: bool = False  # return the maps of all stages (or layers)
     head_conv: bool = (
         True  # False: an EfficientNet without the 1x1 convolution that widens its last map
     )
@@ -38,12 +38,12 @@ class TimmConfig:
 
 @image("timm")
 class TimmTower(ImageTower):
-    """Images (B, 3, H, W) -> Encoded by a model of timm: tokens with their prefix, or the last map
-    as tokens.
+    """An image model of timm. Its tokens are those of a ViT, prefix included, or the positions of
+    the last map.
 
-    `pooled` and `width` are those of timm's own head without the classifier; where that head widens
-    the features (MobileNetV3) they are wider than the tokens. Images are scaled to the size without
-    timm's `crop_pct`, but for a `margin`. Batch norm in training mode mixes samples
+    `pooled` and `width` are those of timm's head without the classifier. If that head widens the
+    features (MobileNetV3), they are wider than the tokens. Images are scaled to the size; timm's
+    `crop_pct` is ignored, but see `margin`. Batch norm in training mode mixes samples
     (`mixes_samples`): the engine makes its statistics global.
     """
 
@@ -94,11 +94,12 @@ class TimmTower(ImageTower):
         return width
 
     def embed(self, x: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), normalised: timm's models embed and encode in one call."""
+        """Only normalise pixels (B, 3, H, W): timm's models embed and encode in one call."""
         return self.pixels(x)
 
     def blocks(self, x: Tensor, edit: Edit | None = None) -> tuple[Tensor, Sequence[Tensor]]:
-        """Pixels -> timm's features and, where asked for, the maps of all stages."""
+        """timm's features of the pixels and, if the config asks for `levels`, the maps of all
+        stages."""
         layers = getattr(self.model, "blocks", ())
         if edit is not None and not (len(layers) and hasattr(self.model, "pos_embed")):
             raise InputError(
@@ -113,7 +114,8 @@ class TimmTower(ImageTower):
     def finish(
         self, features: Tensor, levels: Sequence[Tensor] = (), grid: tuple[int, int] | None = None
     ) -> Encoded:
-        """Features -> Encoded; `grid` of the patches, where tokens do not tell it."""
+        """Pool features and return Encoded; `grid` is that of the patches, needed if features are
+        tokens."""
         pooled = self.model.forward_head(features, pre_logits=True)
         if features.ndim == 3:
             return Encoded(features, pooled, prefix=self.prefix, grid=grid, levels=levels)
@@ -132,7 +134,8 @@ class TimmTower(ImageTower):
     def forward(
         self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None
     ) -> Encoded:
-        """The three steps; `edit` reaches the blocks of ViTs, hidden patches are an InputError."""
+        """Run `embed`, `blocks` and `finish`. An `edit` applies to ViTs only; hidden patches raise
+        InputError."""
         if hidden is not None:
             raise InputError(
                 "timm towers take no hidden patches; choose image tower vit with mask_token=true"
@@ -145,7 +148,7 @@ class TimmTower(ImageTower):
             return None
         count = features.shape[1] - self.prefix
         patch = getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
-        if patch is None:  # hybrids do not say; a square image has a square grid
+        if patch is None:  # hybrids have no patch size; a square image has a square grid
             side = round(count**0.5)
             return (side, side) if side**2 == count and x.shape[-2] == x.shape[-1] else None
         grid = (x.shape[-2] // patch[0], x.shape[-1] // patch[1])

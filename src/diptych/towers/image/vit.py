@@ -1,5 +1,4 @@
-"""The vision transformer (Dosovitskiy et al., 2021) in the forms that CLIP, SigLIP and TIPS give
-it.
+"""The vision transformer (Dosovitskiy et al., 2021), with the variants of CLIP, SigLIP and TIPS.
 
 Dimensions: B samples, P patches (h x w), N tokens, D width, K CLS tokens, H x W pixels.
 """
@@ -36,18 +35,18 @@ class ViTConfig:
     stem: Literal["patch", "conv"] = "patch"
     patch_bias: bool = True
     cls: int = 1  # CLS tokens; with several, pooled is (B, K, D)
-    cls_position: bool = False  # whether CLS tokens get a position of their own
+    cls_position: bool = False  # whether CLS tokens have positions
     registers: int = 0
     pre_norm: bool = False
     pooling: Literal["cls", "mean", "map"] = "cls"
-    norm_after_pool: bool = False  # with "mean": norm(mean) in place of mean(norm)
+    norm_after_pool: bool = False  # with "mean": norm(mean) instead of mean(norm)
     layer_scale: float | None = None
     dropout: float = 0.0
     patch_dropout: float = 0.0  # share of patches left out while training
     mask_token: bool = (
-        False  # hidden patches become this learned token; without it they are left out
+        False  # hidden patches become this learned token; without it they are removed
     )
-    any_size: bool = False  # take images of any size, interpolating positions on the fly
+    any_size: bool = False  # accept images of any size, interpolating positions on the fly
     preprocess: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -72,7 +71,7 @@ class ViTConfig:
 
 @image("vit")
 class ViT(ImageTower):
-    """Images (B, 3, H, W) -> Encoded, in three steps: `embed`, `blocks`, `finish`.
+    """Encode images (B, 3, H, W) in three steps: `embed`, `blocks`, `finish`.
 
     >>> tower = ViT(ViTConfig(image_size=32, patch=8, width=64, depth=2))
     >>> encoded = tower(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
@@ -96,7 +95,7 @@ class ViT(ImageTower):
             nn.Parameter(torch.randn(config.registers, D) * 0.02) if config.registers else None
         )
         side = config.image_size // config.patch
-        # first the positions of CLS tokens, where they have any, then those of the grid
+        # first the positions of CLS tokens, if they have any, then those of the grid
         self.positions = nn.Parameter(
             torch.randn(config.cls * config.cls_position + side * side, D) * D**-0.5
         )
@@ -120,15 +119,16 @@ class ViT(ImageTower):
         return self.config.cls if self.config.pooling == "cls" else 1
 
     def grid(self, x: Tensor) -> tuple[int, int]:
-        """(h, w): patches that fit into images (…, H, W)."""
+        """The number of patches (h, w) that fit into images (…, H, W)."""
         return x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch
 
     def embed(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) -> tokens (B, prefix + P, D): CLS, registers, patches; positions added,
-        pre-norm applied.
+        """Embed images (B, 3, H, W) as tokens (B, prefix + P, D): CLS, registers, patches.
 
-        `hidden` (B, P) bool: patches that become the mask token, before positions are added, or
-        that are left out where the tower has no mask token (then as many in each sample).
+        Positions are added and the pre-norm is applied.
+
+        `hidden` (B, P) bool are patches that are replaced by the mask token before positions are
+        added. A tower without a mask token removes them, and each sample must hide the same number.
         """
         self._check_size(x)
         patches = self.patch_embed(self.pixels(x)).flatten(2).transpose(1, 2)
@@ -150,15 +150,18 @@ class ViT(ImageTower):
         return self.pre_norm(torch.cat([*first, patches], dim=1))
 
     def blocks(self, tokens: Tensor, edit: Edit | None = None, **options: Any) -> Tensor:
-        """(B, N, D) -> (B, N', D); keywords (`mask`, `start`, `stop`, …) as of
+        """Run the blocks on tokens (B, N, D); keywords (`mask`, `start`, `stop`, …) as in
         `Transformer.forward`."""
         return self.transformer(tokens, edit, **options)
 
     def finish(
         self, tokens: Tensor, grid: tuple[int, int] | None = None, patches: int | None = None
     ) -> Encoded:
-        """Final norm and pooling. `grid` where all patches are there; else `patches`, how many
-        (default: the rest)."""
+        """Final norm and pooling.
+
+        Give `grid` if all patches are present, else their number `patches` (default: all tokens
+        after the prefix).
+        """
         normed = self.norm(tokens)
         count = (
             grid[0] * grid[1]
@@ -185,7 +188,7 @@ class ViT(ImageTower):
         hidden: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Encoded:
-        """The three steps; `mask` is the key mask of the blocks."""
+        """Run `embed`, `blocks` and `finish`; `mask` is the key mask of the blocks."""
         tokens = self.embed(x, hidden)
         grid = self.grid(x)
         patches = tokens.shape[1] - self.prefix
@@ -196,8 +199,7 @@ class ViT(ImageTower):
         )
 
     def resize(self, image_size: int) -> None:
-        """Make the tower one for images of another size: positions are interpolated, config and
-        preprocess follow."""
+        """Change the image size: interpolate positions and update config and preprocessing."""
         side = image_size // self.config.patch
         own = self._own
         if side < 1:
@@ -213,7 +215,7 @@ class ViT(ImageTower):
 
     @property
     def _own(self) -> int:
-        """How many positions belong to CLS tokens."""
+        """The number of positions that belong to CLS tokens."""
         return self.config.cls * self.config.cls_position
 
     def _check_size(self, x: Tensor) -> None:
@@ -225,8 +227,8 @@ class ViT(ImageTower):
             )
 
     def _drop(self, patches: Tensor, hidden: Tensor | None) -> Tensor:
-        """Leave out hidden patches (without a mask token) and, while training, a random share of
-        the rest."""
+        """Remove hidden patches (without a mask token) and, in training, a random share of the
+        rest."""
         B, P, D = patches.shape
         if hidden is not None and self.mask_token is None:
             kept = (~hidden).sum(1)
@@ -244,8 +246,8 @@ class ViT(ImageTower):
 
 
 class AttentionPool(nn.Module):
-    """A learned probe attends to all tokens, then a residual feed-forward: the MAP head (Zhai et
-    al., 2022)."""
+    """The MAP head (Zhai et al., 2022): a learned probe attends to all tokens, then a residual
+    feed-forward."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -263,8 +265,9 @@ class AttentionPool(nn.Module):
 
 
 def interpolate(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Positions of a square grid (P, D) -> (h * w, D), bicubic with antialiasing as open_clip has
-    it; equal sizes copy.
+    """Interpolate positions of a square grid (P, D) to (h * w, D), unchanged for equal sizes.
+
+    Bicubic with antialiasing, as in open_clip.
 
     >>> interpolate(torch.ones(16, 2), (2, 3)).shape
     torch.Size([6, 2])
@@ -281,8 +284,8 @@ def interpolate(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _stem(config: ViTConfig) -> nn.Module:
-    """One convolution of patch size, or ("conv", Xiao et al., 2021) 3x3 convolutions of stride 2
-    down to the patch."""
+    """One convolution of patch size, or for "conv" 3x3 convolutions of stride 2 down to the patch
+    (Xiao et al., 2021)."""
     if config.stem == "patch":
         conv = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
         nn.init.normal_(conv.weight, std=(3 * config.patch**2) ** -0.5)

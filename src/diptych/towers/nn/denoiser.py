@@ -3,9 +3,9 @@
     x_t = √a_t x_0 + √(1 - a_t) e,    eps(x_t, t, E) ≈ e,    guided: eps_∅ + g (eps_E - eps_∅)
 
 a_t falls by the squared cosine (Nichol and Dhariwal 2021). Pixels are cut into patches; a
-transformer with cross-attention to the rows E predicts the noise; eps_∅ looks at the rows of the
-empty prompt, which stay as they are (Ho and Salimans 2022). Drawing follows the deterministic steps
-of DDIM (Song et al. 2021).
+transformer with cross-attention to the rows E predicts the noise. eps_∅ attends to the rows of the
+empty prompt instead, which are not trained (classifier-free guidance, Ho and Salimans 2022).
+Sampling follows the deterministic steps of DDIM (Song et al. 2021).
 
 Dimensions: B images, S x S pixels, W width, L rows of a text, E embedding.
 """
@@ -49,7 +49,7 @@ class DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """Noisy images (B, 3, S, S) in [-1, 1] at times (B,) -> their noise.
+    """Predict the noise of noisy images (B, 3, S, S) in [-1, 1] at times (B,).
 
     >>> denoiser = Denoiser(16, DenoiserConfig(size=8, width=32, depth=1))
     >>> rows, mask = torch.zeros(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
@@ -107,9 +107,12 @@ class Denoiser(nn.Module):
         steps: int,
         generator: torch.Generator,
     ) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] of rows (B, L, E) with mask (B, L), away from the rows
-        (L', E) of the empty prompt as far as `guidance` g says (1: not at all), in `steps` steps
-        from noise of the generator (a CPU's)."""
+        """Sample images (B, 3, S, S) in [-1, 1] for rows (B, L, E) with mask (B, L).
+
+        `empty` are the rows (L', E) of the empty prompt, from which `guidance` g leads away (1: not
+        at all). Sampling starts from noise of `generator`, which is on the CPU, and takes `steps`
+        steps.
+        """
         B = len(rows)
         size = self.config.size
         x = torch.randn(B, 3, size, size, generator=generator).to(rows)
@@ -124,14 +127,14 @@ class Denoiser(nn.Module):
                 noise = away + guidance * (noise - away)
             kept = self.kept[time]
             clean = ((x - (1 - kept).sqrt() * noise) / kept.sqrt()).clamp(-1, 1)
-            noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()  # of the image as it was bounded
+            noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()  # after clamping
             then = self.kept[times[at + 1]] if at + 1 < len(times) else torch.ones_like(kept)
             x = then.sqrt() * clean + (1 - then).sqrt() * noise
         return x
 
 
 def kept_at(steps: int) -> Tensor:
-    """a_t, the share of an image's variance that is left at times 0 … steps - 1.
+    """a_t, the share of an image's variance that remains at times 0 … steps - 1.
 
     >>> kept = kept_at(1000)
     >>> round(float(kept[0]), 4), round(float(kept[-1]), 5)
@@ -146,7 +149,7 @@ def kept_at(steps: int) -> Tensor:
 
 
 def waves(time: Tensor, width: int) -> Tensor:
-    """Times (B,) as sines and cosines (B, width) of falling frequencies."""
+    """Times (B,) as sines and cosines (B, width) of decreasing frequencies."""
     half = width // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=time.device) / half)
     angles = time[:, None].float() * rates

@@ -1,8 +1,8 @@
-"""Linear layers that lie side by side in memory and run as one matrix product in inference.
+"""Linear layers that are contiguous in memory and run as one matrix product in inference.
 
-The layers stay what they are: plain `nn.Linear` with a weight of their own, under their own names
-in state dicts, so that adapters, quantisation and export attach. Only their storage is shared: the
-joined weight is a view, no copy.
+The layers stay plain `nn.Linear` modules, each with its own weight under its own name in state
+dicts, so that adapters, quantisation and export still work. Only their storage is shared: the
+joined weight is a view, not a copy.
 
 Dimensions: n layers, … samples and tokens, D width, K outputs of all layers together.
 """
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 
 def join(layers: Sequence[nn.Module]) -> None:
-    """Move the weights, and the biases, of layers that read the same input into one storage each;
-    values stay.
+    """Move the weights of layers with the same input into one storage, and their biases into
+    another.
 
-    Layers that are no plain `nn.Linear`, or differ in input, type or device, are left as they are.
+    Values do not change.
+
+    Layers that are not a plain `nn.Linear`, or that differ in input, type or device, are left
+    unchanged.
 
     >>> q, k = nn.Linear(4, 2), nn.Linear(4, 3)
     >>> join([q, k])
@@ -40,12 +43,12 @@ def join(layers: Sequence[nn.Module]) -> None:
 
 
 def project(layers: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
-    """[layer(x) for layer in layers], (…, D) each: one product (…, K) where that gives the same,
-    else one each.
+    """[layer(x) for layer in layers] for x (…, D), as one product (…, K) where the result is the
+    same.
 
-    One product needs that no gradient is recorded, that each layer is a plain `nn.Linear` without
-    hooks, and that their weights lie side by side. They no longer do after a move to another device
-    or type; then this is the plain list until `join` is called again.
+    One product is used if no gradient is recorded, each layer is a plain `nn.Linear` without hooks,
+    and their weights are contiguous in one storage. A move to another device or type ends that;
+    then each layer is called separately until `join` is called again.
 
     >>> layers = [nn.Linear(4, 2), nn.Linear(4, 3)]
     >>> join(layers)
@@ -74,8 +77,10 @@ def _plain(layer: nn.Module) -> bool:
 
 
 def _parts(layers: Sequence[Any]) -> list[list[Tensor]]:
-    """The weights and, where there are any, the biases; three lists, which `project` refuses, where
-    only some have."""
+    """The weights and, where there are any, the biases.
+
+    Three lists if only some layers have a bias, which `project` does not fuse.
+    """
     biases = [layer.bias for layer in layers if layer.bias is not None]
     mixed = len(biases) not in (0, len(layers))
     return [
@@ -86,7 +91,7 @@ def _parts(layers: Sequence[Any]) -> list[list[Tensor]]:
 
 
 def _view(parts: Sequence[Tensor]) -> Tensor | None:
-    """One tensor over all parts where they lie side by side, in order, in one storage."""
+    """One tensor over all parts if they are contiguous and in order in one storage, else None."""
     if not parts:
         return None
     first = parts[0]

@@ -24,9 +24,12 @@ KINDS = ("linear", "affine", "none", "fit", "mlp", "two")
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """`hidden` is the width between the layers (None: the tower's); `bias` and `last_bias` say
-    whether linear layers have one. `last_norm` is the batch norm behind the last layer: none, plain
-    (nothing learned), scaled (a learned factor, no shift), affine (both)."""
+    """Options of an MLP head.
+
+    `hidden` is the width between the layers (None: the tower's). `bias` and `last_bias` set whether
+    the linear layers, and the last of them, have a bias. `last_norm` is the batch norm after the
+    last layer: none, plain (nothing learned), scaled (a learned factor, no shift) or affine (both).
+    """
 
     hidden: int | None = None
     layers: int = 2
@@ -46,7 +49,7 @@ class MLPConfig:
 
 
 def fitted(spec: str, width: int, embed_dim: int) -> str:
-    """The spec with `fit` decided.
+    """The spec, with `fit` resolved to "none" or "linear".
 
     >>> fitted("fit", 8, 8), fitted("fit", 8, 4), fitted("affine", 8, 8)
     ('none', 'linear', 'affine')
@@ -55,7 +58,7 @@ def fitted(spec: str, width: int, embed_dim: int) -> str:
 
 
 def head(spec: str, width: int, embed_dim: int, where: str) -> nn.Module:
-    """The head of a spec, (…, D) to (…, E); `where` names the tower in errors.
+    """Build the head of a spec, which maps (…, D) to (…, E); `where` names the tower in errors.
 
     >>> [type(layer).__name__ for layer in head("mlp:last_norm=plain", 8, 4, "image")]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear', 'BatchNorm1d']
@@ -85,7 +88,7 @@ def head(spec: str, width: int, embed_dim: int, where: str) -> nn.Module:
 
 
 class MLP(nn.Sequential):
-    """Layers on vectors (…, D); all but the last dimension are samples to its batch norms."""
+    """An MLP on vectors (…, D). Its batch norms treat all but the last dimension as samples."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # of Sequential, whose input is called input
         found = super().forward(x.flatten(0, -2))
@@ -94,8 +97,11 @@ class MLP(nn.Sequential):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoConfig:
-    """`share` is the weight of the linear head's cosine in that of both; `hidden` and `layers` are
-    the mlp's."""
+    """Options of two heads.
+
+    `share` is the weight of the linear head's cosine in the combined cosine; `hidden` and `layers`
+    are the MLP's.
+    """
 
     share: float = 0.5
     hidden: int | None = None
@@ -109,11 +115,13 @@ class TwoConfig:
 
 
 class TwoHeads(nn.Module):
-    """Two heads in one vector, whose cosine is share · cos(first) + (1 - share) · cos(second).
+    """Two heads concatenated into one vector, whose cosine is share · cos(first) + (1 - share) ·
+    cos(second).
 
         y = ( √share · unit(W x), √(1 - share) · unit(MLP x) )
 
-    Linear layers of the mlp have biases. `share` may be set later, for other weights of the two.
+    The linear layers of the MLP have biases. `share` may be changed after training to reweigh the
+    two.
     """
 
     def __init__(self, config: TwoConfig, width: int, embed_dim: int):

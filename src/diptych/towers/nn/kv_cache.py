@@ -1,5 +1,4 @@
-"""What a transformer keeps of the tokens that it has read, so that each new one costs its own
-products alone.
+"""The key-value cache of a transformer: a new token costs only its own matrix products.
 
 Dimensions: B samples, M tokens read so far or of a memory, D width.
 """
@@ -13,8 +12,8 @@ from torch import Tensor
 
 @dataclass
 class LayerCache:
-    """The keys and values (B, heads, M, D / heads) that one attention has computed, None before its
-    first call.
+    """The keys and values (B, heads, M, D / heads) of one attention layer, None before its first
+    call.
 
     >>> kept = LayerCache()
     >>> _ = kept.extend(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))
@@ -29,7 +28,7 @@ class LayerCache:
         return 0 if self.keys is None else self.keys.shape[2]
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put those of more tokens behind; gives all."""
+        """Append the keys and values of more tokens; returns all of them."""
         if self.keys is not None and self.values is not None:
             keys = torch.cat([self.keys, keys], dim=2)
             values = torch.cat([self.values, values], dim=2)
@@ -38,18 +37,18 @@ class LayerCache:
         return keys, values
 
     def select(self, index: Tensor | None) -> "LayerCache":
-        """Those of the samples `index`; None: of all."""
+        """The cache of the samples `index`; None: of all."""
         if index is None or self.keys is None or self.values is None:
             return LayerCache(self.keys, self.values)
         return LayerCache(self.keys[index], self.values[index])
 
 
 class KVCache:
-    """One `LayerCache` a layer: `own` of the tokens themselves, `cross` of the memory, which is
-    read once.
+    """One `LayerCache` per layer: `own` for self-attention, `cross` for the memory, which is read
+    once.
 
-    The stack that is given a cache fills it in place; a cache that `select` gives is filled on its
-    own.
+    A stack fills the cache that it is given in place. A cache returned by `select` is filled
+    independently.
     """
 
     def __init__(self, own: Iterable[LayerCache], cross: Iterable[LayerCache]):
@@ -58,7 +57,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, depth: int) -> "KVCache":
-        """That of a stack of `depth` layers which has read nothing."""
+        """The cache of a stack of `depth` layers that has read no tokens."""
         return cls((LayerCache() for _ in range(depth)), (LayerCache() for _ in range(depth)))
 
     def select(self, index: Tensor | None = None) -> "KVCache":

@@ -1,5 +1,5 @@
-"""Small stateful parts of methods: temperature, momentum copy, queue, frozen model; and states
-between two.
+"""Stateful parts of methods (temperature, momentum copy, queue, frozen model), and interpolation of
+state dicts.
 
 Dimensions: B samples, Q places of a queue, E embedding.
 """
@@ -17,12 +17,12 @@ from diptych.errors import InputError, unknown
 
 
 class Temperature(nn.Module):
-    """The learned scale of similarities; calling it gives the multiplier.
+    """The learned scale of similarities; calling it returns the multiplier.
 
-    `form` says what is learned, and in which unit `init` and the bounds `clamp` are meant: "exp"
-    learns the logarithm of the multiplier (both given as multipliers: CLIP 1 / 0.07, bounds (1,
-    100)), "divisor" learns tau, the multiplier being 1 / tau (ALBEF 0.07, bounds (0.001, 0.5)),
-    "fixed" learns nothing (a multiplier).
+    `form` sets what is learned, and the unit of `init` and of the bounds `clamp`. "exp" learns the
+    logarithm of the multiplier, and both are multipliers (CLIP: 1 / 0.07, bounds (1, 100)).
+    "divisor" learns tau, where the multiplier is 1 / tau, and both are values of tau (ALBEF: 0.07,
+    bounds (0.001, 0.5)). "fixed" learns nothing; `init` is the multiplier.
 
     >>> float(Temperature(0.5, form="divisor")().detach())
     2.0
@@ -58,14 +58,14 @@ class Temperature(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Bring what is learned back into its bounds; the engine calls it after each optimiser
+        """Clamp the learned value to its bounds; the engine calls this after each optimiser
         step."""
         if self.clamp is not None and self.form != "fixed":
             low, high = (math.log(x) if self.form == "exp" else x for x in self.clamp)
             self.value.clamp_(low, high)
 
     def config(self) -> dict[str, Any]:
-        """Plain values from which `Temperature(**config)` is made again."""
+        """Plain values from which `Temperature(**config)` builds the same module."""
         return {
             "init": self.init,
             "form": self.form,
@@ -74,11 +74,10 @@ class Temperature(nn.Module):
 
 
 class Momentum(nn.Module):
-    """A copy that follows its module: p' <- m p' + (1 - m) p. Without gradient, always in
-    evaluation mode.
+    """A moving average of a module: p' <- m p' + (1 - m) p. No gradient, always in evaluation mode.
 
-    Call `update()` in `after_step`; buffers are copied as they are. Its weights are state: they go
-    into checkpoints.
+    Call `update()` in `after_step`; buffers are copied unchanged. The weights are part of the state
+    dict and so of checkpoints.
 
     >>> online = nn.Linear(1, 1)
     >>> slow = Momentum(online, m=0.9)
@@ -93,17 +92,17 @@ class Momentum(nn.Module):
         self.m = m
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
         for parameter in self.module.parameters():
-            parameter.frozen = True  # type: ignore[attr-defined]  # whatever a stage says of its name
+            parameter.frozen = True  # type: ignore[attr-defined]  # also where a stage's patterns match its name
         self._online = (module,)  # a tuple, so that the followed module is not registered twice
 
     @property
     def online(self) -> nn.Module:
-        """The module that is followed."""
+        """The module that is averaged."""
         return self._online[0]
 
     @torch.no_grad()
     def update(self, m: float | None = None) -> None:
-        """Follow the module by one step; `m` overrides the momentum where it is scheduled."""
+        """Update the average by one step; `m` overrides the momentum, for schedules."""
         m = self.m if m is None else m
         online = self.online
         for slow, fast in zip(self.module.parameters(), online.parameters(), strict=True):
@@ -120,7 +119,7 @@ class Momentum(nn.Module):
 
 
 class Queue(nn.Module):
-    """The last Q rows that were pushed, first in first out; it starts as random unit vectors of
+    """The last Q rows that were pushed, first in first out, initialised with random unit vectors of
     `seed`.
 
     >>> queue = Queue(4, 2)
@@ -143,8 +142,8 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Put rows (B, E) in place of the oldest, from the end on to the beginning; of more than Q
-        the last Q stay."""
+        """Replace the oldest rows by rows (B, E), wrapping around at the end; of more than Q rows
+        the last Q are kept."""
         Q = len(self.rows)
         places = (int(self.position) + torch.arange(len(rows), device=self.rows.device)) % Q
         self.rows[places[-Q:]] = rows[-Q:].to(self.rows)
@@ -154,8 +153,10 @@ class Queue(nn.Module):
 def between(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], alpha: float
 ) -> dict[str, Tensor]:
-    """A state (1 - alpha) · before + alpha · after: all floating entries, running statistics with
-    them; the others, which count or point, are those of `after`.
+    """The state dict (1 - alpha) · before + alpha · after.
+
+    All floating-point entries are interpolated, running statistics included. The others, such as
+    counters and indices, are taken from `after`.
 
     >>> ends = {"w": torch.tensor([0.0]), "n": torch.tensor(1)}, {"w": torch.tensor([4.0]), "n": torch.tensor(9)}
     >>> between(*ends, alpha=0.25)
@@ -170,14 +171,15 @@ def between(
 
 
 class Frozen(nn.Module):
-    """A model that is used but not trained: always in evaluation mode, differentiable through, not
-    saved.
+    """A model that is used but not trained: in evaluation mode, not saved, open to gradients of its
+    inputs.
 
     The model is kept outside torch's registry: `parameters()` is empty (no optimiser, no gradient
-    exchange, no weight decay), `state_dict()` holds its checksum alone, and loading a checkpoint
-    made with another model is an InputError. `name` says where it came from, such as the spec that
-    `diptych.load` took. Devices and precisions still reach it. Where `module` is None, `hold` takes
-    the model in later, and compares it with what a checkpoint has said meanwhile.
+    exchange, no weight decay) and `state_dict()` holds only its checksum. Loading a checkpoint made
+    with another model raises InputError. `name` is where the model came from, such as the spec
+    given to `diptych.load`. Moves to another device or precision apply to it too. If `module` is
+    None, pass the model to `hold` later, which compares it with the checksum of a checkpoint loaded
+    meanwhile.
 
     >>> frozen = Frozen(nn.Linear(2, 2), "a small layer")
     >>> list(frozen.parameters()), list(frozen.state_dict())
@@ -195,8 +197,7 @@ class Frozen(nn.Module):
             self.hold(module)
 
     def hold(self, module: nn.Module) -> None:
-        """Take the model in. Raises InputError where the checkpoint that was loaded before was made
-        with another."""
+        """Set the model. Raises InputError if a checkpoint loaded before was made with another."""
         found = checksum(module)
         self._compare(found)
         self._module = (module.requires_grad_(False).eval(),)
@@ -229,7 +230,7 @@ class Frozen(nn.Module):
 
 
 def checksum(module: nn.Module) -> Tensor:
-    """SHA-256 of names and values of a state dict, as uint8 (32,); zeros for a module on the meta
+    """SHA-256 of a state dict's names and values, uint8 (32,); zeros for a module on the meta
     device."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
@@ -243,7 +244,7 @@ def checksum(module: nn.Module) -> Tensor:
 
 
 def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
-    """Keep the parameters of modules, or parameters, as they are: the engine never trains them."""
+    """Mark parameters, or all parameters of modules, as frozen: the engine never trains them."""
     for part in parts:
         own = (
             [part]
@@ -257,7 +258,7 @@ def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
 
 
 def thaw(*parts: nn.Module) -> None:
-    """Let what was frozen learn again."""
+    """Make frozen parameters trainable again."""
     for part in parts:
         for parameter in part.parameters():
             parameter.requires_grad_(True).frozen = False  # type: ignore[attr-defined]

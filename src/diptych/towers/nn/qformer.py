@@ -1,4 +1,5 @@
-"""Fusion of images and texts: the Q-Former, in which learned queries read an image beside a text.
+"""The Q-Former, which fuses images and texts: learned queries attend to an image and share a stream
+with a text.
 
 Dimensions: B samples, M queries, L text tokens, K inserted vectors, N tokens in all, T image
 tokens, D width.
@@ -13,12 +14,12 @@ from diptych.errors import InputError
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.transformer import Block, FeedForward, Insert, init
 
-STD = 0.02  # of queries, words and places, as in BERT
+STD = 0.02  # of queries, words and positions, as in BERT
 
 
 @dataclass(frozen=True, kw_only=True)
 class QFormerConfig:
-    """Options of a Q-Former; those of BLIP-2's are the defaults, a BERT-base."""
+    """Options of a Q-Former. The defaults are BLIP-2's, a BERT-base."""
 
     vocab_size: int
     memory_width: int  # of the image's tokens
@@ -26,8 +27,8 @@ class QFormerConfig:
     depth: int = 12
     heads: int | None = None  # width / 64
     queries: int = 32
-    every: int = 2  # layers 0, every, 2 every, … read the image
-    positions: int = 512  # places of a text with what is inserted into it
+    every: int = 2  # layers 0, every, 2 every, … attend to the image
+    positions: int = 512  # the most tokens of a text, inserted vectors included
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -47,11 +48,11 @@ class QFormerConfig:
 
 
 class QueryBlock(Block):
-    """A block of BERT, norms behind the sums, whose first tokens may be queries.
+    """A post-norm BERT block whose first tokens may be queries.
 
-    With a memory (B, T, ·) the first `queries` tokens read it, where the block has cross-attention,
-    and pass through a feed-forward layer of their own, which begins as a copy of the words'.
-    Without one, all tokens are treated as words.
+    With a memory (B, T, ·), the first `queries` tokens attend to it, if the block has
+    cross-attention, and pass through a separate feed-forward layer, which is initialised as a copy
+    of the words'. Without a memory, all tokens are treated as words.
     """
 
     def __init__(self, config: QFormerConfig, layer: int):
@@ -71,7 +72,7 @@ class QueryBlock(Block):
         self.query_mlp = FeedForward(D, 4.0, "gelu")
         self.query_norm = nn.LayerNorm(D, 1e-12)
 
-    def forward(  # type: ignore[override]  # of a block whose norms stand before the sums
+    def forward(  # type: ignore[override]  # of a pre-norm block
         self,
         x: Tensor,
         *,
@@ -91,8 +92,8 @@ class QueryBlock(Block):
 
 
 class QFormer(nn.Module):
-    """Learned queries (M, D) and a text in one bidirectional stream; the queries alone read the
-    image's tokens.
+    """Learned queries (M, D) and a text in one bidirectional stream; only the queries attend to the
+    image.
 
         image and text        qformer(ids, lengths, memory=tokens)        [queries, text]
         image                 qformer(memory=tokens)                      [queries]
@@ -100,10 +101,11 @@ class QFormer(nn.Module):
         vectors in a text       qformer(ids, lengths, inserted=vectors)     [first token, vectors, other tokens]
         text                    qformer(ids, lengths)
 
-    Without an image, everything passes through the words' feed-forward layers, vectors in the place
-    of queries too (as in SPRC's code; stock BLIP-2 would take the queries' own). Queries have no
-    places; those of a text begin at 0, and run over what is inserted. Source: Li et al. 2023
-    (BLIP-2), where it begins as BERT-base; here it begins at random, as our other transformers.
+    Without an image, all tokens pass through the words' feed-forward layers, also vectors in the
+    place of queries (as in SPRC's code; stock BLIP-2 would use the queries' layers). Queries have
+    no positions; those of a text begin at 0 and count inserted vectors. Source: Li et al. 2023
+    (BLIP-2), which initialises from BERT-base; here the initialisation is random, as for our other
+    transformers.
 
     >>> qformer = QFormer(QFormerConfig(vocab_size=100, memory_width=48, width=32, depth=2, queries=4))
     >>> ids, lengths = torch.ones(3, 6, dtype=torch.long), torch.tensor([6, 3, 4])
@@ -136,12 +138,12 @@ class QFormer(nn.Module):
         queries: Tensor | None = None,
         inserted: Tensor | None = None,
     ) -> Encoded:
-        """Ids (B, L) with lengths (B,), an image's tokens (B, T, ·), or both -> Encoded.
+        """Encode ids (B, L) with lengths (B,), an image's tokens (B, T, ·), or both.
 
-        `queries` (M, D), or (B, M, D), stand in place of the learned ones, `inserted` (K, D) behind
-        the text's first token. `prefix` counts the queries, which come first; `pooled` is the
-        text's first token (B, D), or without a text the queries (B, M, D). Raises InputError for
-        neither text nor image, and a text beyond the places.
+        `queries` (M, D) or (B, M, D) replace the learned ones; `inserted` (K, D) are put after the
+        text's first token. In the result, `prefix` counts the queries, which come first; `pooled`
+        is the text's first token (B, D), or the queries (B, M, D) without a text. Raises InputError
+        for neither text nor image, and for a text that exceeds the positions.
         """
         if queries is None and memory is not None:
             queries = self.queries
@@ -167,7 +169,7 @@ class QFormer(nn.Module):
         return Encoded(x, x[:, count] if ids is not None else x, prefix=count, mask=mask)
 
     def _words(self, ids: Tensor, inserted: Tensor | None) -> Tensor:
-        """Ids (B, L) -> (B, L + K, D), places added."""
+        """Embed ids (B, L) as (B, L + K, D), positions added."""
         words = self.table(ids)
         if inserted is not None:
             words = Insert(inserted, layer=0, at=0, placement="after")(0, words)

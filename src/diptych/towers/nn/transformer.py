@@ -1,8 +1,8 @@
-"""The pre-norm transformer of our towers, and `edit`: how prompts, taps and windows reach its
+"""The pre-norm transformer of our towers, and edits, by which prompts and the like reach its
 residual stream.
 
-Read from top to bottom: attention, feed-forward, block, the stack, edits. Every projection is a
-plain `nn.Linear` named q, k, v, out, fc1 or fc2, so that LoRA, quantisation and export attach.
+Order of the module: attention, feed-forward, block, stack, edits. Every projection is a plain
+`nn.Linear` named q, k, v, out, fc1 or fc2, so that LoRA, quantisation and export work.
 
 Dimensions: B samples, N tokens, M memory tokens, D width, b inserted tokens.
 """
@@ -39,9 +39,8 @@ class Attention(nn.Module):
     """Multi-head attention: softmax(q k^T / sqrt(D / heads)) v, over the tokens themselves or over
     a memory.
 
-    `mask` is True where a key may be seen: (B, M) for all queries alike, or (B, N, M). A query that
-    may see nothing attends to nothing: its result is the bias of `out`. `bias` says whether q, k
-    and v have one.
+    `mask` is True where a key may be attended to: (B, M), the same for all queries, or (B, N, M). A
+    query with no such key yields the bias of `out`. `bias` sets whether q, k and v have a bias.
     """
 
     def __init__(
@@ -64,11 +63,11 @@ class Attention(nn.Module):
         self.k = nn.Linear(memory_width or width, width, bias=bias)
         self.v = nn.Linear(memory_width or width, width, bias=bias)
         self.out = nn.Linear(width, width)
-        self.qkv: nn.Module | None = None  # in place of the three where int8 packs them in one
+        self.qkv: nn.Module | None = None  # replaces the three where int8 packs them into one
 
     def join(self) -> None:
-        """Lay the weights of q, k and v side by side: over the tokens themselves inference runs
-        them as one product."""
+        """Store the weights of q, k and v contiguously, so that self-attention computes them as one
+        product in inference."""
         join((self.q, self.k, self.v))
 
     def forward(
@@ -80,11 +79,11 @@ class Attention(nn.Module):
         causal: bool = False,
         kept: LayerCache | None = None,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D); keys and values come from `memory` (B, M, memory width) where it
-        is given.
+        """Attend from x (B, N, D); keys and values come from `memory` (B, M, memory width) if
+        given.
 
-        With `kept` the x are the last N of M tokens, whose earlier keys and values it holds, and
-        the mask is over M; the keys and values of a memory are computed at its first call alone.
+        With the cache `kept`, x are the last N of M tokens, the mask covers all M, and the cache
+        provides the earlier keys and values. Those of a memory are computed at the first call only.
         """
         if memory is None:
             parts = (
@@ -113,7 +112,7 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, memory: Tensor) -> Tensor:
-        """What each of x (B, N, D) reads of the memory (B, M, ·): the softmax, (B, heads, N, M)."""
+        """The attention weights (B, heads, N, M) of x (B, N, D) over the memory (B, M, ·)."""
         q = self._heads(self.q(x))
         k = self._heads(self.k(memory))
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
@@ -124,7 +123,8 @@ class Attention(nn.Module):
 
 
 SHORT = 256
-"""Tokens, up to which attention that is trained in bfloat16 on a CPU is two batched products."""
+"""The most tokens for which attention trained in bfloat16 on a CPU uses two plain batched
+products."""
 
 
 def attend(
@@ -136,12 +136,13 @@ def attend(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d) and k, v (B, heads, M, d), the N being the
-    last of M tokens.
+    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d) and k, v (B, heads, M, d).
 
-    `mask` (…, N or 1, M) is True where a key may be attended to. It is torch's fused kernel, but
-    for short sequences that are trained in bfloat16 on a CPU: there its backward pass takes two to
-    six times as long as plain products.
+    The N tokens are the last of the M.
+
+    `mask` (…, N or 1, M) is True where a key may be attended to. torch's fused kernel computes it,
+    except for short sequences trained in bfloat16 on a CPU, where the kernel's backward pass takes
+    two to six times as long as plain products.
     """
     N = q.shape[2]
     M = k.shape[2]
@@ -153,7 +154,7 @@ def attend(
     )
     if causal and (
         plain or mask is not None or N < M
-    ):  # the kernel's own rule starts at the first key
+    ):  # the kernel aligns its causal mask to the first key
         before = torch.ones(N, M, dtype=torch.bool, device=q.device).tril(M - N)
         mask = before if mask is None else mask & before
     if not plain:
@@ -163,14 +164,14 @@ def attend(
         )
     with torch.autocast(
         "cpu", enabled=False
-    ):  # it would widen the softmax, which adds in float32 by itself
+    ):  # it would cast the softmax, which already sums in float32
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is None:
             return F.dropout(scores.softmax(-1), dropout) @ v
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
         return (
             F.dropout(weights.masked_fill(~mask, 0.0), dropout) @ v
-        )  # a query that sees no key gets zeros
+        )  # a query without keys gets zeros
 
 
 class FeedForward(nn.Module):
@@ -189,7 +190,7 @@ class FeedForward(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """One learned factor a channel."""
+    """One learned factor per channel."""
 
     def __init__(self, width: int, init: float):
         super().__init__()
@@ -255,11 +256,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of pre-norm blocks without a final norm; blocks from layer `cross` on have
+    """A stack of pre-norm blocks without a final norm. Blocks from layer `cross` on have
     cross-attention.
 
     Initialised as CLIP's text tower (Radford et al., 2021): standard deviations D^-1/2 for q, k, v,
-    (2 D)^-1/2 for fc1 and (2 D depth)^-1/2 for what adds to the residual stream; biases 0.
+    (2 D)^-1/2 for fc1 and (2 D depth)^-1/2 for the layers that write to the residual stream; biases
+    0.
     """
 
     def __init__(
@@ -306,14 +308,14 @@ class Transformer(nn.Module):
         stop: int | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Run layers start … stop-1 on (B, N, D); `edit(layer, tokens)` is called on the input of
-        each.
+        """Run layers start … stop-1 on (B, N, D), with `edit(layer, tokens)` applied to the input
+        of each.
 
-        `mask` (B, N) is True where a token may be attended to; it must fit the tokens as edited.
-        `memory` (B, M, ·) is read by the blocks that have cross-attention, `memory_mask` (B, M) or
-        (B, N, M) says which of it. With a `cache` the tokens follow those that it has seen, the
-        mask is over all of them, and it is extended by the new ones. Raises InputError for a memory
-        that no layer reads, and for an edit that outgrows the mask.
+        `mask` (B, N) is True where a token may be attended to; it must match the tokens as edited.
+        Blocks with cross-attention attend to `memory` (B, M, ·), where `memory_mask` (B, M) or (B,
+        N, M) is True. With a `cache`, the tokens follow those already in it, the mask covers all of
+        them, and the new ones are appended to it. Raises InputError for a memory that no layer
+        reads, and for an edit that makes the tokens longer than the mask.
         """
         layers = list(self.layers)[start:stop]
         if memory is not None and all(block.cross is None for block in layers):
@@ -355,13 +357,12 @@ def init(module: nn.Module, width: int, depth: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Insert:
-    """The edit that puts `values` (b, D), or (B, b, D), into the stream at the input of block
-    `layer`.
+    """An edit that puts `values` (b, D) or (B, b, D) into the stream at the input of block `layer`.
 
-    `at` is a position, counted from the end where negative, or one for each sample (B,), such as
-    `lengths - 1` for EOT. `placement`: "replace" overwrites positions at … at+b-1, "before" and "after"
-    make room beside position `at`. Raises InputError where the values do not fit. Prompt tuning
-    with it: Khattak et al., 2023 (MaPLe).
+    `at` is a position, counted from the end if negative, or one position per sample (B,), such as
+    `lengths - 1` for EOT. The `placement` "replace" overwrites positions at … at+b-1; "before" and
+    "after" insert next to position `at`. Raises InputError if the values do not fit. It serves
+    prompt tuning as in Khattak et al., 2023 (MaPLe).
 
     >>> tokens = torch.arange(4.0).view(1, 4, 1)
     >>> prompt = torch.tensor([[7.0], [8.0]])
@@ -382,7 +383,7 @@ class Insert:
         (B, N, _) = tokens.shape
         values = self.values.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         b = values.shape[1]
-        # Places that the values cover.
+        # Positions that the values overwrite.
         taken = values.shape[1] if self.placement == "replace" else 0
         start = self.at + N * (self.at < 0) + (self.placement == "after")
         if not torch.compiler.is_compiling() and bool(
@@ -415,7 +416,7 @@ def chain(*edits: Edit) -> Edit:
 
 @contextmanager
 def edited(layers: Sequence[nn.Module], edit: Edit | None) -> Iterator[None]:
-    """While it lasts, `edit` is applied to the first argument of each of a foreign model's
+    """Context in which `edit` is applied to the first argument of each of a foreign model's
     `layers`."""
 
     def hook(layer: int) -> Callable:
@@ -434,8 +435,8 @@ def edited(layers: Sequence[nn.Module], edit: Edit | None) -> Iterator[None]:
 
 
 def stretch(positions: Tensor, length: int, keep: int = 0) -> Tensor:
-    """Positions (L, D) resampled linearly to (length, D); the first `keep` stay as they are (Zhang
-    et al., 2024: 20).
+    """Resample positions (L, D) linearly to (length, D), without the first `keep` (Zhang et al.,
+    2024: 20).
 
     >>> stretch(torch.tensor([[0.0], [1.0], [2.0]]), 5, keep=1).flatten().tolist()
     [0.0, 1.0, 1.333..., 1.666..., 2.0]

@@ -1,4 +1,4 @@
-"""Any text encoder of transformers behind `Encoded`: `hf:FOLDER`, or a config as plain values.
+"""Any text encoder of transformers as a tower: `hf:FOLDER`, or a config as plain values.
 
 Dimensions: N texts, L tokens, D width.
 """
@@ -46,11 +46,10 @@ class HFTextConfig:
 
 @text("hf")
 class HFTextTower(Tower):
-    """Token ids (N, L) and lengths (N,) -> Encoded by a model of transformers, of which the encoder
-    is taken.
+    """Encode token ids (N, L) with lengths (N,) by a model of transformers, or by its encoder.
 
-    Its weights are loaded from the folder when it is built; the spec keeps the model's config
-    alone, so that a trained tower is rebuilt without the folder.
+    The weights are loaded from the folder when the tower is built. The spec keeps only the model's
+    config, so a trained tower is rebuilt without the folder.
     """
 
     Config = HFTextConfig
@@ -96,30 +95,30 @@ class HFTextTower(Tower):
         super().__init__(replace(config, folder=None, config=plain, vocab_size=held))
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
         if getattr(self.model, "pooler", None) is not None:
-            # ours pools; parameters without gradient would stall the exchange between ranks
+            # `finish` pools; parameters without gradient would stall the exchange between ranks
             self.model.pooler = None
         self.width = int(model.config.hidden_size)
 
     @property
     def table(self) -> nn.Module:
-        """The embeddings of the words, as those of our own text tower are called."""
+        """The word embeddings, under the name used by our own text tower."""
         return self.model.get_input_embeddings()
 
     @property
     def context(self) -> int | None:
-        """The most tokens that a text may have, where there is a bound."""
+        """The most tokens that a text may have, or None if unbounded."""
         return self.config.context or getattr(self.model.config, "max_position_embeddings", None)
 
     def embed(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
-        """Ids (N, L), or embeddings (N, L, D) in their place -> tokens (N, L, D), before the model
-        adds positions."""
+        """Embed ids (N, L), or return embeddings (N, L, D); the model adds positions later."""
         if embeddings is not None:
             return embeddings
         assert ids is not None, "a text tower takes either ids or embeddings"
         return self.table(ids)
 
     def mask(self, lengths: Tensor, L: int) -> Tensor | None:
-        """(N, L), True at real tokens; None where the padding rule lets pads be read."""
+        """The key mask (N, L), True at real tokens; None if pads are attended to
+        (padding="max")."""
         if self.config.padding == "max":
             return None
         return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
@@ -127,15 +126,16 @@ class HFTextTower(Tower):
     def blocks(
         self, tokens: Tensor, edit: Edit | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
-        """(N, L, D) -> (N, L, D), after the model's own final norm; `edit` is called on the input
-        of each layer."""
+        """Run the model on tokens (N, L, D), its final norm included; `edit` is applied to the
+        input of each layer."""
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         with edited(self.layers(), edit):
             return self.model(inputs_embeds=tokens, attention_mask=mask.long()).last_hidden_state
 
     def layers(self) -> list[nn.Module]:
-        """The model's blocks, found as the list that has as many as its config says."""
+        """The model's blocks: the first module list whose length is the config's number of
+        layers."""
         depth = self.model.config.num_hidden_layers
         for module in self.model.modules():
             if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -145,7 +145,7 @@ class HFTextTower(Tower):
         )
 
     def finish(self, tokens: Tensor, lengths: Tensor) -> Encoded:
-        """Pooling; the tokens are as the model left them."""
+        """Pool the tokens, which the model has already normalised."""
         mask = self.mask(lengths, tokens.shape[1])
         match self.config.pooling:
             case "first":
@@ -176,7 +176,8 @@ class HFTextTower(Tower):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
     ) -> Encoded:
-        """The three steps. The model itself decides what is causal; a memory is an InputError."""
+        """Run `embed`, `blocks` and `finish`. Raises InputError for `memory` and for `causal`,
+        which the model decides."""
         if memory is not None or memory_mask is not None or causal is not None:
             raise InputError(
                 "an hf text tower takes no memory and no other causality; choose text tower text"

@@ -1,5 +1,4 @@
-"""The text transformer: causal with the feature at the end token (CLIP), or bidirectional (SigLIP,
-BERT-like).
+"""The text transformer: causal and pooled at the end token (CLIP), or bidirectional (SigLIP, BERT).
 
 Dimensions: N texts, L tokens, D width, M memory tokens.
 """
@@ -19,8 +18,8 @@ from diptych.towers.tower import Tower
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Options of `text`. CLIP's: the defaults; SigLIP's: causal=False, pooling="last",
-    padding="max", eps=1e-6."""
+    """Options of `text`. Defaults as in CLIP; SigLIP: causal=False, pooling="last", padding="max",
+    eps=1e-6."""
 
     vocab_size: int
     context: int
@@ -37,7 +36,7 @@ class TextConfig:
     eps: float = 1e-5
     causal: bool = True
     pooling: Literal["eot", "first", "last", "mean"] = (
-        "eot"  # eot: the last real token; last: the last place
+        "eot"  # eot: the last real token; last: the last position
     )
     layer_scale: float | None = None
     dropout: float = 0.0
@@ -62,10 +61,10 @@ class TextConfig:
 
 @text("text")
 class TextTower(Tower):
-    """Token ids (N, L) and lengths (N,) -> Encoded, in three steps: `embed`, `blocks`, `finish`.
+    """Encode token ids (N, L) with lengths (N,) in three steps: `embed`, `blocks`, `finish`.
 
-    A causal tower's results at real tokens do not depend on how many pads follow, so texts travel
-    cut to their longest.
+    A causal tower's results at real tokens do not depend on the number of pads that follow, so a
+    batch is padded only to its longest text.
 
     >>> tower = TextTower(TextConfig(vocab_size=100, context=16, width=64, depth=2))
     >>> tower(torch.ones(3, 5, dtype=torch.long), torch.tensor([5, 3, 4])).pooled.shape
@@ -100,8 +99,8 @@ class TextTower(Tower):
         return self.config.context
 
     def embed(self, ids: Tensor | None = None, embeddings: Tensor | None = None) -> Tensor:
-        """Ids (N, L), or embeddings (N, L, D) in their place -> tokens (N, L, D), positions
-        added."""
+        """Embed ids (N, L), or use embeddings (N, L, D) instead, and add positions: tokens (N, L,
+        D)."""
         if (ids is None) == (embeddings is None):
             raise InputError("a text tower takes either ids or embeddings")
         x = self.table(ids) if embeddings is None else embeddings
@@ -117,7 +116,8 @@ class TextTower(Tower):
         return x + self.positions[:length]
 
     def mask(self, lengths: Tensor, L: int) -> Tensor | None:
-        """(N, L), True at real tokens; None where the padding rule lets pads be read."""
+        """The key mask (N, L), True at real tokens; None if pads are attended to
+        (padding="max")."""
         if self.config.padding == "max":
             return None
         return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
@@ -130,7 +130,7 @@ class TextTower(Tower):
         causal: bool | None = None,
         **options: Any,
     ) -> Tensor:
-        """(N, L, D) -> (N, L, D); `causal` overrides the config, other keywords as of
+        """Run the blocks on tokens (N, L, D). `causal` overrides the config; other keywords as in
         `Transformer.forward`."""
         return self.transformer(
             tokens, edit, causal=self.config.causal if causal is None else causal, **options
@@ -166,14 +166,14 @@ class TextTower(Tower):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
     ) -> Encoded:
-        """The three steps. An edit must keep the number of tokens, since `lengths` says where a
-        text ends."""
+        """Run `embed`, `blocks` and `finish`. An edit must keep the number of tokens, since
+        `lengths` locates the end of a text."""
         tokens = self.embed(ids, embeddings)
         L = tokens.shape[1]
         causal = self.config.causal if causal is None else causal
         mask = (
             None if causal else self.mask(lengths, L)
-        )  # pads come last: a causal token never sees one
+        )  # pads come last, so causal attention never reaches one
         tokens = self.blocks(
             tokens, edit, causal=causal, mask=mask, memory=memory, memory_mask=memory_mask
         )
@@ -184,8 +184,7 @@ class TextTower(Tower):
         return self.finish(tokens, lengths)
 
     def resize(self, context: int, keep: int = 0) -> None:
-        """Make the tower one for texts of another length: positions are interpolated, the first
-        `keep` stay."""
+        """Change the context: interpolate all positions but the first `keep`."""
         moved = stretch(self.positions.detach(), context, keep).clone()
         self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
         self.config = replace(self.config, context=context)
