@@ -1,11 +1,11 @@
-"""Contrastive vision-language learning: train, adapt, compare, evaluate and serve models that put
-images and text into one space.
+"""Contrastive vision-language learning: train, adapt, compare, evaluate and serve models that embed
+images and text in one space.
 
     import diptych
     model = diptych.load("openclip:ViT-B-32/laion2b_s34b_b79k")
     scores = model.similarity(model.embed_images(["cat.jpg"]), model.embed_texts(["a cat", "a dog"]))
 
-Importing this package loads no torch; the names below do, when they are first used.
+Importing this package does not import torch; the names below do, on first use.
 """
 
 import importlib
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from diptych.front import evaluate, train
     from diptych.models.model import Model
 
-    # `diptych.methods.store.load`. Any stands for a `LanguageModel`, and for models that do more
-    # than embed.
+    # `diptych.methods.store.load`. `Any` covers `LanguageModel`, and models that do more than
+    # embed.
     def load(
         spec: str | Path,
         weights: str | Path | None = None,

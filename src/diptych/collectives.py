@@ -1,12 +1,12 @@
-"""Everything that crosses ranks: the one gather, batch norm over all ranks, and small exchanges of
-Python objects.
+"""Communication between ranks: gather with gradient, batch norm over all ranks, exchange of Python
+objects.
 
-The rule that makes W ranks train as one process does: every rank computes the same loss of the same
-gathered features, and the engine averages parameter gradients over the ranks. The loss's gradient
-with respect to the gathered features is then the same on all ranks, so `gather` hands each rank its
-own slice of it, times W; the mean over ranks restores the gradient of one process, for towers (each
-rank sees its own samples) and for scale and bias (each rank sees all) alike. Without an initialised
-process group there is one rank, and all of this is the identity.
+For W ranks to train as one process does, every rank computes the same loss of the same gathered
+features, and the engine averages parameter gradients over ranks. The gradient of the loss with
+respect to the gathered features is then the same on all ranks, and the backward pass of `gather`
+gives each rank its own slice times W. The mean over ranks is the gradient of one process, both for
+towers (each rank has its own samples) and for scale and bias (each rank has all samples). Without
+an initialised process group there is one rank, and all functions are the identity.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,17 +27,17 @@ def _distributed() -> bool:
 
 
 def rank() -> int:
-    """This process's number, 0 … world_size() - 1."""
+    """The rank of this process, 0 … world_size() - 1."""
     return dist.get_rank() if _distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if _distributed() else 1
 
 
 def _device() -> torch.device:
-    """Where the backend wants its tensors."""
+    """The device on which the backend expects tensors."""
     on_gpu = _distributed() and dist.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
@@ -58,9 +58,11 @@ _TYPES = (
 
 
 def _counts(x: Tensor, name: str) -> list[int]:
-    """How many rows each rank holds. Raises InputError on all ranks, with one message, where they
-    differ in more than the first dimension, or in type: the exchange of unequal sizes would end the
-    process group."""
+    """The number of rows on each rank.
+
+    Raises the same InputError on all ranks if tensors differ in more than the first dimension, or
+    in type, since exchanging unequal sizes would crash the process group.
+    """
     kind = _TYPES.index(x.dtype) if x.dtype in _TYPES else len(_TYPES)
     assert x.ndim <= _DIMENSIONS
     own = torch.tensor([kind, x.ndim, *x.shape, *([0] * (_DIMENSIONS - x.ndim))], device=x.device)
@@ -82,7 +84,7 @@ def _named(kind: int) -> str:
 
 
 def _gather(x: Tensor, counts: Sequence[int]) -> Tensor:
-    """All ranks' rows in rank order. Gathers padded to the longest, then cuts."""
+    """All ranks' rows in rank order; rows are padded to the longest for the exchange."""
     padded = x.new_zeros((max(counts), *x.shape[1:]))
     padded[: len(x)] = x
     parts = [torch.empty_like(padded) for _ in counts]
@@ -105,13 +107,13 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(x: Tensor, name: str = "a tensor") -> Tensor:
-    """Concatenate a tensor over ranks along its first dimension: (n_r, …) on rank r to (n_0 + n_1 +
-    …, …) on all.
+    """Concatenate a tensor over ranks along its first dimension, (n_r, …) on rank r to (n_0 + n_1 +
+    …, …).
 
-    Ranks may hold different counts, also none. Backward gives rank r the rows of the incoming
-    gradient that are its own, times the number of ranks (see the module's text): exact where every
+    Ranks may hold different numbers of rows, also none. Backward gives rank r its own rows of the
+    incoming gradient, times the number of ranks (see the module docstring). This is exact if every
     rank computes the same loss and parameter gradients are averaged over ranks. Raises InputError,
-    which calls the tensor `name`, on all ranks where they differ in another dimension or in type.
+    which calls the tensor `name`, on all ranks if tensors differ in another dimension or in type.
 
     >>> gather(torch.arange(3)).tolist()
     [0, 1, 2]
@@ -122,8 +124,8 @@ def gather(x: Tensor, name: str = "a tensor") -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over ranks; ranks then differ in what they do with it, so the gradient is the sum of
-    theirs."""
+    """Sum over ranks. Ranks use the sum differently, so the gradient is the sum of their
+    gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ class _Sum(torch.autograd.Function):
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """One picklable object of every rank, in rank order, on every rank."""
+    """Gather one picklable object of every rank, in rank order, on every rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -149,7 +151,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's object, on every rank."""
+    """Return rank 0's object on every rank."""
     if world_size() == 1:
         return value
     box = [value]
@@ -158,8 +160,8 @@ def broadcast_object(value: Any) -> Any:
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:
-    """For each flag, whether it is true on at least one rank: the same answers on all of them, in
-    one exchange.
+    """For each flag, whether it is true on at least one rank; the same result on all ranks, in one
+    exchange.
 
     >>> any_rank(False, True)
     (False, True)
@@ -172,10 +174,10 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over ranks; one that only some ranks have counts as 0 on
-    the others.
+    """Replace each gradient by its mean over ranks; a missing gradient counts as 0 if another rank
+    has one.
 
-    Those of sharded parameters are left as they are: FSDP has averaged them.
+    Gradients of sharded parameters are not changed, since FSDP has averaged them.
     """
     if world_size() == 1:
         return
@@ -198,11 +200,11 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def full_tensor(x: Tensor) -> Tensor:
-    """A tensor that is sharded over the ranks (DTensor) put together, on every rank, without
-    gradient; any other as it is.
+    """The whole of a tensor sharded over ranks (DTensor), on every rank, without gradient; others
+    unchanged.
 
-    By the synchronous gather: `DTensor.full_tensor` goes by asynchronous collectives, inside of
-    which ranks on a CPU have died of memory that was freed twice.
+    It uses the synchronous gather: `DTensor.full_tensor` uses asynchronous collectives, in which
+    ranks on a CPU have crashed with a double free.
 
     >>> full_tensor(torch.arange(3)).tolist()
     [0, 1, 2]
@@ -224,8 +226,8 @@ def full_tensor(x: Tensor) -> Tensor:
 
 
 def shared(x: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `whole`: this rank's part of `x`, cut as `like` is; `x` itself where that is
-    not sharded.
+    """The inverse of `full_tensor`: this rank's part of `x`, sharded as `like`; `x` itself if
+    `like` is not sharded.
 
     >>> shared(torch.arange(3), torch.zeros(3)).tolist()
     [0, 1, 2]
@@ -239,20 +241,20 @@ def shared(x: Tensor, like: Tensor) -> Tensor:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has reached this call."""
     if world_size() > 1:
         dist.barrier()
 
 
 class BatchNorm(_BatchNorm):
-    """Batch norm whose statistics are those of all ranks' samples, on any device (torch's refuses
-    the CPU).
+    """Batch norm with statistics over all ranks' samples, on any device (torch's SyncBatchNorm
+    excludes the CPU).
 
         y = (x - mean) / sqrt(var + eps) * weight + bias,      x (n_r, C) or (n_r, C, …) on rank r
 
-    Values, running statistics and gradients equal those of one process that holds all samples;
-    ranks may hold different counts. Takes the options and has the state dict of `nn.BatchNorm2d`.
-    In eval mode, or with one rank, it is that.
+    Values, running statistics and gradients equal those of one process with all samples; ranks may
+    hold different numbers of samples. Options and state dict are those of `nn.BatchNorm2d`. In
+    evaluation mode, or with one rank, it is ordinary batch norm.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -268,8 +270,8 @@ class BatchNorm(_BatchNorm):
         shape = (1, -1, *(1 for _ in over[1:]))
         x = at_least_float32(input)
         count = x.new_tensor([x.numel() / x.shape[1]])
-        # Two sums, not one of x and x²: subtracting the mean before squaring keeps the digits of
-        # small variances.
+        # Two reductions, not one of x and x²: subtracting the mean before squaring keeps the
+        # precision of small variances.
         sums = _Sum.apply(torch.cat([x.sum(over), count]))
         total = sums[-1]  # type: ignore[index]
         mean = sums[:-1] / total  # type: ignore[index]
@@ -290,7 +292,7 @@ class BatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
-        """Move the running statistics towards those of the batch (the variance unbiased, as in
+        """Update the running statistics with those of the batch (unbiased variance, as in
         torch)."""
         if (
             self.running_mean is None
@@ -305,10 +307,10 @@ class BatchNorm(_BatchNorm):
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:
-    """Replace every torch batch norm inside `module` by `BatchNorm`, keeping parameters, statistics
-    and their names.
+    """Replace every torch batch norm in `module` by `BatchNorm`, keeping parameters, statistics and
+    names.
 
-    Raises InputError for a subclass of torch's batch norm whose own forward would be lost.
+    Raises InputError for a subclass of torch's batch norm whose forward would be lost.
 
     >>> type(convert_batch_norm(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))[1]).__name__
     'BatchNorm'
@@ -330,7 +332,7 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
     norm = new(
         module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
     )
-    if layers:  # timm's norm with the activation behind it
+    if layers:  # timm's norm with a following activation
         norm.drop, norm.act = layers
     norm.weight = module.weight
     norm.bias = module.bias

@@ -1,12 +1,11 @@
-"""Which numbers a result is computed in."""
+"""Floating-point types of computations."""
 
 import torch
 from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in at least single precision: half precision becomes float32; float64 and integers stay
-    as they are.
+    """Convert half precision to float32; other tensors are returned unchanged.
 
     >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
     torch.float32

@@ -1,7 +1,7 @@
-"""Files: written so that nothing is ever half-written, read without trust, folders locked for one
-writer, and a user's own Python file run as a module.
+"""Files: atomic writes, validated reads, locks on folders, and a user's Python file run as a
+module.
 
-A file is written into a neighbour, flushed to disk, then renamed over.
+A file is written under a temporary name in the same folder, flushed to disk, then renamed.
 """
 
 import errno
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from diptych.errors import InputError, brief
 
 MOST_JSON = 1 << 28
-"""Bytes of a JSON file that are read at the most."""
+"""The largest JSON file, in bytes, that is read."""
 
 
 def _umask() -> int:
@@ -31,18 +31,18 @@ def _umask() -> int:
     return mask
 
 
-_UMASK = _umask()  # read once: reading means setting, which would race between threads
+_UMASK = _umask()  # read once: reading sets it, which would race between threads
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary)` and put the result in the place of `path` in one step.
+    """Call `write(temporary)`, then replace `path` by the result in one step.
 
-    A failure leaves the old file and no temporary; a full disk is an InputError.
+    A failure leaves the old file and no temporary file. Raises InputError if the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        temporary.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner reads
+        temporary.chmod(0o666 & ~_UMASK)  # some writers create files that only their owner can read
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -57,8 +57,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Ask the system to put a file or folder on disk now, so that a rename after it cannot come
-    first."""
+    """Flush a file or folder to disk, so that a later rename cannot be written first."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -67,8 +66,8 @@ def sync(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that no more can be written: the disk is full, or the file as large as
-    the user's limit.
+    """Whether an error means that the disk is full or that the user's quota or file size limit is
+    reached.
 
     safetensors wraps the system's error in its own.
     """
@@ -81,14 +80,16 @@ def is_full(error: BaseException) -> bool:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """What a JSON file holds. FileNotFoundError (or NotADirectoryError) where it is not there;
-    InputError, which ends in the remedy, where it is no regular file, too large, or no JSON."""
+    """The content of a JSON file.
+
+    Raises FileNotFoundError (or NotADirectoryError) if it does not exist; InputError, which ends
+    with the remedy, if it is not a regular file, too large or not JSON.
+    """
     return parsed(path, remedy, json.loads, MOST_JSON)
 
 
 def parsed(path: Path, remedy: str, parse: Callable[[str], Any], most: int) -> Any:
-    """What `parse` makes of a text file of at most so many bytes, with the errors of
-    `read_json`."""
+    """The result of `parse` for a text file of at most `most` bytes; errors as in `read_json`."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{path} is not a file; {remedy}")
@@ -103,13 +104,13 @@ def parsed(path: Path, remedy: str, parse: Callable[[str], Any], most: int) -> A
     except (
         ValueError,
         MemoryError,
-    ) as error:  # not of its format, no UTF-8, a number of thousands of digits
+    ) as error:  # wrong format, not UTF-8, a number of thousands of digits
         raise InputError(f"{path} is damaged ({brief(error) or 'too large'}); {remedy}") from None
 
 
 def followed(path: str | Path) -> Path:
-    """A path with `~` expanded; where it is a link, dangling or not, what it points to, so that
-    renames reach that."""
+    """A path with `~` expanded and a link resolved, dangling or not, so that renames affect its
+    target."""
     path = Path(path).expanduser()
     if not path.is_symlink():
         return path
@@ -123,10 +124,11 @@ def followed(path: str | Path) -> Path:
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a folder alone, as long as this lasts; the system frees it, however the process ends.
+    """Context that holds an exclusive lock on a folder; the system releases it however the process
+    ends.
 
-    Raises InputError, with the message `busy`, where another process holds it; OSError where the
-    file system has no locks.
+    Raises InputError with the message `busy` if another process holds the lock; OSError if the file
+    system does not support locks.
     """
     handle = os.open(folder, os.O_RDONLY)
     _LOCKS.add(handle)
@@ -135,7 +137,7 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(busy) from None
-        if os.fstat(handle).st_nlink == 0:  # the other process has just finished and removed it
+        if os.fstat(handle).st_nlink == 0:  # another process has just removed the folder
             raise InputError(busy)
         yield
     finally:
@@ -147,8 +149,8 @@ _LOCKS: set[int] = set()
 
 
 def _let_go() -> None:
-    """In a forked process, such as a loader's worker: it may outlive the one that holds the
-    locks."""
+    """Release inherited locks in a forked process, such as a loader's worker, which may outlive its
+    parent."""
     for handle in _LOCKS:
         with suppress(OSError):
             os.close(handle)
@@ -159,8 +161,8 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def python_file(name: str, what: str) -> Path:
-    """The whole path of a user's Python file; InputError, naming `what` it should hold, where there
-    is none."""
+    """The absolute path of a user's Python file; raises InputError, which names `what`, if there is
+    none."""
     path = Path(name).expanduser().resolve()
     if not path.is_file():
         raise InputError(f"{name}: there is no such file; check the path of the {what}")
@@ -168,7 +170,7 @@ def python_file(name: str, what: str) -> Path:
 
 
 def run_module(path: Path, name: str) -> ModuleType:
-    """The module of a Python file, freshly executed, under a name."""
+    """Execute a Python file and return it as the module `name`."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,5 +1,4 @@
-"""The two verbs of the Python interface that join several rooms: `diptych.train` and
-`diptych.evaluate`."""
+"""The functions `diptych.train` and `diptych.evaluate` of the Python interface."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,16 +39,15 @@ def train(
     resume: bool = False,
     **settings: Any,
 ) -> Model | Any:
-    """Train a method on a source into the folder `out` and return the model, as `load` does.
+    """Train a method on a source, save the run in the folder `out` and return the model.
 
-    `data` is a source spec, or a mapping of streams to specs. `preset` is `small` where nothing
-    else is said, or with `init`, where the method has it, `tune`. `weights` is the file of a
-    foreign model that `init` names. `guard` is one of what a model could do before: training ends
-    before its accuracy (or recall) there falls by more than `forget`. `config` are the method's own
-    options, `added` other methods whose losses are added, as "multi_view:weight=0.5"
-    (`methods.mix`); `settings` are those of the recipe (lr, epochs, steps, batch_size, optimizer,
-    …) and of the engine (seed, workers, max_bad, …). Raises InputError for a name, an option or
-    data that does not fit.
+    `data` is a source spec, or a mapping of streams to specs. `preset` defaults to `small`, or with
+    `init` to `tune` if the method has it. `weights` is the weights file of the foreign model in
+    `init`. `guard` is a source of an earlier task: training ends before the accuracy (or recall) on
+    it falls by more than `forget`. `config` are the method's options; `added` are other methods
+    whose losses are added, such as "multi_view:weight=0.5" (`methods.mix`). `settings` are those of
+    the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers,
+    max_bad, …). Raises InputError for an unknown name or option, and for data that does not fit.
     """
     given = {"recipe": {}, "options": {}}
     for name, value in settings.items():
@@ -85,8 +83,8 @@ def evaluate(
     suites: Sequence[str] = ("retrieval",),
     **settings: Any,
 ) -> dict[str, Any]:
-    """Run evaluation suites on a model (or what `load` takes) and a source (or its spec): one dict
-    a suite."""
+    """Run evaluation suites on a model (or a spec for `load`) and a source (or its spec); returns a
+    dict per suite."""
     if isinstance(model, str | Path):
         model = load(model)
     if not suites:
@@ -97,8 +95,9 @@ def evaluate(
 
 
 def validation(model: Any, source: Source) -> dict[str, float]:
-    """What is measured on `--val` after each epoch: recall both ways, a language model's
-    perplexity, or whatever else the model says (`models.delivered.Validation`)."""
+    """The validation metrics on `--val` after each epoch, as set by the model
+    (`models.delivered.Validation`): recall in both directions, a language model's perplexity, or
+    others."""
     wanted = model.validation
     result = run_suites(model, source, [wanted.suite], **wanted.settings)[wanted.suite]
     return {
@@ -109,8 +108,8 @@ def validation(model: Any, source: Source) -> dict[str, float]:
 
 
 def remembered(model: Any, source: Source) -> float:
-    """What `--guard` keeps: accuracy by names where the source names classes, else recall at 1, the
-    mean of both."""
+    """The metric of `--guard`: zero-shot accuracy if the source has named classes, else recall at
+    1, the mean of both directions."""
     if any(name.startswith("labels.") and field.classes for name, field in source.schema().items()):
         return run_suites(model, source, ["zeroshot"])["zeroshot"]["top1"]
     result = run_suites(model, source, ["retrieval"])["retrieval"]

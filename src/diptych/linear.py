@@ -1,10 +1,10 @@
-"""Logistic regression on frozen features, its strength chosen on samples kept aside: for probes,
-and for classifiers.
+"""Logistic regression on frozen features, for probes and classifiers; C is chosen on held-out
+samples.
 
     min over W, b   C · sum_i CE(W z_i + b, y_i) + |W|² / 2,   z = (x - mean) / standard deviation
 
-Ties lose: a sample whose class shares a place with another has the worse one. A classifier is what
-has scikit-learn's `classes_` and `decision_function`.
+Ties count against the model: a class with the same score as another gets the worse rank. A
+classifier is any object with scikit-learn's `classes_` and `decision_function`.
 
 Dimensions: N samples, D width, C classes.
 """
@@ -21,8 +21,7 @@ from diptych.metrics import class_ranks, lab
 from diptych.rng import generator
 
 KEPT = 0.2
-"""The share of samples that are kept aside: to judge on where there is one source, to choose C or
-alpha on."""
+"""The share of samples held out, to evaluate on if there is one source, or to choose C or alpha."""
 
 CS = tuple(10.0**power for power in range(-4, 3))
 """The values of C that are tried."""
@@ -32,17 +31,17 @@ SEARCHES: Mapping[str, Mapping[str, Any]] = {
     "grid": {"cs": CS},
     "halving": {"cs": tuple(10.0**power for power in range(-6, 7, 2)), "halvings": 4},
 }
-"""How `classifier` looks for C, by name; the second is that of Radford et al. 2021 (CLIP), appendix
-A.3, down to 8 steps a decade."""
+"""Searches of C for `classifier`, by name. "halving" is that of Radford et al. 2021 (CLIP),
+appendix A.3, down to 8 steps per decade."""
 
 
 def kept_aside(
     count: int, seed: int, owners: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two lists of indices of `count` samples: to fit on, and a fifth (one at least) to choose by.
+    """Split the indices of `count` samples in two: to fit on, and a fifth (at least one) held out.
 
-    `owners` (count,) says to which image each position belongs: then a fifth of the images is kept
-    aside, whole.
+    With `owners` (count,), the image of each position, a fifth of the images is held out with all
+    their positions.
 
     >>> fit, choose = kept_aside(10, seed=0)
     >>> len(fit), len(choose), sorted([*fit, *choose]) == list(range(10))
@@ -69,20 +68,20 @@ def classifier(
     cs: Sequence[float] = CS,
     halvings: int = 0,
 ) -> tuple[Any, float]:
-    """scikit-learn's logistic regression on standardised features (N, D) with labels (N,), and its
-    C.
+    """Fit scikit-learn's logistic regression on standardised features (N, D) with labels (N,);
+    returns it and C.
 
-    C is the one of `cs` with the best accuracy on a fifth kept aside, the smallest of equal ones,
-    or lies between them (`best_c`); then all samples are fitted. `owners` are those of
-    `kept_aside`; C is chosen on the features and labels `aside`, where they are given. Raises
-    InputError where fewer than two classes are there.
+    C is the value of `cs`, or with `halvings` a value between them, with the best accuracy on a
+    held-out fifth (`best_c`); of equal ones the smallest. Then all samples are fitted. `owners` are
+    those of `kept_aside`. If features and labels `aside` are given, C is chosen on them instead.
+    Raises InputError for fewer than two classes.
     """
     if aside is not None:
         C = best_c(cs, features, labels, *aside, halvings=halvings)
         return fitted(features, labels, C), C
     fit, kept = kept_aside(len(labels), seed, owners)
     if len(np.unique(labels[fit])) < 2:
-        fit = kept = np.arange(len(labels))  # too few to keep any aside
+        fit = kept = np.arange(len(labels))  # too few samples to hold any out
     C = best_c(cs, features[fit], labels[fit], features[kept], labels[kept], halvings=halvings)
     return fitted(features, labels, C), C
 
@@ -96,10 +95,10 @@ def best_c(
     *,
     halvings: int = 0,
 ) -> float:
-    """The C with the best accuracy on samples kept aside, of equal ones the first.
+    """The C with the best accuracy on held-out samples; of equal ones the first.
 
-    `cs` have one factor from each to the next. Each halving tries what lies half as far, in the
-    logarithm, on either side of the best one, which stays where neither is better.
+    `cs` are a geometric sequence. Each halving halves the step on the log scale and tries the
+    values on either side of the best one, which is kept if neither is better.
     """
 
     @cache
@@ -114,8 +113,7 @@ def best_c(
 
 
 def fitted(x: np.ndarray, y: np.ndarray, C: float) -> Any:
-    """The regression of one C: scikit-learn's pipeline of `StandardScaler` and
-    `LogisticRegression`."""
+    """Fit a scikit-learn pipeline of `StandardScaler` and `LogisticRegression` with one C."""
     with lab("a linear probe"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -127,12 +125,13 @@ def fitted(x: np.ndarray, y: np.ndarray, C: float) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "The number of unique classes is greater than 50%"
-        )  # so it is with one shot
+        )  # as with one shot
         return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x, y)
 
 
 def weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The weights (C, D) and biases (C,) of a `fitted` regression, for features as they are.
+    """The weights (C, D) and biases (C,) of a `fitted` regression, for features that are not
+    standardised.
 
     >>> x, y = np.random.default_rng(0).normal(size=(30, 3)), np.arange(30) % 3
     >>> model = fitted(x, y, 1.0)
@@ -143,7 +142,7 @@ def weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
     scaler, regression = (step for _, step in model.steps)
     W = regression.coef_
     b = regression.intercept_
-    if len(W) == 1:  # two classes, told by one difference
+    if len(W) == 1:  # two classes have one decision function
         W = np.concatenate([-W, W]) / 2
         b = np.concatenate([-b, b]) / 2
     W = W / scaler.scale_
@@ -151,8 +150,8 @@ def weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hits(model: Any, test_x: np.ndarray, test_y: np.ndarray, top: int = 1) -> np.ndarray:
-    """Whether a classifier puts each test sample's class among its first `top`: (M,) bool of
-    features (M, D)."""
+    """Whether each test sample's class is among a classifier's first `top`: (M,) bool for features
+    (M, D)."""
     scores = model.decision_function(test_x)
     if scores.ndim == 1:  # two classes
         scores = np.stack([-scores, scores], 1)
@@ -160,7 +159,9 @@ def hits(model: Any, test_x: np.ndarray, test_y: np.ndarray, top: int = 1) -> np
 
 
 def among_first(scores: Any, classes: np.ndarray, labels: np.ndarray, top: int = 1) -> np.ndarray:
-    """Whether the right class is among the `top` highest scores (M,): scores (M, C) of `classes`
-    (C,), labels (M,)."""
+    """Whether the right class is among the `top` highest scores (M,).
+
+    `scores` (M, C) are those of `classes` (C,); `labels` are (M,).
+    """
     place = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
     return (class_ranks(scores, place) <= top) & (classes[place] == labels)

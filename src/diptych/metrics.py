@@ -1,12 +1,12 @@
 """Metrics of retrieval, classification, agreement and spread as functions of arrays.
 
-Ties are judged against the model everywhere: where a right and a wrong answer score the same, the
-wrong one goes first. So a model that maps everything to one point gets 0, never a lucky hit, and no
-result depends on the order of the data. Scores closer than the rounding of a float32 dot product
-(1e-6 of the vectors' norms) count as the same.
+Ties always count against the model: if a right and a wrong answer have the same score, the wrong
+one ranks first. So a model that maps everything to one point gets 0, and no result depends on the
+order of the data. Scores that differ by less than the rounding of a float32 dot product (1e-6 of
+the vectors' norms) count as equal.
 
-What scipy or scikit-learn computes is left to them; they come with the extra `lab` and are imported
-when first needed.
+scipy and scikit-learn are used where they provide a metric. They are in the extra `lab` and are
+imported when first needed.
 
 Dimensions: Q queries, G gallery items, E embedding, N samples, C classes.
 """
@@ -24,17 +24,16 @@ from diptych.errors import InputError
 
 Array = Tensor | np.ndarray
 Positives = Sequence[Sequence[int]] | Array
-"""For each query the gallery items that are right, one or more; as an array (Q,), exactly one
-each."""
+"""For each query its right gallery items, at least one; as an array (Q,), exactly one per query."""
 
 TIE = 1e-6
-"""Scores of unit vectors that are closer than this are the same."""
+"""Scores of unit vectors that differ by less than this are equal."""
 
 
 @contextmanager
 def lab(what: str) -> Iterator[None]:
-    """Imports of scipy and scikit-learn go inside; InputError with the remedy where one is not
-    installed.
+    """Context for imports of scipy and scikit-learn: a missing package raises InputError with the
+    remedy.
 
     >>> with lab("this example"):
     ...     import nothing_of_the_kind
@@ -58,13 +57,13 @@ def ranks(
     ignored: Positives | None = None,
     tile: int = 128,
 ) -> np.ndarray:
-    """The rank of the best right item of each query, 1 for the top: 1 + the wrong items that score
-    as high or higher.
+    """The rank of each query's best right item: 1 + the number of wrong items with the same or a
+    higher score.
 
-    queries (Q, E) and gallery (G, E), or (G, K, E), are compared by `similarities`, `tile` queries
-    at a time: O(tile · G · K) memory. `ignored` are items that are neither right nor wrong, such as
-    the query itself. Returns (Q,) integers. Raises InputError where a query has no right item, or
-    values are not finite.
+    queries (Q, E) and gallery (G, E) or (G, K, E) are compared by `similarities`, `tile` queries at
+    a time, with O(tile · G · K) memory. `ignored` are items that are neither right nor wrong, such
+    as the query itself. Returns (Q,) integers. Raises InputError if a query has no right item or a
+    value is not finite.
 
     >>> ranks(np.eye(3), np.eye(3), np.array([0, 1, 0]))  # the third ties with the wrong 1, and loses to 2
     array([1, 1, 3])
@@ -73,7 +72,7 @@ def ranks(
     for scores, owner, items, slack in _tiles(queries, gallery, positives, tile, ignored):
         own = scores[
             owner, items
-        ]  # of the right items, which are few: no mask as large as the scores
+        ]  # indexed, as the right items are few: no mask of the scores' size
         bar = torch.full_like(slack, -torch.inf).scatter_reduce(0, owner, own, "amax") - slack
         above = (scores >= bar[:, None]).sum(1, dtype=torch.int32)
         found.append(1 + above.index_add(0, owner, -(own >= bar[owner]).to(above.dtype)))
@@ -81,8 +80,8 @@ def ranks(
 
 
 def similarities(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Dot products (Q, G) of queries (Q, E) with items (G, E); of items with K vectors (G, K, E),
-    the largest of K.
+    """Dot products (Q, G) of queries (Q, E) with items (G, E), or the largest over K of items (G,
+    K, E).
 
     >>> similarities(torch.eye(2), torch.tensor([[[1.0, 0.0], [0.0, 0.5]], [[-1.0, 0.0], [0.0, 2.0]]]))
     tensor([[1.0000, 0.0000],
@@ -95,10 +94,11 @@ def similarities(queries: Tensor, gallery: Tensor) -> Tensor:
 def first(
     queries: Array, gallery: Array, positives: Positives, k: int, *, tile: int = 128
 ) -> np.ndarray:
-    """The first k items of each query (Q, k), or all where there are fewer; where they tie, wrong
-    ones go first, in the order of the gallery.
+    """The first k items of each query (Q, k), or all if there are fewer.
 
-    So a right item is among them exactly where its rank by `ranks` is at most k.
+    In a tie, wrong items come first, in the order of the gallery.
+
+    So a right item is among them exactly if its rank by `ranks` is at most k.
 
     >>> first(np.eye(3), np.eye(3), np.array([1, 1, 2]), 2)  # for the first query 1 and 2 tie, and 1 is the right one
     array([[0, 2],
@@ -116,10 +116,10 @@ def first(
 def ranks_of_two_stages(
     ranks: np.ndarray, chosen: np.ndarray, scores: np.ndarray, positives: Positives
 ) -> np.ndarray:
-    """The ranks (Q,) once each query's first by `ranks`, `chosen` (Q, k), are ordered anew by their
-    `scores` (Q, k).
+    """The ranks (Q,) after the items `chosen` (Q, k), each query's first by `ranks`, are reranked
+    by `scores` (Q, k).
 
-    A query without a right item among the chosen keeps its rank. Ties lose.
+    A query without a right item among the chosen keeps its rank. Ties count against the model.
 
     >>> chosen, scores = np.array([[5, 3], [1, 2]]), np.array([[0.1, 0.7], [0.4, 0.2]])
     >>> ranks_of_two_stages(np.array([2, 9]), chosen, scores, [[3], [8]])
@@ -141,7 +141,7 @@ def recall_at_k(
     *,
     tile: int = 128,
 ) -> dict[int, float]:
-    """The share of queries with a right item among their first k, for each k (see `ranks`).
+    """The share of queries with a right item among the first k, for each k (see `ranks`).
 
     >>> recall_at_k(np.eye(3), np.eye(3), [[0], [1], [0, 2]], ks=(1,))
     {1: 1.0}
@@ -205,11 +205,11 @@ def chance_reciprocal_rank(right: Sequence[int], gallery: int) -> float:
 def mean_average_precision(
     queries: Array, gallery: Array, positives: Positives, *, tile: int = 128
 ) -> float:
-    """The mean over queries of the average precision: the mean over right items of the precision at
+    """The mean over queries of the average precision, the mean over right items of the precision at
     their rank.
 
-    With right items in falling order of score, the i-th has precision i / (i + wrong items scoring
-    as high or higher).
+    With right items in descending order of score, the i-th has precision i / (i + number of wrong
+    items with the same or a higher score).
     """
     total = 0.0
     count = 0
@@ -217,7 +217,7 @@ def mean_average_precision(
         right = _mask(scores, owner, items)
         wrong = (
             scores.masked_fill(right, torch.inf).sort(1).values
-        )  # ascending; the right ones go last
+        )  # ascending; the right ones come last
         n_wrong = (~right).sum(1)
         n_right = torch.bincount(owner, minlength=len(scores))
         ordered = (
@@ -235,7 +235,7 @@ def mean_average_precision(
 
 
 def accuracy(scores: Array, labels: Array, topk: Sequence[int] = (1, 5)) -> dict[int, float]:
-    """The share of samples whose right class is among the k best: scores (N, C), labels (N,).
+    """Top-k accuracy for each k, of scores (N, C) and labels (N,).
 
     >>> accuracy(np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([1, 0]), topk=(1,))  # a tie is no hit
     {1: 0.5}
@@ -245,10 +245,12 @@ def accuracy(scores: Array, labels: Array, topk: Sequence[int] = (1, 5)) -> dict
 
 
 def class_ranks(scores: Array, labels: Array) -> np.ndarray:
-    """The rank (N,) of each sample's right class among scores (N, C): 1 + the other classes as high
-    or higher.
+    """The rank (N,) of each sample's right class among scores (N, C).
 
-    Scores closer than `TIE` of the largest in their row count as the same.
+    It is 1 + the number of other classes with the same or a higher score.
+
+    Scores that differ by less than `TIE` times the largest absolute value of their row count as
+    equal.
 
     >>> class_ranks(np.array([[0.3, 0.3 + 1e-8], [0.9, 0.1]]), np.array([1, 0]))
     array([2, 1])
@@ -279,7 +281,7 @@ def per_class(hits: Array, labels: Array, classes: int) -> np.ndarray:
 
 
 def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b), 0 where both are 0: high only where both are.
+    """The harmonic mean 2ab / (a + b), or 0 if both are 0.
 
     >>> harmonic_mean(1.0, 0.5), harmonic_mean(0.0, 0.0)
     (0.6666666666666666, 0.0)
@@ -290,15 +292,14 @@ def harmonic_mean(a: float, b: float) -> float:
 def correlation(
     x: Array, y: Array, kind: Literal["pearson", "spearman"] = "pearson", level: float = 0.95
 ) -> tuple[float, float, float]:
-    """How far two lists of numbers (N,) rise together, r, and the ends of its interval by Fisher's
+    """The correlation r of two lists (N,), and the ends of its confidence interval by Fisher's
     transformation.
 
         tanh(atanh r ± z · s),        s² = 1 / (n - 3) for Pearson's r,   (1 + r²/2) / (n - 3) for Spearman's
 
-    Ties share their mean rank. A constant list agrees with nothing: r is 0. The interval is NaN
-    below four pairs. Raises InputError for lists that differ in length, hold fewer than two
-    numbers, or ones that are not finite. Sources: Fisher 1921; Bonett and Wright 2000 (Spearman's
-    s).
+    Ties share their mean rank. For a constant list r is 0. The interval is NaN for fewer than four
+    pairs. Raises InputError for lists that differ in length, have fewer than two numbers, or have
+    values that are not finite. Sources: Fisher 1921; Bonett and Wright 2000 (Spearman's s).
 
     >>> r, low, high = correlation(np.array([1.0, 2, 3, 4, 5]), np.array([1.0, 2, 3, 5, 4]), "spearman")
     >>> round(r, 2), low < r < high
@@ -325,8 +326,7 @@ def correlation(
 
 
 def effective_rank(x: Array) -> float:
-    """How many directions the rows of x (N, E) fill: the exponential of the entropy of their
-    singular values.
+    """The effective rank of x (N, E): the exponential of the entropy of its singular values.
 
         exp( - sum_i p_i log p_i ),        p_i = s_i / sum_j s_j
 
@@ -344,11 +344,10 @@ def effective_rank(x: Array) -> float:
 
 
 def covariance_rank(x: Array) -> int:
-    """How many directions the rows of x (N, E) vary in: the rank of their covariance, up to min(N -
-    1, E).
+    """The rank of the covariance of the rows of x (N, E), at most min(N - 1, E).
 
-    An eigenvalue counts above E times float32's epsilon of the greatest, since embeddings come in
-    float32.
+    An eigenvalue counts if it exceeds the largest one times E times float32's epsilon, since
+    embeddings are float32.
 
     >>> covariance_rank(np.eye(5)), covariance_rank(np.ones((5, 3)))
     (4, 0)
@@ -366,14 +365,13 @@ def covariance_rank(x: Array) -> int:
 
 
 def wasserstein_uniformity(x: Array) -> float:
-    """How far the rows of x (N, E), unit vectors, are from being spread evenly, as Gaussians: lower
-    is more even.
+    """The Wasserstein distance of unit vectors x (N, E) from a uniform spread; lower is more
+    uniform.
 
         W = sqrt( |μ|² + 1 + tr Σ - 2/sqrt(E) · tr Σ^½ )
 
-    the 2-Wasserstein distance of N(μ, Σ), their mean and covariance, from N(0, I/E). Between 0 and
-    2; 0 needs all directions, so points that fill a subspace alone are far from it. Source: Fang et
-    al. 2024.
+    This is the 2-Wasserstein distance of N(μ, Σ), with the mean and covariance of x, from N(0,
+    I/E). It is between 0 and 2; points in a subspace are far from 0. Source: Fang et al. 2024.
 
     >>> round(wasserstein_uniformity(np.concatenate([np.eye(3), -np.eye(3)])), 6)
     0.0
@@ -392,14 +390,14 @@ def wasserstein_uniformity(x: Array) -> float:
 
 
 def isotropy(x: Array) -> float:
-    """How evenly the rows of x (N, E) point: least over greatest partition function along their
-    principal axes.
+    """The isotropy of x (N, E): the least over the greatest partition function along the principal
+    axes.
 
         min_c Z(c) / max_c Z(c),      Z(c) = sum_i exp<c, x_i>,      c: ± the eigenvectors of xᵀx
 
-    1 where all directions are alike; on unit vectors at least e^-2. Source: Mu and Viswanath 2018;
-    both signs of an axis are taken here, so that the value does not hang on the sign that a solver
-    gives.
+    It is 1 if all directions are alike, and at least e^-2 on unit vectors. Source: Mu and Viswanath
+    2018. Both signs of an axis are used here, so that the value does not depend on the sign chosen
+    by the solver.
 
     >>> round(isotropy(np.concatenate([np.eye(3), -np.eye(3)])), 4)
     1.0
@@ -412,13 +410,12 @@ def isotropy(x: Array) -> float:
 
 
 def spread(x: Array) -> float:
-    """How far unit vectors x (N, E) are from being one point: 0 where all are equal, 1 where their
-    mean is 0.
+    """The spread of unit vectors x (N, E): 0 if all are equal, 1 if their mean is 0.
 
         sqrt( sum_j var_j ) = sqrt( mean_i |x_i - mean x|² )
 
-    SimSiam's standard deviation of the coordinates (Chen and He 2021, figure 2), over all of them
-    at once, so that the axes do not matter.
+    It is SimSiam's standard deviation of the coordinates (Chen and He 2021, figure 2), but over all
+    coordinates together, and so independent of the axes.
 
     >>> spread(np.ones((4, 3))), spread(np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]))
     (0.0, 1.0)
@@ -435,7 +432,7 @@ def _finite(name: str, array: Array, dimensions: tuple[int, ...] = (2,)) -> Tens
         raise InputError(
             f"{name} has shape {tuple(values.shape)}; {wanted} dimensions and at least one row are needed"
         )
-    # The extremes are finite where all are, and need no memory; NaN is both.
+    # All values are finite if the extremes are, which need no memory; any NaN is both.
     if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
         raise InputError(
             f"{name} holds values that are not finite; the model that made them is broken"
@@ -451,7 +448,7 @@ def _tiles(
     ignored: Positives | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """For `tile` queries at a time: scores (t, G), the right pairs as queries (P,) and items (P,),
-    and what counts as a tie (t,). Ignored items score -inf."""
+    and the tolerance of ties (t,). Ignored items have score -inf."""
     q = _finite("queries", queries)
     g = _finite("gallery", gallery, (2, 3))
     if len(positives) != len(q) or q.shape[1] != g.shape[-1]:
@@ -483,7 +480,7 @@ def _mask(scores: Tensor, owner: Tensor, items: Tensor) -> Tensor:
 
 
 def _pairs(lists: Positives, device: torch.device) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Lists of items as pairs (owner, item), and how many different items each list has."""
+    """Lists of items as pairs (owner, item), and the number of different items of each list."""
     if isinstance(lists, Array) and lists.ndim == 1:
         items = torch.as_tensor(lists).to(device, torch.int64)
         return torch.arange(len(items), device=device), items, np.ones(len(items), int)
@@ -494,13 +491,13 @@ def _pairs(lists: Positives, device: torch.device) -> tuple[Tensor, Tensor, np.n
 
 
 def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
-    """The threshold above which scores (N,) are called visual with the greatest macro F1, of those
-    (N,) that are so.
+    """The threshold of scores (N,) above which a text is classified as visual with the best macro
+    F1.
 
         F1 = mean of 2 TP / (2 TP + FP + FN) over the two classes
 
-    It lies in the middle between two scores; of several that are as good it is the one in the
-    middle. Raises InputError where all texts are of one class.
+    `visual` (N,) is the ground truth. The threshold is midway between two scores; of several
+    equally good ones it is the middle one. Raises InputError if all texts are of one class.
 
     >>> best_threshold(np.array([0.25, 0.5, 0.75, 1.0]), np.array([0, 0, 1, 1]))
     0.625

@@ -1,9 +1,8 @@
-"""Options and the like that were renamed: saved files still load, and a user who writes an old name
-gets the new one.
+"""Renamed options and other names: saved files still load, and errors give the new name.
 
-`RENAMED` is the table. What reads a saved file translates its old names, with a warning (`current`,
-`translated`). Where a user writes one, on the command line or in Python, it is an error that gives
-the new name (`refuse`).
+`RENAMED` is the table. Code that reads a saved file translates its old names, with a warning
+(`current`, `translated`). An old name from a user, on the command line or in Python, raises an
+error with the new name (`refuse`).
 """
 
 import warnings
@@ -24,12 +23,12 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "source": {"kept": "filtered"},
     "suite": {"flags": "noisy_pairs", "likeness": "clip_i"},
 }
-"""Old names and what they are called now, by kind: "option of METHOD", "OPTION of METHOD" for
-values, and so on."""
+"""Old names and their new names, by kind: "option of METHOD", "OPTION of METHOD" for values, and so
+on."""
 
 
 def current(kind: str, name: str, file: Path) -> str:
-    """What a name in a saved file is called now; warns where it is an old one.
+    """The current form of a name in a saved file; warns if the name is an old one.
 
     >>> current("option of coop", "template", Path("model.json"))
     'template'
@@ -46,10 +45,9 @@ def current(kind: str, name: str, file: Path) -> str:
 
 
 def translated(owner: str, saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The saved options of `owner` by the names that they and their values have now; warns of each
-    old one.
+    """The saved options of `owner`, with names and values translated; warns for each old one.
 
-    Raises InputError where the file has an option by both its names.
+    Raises InputError if the file has an option under both its names.
     """
     kind = f"option of {owner}"
     for old, new in RENAMED.get(kind, {}).items():
@@ -65,7 +63,7 @@ def translated(owner: str, saved: Mapping[str, Any], file: Path) -> dict[str, An
 
 
 def refuse(kind: str, names: Iterable[str]) -> None:
-    """Raise InputError for the first of some names that is an old one.
+    """Raise InputError for the first of `names` that is an old one.
 
     >>> refuse("option of coop", ["template", "length"])
     Traceback (most recent call last):

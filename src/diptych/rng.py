@@ -1,7 +1,7 @@
 """Random numbers as pure functions of a seed and a key.
 
-A choice made from `generator(seed, "crop", epoch, position)` depends on nothing else: not on
-workers, ranks, the order of calls, the platform or the Python run.
+A choice made with `generator(seed, "crop", epoch, position)` depends on these arguments only, not
+on workers, ranks, the order of calls, the platform or the Python process.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def _digest(seed: int, key: tuple[int | str, ...]) -> int:
-    """128 bits that tell every (seed, key) apart, numbers from words included."""
+    """A 128-bit hash of (seed, key), in which the number 1 and the word "1" differ."""
     words = (word if isinstance(word, str) else int(word) for word in (seed, *key))
     return int.from_bytes(
         hashlib.blake2b(repr(tuple(words)).encode(), digest_size=16).digest(), "little"
@@ -18,7 +18,7 @@ def _digest(seed: int, key: tuple[int | str, ...]) -> int:
 
 
 def generator(seed: int, *key: int | str) -> np.random.Generator:
-    """A numpy generator that depends on `seed` and `key` alone.
+    """A NumPy generator that depends only on `seed` and `key`.
 
     >>> generator(0, "crop", 3).random() == generator(0, "crop", 3).random()
     True

@@ -1,4 +1,4 @@
-"""Boxes by name, and laid on a grid: what a head that scores the positions of an image is taught.
+"""Names of boxes, and their targets on a grid for a detection head over the positions of an image.
 
 Dimensions: n boxes of an image, h x w cells.
 """
@@ -12,8 +12,8 @@ from diptych.errors import InputError
 
 
 def thing_of(box: Box, classes: Sequence[str]) -> str:
-    """The name of what is in a box: of its class where `classes` names them, else its text; ""
-    where it has none.
+    """The name of a box's content: its class name if `classes` are given, else its text; "" if it
+    has none.
 
     >>> thing_of(Box(xyxy=(0, 0, 1, 1), label=1), ("cat", "dog")), thing_of(Box(xyxy=(0, 0, 1, 1), text="a cup"), ())
     ('dog', 'a cup')
@@ -24,10 +24,10 @@ def thing_of(box: Box, classes: Sequence[str]) -> str:
 
 
 def things(source: Source) -> tuple[str, ...]:
-    """The names of what a source's boxes hold: its box classes, else all texts of boxes, in
-    alphabetical order.
+    """The names in a source's boxes: its box classes, else all texts of boxes in alphabetical
+    order.
 
-    The texts are read once, without decoding an image. Raises InputError where there is none.
+    The texts are read once, without decoding images. Raises InputError if there are none.
     """
     classes = source.schema()["boxes"].classes
     if classes:
@@ -48,9 +48,12 @@ def things(source: Source) -> tuple[str, ...]:
 def shares(
     sample: Sample, size: tuple[int, int], classes: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """The boxes of the main image (n, 4), x0, y0, x1, y1 as shares of its width and height
-    (`size`), cut to it, and their names. Boxes without a name, or with nothing inside the image,
-    are left out."""
+    """The boxes (n, 4) of the main image, relative to its `size` and clipped to it, and their
+    names.
+
+    A box is x0, y0, x1, y1 as shares of width and height. Boxes without a name, or wholly outside
+    the image, are left out.
+    """
     width, height = size
     boxes = []
     names = []
@@ -64,13 +67,15 @@ def shares(
 
 
 def on_grid(boxes: np.ndarray, numbers: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """What lies at the centre of each cell: (h · w, 6), the number of the box's class (-1:
-    nothing), how far its left, upper, right and lower sides are, and how central the cell is in it.
+    """Targets of each cell (h · w, 6), by the box at its centre.
+
+    They are the number of the box's class (-1: no box), the distances to its left, upper, right and
+    lower side, and the centrality of the cell in it.
 
         centrality = sqrt( min(l, r) / max(l, r) · min(t, b) / max(t, b) )
 
-    boxes (n, 4) and distances are shares of the image. Of several boxes the smallest wins; one that
-    holds no cell's centre teaches nothing. Source: Tian et al. 2019 (FCOS), on one level.
+    boxes (n, 4) and distances are shares of the image. Of several boxes the smallest counts; a box
+    that contains no cell's centre has no effect. Source: Tian et al. 2019 (FCOS), with one level.
 
     >>> found = on_grid(np.array([[0.0, 0, 0.5, 1]]), np.array([3]), (1, 2))
     >>> found[0].tolist(), float(found[1, 0])

@@ -1,9 +1,8 @@
-"""What is wrong with a data set, before a model is trained on it: one pass over every sample,
-nothing printed.
+"""Check a data set before training on it, in one pass over all samples.
 
-Unreadable images by reason, images that occur twice, caption lengths and what a tokenizer would cut
-off, equal captions (which a contrastive loss takes for negatives), images and captions shared with
-the validation data, and what a batch and an epoch will cost.
+The report covers unreadable images by reason, duplicate images, caption lengths and their
+truncation by a tokenizer, equal captions (false negatives of a contrastive loss), images and
+captions shared with the validation data, and the cost of a batch and an epoch.
 
 Dimensions: N samples, C captions of all samples together.
 """
@@ -27,7 +26,7 @@ _SHOWN = 20  # examples of each kind kept in a report
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """A quantity over a data set."""
+    """The distribution of a quantity over a data set."""
 
     least: float
     median: float
@@ -36,7 +35,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """The spread of some numbers; zeros where there are none."""
+        """The spread of some numbers; zeros if there are none."""
         array = np.fromiter(values, float)
         if not len(array):
             return cls(least=0, median=0, p95=0, most=0)
@@ -46,8 +45,8 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Images that occur more than once: `images` that could go, and some `groups` of keys that are
-    one image."""
+    """Duplicate images: `images` is the number of redundant ones, `groups` are some groups of keys
+    of one image."""
 
     images: int
     groups: list[list[str]]
@@ -55,11 +54,11 @@ class Duplicates:
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """A label whose classes have names: how many readable samples each class has, and how many have
-    none of them.
+    """A label with named classes: the number of readable samples per class, and of those `without`
+    a class.
 
-    `twice` are images that lie in several classes, byte for byte: some of them, as their keys and
-    their classes; `images` counts them.
+    `images` is the number of images that occur in several classes, byte for byte; `twice` lists
+    some of them by keys and classes.
     """
 
     label: str
@@ -76,8 +75,8 @@ class Classes:
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """Captions of all samples. `cut` of them lose tokens to the tokenizer's context, `lost` tokens
-    in all."""
+    """Captions of all samples. The tokenizer's context truncates `cut` of them, by `lost` tokens in
+    total."""
 
     count: int
     per_sample: Spread
@@ -90,12 +89,11 @@ class Captions:
 
 @dataclass(frozen=True, kw_only=True)
 class FalseNegatives:
-    """Equal captions of different samples: how many of a sample's batch-mates a contrastive loss
-    wrongly pushes away.
+    """Equal captions of different samples, which a contrastive loss wrongly treats as negatives.
 
-    With w_i(t) the chance that sample i shows caption t, a random batch of B from N samples holds,
-    for each sample, (B - 1) / (N (N - 1)) * sum over i != j and t of w_i(t) w_j(t) mates whose
-    caption equals its own.
+    With w_i(t) the probability that sample i shows caption t, a random batch of B from N samples
+    has, per sample, (B - 1) / (N (N - 1)) * sum over i != j and t of w_i(t) w_j(t) other samples
+    with the same caption on average.
     """
 
     batch: int
@@ -103,13 +101,13 @@ class FalseNegatives:
     per_batch: float  # over all samples of a batch, so each pair of equal captions counts twice
     captions: list[
         tuple[str, int]
-    ]  # the captions that most samples share, with their number of samples
+    ]  # the captions shared by most samples, with the number of samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """Validation samples whose image, look-alike or caption is in the training data too; some of
-    their keys."""
+    """The numbers of validation samples whose image, a near-duplicate of it, or caption is also in
+    the training data."""
 
     samples: int
     same_image: int
@@ -120,29 +118,28 @@ class Leakage:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What reading will take. Times are those of one process on this machine, now."""
+    """The cost of reading. Times are for one process on this machine."""
 
     read_ms: float  # reading and decoding one image
     epoch_seconds: float  # the whole data, one process
     stored_bytes: int  # encoded images, all together
     batch_bytes: int  # a batch of uint8 images
-    similarity_bytes: int  # its B x B logits in float32, were they kept whole
+    similarity_bytes: int  # its B x B logits in float32, if stored whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `check` found. `damage` counts by reason, `damaged` tells where (place or key ->
-    reason).
+    """The results of `check`. `damage` counts by reason; `damaged` maps places or keys to reasons.
 
-    `samples` of the source were looked at, beside those that it had already lost (a tar cut short,
-    a bad row).
+    `samples` were checked, not counting those already lost when the source was indexed (a truncated
+    tar, a bad row).
     """
 
     source: str
     samples: int
     damage: dict[str, int]
     damaged: dict[str, str]
-    bad_share: float  # of all samples, the lost ones included: what --max-bad is held against
+    bad_share: float  # of all samples, lost ones included; compared with --max-bad
     widths: Spread
     heights: Spread
     duplicates: Duplicates  # the same bytes
@@ -154,7 +151,7 @@ class Report:
     cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON keeps them."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
@@ -168,10 +165,10 @@ def check(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Look at every sample of `source`, and at those of `val` for leakage.
+    """Check every sample of `source`, and compare with those of `val` for leakage.
 
-    `size` is the side in pixels that images will be trained at, `workers` the number of processes
-    that look, and `progress(done, total)` is called as they do.
+    `size` is the side in pixels of training images, `workers` the number of processes;
+    `progress(done, total)` is called as samples are read.
     """
     total = len(source) + (len(val) if val else 0)
     ticks = Ticks(progress, total)
@@ -205,7 +202,8 @@ def check(
 
 
 def _too_thin(facts: Facts, size: int) -> dict[str, str]:
-    """The images that are bombs once their short side is scaled to `size`, as embedding does."""
+    """The images that exceed the pixel limit once their short side is scaled to `size`, as for
+    embedding."""
     preprocess = Preprocess(size=size)
     found = {}
     for key, width, height in zip(facts.image_keys, facts.widths, facts.heights, strict=True):
@@ -224,7 +222,7 @@ def _duplicates(groups: Sequence[Sequence[int]], keys: Sequence[str]) -> Duplica
 
 
 def _classes(source: Source, facts: Facts, exact: Sequence[Sequence[int]]) -> list[Classes]:
-    """The classes of each label that names them; `exact` are groups of places in
+    """The classes of each label with class names; `exact` are groups of indices into
     `facts.image_keys`."""
     schema = source.schema()
     of_key = dict(zip(facts.keys, facts.labels, strict=True))

@@ -1,5 +1,5 @@
-"""Columns: values computed for every sample of a source (clusters, cached features), read by later
-stages as fields."""
+"""Columns: values computed for every sample of a source (clusters, cached features), added as
+fields."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from diptych.errors import InputError
 
 
 class WithColumns(Wrapped):
-    """A source whose samples also have the given columns, row i for sample i.
+    """A source with additional columns, whose row i belongs to sample i.
 
     A column of integers or floats of one dimension becomes `labels.NAME`, any other `arrays.NAME`.
     """
@@ -44,5 +44,5 @@ class WithColumns(Wrapped):
         return {**super().schema(), **added}
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of every sample."""
+        """One label of all samples."""
         return self.columns[name] if name in self.columns else super().labels(name)

@@ -1,9 +1,8 @@
-"""Indexes of millions of samples in a few arrays: they take bytes, not objects, and workers share
-or pickle them whole.
+"""Compact indexes of millions of samples: a few arrays instead of many objects.
 
-A Python list of ten million strings costs 700 MB, is copied page by page into every forked worker
-as reference counts change, and makes memory seem to leak. The same strings in one buffer cost what
-their letters cost.
+A Python list of ten million strings takes 700 MB, and forked workers copy it page by page as
+reference counts change, which looks like a memory leak. The same strings in one buffer take only
+the bytes of their characters, and workers share or pickle the buffer whole.
 """
 
 import hashlib
@@ -17,12 +16,12 @@ from diptych.spec import Spec
 
 
 def is_folder(spec: Spec) -> bool:
-    """Whether the spec names a folder; False for any other text, however long."""
+    """Whether the spec's name is a folder; False for any other text, however long."""
     return os.path.isdir(spec.name)  # noqa: PTH112  (Path.is_dir raises for long texts)
 
 
 def hash64(data: bytes) -> int:
-    """64 bits of BLAKE2: the same in every process, unlike Python's hash."""
+    """A 64-bit BLAKE2 hash, the same in every process, unlike Python's hash."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
@@ -54,7 +53,7 @@ class Strings(Sequence[str]):
         )
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The two arrays behind it, under names that begin with `name`."""
+        """The two arrays that hold the strings, under names that begin with `name`."""
         return {f"{name}_ends": self._ends, f"{name}_buffer": self._buffer}
 
     @classmethod
@@ -67,8 +66,7 @@ class Strings(Sequence[str]):
 
 
 class Groups:
-    """Which rows belong together: rows of equal `ids` (N,) form one group; groups in order of first
-    appearance.
+    """Groups of rows with equal `ids` (N,), in order of first appearance.
 
     >>> groups = Groups(np.array([7, 3, 7]))
     >>> len(groups), groups[0].tolist(), groups[1].tolist()

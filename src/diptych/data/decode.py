@@ -1,8 +1,8 @@
 """Bytes to images: one safe decoder.
 
-`decode` looks at the first bytes, opens the header with the one plugin that fits, refuses what is
-too large, and only then touches pixels. Nothing here changes Pillow's global settings, so it is
-safe in threads and in other people's code.
+`decode` selects one Pillow plugin by the first bytes, reads the header, rejects images that are too
+large, and only then decodes pixels. Nothing here changes Pillow's global settings, so it is safe in
+threads and inside other applications.
 """
 
 import io
@@ -20,11 +20,11 @@ from PIL import (
 
 from diptych.data.sample import BadSample
 
-# a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras make 60 million
+# a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras take 60 million pixels
 MAX_PIXELS = 89_478_485
 
-# The formats a training set holds. Pillow's other plugins (PostScript, FITS, …) are attack surface
-# and stay closed.
+# The formats of training sets. Pillow's other plugins (PostScript, FITS, …) are attack surface and
+# are not used.
 _PLUGINS = (
     (b"\xff\xd8", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -34,7 +34,7 @@ _PLUGINS = (
     (b"II*\0", TiffImagePlugin.TiffImageFile),
     (b"MM\0*", TiffImagePlugin.TiffImageFile),
 )
-_FOREIGN = (  # real images that we do not read
+_FOREIGN = (  # image formats that are not supported
     b"\0\0\1\0",
     b"8BPS",
     b"%PDF",
@@ -46,10 +46,10 @@ _FOREIGN = (  # real images that we do not read
     b"\xff\x4f\xff\x51",
     b"\0\0\0\x0cJXL ",
 )
-_AVIF = {b"avif", b"avis"}  # brands: what the first box of the file says that it is
+_AVIF = {b"avif", b"avis"}  # brands, listed in the first box of the file
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 
-_UPRIGHT = {  # EXIF orientation -> the turn that undoes it
+_UPRIGHT = {  # EXIF orientation -> the transpose that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -63,13 +63,14 @@ _UPRIGHT = {  # EXIF orientation -> the turn that undoes it
 def decode(
     data: bytes, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The image in `data` (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC), upright, as RGB, or RGBA
-    where transparent.
+    """Decode an image (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC) as upright RGB, or RGBA if it
+    has transparency.
 
-    Of an animation the first frame, 16 bits scaled to 8, CMYK and palettes converted. With
-    `at_least` a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 whose short side keeps so
-    many pixels; other formats cannot and ignore it. Raises BadSample: zero-byte, html, unsupported,
-    bomb (more than `max_pixels`, told from the header), truncated, unreadable.
+    Of an animation the first frame is used; 16 bits are scaled to 8, CMYK and palettes are
+    converted. With `at_least`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its
+    size whose short side has at least this many pixels; other formats ignore it. Raises BadSample:
+    zero-byte, html, unsupported, bomb (more than `max_pixels`, by the header), truncated,
+    unreadable.
 
     >>> decode(b"<html>404</html>")
     Traceback (most recent call last):
@@ -77,14 +78,12 @@ def decode(
     """
     plugin = _plugin(data)
     try:
-        # Plugins raise whatever comes to hand on damaged bytes (SyntaxError, struct.error,
+        # Plugins raise many kinds of exceptions on damaged bytes (SyntaxError, struct.error,
         # IndexError, …).
         image = plugin(io.BytesIO(data))
         _refuse_bomb(image, max_pixels)
         if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
-            image.draft(
-                None, (at_least, at_least)
-            )  # libjpeg leaves out the higher DCT coefficients
+            image.draft(None, (at_least, at_least))  # libjpeg skips the higher DCT coefficients
         image.load()
         return opened(image)
     except BadSample:
@@ -94,8 +93,8 @@ def decode(
 
 
 def dimensions(data: bytes) -> tuple[int, int]:
-    """Width and height of the image in `data` as it is stored, from its header alone. Raises
-    BadSample as `decode`.
+    """The stored width and height of an image, read from its header only. Raises BadSample as
+    `decode`.
 
     >>> dimensions(b"")
     Traceback (most recent call last):
@@ -110,8 +109,9 @@ def dimensions(data: bytes) -> tuple[int, int]:
 
 
 def opened(image: Image.Image) -> Image.Image:
-    """An image that someone else opened, as `decode` gives it: upright, RGB or RGBA. Raises
-    BadSample: unsupported.
+    """Convert an image that was opened elsewhere to upright RGB or RGBA, as `decode` does.
+
+    Raises BadSample: unsupported.
 
     >>> opened(Image.new("CMYK", (2, 1))).mode
     'RGB'
@@ -145,8 +145,7 @@ def _plugin(data: bytes) -> type:
 
 
 def _boxed_plugin(data: bytes) -> type:
-    """The plugin of a file made of boxes, as AVIF and HEIC are (and MP4): the first one lists the
-    kinds that it is."""
+    """The plugin of a file made of boxes (AVIF, HEIC, MP4); its first box lists its brands."""
     first = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
     brands = {first[at : at + 4] for at in range(0, len(first), 4)}
     if brands & _AVIF:
@@ -175,7 +174,7 @@ def _boxed_plugin(data: bytes) -> type:
 def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
     pixels = image.width * image.height
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # A small image may be cut from one enormous tile, which libtiff would allocate.
+        # A small image may be part of one enormous tile, which libtiff would allocate.
         tags = image.tag_v2
         pixels = max(pixels, int(tags.get(322, 0)) * int(tags.get(323, 0)))
     if pixels > max_pixels:
@@ -187,11 +186,11 @@ def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
 def refuse_scaled_bomb(
     size: tuple[int, int], scaled: tuple[int, int], max_pixels: int = MAX_PIXELS
 ) -> None:
-    """Raise BadSample("bomb") where scaling an image from `size` to `scaled` (width, height) takes
-    too many pixels.
+    """Raise BadSample("bomb") if scaling an image from `size` to `scaled` (width, height) exceeds
+    the pixel limit.
 
     An image of 1 x 300,000 pixels is small, but scaled to a short side of 224 it has 15 billion.
-    One side is scaled after the other, so the image between the two steps counts as well.
+    The two sides are scaled one after the other, so the intermediate image counts as well.
 
     >>> refuse_scaled_bomb((640, 480), (298, 224))
     >>> refuse_scaled_bomb((1, 300_000), (224, 67_200_000))
@@ -221,8 +220,8 @@ def _eight_bit_rgb(image: Image.Image) -> Image.Image:
 
 
 def _keep_exif(new: Image.Image, old: Image.Image) -> Image.Image:
-    """`convert` and `fromarray` do not all carry the EXIF block; the turn is read from it
-    afterwards."""
+    """Copy the EXIF block, which `convert` and `fromarray` may drop and which holds the
+    orientation."""
     if "exif" in old.info:
         new.info["exif"] = old.info["exif"]
     return new
@@ -231,13 +230,13 @@ def _keep_exif(new: Image.Image, old: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # a damaged EXIF block says nothing about the pixels: take them as they are
+    except Exception:  # a damaged EXIF block does not affect the pixels, so ignore it
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
 def _complete(data: bytes) -> bool:
-    """Whether the file ends as its format ends, so that a failure is damage and not a lost tail."""
+    """Whether the file ends as its format requires, so that a failure is not due to truncation."""
     tail = data[-64:]
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" in tail
@@ -255,7 +254,7 @@ def _complete(data: bytes) -> bool:
 
 
 def _boxes_end(data: bytes) -> int:
-    """Where the boxes of a file end, by their sizes."""
+    """The offset at which the boxes of a file end, by their sizes."""
     at = 0
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -268,10 +267,9 @@ def _boxes_end(data: bytes) -> int:
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The mask in `data` as "L": the stored numbers (grey values, or indices into a palette), not
-    colours.
+    """Decode a mask as "L": the stored numbers (grey values, or palette indices), not colours.
 
-    Raises BadSample as `decode`, and unsupported where a pixel is not one number of at most 8 bits.
+    Raises BadSample as `decode`, and unsupported if a pixel is not one number of at most 8 bits.
     """
     plugin = _plugin(data)
     try:

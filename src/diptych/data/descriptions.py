@@ -1,8 +1,8 @@
-"""Texts about classes, as a language model or a person writes them, in a JSON file {"cat": ["it has
+"""Texts about classes, written by a language model or a person, in a JSON file {"cat": ["it has
 whiskers.", …], …}.
 
-Files of synonyms have the same form: {"cat": ["house cat", "feline"], …}; texts of images too, by
-their keys. Names come with line breaks at their ends, with dashes and in any case; they are
+Files of synonyms have the same form, {"cat": ["house cat", "feline"], …}, and so do files of texts
+of images, by their keys. Names may have trailing line breaks, dashes and any case; they are
 compared by their words (`normal`).
 
     generate(names, say)       what any callable says of each name: a language model, a person, a template
@@ -19,13 +19,13 @@ from diptych.errors import InputError, nearest
 from diptych.files import write_atomic
 
 Say = Callable[[str], Iterable[str]]
-"""What says something of a class, by its name."""
+"""A callable that returns texts about a class, given its name."""
 
 _FORM = '{"cat": ["a cat has whiskers.", …], …}'
 
 
 def normal(name: str) -> str:
-    """How names of classes are compared: in lower case, one blank for every gap.
+    """The form in which class names are compared: lower case, words separated by single spaces.
 
     >>> normal("American_Bulldog"), normal("black-footed-albatross\\n")
     ('american bulldog', 'black footed albatross')
@@ -34,8 +34,10 @@ def normal(name: str) -> str:
 
 
 def read(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """The different sentences of each class, by its `normal` name. Raises InputError, with file and
-    class, for another form."""
+    """The different sentences of each class, by its `normal` name.
+
+    Raises InputError with file and class for a file of another form.
+    """
     sentences: dict[str, tuple[str, ...]] = {}
     for name, given in read_lists(path).items():
         if normal(name) in sentences:
@@ -47,8 +49,8 @@ def read(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 def read_lists(path: str | Path, what: str = "class") -> dict[str, tuple[str, ...]]:
-    """The different texts of each class, or of each `what`, by its name as it stands there. Raises
-    as `read` does."""
+    """The different texts of each class, or of each `what`, by its name in the file. Errors as in
+    `read`."""
     found = _json(path)
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path}: no sentences by {what}; write {_FORM}")
@@ -65,8 +67,7 @@ def _json(path: str | Path) -> Any:
 
 
 def _checked(given: Any, whose: str) -> tuple[str, ...]:
-    """Different texts without blanks around; InputError for what is no list, and for what is no
-    text in it."""
+    """The different texts, stripped; InputError for anything but a list of non-empty texts."""
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise InputError(f"{whose} has no list of sentences but {given!r}; write {_FORM}")
     texts = list(given)
@@ -79,8 +80,8 @@ def _checked(given: Any, whose: str) -> tuple[str, ...]:
 
 
 def of_classes(path: str | Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The sentences of these classes, in their order. Raises InputError for a class that the file
-    has not."""
+    """The sentences of some classes, in order. Raises InputError for a class that the file
+    lacks."""
     found = read(path)
     for name in names:
         if normal(name) not in found:
@@ -93,9 +94,9 @@ def of_classes(path: str | Path, names: Sequence[str]) -> tuple[tuple[str, ...],
 
 
 def generate(names: Iterable[str], say: Say) -> dict[str, tuple[str, ...]]:
-    """What a callable says of each name, one call a name, in order; `write` makes a file of it.
+    """The texts that a callable returns for each name, in order; `write` saves them to a file.
 
-    Raises InputError, with the class, where it says what is no text.
+    Raises InputError with the class if the callable returns anything but texts.
 
     >>> generate(["owl"], lambda name: [f"a grey {name}", f"a young {name}", f"a grey {name}"])
     {'owl': ('a grey owl', 'a young owl')}
@@ -104,7 +105,7 @@ def generate(names: Iterable[str], say: Say) -> dict[str, tuple[str, ...]]:
 
 
 def templated(spec: str) -> Say:
-    """What says of every class the same: `templates` (see there) with its name filled in.
+    """A callable that fills a class name into `templates`.
 
     >>> templated("a male {} | a female {}")("finch")
     ('a male finch', 'a female finch')
@@ -114,9 +115,9 @@ def templated(spec: str) -> Say:
 
 
 def bank(spec: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The texts of these classes, of each at least one: of a file (`.json`), or of templates.
+    """The texts of some classes, at least one each, from a file (`.json`) or from templates.
 
-    Raises InputError for a class without a text, and as `of_classes` and `templates` do.
+    Raises InputError for a class without a text; other errors as in `of_classes` and `templates`.
 
     >>> bank("a {}, seen from above", ["key"])
     (('a key, seen from above',),)
@@ -131,7 +132,7 @@ def bank(spec: str, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def write(path: str | Path, texts: Mapping[str, Sequence[str]]) -> None:
-    """Write texts by name where `read` finds them."""
+    """Write texts by name to a file for `read`."""
     plain = (
         json.dumps(
             {name: list(given) for name, given in texts.items()}, indent=1, ensure_ascii=False
@@ -144,10 +145,9 @@ def write(path: str | Path, texts: Mapping[str, Sequence[str]]) -> None:
 
 
 def shorten(texts: Mapping[str, Sequence[str]], summarise: Callable[[str], str]) -> dict[str, str]:
-    """Each text of some classes and what a callable makes of it: a language model's summary that
-    fits a text tower.
+    """Map each text of some classes to its summary by a callable, such as a language model.
 
-    Raises InputError, with the class, where it gives no text.
+    Raises InputError with the class if the callable returns no text.
 
     >>> shorten({"owl": ["There is a grey owl"]}, lambda text: text.removeprefix("There is "))
     {'There is a grey owl': 'a grey owl'}
@@ -160,8 +160,8 @@ def shorten(texts: Mapping[str, Sequence[str]], summarise: Callable[[str], str])
 
 
 def read_summaries(path: str | Path) -> dict[str, str]:
-    """What `shorten` gave, in a JSON file {text: short text, …}. Raises InputError for another
-    form."""
+    """Read the result of `shorten` from a JSON file {text: short text, …}. Raises InputError for
+    another form."""
     found = _json(path)
     if not isinstance(found, dict) or not all(
         isinstance(short, str) and short.strip() for short in found.values()

@@ -1,7 +1,9 @@
-"""The drawings that ship: 1,632 everyday concepts in up to four designs, with true transparency.
+"""The drawings in the package: 1,632 everyday concepts in up to four designs, with an alpha
+channel.
 
-Each design is one WebP file of 64 px tiles, 40 a row; concept i lies in row i // 40, column i % 40.
-A file is decoded once a process, on first use. Licences and attributions: data/glyphs/LICENSES.md.
+Each design is one WebP file of 64 px tiles, 40 per row; concept i is in row i // 40, column i % 40.
+A file is decoded once per process, on first use. Licences and attributions:
+data/glyphs/LICENSES.md.
 """
 
 import io
@@ -13,12 +15,12 @@ from typing import Any
 
 from PIL import Image
 
-TILE = 64  # pixels a side
+TILE = 64  # side in pixels
 COLUMNS = 40
 DESIGNS = ("noto", "fluent-flat", "emojione", "twemoji")
 
 
-HELD_OUT = "twemoji"  # the design that no model has seen: read only where it is named
+HELD_OUT = "twemoji"  # the held-out design, read only if it is requested by name
 
 
 @lru_cache(maxsize=1)
@@ -42,13 +44,13 @@ def _sheet(design: str) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class GlyphImage:
-    """One tile of a sheet: RGBA, 64 x 64."""
+    """One tile of a design's file: RGBA, 64 x 64."""
 
     design: str
     index: int
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The drawing, transparent around it."""
+        """The drawing, on a transparent background."""
         x = self.index % COLUMNS * TILE
         y = self.index // COLUMNS * TILE
         return _sheet(self.design).crop((x, y, x + TILE, y + TILE))
@@ -60,7 +62,7 @@ class GlyphImage:
 
 @dataclass(frozen=True, slots=True)
 class GlyphMask:
-    """Where a drawing is: its alpha channel, "L", 0 to 255."""
+    """The mask of a drawing: its alpha channel, "L", 0 to 255."""
 
     image: GlyphImage
 

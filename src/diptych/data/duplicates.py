@@ -1,5 +1,5 @@
-"""One pass over a source, of which hashes, sizes and thumbnails are kept, and which images are
-equal or look alike.
+"""Duplicate images: hashes, sizes and thumbnails from one pass over a source, and groups of images
+that are equal or look alike.
 
 Dimensions: N samples, P images that could be read, C captions of all samples together.
 """
@@ -19,12 +19,12 @@ from diptych.data.images import on_ground
 from diptych.data.sample import BadSample, Source
 from diptych.data.tokenizers import Tokenizer
 
-_CHUNK = 64  # samples handed to a process at once
+_CHUNK = 64  # samples per task of a process
 
 
 @dataclass
 class Facts:
-    """What the pass keeps of a source: hashes and sizes, no images."""
+    """Facts about a source's samples: hashes, sizes and thumbnails, no images."""
 
     keys: list[str] = field(default_factory=list)  # N
     bad: dict[str, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Facts:
     counts: list[int] = field(default_factory=list)  # N
     labels: list[dict[str, int]] = field(
         default_factory=list
-    )  # N: numbers of the labels whose classes have names
+    )  # N: values of the labels with class names
     seconds: float = 0.0
     stored: int = 0
 
@@ -78,7 +78,7 @@ class Ticks:
 
 
 def look(source: Source, tokenizer: Tokenizer | None, workers: int, ticks: Ticks) -> Facts:
-    """The pass over all samples, by so many processes."""
+    """Read all samples in one pass, with `workers` processes."""
     ranges = [
         range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)
     ]
@@ -147,7 +147,7 @@ def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Fac
 
 
 def _code(caption: str) -> int:
-    """Captions that differ in case or spaces alone are equal."""
+    """A hash of a caption that ignores case and whitespace."""
     return hash64(" ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"))
 
 
@@ -157,7 +157,7 @@ def _thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def groups_of_equal(codes: Sequence[int]) -> list[list[int]]:
-    """Places of equal codes, only where there are at least two."""
+    """Groups of at least two indices with equal codes."""
     found: dict[int, list[int]] = {}
     for place, code in enumerate(codes):
         found.setdefault(code, []).append(place)
@@ -165,8 +165,8 @@ def groups_of_equal(codes: Sequence[int]) -> list[list[int]]:
 
 
 def groups_alike(facts: Facts) -> list[list[int]]:
-    """Places of images that look the same, by single linkage of the pairs that `alike_pairs`
-    finds."""
+    """Groups of indices of images that look alike, by single linkage of the pairs of
+    `alike_pairs`."""
     parent = list(range(len(facts.thumbnails)))
 
     def root(place: int) -> int:
@@ -185,9 +185,9 @@ def alike_pairs(
 ) -> list[tuple[int, int]]:
     """Pairs of thumbnails (8, 9, 3) that differ by less than `near` grey levels on average.
 
-    Candidates share one of four 16-bit parts of the difference hash (whether grey falls from each
-    pixel to its right neighbour) and stand within `reach` of each other when sorted by brightness:
-    linear time, not every last pair.
+    Candidates share one of four 16-bit parts of the difference hash (whether grey decreases from
+    each pixel to its right neighbour) and are within `reach` places of each other when sorted by
+    brightness. This avoids comparing all pairs, but may miss some.
     """
     if len(thumbnails) < 2:
         return []
@@ -220,7 +220,8 @@ def shown_elsewhere(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> set[str]:
-    """The keys of a source's samples whose main image is one of the others', or looks like one.
+    """The keys of a source's samples whose main image equals, or looks like, an image of the other
+    sources.
 
     >>> from diptych.data.sources import open_source
     >>> one, other = open_source("scenes:count=6:texts=caption"), open_source("scenes:count=4:start=4:texts=caption")
@@ -237,7 +238,7 @@ def shown_elsewhere(
 
 
 def shared(first: Facts, second: Facts) -> tuple[set[str], set[str]]:
-    """The keys of the second whose image is equal to one of the first, and whose image looks like
+    """The keys of `second` whose image equals one of `first`, and those whose image looks like
     one."""
     images = set(first.exact)
     border = len(first.thumbnails)

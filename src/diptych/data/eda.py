@@ -1,11 +1,11 @@
-"""Easy data augmentation of texts (Wei and Zou, 2019): words that say little go, others are
-replaced, swapped, deleted.
+"""Easy data augmentation of texts (Wei and Zou, 2019): removal of stop words, and replacement, swap
+or deletion of words.
 
     without_stop_words   the text less articles, pronouns, prepositions and the like ("not" among them)
     varied               one operation, drawn: synonyms .4, a swap of two words .4, deletion .2
 
-A text that would end empty is kept as it is. Synonyms come from a table, word to words
-(`synonyms`): common words of captions, which are listed here, an installed WordNet's, or those of a
+A text that would become empty is not changed. Synonyms come from a table from words to words
+(`synonyms`): common words of captions, listed here, those of an installed WordNet, or those of a
 file.
 """
 
@@ -51,7 +51,7 @@ middle centre center / front fore / back rear / holding carrying / sitting seate
 walking strolling / running sprinting / jumping leaping / looking gazing / smiling grinning / eating munching /
 riding mounted / throwing tossing
 """
-"""Words of captions that may stand for each other, groups between slashes."""
+"""Groups of interchangeable words of captions, separated by slashes."""
 
 _MARKS = ".,;:!?()'" + '"'
 
@@ -59,7 +59,7 @@ Synonyms = Mapping[str, Sequence[str]]
 
 
 def without_stop_words(text: str) -> str:
-    """The text less its stop words; the text itself where nothing would be left.
+    """The text without its stop words, or the text itself if nothing would be left.
 
     >>> without_stop_words("There is a red cat on the mat"), without_stop_words("to be or not to be")
     ('red cat mat', 'to be or not to be')
@@ -69,8 +69,10 @@ def without_stop_words(text: str) -> str:
 
 
 def varied(text: str, rng: np.random.Generator, table: Synonyms, *, share: float = 0.1) -> str:
-    """The text after one operation; `share` of its words, one at least, are replaced or swapped, or
-    each deleted with that probability.
+    """The text after one random operation.
+
+    A share `share` of the words, at least one, is replaced or swapped; or each word is deleted with
+    that probability.
 
     >>> varied("a large cat", np.random.default_rng(0), {"large": ("big",)})
     'large a cat'
@@ -86,7 +88,7 @@ def varied(text: str, rng: np.random.Generator, table: Synonyms, *, share: float
 def _replaced(
     words: list[str], rng: np.random.Generator, table: Synonyms, share: float
 ) -> list[str]:
-    """Words that have synonyms, each in all its places by one of them."""
+    """Replace words that have synonyms; all occurrences of a word get the same synonym."""
     words, most = list(words), max(1, int(share * len(words)))
     known = list(dict.fromkeys(word for word in words if table.get(word.lower())))
     for word in [known[at] for at in rng.permutation(len(known))[:most]]:
@@ -110,7 +112,7 @@ def _swapped(
 def _deleted(
     words: list[str], rng: np.random.Generator, table: Synonyms, share: float
 ) -> list[str]:
-    """Each word goes with probability `share`; of none left, one of them stays."""
+    """Delete each word with probability `share`; if none is left, keep one at random."""
     if len(words) == 1:
         return words
     kept = [
@@ -121,10 +123,12 @@ def _deleted(
 
 @lru_cache(maxsize=8)
 def synonyms(source: str) -> Synonyms:
-    """The table that `source` names: "none", "common", "wordnet" (or "wordnet:FOLDER"), or a JSON
-    file, lists of words that may stand for each other.
+    """The table of synonyms of a name: "none", "common", "wordnet" (or "wordnet:FOLDER"), or a JSON
+    file.
 
-    Raises InputError where there is no such table.
+    The file holds lists of interchangeable words.
+
+    Raises InputError if there is no such table.
 
     >>> synonyms("common")["big"]
     ('huge', 'large')

@@ -1,5 +1,5 @@
-"""Images to tensors: four places an image can lie, and the one preprocessing. `data.decode` reads
-their bytes."""
+"""Images to tensors: images in files, memory, tars and zip archives, and the preprocessing.
+`data.decode` decodes the bytes."""
 
 import errno
 import io
@@ -31,10 +31,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 MOST_BYTES = 8 * MAX_PIXELS
-"""Bytes of a file: no image that `decode` takes is larger."""
+"""The largest image file, in bytes, that is read."""
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
-"""The endings of files that are taken for images."""
+"""The extensions of files that are read as images."""
 
 FOREIGN = (
     *(
@@ -57,19 +57,19 @@ FOREIGN = (
     ),
     *("eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
 )
-"""The endings of images that are not read: in a folder they are counted as unsupported."""
+"""The extensions of images that are not supported; in a folder they are counted as such."""
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether a path is that of a file that ends as an image's, of a kind that is read or not."""
+    """Whether a path is an existing file with the extension of an image, supported or not."""
     return Path(path).suffix.lower()[1:] in (*IMAGES, *FOREIGN) and Path(path).is_file()
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
     """The luma of each pixel by the weights of ITU-R 601, (..., 3) -> (...), float32.
 
-    Added in one order: a matrix product would round by the processor, and a pixel could change with
-    it.
+    The order of the sum is fixed: the rounding of a matrix product depends on the processor, and so
+    would pixels.
 
     >>> luma(np.array([[0, 0, 250], [10, 10, 10]], np.uint8)).tolist()
     [28.5, 10.0]
@@ -80,17 +80,16 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class FileImage:
-    """An image in a file of its own."""
+    """An image in its own file."""
 
     path: str
 
     def read(self) -> bytes:
-        """The file's bytes. Raises BadSample: missing, bomb (a file too large for an image), or
-        unreadable."""
+        """The file's bytes. Raises BadSample: missing, bomb (too large a file), or unreadable."""
         try:
             _refuse_irregular(self.path)
             return Path(self.path).read_bytes()
-        except (FileNotFoundError, ValueError) as error:  # ValueError: no file's name holds a NUL
+        except (FileNotFoundError, ValueError) as error:  # ValueError: a NUL in the name
             raise BadSample("missing", self.path) from error
         except OSError as error:
             raise BadSample("unreadable", f"{self.path}: {error.strerror}") from error
@@ -101,8 +100,8 @@ class FileImage:
 
 
 def _refuse_irregular(path: str, most: int | None = MOST_BYTES) -> None:
-    """Raise BadSample for what may give bytes without end: a pipe, a device, a socket, a file of
-    more than `most`."""
+    """Raise BadSample for unbounded input: a pipe, a device, a socket, or a file of more than
+    `most` bytes."""
     status = os.stat(path)  # noqa: PTH116
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -139,7 +138,8 @@ class MemberImage:
         """The member's bytes. Raises BadSample: missing (the tar is gone), truncated, or
         unreadable."""
         try:
-            # Opened anew each time: no descriptor is shared by forked workers, none is left open.
+            # Opened for each read, so that forked workers share no descriptor and none is left
+            # open.
             with Path(self.path).open("rb", buffering=0) as file:
                 file.seek(self.offset)
                 data = file.read(self.size)
@@ -158,8 +158,7 @@ class MemberImage:
 
 @dataclass(frozen=True, slots=True)
 class ZipImage:
-    """An image inside a zip archive; the archive is opened anew for each, and nothing of it is
-    extracted."""
+    """An image inside a zip archive, which is opened for each read; nothing is extracted."""
 
     path: str
     member: str
@@ -171,7 +170,7 @@ class ZipImage:
             _refuse_irregular(self.path, most=None)
             with zipfile.ZipFile(self.path) as archive:
                 size = archive.getinfo(self.member).file_size
-                if size > MOST_BYTES:  # zip can pack zeros 1000 times
+                if size > MOST_BYTES:  # zip can compress zeros 1000-fold
                     raise BadSample(
                         "bomb", f"{self.member} of {self.path} unpacks to {size:,} bytes"
                     )
@@ -181,8 +180,8 @@ class ZipImage:
         except (FileNotFoundError, KeyError) as error:
             raise BadSample("missing", f"{self.path}/{self.member}") from error
         except IsADirectoryError:
-            return FileImage(f"{self.path}/{self.member}").read()  # a folder may be called *.zip
-        except Exception as error:  # as many kinds as archives can be broken in
+            return FileImage(f"{self.path}/{self.member}").read()  # a folder named *.zip
+        except Exception as error:  # damaged archives raise many kinds of exceptions
             raise BadSample("unreadable", f"{self.path}/{self.member}: {error}") from error
 
     def decode(self, at_least: int | None = None) -> Image.Image:
@@ -192,7 +191,7 @@ class ZipImage:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A mask stored as an image: decodes to its numbers."""
+    """A mask stored as an image, which decodes to its numbers."""
 
     image: EncodedImage
 
@@ -201,33 +200,33 @@ class Mask:
         return self.image.read()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """As `decode_mask`, always in full: the mean of two numbers is a third one."""
+        """As `decode_mask`, always at full size, since averaging two numbers would give a third
+        one."""
         return decode_mask(self.read())
 
 
 VOID = 255
-"""The number in a mask of classes that is no class."""
+"""The number in a class mask that means no class."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMask:
-    """A mask whose numbers are those of classes, made of one whose numbers are of this image's
-    segments.
+    """A class mask, made from a mask of the image's segments.
 
-    `numbers` gives the class of each segment; what is in none is `VOID`.
+    `numbers` maps each segment to its class; other pixels are `VOID`.
     """
 
     mask: Mask
     numbers: Mapping[int, int]
 
     def read(self) -> bytes:
-        """A PNG of `decode`."""
+        """The class mask as a PNG file."""
         buffer = io.BytesIO()
         self.decode().save(buffer, "PNG")
         return buffer.getvalue()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The classes of all pixels, in full as those of `Mask`."""
+        """The classes of all pixels, at full size as in `Mask`."""
         plane = np.asarray(self.mask.decode())
         classes = np.full(plane.shape, VOID, np.uint8)
         for segment, number in self.numbers.items():
@@ -241,18 +240,19 @@ _INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resamp
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How an image becomes `size` x `size` pixels; `mean` and `std` are applied later, by the
-    tower, on its device.
+    """Preprocessing of an image to `size` x `size` pixels.
+
+    `mean` and `std` are applied later, by the tower on its device.
 
     `resize`: "shortest" scales the short side to `size` and crops the centre, "squash" ignores the
-    proportions, "longest" scales the long side and pads with `fill`. `crop` says where the centre
-    falls when the margin is odd: "round" is torchvision's and open_clip's way, "floor" that of
-    transformers. Transparent images are laid on `fill`. The pixels are bit-equal to those of
-    open_clip's and (slow) transformers' pipelines, which also use Pillow; files that are read
-    without `exact` differ a little, see `read`. An image whose long side is more than `ratio` times
-    the short one gets black bars beside it first, as far as these bring it there (Baldrati et al.
-    2022, TargetPad). With a `margin` of 1 or more the image is scaled to so many times `size`, and
-    the centre is cropped.
+    proportions, "longest" scales the long side and pads with `fill`. `crop` sets the rounding of an
+    odd margin: "round" as in torchvision and open_clip, "floor" as in transformers. Transparent
+    images are pasted on a background of colour `fill`. The pixels are bit-equal to those of
+    open_clip's and (slow) transformers' pipelines, which also use Pillow; files read without
+    `exact` differ a little, see `read`. An image whose long side is more than `ratio` times the
+    short one is first padded with black bars to that ratio (Baldrati et al. 2022, TargetPad). With
+    a `margin` of 1 or more, the image is scaled to that many times `size` and the centre is
+    cropped.
 
     >>> Preprocess(size=32)(Image.new("RGB", (60, 40))).shape
     torch.Size([3, 32, 32])
@@ -302,31 +302,31 @@ class Preprocess:
             )
 
     def read(self, image: EncodedImage, *, exact: bool = False) -> Tensor:
-        """Decode `image` and preprocess it; unless `exact`, a JPEG at a scale that leaves twice the
-        size or more.
+        """Decode and preprocess `image`; unless `exact`, a JPEG is decoded at a reduced scale of at
+        least twice the size.
 
-        Twice, because bicubic shrinking by less than 2 no longer hides that pixels were left out:
-        embeddings of photographs then fall to a cosine of .99 to the full decode, and with twice
-        the size they stay at .999. Raises BadSample as the image does.
+        Twice, because bicubic scaling by less than 2 no longer hides the missing pixels: embeddings
+        of photographs then have a cosine of only .99 to those of the full decode, compared with
+        .999 at twice the size. Raises BadSample as the image does.
         """
         return self(image.decode(self.least(exact)), exact=exact)
 
     def least(self, exact: bool = False) -> int | None:
-        """The pixels that the short side of an image must keep; None where all are wanted."""
+        """The fewest pixels of an image's short side that suffice; None if all are needed."""
         return None if exact else 2 * self.edge
 
     @property
     def edge(self) -> int:
-        """The side that an image is scaled to before the centre is cropped."""
+        """The side to which an image is scaled before the centre is cropped."""
         return round(self.size * (self.margin or 1))
 
     def __call__(self, image: Image.Image, *, exact: bool = True) -> Tensor:
-        """The image as uint8 (3, size, size).
+        """The preprocessed image, uint8 (3, size, size).
 
-        Unless `exact`, torch's vectorised kernel scales in Pillow's place: the same filter in
-        16-bit weights, four times as fast; photographs differ in fewer than 2 % of the numbers, and
-        there by one or, rarely, two of 255. Raises BadSample("bomb") for an image so thin that the
-        scaled one has more pixels than the limit.
+        Unless `exact`, torch's vectorised kernel scales instead of Pillow: the same filter with
+        16-bit weights, four times as fast. Photographs differ in fewer than 2 % of the values, by
+        one or, rarely, two of 255. Raises BadSample("bomb") for an image so thin that the scaled
+        one exceeds the pixel limit.
         """
         image = on_ground(image, self.fill)
         if self.ratio is not None:
@@ -353,7 +353,7 @@ class Preprocess:
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     def _fitted(self, pixels: Tensor) -> Tensor:
-        """The centre of what is larger than `size` x `size`, `fill` around what is smaller."""
+        """Crop the centre to `size` x `size`, or for "longest" pad with `fill`."""
         height, width = pixels.shape[1:]
         if self.resize != "longest":
             left = self.start(width)
@@ -368,13 +368,13 @@ class Preprocess:
         return ground
 
     def start(self, length: int) -> int:
-        """Where the crop begins on a side of so many pixels."""
+        """The start of the crop on a side of `length` pixels."""
         rest = length - self.size
         return round(rest / 2) if self.crop == "round" else rest // 2
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON keeps them; without ratio and margin where there are none, as
-        before they came."""
+        """Plain values, for JSON. `ratio` and `margin` are omitted if None, as in files from before
+        they existed."""
         values = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -383,12 +383,12 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """The inverse of `to_dict`; an unknown key is an InputError that names the nearest."""
+        """The inverse of `to_dict`. Raises InputError for an unknown key, with the nearest one."""
         return configure(cls, dict(values), "preprocess")
 
 
 def on_ground(image: Image.Image, fill: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """The image as RGB, transparent parts showing the colour `fill`.
+    """The image as RGB, pasted on a background of colour `fill` if it has transparency.
 
     >>> on_ground(Image.new("RGBA", (1, 1), (9, 9, 9, 0)), (1, 2, 3)).getpixel((0, 0))
     (1, 2, 3)
@@ -404,10 +404,9 @@ def on_ground(image: Image.Image, fill: tuple[int, int, int] = (255, 255, 255)) 
 
 
 def barred(image: Image.Image, ratio: float) -> Image.Image:
-    """The image (RGB) with as wide black bars beside it as its long side is at most `ratio` times
-    the short one.
+    """Pad an RGB image with black bars until its long side is at most `ratio` times the short one.
 
-    Raises BadSample("bomb") where it then has more pixels than the limit.
+    Raises BadSample("bomb") if it then exceeds the pixel limit.
 
     >>> barred(Image.new("RGB", (20, 100)), 1.25).size, barred(Image.new("RGB", (90, 100)), 1.25).size
     ((80, 100), (90, 100))
@@ -426,8 +425,7 @@ def barred(image: Image.Image, ratio: float) -> Image.Image:
 
 
 def noise_image(preprocess: Preprocess, seed: int = 0) -> Tensor:
-    """Pixels (3, S, S), uint8, each uniform in 0 … 255 and independent, preprocessed like any
-    image.
+    """A preprocessed image of independent pixels, uniform in 0 … 255: uint8 (3, S, S).
 
     >>> noise_image(Preprocess(size=32)).shape
     torch.Size([3, 32, 32])

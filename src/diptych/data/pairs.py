@@ -1,4 +1,4 @@
-"""Pairs: a source with one sample for each pair of a sample and a text that was found for it."""
+"""Pairs: a source with one sample for each pair of a sample and one of its texts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,15 +10,15 @@ from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
 from diptych.data.wrap import Wrapped
 
 ORIGIN = "origin"
-"""The label that says which sample a pair came from: equal where the image is the same."""
+"""The label that holds the index of a pair's sample; equal for pairs of the same image."""
 
 
 def by_text(source: Source, role: str) -> Source:
-    """A source with one sample for each text of a role, where a sample has several; else the source
-    as it is.
+    """A source with one sample per text of a role, or the source itself if no sample has several
+    such texts.
 
-    The first samples show whether it is read whole. A sample that cannot be read, or has no such
-    text, stays one, so that it is counted when it is met.
+    The decision is made by the first samples. A sample that cannot be read, or has no such text,
+    remains one sample, so that the loader counts it as damaged.
     """
     if all(len(_texts(source, at, role)) < 2 for at in range(min(len(source), _FIRST))):
         return source
@@ -45,9 +45,9 @@ class Paired(Wrapped):
     """Pair p is sample `samples[p]` of `source` with `table[texts[p]]` as its only text, of role
     `role`.
 
-    samples, texts (P,). So an epoch meets each pair once, and the pairs of a sample apart from each
-    other. Its key is the sample's with the number of the pair; its label `origin` is the sample's
-    place in the source.
+    samples, texts (P,). So an epoch has each pair once, and the pairs of a sample are shuffled
+    independently. The key is the sample's key with the number of the pair; the label `origin` is
+    the sample's index in the source.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Paired(Wrapped):
         return replace(sample, key=f"{sample.key}#{at}", texts=[text], labels=labels)
 
     def keys(self) -> Sequence[str]:
-        """The keys of the samples, each with the number of the pair."""
+        """The samples' keys, each with the number of the pair."""
         return [f"{key}#{at}" for at, key in enumerate(super().keys())]
 
     def labels(self, name: str) -> np.ndarray:

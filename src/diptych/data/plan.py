@@ -1,8 +1,8 @@
-"""Plans: which samples meet in a batch.
+"""Plans: which samples form a batch.
 
-A plan is a pure function of (source, seed, epoch, batch size). It gives the whole world's batches;
-each rank takes its slice of each, so the order depends on neither ranks nor workers, and an epoch
-meets every sample exactly once.
+A plan is a pure function of (source, seed, epoch, batch size). It returns global batches, of which
+each rank takes its slice. So the order depends on neither ranks nor workers, and an epoch contains
+every sample exactly once.
 """
 
 from contextlib import suppress
@@ -18,14 +18,13 @@ from diptych.rng import generator
 
 
 class Plan(Protocol):
-    """`plan(source, seed, epoch, batch)` gives the epoch's batches as index arrays."""
+    """`plan(source, seed, epoch, batch)` returns the epoch's batches as index arrays."""
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]: ...
 
 
 def _even(order: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Cut into batches of nearly equal size, none above `batch`: no sample is dropped, no batch is
-    a crumb."""
+    """Split into batches of nearly equal size, at most `batch`, without dropping a sample."""
     return np.array_split(order, -(-len(order) // batch))
 
 
@@ -38,7 +37,7 @@ def _check(source: Source, batch: int) -> None:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Any samples meet: a fresh shuffle each epoch."""
+    """Random batches: a new shuffle each epoch."""
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         _check(source, batch)
@@ -47,10 +46,11 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Together:
-    """Blocks of `size` consecutive samples meet in one batch, as siblings that differ by an edit:
-    hard negatives.
+    """Keep blocks of `size` consecutive samples in one batch, such as variants that differ by an
+    edit (hard negatives).
 
-    Blocks are shuffled, not what is in them. A batch holds as many whole blocks as fit into it.
+    The order of blocks is shuffled, not their content. A batch contains as many whole blocks as
+    fit.
     """
 
     size: int
@@ -64,15 +64,16 @@ class Together:
         starts = np.arange(0, len(source), self.size)
         groups = _even(generator(seed, "plan", epoch).permutation(starts), batch // self.size)
         blocks = [group[:, None] + np.arange(self.size) for group in groups]
-        return [block[block < len(source)] for block in blocks]  # the last block may be cut short
+        return [block[block < len(source)] for block in blocks]  # the last block may be shorter
 
 
 @dataclass(frozen=True)
 class Distinct:
-    """No two samples of a batch share the label `label`, so none is a false negative of another.
+    """No two samples of a batch have the same value of `label`, so none is a false negative of
+    another.
 
-    The epoch goes in rounds: round r holds the r-th sample (in random order) of every label that
-    has so many.
+    An epoch consists of rounds: round r contains the r-th sample (in random order) of every value
+    with at least r samples.
     """
 
     label: str
@@ -83,7 +84,7 @@ class Distinct:
         order = generator(seed, "plan", epoch).permutation(len(labels))
         by_label = order[np.argsort(labels[order], kind="stable")]
         sorted_labels = labels[by_label]
-        first = np.searchsorted(sorted_labels, sorted_labels)  # where each label's run begins
+        first = np.searchsorted(sorted_labels, sorted_labels)  # where each value's run begins
         rounds = np.empty(len(labels), dtype=np.int64)
         rounds[by_label] = np.arange(len(labels)) - first
         batches: list[np.ndarray] = []
@@ -94,11 +95,10 @@ class Distinct:
 
 @dataclass(frozen=True)
 class Having:
-    """Only samples that have an image of the role `role` meet, as `plan` would have it if there
-    were no others.
+    """The batches of `plan` for the samples that have an image of the role `role`.
 
-    Where the source says that all have one, nothing is read; else each sample is looked at once, no
-    image decoded. A damaged one stays, to be counted where it is read.
+    If the schema says that all samples have one, nothing is read; else each sample is read once,
+    without decoding images. Damaged samples are kept, so that the loader counts them.
     """
 
     role: str
@@ -128,10 +128,10 @@ class Having:
 
 @dataclass(frozen=True)
 class Stratified:
-    """Every batch has its share of each kind of sample, but for one or two.
+    """Stratified batches: each has its share of every kind of sample, up to one or two samples.
 
-    `field` tells the kinds: "labels.NAME" by the values of a label, "images.NAME" by whether there
-    is such an image. Each kind is shuffled and laid evenly over the epoch, from a random place on.
+    `field` defines the kinds: "labels.NAME" by the value of a label, "images.NAME" by whether there
+    is such an image. Each kind is shuffled and spread evenly over the epoch, with a random offset.
     """
 
     field: str
@@ -148,8 +148,8 @@ class Stratified:
 
 
 def kinds_of(source: Source, field: str) -> np.ndarray:
-    """What a field, as `Stratified` takes it, says of every sample (N,); of a damaged one 0.
-    Decodes no image."""
+    """The kind (N,) of every sample by a field of `Stratified`, 0 for a damaged one. Decodes no
+    images."""
     group, _, name = field.partition(".")
     if group == "labels":
         return labels_of(source, name)

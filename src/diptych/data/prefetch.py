@@ -1,5 +1,4 @@
-"""Decoding ahead: threads make the next batch while the caller computes on this one. Pillow frees
-the interpreter."""
+"""Prefetching: threads decode the next batch while the caller computes. Pillow releases the GIL."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +16,10 @@ THREADS = 4
 def ahead(
     make: Callable[[Item], Made], items: Sequence[Item], batch_size: int
 ) -> Iterator[list[Made | BadSample]]:
-    """`make(item)` of each item, in order and in batches; a BadSample that it raises stands in its
-    place.
+    """Yield `make(item)` of each item, in order and in batches; a BadSample that it raises is
+    yielded in its place.
 
-    At most two batches are held. Any other exception is raised where its item comes up.
+    At most two batches are in memory. Any other exception is raised when its item is due.
 
     >>> list(ahead(str, [1, 2, 3], batch_size=2))
     [['1', '2'], ['3']]

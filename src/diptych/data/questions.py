@@ -1,4 +1,4 @@
-"""Questions of a sample with their answers, and which answers count where people disagree."""
+"""Questions of a sample with their answers, and the answers that count if people disagree."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from diptych.data.sample import BadSample, Sample, Text
 
 AGREED = 3
-"""People who give an answer that is not the most frequent one, from which on it counts as right."""
+"""An answer that is not the most frequent one counts if at least this many people give it."""
 
 
 def answered(sample: Sample) -> list[tuple[Text, list[str]]]:
-    """The questions of a sample, each with its answers: the texts of role answer that follow it, or
-    where all questions come first, the answers in order. Raises BadSample("unpaired") where answers
-    belong to no question.
+    """The questions of a sample, each with its answers.
+
+    The answers are the texts of role answer that follow a question; if all questions come first,
+    one answer per question in order. Raises BadSample("unpaired") if questions and answers cannot
+    be matched.
 
     >>> texts = [Text(text=text, role=role) for text, role in (("how many?", "question"), ("two", "answer"))]
     >>> [(question.text, answers) for question, answers in answered(Sample(key="0", source="", texts=texts))]
@@ -36,8 +38,11 @@ def answered(sample: Sample) -> list[tuple[Text, list[str]]]:
 
 
 def agreed(answers: Sequence[str]) -> list[str]:
-    """The answers to learn of those that several people gave, the most frequent first: it, what is
-    as frequent, and whatever three gave or more. In lower case.
+    """The answers to train on, of those that several people gave, in lower case, the most frequent
+    first.
+
+    These are the most frequent answer, those as frequent, and those that at least three people
+    gave.
 
     Source: Gu et al. 2023 (CLOSE).
 

@@ -1,12 +1,12 @@
-"""Any source written as tar shards, which `diptych.data.sources.tar` reads back.
+"""Write any source as tar shards, which `diptych.data.sources.tar` reads.
 
     KEY.png, KEY.ROLE.png       images; an edit's under its kind, as KEY.recolour.png
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; KEY.ROLE_objects.npy says which objects each text of a role speaks of
     KEY.json                    texts by role, labels and masks with names, boxes; caption and instruction of edits
 
-What an edit has beside its image, caption and instruction is not written. A shard is there whole or
-not at all, and a run that was stopped goes on with the shards that are missing.
+Of an edit, only image, caption and instruction are written. Shards are written atomically, and an
+interrupted run continues with the missing ones.
 """
 
 import io
@@ -34,11 +34,10 @@ def write_shards(
     per_shard: int = PER_SHARD,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write `source` to FOLDER/00000.tar, 00001.tar, … of `per_shard` samples, and tell the shards'
-    paths.
+    """Write `source` to FOLDER/00000.tar, 00001.tar, … of `per_shard` samples; returns the paths.
 
-    `progress(done, total)` counts samples. Raises InputError where the folder holds anything else
-    than shards of the same source, and for a key that a member's name cannot hold.
+    `progress(done, total)` counts samples. Raises InputError if the folder contains anything but
+    shards of the same source, and for a key that cannot be part of a member's name.
     """
     if per_shard < 1:
         raise InputError(f"shards of {per_shard} samples cannot be written; give at least 1")
@@ -67,7 +66,7 @@ def write_shards(
 
 
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder, or find that it was made for the same shards."""
+    """Create the folder, or check that it was created for the same shards."""
     text = json.dumps(manifest, indent=1) + "\n"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder for the shards")
@@ -102,7 +101,7 @@ def _write(
 
 
 def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
-    """(ending, bytes) of all that is written of a sample."""
+    """The members of a sample as (extension, bytes)."""
     for role, image in sample.images.items():
         yield ("png" if role == "main" else f"{role}.png"), image.read()
     edits = dict(_edits(sample))
@@ -118,7 +117,7 @@ def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
 
 
 def _edits(sample: Sample) -> Iterator[tuple[str, Sample]]:
-    """The edits, each under its kind; a second one of a kind gets a number."""
+    """The edits, each under its kind, numbered from the second one of a kind."""
     seen: dict[str, int] = {}
     for edit in sample.edits:
         seen[edit.kind] = seen.get(edit.kind, 0) + 1
@@ -131,11 +130,11 @@ def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict
         if isinstance(value, float) and not math.isfinite(value):
             continue
         if isinstance(value, int) and value < 0:
-            continue  # not there: what a reader gives for a label that is missing
+            continue  # a missing label
         record[name] = value
         classes = schema[f"labels.{name}"].classes if f"labels.{name}" in schema else ()
         if classes and isinstance(value, int):
-            record[f"{name}_name"] = classes[value]  # a reader learns class names from such pairs
+            record[f"{name}_name"] = classes[value]  # the reader takes class names from such pairs
     for kind, edit in edits.items():
         record |= {f"{kind}_{role}": edit.captions(role) for role in ("caption", "instruction")}
     boxes = [box for box in sample.boxes if box.image == "main"]
@@ -157,7 +156,7 @@ def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict
 
 
 def _numbers(mask: EncodedImage, field: Field | None) -> dict[str, str]:
-    """The class name of each number in a mask, where it has such."""
+    """The class name of each number in a mask, if it has class names."""
     if field is None or not field.classes:
         return {}
     there = np.unique(np.asarray(mask.decode())).tolist()
@@ -165,8 +164,8 @@ def _numbers(mask: EncodedImage, field: Field | None) -> dict[str, str]:
 
 
 def _by_role(texts: Sequence[Text]) -> dict[str, Any]:
-    """Texts by role, and what is noted of all texts of a role: `statement_true` is a list of 0 and
-    1."""
+    """Texts by role, and the attributes that all texts of a role have: `statement_true` is a list
+    of 0 and 1."""
     found: dict[str, Any] = {}
     for role in dict.fromkeys(text.role for text in texts):
         own = [text for text in texts if text.role == role]
@@ -184,7 +183,7 @@ def _by_role(texts: Sequence[Text]) -> dict[str, Any]:
 
 
 def _objects(texts: Sequence[Text]) -> dict[str, np.ndarray]:
-    """For each role whose texts speak of different objects: of which, (texts, objects) bool."""
+    """For each role whose texts describe different objects, which ones, (texts, objects) bool."""
     found = {}
     for role in dict.fromkeys(text.role for text in texts if "objects" in text.attrs):
         reported = [

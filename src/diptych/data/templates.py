@@ -32,7 +32,7 @@ BANKS = {
     ),
 }
 GROUPS = {
-    # MoCoOp's groups that are of no one data set, as far as its sizes and words are known
+    # # MoCoOp's groups that are not specific to one data set, as far as they are published
     "quality": {
         "plain": ("a photo of a {}.",),
         "many": ("a photo of many {}.",),
@@ -44,7 +44,7 @@ GROUPS = {
         ),
         "good": ("a good photo of a {}.", "a good photo of the {}."),
     },
-    "styles": {  # as captions of `scenes` say it, each style in its own words
+    "styles": {  # in the words that captions of `scenes` use for each style
         "plain": ("a picture of a {}", "an image of a {}", "there is a {}"),
         "sketch": (
             "a pencil drawing of a {}",
@@ -63,10 +63,10 @@ _OPENCLIP = {
 
 
 def templates(spec: str) -> tuple[str, ...]:
-    """The templates of a bank, of a file (.txt: one a line; .json: of all groups), or those that
-    `|` parts.
+    """The templates of a bank, of a file (.txt: one per line; .json: of all groups), or separated
+    by `|`.
 
-    Raises InputError for what is none of these, and for a template that does not hold {} once.
+    Raises InputError for anything else, and for a template that does not contain {} exactly once.
 
     >>> templates("a {} | one {}")
     ('a {}', 'one {}')
@@ -89,11 +89,12 @@ def templates(spec: str) -> tuple[str, ...]:
 
 
 def template_groups(spec: str | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Groups of templates by name, in order: of a bank that has groups, of a file {"name":
-    ["template", …], …}, or such a mapping itself.
+    """Groups of templates by name, from a bank with groups, a JSON file or a mapping.
 
-    Raises InputError for what is neither, an empty group, and a template that does not hold {}
-    once.
+    The form of file and mapping is {"name": ["template", …], …}.
+
+    Raises InputError for anything else, an empty group, and a template that does not contain {}
+    exactly once.
 
     >>> list(template_groups("styles"))
     ['plain', 'sketch', 'pixel', 'dusk', 'photo', 'poster']
@@ -120,7 +121,7 @@ def template_groups(spec: str | Mapping[str, Sequence[str]]) -> dict[str, tuple[
 
 
 def written(name: str) -> str:
-    """A class name as prompts have it: a blank for every underscore and gap, as words are written.
+    """A class name as written in prompts, with spaces for underscores.
 
     >>> written("american_bulldog")
     'american bulldog'
@@ -129,7 +130,7 @@ def written(name: str) -> str:
 
 
 def filled(template: str, name: str) -> str:
-    """A template with a class name in it, `written`.
+    """A template with a class name filled in, in its `written` form.
 
     >>> filled("a photo of a {}.", "red_apple")
     'a photo of a red apple.'
@@ -141,7 +142,7 @@ _FORM = '{"group": ["a sketch of a {}", …], …}'
 
 
 def with_types(given: Sequence[str], types: Sequence[str]) -> tuple[str, ...]:
-    """Templates, and for each the variants that say what kind of thing the classes are, each once.
+    """Templates with, for each, its variants that name the type of the classes, without duplicates.
 
     >>> with_types(["a photo of a {}."], ["pet"])
     ('a photo of a {}.', 'a photo of a {}, a type of pet.', 'a photo of a pet: {}.', 'a pet of a {}.',
@@ -158,7 +159,8 @@ def with_types(given: Sequence[str], types: Sequence[str]) -> tuple[str, ...]:
 
 
 def checked(given: Sequence[str], where: str) -> tuple[str, ...]:
-    """Templates, each of which holds {} once; else InputError, which says `where` they stand.
+    """Check that each template contains {} exactly once; else InputError, which gives `where` they
+    come from.
 
     >>> checked(["a {}", "photo"], "prompts.txt")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Sources over another source: what a subset, a filter or added columns share."""
+"""The base of sources that wrap another one: subsets, filters, added columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import eq
@@ -10,10 +10,10 @@ from diptych.data.sample import Sample, Schema, Source, labels_of
 
 
 class Wrapped:
-    """A source over another source: its samples, or those at `rows` (K,), in that order.
+    """A source that wraps another: its samples, or those at `rows` (K,), in that order.
 
-    A subclass overrides what it changes, most often `__getitem__` and `schema`. Without a `name` of
-    its own it has that of the source. Nothing is read or copied before it is asked for.
+    A subclass overrides what it changes, usually `__getitem__` and `schema`. The default `name` is
+    that of the source. Reading is lazy, and nothing is copied.
 
     >>> from diptych.testing import Toy
     >>> source = Wrapped(Toy(8, ["labels.colour"]), np.array([5, 2]))
@@ -35,17 +35,17 @@ class Wrapped:
         return self.source[index if self.rows is None else int(self.rows[index])]
 
     def keys(self) -> Sequence[str]:
-        """The keys that the samples have in the source, looked up when asked for."""
+        """The keys of the samples in the source, looked up lazily."""
         keys = self.source.keys()
         return keys if self.rows is None else _Keys(keys, self.rows)
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of every sample (K,); no image is decoded."""
+        """One label of all samples (K,), without decoding images."""
         return labels_of(self.source, name, self.rows)
 
     @property
     def damage(self) -> Mapping[str, str]:
-        """What the source lost while it was indexed: place -> reason."""
+        """The samples that the source lost when it was indexed: place -> reason."""
         return getattr(self.source, "damage", {})
 
     def schema(self) -> Schema:
@@ -54,8 +54,7 @@ class Wrapped:
 
 
 class _Keys(Sequence[str]):
-    """Some of the keys of a source, looked up when asked for; equal to any sequence of the same
-    keys."""
+    """Some keys of a source, looked up lazily; equal to any sequence of the same keys."""
 
     def __init__(self, keys: Sequence[str], rows: np.ndarray | range):
         self._keys = keys

@@ -35,8 +35,8 @@ def info_nce(
     those of each direction's rows among its keys: None (row i, key i), (B,) long, or (B, K) float
     with rows that sum to 1; a tuple if image→text and text→image differ. A row without target
     (index -1, weights 0) is left out of the mean. `allowed` are the pairs of the batch with itself
-    that compete (`core.unlike`). `smoothing` e spreads e/K over all keys. `directions="sum"` omits
-    the ½. Raises InputError for shapes that do not match.
+    that compete (`core.different_group`). `smoothing` e spreads e/K over all keys.
+    `directions="sum"` omits the ½. Raises InputError for shapes that do not match.
 
     Sources: Radford et al. 2021 (CLIP); keys and soft targets as in Li et al. 2021 (ALBEF); sum and
     smoothing as in Jia et al. 2021 (ALIGN).
@@ -89,8 +89,8 @@ def sigmoid_pairs(
         L = -(1/B) Σ_ij log σ(z_ij (scale · <image_i, text_j> + bias)),      z = +1 for a match, -1 otherwise
 
     image (B, D), text (K, D). `targets` are None (image i matches text i), (B,) long, or (B, K)
-    float, the probability of a match; `allowed` are the pairs that count (`core.unlike`). Raises
-    InputError for shapes that do not match. Source: Zhai et al. 2023 (SigLIP).
+    float, the probability of a match; `allowed`are the pairs that count (`core.different_group`).
+    Raises InputError for shapes that do not match. Source: Zhai et al. 2023 (SigLIP).
 
     >>> import torch
     >>> x = torch.eye(2)

@@ -1,9 +1,9 @@
-"""Where data comes from: one format a file, found by looking in this folder.
+"""Sources of data: one module per format, found by scanning this folder.
 
-A format file has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`; what
-begins with its `PREFIX`, where it has one, goes to no other. One with `ANY = True` claims any file
-of its ending, or any folder, and gets those that no other format knows by name. Add a file, and
-`open_source`, and with it every command, reads the format.
+A format module has `FORMAT` (its name), `claims(spec) -> bool` and `open(spec) -> Source`. A spec
+that begins with a module's optional `PREFIX` goes to that module only. A module with `ANY = True`
+claims any file with its extension, or any folder, and gets those that no other format claims. To
+add a format, add a module: `open_source`, and so every command, then reads it.
 
     glyphs:split=train:design=noto+emojione     the drawings that ship with the package
     scenes:count=5000:number=2                  a world: data that is made, with exact annotation
@@ -20,7 +20,7 @@ of its ending, or any folder, and gets those that no other format knows by name.
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 
-Any of them may end with options that take a part of it: `:part=1/5`, `:shots=16`, `:classes=base`
+Any source may end with options that select a part of it: `:part=1/5`, `:shots=16`, `:classes=base`
 (see `subset`).
 """
 
@@ -48,7 +48,7 @@ from diptych.spec import Spec, parse, split_specs
 
 @lru_cache(maxsize=1)
 def formats() -> dict[str, ModuleType]:
-    """Every format file of this folder, by its `FORMAT` name."""
+    """All format modules of this folder, by their `FORMAT` names."""
     found = (
         importlib.import_module(f"{__name__}.{item.name}")
         for item in pkgutil.iter_modules(__path__)
@@ -57,10 +57,10 @@ def formats() -> dict[str, ModuleType]:
 
 
 def open_source(spec: str) -> Source:
-    """The source named by `NAME_OR_PATH[:option=value…]`; several, separated by commas, are
-    split_specs end to end.
+    """Open the source `NAME_OR_PATH[:option=value…]`; several, separated by commas, are
+    concatenated.
 
-    Raises InputError where nothing is there, nothing is in it, or no format reads it.
+    Raises InputError if the source does not exist, is empty, or has no format that reads it.
 
     >>> len(open_source("glyphs:split=val:design=noto,glyphs:split=test:design=noto"))
     369
@@ -116,11 +116,11 @@ def _refuse_irregular(name: str) -> None:
 
 
 class Concat:
-    """Sources split_specs end to end. Where keys occur in two of them, all keys get their source's
-    number in front.
+    """Concatenated sources. If a key occurs in two of them, all keys are prefixed with their
+    source's number.
 
-    Class labels of the same name are renumbered to the union of their class names, in order of
-    appearance. A field that only some of the sources have becomes optional.
+    Labels of the same name are renumbered to the union of their class names, in order of
+    appearance. A field that only some sources have becomes optional.
     """
 
     def __init__(self, sources: Sequence[Source]):
@@ -135,7 +135,7 @@ class Concat:
         return int(self._ends[-1])
 
     def _find(self, index: int) -> tuple[int, int]:
-        index = range(len(self))[index]  # negative and out of range as in a list
+        index = range(len(self))[index]  # negative and out-of-range indices as in a list
         which = bisect_right(self._ends, index)
         return which, index - (int(self._ends[which - 1]) if which else 0)
 
@@ -153,11 +153,11 @@ class Concat:
         return sample
 
     def keys(self) -> Sequence[str]:
-        """Keys of all sources in order."""
+        """The keys of all sources in order."""
         return _Keys(self)
 
     def labels(self, name: str) -> np.ndarray:
-        """The label of every sample (N,), -1 where a source has none; images are not decoded."""
+        """One label of all samples (N,), -1 if a source lacks it, without decoding images."""
         parts = []
         for source, renumber in zip(self.sources, self._renumber, strict=True):
             there = f"labels.{name}" in source.schema()
@@ -170,7 +170,7 @@ class Concat:
 
     @property
     def damage(self) -> Mapping[str, str]:
-        """What the sources lost while they were indexed: place -> reason."""
+        """The samples that the sources lost when they were indexed: place -> reason."""
         return {
             key: reason
             for source in self.sources
@@ -200,8 +200,8 @@ class _Keys(Sequence[str]):
 
 
 def _collide(all_keys: Sequence[Sequence[str]]) -> bool:
-    """Whether a key occurs in two lists; told by 64-bit hashes, which for millions of keys are
-    smaller than strings."""
+    """Whether a key occurs in two lists, by 64-bit hashes, which take less memory than millions of
+    strings."""
     hashes = [
         np.unique(
             np.fromiter(
@@ -221,8 +221,7 @@ def _renumbered(value: int | float, table: Sequence[int] | None) -> int | float:
 
 
 def _merge(schemas: Sequence[Schema]) -> tuple[dict[str, Field], list[dict[str, list[int]]]]:
-    """The common schema, and for each source the new numbers of the labels whose class lists
-    differ."""
+    """The merged schema, and for each source the new numbers of labels whose class lists differ."""
     merged: dict[str, Field] = {}
     renumber: list[dict[str, list[int]]] = [{} for _ in schemas]
     for name in dict.fromkeys(name for schema in schemas for name in schema):

@@ -1,6 +1,6 @@
-"""The user's cache: what is derived from large files and would take long to derive again.
+"""The user's cache of data derived from large files, which takes long to derive again.
 
-It lies in `$XDG_CACHE_HOME/diptych`, or `~/.cache/diptych`, and may be deleted at any time.
+It is in `$XDG_CACHE_HOME/diptych` or `~/.cache/diptych`, and may be deleted at any time.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 T = TypeVar("T")
-_VERSION = 1  # of what is written; raise it when a layout changes
+_VERSION = 1  # of the cached files; increase it when a layout changes
 
 
 def place(kind: str, paths: Sequence[str], suffix: str) -> Path:
-    """Where the thing derived from these files lies: its name changes when a path, size or time of
-    change does."""
+    """The cache file for data derived from `paths`; its name depends on their paths, sizes and
+    modification times."""
     digest = hashlib.sha256(f"{_VERSION} {kind}".encode())
     for path in paths:
         status = os.stat(path)  # noqa: PTH116  (a million shards: no Path objects)
@@ -28,7 +28,7 @@ def place(kind: str, paths: Sequence[str], suffix: str) -> Path:
 
 
 def named(kind: str, key: Sequence[str], suffix: str) -> Path:
-    """Where the thing lies that these words decide."""
+    """The cache file for data that the words `key` determine."""
     return _file(
         kind, hashlib.sha256("\0".join([str(_VERSION), kind, *key]).encode()).hexdigest(), suffix
     )
@@ -40,23 +40,23 @@ def _file(kind: str, digest: str, suffix: str) -> Path:
 
 
 def read(target: Path, load: Callable[[Path], T]) -> T | None:
-    """What `load` reads from a cache file; None where there is none, or where it is damaged, and
-    then it is deleted."""
+    """Read a cache file with `load`; None if there is none, or if it is damaged, in which case it
+    is deleted."""
     if not target.is_file():
         return None
     try:
         return load(target)
     except (
         Exception
-    ):  # whatever a file raises that a full disk or a power cut has damaged; it can be made again
+    ):  # any error of a file damaged by a full disk or a power cut; it can be derived again
         with contextlib.suppress(OSError):
             target.unlink()
         return None
 
 
 def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:
-    """Write a cache file whole or not at all; False where the disk does not let us. What `fill`
-    raises passes."""
+    """Write a cache file atomically; False if the disk does not permit it. Other errors of `fill`
+    propagate."""
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Data set cards: a name and a split in place of paths, `flickr8k-1k:split=test` or
+"""Data set cards: a name and a split instead of paths, `flickr8k-1k:split=test` or
 `mine.toml:split=val`.
 
-A card is a TOML file of at most 15 lines. `splits` names a source for each split; `title`,
-`licence`, `origin` and `protocol` say what it is. Paths start from the card's own folder; those of
-the cards in data/cards, whose data are packs that do not ship, from the folder `home` below the one
-that the environment variable DIPTYCH_DATA names.
+A card is a TOML file of at most 15 lines. `splits` gives a source for each split; `title`,
+`licence`, `origin` and `protocol` describe the data set. Paths are relative to the card's folder.
+The cards in data/cards, whose data are not in the package, are relative to the folder `home` in the
+folder of the environment variable DIPTYCH_DATA.
 """
 
 import os
@@ -26,7 +26,7 @@ FORMAT = "card"
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a card says."""
+    """The content of a card."""
 
     title: str
     splits: Mapping[str, str]
@@ -38,7 +38,7 @@ class Card:
 
 @lru_cache(maxsize=1)
 def cards() -> dict[str, Card]:
-    """The cards that ship, by name.
+    """The cards in the package, by name.
 
     >>> cards()["flickr8k-1k"].splits["test"]
     'test.tar'
@@ -57,7 +57,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Source:
-    """`NAME:split=SPLIT`, `FILE.toml:split=SPLIT`; without a split: train."""
+    """Open `NAME:split=SPLIT` or `FILE.toml:split=SPLIT`; the default split is train."""
     from diptych.data.sources import open_source
 
     options: dict[str, Any] = {"split": "train", **spec.options}

@@ -1,4 +1,4 @@
-"""CIRR: `cap.rc2.val.json`, instructions on photographs in sets of six, with `split.rc2.val.json`,
+"""CIRR: `cap.rc2.val.json` has instructions on photographs in sets of six, `split.rc2.val.json`
 their paths."""
 
 import os
@@ -28,11 +28,13 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Triples:
-    """`cap.rc2.SPLIT.json[:images=FOLDER][:image_list=FILE]`; the list of images is
-    `split.rc2.SPLIT.json` in the same folder or in `image_splits` beside it.
+    """Open `cap.rc2.SPLIT.json[:images=FOLDER][:image_list=FILE]`.
 
-    Raises InputError for what is no such file, for a split without targets, and where list or
-    images are not found.
+    The default list of images is `split.rc2.SPLIT.json` in the same folder, or in the folder
+    `image_splits` next to it.
+
+    Raises InputError for a file of another form, a split without targets, and if list or images are
+    not found.
     """
     options = configure(TripleOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)

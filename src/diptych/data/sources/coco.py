@@ -1,5 +1,5 @@
 """COCO captions (`captions_val2017.json`), COCO boxes (`instances_val2017.json`) and Karpathy's
-splits (`dataset_coco.json`, `dataset_flickr30k.json`): JSON beside image folders."""
+splits (`dataset_coco.json`, `dataset_flickr30k.json`)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Coco":
-    """`captions_val2017.json[:images=FOLDER]`, `instances_val2017.json`,
+    """Open `captions_val2017.json[:images=FOLDER]`, `instances_val2017.json` or
     `dataset_coco.json:split=train+restval`."""
     options = configure(CocoOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
@@ -63,7 +63,7 @@ def open(spec: Spec) -> "Coco":
 
 @dataclass(frozen=True, kw_only=True)
 class CocoOptions:
-    """What may follow the file's path."""
+    """Options of a source of COCO's or Karpathy's format."""
 
     images: str | None = None
     split: str | None = None
@@ -90,8 +90,11 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of all images: `classes` are the categories in the order of their ids, `rows` (n, 5)
-    the number of the class and x0, y0, x1, y1, `ends` (N,) where each image's rows end."""
+    """Boxes of all images.
+
+    `classes` are the categories in the order of their ids, `rows` (n, 5) the number of the class
+    and x0, y0, x1, y1, and `ends` (N,) the end of each image's rows.
+    """
 
     classes: tuple[str, ...]
     rows: np.ndarray
@@ -99,8 +102,8 @@ class Boxes:
 
 
 def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes:
-    """Crowds are no boxes of one thing and are left out; boxes that are none are counted in
-    `damage`."""
+    """Read the boxes. Crowds, which are not boxes of one object, are left out; invalid boxes are
+    counted in `damage`."""
     categories = sorted(data["categories"], key=lambda category: category["id"])
     number = {category["id"]: at for at, category in enumerate(categories)}
     mine: dict[Any, list[list[float]]] = {image["id"]: [] for image in data["images"]}
@@ -145,8 +148,8 @@ def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None
 
 
 def _root(path: Path, first: str) -> str:
-    """The folder that holds the first image: beside the file or above it, by a name that COCO or
-    Flickr30k uses."""
+    """The folder with the first image: next to the file or one level above, under a name used by
+    COCO or Flickr30k."""
     word = path.stem.rpartition("_")[
         2
     ]  # captions_val2017 -> val2017, dataset_flickr30k -> flickr30k
@@ -161,8 +164,10 @@ def _root(path: Path, first: str) -> str:
 
 
 class Coco:
-    """One sample for each image, with all its captions, or its boxes. Those of no image are counted
-    in `damage` as missing."""
+    """One sample per image, with all its captions, or its boxes.
+
+    Captions of unknown images are counted in `damage` as missing.
+    """
 
     def __init__(
         self,

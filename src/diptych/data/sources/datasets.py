@@ -1,5 +1,5 @@
-"""Hugging Face `datasets`: what `save_to_disk` wrote, an Arrow or Parquet file, a folder of them,
-or a name of the hub.
+"""Hugging Face `datasets`: the output of `save_to_disk`, an Arrow or Parquet file, a folder of
+them, or a hub name.
 
 `datasets:FOLDER_OR_FILE_OR_NAME[:split=train][:image=COLUMN][:text=COLUMN][:label=COLUMN]`. Rows
 are read from the memory-mapped Arrow file one by one; images are decoded by `diptych.data.images`,
@@ -29,14 +29,14 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetsOptions(TableOptions):
-    """Those of a table, and the split, where there are several."""
+    """The options of a table, and the split, if there are several."""
 
     split: str | None = None
 
 
 def open(spec: Spec) -> Table:
-    """A table of the rows of one split. Raises InputError where there is none, or where it cannot
-    be read."""
+    """Open the rows of one split as a table. Raises InputError if there are none or they cannot be
+    read."""
     options = configure(DatasetsOptions, spec.options, f"source {spec.name!r}")
     rows = DatasetRows(spec.name, _load(spec.name.removeprefix(PREFIX), options.split, spec.name))
     chosen = {
@@ -48,8 +48,7 @@ def open(spec: Spec) -> Table:
 
 
 class DatasetRows:
-    """The rows of a `datasets.Dataset`; columns that hold images give their bytes or path,
-    undecoded."""
+    """The rows of a `datasets.Dataset`; images are not decoded but given as bytes or path."""
 
     def __init__(self, path: str, dataset: Any):
         self.path = path
@@ -62,8 +61,8 @@ class DatasetRows:
         self._classes = {
             name: list(f.names) for name, f in features.items() if type(f).__name__ == "ClassLabel"
         }
-        # What would be decoded on the way (sound, video, images inside lists) is none of a sample's
-        # parts.
+        # Columns that reading would decode (sound, video, images inside lists) are no part of a
+        # sample.
         heavy = [
             name
             for name, feature in features.items()
@@ -75,8 +74,8 @@ class DatasetRows:
         self.columns: Sequence[str] = list(self._dataset.column_names)
 
     def columns_of_kinds(self, chosen: Mapping[str, str | None]) -> dict[str, str]:
-        """The columns of images and of classes that the dataset itself declares, where none is
-        chosen by name."""
+        """The image and class columns that the dataset declares, for those that the options do not
+        name."""
         kinds = {"image": self._images, "label": list(self._classes)}
         return {
             kind: kind if kind in names else names[0]
@@ -99,7 +98,7 @@ class DatasetRows:
             ValueError,
             ArithmeticError,
             NotImplementedError,
-        ) as error:  # a time that no calendar has, …
+        ) as error:  # an invalid time, …
             raise BadSample("columns", f"row {index + 1}: {brief(error)}") from error
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
@@ -117,7 +116,7 @@ class DatasetRows:
                 ValueError,
                 ArithmeticError,
                 NotImplementedError,
-            ):  # one of them does not read: look for it
+            ):  # one of them cannot be read: find it
                 yield from (self._one(index, light) for index in rows)
             else:
                 names = list(batch)
@@ -133,8 +132,7 @@ class DatasetRows:
             return bad
 
     def _with_bytes(self) -> set[str]:
-        """The columns of images whose bytes are in the rows, as the first row that has an image
-        shows."""
+        """The image columns whose bytes are in the rows, judged by the first row with an image."""
         found: set[str] = set()
         images = self._dataset.select_columns(self._images)
         for index in range(min(len(images), 100)):
@@ -145,7 +143,7 @@ class DatasetRows:
         return found
 
     def classes(self) -> Mapping[str, Sequence[str]]:
-        """The names of its ClassLabel columns."""
+        """The class names of its ClassLabel columns."""
         return self._classes
 
 
@@ -165,7 +163,7 @@ def _decodes(feature: Any) -> bool:
 
 
 def _load(name: str, split: str | None, where: str) -> Any:
-    """One split, memory-mapped."""
+    """Load one split, memory-mapped."""
     try:
         import datasets
     except ImportError:
@@ -187,7 +185,7 @@ def _load(name: str, split: str | None, where: str) -> Any:
         raise
     except (
         Exception
-    ) as error:  # the library raises what its builders, pyarrow and the network led to
+    ) as error:  # the library raises many kinds, from its builders, pyarrow and the network
         if path.exists():
             raise InputError(
                 f"{where}: datasets cannot read it ({brief(error)}); check where it came from"
@@ -213,8 +211,8 @@ def _load(name: str, split: str | None, where: str) -> Any:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Without the library's bars and the hub's reports of each try: an error of ours is one
-    line."""
+    """Context without the library's progress bars and the hub's log of retries, so that our error
+    is one line."""
     hidden = datasets.are_progress_bars_disabled()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level

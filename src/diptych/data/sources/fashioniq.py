@@ -1,5 +1,5 @@
-"""FashionIQ: `cap.dress.val.json`, two instructions for each pair of garments, with
-`split.dress.val.json`, the list of all images of the category."""
+"""FashionIQ: `cap.dress.val.json` has two instructions for each pair of garments,
+`split.dress.val.json` the list of all images of the category."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name, but for CIRR's, which has the same form."""
+    """Whether this module reads `spec`: by its name, except CIRR's, which have the same form."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
     return bool(re.fullmatch(r"cap\.(?!rc2\.)\w+\.(train|val|test)\.json", name)) and not is_folder(
         spec
@@ -32,12 +32,13 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Triples:
-    """`cap.TYPE.SPLIT.json[:images=FOLDER][:image_list=FILE]`; the list of images is
-    `split.TYPE.SPLIT.json` in the same folder or in `image_splits` beside it, an image is NAME.png
-    or NAME.jpg.
+    """Open `cap.TYPE.SPLIT.json[:images=FOLDER][:image_list=FILE]`.
 
-    Raises InputError for what is no such file, for a split without targets, and where list or
-    images are not found.
+    The default list of images is `split.TYPE.SPLIT.json` in the same folder, or in the folder
+    `image_splits` next to it. An image is NAME.png or NAME.jpg.
+
+    Raises InputError for a file of another form, a split without targets, and if list or images are
+    not found.
     """
     options = configure(TripleOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)

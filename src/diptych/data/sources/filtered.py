@@ -1,8 +1,8 @@
-"""What a filter kept of another source: `filtered:FILE`, where `diptych data filter` wrote FILE.
+"""The kept samples of a filtered source: `filtered:FILE`, where `diptych data filter` wrote FILE.
 
-The file is a .npz of plain arrays. It names the source, and of every pair (a sample, one of its
-texts) why it was dropped, or that it was not; images and texts stay where they are. A sample
-without a kept text is left out, and so are its other dropped texts of that role.
+The file is a .npz of plain arrays. It names the source and holds, for every pair (a sample, one of
+its texts), the reason why it was dropped, or that it was kept; images and texts are not copied.
+Samples without a kept text are left out, and so are dropped texts of the role.
 """
 
 import json
@@ -31,15 +31,17 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class FilteredOptions:
-    """`source` is where the data lies now; without it, where it lay when it was filtered."""
+    """`source` is the current spec of the source, by default that at the time of filtering."""
 
     source: str | None = None
 
 
 def open(spec: Spec) -> "Filtered":
-    """`filtered:FILE[:source=SPEC]`. Raises InputError where FILE is no such list, or the source
-    has changed since."""
-    from diptych.data.sources import open_source  # which looks for formats here
+    """Open `filtered:FILE[:source=SPEC]`.
+
+    Raises InputError if FILE has another form, or if the source has changed since.
+    """
+    from diptych.data.sources import open_source  # which scans this folder
 
     options = configure(FilteredOptions, spec.options, f"source {spec.name!r}")
     path = spec.name.removeprefix(PREFIX)
@@ -62,9 +64,11 @@ def write(
     texts: np.ndarray,
     reasons: np.ndarray,
 ) -> None:
-    """Write the list that `filtered:` reads of the source that `spec` opens: of each pair its
-    sample (P,), which of the role's texts it has (P,), and -1 where it is kept, else the number of
-    a reason (P,)."""
+    """Write the file of a filtered `source`, opened from `spec`, for `filtered:FILE`.
+
+    For each pair: its sample (P,), which of the role's texts it has (P,), and the number of the
+    reason (P,) why it was dropped, -1 if it was kept.
+    """
     head = json.dumps({"source": spec, "role": role, "print": _print(source)})
 
     def fill(at: Path) -> None:
@@ -107,9 +111,11 @@ def _print(source: Source) -> str:
 
 
 class Filtered(Wrapped):
-    """The samples (K,) of `source` that still have one of these texts: of pair p the one at
-    `texts[p]` among those of `role` in sample `samples[p]`. Pairs stand in the order of the
-    samples."""
+    """The samples (K,) of `source` with at least one kept text.
+
+    Pair p is the text at `texts[p]` among those of `role` in sample `samples[p]`. Pairs are sorted
+    by sample.
+    """
 
     def __init__(
         self, source: Source, samples: np.ndarray, texts: np.ndarray, *, role: str, name: str

@@ -1,4 +1,4 @@
-"""The text files of Flickr8k and Flickr30k, whose five captions an image come as five lines.
+"""The text files of Flickr8k and Flickr30k, with five lines of captions per image.
 
 Flickr8k.token.txt, results_20130124.token   1000268201_693b08cb0e.jpg#0<TAB>A child in a pink dress …
 captions.txt                                 image,caption
@@ -38,8 +38,8 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Table:
-    """A text file of Flickr8k or 30k; `:images=FOLDER` where the images do not lie in a usual place
-    beside it."""
+    """Open a text file of Flickr8k or 30k; `:images=FOLDER` if the images are not in a usual place
+    next to it."""
     options = configure(FlickrOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     if not path.is_file():
@@ -62,13 +62,13 @@ def open(spec: Spec) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class FlickrOptions:
-    """What may follow the text file's path."""
+    """Options of a source of Flickr's format."""
 
     images: str | None = None
 
 
 class _TokenRows(CsvRows):
-    """`image.jpg#number<TAB>caption`, without a head line and with quotes that mean nothing."""
+    """`image.jpg#number<TAB>caption`, without a header; quotes are ordinary characters."""
 
     def __init__(self, path: str):
         super().__init__(path, delimiter="\t", columns=("image", "caption"), quoted=False)
@@ -87,7 +87,7 @@ def _is_results(name: str) -> bool:
 
 
 def _root(path: Path, rows: CsvRows, image: str) -> str:
-    """The folder beside the text file that holds the first image."""
+    """The folder near the text file that contains the first image."""
     first = next(
         (row[image] for row in rows.scan() if not isinstance(row, BadSample) and row.get(image)), ""
     )

@@ -1,10 +1,9 @@
 """A folder of images: `class/image.jpg` gives labels, `image.jpg` with `image.txt` or `.json` gives
 texts.
 
-Where every image lies in a subfolder, the first subfolder names its class (label `class`); an empty
-one is a class too, so that what needs images of every class can tell which has none. Each line of a
-.txt is one caption; a .json is read as in tar shards. Images without texts are welcome where a task
-needs none.
+If every image is in a subfolder, the first subfolder is its class (label `class`). An empty
+subfolder is a class too, so that tasks that need images of every class can report it. Each line of
+a .txt is one caption; a .json is read as in tar shards. Images without texts are allowed.
 """
 
 import os
@@ -25,7 +24,7 @@ from diptych.spec import Spec, configure
 FORMAT = "folder"
 ANY = True
 _TEXTS = (".txt", ".json")
-_LEFT_OUT = (".", "__MACOSX")  # how the names of folders begin that nobody means
+_LEFT_OUT = (".", "__MACOSX")  # prefixes of folders to ignore
 _ABOUT = (
     "readme",
     "license",
@@ -36,31 +35,32 @@ _ABOUT = (
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: any folder (for one of a name that the package itself knows
-    write ./glyphs)."""
+    """Whether this module reads `spec`: any folder (write ./glyphs for a folder with the name of a
+    source)."""
     return is_folder(spec)
 
 
 def open(spec: Spec) -> "Folder":
-    """`photos/`, with subfolders; `:text=FIELD` names JSON fields as in `roles_of`."""
+    """Open a folder such as `photos/`, with subfolders; `:text=FIELD` names JSON fields as in
+    `roles_of`."""
     options = configure(FolderOptions, spec.options, f"source {spec.name!r}")
     return Folder(spec.name, roles_of(options.text))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderOptions:
-    """What may follow the path of a folder."""
+    """Options of a folder."""
 
     text: str | None = None
 
 
 class Folder:
-    """The images below a folder, in order of their paths; an image's path is its key.
+    """The images in a folder and its subfolders, sorted by path; the path is the key.
 
-    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is
-    none. `damage` counts images of kinds that are not read (unsupported), subfolders that cannot be
-    read (unreadable), and where some images have texts, a text whose image is not there (missing).
-    Raises InputError for a folder without images.
+    `roles` are the roles of JSON fields (see `roles_of`); if they include captions, .txt files are
+    ignored. `damage` counts images of unsupported formats (unsupported), subfolders that cannot be
+    read (unreadable) and, if some images have texts, texts without an image (missing). Raises
+    InputError for a folder without images.
     """
 
     def __init__(self, root: str, roles: Mapping[str, str] = MappingProxyType({})):
@@ -86,10 +86,10 @@ class Folder:
             raise InputError(_nothing(root, len(texts), foreign))
         others |= {path.partition(os.sep)[0] for path in closed}
         self._paths = Strings(images)
-        keys = [path_text(path) for path in images]  # file names need not be text; keys must be
+        keys = [path_text(path) for path in images]  # file names need not be valid text; keys must
         self._keys = self._paths if keys == images else Strings(keys)
         stems = [_stem(path) for path in images]
-        # One bit a kind of text: which images have it.
+        # For each kind of text, which images have it.
         self._has = {
             kind: np.array([stem + kind in texts for stem in stems], bool) for kind in _TEXTS
         }
@@ -146,13 +146,13 @@ class Folder:
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
-        """The label `class` of every sample (N,)."""
+        """The label `class` of all samples (N,)."""
         if name == "class" and self._classes:
             return self._label
         return labels_of(self, name)
 
     def schema(self) -> Schema:
-        """The fields as up to 1,000 samples show them; classes are the subfolders."""
+        """The fields, judged by up to 1,000 samples; classes are the subfolders."""
         if self._schema is None:
             self._schema = schema_of(self, {"class": self._classes})
         return self._schema
@@ -167,10 +167,10 @@ def _stem(path: str) -> str:
 
 
 def _walk(root: str) -> tuple[list[str], list[str]]:
-    """All files below `root`, relative to it, sorted, and the folders that cannot be read.
+    """All files below `root`, sorted, with relative paths, and the folders that cannot be read.
 
-    Hidden ones and folders met before (by a link) are left out. Raises InputError where `root`
-    itself cannot be read.
+    Hidden files and folders, and folders visited before (by a link), are left out. Raises
+    InputError if `root` cannot be read.
     """
     met: set[tuple[int, int]] = set()
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""`glyphs`: 1,632 everyday concepts drawn in up to four designs, shipped with the package.
+"""`glyphs`: drawings of 1,632 everyday concepts in up to four designs, part of the package.
 
 The images and concepts are those of `data.drawings`. Licences and attributions:
 data/glyphs/LICENSES.md.
@@ -16,7 +16,7 @@ from diptych.errors import unknown
 from diptych.spec import Spec, configure, several
 
 FORMAT = "glyphs"
-SPLITS = ("train", "val", "test")  # of concepts, by a hash: whole concepts are unseen
+SPLITS = ("train", "val", "test")  # of concepts, by a hash: test concepts are unseen in any design
 
 
 def claims(spec: Spec) -> bool:
@@ -25,9 +25,10 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Glyphs":
-    """`glyphs[:split=train|val|test|train+val|all][:design=noto+fluent-flat+emojione+twemoji|all]`.
+    """Open
+    `glyphs[:split=train|val|test|train+val|all][:design=noto+fluent-flat+emojione+twemoji|all]`.
 
-    Without a split: train. Without a design: all but the held-out design, twemoji.
+    The default split is train; the default designs are all but the held-out one, twemoji.
     """
     options = configure(GlyphsOptions, spec.options, "source 'glyphs'")
     return Glyphs(
@@ -38,14 +39,14 @@ def open(spec: Spec) -> "Glyphs":
 
 @dataclass(frozen=True, kw_only=True)
 class GlyphsOptions:
-    """What may follow `glyphs:`; several values are joined by `+`."""
+    """Options of `glyphs`; several values are joined by `+`."""
 
     split: str = "train"
     design: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
 
 
 class Glyphs:
-    """One sample for each drawing: concept by concept, the designs of a concept together.
+    """One sample per drawing, sorted by concept, then design.
 
     >>> source = Glyphs(splits=("test",), designs=("noto",))
     >>> len(source), source[0].key, source[0].captions()
@@ -95,8 +96,7 @@ class Glyphs:
         ]
 
     def labels(self, name: str, index: int | slice = slice(None)) -> np.ndarray:
-        """The label `name` of every sample (or of those at `index`), without decoding: (N,)
-        int64."""
+        """The label `name` of all samples, or of those at `index`, without decoding: (N,) int64."""
         concept, design = self._rows[index].T
         if name == "concept":
             return concept.astype(np.int64)

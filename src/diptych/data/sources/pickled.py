@@ -1,17 +1,17 @@
-"""Pickled lists of images and captions, as the authors of SLIP and CLIP-rocket keep theirs: .npy,
-.pkl, .pickle.
+"""Pickled lists of images and captions, the format of SLIP's and CLIP-rocket's authors: .npy, .pkl,
+.pickle.
 
 cc3m.npy      {"image_id": 1510438788, "captions": ["a field of tulips"]}           the id is the image's path
 cc12m.npy     {"image_name": "0.jpg", "image_id": 0, "captions": ["a chair"]}
 yfcc15m.pkl   (12345678, "title", "description")       the image is 678.jpg in images/12/345.zip
 
-They are tables, with a table's options. Title and description of YFCC are captions both, empty ones
-left out; with roles of their own: `yfcc15m.pkl:text=title=title;web=description`.
+They are tables, with a table's options. Title and description of YFCC are both captions, without
+empty ones; for separate roles write `yfcc15m.pkl:text=title=title;web=description`.
 
-A pickle is a program that may import and call anything. Here it can build lists, dicts, texts and
-numbers; the few names that NumPy's own wrapping asks for are answered by stand-ins, and any other
-is refused. The file is read whole once; what it says is kept in the user's cache as JSON lines, of
-which single rows are read.
+A pickle is a program that may import and call anything. Here it can only build lists, dicts, texts
+and numbers: the few names that NumPy's arrays need resolve to placeholders, and any other name is
+rejected. The file is read whole once and stored in the user's cache as JSON lines, from which
+single rows are read.
 """
 
 import json
@@ -36,10 +36,10 @@ from diptych.errors import InputError, brief
 from diptych.spec import Spec, configure
 
 FORMAT = "pickled"
-_END = b"null\n"  # the last line of a copy that is whole
-_LONGEST = 1 << 18  # letters and values of an entry
+_END = b"null\n"  # the last line of a complete copy
+_LONGEST = 1 << 18  # characters and values of an entry
 _EXPANSION = (
-    64  # a copy may be so many times as long as the pickle, in which equal texts may be stored once
+    64  # the most times that a copy may be longer than the pickle, which may store equal texts once
 )
 _WHAT = "{'image_name': …, 'captions': […]} or (index, title, description)"
 
@@ -50,8 +50,8 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Table:
-    """`cc12m.npy[:root=FOLDER]`, with all options of a table; `root` is where the images' paths
-    start."""
+    """Open `cc12m.npy[:root=FOLDER]`, with all options of a table; images' paths are relative to
+    `root`."""
     options = configure(TableOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")
@@ -66,8 +66,10 @@ def open(spec: Spec) -> Table:
 
 
 class PickledRows(JsonRows):
-    """The entries of a pickled list as rows. Raises InputError for what is no such list, or would
-    run code."""
+    """The entries of a pickled list as rows.
+
+    Raises InputError for a file of another form, or one that would run code.
+    """
 
     def __init__(self, path: str):
         copy = cache.place("entries", [path], ".jsonl")
@@ -96,7 +98,7 @@ def _write(path: str, entries: Sequence[Any], file: BinaryIO) -> None:
         written += file.write(line)
         if (
             written > most
-        ):  # entries that occur millions of times in the pickle take a few bytes each
+        ):  # an entry that the pickle repeats millions of times takes a few bytes each
             raise InputError(
                 f"{path}: its entries take more than {most:,} bytes when they are written out; save it as .jsonl"
             )
@@ -109,7 +111,7 @@ def _write(path: str, entries: Sequence[Any], file: BinaryIO) -> None:
 
 
 def _is_whole(copy: Path) -> bool:
-    """Whether a copy ends as `_write` ends it. Raises ValueError where it does not."""
+    """Return True if a copy is complete; else raise ValueError."""
     with copy.open("rb") as file:
         file.seek(-len(_END), os.SEEK_END)
         if file.read() != _END:
@@ -118,7 +120,7 @@ def _is_whole(copy: Path) -> bool:
 
 
 def _line(entry: Any) -> bytes:
-    """An entry as a line of JSON: an object, or a string that says what is wrong with it."""
+    """An entry as a line of JSON: an object, or a string with the error."""
     try:
         _bound(entry)
         return whole(json.dumps(_record(entry), ensure_ascii=False)).encode() + b"\n"
@@ -127,8 +129,11 @@ def _line(entry: Any) -> bytes:
 
 
 def _bound(entry: Any) -> None:
-    """Raise ValueError where an entry would be longer than `_LONGEST`: lists that share a list ten
-    times at each of ten levels take 300 bytes in a pickle and 10 billion written out."""
+    """Raise ValueError if an entry is longer than `_LONGEST`.
+
+    Lists that repeat a list ten times at each of ten levels take 300 bytes in a pickle and 10
+    billion written out.
+    """
     size = 0
     waiting = [entry]
     while waiting:
@@ -143,7 +148,7 @@ def _bound(entry: Any) -> None:
 
 
 def _record(entry: Any) -> dict[str, Any]:
-    """Raises TypeError or ValueError where the entry is of neither form."""
+    """The row of an entry. Raises TypeError or ValueError if it has neither form."""
     if isinstance(entry, tuple | list):
         if len(entry) != 3:
             raise ValueError(f"{len(entry)} cells, not (index, title, description)")
@@ -158,7 +163,7 @@ def _record(entry: Any) -> dict[str, Any]:
         }
     elif not isinstance(entry, dict):
         raise TypeError(f"a {type(entry).__name__}, not {_WHAT}")
-    elif "image_id" in entry:  # CC3M's paths; of CC12M, which has an image_name, it says nothing
+    elif "image_id" in entry:  # the path in CC3M; redundant in CC12M, which has an image_name
         entry = {
             "image_name": str(entry["image_id"]),
             **{name: entry[name] for name in entry if name != "image_id"},
@@ -172,7 +177,7 @@ def _record(entry: Any) -> dict[str, Any]:
 
 
 def _read(path: str) -> list[Any] | tuple[Any, ...]:
-    """The list in a .npy of objects or in a pickle."""
+    """Read the list in a .npy of objects or in a pickle."""
     with Path(path).open("rb") as file:
         try:
             if file.read(6) == b"\x93NUMPY":
@@ -189,7 +194,7 @@ def _read(path: str) -> list[Any] | tuple[Any, ...]:
             raise InputError(
                 f"{path}: it does not fit into memory, or is damaged; save it as .jsonl"
             ) from error
-        except Exception as error:  # pickles fail in as many ways as they can be damaged
+        except Exception as error:  # damaged pickles raise many kinds of exceptions
             raise InputError(
                 f"{path}: cut short, or no pickle ({brief(error)}); fetch it again"
             ) from error
@@ -215,15 +220,15 @@ def _skip_head(file: BinaryIO, path: str) -> None:
 
 
 class _Plain(pickle._Unpickler):
-    """Builds plain data and nothing else; NumPy's names give stand-ins, which are new for each
+    """An unpickler that builds only plain data; NumPy's names resolve to placeholders, new for each
     file.
 
-    It is Python's slow unpickler: the fast one takes the memory that a damaged file asks for,
-    however much it is.
+    It is Python's slow unpickler, since the fast one allocates any amount of memory that a damaged
+    file requests.
     """
 
-    # Without the steps for registered objects, for objects elsewhere, and for byte arrays, which
-    # take memory unseen.
+    # Without the opcodes of registered and external objects, and of byte arrays, whose memory is
+    # not checked.
     dispatch = {  # noqa: RUF012
         code: step
         for code, step in pickle._Unpickler.dispatch.items()
@@ -251,8 +256,7 @@ class _Plain(pickle._Unpickler):
 
 
 class _Wrapped:
-    """Where an array or a type of NumPy's is built: what it is built of, as it stands in the
-    pickle."""
+    """The placeholder of a NumPy array or type: holds the arguments and state in the pickle."""
 
     def __init__(self, *args: Any):
         self.args = args
@@ -262,7 +266,7 @@ class _Wrapped:
 
 
 def _scalar(kind: _Wrapped, data: bytes) -> Any:
-    """A number or text that NumPy gave a type to."""
+    """The value of a NumPy scalar, a number or a text."""
     order = kind.state[1]
     name = kind.args[0]
     if order not in ("<", ">", "|") or not re.fullmatch(r"[iufb][1248]|U\d+", name):

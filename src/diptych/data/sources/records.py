@@ -1,17 +1,17 @@
-"""From a record (a JSON object, a table's row) to the parts of a sample, by one rule for all
+"""Convert a record (a JSON object, a table's row) to the parts of a sample, by one rule for all
 formats.
 
-A string is a text whose role is its field's name; a list of strings is several. `caption`,
-`captions`, `text` and `texts` are captions; `roles_of` reads what a user says otherwise. A whole or
-decimal number is a label, a list of numbers an array, a list of equally long ones too.
+A string is a text whose role is the field's name; a list of strings is several texts. `caption`,
+`captions`, `text` and `texts` are captions; users set other roles by `roles_of`. An integer or
+float is a label; a list of numbers, or of equally long lists of numbers, is an array.
 
     boxes               [{"name": …, "box": [x, y, w, h]}, …]
     lines, words        [{"text": …, "box": …}, …], what is written in the image: boxes, and one text of role `ocr`
     segments            [{"index": …, "name": …}, …], what the numbers of the mask `seg` are in this image
     mask_classes        {MASK: {NUMBER: NAME}}, what the numbers of a mask are in all images
 
-Other mappings of names to numbers, or to equally many numbers each, are arrays with a row for each
-name (NaN for null), and the names are texts. Everything else is left alone.
+Other mappings of names to numbers, or to equally long lists of numbers, are arrays with a row per
+name (NaN for null), and the names are texts. All other fields are ignored.
 """
 
 import codecs
@@ -31,13 +31,14 @@ from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, T
 from diptych.errors import InputError, brief
 
 CAPTIONS = ("caption", "captions", "text", "texts")
-_LOOKED_AT = 1000  # samples that a schema is read from
+_LOOKED_AT = 1000  # samples from which a schema is inferred
 
 
 def roles_of(text: str | None) -> dict[str, str]:
-    """The role of each field that the option `:text=` names: `FIELD+FIELD` are captions,
-    `ROLE=FIELD+FIELD` are of another role, and `;` stands between them. Raises InputError where it
-    does not read or names a field twice.
+    """The role of each field named by the option `:text=`.
+
+    `FIELD+FIELD` are captions, `ROLE=FIELD+FIELD` are of another role, separated by `;`. Raises
+    InputError for invalid syntax and a field that is named twice.
 
     >>> roles_of("raw;long=longIB+longSV")
     {'raw': 'caption', 'longIB': 'long', 'longSV': 'long'}
@@ -58,7 +59,7 @@ def roles_of(text: str | None) -> dict[str, str]:
 
 @dataclass
 class Parts:
-    """What one record, or several about one image, gave."""
+    """The parts of a sample, from one or several records of one image."""
 
     texts: list[Text] = field(default_factory=list)
     labels: dict[str, int | float] = field(default_factory=dict)
@@ -69,8 +70,8 @@ class Parts:
     _told: set[tuple[str, str]] = field(default_factory=set)
 
     def add_text(self, text: str, role: str) -> None:
-        """Append a text unless it is blank or there already (the .txt beside a .json often repeats
-        it)."""
+        """Append a text unless it is blank or a duplicate (a .txt often repeats the text of its
+        .json)."""
         text = text.strip()
         if text and (text, role) not in self._told:
             self._told.add((text, role))
@@ -79,8 +80,8 @@ class Parts:
     def add(
         self, record: Mapping[str, Any], roles: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        """Add the fields of a record, `roles` being those of `roles_of`; of labels and arrays the
-        first stays."""
+        """Add the fields of a record, with `roles` from `roles_of`; the first value of a label or
+        array is kept."""
         chosen = "caption" in roles.values()
         for name, value in record.items():
             if name not in roles and name in CAPTIONS:
@@ -111,7 +112,7 @@ class Parts:
                     self._add_numbers(name, value)
 
     def _add_written(self, entries: Sequence[Mapping[str, Any]], between: str) -> None:
-        """What is written in an image: a box for each entry, and all of them as one text."""
+        """Add the text written in an image: a box per entry, and all entries as one text."""
         reported = [str(entry.get("text") or "").strip() for entry in entries]
         self.boxes += [
             _box({**entry, "name": text}) for entry, text in zip(entries, reported, strict=True)
@@ -119,13 +120,14 @@ class Parts:
         self.add_text(between.join(text for text in reported if text), "ocr")
 
     def _add_named(self, name: str, rows: Mapping[str, Any], role: str) -> None:
-        """Numbers by name as an array, and the names as texts in the same order."""
+        """Add numbers by name as an array, and the names as texts in the same order."""
         if self._add_numbers(name, [math.nan if row is None else row for row in rows.values()]):
             for text in rows:
                 self.add_text(str(text), role)
 
     def _add_numbers(self, name: str, values: Sequence[Any]) -> bool:
-        """Numbers, or rows of equally many, as an array; whether they are that."""
+        """Add numbers, or equally long rows of them, as an array; False if they are something
+        else."""
         rows = values if all(isinstance(each, list) for each in values) else [values]
         if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
             return False
@@ -133,7 +135,7 @@ class Parts:
             return False
         for row in rows:
             for value in row:
-                number(value, name)  # refuses what would make an array of objects
+                number(value, name)  # rejects numbers that would give an array of objects
         self.arrays.setdefault(name, np.asarray(values))
         return True
 
@@ -141,7 +143,7 @@ class Parts:
 _WRITTEN = {
     "lines": "\n",
     "words": " ",
-}  # fields of what is written in an image, and what stands between entries
+}  # fields with the text written in an image, and the separator of entries
 
 
 def _mappings(value: Any) -> bool:
@@ -174,7 +176,7 @@ def _mask_classes(value: Any) -> dict[str, dict[int, str]]:
 
 
 def number(value: bool | int | float, name: str) -> int | float:
-    """A label or an entry of an array, which arrays can hold. Raises BadSample("number") beyond 64
+    """A label or entry of an array as a number. Raises BadSample("number") for integers beyond 64
     bits.
 
     >>> number(True, "seen"), number(0.5, "score")
@@ -188,8 +190,7 @@ def number(value: bool | int | float, name: str) -> int | float:
 
 
 def whole_number(text: str, name: str) -> int:
-    """A label that is written out. Raises BadSample: label (no whole number), or number (beyond 64
-    bits)."""
+    """Parse a label. Raises BadSample: label (not an integer), or number (beyond 64 bits)."""
     if not re.fullmatch(r"-?[0-9]+", text):
         raise BadSample("label", f"{text[:40]!r} in {name} is not a whole number")
     if len(text.lstrip("-0")) > 19:
@@ -212,8 +213,8 @@ def _box(entry: Any) -> Box:
 
 
 def schema_of(source: Source, classes: Mapping[str, Sequence[str]]) -> Schema:
-    """The fields of a source as up to 1,000 of its samples, evenly spread, show them; `classes`
-    names label values."""
+    """Infer the fields of a source from up to 1,000 evenly spaced samples; `classes` are class
+    names of labels."""
     seen: dict[str, str] = {}
     count: dict[str, int] = {}
     looked = 0
@@ -257,11 +258,11 @@ def _fields(sample: Sample) -> Iterable[tuple[str, str]]:
 def class_names(
     source: Source, roles: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, list[str]]:
-    """Names of the integer labels that come with a text: `label` with `name`, `x_id` with `x`, `x`
+    """Class names of integer labels from paired texts: `label` with `name`, `x_id` with `x`, `x`
     with `x_name`.
 
-    `roles` are those that fields were given (`roles_of`). Only pairs where each number has one name
-    count. Reads every sample's texts once, and only where the first samples show such a pair.
+    `roles` are those of fields (`roles_of`). A pair counts only if each number has one name. All
+    samples' texts are read once, but only if the first samples have such a pair.
     """
     if not _pairs(source, range(min(len(source), 100)), roles):
         return {}
@@ -301,8 +302,8 @@ def _partners(label: str) -> tuple[str, ...]:
 
 
 def labels_of(source: Source, name: str) -> np.ndarray:
-    """One label of every sample (N,), -1 where it is missing or the sample is damaged; reads texts,
-    not images."""
+    """One label of all samples (N,), -1 if it is missing or the sample is damaged; reads texts, not
+    images."""
     values = []
     for index in range(len(source)):
         try:
@@ -313,7 +314,7 @@ def labels_of(source: Source, name: str) -> np.ndarray:
 
 
 def read_text(data: bytes) -> str:
-    """UTF-8, with or without a byte-order mark. Raises BadSample("utf8")."""
+    """Decode UTF-8, with or without a byte-order mark. Raises BadSample("utf8")."""
     try:
         return data.removeprefix(
             codecs.BOM_UTF8
@@ -323,7 +324,7 @@ def read_text(data: bytes) -> str:
 
 
 def read_json(data: bytes) -> dict:
-    """A JSON object, half surrogate pairs in its texts replaced. Raises BadSample: utf8, or
+    """Parse a JSON object, with lone surrogates in its texts replaced. Raises BadSample: utf8, or
     json."""
     text = read_text(data)
     try:
@@ -339,8 +340,8 @@ def read_json(data: bytes) -> dict:
 
 
 def json_of(path: Path) -> Any:
-    """What a JSON file that is a source of its own holds. Raises InputError where it is not there,
-    or not JSON."""
+    """The content of a JSON file that is a source. Raises InputError if it does not exist or is not
+    JSON."""
     try:
         return _loads(_decoded(path.read_bytes()))
     except FileNotFoundError as error:
@@ -357,7 +358,7 @@ def _loads(text: str) -> Any:
     value = json.loads(text)
     return (
         _whole(value) if "\\ud" in text or "\\uD" in text else value
-    )  # an emoji may be cut in half
+    )  # a text may be cut inside a surrogate pair
 
 
 def _whole(value: Any) -> Any:
@@ -373,7 +374,7 @@ def _whole(value: Any) -> Any:
 
 
 def read_npy(data: bytes) -> np.ndarray:
-    """A plain NumPy array of numbers. Raises BadSample: pickled (object arrays, which would run
+    """Read a NumPy array of numbers. Raises BadSample: pickled (object arrays, which would run
     code), or npy."""
     file = io.BytesIO(data)
     try:
@@ -384,7 +385,7 @@ def read_npy(data: bytes) -> np.ndarray:
             else np.lib.format.read_array_header_2_0
         )
         shape, _, kind = head(file)
-    except Exception as error:  # as many kinds as a header can be damaged in
+    except Exception as error:  # damaged headers raise many kinds of exceptions
         raise BadSample("npy", brief(error)) from error
     if kind.hasobject:
         raise BadSample("pickled", "an array of objects, which would have to be unpickled")
@@ -394,5 +395,5 @@ def read_npy(data: bytes) -> np.ndarray:
         raise BadSample("npy", f"an array of shape {brief(str(shape), 40)} in {len(data):,} bytes")
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OverflowError, MemoryError) as error:  # a shape as (0, 10**30)
+    except (ValueError, OverflowError, MemoryError) as error:  # a shape such as (0, 10**30)
         raise BadSample("npy", brief(error)) from error

@@ -1,5 +1,4 @@
-"""Rows of a table at random: an index of where each row begins, and the one row that is asked
-for."""
+"""Random access to the rows of a table, by an index of the rows' offsets."""
 
 import csv
 import io
@@ -17,12 +16,12 @@ from diptych.data.sources import cache
 from diptych.data.sources.records import read_json, read_text
 from diptych.errors import InputError, brief
 
-csv.field_size_limit(1 << 24)  # Python's own limit of 128 KB is below a long document
+csv.field_size_limit(1 << 24)  # Python's default of 128 KB is too small for long documents
 
 
 class Rows(Protocol):
-    """A table. `rows[i]` is a dict of the columns that are not empty; raises BadSample where the
-    row is damaged."""
+    """A table. `rows[i]` is a dict of the non-empty columns; raises BadSample if the row is
+    damaged."""
 
     path: str
 
@@ -34,12 +33,12 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
-        """Every row in order, without the columns that hold encoded images; a damaged row as its
+        """Yield every row in order, without columns of encoded images; a damaged row as its
         error."""
         ...
 
     def classes(self) -> Mapping[str, Sequence[str]]:
-        """Class names that the file itself declares."""
+        """Class names that the file declares."""
         ...
 
 
@@ -47,12 +46,12 @@ _DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 
 
 def open_rows(path: str, delimiter: str | None = None) -> Rows:
-    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError where it is empty or not
-    such a file.
+    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError if it is empty or has
+    another format.
 
-    `delimiter` is what stands between the cells of a .csv or .tsv file, a letter or its name: tab,
-    comma, semicolon or pipe. Without it a .tsv has tabs, and a .csv what its first line has:
-    commas, else tabs, semicolons or pipes.
+    `delimiter` separates the cells of a .csv or .tsv file: a character, or tab, comma, semicolon or
+    pipe. The default is tabs for .tsv, and for .csv commas if the first line has any, else tabs,
+    semicolons or pipes.
     """
     suffix = Path(path).suffix.lower()
     if suffix in (".parquet", ".jsonl"):
@@ -72,7 +71,7 @@ def open_rows(path: str, delimiter: str | None = None) -> Rows:
 
 
 def _sniffed(path: str) -> str:
-    """The delimiter of the first line: a comma, else the one that gives most cells."""
+    """The delimiter of the first line: a comma, else the one that gives the most cells."""
     with Path(path).open("rb") as file:
         line = file.readline(1 << 20).decode("latin-1")
     line = line.partition("\r")[0]
@@ -83,8 +82,8 @@ def _sniffed(path: str) -> str:
 
 
 class _Lines:
-    """Bytes of each row of a text file, by an array of offsets. `path` is what errors name, `file`
-    what is read."""
+    """The bytes of each row of a text file, by an array of offsets. `file` is read; errors name
+    `path`."""
 
     path: str
     file: str
@@ -108,7 +107,7 @@ class _Lines:
         return self._row(self._line(index), index)
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
-        """Every row in order; a damaged one as its error."""
+        """Yield every row in order; a damaged one as its error."""
         with Path(self.file).open("rb") as file:
             file.seek(int(self._offsets[0]))
             for index, size in enumerate(np.diff(self._offsets).tolist()):
@@ -118,14 +117,15 @@ class _Lines:
                     yield bad
 
     def classes(self) -> Mapping[str, Sequence[str]]:
-        """Text files declare none."""
+        """Empty: text files declare no class names."""
         return {}
 
 
 class CsvRows(_Lines):
-    """Delimited text, all of whose cells are strings.
+    """Rows of delimited text, with strings in all cells.
 
-    The first row names the columns, unless they are given; `quoted` says whether quotes group.
+    The first row has the column names, unless `columns` are given; `quoted` sets whether quotes
+    delimit cells.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class CsvRows(_Lines):
             )
 
     def _starts(self, file: BinaryIO) -> Iterator[int]:
-        """Where each row begins (a quoted cell may hold line breaks), and where the last one
-        ends."""
+        """The offset of each row (a quoted cell may contain line breaks), and the end of the last
+        one."""
         position = 0
 
         def lines() -> Iterator[str]:
@@ -161,7 +161,7 @@ class CsvRows(_Lines):
                 position += len(line)
                 yield line.decode(
                     "latin-1"
-                )  # any byte is a letter: delimiters and quotes are ASCII
+                )  # accepts any byte; delimiters and quotes are ASCII
 
         start = 0
         try:
@@ -205,7 +205,7 @@ class CsvRows(_Lines):
 
 
 class JsonRows(_Lines):
-    """One JSON object a line."""
+    """Rows of a file with one JSON object per line."""
 
     def __init__(self, path: str, file: str | None = None):
         self.path = path
@@ -235,11 +235,11 @@ class JsonRows(_Lines):
 
 
 class ParquetRows:
-    """Parquet, copied once into the user's cache as an uncompressed Arrow file, which gives single
-    rows at no cost.
+    """Parquet rows, copied once to the user's cache as an uncompressed Arrow file with cheap random
+    access.
 
-    Parquet stores rows in compressed groups of thousands of images: a shuffled epoch would unpack a
-    group a sample.
+    Parquet stores rows in compressed groups of thousands of images; a shuffled epoch would
+    decompress a group per sample.
     """
 
     def __init__(self, path: str):
@@ -265,8 +265,8 @@ class ParquetRows:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """What reading the file raises, as an error that names it: pyarrow's are OSErrors, as those
-        of writing are."""
+        """Context that turns errors of reading the file into InputErrors; pyarrow's may be
+        OSErrors, like those of writing."""
         pyarrow, _ = _pyarrow(self.path)
         try:
             yield
@@ -292,7 +292,7 @@ class ParquetRows:
         return self._table
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_table": None}  # a worker maps the file itself
+        return {**self.__dict__, "_table": None}  # each worker maps the file again
 
     def __len__(self) -> int:
         return self._open().num_rows
@@ -302,7 +302,7 @@ class ParquetRows:
         return _plain_row(self._open().slice(index, 1), index)
 
     def scan(self) -> Iterator[dict[str, Any] | BadSample]:
-        """Every row in order, without encoded images."""
+        """Yield every row in order, without encoded images."""
         light = [name for name in self.columns if not _holds_bytes(self._open()[name])]
         if not light:
             yield from ({} for _ in range(len(self)))
@@ -317,7 +317,7 @@ class ParquetRows:
                 number += 1
 
     def classes(self) -> Mapping[str, Sequence[str]]:
-        """Class names that Hugging Face's `datasets` keeps in the file's metadata."""
+        """Class names in the file's metadata, as written by Hugging Face's `datasets`."""
         metadata = self._open().schema.metadata or {}
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -329,8 +329,8 @@ class ParquetRows:
 
 
 def _plain_row(row: Any, index: int) -> dict[str, Any]:
-    """A slice of one row as Python's values. Raises BadSample: utf8, or columns (a time that no
-    calendar has, …)."""
+    """A slice of one row as Python values. Raises BadSample: utf8, or columns (an invalid time,
+    …)."""
     try:
         [values] = row.to_pylist()
     except UnicodeDecodeError as error:
@@ -341,8 +341,8 @@ def _plain_row(row: Any, index: int) -> dict[str, Any]:
 
 
 def _holds_bytes(column: Any) -> bool:
-    """Whether a column holds images: bytes, or structs with a field `bytes` that is not empty, as
-    `datasets` has."""
+    """Whether a column holds images: bytes, or `datasets`' structs with a non-empty field
+    `bytes`."""
     from pyarrow import types
 
     if types.is_struct(column.type) and (at := column.type.get_field_index("bytes")) >= 0:

@@ -1,8 +1,8 @@
 """SNLI and SNLI-VE (`snli_1.0_train.jsonl`, `snli_ve_dev.jsonl`): JSON lines of a premise, a
 hypothesis and a label.
 
-The premise is the caption of an image of Flickr30k, which SNLI-VE asks about in its place. So the
-premise is a caption here, the hypothesis a question and the label its answer.
+The premise is the caption of a Flickr30k image, which is the premise of SNLI-VE. So here the
+premise is a caption, the hypothesis a question and the label its answer.
 """
 
 import os
@@ -22,7 +22,7 @@ from diptych.spec import Spec, configure
 
 FORMAT = "snli"
 CLASSES = ("entailment", "neutral", "contradiction")
-_DISPUTED = "-"  # the label where people disagree
+_DISPUTED = "-"  # the label if annotators disagree
 _FOLDERS = ("flickr30k-images", "flickr30k_images", "Flickr30K", "images", "Images")
 
 
@@ -34,14 +34,14 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SnliOptions:
-    """What may follow the file's path: the folder of Flickr30k's images."""
+    """Options of an SNLI file: `images` is the folder of Flickr30k's images."""
 
     images: str | None = None
 
 
 def open(spec: Spec) -> "Snli":
-    """`snli_ve_dev.jsonl[:images=FOLDER]`; without images in a usual folder beside it, it is a
-    source of texts."""
+    """Open `snli_ve_dev.jsonl[:images=FOLDER]`; without images in a usual folder next to it, the
+    source has only texts."""
     options = configure(SnliOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     if not path.is_file():
@@ -50,11 +50,11 @@ def open(spec: Spec) -> "Snli":
 
 
 class Snli:
-    """One sample a row, in order, with the label `entailment`; the pair's name is its key.
+    """One sample per row, in order, with the label `entailment`; the pair's id is the key.
 
-    Rows whose label people could not agree on are left out, as usual. Rows that do not read are
-    counted in `damage` (json, utf8, columns). Raises InputError for a file without such rows, and
-    for a folder without the first image.
+    Rows without an agreed label are left out, as is usual. Rows that cannot be read are counted in
+    `damage` (json, utf8, columns). Raises InputError for a file without valid rows, and for a
+    folder without the first image.
     """
 
     def __init__(self, name: str, rows: JsonRows, images: str | None = None):
@@ -111,16 +111,16 @@ class Snli:
         )
 
     def keys(self) -> Sequence[str]:
-        """The names of the pairs."""
+        """The ids of the pairs."""
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
-        """The label `entailment` of every sample (N,)."""
+        """The label `entailment` of all samples (N,)."""
         assert name == "entailment"
         return self._label
 
     def schema(self) -> Schema:
-        """Premise, hypothesis and label; images where they were found."""
+        """Premise, hypothesis and label; images if they were found."""
         found = {} if self.root is None else {"images.main": Field(kind="image")}
         texts = {f"texts.{role}": Field(kind="text") for role in ("caption", "question", "answer")}
         return {**found, **texts, "labels.entailment": Field(kind="int", classes=CLASSES)}
@@ -138,8 +138,7 @@ def _fits(row: Mapping[str, Any]) -> bool:
 
 
 def _image(row: Any) -> str:
-    """The file of the image: SNLI-VE gives its number, SNLI the number of its caption,
-    `4705552913.jpg#2`."""
+    """The image's file name, from SNLI-VE's image id or SNLI's caption id (`4705552913.jpg#2`)."""
     number = row.get("Flickr30K_ID")
     if number is not None:
         return f"{number}.jpg"
@@ -147,8 +146,8 @@ def _image(row: Any) -> str:
 
 
 def _root(path: Path, first: str, images: str | None) -> str | None:
-    """The folder of the images: the one that is named, or a usual one beside the file; None where
-    there is none."""
+    """The folder of the images: `images`, or a usual one next to the file; None if there is
+    none."""
     folders = [Path(images)] if images is not None else [path.parent / name for name in _FOLDERS]
     for folder in folders:
         if first and (folder / first).is_file():

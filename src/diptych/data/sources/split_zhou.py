@@ -28,17 +28,19 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """What may follow the file's path: which lists of it, and the folder that the images' paths
-    start from."""
+    """Options: the splits, joined by `+`, and the folder to which the images' paths are
+    relative."""
 
     split: str | None = None
     root: str | None = None
 
 
 def open(spec: Spec) -> "Split":
-    """`split_zhou_NAME.json:split=train[+val][:root=FOLDER]`; without a root the folder `images`
-    beside the file where there is one, else the file's own. Raises InputError for what is no such
-    file, no such split, and no such folder."""
+    """Open `split_zhou_NAME.json:split=train[+val][:root=FOLDER]`.
+
+    The default root is the folder `images` next to the file if there is one, else the file's
+    folder. Raises InputError for a file of another form, an unknown split, and a wrong folder.
+    """
     options = configure(SplitOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     splits = _read(path)
@@ -73,7 +75,7 @@ _Entry = tuple[str, int, str]
 
 
 def _read(path: Path) -> Mapping[str, Sequence[_Entry]]:
-    """The file's lists by split, every entry of the true form."""
+    """The file's lists by split, with every entry checked."""
     data = json_of(path)
     if (
         not isinstance(data, dict)
@@ -106,7 +108,8 @@ def _fits(entry: Any) -> bool:
 
 
 def _classes(path: Path, entries: Sequence[_Entry]) -> dict[int, str]:
-    """The name of each label, in order; of all splits, so that a class has one number in each."""
+    """The name of each label, in order, over all splits, so that a class has the same number in
+    each."""
     names: dict[int, str] = {}
     labels: dict[str, int] = {}
     for _, label, name in entries:
@@ -122,10 +125,10 @@ def _classes(path: Path, entries: Sequence[_Entry]) -> dict[int, str]:
 
 
 class Split:
-    """One sample for each entry, with its image and the label `class`; an image's path is its key.
+    """One sample per entry, with its image and the label `class`; the image's path is the key.
 
-    Labels are numbered from 0 in the order of the file's. Raises InputError where an image is
-    listed twice.
+    Labels are renumbered from 0, in the order of the file's labels. Raises InputError if an image
+    is listed twice.
     """
 
     def __init__(self, name: str, root: str, entries: Sequence[_Entry], classes: Mapping[int, str]):
@@ -156,7 +159,7 @@ class Split:
         return self._paths
 
     def labels(self, name: str) -> np.ndarray:
-        """The label `class` of every sample (N,)."""
+        """The label `class` of all samples (N,)."""
         assert name == "class"
         return self._label
 

@@ -1,12 +1,11 @@
-"""Parts of any source, by options that may follow the name of each.
+"""Parts of any source, selected by options after its name.
 
     pets/:classes=base                  samples of the first half of the classes; novel: of the others; or NAME+NAME
     pets/:shots=16:draw=1               16 samples of each class, drawn at random by the seed 1
     pets.csv:shots=16:of=breed          by a label that is neither `class` nor the only one with class names
     pets/:part=2/5                      the second of five parts
 
-Classes are chosen first, of these the shots are drawn, and the part is cut last, in whatever order
-they are written.
+Whatever their order, classes are selected first, then shots are drawn, then the part is taken.
 """
 
 import logging
@@ -29,9 +28,9 @@ OPTIONS = ("classes", "shots", "draw", "of", "part")
 
 
 def narrowed(source: Source, options: Mapping[str, Any]) -> Source:
-    """The part of a source that options name; others than OPTIONS are passed over.
+    """The part of a source selected by options; options other than OPTIONS are ignored.
 
-    Raises InputError for what cannot be had of the source.
+    Raises InputError for a part that the source does not have.
     """
     for name, needs in (("of", ("classes", "shots")), ("draw", ("shots",))):
         if name in options and not any(need in options for need in needs):
@@ -49,11 +48,10 @@ def narrowed(source: Source, options: Mapping[str, Any]) -> Source:
 
 
 def of_classes(source: Source, classes: str, label: str | None = None) -> "Subset":
-    """The samples of some classes, which are numbered anew in their order: `classes` is base, novel
-    or NAME+NAME.
+    """The samples of some classes (base, novel or NAME+NAME), which are renumbered in order.
 
     Raises InputError for an unknown class, one without a sample, and classes without names or with
-    one name.
+    equal names.
 
     >>> from diptych.data.sources import open_source
     >>> source = of_classes(open_source("glyphs:split=test"), "base", "group")
@@ -92,13 +90,12 @@ def of_classes(source: Source, classes: str, label: str | None = None) -> "Subse
 
 
 def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -> "Subset":
-    """`count` samples of each class, drawn at random by the seed `draw`, in the order of the
-    source.
+    """`count` random samples of each class, by the seed `draw`, in the order of the source.
 
-    The first shots of a seed are among its further ones: its 4 are contained in its 16. What is
-    drawn of a class depends on its name and its own samples alone, so it is the same where only
-    some classes are chosen. A class with fewer samples gives all it has, as in CoOp's protocol, and
-    a warning tells. Raises InputError where a class has none, and where all have fewer.
+    Draws of a seed are nested: its 4 shots are among its 16. The draw of a class depends only on
+    its name and samples, so it does not change if only some classes are selected. A class with
+    fewer samples gives all of them, as in CoOp's protocol, with a warning. Raises InputError if a
+    class has no samples, or if all classes have fewer than `count`.
 
     >>> from diptych.data.sources import open_source
     >>> source = shots(open_source("glyphs:split=test"), 2, label="group")
@@ -139,10 +136,10 @@ def shots(source: Source, count: int, draw: int = 0, label: str | None = None) -
 
 
 def class_label(source: Source, label: str | None = None) -> str:
-    """The label that tells a sample's class: the one asked for, else "class", else the only one
-    with class names.
+    """The label that holds a sample's class: `label`, else "class", else the only one with class
+    names.
 
-    Raises InputError for one that is not there, and where it would have to be guessed.
+    Raises InputError if there is no such label, or if the choice is ambiguous.
     """
     fields = {
         name.removeprefix("labels."): field
@@ -167,8 +164,7 @@ def class_label(source: Source, label: str | None = None) -> str:
 
 
 def novel_half(classes: int) -> np.ndarray:
-    """Which of so many classes, in the order of their numbers, are novel (C,) bool: all but the
-    first ceil(C / 2).
+    """Which of C classes, in order, are novel (C,) bool: all but the first ceil(C / 2).
 
     Source: Zhou et al. 2022 (CoCoOp).
 
@@ -179,11 +175,10 @@ def novel_half(classes: int) -> np.ndarray:
 
 
 class Subset(Wrapped):
-    """The samples of a source at some rows (K,), in order; their labels `label` are `values` (K,),
-    which none lacks.
+    """The samples of a source at some rows (K,), in order; `values` (K,) are their labels `label`.
 
-    With `kept` (C,), sorted, that label's numbers become their places in it. `reported` is what the
-    name says.
+    With `kept` (C,), sorted, labels are replaced by their index in it. `reported` is appended to
+    the name.
     """
 
     def __init__(
@@ -208,16 +203,16 @@ class Subset(Wrapped):
         if self.label not in sample.labels:
             return sample
         found = np.flatnonzero(self._kept == sample.labels[self.label])
-        number = int(found[0]) if len(found) else -1  # an edit may be of a class that is not kept
+        number = int(found[0]) if len(found) else -1  # an edit may have a class that is not kept
         edits = [self._renumbered(edit) for edit in sample.edits]
         return replace(sample, labels={**sample.labels, self.label: number}, edits=edits)
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of every sample (K,)."""
+        """One label of all samples (K,)."""
         return self._values if name == self.label else super().labels(name)
 
     def schema(self) -> Schema:
-        """The fields of the source; of the label, the names of the classes that are kept."""
+        """The fields of the source, with the names of the kept classes."""
         schema = super().schema()
         name = f"labels.{self.label}"
         classes = schema[name].classes
@@ -227,12 +222,11 @@ class Subset(Wrapped):
 
 
 class Part(Wrapped):
-    """The samples of a source from one place to another, in order: `part="2/5"` is the second of
-    five parts.
+    """One of several contiguous parts of a source: `part="2/5"` is the second of five.
 
-    Parts share nothing, together are the whole, and differ in size by one sample at most; so it is
-    with what the source lost while it was indexed. Raises InputError for what is no such part, or
-    one without a sample.
+    The parts are disjoint, cover the source, and differ in size by at most one sample; the samples
+    that the source lost when it was indexed are divided in the same way. Raises InputError for an
+    invalid or empty part.
     """
 
     def __init__(self, source: Source, part: str):
@@ -250,11 +244,11 @@ class Part(Wrapped):
             )
 
     def _share(self, count: int) -> range:
-        """Which of `count` things in order are this part's."""
+        """The indices of `count` items that belong to this part."""
         return range(count * (self._at - 1) // self._of, count * self._at // self._of)
 
     @property
     def damage(self) -> Mapping[str, str]:
-        """This part's share of what the source lost while it was indexed."""
+        """This part's share of the samples that the source lost when it was indexed."""
         lost = list(super().damage.items())
         return dict(lost[at] for at in self._share(len(lost)))

@@ -1,9 +1,9 @@
 """Tables of images and texts: CSV, TSV, JSON lines, Parquet; images as paths or as bytes.
 
-Rows that name the same image are one sample with several texts. The columns are found by their
-usual names, or given: `table.csv:image=file:text=caption:label=kind:key=id`; `split=train+val`
-takes the rows whose column `split` says so. Texts may have several columns and roles,
-`text=raw;long=longSV`, and an image may lie in a zip archive, `12/345.zip/678.jpg`.
+Rows with the same image are one sample with several texts. Columns are found by their usual names,
+or given: `table.csv:image=file:text=caption:label=kind:key=id`. `split=train+val` selects rows by
+the column `split`. Texts may have several columns and roles, `text=raw;long=longSV`, and an image
+may be in a zip archive, `12/345.zip/678.jpg`.
 """
 
 import re
@@ -69,8 +69,11 @@ def open(spec: Spec) -> "Table":
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """What may follow a table's path: columns, the values of column `split` whose rows are taken
-    (all), and the folder that relative paths start from (the table's own)."""
+    """Options of a table.
+
+    They are the columns, the values of column `split` whose rows are used (default: all), and the
+    root of relative paths (default: the table's folder).
+    """
 
     image: str | None = None
     text: str | None = None
@@ -82,8 +85,8 @@ class TableOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions(TableOptions):
-    """Those of any table, and what stands between the cells of a text file: tab, comma, semicolon,
-    pipe or a sign."""
+    """Options of a table, and the delimiter of a text file: tab, comma, semicolon, pipe or a
+    character."""
 
     delimiter: str | None = None
 
@@ -91,7 +94,7 @@ class FileOptions(TableOptions):
 @dataclass(frozen=True)
 class _Columns:
     image: str | None
-    roles: Mapping[str, str]  # of the columns that hold texts under another name than their role's
+    roles: Mapping[str, str]  # of text columns whose name is not their role
     label: str | None
     key: str | None
     aside: frozenset[str] = field(
@@ -100,9 +103,12 @@ class _Columns:
 
 
 class _Numbers:
-    """Which columns of a text file hold numbers, and of what type: those that are no image, text,
-    label or key, and all of whose cells are numbers. Digits behind a leading 0, as of article
-    numbers and postal codes, are text, and so are more than 18, as of serial numbers."""
+    """The numeric columns of a text file, and their types.
+
+    A column is numeric if it is no image, text, label or key and all its cells are numbers. Digits
+    with a leading 0 (article numbers, postal codes) and more than 18 digits (serial numbers) are
+    text.
+    """
 
     def __init__(self, rows: Rows, columns: _Columns):
         taken = {*columns.aside, *columns.roles, *CAPTIONS}
@@ -114,7 +120,7 @@ class _Numbers:
         self._kinds: dict[str, type[int] | type[float] | None] = dict.fromkeys(free)
 
     def add(self, row: Mapping[str, str]) -> None:
-        """Look at one more row."""
+        """Update the types with one more row."""
         for name in [name for name in self._kinds if name in row]:
             found = _NUMBER.fullmatch(row[name])
             if found is None:
@@ -124,16 +130,16 @@ class _Numbers:
 
     @property
     def found(self) -> dict[str, type[int] | type[float]]:
-        """The type of each such column."""
+        """The type of each numeric column."""
         return {name: kind for name, kind in self._kinds.items() if kind is not None}
 
 
 class Table:
-    """Samples of a table, in order of each image's first row.
+    """The samples of a table, in the order of each image's first row.
 
     Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises
-    InputError for columns that are not there, web addresses in place of paths, and a table without
-    a readable row.
+    InputError for missing columns, web addresses instead of paths, and a table without a readable
+    row.
     """
 
     def __init__(self, name: str, rows: Rows, options: TableOptions | None = None):
@@ -148,8 +154,7 @@ class Table:
         self._schema: Schema | None = None
 
     def _index(self, split: str | None) -> None:
-        """One pass over the rows: which image each names, its key, its label; only those of `split`
-        are kept."""
+        """Index image, key and label of each row in one pass; only rows of `split` are kept."""
         columns = self._columns
         damage = {}
         last = None
@@ -186,7 +191,7 @@ class Table:
                 "UTF-8, cells that hold the delimiter in quotes"
             )
         self._numbers = numbers.found
-        named = set(labels)  # of all splits, so that classes have one number in each
+        named = set(labels)  # of all splits, so that a class has the same number in each
         if split is not None:
             wanted = several(f"split of {self.rows.path}", split, sorted(set(splits)))
             rows = [at for at, name in enumerate(splits) if name in wanted]
@@ -204,8 +209,8 @@ class Table:
         self._number_classes([labels[at] for at in firsts], named)
 
     def _number_classes(self, values: Sequence[str], named: Set[str]) -> None:
-        """Labels that are words get numbers in order of the alphabet of those `named`; labels that
-        are numbers stay."""
+        """Number labels that are words in the alphabetical order of `named`; numeric labels are
+        kept."""
         self._label = None
         if not self._columns.label:
             return
@@ -247,7 +252,7 @@ class Table:
         )
 
     def _image(self, value: Any) -> EncodedImage | None:
-        if isinstance(value, Mapping):  # as Hugging Face's `datasets` stores images
+        if isinstance(value, Mapping):  # the form in which Hugging Face's `datasets` stores images
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
             return BytesImage(value)
@@ -264,14 +269,14 @@ class Table:
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
-        """The label of every sample (N,), -1 where missing; reads no image."""
+        """One label of all samples (N,), -1 if missing; reads no images."""
         if self._label is not None and name == self._columns.label:
             return self._label
         return labels_of(self, name)
 
     def schema(self) -> Schema:
-        """The fields as up to 1,000 samples show them; class names from words, metadata, or paired
-        columns."""
+        """The fields, inferred from up to 1,000 samples; class names come from words, metadata or
+        paired columns."""
         if self._schema is None:
             self._schema = schema_of(
                 self,
@@ -329,5 +334,5 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
 
 
 def _first(by_name: Mapping[str, str], usual: Sequence[str], taken: Mapping[str, str]) -> list[str]:
-    """The first column of a usual name that is not taken, or none."""
+    """The first free column with a usual name, as a list of at most one."""
     return [by_name[name] for name in usual if name in by_name and by_name[name] not in taken][:1]

@@ -1,9 +1,8 @@
 """Tar shards in WebDataset layout: `key.jpg` with `key.json`, `.txt`, `.cls`, `.npy`, `.seg.png`, …
 inside plain tars.
 
-Each shard's headers are read once; what is kept is the place and size of every member, so that any
-sample is one or two reads away, in any order, in any process. Nothing is ever extracted or
-unpickled.
+Each shard's headers are read once to index the offset and size of every member, so that any process
+can read any sample with one or two reads. Nothing is extracted or unpickled.
 """
 
 import glob
@@ -37,8 +36,8 @@ from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "tar"
-_MOST_FILES = 1_000_000  # that braces may stand for
-_FIRST = 100  # samples that show whether masks have class names
+_MOST_FILES = 1_000_000  # in the expansion of braces
+_FIRST = 100  # samples by which to judge whether masks have class names
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -48,7 +47,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Tar":
-    """`shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names JSON fields as in
+    """Open `shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names JSON fields as in
     `roles_of`."""
     options = configure(TarOptions, spec.options, f"source {spec.name!r}")
     return Tar(spec.name, expand(spec.name), roles_of(options.text))
@@ -56,15 +55,16 @@ def open(spec: Spec) -> "Tar":
 
 @dataclass(frozen=True, kw_only=True)
 class TarOptions:
-    """What may follow the path of tar shards."""
+    """Options of tar shards."""
 
     text: str | None = None
 
 
 def expand(pattern: str) -> list[str]:
-    """The files of a pattern: braces `{0000..0099}` and `{a,b}` in order, then globs sorted.
+    """The files of a pattern: braces `{0000..0099}` and `{a,b}` are expanded in order, globs
+    sorted.
 
-    Raises InputError where a file is missing or a glob finds none.
+    Raises InputError if a file is missing or a glob matches none.
     """
     if Path(pattern).is_file():
         return [pattern]
@@ -76,7 +76,7 @@ def expand(pattern: str) -> list[str]:
         )
     paths: list[str] = []
     for path in map("".join, product(*choices)):
-        # Path.glob does not take absolute patterns.
+        # Path.glob does not accept absolute patterns.
         found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]  # noqa: PTH207
         if not found:
             raise InputError(f"{path}: the pattern matches no file; check the path")
@@ -95,7 +95,7 @@ def _alternatives(text: str) -> "list[str] | _Range":
 
 
 class _Range:
-    """The numbers `first` to `last`, as wide as `first`, written out only when asked for."""
+    """The numbers `first` to `last`, padded to the width of `first`, generated lazily."""
 
     def __init__(self, first: str, last: str):
         self._numbers = range(int(first), int(last) + 1)
@@ -109,13 +109,13 @@ class _Range:
 
 
 class Tar:
-    """Samples of tar shards, in file order. Keys get their shard's name in front where two shards
-    share a key.
+    """The samples of tar shards, in file order. If two shards share a key, keys are prefixed with
+    their shard's name.
 
-    `roles` names the roles of JSON fields (see `roles_of`); where they name captions, a .txt is
-    none. `damage` holds what the shards lost (place -> checksum, truncated, duplicate-key). Raises
-    InputError for what is not a tar, for members that a tar of samples has no business holding (see
-    `tarindex`), and where no sample is left.
+    `roles` are the roles of JSON fields (see `roles_of`); if they include captions, .txt members
+    are ignored. `damage` holds the lost samples (place -> checksum, truncated, duplicate-key).
+    Raises InputError for a file that is not a tar, for unsafe members (see `tarindex`), and if no
+    sample is left.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Tar:
         )
 
     def _read(self, index: int) -> tuple[Parts, dict[str, MemberImage], dict[str, Any]]:
-        """What a sample's members give: fields, images and masks."""
+        """The fields, images and masks of a sample's members."""
         parts = Parts()
         images: dict[str, MemberImage] = {}
         masks: dict[str, Any] = {}
@@ -188,9 +188,12 @@ class Tar:
         return parts, images, masks
 
     def _mask_classes(self) -> dict[str, tuple[str, ...]]:
-        """The class names of masks: those that are told, and of `class`, made of `seg`, the names
-        of all segments in alphabetical order. Reads every sample's fields once, and only where the
-        first ones show some."""
+        """The class names of masks.
+
+        They are given by `mask_classes`; those of `class`, which is made from `seg`, are the names
+        of all segments in alphabetical order. All samples' fields are read once, but only if the
+        first ones have some.
+        """
         if self._masks is None:
             first = range(min(len(self), _FIRST))
             found = self._named_masks(first)
@@ -223,8 +226,7 @@ class Tar:
         return found
 
     def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberImage) -> None:
-        """Read one member that is no image; kinds that mean nothing to us (audio, video, …) are
-        passed over."""
+        """Read one member that is no image; unsupported kinds (audio, video, …) are ignored."""
         if kind == "json":
             parts.add(read_json(member.read()), self.roles)
         elif kind in ("txt", "text", "caption"):
@@ -236,12 +238,12 @@ class Tar:
             parts.arrays[role or "npy"] = read_npy(member.read())
 
     def labels(self, name: str) -> np.ndarray:
-        """The label of every sample (N,), -1 where missing; reads every sample's JSON, no image."""
+        """One label of all samples (N,), -1 if missing; reads every sample's JSON, no images."""
         return labels_of(self, name)
 
     def schema(self) -> Schema:
-        """The fields as the first look at up to 1,000 samples shows them, class names from paired
-        text fields."""
+        """The fields, inferred from up to 1,000 samples; class names come from paired text
+        fields."""
         if self._schema is None:
             schema = schema_of(self, class_names(self, self.roles))
             masks = {f"masks.{mask}": names for mask, names in self._mask_classes().items()}

@@ -1,7 +1,7 @@
-"""Reads the headers of tars: what lies where, what is damaged, what must not be there.
+"""Index of tars by their headers: offsets of members, damage, unsafe members.
 
-Python's tarfile stops in silence at the first bad header; here the damage is counted and reading
-goes on behind it.
+Python's tarfile stops silently at the first bad header; here the damage is counted and reading
+continues after it.
 """
 
 import json
@@ -28,7 +28,7 @@ _PICKLES = (
     "pth",
     "joblib",
     "dill",
-)  # reading them runs the writer's code
+)  # reading them can run arbitrary code
 _UNSAFE_TYPES = {
     b"1": "a link",
     b"2": "a link",
@@ -49,19 +49,19 @@ _PASSED_OVER = (
     _LONG_LINK,
     b"V",
     b"D",
-)  # V, D: GNU's label of a volume and list of a folder
+)  # V, D: GNU's volume label and folder list
 _LONGEST_HEADER = 1 << 20  # bytes of an extended header; a path is rarely above a thousand
 _LENGTH = re.compile(rb"(\d{1,7}) ")
 
-_CACHED_FROM = 50_000  # members; fewer are read in less than a second
+_CACHED_FROM = 50_000  # members; fewer are indexed in less than a second
 
 
 @dataclass(frozen=True)
 class Index:
     """All shards' samples in file order: N samples, M members.
 
-    Sample i lies in shard `shard[i]`; its members are `ends[i - 1]` … `ends[i]` - 1, each with the
-    number of its extension, its place and its size.
+    Sample i is in shard `shard[i]`; its members are `ends[i - 1]` … `ends[i]` - 1, each with the
+    number of its extension, its offset and its size.
     """
 
     keys: Strings
@@ -74,7 +74,7 @@ class Index:
     size: np.ndarray  # (M,) int64
 
     def arrays(self) -> dict[str, Any]:
-        """Everything as arrays, as `np.savez` takes them."""
+        """The index as arrays for `np.savez`."""
         words = json.dumps([self.extensions, self.damage]).encode()
         numbers = {
             name: getattr(self, name) for name in ("shard", "ends", "extension", "offset", "size")
@@ -90,7 +90,7 @@ class Index:
 
 
 def load_index(paths: Sequence[str]) -> Index:
-    """The index of the shards; a large one is kept in the user's cache until a shard changes."""
+    """The index of the shards; a large one is cached until a shard changes."""
     stored = cache.place("tar", paths, ".npz")
     kept = cache.read(stored, _load)
     if kept is not None:
@@ -110,7 +110,7 @@ def _join(shards: Sequence["Shard"], paths: Sequence[str]) -> Index:
     keys = [key for shard in shards for key in shard.keys]
     if len(set(keys)) < len(
         keys
-    ):  # two shards count their samples alike: put the shard's name in front
+    ):  # two shards share a key: prefix the shard's name
         stems = [Path(path).stem for path in paths]
         names = (
             stems
@@ -140,7 +140,7 @@ def _join(shards: Sequence["Shard"], paths: Sequence[str]) -> Index:
 
 @dataclass
 class Shard:
-    """One tar's samples in file order: sample i has `counts[i]` members of `extensions`, `offsets`
+    """One tar's samples in file order: sample i has `counts[i]` entries of `extensions`, `offsets`
     and `sizes`."""
 
     path: str
@@ -157,17 +157,17 @@ class _Member:
     name: str
     offset: int
     size: int
-    # "checksum", "truncated" or "member-type"; then only the name, where known, means something
+    # "checksum", "truncated" or "member-type"; if not empty, only the name, if known, is valid
     damage: str = ""
 
 
 def index_shard(path: str) -> Shard:
-    """Index a tar. Members of one key form one sample, wherever in the tar they lie.
+    """Index a tar. Members with one key form one sample, wherever they are in the tar.
 
-    Damage, each counted once: a header with a wrong checksum or size costs its sample, and so does
-    a member of a type that is not known; a cut tail costs the sample that it runs through; a key
-    that comes again is a duplicate. Raises InputError for a file that is no tar, a compressed tar,
-    and a member that is absolute, climbs out with "..", is a link or device, or is a pickle.
+    Each damage is counted once. A header with a wrong checksum or size, or a member of an unknown
+    type, loses its sample; a truncated tail loses the sample that it cuts; a repeated key is a
+    duplicate. Raises InputError for a file that is no tar, a compressed tar, and a member with an
+    absolute path or "..", or that is a link, device or pickle.
     """
     shard = Shard(path)
     samples: dict[str, dict[str, _Member]] = {}
@@ -184,7 +184,7 @@ def index_shard(path: str) -> Shard:
         if not (key and extension):
             continue
         sample = samples.setdefault(key, {})
-        if extension in sample:  # a second .jpg and a second .json of one key are one duplicate
+        if extension in sample:  # a second .jpg and a second .json of one key count as one duplicate
             repeats[key, extension] += 1
             shard.damage[f"{path}:{key}#{1 + repeats[key, extension]}"] = "duplicate-key"
         else:
@@ -203,13 +203,13 @@ def index_shard(path: str) -> Shard:
 
 
 def _torn(samples: dict[str, dict[str, _Member]], last: str) -> str:
-    """The sample that a cut between members runs through: the last, if it lacks what the first
-    has."""
+    """The sample cut by truncation between members: the last, if it lacks extensions of the
+    first."""
     return last if last and set(samples[last]) < set(samples[next(iter(samples))]) else ""
 
 
 def _split(name: str) -> tuple[str, str]:
-    """`dir/stem.a.b` -> (`dir/stem`, `a.b`); folders' own and hidden files have no key.
+    """Split `dir/stem.a.b` into (`dir/stem`, `a.b`); hidden and special files have no key.
 
     >>> _split("./000/cat.seg.PNG"), _split("a/._cat.jpg")
     (('000/cat', 'seg.png'), ('', ''))
@@ -237,7 +237,7 @@ def _refuse_unsafe(path: str, name: str) -> None:
 
 
 def _members(path: str) -> Iterator[_Member]:
-    """Every file member, and damage where it lies."""
+    """Yield every file member, and damage at its position."""
     with Path(path).open("rb", buffering=1 << 14) as file:
         end = os.fstat(file.fileno()).st_size
         at = 0
@@ -288,7 +288,7 @@ def _members(path: str) -> Iterator[_Member]:
             if kind not in (_GLOBAL, _LONG_LINK):
                 name = ""
                 size = -1
-        if not closed:  # a whole tar ends in blocks of zeros
+        if not closed:  # a complete tar ends with blocks of zeros
             yield _Member("", end, 0, "truncated")
 
 
@@ -298,8 +298,8 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _after_zeros(file: BinaryIO, at: int) -> int:
-    """The first block from `at` on that is not all zeros (another tar may be appended), or the
-    end."""
+    """The offset of the first block from `at` that is not all zeros (another tar may be appended),
+    or the end."""
     file.seek(at)
     while chunk := file.read(1 << 20):
         rest = chunk.lstrip(b"\0")
@@ -310,7 +310,8 @@ def _after_zeros(file: BinaryIO, at: int) -> int:
 
 
 def _resync(file: BinaryIO, path: str, at: int, found: bool, block: bytes) -> int:
-    """The next whole header behind a bad one. A file without any is not a tar."""
+    """The offset of the next valid header after a bad one. Raises InputError for a file without
+    any."""
     while len(following := _read(file, at := at + _BLOCK, _BLOCK)) == _BLOCK:
         if following[257:262] == b"ustar" and _parse(following) is not None:
             return at
@@ -326,7 +327,7 @@ def _resync(file: BinaryIO, path: str, at: int, found: bool, block: bytes) -> in
 
 
 def _parse(block: bytes) -> tuple[bytes, str, int] | None:
-    """(type, name, size) of a header, or None where its checksum is wrong or its size is none."""
+    """(type, name, size) of a header, or None if its checksum or size is invalid."""
     try:
         stored = int(block[148:156].strip(b" \0") or b"0", 8)
         if stored != sum(block) - sum(block[148:156]) + 8 * ord(" "):
@@ -338,13 +339,13 @@ def _parse(block: bytes) -> tuple[bytes, str, int] | None:
 
 def _name(block: bytes) -> str:
     name = _text(block[:100].partition(b"\0")[0])
-    # GNU tars (magic "ustar  ") keep times, not a prefix, at 345.
+    # GNU tars (magic "ustar ") store times, not a prefix, at 345.
     prefix = _text(block[345:500].partition(b"\0")[0]) if block[257:265] == b"ustar\x0000" else ""
     return f"{prefix}/{name}" if prefix else name
 
 
 def _number(data: bytes) -> int:
-    if data[0] == 0x80:  # base 256, for members above 8 GB (0xFF begins a negative one)
+    if data[0] == 0x80:  # base 256, for members above 8 GB (0xFF marks a negative one)
         return int.from_bytes(data[1:], "big")
     size = int(data.strip(b" \0") or b"0", 8)
     if size < 0:
@@ -359,8 +360,8 @@ def _text(data: bytes) -> str:
 def _extended(
     file: BinaryIO, kind: bytes, offset: int, length: int, name: str, size: int
 ) -> tuple[str, int]:
-    """Name and size for the member that follows, as an extended header gives them. Raises
-    ValueError for a bad one."""
+    """Name and size of the following member, from an extended header. Raises ValueError for a bad
+    one."""
     if length > _LONGEST_HEADER:
         raise ValueError("an extended header that is too long")
     data = _read(file, offset, length)

@@ -1,5 +1,5 @@
-"""What readers of composed retrieval share: (reference, instruction, target) triples over a list of
-images."""
+"""The base of sources for composed retrieval: (reference, instruction, target) triples over a list
+of images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from diptych.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Triple:
-    """One query by the names of its images; `group` numbers the set of near-duplicates that both
-    lie in, -1: none."""
+    """One query, by the names of its images; `group` is the number of their set of near-duplicates,
+    -1 for none."""
 
     key: str
     reference: str
@@ -29,22 +29,22 @@ class Triple:
 
 @dataclass(frozen=True, kw_only=True)
 class TripleOptions:
-    """What may follow the file's path: the folder that images' paths start from, and the list of
-    images."""
+    """Options: the folder to which images' paths are relative, and the list of images."""
 
     images: str | None = None
     image_list: str | None = None
 
 
 class Triples:
-    """A sample for each triple: the target is its image, with `images.reference` and texts of role
-    instruction. Then one for each image that no triple shows, so that the images of all samples are
-    the gallery.
+    """One sample per triple, then one per image that is in no triple.
 
-    `images` are the paths below `root` by name, `members` the images of each group: every pair of a
-    group and an image of it occurs in some sample, as label `group`. A triple that names an image
-    which is not listed is left out and counted in `damage` as missing. Raises InputError where no
-    triple is left.
+    The image of a triple's sample is the target; it also has `images.reference` and texts of role
+    instruction. The images of all samples are the gallery.
+
+    `images` are the paths below `root` by name, `members` the images of each group; every pair of a
+    group and one of its images occurs in some sample, with the label `group`. A triple with an
+    unlisted image is left out and counted in `damage` as missing. Raises InputError if no triple is
+    left.
     """
 
     def __init__(
@@ -111,19 +111,19 @@ class Triples:
         )
 
     def keys(self) -> Sequence[str]:
-        """Those of the triples; then the images' names, behind their group where they stand for
-        one."""
+        """The keys of the triples, then the names of the other images, prefixed with their group if
+        they have one."""
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
-        """The label `group` of every sample (N,), -1 for none."""
+        """The label `group` of all samples (N,), -1 for none."""
         assert name == "group"
         return np.array(
             [each.group for each in self._triples] + [group for group, _ in self._alone]
         )
 
     def schema(self) -> Schema:
-        """Images, references and instructions, and the group where there are groups."""
+        """Images, references and instructions, and the group if there are groups."""
         optional = bool(self._alone)
         found = {
             "images.main": Field(kind="image"),
@@ -134,8 +134,8 @@ class Triples:
 
 
 def beside(path: Path, name: str, given: str | None, folders: Sequence[str]) -> Path:
-    """The file `name` in the folder of `path`, or in one of `folders` beside that folder; or the
-    one that is given."""
+    """The file `given`, or else the file `name` in the folder of `path` or in a sibling folder of
+    `folders`."""
     places = [path.parent, *(path.absolute().parents[1] / folder for folder in folders)]
     tried = [Path(given)] if given is not None else [place / name for place in places]
     found = next((place for place in tried if place.is_file()), None)
@@ -149,8 +149,10 @@ def beside(path: Path, name: str, given: str | None, folders: Sequence[str]) -> 
 def root_of(
     path: Path, firsts: Sequence[str], given: str | None, folders: Sequence[str]
 ) -> tuple[Path, str]:
-    """The folder from which one of `firsts` is the path of an image, and which: the folder that is
-    given, or one of `folders` up to three levels above the file."""
+    """The folder that contains one of the images `firsts`, and that image.
+
+    It is the folder `given`, or one of `folders` up to three levels above the file.
+    """
     above = list(path.absolute().parents)[:3]
     places = (
         [Path(given)]
@@ -167,7 +169,7 @@ def root_of(
 
 
 def below(path: Path, name: str) -> str:
-    """An image's path, which must not leave the folder that it starts from."""
+    """Check that an image's relative path does not leave its folder; returns it."""
     if os.path.isabs(name) or Path(os.path.normpath(name)).parts[:1] == ("..",):  # noqa: PTH117
         raise InputError(
             f"{path}: the image {name} leaves the folder of images; write paths below it"
@@ -176,7 +178,7 @@ def below(path: Path, name: str) -> str:
 
 
 def entries(path: Path, data: Any, needs: Mapping[str, type]) -> list[dict[str, Any]]:
-    """The file's list of objects, each with the fields `needs` of these types; InputError naming
+    """Check that the file is a list of objects with the fields `needs`, else raise InputError for
     the first without."""
     if not isinstance(data, list) or not data:
         raise InputError(f"{path}: no list of triples; compare it with the published file")

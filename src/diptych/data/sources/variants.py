@@ -1,9 +1,9 @@
-"""Drawings of one gesture, person or role with other genders and skin tones: `variants.jsonl`
-beside an image a design.
+"""Drawings of a gesture, person or role in several genders and skin tones: `variants.jsonl` and an
+image per design.
 
-Each sample is a drawing (`images.main`) with another one of the same action and design
-(`images.reference`) and the words that lead from that to it, such as "make it a woman with dark
-skin": real drawings for composed retrieval. Image files are laid out as those of `glyphs`.
+Each sample is a drawing (`images.main`), another one of the same action and design
+(`images.reference`), and the instruction that leads from the reference to it, such as "make it a
+woman with dark skin", for composed retrieval. The image files have the layout of `glyphs`.
 """
 
 import json
@@ -33,7 +33,7 @@ SPLITS = ("train", "val", "test")  # of actions, by a hash of the name: 7, 1 and
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name and a sheet beside it."""
+    """Whether this module reads `spec`: by its name and an image file of a design next to it."""
     folder, name = os.path.split(spec.name)  # (Path may raise for long texts)
     if name != "variants.jsonl" or is_folder(spec):
         return False
@@ -42,16 +42,19 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantsOptions:
-    """What may follow the file's path; several values are joined by `+`."""
+    """Options of `variants.jsonl`; several values are joined by `+`."""
 
     split: str = "train"
     design: str = "all"
 
 
 def open(spec: Spec) -> "Variants":
-    """`variants.jsonl[:split=train|val|test|train+val|all][:design=noto+fluent-flat+twemoji|all]`;
-    without a split: train. Raises InputError for what is no such file, and where a sheet is not
-    beside it."""
+    """Open
+    `variants.jsonl[:split=train|val|test|train+val|all][:design=noto+fluent-flat+twemoji|all]`.
+
+    The default split is train. Raises InputError for a file of another form, and if an image file
+    of a design is missing.
+    """
     options = configure(VariantsOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     splits = several(f"split of {path}", options.split, SPLITS)
@@ -65,7 +68,7 @@ def open(spec: Spec) -> "Variants":
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows of the file, every one of the true form."""
+    """The rows of the file, each checked."""
     rows = []
     for at, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         try:
@@ -103,13 +106,13 @@ def _sheet(path: str) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class TileImage:
-    """One tile of a sheet: RGBA, 64 x 64."""
+    """One tile of a design's image file: RGBA, 64 x 64."""
 
     sheet: str
     index: int
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The drawing, transparent around it."""
+        """The drawing, on a transparent background."""
         x = self.index % COLUMNS * TILE
         y = self.index // COLUMNS * TILE
         return _sheet(self.sheet).crop((x, y, x + TILE, y + TILE))
@@ -120,11 +123,11 @@ class TileImage:
 
 
 class Variants:
-    """One sample for each drawing that has another of its action and design; which is drawn by lot,
-    the same each time.
+    """One sample per drawing with another one of its action and design, which is chosen at random
+    but fixed.
 
-    Labels with names: gender, tone, action, design, edit (what differs); `group` numbers action and
-    design together.
+    The labels gender, tone, action, design and edit (what differs) have class names; `group`
+    numbers the pairs of action and design.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class Variants:
         return [f"{row['hexcode']}/{design}" for (_, design), row, *_ in self._pairs]
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of every sample (N,), without decoding."""
+        """One label of all samples (N,), without decoding."""
         return np.array([self[at].labels[name] for at in range(len(self))])
 
     def schema(self) -> Schema:
@@ -213,8 +216,10 @@ class Variants:
 def _reference(
     row: dict[str, Any], members: Sequence[dict[str, Any]], design: str
 ) -> tuple[dict[str, Any], str, int]:
-    """Another drawing, what differs, and the form of words: first what, then which, by lots of the
-    drawing's own."""
+    """Another drawing, what differs, and the form of the instruction.
+
+    First the difference is drawn, then the drawing, from the drawing's own random generator.
+    """
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for other in members:
         tone = other["tone"] != row["tone"]
@@ -229,7 +234,7 @@ def _reference(
 
 
 def instruction(row: dict[str, Any], kind: str, form: int) -> str:
-    """The words that lead to a drawing, in one of two forms.
+    """The instruction that leads to a drawing, in one of two forms.
 
     >>> instruction({"gender": "woman", "tone": "dark"}, "both", 0)
     'make it a woman with dark skin'

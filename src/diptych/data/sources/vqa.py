@@ -1,9 +1,8 @@
 """VQA v2 (`v2_OpenEnded_mscoco_val2014_questions.json`) and VQA-E (`VQA-E_val_set.json`): questions
 about COCO's images with the answers of several people.
 
-VQA v2's answers lie in `v2_mscoco_val2014_annotations.json` beside the questions, COCO's captions
-in `captions_val2014.json` there; VQA-E brings an explanation of each answer, which is the caption
-then.
+VQA v2's answers are in `v2_mscoco_val2014_annotations.json` next to the questions, COCO's captions
+in `captions_val2014.json`. VQA-E has an explanation of each answer, which is used as caption.
 """
 
 import os
@@ -37,8 +36,7 @@ def claims(spec: Spec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class VqaOptions:
-    """What may follow the file's path: files of answers and captions, and the folder of COCO's
-    images."""
+    """Options: files of answers and captions, and the folder of COCO's images."""
 
     annotations: str | None = None
     captions: str | None = None
@@ -46,9 +44,12 @@ class VqaOptions:
 
 
 def open(spec: Spec) -> "Vqa":
-    """`v2_OpenEnded_mscoco_val2014_questions.json[:annotations=FILE][:captions=FILE][:images=FOLDER]`,
-    or a file of VQA-E. What does not lie beside it is left out: without images it is a source of
-    texts."""
+    """Open
+    `v2_OpenEnded_mscoco_val2014_questions.json[:annotations=FILE][:captions=FILE][:images=FOLDER]`,
+    or a file of VQA-E.
+
+    Files that are not found next to it are left out; without images the source has only texts.
+    """
     options = configure(VqaOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
     data = json_of(path)
@@ -77,11 +78,11 @@ class _Asked:
     image: int
     question: str
     answers: Sequence[str]
-    about: int  # whose captions: the image, or in VQA-E the entry
+    about: int  # the owner of captions: the image, or in VQA-E the entry
 
 
 def _word(path: Path) -> str:
-    """The split in COCO's words, such as val2014."""
+    """COCO's name of the split, such as val2014."""
     found = _SPLIT.search(path.name)
     if not found:
         raise InputError(
@@ -91,7 +92,7 @@ def _word(path: Path) -> str:
 
 
 def _questions(data: Any, path: Path, options: VqaOptions) -> tuple[list[_Asked], dict[str, str]]:
-    """VQA v2's questions with their answers, and what is no text, by its place."""
+    """VQA v2's questions with their answers, and damage by place."""
     beside = path.with_name(
         path.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
     )
@@ -131,8 +132,10 @@ def _questions(data: Any, path: Path, options: VqaOptions) -> tuple[list[_Asked]
 def _explained(
     data: Sequence[Any], path: Path
 ) -> tuple[list[_Asked], dict[str, str], dict[int, list[str]]]:
-    """VQA-E's entries, what is no text, by its place, and the explanation of each entry; an
-    explanation stands beside how much it is to be trusted."""
+    """VQA-E's entries, damage by place, and the explanation of each entry.
+
+    In the file, an explanation is followed by its confidence.
+    """
     found = []
     damage = {}
     captions = {}
@@ -151,7 +154,8 @@ def _explained(
 
 
 def _captions(path: Path, word: str, given: str | None) -> dict[int, list[str]]:
-    """COCO's captions by image, of the named file or the usual one beside; none without it."""
+    """COCO's captions by image, from `given` or the usual file next to the questions; empty without
+    it."""
     file = Path(given) if given is not None else path.with_name(f"captions_{word}.json")
     if given is None and not file.is_file():
         return {}
@@ -162,13 +166,12 @@ def _captions(path: Path, word: str, given: str | None) -> dict[int, list[str]]:
 
 
 def _image(word: str, image: int) -> str:
-    """COCO's name of an image of 2014 and 2015."""
+    """COCO's file name of an image of 2014 or 2015."""
     return f"COCO_{word}_{image:012d}.jpg"
 
 
 def _root(path: Path, word: str, first: str, images: str | None) -> str | None:
-    """The folder of the images: the one that is named, or a usual one near the file; None where
-    there is none."""
+    """The folder of the images: `images`, or a usual one near the file; None if there is none."""
     near = [
         base / below
         for base in (path.parent, path.parent.parent)
@@ -185,8 +188,11 @@ def _root(path: Path, word: str, first: str, images: str | None) -> str | None:
 
 
 class Vqa:
-    """One sample a question, with its answers and the captions of its image. What is no text is
-    counted in `damage` as columns, a question that lacks its answers as missing."""
+    """One sample per question, with its answers and the captions of its image.
+
+    Values that are no text are counted in `damage` as columns, questions without answers as
+    missing.
+    """
 
     def __init__(
         self,
@@ -241,11 +247,11 @@ class Vqa:
         )
 
     def keys(self) -> Sequence[str]:
-        """The numbers of the questions."""
+        """The ids of the questions."""
         return self._keys
 
     def schema(self) -> Schema:
-        """Questions; answers, captions and images where they were found."""
+        """Questions; answers, captions and images if they were found."""
         found = {} if self.root is None else {"images.main": Field(kind="image")}
         for role, (there, optional) in self._optional.items():
             if there:

@@ -1,9 +1,9 @@
 """WordNet's synsets as texts: `wordnet`, `wordnet:pos=noun+verb`, `wordnet:FOLDER`.
 
-FOLDER holds data.noun, data.verb, data.adj and data.adv of a WordNet (as Debian's wordnet-base
-installs it), or the pack's synsets.jsonl.gz. Without one: /usr/share/wordnet, else wordnet-glosses/
-in the folder that the environment variable DIPTYCH_DATA names. The texts are WordNet's; they are
-read and never shipped.
+FOLDER contains data.noun, data.verb, data.adj and data.adv of a WordNet (as installed by Debian's
+wordnet-base), or the pack's synsets.jsonl.gz. The default is /usr/share/wordnet, else
+wordnet-glosses/ in the folder of the environment variable DIPTYCH_DATA. The texts are WordNet's and
+are not part of the package.
 
     word      each lemma                           lamp · light source
     gloss     the definition
@@ -36,19 +36,19 @@ PACKED = "synsets.jsonl.gz"
 FILES = {"noun": "data.noun", "verb": "data.verb", "adjective": "data.adj", "adverb": "data.adv"}
 SPLITS = ("train", "val", "test")  # of synsets, by a hash of their keys: 18, 1 and 1 of 20
 LETTERS = {"noun": "n", "verb": "v", "adjective": "a", "adverb": "r"}
-_MARKER = re.compile(r"\((?:a|p|ip)\)$")  # where an adjective may stand, written behind it
-_PARTS = re.compile(r'(?:"[^"]*"|[^;"])+')  # what stands between semicolons that are in no quotes
+_MARKER = re.compile(r"\((?:a|p|ip)\)$")  # the syntactic marker after an adjective
+_PARTS = re.compile(r'(?:"[^"]*"|[^;"])+')  # parts between unquoted semicolons
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name, which a folder `wordnet` here takes away (write
-    `wordnet:` then)."""
+    """Whether this module reads `spec`: by its name (write `wordnet:` if there is a folder
+    `wordnet` here)."""
     return spec.name.startswith(PREFIX) or (spec.name == FORMAT and not is_folder(spec))
 
 
 def open(spec: Spec) -> "WordNet":
-    """`wordnet[:FOLDER][:pos=noun+verb+adjective+adverb][:split=train|val|test][:page=N]`; without
-    a split: all."""
+    """Open `wordnet[:FOLDER][:pos=noun+verb+adjective+adverb][:split=train|val|test][:page=N]`;
+    default: all splits."""
     options = configure(WordNetOptions, spec.options, f"source {spec.name!r}")
     pos = several("pos of wordnet", options.pos, tuple(FILES))
     splits = several("split of wordnet", options.split, SPLITS)
@@ -59,7 +59,7 @@ def open(spec: Spec) -> "WordNet":
 
 @dataclass(frozen=True, kw_only=True)
 class WordNetOptions:
-    """What may follow `wordnet`; several parts of speech, or splits, are joined by `+`."""
+    """Options of `wordnet`; several parts of speech, or splits, are joined by `+`."""
 
     pos: str = "all"
     split: str = "all"
@@ -71,11 +71,10 @@ class WordNetOptions:
 
 
 class WordNet:
-    """One sample a synset, in WordNet's order: nouns, verbs, adjectives, adverbs, each by its
-    offset.
+    """One sample per synset, in WordNet's order: nouns, verbs, adjectives, adverbs, each by offset.
 
-    A key is the letter of the part of speech and the offset of WordNet 3.0, as in n02084071. Lines
-    that are no synset are counted in `damage`.
+    A key is the letter of the part of speech and the offset in WordNet 3.0, such as n02084071.
+    Lines that are not a synset are counted in `damage`.
     """
 
     name = FORMAT
@@ -128,13 +127,13 @@ class WordNet:
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
-        """The part of speech of every synset, (N,) int64."""
+        """The part of speech of all synsets, (N,) int64."""
         if name != "pos":
             raise unknown("label of wordnet", name, ["pos"])
         return self._pos.astype(np.int64)
 
     def schema(self) -> Schema:
-        """Five roles of texts, of which some synsets lack examples, and the label `pos`."""
+        """Five roles of texts, of which glosses and examples are optional, and the label `pos`."""
         roles = ("word", "gloss", "example", "entry", "long")
         texts = {
             f"texts.{role}": Field(kind="text", optional=role in ("gloss", "example"))
@@ -153,7 +152,7 @@ def split_of(key: str) -> str:
 
 
 def _folder(name: str) -> Path:
-    """The folder that is named, or the first of the usual ones that holds a WordNet."""
+    """The folder `name`, or the first of the usual ones that contains a WordNet."""
     packs = os.environ.get("DIPTYCH_DATA")
     usual = [INSTALLED, *([Path(packs) / PACK] if packs else [])]
     for folder in [Path(name)] if name else usual:
@@ -179,8 +178,8 @@ def _records(folder: Path, damage: dict[str, str]) -> Iterator[tuple[str, dict[s
 
 
 def _read(path: Path, pos: str, damage: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A data file as wndb(5WN) describes it; its licence stands before it in lines that begin with
-    two blanks."""
+    """Read a data file as described in wndb(5WN); the lines of its licence begin with two
+    spaces."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -197,7 +196,8 @@ def _read(path: Path, pos: str, damage: dict[str, str]) -> Iterator[tuple[str, d
 
 
 def _synset(line: str, pos: str) -> dict[str, Any]:
-    """`offset lexicographer kind count word id … pointers … | gloss`, the count in hexadecimal.
+    """Parse `offset lexicographer kind count word id … pointers … | gloss`, the count in
+    hexadecimal.
 
     >>> line = "00000123 04 s 02 bluish_green 0 aqua(p) 0 001 & 00000001 a 0000 | like the sea; \\"an aqua scarf\\"  "
     >>> record = _synset(line, "adjective")
@@ -210,7 +210,7 @@ def _synset(line: str, pos: str) -> dict[str, Any]:
     words = rest[:behind:2]
     if not (
         bar and offset.isdigit() and rest[behind].isdigit()
-    ):  # behind the words: how many pointers there are
+    ):  # after the words: the number of pointers
         raise ValueError(line)
     parts = [part.strip() for part in _PARTS.findall(gloss)]
     return {
@@ -222,7 +222,8 @@ def _synset(line: str, pos: str) -> dict[str, Any]:
 
 
 def _read_pack(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The pack, whose ids begin with `a` for adverbs too: they are where offsets begin anew."""
+    """Read the pack, whose ids begin with `a` for adverbs too, which start where offsets
+    restart."""
     names = list(FILES)
     letters = [*LETTERS.values()]
     last = (0, 0)

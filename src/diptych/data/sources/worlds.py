@@ -1,8 +1,8 @@
-"""A world by name: `scenes:count=5000:seed=3:size=64`, generated sample by sample, with exact
+"""A world: `scenes:count=5000:seed=3:size=64`, data generated sample by sample, with exact
 annotation.
 
-`count` (default 1,000), `seed` and `start` say which samples of the world's stream; all other
-options are the world's own (docs/worlds.md).
+`count` (default 1,000), `seed` and `start` select samples of the world's stream; all other options
+are those of the world (docs/worlds.md).
 """
 
 from dataclasses import dataclass, fields
@@ -17,13 +17,13 @@ FORMAT = "world"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by the name of a world (write ./scenes for a folder of that
+    """Whether this module reads `spec`: by the name of a world (write ./scenes for a folder of that
     name)."""
     return spec.name in worlds.cards()
 
 
 def open(spec: Spec) -> WorldSource:
-    """`NAME[:count=N][:seed=N][:start=N][:option=value…]`."""
+    """Open `NAME[:count=N][:seed=N][:start=N][:option=value…]`."""
     own = {key: value for key, value in spec.options.items() if key in _OWN}
     rest = {key: value for key, value in spec.options.items() if key not in _OWN}
     known = {item.name for item in fields(worlds.module_of(spec.name).Config)} | _OWN
@@ -37,7 +37,7 @@ def open(spec: Spec) -> WorldSource:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldOptions:
-    """What may follow the name of any world."""
+    """Options of all worlds."""
 
     count: int = 1000
     seed: int = 0

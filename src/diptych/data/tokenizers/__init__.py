@@ -1,8 +1,8 @@
-"""Tokenizers: `bpe` (own, trained), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from
+"""Tokenizers: `bpe` (trained here), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from
 model folders).
 
-A tokenizer goes into a model's file as plain values (`to_dict`), with a fingerprint of what decides
-its ids.
+A tokenizer is saved in a model's file as plain values (`to_dict`), with a fingerprint of all that
+determines its ids.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,11 +25,12 @@ KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFa
 
 
 def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """The tokenizer of a spec: `bpe[:vocab_size=…:context=…]`, trained on `texts`;
-    `clip[:context=…]`; `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's
-    model.json.
+    """Build the tokenizer of a spec.
 
-    Raises InputError for an unknown name or option, and for a file that holds no tokenizer.
+    The specs are `bpe[:vocab_size=…:context=…]`, trained on `texts`; `clip[:context=…]`;
+    `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's model.json.
+
+    Raises InputError for an unknown name or option, and for a file without a tokenizer.
 
     >>> build("bpe:vocab_size=260", ["two cats", "two dogs"]).vocab_size
     260
@@ -51,7 +52,7 @@ def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
 
 
 def _saved(path: Path) -> Tokenizer:
-    """What `to_dict` gave, in a JSON file, or under "tokenizer" in one."""
+    """Read the result of `to_dict` from a JSON file, at the top level or under "tokenizer"."""
     try:
         values = read_json(path.expanduser(), "name a run's model.json")
         return from_dict(values.get("tokenizer", values) if isinstance(values, dict) else values)
@@ -62,7 +63,7 @@ def _saved(path: Path) -> Tokenizer:
 
 
 def from_dict(values: Any) -> Tokenizer:
-    """The inverse of a tokenizer's `to_dict`; InputError for what none has given."""
+    """The inverse of a tokenizer's `to_dict`. Raises InputError for other values."""
     if not isinstance(values, Mapping):
         raise InputError(
             f"a saved tokenizer is a mapping, and this is a {type(values).__name__}; copy its file again"
@@ -74,6 +75,6 @@ def from_dict(values: Any) -> Tokenizer:
         return KINDS[kind].from_dict(dict(values))
     except InputError:
         raise
-    except Exception as error:  # of the libraries too, which raise what they like
+    except Exception as error:  # the libraries raise many kinds
         message = f"the saved tokenizer is damaged ({type(error).__name__}: {brief(error)}); copy its file again"
         raise InputError(message) from error

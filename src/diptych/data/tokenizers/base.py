@@ -1,5 +1,4 @@
-"""Tokenizers: text in, lists of ids out, with the special ids, the length and the padding that a
-tower expects.
+"""The base class of tokenizers, which turn texts into lists of ids, and padding of batches.
 
 Dimensions: N texts, L ids a text.
 """
@@ -16,33 +15,31 @@ from torch import Tensor
 
 
 class Tokenizer(ABC):
-    """Splits text into ids. A text longer than `context` is cut so that the special ids at its ends
-    stay.
+    """Encodes text as ids. A text longer than `context` is truncated, but keeps its special ids.
 
-    A subclass sets the attributes below in `__init__` and gives `ids`, `decode` and `to_dict`.
+    A subclass sets the attributes below in `__init__` and implements `ids`, `decode` and `to_dict`.
     """
 
     kind: ClassVar[str]
     vocab_size: int
     context: int
-    """The most ids that a text may have, special ones included."""
+    """The most ids of a text, special ones included."""
     pad: int
     before: tuple[int, ...] = ()
     """Special ids put before each text, such as the start of text."""
     after: tuple[int, ...] = ()
     """Special ids put after each text, such as its end."""
     padding: Literal["longest", "max"] = "longest"
-    """"max": the tower was trained on texts filled up to `context`, and reads the filling as part
-    of the text."""
+    """"max": the tower was trained on texts padded to `context`, and attends to the padding."""
 
     @abstractmethod
     def ids(self, text: str) -> list[int]:
-        """The ids of one text, without special ids, uncut."""
+        """The ids of one text, without special ids and not truncated."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special ones left out; where `ids` changes a text (lower case, …) it
-        stays changed."""
+        """The text of some ids, without special ones. What `ids` normalises (lower case, …) is not
+        undone."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -50,28 +47,28 @@ class Tokenizer(ABC):
 
     @property
     def eot(self) -> int | None:
-        """The id that ends each text, None where there is none."""
+        """The id that ends each text, or None."""
         return self.after[-1] if self.after else None
 
     @property
     def room(self) -> int:
-        """The most ids of its own that a text can keep."""
+        """The most ids of a text, without special ones."""
         return self.context - len(self.before) - len(self.after)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text with its special ids, at most `context` of them, not padded."""
+        """The ids of each text with special ids, at most `context` of them, not padded."""
         assert not isinstance(texts, str), "encode takes a list of texts"
         before = list(self.before)
         after = list(self.after)
         return [before + self.ids(text)[: self.room] + after for text in texts]
 
     def lost(self, text: str) -> int:
-        """How many ids of the text do not fit into `context`."""
+        """The number of ids of the text that do not fit into `context`."""
         return max(0, len(self.ids(text)) - self.room)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides ids: equal fingerprints give equal ids."""
+        """SHA-256 of all that determines ids: tokenizers with equal fingerprints give equal ids."""
         return hashlib.sha256(json.dumps(self._decides(), sort_keys=True).encode()).hexdigest()
 
     def _decides(self) -> dict[str, Any]:
@@ -85,10 +82,11 @@ class Tokenizer(ABC):
 
 
 def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """Stack encoded texts by the tokenizer's padding rule: ids (N, L) and lengths (N,), both int64.
+    """Pad and stack encoded texts by the tokenizer's padding rule: ids (N, L) and lengths (N,),
+    int64.
 
-    L is the longest text, or the context where the rule is "max". A text ends at its first end id,
-    also where someone wrote that id's name into it: there CLIP's towers look for the feature.
+    L is the longest length, or the context if the rule is "max". A text ends at its first end id,
+    even if that is spelled out within the text, since CLIP's towers pool there.
     """
     lengths = torch.tensor([_end(row, tokenizer.eot) for row in rows], dtype=torch.int64)
     width = (
@@ -104,8 +102,11 @@ def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tens
 def by_length(
     rows: Sequence[Sequence[int]], tokenizer: Tokenizer, size: int
 ) -> tuple[Iterator[tuple[Tensor, Tensor]], Tensor]:
-    """Batches of `size` encoded texts as `pad_batch` gives them, short ones first, so that little
-    is padding; and where each text (N,) stands among the rows of all batches."""
+    """Batches of `size` encoded texts, sorted by length, and the row (N,) of each text.
+
+    The batches are as returned by `pad_batch`; sorting by length saves padding. Rows are counted
+    over all batches.
+    """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = (
         pad_batch([rows[i] for i in order[start : start + size]], tokenizer)

@@ -1,5 +1,5 @@
-"""Byte-pair encoding trained on one's own texts: lower-cased, byte-level, so that no text is ever
-out of vocabulary.
+"""Byte-pair encoding trained on given texts: lower case and byte-level, so that no text is out of
+vocabulary.
 
 Ids 0, 1, 2 are padding, start and end; then the 256 bytes; then one id for each merge, in the order
 of training.
@@ -17,8 +17,8 @@ from diptych.data.sample import whole
 from diptych.data.tokenizers.base import Tokenizer
 from diptych.errors import InputError, unknown
 
-# Loader workers are forked after texts were encoded; the library's own threads do not survive that
-# and it would warn.
+# Loader workers are forked after texts were encoded. The library's threads do not survive a fork,
+# about which it would warn.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SPECIAL = ("<pad>", "<start>", "<end>")
@@ -26,7 +26,7 @@ ALPHABET = tuple(sorted(pre_tokenizers.ByteLevel.alphabet()))
 
 
 class Bpe(Tokenizer):
-    """A trained vocabulary, given by its merges ("left right", in order)."""
+    """A byte-pair encoding, given by its merges ("left right", in order)."""
 
     kind = "bpe"
     pad = 0
@@ -62,11 +62,11 @@ class Bpe(Tokenizer):
         tokens = [self._rust.id_to_token(number) or "" for number in ids if number >= len(SPECIAL)]
         return (
             decoders.ByteLevel().decode(tokens).removeprefix(" ")
-        )  # the space that each text is given
+        )  # the space put before each text
 
     @property
     def pipeline(self) -> str:
-        """The pipeline as a tokenizer.json holds it, without special ids around a text."""
+        """The pipeline as the content of a tokenizer.json, without special ids around a text."""
         return self._rust.to_str()
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,11 +90,11 @@ def train_bpe(
     context: int = 64,
     padding: Literal["longest", "max"] = "longest",
 ) -> Bpe:
-    """Learn merges from texts until the vocabulary has `vocab_size` ids, or no pair occurs twice.
-    Deterministic.
+    """Learn merges from texts until the vocabulary has `vocab_size` ids or no pair occurs twice.
 
-    Raises InputError for a vocabulary too small to hold the bytes, or a context without room for a
-    word.
+    Training is deterministic.
+
+    Raises InputError for a vocabulary too small for the bytes, or a context too short for one id.
 
     >>> tokenizer = train_bpe(["a red cat", "a red dog", "a red hat"], vocab_size=270, context=8)
     >>> tokenizer.encode(["a red cat"])[0][:3]
@@ -133,6 +133,6 @@ def _pipeline(model: models.BPE) -> RustTokenizer:
     rust.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()]
     )
-    # A leading space, so that a word is one and the same at the start of a text and inside it.
+    # A leading space, so that a word has the same ids at the start of a text and inside it.
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return rust

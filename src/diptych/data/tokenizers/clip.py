@@ -1,7 +1,7 @@
-"""CLIP's tokenizer, with the vocabulary that the installed open_clip_torch carries.
+"""CLIP's tokenizer, with the vocabulary of the installed open_clip_torch.
 
-Text is mended (ftfy), unescaped (HTML), cleaned and split into words by the pattern of Radford et
-al. (2021); the words' bytes are merged by the Rust library. The ids are open_clip's.
+Text is repaired (ftfy), unescaped (HTML), cleaned and split into words by the pattern of Radford et
+al. (2021); the Rust library merges the words' bytes. The ids are equal to open_clip's.
 """
 
 import gzip
@@ -22,7 +22,7 @@ from diptych.errors import InputError, unknown
 START = "<start_of_text>"
 END = "<end_of_text>"
 PATTERN = START + "|" + END + r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-MERGES = 49152 - 256 - 2  # how many lines of the file belong to CLIP's vocabulary
+MERGES = 49152 - 256 - 2  # lines of the file that belong to CLIP's vocabulary
 SUFFIX = "</w>"  # marks the last byte of a word
 
 
@@ -90,12 +90,12 @@ class Clip(Tokenizer):
     def _decides(self) -> dict[str, Any]:
         return {**self.to_dict(), "vocabulary": self.checksum, "pattern": PATTERN}
 
-    def __reduce__(self):  # a worker process reads the vocabulary file itself
+    def __reduce__(self):  # a worker process reads the vocabulary file again
         return type(self), (self.context, self.clean, self.padding)
 
 
 def mend(text: str) -> str:
-    """Undo broken encodings and HTML entities, as open_clip does before all else.
+    """Repair broken encodings and unescape HTML entities, the first step of open_clip's tokenizer.
 
     >>> mend("schÃ¶n &amp;amp; gut")
     'schön & gut'
@@ -110,7 +110,7 @@ def _spaces(text: str) -> str:
 
 
 def canonicalize(text: str) -> str:
-    """Lower case, without ASCII punctuation, single spaces: the form that SigLIP was trained on."""
+    """Lower case, without ASCII punctuation, with single spaces, as in SigLIP's training."""
     return _spaces(text.replace("_", " ").translate(_PUNCTUATION).lower())
 
 
@@ -123,8 +123,8 @@ CLEAN = {
 
 
 def _byte_signs() -> list[str]:
-    """The printable sign that stands for each byte: itself where printable, else the next one from
-    U+0100."""
+    """The printable character that represents each byte: itself if printable, else the next one
+    from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     shifted = iter(range(256))
     return [chr(byte) if byte in printable else chr(256 + next(shifted)) for byte in range(256)]
@@ -144,8 +144,8 @@ def _words():
 
 @cache
 def _vocabulary() -> tuple[dict[str, int], models.BPE, str]:
-    """Ids by token, the merging model and the file's SHA-256. open_clip itself is not imported:
-    that takes seconds."""
+    """Ids by token, the BPE model and the file's SHA-256. open_clip is not imported, which would
+    take seconds."""
     found = importlib.util.find_spec("open_clip")
     missing = [name for name in ("ftfy", "regex") if importlib.util.find_spec(name) is None]
     if found is None or not found.submodule_search_locations or missing:
@@ -161,8 +161,8 @@ def _vocabulary() -> tuple[dict[str, int], models.BPE, str]:
         ) from None
     lines = content.decode("utf-8").split("\n")[1 : MERGES + 1]
     merges = [(left, right) for left, right in (line.split() for line in lines)]
-    # The vocabulary's order: printable bytes first, then the shifted ones; the same with the
-    # suffix; merges; specials.
+    # Order of the vocabulary: printable bytes, shifted bytes, both again with the suffix, merges,
+    # special tokens.
     signs = sorted(_BYTES)
     tokens = [*signs, *(sign + SUFFIX for sign in signs), *(a + b for a, b in merges), START, END]
     vocab = {token: number for number, token in enumerate(tokens)}

@@ -1,5 +1,4 @@
-"""Tokenizers of Hugging Face model folders: their Rust pipeline, run without transformers once it
-has been read."""
+"""Tokenizers of Hugging Face model folders: transformers is needed to read one, not to run it."""
 
 import contextlib
 import logging
@@ -16,15 +15,15 @@ from diptych.data.tokenizers.sentencepiece import SentencePiece, is_siglip
 from diptych.errors import InputError, brief, unknown
 
 FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
-"""A folder with one of these holds a tokenizer."""
+"""A folder with one of these files contains a tokenizer."""
 
 
 class HuggingFace(Tokenizer):
-    """The pipeline in `content` (what a tokenizer.json holds), with the special ids that its class
-    puts around a text.
+    """The pipeline in `content`, that of a tokenizer.json, with the special ids that its class puts
+    around a text.
 
-    `clean` is done before the pipeline: None, or one of open_clip's ways ("lower", "whitespace",
-    "canonicalize").
+    `clean` is applied before the pipeline: None, or one of open_clip's functions ("lower",
+    "whitespace", "canonicalize").
     """
 
     kind = "hf"
@@ -82,7 +81,7 @@ class HuggingFace(Tokenizer):
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds the files of a tokenizer."""
+    """Whether a folder contains the files of a tokenizer."""
     return any((folder / name).is_file() for name in FILES)
 
 
@@ -95,12 +94,12 @@ def from_folder(
     strip_end: bool = False,
     local: bool = False,
 ) -> Tokenizer:
-    """The tokenizer of a model folder or hub name, with the ids that transformers' own class gives.
+    """The tokenizer of a model folder or hub name, with the ids of transformers' class.
 
-    `context` defaults to the folder's model_max_length. `strip_end` puts padding where the class
-    puts its final separator (open_clip's CLIPA models). `local`: a hub name is looked up on this
-    machine only. Needs the extra `language`. Raises InputError where there is none, where it pads
-    on the left, or where no length is known.
+    `context` defaults to the folder's model_max_length. `strip_end` replaces the final separator by
+    padding (open_clip's CLIPA models). With `local`, a hub name is looked up only on this machine.
+    Needs the extra `language`. Raises InputError if there is no tokenizer, if it pads on the left,
+    or if its length is unknown.
     """
     if is_siglip(Path(folder)):
         return SentencePiece.from_folder(
@@ -115,13 +114,13 @@ def from_folder(
     with quiet():
         try:
             found = AutoTokenizer.from_pretrained(str(folder), local_files_only=local)
-        except Exception as error:  # transformers raises whatever the damaged file led to
+        except Exception as error:  # transformers raises many kinds for damaged files
             raise InputError(
                 f"{folder} has no tokenizer that transformers can read ({brief(error)})"
             ) from None
     if context is None:
         context = int(found.model_max_length)
-        if context > 1_000_000:  # transformers' sign for "not given"
+        if context > 1_000_000:  # transformers' value for "not given"
             raise InputError(
                 f"the tokenizer of {folder} has no model_max_length; add it to tokenizer_config.json"
             )
@@ -155,7 +154,7 @@ def _special(found: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @contextlib.contextmanager
 def quiet():
-    """Without transformers' advice, which is for its own users."""
+    """Context without transformers' warnings, which are addressed to its own users."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""SentencePiece models as SigLIP uses them: text canonicalised, split by the model, ended by </s>.
+"""SentencePiece models as in SigLIP: text is canonicalised, split by the model and ended by </s>.
 
-The model travels inside the tokenizer's plain values (base64). Needs the extra `language`
+The model is part of the tokenizer's plain values (base64). Needs the extra `language`
 (sentencepiece).
 """
 
@@ -17,13 +17,13 @@ from diptych.data.tokenizers.base import Tokenizer
 from diptych.data.tokenizers.clip import CLEAN
 from diptych.errors import InputError
 
-SPACE = "▁"  # SentencePiece's sign for a space
+SPACE = "▁"  # SentencePiece's symbol for a space
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class SentencePiece(Tokenizer):
-    """The ids of transformers' SiglipTokenizer, but that special tokens written out in a text stay
-    plain text."""
+    """The ids of transformers' SiglipTokenizer, except that special tokens spelled out in a text
+    are plain text."""
 
     kind = "sentencepiece"
 
@@ -59,7 +59,8 @@ class SentencePiece(Tokenizer):
         self.clean = clean
         self.after = (eos,)
         self.vocab_size = self._processor.GetPieceSize()
-        # put before the text and cut off again: the model drops spaces at the start of its input
+        # put before the text and removed again, since the model drops spaces at the start of its
+        # input
         self._guard = "<unk>"
         self._guarded = len(self._processor.EncodeAsIds(self._guard))
 
@@ -98,8 +99,8 @@ class SentencePiece(Tokenizer):
         padding: Literal["longest", "max"],
         clean: str | None,
     ) -> "SentencePiece":
-        """From a SigLIP folder: spiece.model, and what its tokenizer_config.json says
-        (transformers' names)."""
+        """Load from a SigLIP folder: spiece.model and tokenizer_config.json (transformers'
+        names)."""
         config = _config(folder)
         model = (folder / "spiece.model").read_bytes()
         context = context or int(config.get("model_max_length", 64))
@@ -110,7 +111,8 @@ class SentencePiece(Tokenizer):
         return made
 
     def piece(self, token: str | dict[str, Any] | None) -> int:
-        """The id of a special token as a config gives it: SigLIP pads and ends with </s>."""
+        """The id of a special token from a config, by default </s>, with which SigLIP pads and
+        ends."""
         return self._processor.PieceToId(
             token["content"] if isinstance(token, dict) else token or "</s>"
         )
