@@ -35,8 +35,11 @@ class TrainedClassesModel(Model):
     def set_classes(
         self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256
     ) -> None:
-        """Name the classes. Raises InputError as what was learnt does, and for templates: the
-        prompts are those of its training."""
+        """Set the classes.
+
+        Raises InputError as `delivered.set_classes` does, and for templates, since the prompts are
+        those of training.
+        """
         if templates:
             raise InputError(
                 f"{self.name} was trained with prompts of its own; leave the templates out"
@@ -46,8 +49,10 @@ class TrainedClassesModel(Model):
 
 
 class ClassifierModel(TrainedClassesModel):
-    """A model that was adapted to named classes: `class_logits` are those of its classifier, for
-    the classes that it was trained on or any that are named."""
+    """A model adapted to named classes: `class_logits` come from its classifier.
+
+    The classes are those that it was trained on, or any others that are set.
+    """
 
     def __init__(self, classifier: Any, preprocess: Preprocess, *, name: str):
         super().__init__(classifier, preprocess, name=name)
@@ -78,7 +83,7 @@ class ClassifierModel(TrainedClassesModel):
         exact: bool,
         progress: Progress | None,
     ) -> Tensor:
-        """What the classifier answers to images (N, …), float32, on the CPU."""
+        """The classifier's output for images (N, …), float32, on the CPU."""
         batches, count = self._batches(images, batch_size, exact)
         found = []
         done = 0

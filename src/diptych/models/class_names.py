@@ -1,5 +1,4 @@
-"""Class names: checked, written into prompts, split into tokens, and averaged into the embedding of
-each class.
+"""Class names: validation, prompts, tokens, and class embeddings averaged over prompts.
 
 Dimensions: C classes, P prompts, E embedding.
 """
@@ -17,9 +16,10 @@ from diptych.errors import InputError, shortened
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, without blanks around; InputError where there is none, one is empty or two
-    are equal as prompts have them (`written`), capital letters or not: most tokenizers see no
-    difference.
+    """Class names, stripped.
+
+    Raises InputError if there are none, one is empty, or two are equal in prompts (`written`),
+    ignoring case, which most tokenizers do not distinguish.
 
     >>> check_names([" cat", "dog"])
     ('cat', 'dog')
@@ -39,7 +39,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def plainly(name: str) -> str:
-    """How class names are compared: as prompts have them, in small letters.
+    """The form in which class names are compared: as in prompts, in lower case.
 
     >>> plainly("Red_Apple") == plainly("red apple")
     True
@@ -48,8 +48,8 @@ def plainly(name: str) -> str:
 
 
 def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) -> list[str]:
-    """Each name's prompt. Raises InputError for a name that the context cuts: it may be no other
-    than the next."""
+    """The prompt of each name. Raises InputError for a prompt that the context truncates, as it may
+    equal another."""
     found = [filled(template, name) for name in names]
     for name, prompt in zip(names, found, strict=True):
         if tokenizer is not None and (lost := tokenizer.lost(prompt)):
@@ -61,16 +61,19 @@ def prompts(tokenizer: Tokenizer | None, template: str, names: Sequence[str]) ->
 
 
 def prompt_ids(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> list[list[int]]:
-    """The ids of each name's prompt; raises as `prompts`."""
+    """The ids of each name's prompt; errors as in `prompts`."""
     return tokenizer.encode(prompts(tokenizer, template, names))
 
 
 def split_prompt(
     tokenizer: Tokenizer, template: str, name: str
 ) -> tuple[list[int], list[int], list[int]]:
-    """The ids of a prompt, special ones left out: the words before the name, the name, what follows
-    it; where the last two share a token, all of both is the name. Raises InputError where the words
-    before it share one with it."""
+    """The ids of a prompt without special ones, in three parts: before the name, the name, after
+    it.
+
+    If the last two share a token, both count as the name. Raises InputError if the first two share
+    one.
+    """
     before = template.partition("{}")[0]
     prompt = filled(template, name)
     words = tokenizer.ids(before.strip())
@@ -89,10 +92,11 @@ def split_prompt(
 def mean_directions(
     vectors: Tensor, classes: int | Sequence[int], shares: Sequence[float] = (1.0,)
 ) -> Tensor:
-    """The direction of each class (C, E): the mean of its unit prompt vectors, made unit. `vectors`
-    (P, E) stand class by class, as many of each, or as many as `classes` says of each. Of several
-    heads side by side each is averaged and made unit alone, and has its share of the squared length
-    (`DualEncoder.shares`).
+    """The embedding of each class (C, E): the mean of its unit prompt vectors, normalised.
+
+    `vectors` (P, E) are sorted by class; `classes` is the number of classes of equal size, or the
+    size of each. With several heads, each is averaged and normalised separately, and has its share
+    of the squared length (`DualEncoder.shares`).
 
     >>> mean_directions(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), [2, 1])
     tensor([[0.7071, 0.7071],

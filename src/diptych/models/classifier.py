@@ -1,10 +1,10 @@
-"""Classifiers of named classes on a dual encoder: what methods deliver that adapt a model to a few
+"""Classifiers of named classes on a dual encoder, the result of methods that adapt to a few
 labelled images.
 
     logits_c = s <x, t_c>
 
-x is an image's unit vector, t_c that of class c, s the encoder's scale. What is learnt is how x and
-t_c come about; the classes are named afterwards, new names included.
+x is an image's unit vector, t_c that of class c, s the encoder's scale. Methods learn how x and t_c
+are computed; the classes can be set afterwards, new ones included.
 
 Dimensions: N images, C classes, L tokens of a prompt, D tower width, E embedding.
 """
@@ -28,19 +28,19 @@ from diptych.towers.tower import ImageTower
 
 
 class Classifier(Delivered):
-    """A dual encoder whose classes are named, and what is learnt beside it; `frozen` keeps its own
-    weights as they are.
+    """A dual encoder with named classes and further learned parts; `frozen` freezes the encoder's
+    weights.
 
-    A subclass overrides `text_features`, `image_features`, or, where an image changes the prompts,
+    A subclass overrides `text_features` or `image_features`; or, if prompts depend on the image,
     `class_features` and `logits`.
     """
 
     ids: Tensor
     lengths: Tensor
     fixed: ClassVar[bool] = True
-    """Whether `logits` reads `text_features`, which are the same for every image."""
+    """Whether `logits` uses `text_features`, which are the same for every image."""
     independent: bool = True
-    """Whether the logit of a class is the same whatever other classes are named."""
+    """Whether the logit of a class does not depend on the other classes."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class Classifier(Delivered):
         self.tokenizer = tokenizer
         self.template = template
         self.classes: tuple[str, ...] = ()
-        self.label = ""  # of the data that it was trained on
-        self._still: Tensor | None = None  # the classes, where nothing that decides them is trained
+        self.label = ""  # of the training data
+        self._still: Tensor | None = None  # cached classes, if no training step changes them
         self.register_buffer("ids", torch.empty(0, 0, dtype=torch.int64), persistent=False)
         self.register_buffer("lengths", torch.empty(0, dtype=torch.int64), persistent=False)
         if frozen:
@@ -65,17 +65,17 @@ class Classifier(Delivered):
 
     @property
     def image(self) -> ImageTower:
-        """The image tower, which knows the preprocessing."""
+        """The image tower, which holds the preprocessing."""
         return self.encoder.image
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes. Raises InputError as `check_names` does, and for a name that the
-        context cuts."""
+        """Set the classes. Raises InputError as `check_names` does, and for a prompt that the
+        context truncates."""
         classes = check_names(names)
         self._name(classes, prompt_ids(self.tokenizer, self.template, classes))
 
     def _name(self, classes: tuple[str, ...], rows: Sequence[Sequence[int]]) -> None:
-        """Take the ids of the classes' prompts."""
+        """Store the classes and the ids of their prompts."""
         ids, lengths = pad_batch(rows, self.tokenizer)
         self.classes, self.ids, self.lengths = (
             classes,
@@ -85,34 +85,35 @@ class Classifier(Delivered):
         self._still = None
 
     def image_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> unit vectors (N, E)."""
+        """Embed images (N, 3, H, W) as unit vectors (N, E)."""
         return self.encoder.embed_images(x)
 
     def text_features(self) -> Tensor:
-        """The classes as unit vectors (C, E)."""
+        """Embed the classes as unit vectors (C, E)."""
         return self.encoder.embed_texts(self.ids, self.lengths)
 
     def class_features(self, x: Tensor) -> Tensor:
-        """The classes as each of the images (N, 3, H, W) has them, unit vectors (N, C, E)."""
+        """Embed the classes for each of the images (N, 3, H, W), as unit vectors (N, C, E)."""
         return self.text_features().expand(len(x), -1, -1)
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:
-        """Images (N, 3, H, W) and, where they are `fixed`, the classes (C, E) -> logits (N, C)."""
+        """Logits (N, C) of images (N, 3, H, W); `texts` (C, E) are the classes, if `fixed`."""
         assert texts is not None
         return self.judged(self.image_features(x), texts)
 
     def judged(self, image: Tensor, texts: Tensor) -> Tensor:
-        """Unit vectors of images (N, E) and of classes (C, E) -> logits (N, C)."""
+        """Logits (N, C) of unit vectors of images (N, E) and of classes (C, E)."""
         return self.encoder.logit_scale() * image.to(texts.dtype) @ texts.T
 
     def of_vectors(self, image: Tensor) -> Tensor:
-        """Images that are `image_features` (N, E) already -> logits (N, C), where classes are
-        `fixed`."""
+        """Logits (N, C) of `image_features` (N, E), if classes are `fixed`."""
         return self.judged(image, self._classes_now())
 
     def forward(self, x: Tensor, texts: Tensor | None = None) -> Tensor:
-        """Images (N, 3, H, W) -> logits (N, C); `texts` are `text_features`, where they are there
-        already. Raises InputError where no class was named."""
+        """Logits (N, C) of images (N, 3, H, W).
+
+        `texts` are `text_features`, if computed already. Raises InputError if no classes are set.
+        """
         if not self.classes:
             raise InputError(
                 "the classifier knows no classes; name them first, with set_classes or --names"
@@ -122,7 +123,7 @@ class Classifier(Delivered):
         return self.logits(x, texts)
 
     def _classes_now(self) -> Tensor:
-        """`text_features`, computed once for all steps in training where no step changes them."""
+        """`text_features`, computed once for all training steps if no step changes them."""
         still = self._still
         if still is not None and still.device == self.ids.device:
             return still
@@ -132,14 +133,13 @@ class Classifier(Delivered):
         return texts
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As of every module; what was kept for training is forgotten, since weights may be loaded
-        in between."""
+        """Set the mode and clear the cached classes, since weights may have been loaded."""
         self._still = None
         return super().train(mode)
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the label is known once it is made
-        """Fields of a source that it is validated on."""
+        """The fields that a validation source needs."""
         return "images.main", f"labels.{self.label}"
 
     def extra_state(self) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""`Delivered`: what a method hands over that is more than a dual encoder or a language model
-alone."""
+"""`Delivered`: the result of a method that is more than a dual encoder or a language model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from diptych.data.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Validation:
-    """How a model is measured while it trains: a suite, its settings, and how the numbers that are
-    told begin."""
+    """The validation of a model in training: a suite, its settings, and the prefixes of the
+    reported metrics."""
 
     suite: str
     names: Sequence[str]
@@ -22,30 +21,29 @@ class Validation:
 
 
 class Delivered(nn.Module):
-    """A dual encoder (`encoder`), a language model (`lm`) or both, and what was learnt beside them.
+    """A dual encoder (`encoder`), a language model (`lm`) or both, and further learned parts.
 
-    model.json describes these two, and a loader builds them first; the rest follows from the
-    method's options, and from the plain values that `extra_state` gives. A subclass says how it is
-    used in `to_model`.
+    model.json describes encoder and language model, which a loader builds first; the rest is built
+    from the method's options and the plain values of `extra_state`. A subclass implements
+    `to_model`.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images.main",)
-    """Fields of a source that it is validated on."""
+    """The fields that a validation source needs."""
 
     def extra_state(self) -> dict[str, Any]:
-        """Plain values that model.json keeps beside the towers: names of classes and the like."""
+        """Plain values to store in model.json, such as class names."""
         return {}
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
-        """Take what `extra_state` gave, before the weights are loaded: shapes may hang on it."""
+        """Load the values of `extra_state`, before the weights, whose shapes may depend on them."""
 
     def merge(self) -> None:
-        """Put what was learnt beside weights into them, where it can be: called once the weights
-        are loaded."""
+        """Merge adapters into the weights where possible; called after the weights are loaded."""
 
     def to_model(
         self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
     ) -> Any:
-        """What takes images and strings around it, as `diptych.load` returns it. Its attribute
+        """The model for `diptych.load`, which accepts images and strings. Its attribute
         `validation` is a `Validation`."""
         raise NotImplementedError

@@ -26,12 +26,12 @@ from diptych.towers.encoded import Encoded
 from diptych.towers.nn.transformer import Transformer
 
 PRIOR = 0.01
-"""The probability of a class at a region that the bias gives at the start."""
+"""The initial probability of a class at a region, set by the bias."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """`depth` blocks of `width` behind the tower's patch tokens."""
+    """Options of a grounding head: `depth` blocks of `width` on the tower's patch tokens."""
 
     width: int = 128
     depth: int = 2
@@ -47,8 +47,11 @@ class HeadConfig:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The regions of images: vectors (B, N, E), boxes (B, N, 4) as shares of the image, logits of
-    centrality (B, N), and, where classes are named, how likely each is there (B, N, C)."""
+    """The regions of images.
+
+    They have vectors (B, N, E), boxes (B, N, 4) as shares of the image, logits of centrality (B, N)
+    and, if classes are set, the score of each class (B, N, C).
+    """
 
     vectors: Tensor
     boxes: Tensor
@@ -66,8 +69,11 @@ def grid_of(encoded: Encoded) -> tuple[int, int]:
 
 
 class GroundingHead(nn.Module):
-    """Patch tokens (B, N, D) on their grid -> Regions. Boxes are told by the distances of their
-    sides from the centre of the cell, exp(…) cells each."""
+    """A head that maps patch tokens (B, N, D) on their grid to `Regions`.
+
+    Boxes are predicted as the distances of their sides from the centre of the cell, exp(…) cells
+    each.
+    """
 
     def __init__(self, width: int, embed_dim: int, config: HeadConfig):
         super().__init__()
@@ -83,7 +89,7 @@ class GroundingHead(nn.Module):
         self.bias = nn.Parameter(torch.logit(torch.tensor(PRIOR)))
 
     def forward(self, encoded: Encoded) -> Regions:
-        """Raises InputError for a tower without positions."""
+        """Predict the regions. Raises InputError for a tower without positions."""
         h, w = grid_of(encoded)
         x = self.norm(self.transformer(self.embed(encoded.patches.to(self.bias.dtype))))
         sides = self.sides(x).clamp(max=5).exp()
@@ -98,13 +104,13 @@ class GroundingHead(nn.Module):
         return Regions(self.vectors(x), boxes, self.centre(x)[..., 0])
 
     def align(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """S (B, N, L) of regions (B, N, E) and rows (L, E)."""
+        """The alignment S (B, N, L) of regions (B, N, E) and rows (L, E)."""
         return vectors @ rows.T + self.bias
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in an image, the likeliest first: boxes (n, 4) as shares of it, classes (n,),
+    """Detections in an image by descending score: boxes (n, 4) as shares of it, classes (n,),
     scores (n,)."""
 
     boxes: Tensor
@@ -113,10 +119,10 @@ class Found:
 
 
 class DetectorModel(TrainedClassesModel):
-    """A model that finds classes in images; embeddings are those of its encoder.
+    """A model that detects classes in images; embeddings are those of its encoder.
 
-    What it is built around has `regions(pixels) -> Regions` with scores, beside what
-    `TrainedClassesModel` asks for.
+    `delivered` has `regions(pixels) -> Regions` with scores, in addition to the attributes for
+    `TrainedClassesModel`.
     """
 
     delivered: Any
@@ -138,11 +144,9 @@ class DetectorModel(TrainedClassesModel):
         exact: bool = False,
         progress: Progress | None = None,
     ) -> Regions:
-        """The regions of images, with the scores of the classes that are named; float32, on the
-        CPU.
+        """The regions of images, with the scores of the classes; float32, on the CPU.
 
-        `images` and what is raised are those of `embed_images`; InputError also where no class is
-        named.
+        `images` and errors are those of `embed_images`; InputError also if no classes are set.
         """
         if not self.classes:
             raise InputError(
@@ -169,8 +173,11 @@ class DetectorModel(TrainedClassesModel):
         batch_size: int = 64,
         exact: bool = False,
     ) -> list[Found]:
-        """What is found in each image: scores of `least` or more, of boxes of one class that
-        overlap by more than `overlap` (IoU) the likeliest, and `most` in all."""
+        """The detections in each image.
+
+        They have scores of at least `least`; of boxes of one class that overlap by more than
+        `overlap` (IoU), only the best is kept (non-maximum suppression), and at most `most` in all.
+        """
         regions = self.embed_regions(images, batch_size=batch_size, exact=exact)
         assert regions.scores is not None
         return [
@@ -180,7 +187,7 @@ class DetectorModel(TrainedClassesModel):
 
 
 def chosen(boxes: Tensor, scores: Tensor, *, least: float, overlap: float, most: int) -> Found:
-    """What stays of the boxes (N, 4) of an image with scores (N, C).
+    """Threshold and non-maximum suppression of the boxes (N, 4) of an image with scores (N, C).
 
     >>> boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]])
     >>> chosen(boxes, torch.tensor([[0.5], [0.6], [0.2]]), least=0.05, overlap=0.6, most=9).scores.tolist()

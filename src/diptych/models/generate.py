@@ -1,4 +1,4 @@
-"""Decoding: one `generate` for every causal decoder, by a strategy of the table `STRATEGIES`.
+"""Generation: one `generate` for every causal decoder, with a strategy of `STRATEGIES`.
 
     greedy   the most probable token
     sample   a token drawn from the distribution at a temperature, cut to the `top_k` most probable and to the smallest
@@ -7,8 +7,8 @@
 
 A decoder has `context`, `start(ids, mask, memory, prefix) -> state` and `next(state, ids) ->
 state`; a state has `logits`, `mask` and `select(index)` (see `models.language`). A strategy that
-chooses token by token is a subclass of `Stepwise` with `choose`; one that searches has a `run` of
-its own.
+chooses token by token is a subclass of `Stepwise` with `choose`; one that searches implements
+`run`.
 
 Dimensions: B prompts, V vocabulary, K beams.
 """
@@ -29,19 +29,19 @@ from diptych.towers.nn.kv_cache import KVCache
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where a decoder stands after the N tokens that it has read, prefix included. Nothing changes
-    it."""
+    """The state of a decoder after the N tokens that it has read, prefix included. It is
+    immutable."""
 
     logits: Tensor  # (B, V), of the next token
-    hidden: Tensor  # (B, N, D), after the final norm: what the logits are made of
+    hidden: Tensor  # (B, N, D), after the final norm, from which logits are computed
     mask: Tensor  # (B, N) bool, True where a token is real
     cache: KVCache
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
 
     def select(self, index: Tensor) -> "State":
-        """The state of the rows `index` (N,), which may repeat: candidates, beams, those that go
-        on."""
+        """The state of the rows `index` (N,), which may repeat (candidates, beams, unfinished
+        rows)."""
 
         def of(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[index]
@@ -55,7 +55,7 @@ class State:
 
 
 class Decoder(Protocol):
-    """What can be decoded."""
+    """The interface of a decoder for `generate`."""
 
     @property
     def context(self) -> int: ...
@@ -75,15 +75,15 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """Where texts end: row b has at least `least` and at most `most[b]` new tokens, and ends before
-    `eot`."""
+    """Limits of lengths: row b has at least `least` and at most `most[b]` new tokens, and ends
+    before `eot`."""
 
     most: Sequence[int]
     least: int
     eot: int | None
 
     def allowed(self, state: "State", step: int) -> "State":
-        """The state with `eot` made impossible while texts are too short to end."""
+        """The state with `eot` made impossible while texts are too short."""
         if self.eot is None or step >= self.least:
             return state
         logits = state.logits.clone()
@@ -92,20 +92,20 @@ class Limits:
 
 
 class Stepwise:
-    """A strategy that chooses one token after the other, each row on its own."""
+    """A strategy that chooses one token after another, for each row independently."""
 
     def choose(
         self, lm: Decoder, state: "State", step: int, draws: Tensor
     ) -> tuple[Tensor, "State | None"]:
-        """The next token of each row (B,), and the state after it where that is known already.
+        """The next token of each row (B,), and the state after it if already computed.
 
-        `step` tokens were generated before; `draws` (B,), float64, are uniform in [0, 1), one a
-        row.
+        `step` is the number of tokens generated before; `draws` (B,), float64, are uniform in [0,
+        1), one per row.
         """
         raise NotImplementedError
 
     def run(self, lm: Decoder, state: "State", limits: Limits, draws: Tensor) -> list[list[int]]:
-        """The new tokens of each row, without `eot`; `draws` (B, most tokens). Rows that have ended
+        """The new tokens of each row, without `eot`; `draws` are (B, most tokens). Finished rows
         are dropped."""
         found: list[list[int]] = [[] for _ in limits.most]
         rows = list(range(len(found)))
@@ -144,8 +144,8 @@ class Greedy(Stepwise):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Stepwise):
-    """Drawn: logits over `temperature`, then the `top_k` most probable, then the nucleus of `top_p`
-    among these."""
+    """Sampling: logits over `temperature`, the `top_k` most probable tokens, then the nucleus of
+    `top_p`."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -171,7 +171,7 @@ class Sample(Stepwise):
         return found.clamp(max=total.shape[1] - 1), None
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """What is drawn from (B, V), float64.
+        """The distribution to sample from (B, V), float64.
 
         >>> logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
         >>> Sample(top_p=0.7).probabilities(logits).round(decimals=4).tolist()
@@ -189,10 +189,10 @@ class Sample(Stepwise):
 
 @dataclass(frozen=True, kw_only=True)
 class Beam:
-    """The best ended text that K hypotheses a prompt meet, by log p / length ** `length_penalty`,
-    `eot` counted.
+    """Beam search with K hypotheses per prompt, scored by log p / length ** `length_penalty`.
 
-    A prompt's search ends when no hypothesis can still beat its K best ended texts.
+    The length includes `eot`. A prompt's search ends when no hypothesis can beat its K best
+    finished texts.
     """
 
     beams: int = 4
@@ -213,7 +213,7 @@ class Beam:
         rows = list(range(len(limits.most)))
         state = state.select(torch.arange(len(rows), device=device).repeat_interleave(K))
         score = torch.full((len(rows), K), -torch.inf, dtype=torch.float64, device=device)
-        score[:, 0] = 0  # K times the same prompt: one of them is enough
+        score[:, 0] = 0  # all K hypotheses are the same prompt: start from one
         texts: list[list[list[int]]] = [[[] for _ in range(K)] for _ in rows]
         ended: list[list[tuple[float, list[int]]]] = [[] for _ in rows]
         for step in range(max(limits.most)):
@@ -227,7 +227,7 @@ class Beam:
             best, index = (score[..., None] + logits).flatten(1).topk(min(2 * K, K * V))
             going: list[
                 tuple[int, list[tuple[float, int, int]]]
-            ] = []  # rows that go on: score, beam, token
+            ] = []  # unfinished rows: score, beam, token
             for place, (row, values, places) in enumerate(
                 zip(rows, best.tolist(), index.tolist(), strict=True)
             ):
@@ -269,12 +269,12 @@ class Beam:
         return log_prob / length**self.length_penalty
 
     def _settled(self, ended: Sequence[tuple[float, list[int]]], best: float, most: int) -> bool:
-        """Whether even the best hypothesis, were all its further tokens certain, would not come
-        under the K best."""
+        """Whether even the best hypothesis, with certain further tokens, would not be among the K
+        best."""
         return len(ended) == self.beams and self._rated(best, most) <= ended[-1][0]
 
     def _filled(self, found: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
-        """Exactly K hypotheses; where there are fewer, copies of the first that can win nothing."""
+        """Exactly K hypotheses, padded with copies of the first of score -inf."""
         return found + [(-np.inf, *found[0][1:])] * (self.beams - len(found))
 
 
@@ -299,13 +299,13 @@ def generate(
     prefix: Tensor | None = None,
     **options: Any,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, without `eot`, at which texts end.
+    """Generate the tokens that follow each prompt, up to and without `eot`.
 
-    The prompt is what `lm.start` takes: ids (B, L), a prefix (B, P, D), a mask (B, P + L) of real
-    tokens, a memory. At most `max_tokens` are made (None: as many as the context holds), at least
-    `min_tokens`. Row b draws by (seed, `row` + b) alone. `options` are those of the strategy.
-    Gradients are off; the mode (dropout) is the caller's. Raises InputError for an unknown strategy
-    or option, and where the prompt leaves too little room.
+    The prompt is that of `lm.start`: ids (B, L), a prefix (B, P, D), a mask (B, P + L) of real
+    tokens, a memory. At most `max_tokens` are generated (None: up to the context), at least
+    `min_tokens`. The random numbers of row b depend only on (seed, `row` + b). `options` are those
+    of the strategy. Gradients are disabled; the caller sets the mode (dropout). Raises InputError
+    for an unknown strategy or option, and if the prompt leaves too little of the context.
 
     >>> from diptych.towers.build import text_tower
     >>> from diptych.models.language import CausalLM
@@ -333,7 +333,7 @@ def generate(
 
 
 def strategy_of(name: str, options: dict[str, Any]) -> Any:
-    """The strategy of a name with its options; InputError for unknown ones.
+    """The strategy of a name with its options. Raises InputError for unknown ones.
 
     >>> strategy_of("sampel", {})
     Traceback (most recent call last):

@@ -1,9 +1,9 @@
-"""Dynamic int8: weights quantised once a row, inputs at each call; the products run on the
-processor's int8 units.
+"""Dynamic int8 quantisation: weights are quantised once, per row, inputs at each call, for int8
+matrix products.
 
-On x86 with oneDNN, which torch brings. On an AMD EPYC with AVX-512 VNNI one product of 1600 x 768
-by 768 x 3072 took 75 ms in float32, 19 in bfloat16, 9 so, quantisation of the input included (CPU
-time, one thread).
+It needs x86 with oneDNN, which is part of torch. On an AMD EPYC with AVX-512 VNNI, one product of
+1600 x 768 by 768 x 3072 took 75 ms in float32, 19 in bfloat16, and 9 in int8, quantisation of the
+input included (CPU time, one thread).
 
 Dimensions: … samples and tokens, D inputs, K outputs.
 """
@@ -30,11 +30,12 @@ def available() -> bool:
 
 
 class Int8Linear(nn.Module):
-    """x W^T + b with W in int8, one scale an output, and x in 8 bits, one scale and zero a call;
-    floats in and out.
+    """x W^T + b with W in int8, one scale per output, and x in 8 bits, one scale and zero point per
+    call.
 
-    It holds the weights of several layers where these read the same input. Since the scale of x is
-    that of the batch, results depend in their last digits on what else is in it.
+    Input and output are floats. The module may hold the weights of several layers with the same
+    input. Since the scale of x is that of the batch, the last digits of results depend on the other
+    samples.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]):
@@ -50,7 +51,8 @@ class Int8Linear(nn.Module):
             self.packed = _packed(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, K). Raises InputError where a gradient is wanted: int8 does not train."""
+        """(…, D) -> (…, K). Raises InputError if a gradient is needed, since int8 cannot be
+        trained."""
         if torch.is_grad_enabled() and x.requires_grad:
             raise InputError(
                 "a model in int8 has no gradients; load it with precision='float32' to train it"
@@ -60,23 +62,26 @@ class Int8Linear(nn.Module):
 
 @cache
 def saturates() -> bool:
-    """Whether the products overflow: processors without VNNI add two of them in 16 bits, where
-    those of 8-bit inputs with 8-bit weights do not fit. There inputs are quantised to 7 bits."""
+    """Whether the products overflow on this processor.
+
+    Without VNNI, two products are added in 16 bits, which those of 8-bit inputs and 8-bit weights
+    exceed; then inputs are quantised to 7 bits.
+    """
     packed = _packed(torch.ones(1, 64), torch.zeros(1))
     return bool(torch.ops.quantized.linear_dynamic(torch.ones(1, 64), packed, False) < 60)
 
 
 def _packed(weight: Tensor, bias: Tensor) -> Any:
-    """Weights (K, D) in int8, one scale an output, and the bias (K,), as the products take them."""
+    """Weights (K, D) in int8, one scale per output, and the bias (K,), packed for the products."""
     scales = weight.abs().amax(1).clamp(min=1e-12).double() / 127
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
-        # torch means to take quantised tensors out one day; `available` says when it has
+        # torch plans to remove quantised tensors; `available` is False once it has
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
         quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = (
-        ENGINE  # decides for whose kernels the weights are packed, not later calls
+        ENGINE  # selects the kernels for which weights are packed; later calls do not use it
     )
     try:
         return torch.ops.quantized.linear_prepack(quantised, bias)
@@ -85,10 +90,10 @@ def _packed(weight: Tensor, bias: Tensor) -> Any:
 
 
 def quantise(tower: nn.Module) -> int:
-    """Put the products of a tower's transformer blocks in int8, in place; how many layers became
-    one or another.
+    """Convert the linear layers of a tower's transformer blocks to int8, in place; returns their
+    number.
 
-    Embeddings, norms, attention itself, poolers and projections stay as they are.
+    Embeddings, norms, attention products, poolers and projections are not converted.
     """
     count = 0
     for block in [part for part in tower.modules() if isinstance(part, Block)]:
@@ -102,11 +107,9 @@ def _attention(attention: Attention, joined: bool) -> int:
     names = ("q", "k", "v")
     layers = [getattr(attention, name) for name in names]
     if not all(type(layer) is nn.Linear for layer in (*layers, attention.out)):
-        return 0  # an adapter sits there
+        return 0  # an adapter is attached
     if joined:
-        attention.qkv = Int8Linear(
-            layers
-        )  # the three are read by no one else: a block's own attention has no memory
+        attention.qkv = Int8Linear(layers)  # only self-attention uses the three jointly
     for name, layer in zip(names, layers, strict=True):
         setattr(attention, name, None if joined else Int8Linear([layer]))
     attention.out = Int8Linear([attention.out])  # type: ignore

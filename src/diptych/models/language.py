@@ -1,10 +1,10 @@
-"""The causal language model: a causal text tower whose table of embeddings is its output too, and
-strings around it.
+"""The causal language model: a causal text tower with tied input and output embeddings, and its
+interface for strings.
 
     p(x_t | x_1 … x_{t-1}) = softmax(table · h_{t-1}),      h the tokens after the final norm
 
-Decoding is three calls: `start` reads what stands before, `next` one token more, `select` chooses
-or repeats rows.
+Decoding has three calls: `start` reads the prompt, `next` one more token, and `select` of the state
+selects or repeats rows.
 
 Dimensions: B texts, L tokens of a text, P prefix tokens, N = P + L, M memory tokens, D width, V
 vocabulary.
@@ -33,13 +33,13 @@ from diptych.towers.text.text import TextTower
 
 
 class CausalLM(nn.Module):
-    """A language model on a causal text tower, whose parameters are all that it has (the output is
-    tied to the table).
+    """A language model on a causal text tower, without further parameters (the output is tied to
+    the table).
 
-    Padding may stand anywhere: `mask` says which tokens are real, and positions count those alone.
-    `prefix` (B, P, D) are embeddings in place of ids, read before them; `memory` (B, M, ·) is what
-    the layers with cross-attention read. Raises InputError for a tower that is not causal, is
-    always padded, or is none of ours.
+    Padding may be anywhere: `mask` is True at real tokens, and only these are counted by positions.
+    `prefix` (B, P, D) are embeddings read before the ids; layers with cross-attention attend to
+    `memory` (B, M, ·). Raises InputError for a tower that is not causal, is always padded, or is
+    not a `TextTower`.
 
     >>> from diptych.towers.build import text_tower
     >>> lm = CausalLM(text_tower("text:width=32:depth=1", vocab_size=100, context=16))
@@ -72,7 +72,7 @@ class CausalLM(nn.Module):
         return self.tower.context
 
     def config(self) -> dict[str, Any]:
-        """Plain values: the spec of the text tower, from which the same module can be made."""
+        """Plain values from which the same module can be built: the spec of the text tower."""
         return {"text": self.tower.spec}
 
     def forward(
@@ -85,11 +85,9 @@ class CausalLM(nn.Module):
         prefix: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Ids (B, L) behind a prefix (B, P, D), or one of them -> tokens (B, N, D) after the final
-        norm.
+        """Read a prefix (B, P, D), ids (B, L) or both: tokens (B, N, D) after the final norm.
 
-        Without a mask padding may stand behind the real tokens alone. Raises InputError above the
-        context.
+        Without a mask, padding must follow the real tokens. Raises InputError above the context.
         """
         parts = [
             part for part in (prefix, None if ids is None else self.table(ids)) if part is not None
@@ -112,7 +110,7 @@ class CausalLM(nn.Module):
         return self.tower.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Tokens (…, D) -> logits (…, V) of the one that follows each."""
+        """Logits (…, V) of the token after each of the tokens (…, D)."""
         return F.linear(hidden, self.table.weight)
 
     def start(
@@ -124,8 +122,8 @@ class CausalLM(nn.Module):
         *,
         memory_mask: Tensor | None = None,
     ) -> State:
-        """Read prefix and ids; `mask` (B, N) is of both, None where all of them are real. Each row
-        has a real token."""
+        """Read prefix and ids. `mask` (B, N) covers both, None if all are real; each row needs a
+        real token."""
         cache = KVCache.empty(len(self.tower.transformer.layers))
         hidden = self(ids, mask, memory=memory, memory_mask=memory_mask, prefix=prefix, cache=cache)
         B, N, _ = hidden.shape
@@ -139,8 +137,8 @@ class CausalLM(nn.Module):
         return State(at_least_float32(logits), hidden, mask, cache, memory, memory_mask)
 
     def next(self, state: State, ids: Tensor) -> State:
-        """Read one token more a row, ids (B,), or several, (B, n); the state itself stays as it
-        is."""
+        """Read one more token per row, ids (B,), or several (B, n). The given state is not
+        changed."""
         ids = ids.view(len(ids), -1)
         mask = torch.cat([state.mask, torch.ones_like(ids, dtype=torch.bool)], dim=1)
         cache = state.cache.select()
@@ -164,43 +162,42 @@ class CausalLM(nn.Module):
         memory_mask: Tensor | None = None,
         prefix: Tensor | None = None,
     ) -> Tensor:
-        """log p of each id (B, L) given those before it; 0 at places before `first` (B,) and from
+        """log p of each id (B, L) given those before it; 0 before position `first` (B,) and from
         `lengths`.
 
-        Padding stands on the right. Without a prefix nothing stands before place 0, so `first` is
-        at least 1.
+        Padding is on the right. Without a prefix nothing precedes position 0, so `first` is at
+        least 1.
         """
         hidden = self(ids, memory=memory, memory_mask=memory_mask, prefix=prefix)
         first = torch.as_tensor(first, device=ids.device).expand(len(ids))
         if prefix is None:
             hidden = F.pad(hidden, (0, 0, 1, 0))
             first = first.clamp(min=1)
-        before = hidden[:, -ids.shape[1] - 1 : -1]  # what stands before each id
+        before = hidden[:, -ids.shape[1] - 1 : -1]  # the token before each id
         place = torch.arange(ids.shape[1], device=ids.device)
         counted = (place >= first[:, None]) & (place < lengths[:, None])
         logits = self.logits(
             before[counted]
-        )  # of counted places alone: the vocabulary is the widest product
+        )  # only of counted positions, as this is the largest product
         logits = at_least_float32(logits)
         found = logits.new_zeros(ids.shape)
         found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
         return found
 
     def log_prob(self, ids: Tensor, lengths: Tensor, **options: Any) -> Tensor:
-        """log p of each text (B,), the sum of `token_log_probs`, which takes the same keywords."""
+        """log p of each text (B,), the sum of `token_log_probs`; keywords are the same."""
         return self.token_log_probs(ids, lengths, **options).sum(1)
 
 
 class Missing(InputError, AttributeError):
-    """A model is asked for an ability that its kind lacks; `hasattr` says no, use says why."""
+    """The error for an attribute that a kind of model lacks; `hasattr` returns False."""
 
 
 class LanguageModel:
-    """A causal language model that takes and gives strings; what `diptych.load` returns for one. In
-    float32.
+    """A causal language model for strings, in float32, as returned by `diptych.load`.
 
-    Raises InputError where the tokenizer does not fit the model, or does not mark where texts start
-    and end.
+    Raises InputError if the tokenizer does not fit the model, or does not mark the start and end of
+    texts.
     """
 
     precision = "float32"
@@ -235,13 +232,13 @@ class LanguageModel:
         batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
-        """What follows each prompt, so that prompt + result is the text (in the tokenizer's
-        letters).
+        """Generate the continuation of each prompt: prompt + result is the text (as the tokenizer
+        decodes it).
 
-        Strategies and their options are those of `models.generate`; at most `max_tokens` (None:
-        what the context holds) and at least `min_tokens` tokens. Draws depend on (seed, number of
-        the prompt), not on batches. Raises InputError for an unknown strategy or option, and for
-        prompts that leave no room.
+        Strategies and their options are those of `models.generate`; at most `max_tokens` (None: up
+        to the context) and at least `min_tokens` tokens are generated. Random numbers depend on
+        (seed, index of the prompt), not on batches. Raises InputError for an unknown strategy or
+        option, and for prompts that fill the context.
         """
         prompts = _texts(prompts, "prompts")
         before = list(self.tokenizer.before)
@@ -275,10 +272,10 @@ class LanguageModel:
         *,
         batch_size: int = 64,
     ) -> Tensor:
-        """log p(text i and its end | prompt i), (N,): a sum over tokens, so that it falls with
-        length.
+        """log p(text i and its end | prompt i), (N,), as a sum over tokens (not normalised by
+        length).
 
-        Raises InputError for a text that does not fit into the context with its prompt.
+        Raises InputError for a text that exceeds the context with its prompt.
         """
         texts = _texts(texts, "texts")
         prompts = [""] * len(texts) if prompts is None else _texts(prompts, "prompts")
@@ -299,7 +296,7 @@ class LanguageModel:
                 )
         order = sorted(
             range(len(rows)), key=lambda i: len(rows[i])
-        )  # equal lengths meet: little padding
+        )  # batches of similar lengths need little padding
         found = torch.zeros(len(rows))
         with evaluating(self.lm), torch.inference_mode():
             for start in range(0, len(rows), batch_size):
@@ -313,7 +310,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.lm.table.weight.device
 
     def to(self, device: torch.device | str) -> "LanguageModel":
@@ -323,8 +320,8 @@ class LanguageModel:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that decides probabilities: weights, tower, tokenizer. Computed at first
-        use."""
+        """SHA-256 of all that determines probabilities (weights, tower, tokenizer), computed at
+        first use."""
         config = {"lm": self.lm.config(), "tokenizer": self.tokenizer.fingerprint}
         total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         total.update(checksum(self.lm).numpy().tobytes())
@@ -332,7 +329,8 @@ class LanguageModel:
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
-    """Raises InputError where texts have no start to begin from, or no end to stop at."""
+    """Raise InputError unless the tokenizer marks the start and end of texts and pads to the
+    longest."""
     if not tokenizer.before or tokenizer.eot is None or tokenizer.padding == "max":
         raise InputError(
             f"a language model needs a tokenizer that marks where texts start and end and pads to the longest, which "
@@ -350,8 +348,8 @@ def _texts(texts: str | Sequence[str], what: str) -> list[str]:
 def prefixed(
     vectors: Tensor, table: nn.Embedding, ids: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Vectors (B, P, D) and the embeddings of ids (B, L) behind them, with the mask (B, M) of what
-    is real."""
+    """Vectors (B, P, D) followed by the embeddings of ids (B, L), and the mask (B, M) of real
+    ones."""
     mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
     if ids is None:
         return vectors, mask

@@ -1,9 +1,9 @@
-"""The numbers that a model computes in: float32, bfloat16 weights, dynamic int8, or what a probe
-finds fastest.
+"""The precision of a model: float32, bfloat16 weights, dynamic int8, or the fastest of them by a
+probe.
 
-`set_precision` is what `diptych.load(…, precision=…)` calls. The probe embeds fixed images and
-texts with the user's own weights in each precision and takes the fastest whose worst cosine to
-float32 is at least COSINE.
+`diptych.load(…, precision=…)` calls `set_precision`. The probe embeds fixed images and texts with
+the model in each precision and selects the fastest one whose worst cosine to float32 is at least
+COSINE.
 """
 
 import copy
@@ -29,14 +29,14 @@ from diptych.towers.nn.transformer import Attention
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-# of the probe's worst: the worst of thousands lies lower (int8 .9991 of 32 captions, .9990 of 256)
+# for the probe's worst; the worst of thousands is lower (int8 .9991 of 32 captions, .9990 of 256)
 COSINE = 0.9995
 """The least cosine, over all probe inputs, between a precision's embedding and float32's."""
 IMAGES = 8
 TEXTS = 32
 ROUNDS = 3
 SECONDS = 5.0
-"""Of the probe: inputs, and how often each is timed at most; no new round begins after so many
+"""The probe's numbers of inputs and of timing rounds; no new round begins after this many
 seconds."""
 
 
@@ -44,11 +44,11 @@ M = TypeVar("M", bound=Model | LanguageModel)
 
 
 def set_precision(model: M, precision: str) -> M:
-    """Make a freshly loaded float32 model compute in `precision`, in place; the model is returned.
+    """Convert a newly loaded float32 model to `precision`, in place; returns the model.
 
-    "auto" probes once and keeps the answer in the user's cache, for this model, machine, torch and
-    number of threads. `model.identity` stays that of the float32 weights. Raises InputError for an
-    unknown precision, and for one that this model or this machine cannot have.
+    "auto" probes once and caches the result for this model, machine, torch version and number of
+    threads. `model.identity` remains that of the float32 weights. Raises InputError for an unknown
+    precision, and for one that the model or the machine does not support.
     """
     if precision not in (*PRECISIONS, "auto"):
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
@@ -69,8 +69,8 @@ def set_precision(model: M, precision: str) -> M:
 
 
 def join(module: torch.nn.Module) -> None:
-    """Lay q, k and v of every attention side by side, so that inference runs them as one
-    product."""
+    """Store q, k and v of every attention layer contiguously, so that inference computes them as
+    one product."""
     for part in module.modules():
         if isinstance(part, Attention):
             part.join()
@@ -78,7 +78,7 @@ def join(module: torch.nn.Module) -> None:
 
 def _convert(model: Model, precision: str) -> Model:
     if precision != "float32":
-        _ = model.identity  # of the weights as they were loaded, whatever they are computed in
+        _ = model.identity  # of the loaded weights, before they are converted
     if precision == "bfloat16":
         for part in _towers(model):
             part.bfloat16()
@@ -95,7 +95,7 @@ def _convert(model: Model, precision: str) -> Model:
 
 
 def _towers(model: Model) -> tuple[torch.nn.Module, ...]:
-    """What is converted: towers and projections; the scale and bias of similarities stay
+    """The modules to convert: towers and projections; scale and bias of similarities remain
     float32."""
     encoder = model.encoder
     parts = encoder.image, encoder.text, encoder.image_projection, encoder.text_projection
@@ -103,7 +103,7 @@ def _towers(model: Model) -> tuple[torch.nn.Module, ...]:
 
 
 def _auto(model: Model) -> Model:
-    join(model.encoder)  # the float32 that others are compared with is the one that would run
+    join(model.encoder)  # the other precisions are compared with float32 as it would run
     place = cache.named("precision", [_VERSION, model.identity, *_machine(model.device)], ".json")
     known = _read(place)
     if known is not None:
@@ -132,7 +132,7 @@ def _auto(model: Model) -> Model:
     return model
 
 
-_VERSION = "2"  # of the probe; raise it when what it runs, asks or keeps changes
+_VERSION = "2"  # of the probe; increase it when its inputs, criterion or result change
 
 
 def _machine(device: torch.device) -> list[str]:
@@ -154,12 +154,12 @@ def _read(place: Path) -> str | None:
     try:
         precision = json.loads(place.read_text(encoding="utf-8"))["precision"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # missing or damaged: probe anew
+        return None  # missing or damaged: probe again
     return precision if precision in PRECISIONS else None
 
 
 def _probe(model: Model) -> tuple[Model, dict[str, str]]:
-    """The fastest close enough model, and what was found about each, in words."""
+    """The fastest model that is close enough, and the results of each, as text."""
     runs = _runs(model)
     exact = [run(model) for run in runs]
     close = {"float32": model}
@@ -178,7 +178,7 @@ def _probe(model: Model) -> tuple[Model, dict[str, str]]:
             close[precision] = other
     best = {name: [float("inf")] * len(runs) for name in close}
     start = time.perf_counter()
-    for turn in range(ROUNDS):  # in turns, so that what else the machine does meets all alike
+    for turn in range(ROUNDS):  # interleaved, so that other load on the machine affects all alike
         if turn and time.perf_counter() - start > SECONDS:
             break
         for name, other in close.items():
@@ -197,13 +197,12 @@ def _probe(model: Model) -> tuple[Model, dict[str, str]]:
 
 def _copied(model: Model) -> Model:
     other = Model(copy.deepcopy(model.encoder), model.tokenizer, model.preprocess, name=model.name)
-    other.__dict__["identity"] = model.identity  # cached there too: it need not be computed again
+    other.__dict__["identity"] = model.identity  # the cached property, to avoid computing it again
     return other
 
 
 def _runs(model: Model) -> list[Callable[[Model], Tensor]]:
-    """The probe's inputs, the same everywhere: images from soft to noisy, texts of 1 to 16
-    words."""
+    """The probe's inputs, always the same: images from smooth to noisy, texts of 1 to 16 words."""
     size = model.preprocess.size
     generator = torch.Generator().manual_seed(0)
     soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)

@@ -1,10 +1,10 @@
-"""Learned prompts: context vectors beside the class names, at the inputs of further blocks, or
-shifted by each image.
+"""Prompt learning: context vectors around class names, at the inputs of further blocks, or
+conditioned on the image.
 
     t_c = text([v_1, …, v_M, name_c, "."])
 
 `PromptLearner` is a classifier that learns the v. `DeepPrompts` and `ConditionalPrompts` extend it
-by what several methods share; what one method adds stands in its own file.
+and are the bases of several methods.
 
 Dimensions: N images, C classes, R prompts, L tokens of a prompt, M context vectors, D text width, E
 embedding.
@@ -31,16 +31,16 @@ from diptych.towers.nn.transformer import Insert, chain
 from diptych.towers.tower import Tower
 
 ClassPosition = Literal["end", "middle", "front", "around"]
-STD = 0.02  # of vectors that begin at random
+STD = 0.02  # of random initialisation
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTemplate:
-    """A template and the context vectors that stand in it.
+    """A template and its context vectors.
 
     `words` are the token ids before the class name, `tail` those after it that vectors replace.
-    `before` vectors stand before the name and `behind` after it; `first` is the number of the first
-    of them.
+    `before` vectors precede the name and `behind` follow it; `first` is the index of the first of
+    them.
     """
 
     template: str
@@ -52,20 +52,20 @@ class PromptTemplate:
 
     @property
     def n_ctx(self) -> int:
-        """How many vectors."""
+        """The number of vectors."""
         return self.before + self.behind
 
 
 class PromptLearner(Classifier):
-    """A classifier whose prompts hold learned context vectors.
+    """A classifier with learned context vectors in its prompts.
 
-    `n_ctx` vectors replace the words of the template before the class name (None: as many as those
-    have tokens). With `init_from_template` they begin as the embeddings of those tokens, else as
-    N(0, 0.02²). `position` puts the name behind them ("end"), between two halves ("middle"), before
-    them ("front"), or where the template has it ("around"): then vectors replace the words behind
-    the name too, but for a final stop. With `class_specific` each class learns vectors of its own,
-    which fit no other names. `more` templates give each class further prompts, with vectors of
-    their own: all classes in the first template come first, then all in the second, and so on.
+    `n_ctx` vectors replace the words of the template before the class name (None: one per token of
+    these words). With `init_from_template` they are initialised as the embeddings of these tokens,
+    else from N(0, 0.02²). `position` puts the name after the vectors ("end"), between two halves
+    ("middle"), before them ("front"), or where it is in the template ("around"); then vectors also
+    replace the words after the name, except a final full stop. With `class_specific`, each class
+    has its own vectors, which fit no other names. `more` templates give each class further prompts
+    with their own vectors; prompts are sorted by template, then class.
 
     >>> import diptych
     >>> model = diptych.load("tiny")
@@ -76,7 +76,7 @@ class PromptLearner(Classifier):
     """
 
     slots: Tensor
-    """The number of the vector in each place of the prompts (R, L), -1 where a token stands."""
+    """The index of the vector at each position of the prompts (R, L), -1 for a token."""
 
     def __init__(
         self,
@@ -129,7 +129,8 @@ class PromptLearner(Classifier):
     def _with_vectors(
         self, template: str, n_ctx: int | None, init_from_template: bool
     ) -> PromptTemplate:
-        """The template with `n_ctx` vectors, numbered after those of the templates before it."""
+        """The template with `n_ctx` vectors, whose indices follow those of the previous
+        templates."""
         before, _, behind = (part.strip() for part in template.partition("{}"))
         words = self.tokenizer.ids(before)
         tail: list[int] = []
@@ -161,8 +162,11 @@ class PromptLearner(Classifier):
         )
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Name the classes. Raises InputError for names that do not fit, and for others than those
-        that class-specific vectors were learned for."""
+        """Set the classes.
+
+        Raises InputError for names that do not fit into the context, and for new names with
+        class-specific vectors.
+        """
         classes = check_names(names)
         if self.class_specific and self.classes and self.classes != classes:
             raise InputError(
@@ -172,22 +176,19 @@ class PromptLearner(Classifier):
         self._name(classes, [ids for ids, _ in prompts])
         slots = torch.full(self.ids.shape, -1)
         for row, (_, numbers) in zip(slots, prompts, strict=True):
-            row[: len(numbers)] = torch.tensor(
-                numbers[: len(row)]
-            )  # a name may hold the id that ends a text
+            row[: len(numbers)] = torch.tensor(numbers[: len(row)])  # a name may contain the end id
         self.slots = slots.to(self.ids.device)
         if self.class_specific and self.context.dim() == 2:
             vectors = torch.randn(len(classes), *self.context.shape) * STD
             self.context = nn.Parameter(vectors.to(self.context))
 
     def kept_ids(self, template: PromptTemplate, named: list[int]) -> list[int]:
-        """The token ids that stay between the vectors before and behind: those of the class name,
-        `named`."""
+        """The token ids between the vectors: those of the class name, `named`."""
         return named
 
     def _prompt(self, template: PromptTemplate, name: str) -> tuple[list[int], list[int]]:
-        """The token ids of a class's prompt, and for each the number of the vector in its place, -1
-        for none."""
+        """The token ids of a class's prompt, and for each the index of the vector that replaces it,
+        or -1."""
         tokenizer = self.tokenizer
         words, named, rest = split_prompt(tokenizer, template.template, name)
         if rest[: len(template.tail)] != template.tail:
@@ -198,8 +199,8 @@ class PromptLearner(Classifier):
         kept = self.kept_ids(template, named)
         before = template.before
         n_ctx = template.n_ctx
-        # Below the vectors are the words that they replace, if there are enough: then the ids are
-        # the plain prompt.
+        # Under the vectors are the ids of the words that they replace, if there are enough, so that
+        # the ids are those of the plain prompt.
         below = [*words, *named[:1] * n_ctx][:n_ctx]
         ids = [*below[:before], *kept, *below[before:], *rest[len(template.tail) :]]
         if len(ids) > tokenizer.room:
@@ -212,8 +213,11 @@ class PromptLearner(Classifier):
         return [*tokenizer.before, *ids, *tokenizer.after], [*[-1] * len(tokenizer.before), *slots]
 
     def embeddings(self, context: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
-        """The embeddings (n, L, D) of `which` prompts, by default of all, with the vectors (M, D),
-        or (n, M, D) for each prompt, in their places."""
+        """The embeddings (n, L, D) of `which` prompts (default: all) with context vectors filled
+        in.
+
+        The vectors are (M, D), or (n, M, D) for each prompt.
+        """
         assert self.encoder.text is not None
         table: Any = self.encoder.text.table
         tokens = table(self.ids[which])
@@ -235,13 +239,12 @@ class PromptLearner(Classifier):
 
 
 class DeepPrompts(PromptLearner):
-    """Learned vectors at the inputs of both towers, and at those of further blocks.
+    """Learned vectors at the inputs of both towers and of further blocks.
 
-    Text: `n_ctx` vectors P_0 replace the first words of the template, the others stay; P_i
-    overwrites the same places at the input of block i < `depth`. Without vectors (0) the tower
-    stays as it is. Images: Q_0 stands behind the patches, without positions and through the tower's
-    norm before its blocks; Q_i overwrites it at the input of block i. A subclass says in
-    `image_prompts` what the Q are.
+    Text: `n_ctx` vectors P_0 replace the first words of the template and keep the others; P_i
+    overwrites the same positions at the input of block i < `depth`. With `n_ctx` 0 the tower is
+    unchanged. Images: Q_0 follows the patches, without positions but after the tower's pre-norm;
+    Q_i overwrites it at the input of block i. A subclass returns the Q from `image_prompts`.
     """
 
     def __init__(
@@ -266,7 +269,7 @@ class DeepPrompts(PromptLearner):
         return [*template.words[template.n_ctx :], *named]
 
     def image_prompts(self) -> Sequence[Tensor]:
-        """Q_0, Q_1, …, each (M, D of the image tower); none leave the image tower as it is."""
+        """Q_0, Q_1, …, each (M, D of the image tower); empty leaves the image tower unchanged."""
         raise NotImplementedError
 
     def text_features(self) -> Tensor:
@@ -293,12 +296,12 @@ class DeepPrompts(PromptLearner):
 
 
 def random_prompts(blocks: int, n_ctx: int, width: int) -> nn.ParameterList:
-    """Vectors (n_ctx, width) for each of some blocks, drawn from N(0, 0.02²)."""
+    """Vectors (n_ctx, width) for each of `blocks` blocks, drawn from N(0, 0.02²)."""
     return nn.ParameterList(torch.randn(n_ctx, width) * STD for _ in range(blocks))
 
 
 def check_depth(tower: Tower, depth: int, kind: str) -> None:
-    """Raise InputError where a tower ("text" or "image") has not so many blocks."""
+    """Raise InputError if a tower ("text" or "image") has fewer blocks than `depth`."""
     blocks = len(getattr(getattr(tower, "transformer", None), "layers", ()))
     if depth < 1 or depth > blocks:
         raise InputError(
@@ -307,11 +310,10 @@ def check_depth(tower: Tower, depth: int, kind: str) -> None:
 
 
 class ConditionalPrompts(PromptLearner):
-    """Context vectors that each image shifts, so that there is a prompt for each pair of an image
-    and a class.
+    """Context vectors shifted by each image, with a prompt for each pair of an image and a class.
 
-    A subclass says what the shifts are. `chunk` of the N · C prompts are encoded at once, and again
-    in backward, so that memory does not grow with their number.
+    A subclass computes the shifts. `chunk` of the N · C prompts are encoded at a time, and again in
+    the backward pass, so that memory does not grow with their number.
     """
 
     fixed = False
@@ -332,8 +334,8 @@ class ConditionalPrompts(PromptLearner):
         self.chunk = chunk
 
     def pair_features(self, shift: Tensor) -> Tensor:
-        """The classes for each image (N, C, E), unit vectors, by shifts (N, C, D), or (N, 1, D) for
-        all classes."""
+        """The classes for each image as unit vectors (N, C, E), by shifts (N, C, D), or (N, 1, D)
+        for all classes."""
         images = len(shift)
         classes = len(self.classes)
         shifts = shift.expand(-1, classes, -1).flatten(0, 1)
@@ -347,7 +349,7 @@ class ConditionalPrompts(PromptLearner):
         return torch.cat(pairs).unflatten(0, (images, classes))
 
     def _shifted(self, shift: Tensor, which: Tensor) -> Tensor:
-        """The unit vectors (n, E) of `which` classes (n,), by a shift (n, D) of all vectors of each
+        """Unit vectors (n, E) of `which` classes (n,), with a shift (n, D) of all vectors of each
         prompt."""
         embeddings = self.embeddings(self.context + shift[:, None], which)
         return self.encoder.embed_texts(None, self.lengths[which], embeddings=embeddings)

@@ -1,12 +1,13 @@
-"""Encoder-decoders: vectors and words are read, words are written.
+"""Encoder-decoders: the encoder reads vectors and words, the decoder generates words.
 
     memory = encoder([v_1 … v_P, table(q_1) … table(q_L)]),      p(y_t | y_<t, memory) by the decoder
 
-Writing is as of every `CausalLM`, with the memory. `seq2seq` builds one: `text:width=128:depth=2`
-ours, from scratch; `t5:width=768:depth=12:heads=12` the shape of T5 (Raffel et al., 2020), from
-scratch too; `t5:FOLDER` a trained T5 with its own tokenizer, in transformers' layout.
+Generation is as in `CausalLM`, with the memory. `seq2seq` builds one from a spec:
+`text:width=128:depth=2` is ours, from scratch; `t5:width=768:depth=12:heads=12` has the
+architecture of T5 (Raffel et al., 2020), also from scratch; `t5:FOLDER` is a trained T5 with its
+own tokenizer, in transformers' layout.
 
-Dimensions: B samples, P vectors read in place of words, L words read, M = P + L, D width, V
+Dimensions: B samples, P vectors read instead of words, L words read, M = P + L, D width, V
 vocabulary.
 """
 
@@ -26,12 +27,11 @@ from diptych.towers.nn.transformer import Transformer
 from diptych.towers.text.text import TextTower
 
 PLACES = 16
-"""Vectors that can be read before the words."""
+"""The most vectors that can be read before the words."""
 
 
 class Seq2Seq(CausalLM):
-    """Two transformers of one shape over one table of embeddings, the second with attention to what
-    the first read.
+    """An encoder and a decoder of the same shape with a shared embedding table.
 
     >>> from diptych.data.tokenizers import build
     >>> lm = seq2seq("text:width=32:depth=1", build("bpe:vocab_size=260:context=8"))
@@ -62,22 +62,22 @@ class Seq2Seq(CausalLM):
     def read(
         self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Vectors (B, P, D), and behind them ids (B, L) of lengths (B,) -> memory (B, M, D) and its
-        mask (B, M)."""
+        """Encode vectors (B, P, D), followed by ids (B, L) of lengths (B,): memory (B, M, D) and
+        its mask (B, M)."""
         x, mask = prefixed(vectors, self.table, ids, lengths)
         x = self.reader(x + self.places[: x.shape[1]], mask=mask)
         return self.read_norm(x), mask
 
     def extra_state(self) -> dict[str, Any]:
-        """Plain values from which it is built again where its spec names a folder: nothing here."""
+        """Plain values from which a model of a folder is rebuilt: none here."""
         return {}
 
 
 def seq2seq(spec: str, tokenizer: Tokenizer | None) -> Seq2Seq | t5.T5:
-    """The encoder-decoder of a spec, for a tokenizer, unless it brings its own.
+    """Build the encoder-decoder of a spec, for a tokenizer unless it has its own.
 
-    Raises InputError for an unknown option, a folder that holds no T5, and a tokenizer that texts
-    cannot be written by.
+    Raises InputError for an unknown option, a folder without a T5, and a tokenizer without start or
+    end ids.
     """
     parsed = parse(spec)
     if parsed.name.startswith("t5:"):

@@ -1,9 +1,9 @@
-"""T5 of transformers as an encoder-decoder of ours (Raffel et al., JMLR 2020).
+"""T5 of transformers as a `CausalLM` with an encoder (Raffel et al., JMLR 2020).
 
-Its decoder reads all that was written again for each further token, in place of keeping keys and
-values: what it writes here is short.
+The decoder re-reads all generated tokens for each further one, instead of caching keys and values,
+since its texts are short.
 
-Dimensions as in `seq2seq`; N tokens written so far.
+Dimensions as in `seq2seq`; N tokens generated so far.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from diptych.spec import configure
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The shape of a T5 from scratch: that of its base size."""
+    """The shape of a T5 from scratch; the defaults are T5-base."""
 
     width: int = 768
     depth: int = 12
@@ -35,7 +35,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class _Written:
-    """The ids (B, N) so far, where other decoders keep keys and values."""
+    """The ids (B, N) so far, in place of a cache of keys and values."""
 
     ids: Tensor
 
@@ -44,10 +44,10 @@ class _Written:
 
 
 class T5(CausalLM):
-    """The stacks of a `T5ForConditionalGeneration` around one table of embeddings."""
+    """Encoder and decoder of a `T5ForConditionalGeneration` with one embedding table."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, *, own: bool):
-        nn.Module.__init__(self)  # it has no tower of ours
+        nn.Module.__init__(self)  # it has no `TextTower`
         self.tokenizer = tokenizer
         self.own = own
         self.plain: dict[str, Any] = model.config.to_diff_dict()
@@ -70,20 +70,20 @@ class T5(CausalLM):
         return {"t5": self.plain}
 
     def extra_state(self) -> dict[str, Any]:
-        """Its config, and its tokenizer, where it came with one."""
+        """Its config and tokenizer, if it has its own tokenizer."""
         return {"t5": self.plain, "words": self.tokenizer.to_dict()} if self.own else {}
 
     def read(
         self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As of `Seq2Seq`."""
+        """As `Seq2Seq.read`."""
         x, mask = prefixed(vectors, self.words, ids, lengths)
         return self.encoder(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state, mask
 
-    def forward(  # type: ignore[override]  # neither a mask nor a prefix: all that is written is real
+    def forward(  # type: ignore[override] # no mask or prefix: all generated tokens are real
         self, ids: Tensor, *, memory: Tensor, memory_mask: Tensor | None = None, prefix: None = None
     ) -> Tensor:
-        """Ids (B, N) -> tokens (B, N, D) after the decoder's final norm."""
+        """Tokens (B, N, D) of ids (B, N), after the decoder's final norm."""
         return self.decoder(
             inputs_embeds=self.words(ids),
             encoder_hidden_states=memory,
@@ -122,7 +122,7 @@ class T5(CausalLM):
 
 
 def fresh(tokenizer: Tokenizer, **options: Any) -> T5:
-    """A T5 with fresh weights for a tokenizer of ours; `options` are those of `Shape`."""
+    """A T5 with fresh weights for a tokenizer; `options` are those of `Shape`."""
     shape = configure(Shape, options, "t5")
     config = _transformers().T5Config(
         vocab_size=tokenizer.vocab_size,
@@ -140,8 +140,8 @@ def fresh(tokenizer: Tokenizer, **options: Any) -> T5:
 
 
 def from_folder(folder: str, *, context: int | None = None) -> T5:
-    """The T5 of a folder with its tokenizer, which cuts texts at `context` ids (None: as the folder
-    says)."""
+    """Load the T5 of a folder with its tokenizer, which truncates texts at `context` ids (None: the
+    folder's)."""
     transformers = _transformers()
     if not (Path(folder) / "config.json").is_file():
         raise InputError(
@@ -156,12 +156,12 @@ def from_folder(folder: str, *, context: int | None = None) -> T5:
         raise InputError(f"the tokenizer in {folder} is a {words.kind}, not a T5's")
     values = words.to_dict() | {
         "before": [int(config.decoder_start_token_id or 0)]
-    }  # what T5 writes from
+    }  # the start id of T5's decoder
     return T5(model, from_dict(values), own=True)
 
 
 def rebuilt(values: dict[str, Any]) -> T5:
-    """The T5 that `extra_state` told of, with fresh weights."""
+    """The T5 that `extra_state` describes, with fresh weights."""
     transformers = _transformers()
     config = transformers.T5Config.from_dict(values["t5"])
     return T5(transformers.T5ForConditionalGeneration(config), from_dict(values["words"]), own=True)

@@ -52,7 +52,7 @@ def cards() -> dict[str, Card]:
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`."""
+    """Whether this module reads `spec`."""
     return spec.name in cards() or (spec.name.endswith(".toml") and not is_folder(spec))
 
 

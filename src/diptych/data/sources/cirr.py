@@ -22,7 +22,7 @@ FORMAT = "cirr"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name."""
+    """Whether this module reads `spec`: by its name."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
     return name.startswith("cap.rc2.") and name.endswith(".json") and not is_folder(spec)
 

@@ -21,7 +21,7 @@ ANY = True
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix."""
+    """Whether this module reads `spec`: by its suffix."""
     return spec.name.lower().endswith(".json") and not is_folder(spec)
 
 

@@ -23,7 +23,7 @@ PREFIX = "datasets:"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by the prefix."""
+    """Whether this module reads `spec`: by the prefix."""
     return spec.name.startswith(PREFIX)
 
 

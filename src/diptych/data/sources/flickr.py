@@ -28,7 +28,7 @@ _FOLDERS = (
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`."""
+    """Whether this module reads `spec`."""
     name = Path(spec.name).name
     if is_folder(spec):
         return False

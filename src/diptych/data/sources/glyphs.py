@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")  # of concepts, by a hash: test concepts are u
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`."""
+    """Whether this module reads `spec`."""
     return spec.name == "glyphs"
 
 

@@ -45,7 +45,7 @@ _WHAT = "{'image_name': …, 'captions': […]} or (index, title, description)"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix."""
+    """Whether this module reads `spec`: by its suffix."""
     return spec.name.lower().endswith((".npy", ".pkl", ".pickle")) and not is_folder(spec)
 
 

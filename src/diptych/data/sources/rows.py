@@ -159,9 +159,7 @@ class CsvRows(_Lines):
             nonlocal position
             for line in file:
                 position += len(line)
-                yield line.decode(
-                    "latin-1"
-                )  # accepts any byte; delimiters and quotes are ASCII
+                yield line.decode("latin-1")  # accepts any byte; delimiters and quotes are ASCII
 
         start = 0
         try:

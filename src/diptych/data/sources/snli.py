@@ -27,7 +27,7 @@ _FOLDERS = ("flickr30k-images", "flickr30k_images", "Flickr30K", "images", "Imag
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name."""
+    """Whether this module reads `spec`: by its name."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
     return name.startswith("snli") and name.endswith(".jsonl") and not is_folder(spec)
 

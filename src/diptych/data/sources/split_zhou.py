@@ -21,7 +21,7 @@ FORMAT = "split_zhou"
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name."""
+    """Whether this module reads `spec`: by its name."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
     return name.startswith("split_zhou") and name.endswith(".json") and not is_folder(spec)
 

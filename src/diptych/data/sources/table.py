@@ -54,7 +54,7 @@ _WHOLE = re.compile(r"-?[0-9]+")
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its suffix."""
+    """Whether this module reads `spec`: by its suffix."""
     return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec)
 
 

@@ -42,7 +42,7 @@ _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`."""
+    """Whether this module reads `spec`."""
     return spec.name.endswith((".tar", ".tar.gz", ".tgz")) and not is_folder(spec)
 
 

@@ -108,9 +108,7 @@ def _load(stored: Path) -> Index:
 
 def _join(shards: Sequence["Shard"], paths: Sequence[str]) -> Index:
     keys = [key for shard in shards for key in shard.keys]
-    if len(set(keys)) < len(
-        keys
-    ):  # two shards share a key: prefix the shard's name
+    if len(set(keys)) < len(keys):  # two shards share a key: prefix the shard's name
         stems = [Path(path).stem for path in paths]
         names = (
             stems
@@ -184,7 +182,9 @@ def index_shard(path: str) -> Shard:
         if not (key and extension):
             continue
         sample = samples.setdefault(key, {})
-        if extension in sample:  # a second .jpg and a second .json of one key count as one duplicate
+        if (
+            extension in sample
+        ):  # a second .jpg and a second .json of one key count as one duplicate
             repeats[key, extension] += 1
             shard.damage[f"{path}:{key}#{1 + repeats[key, extension]}"] = "duplicate-key"
         else:

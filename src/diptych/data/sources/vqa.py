@@ -26,7 +26,7 @@ _SPLIT = re.compile(r"(train|val|test)(\d{4})?")
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this file reads `spec`: by its name."""
+    """Whether this module reads `spec`: by its name."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
     named = name.endswith("_questions.json") or (
         name.startswith("vqa-e") and name.endswith(".json")

@@ -1,10 +1,10 @@
-"""Our models in other people's formats: one target a file of this folder, each checked before
-anyone sees it.
+"""Export of models to the formats of other libraries, with a check of the result; one module per
+target.
 
-A target's file has `PACKAGES` (what it imports) and `INSTALL` (what brings them), `misfit(model)`
-(why it cannot hold a model, or None), `notes(model)` (what differs by the target's nature),
-`write(model, folder)`, and `embed(folder, images, texts)`: the unit vectors that the other library
-computes from what was written, from images and strings.
+A target's module has `PACKAGES` (which it imports), `INSTALL` (pip's arguments for them),
+`misfit(model)` (why it cannot hold a model, or None), `notes(model)` (inherent differences of the
+target), `write(model, folder)`, and `embed(folder, images, texts)`, which returns the unit vectors
+that the other library computes from images and strings with the written files.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from diptych.errors import InputError, brief, unknown
 from diptych.files import followed, is_full, sync
 from diptych.models.model import Model
 
-LIMIT = 1e-5  # the largest difference of an entry of a unit vector that passes
+LIMIT = 1e-5  # the largest accepted difference of an entry of a unit vector
 
 TEXTS = (
     "a photo of a cat",
@@ -35,14 +35,14 @@ TEXTS = (
     "Überall liegt Schnee",
     "snow and ice " * 60,
 )
-"""Short, empty, longer than any context, capitals, digits, signs: as every tokenizer must split
-them."""
+"""Texts on which tokenizers must agree: short, empty, too long for any context, capitals, digits,
+punctuation."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, how far the other library's embeddings are from ours, and what differs by
-    its nature."""
+    """The result of an export: the largest differences of the other library's embeddings, and notes
+    on the target."""
 
     target: str
     folder: Path
@@ -52,7 +52,7 @@ class Report:
 
 
 def targets() -> list[str]:
-    """The names of what can be exported to, one for each file of this folder.
+    """The names of the targets, one per module of this folder.
 
     >>> targets()
     ['hf', 'onnx', 'openclip', 'sentence-transformers']
@@ -65,13 +65,13 @@ def targets() -> list[str]:
 
 
 def export(model: Model, target: str, folder: str | Path) -> Report:
-    """Write a model (float32, on the CPU) into the new folder in the format of `target`, and
-    compare embeddings.
+    """Write a model (float32, on the CPU) to a new folder in the format of `target`, and compare
+    embeddings.
 
-    The other library reads what was written and embeds images and texts; the folder appears only
-    when no entry of its unit vectors differs from ours by more than 1e-5. Raises InputError for an
-    unknown target, a missing package, a folder that exists, a model that the target cannot hold
-    (with the targets that can), and a difference above that.
+    The other library loads the written files and embeds images and texts. The folder is created
+    only if no entry of its unit vectors differs from ours by more than 1e-5. Raises InputError for
+    an unknown target, a missing package, an existing folder, a model that the target cannot hold
+    (with the targets that can), and a larger difference.
     """
     folder = followed(folder)
     module = _target(target)
@@ -111,8 +111,8 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
 
 
 def random_images(size: int) -> list[Image.Image]:
-    """Smooth noise in several shapes. Margins to crop are even: there all libraries agree on where
-    the centre is."""
+    """Images of smooth noise in several shapes, with even margins, for which all libraries agree on
+    the centre crop."""
     rng = np.random.default_rng(0)
     shapes = [(size, size), (2 * size, 2 * size), (3 * size, size), (2 * size, 6 * size)]
     noise = [rng.integers(0, 256, (9, 9, 3), dtype=np.uint8) for _ in shapes]
@@ -135,7 +135,7 @@ def _need(target: str, module: ModuleType) -> None:
 
 
 def _others(model: Model, target: str) -> str:
-    """The targets that can hold the model, in words."""
+    """The targets that can hold the model, as text."""
     able = []
     for other in targets():
         module = _target(other)
@@ -149,7 +149,7 @@ def _others(model: Model, target: str) -> str:
 
 
 def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tuple[float, float]:
-    """The largest differences, ours to theirs, of images and of texts."""
+    """The largest differences of embeddings of images and of texts."""
     shown = random_images(model.preprocess.size)
     try:
         theirs = module.embed(folder, shown, TEXTS)

@@ -1,4 +1,4 @@
-"""What several targets share: which specs they can hold, our tensors in the form of foreign towers,
+"""Functions for several targets: checks of specs, our tensors in the form of foreign towers,
 tokenizer files.
 
 Dimensions: P patches, K CLS tokens, D width.
@@ -26,7 +26,7 @@ MENDS = "texts with broken encodings or HTML entities are mended by us and not b
 
 
 def differs(spec: Mapping[str, Any], wanted: Mapping[str, Sequence[Any]], side: str) -> str | None:
-    """The first option of a tower's spec that is none of those wanted, in words.
+    """The first option of a tower's spec that has no wanted value, as text; None if there is none.
 
     >>> differs({"name": "conv"}, {"name": ["vit"]}, "image")
     "its image tower has name='conv' (wanted: 'vit')"
@@ -38,7 +38,7 @@ def differs(spec: Mapping[str, Any], wanted: Mapping[str, Sequence[Any]], side: 
 
 
 def heads(spec: Mapping[str, Any]) -> int:
-    """The attention heads of a spec."""
+    """The number of attention heads of a spec."""
     return spec["heads"] or max(1, spec["width"] // 64)
 
 
@@ -48,11 +48,11 @@ def hidden(spec: Mapping[str, Any]) -> int:
 
 
 def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
-    """A copy of the state in the form that foreign ViTs have, computing the same.
+    """A copy of the state in the form of foreign ViTs, for the same computation.
 
-    CLS tokens have positions (of zeros where ours has none). A bias of the patches is there or is
-    not, as `patch_bias` says: it is the same added to each patch's position. The temperature is the
-    multiplier's logarithm.
+    CLS tokens have positions (zeros if ours have none). With `patch_bias=False`, the bias of the
+    patches is added to each patch's position, which is equivalent; with True it exists, as zeros if
+    ours has none. The temperature is the logarithm of the multiplier.
     """
     state = {name: value.detach().float().clone() for name, value in encoder.state_dict().items()}
     spec = encoder.image.spec
@@ -70,14 +70,13 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
 
 
 def tokenizer_of(model: Model) -> Tokenizer:
-    """The model's tokenizer; `export` has refused models without one."""
+    """The model's tokenizer; `export` has rejected models without one."""
     assert model.tokenizer is not None
     return model.tokenizer
 
 
 def rust(tokenizer: Tokenizer) -> RustTokenizer:
-    """A tokenizer's Rust pipeline with its special ids around each text: what a tokenizer.json
-    holds."""
+    """A tokenizer's Rust pipeline with special ids around each text, as in a tokenizer.json."""
     if isinstance(tokenizer, Clip):
         made = _clip()
     elif isinstance(tokenizer, HuggingFace):
@@ -102,7 +101,7 @@ def rust(tokenizer: Tokenizer) -> RustTokenizer:
 
 
 def swapped(pipeline: RustTokenizer, a: int, b: int) -> RustTokenizer:
-    """The same pipeline with the numbers of two ids exchanged."""
+    """The same pipeline with two ids exchanged."""
     content = json.loads(pipeline.to_str())
     other = {a: b, b: a}
     content["model"]["vocab"] = {
@@ -118,7 +117,7 @@ def swapped(pipeline: RustTokenizer, a: int, b: int) -> RustTokenizer:
 def write_tokenizer(
     tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer | None = None
 ) -> None:
-    """The files from which transformers' AutoTokenizer gives the same ids; `pipeline` in place of
+    """Write files with which transformers' AutoTokenizer gives the same ids; `pipeline` replaces
     the tokenizer's."""
     config: dict[str, Any] = {"model_max_length": tokenizer.context, "padding_side": "right"}
     if isinstance(tokenizer, SentencePiece):
@@ -135,10 +134,10 @@ def write_tokenizer(
     else:
         pipeline = pipeline or rust(tokenizer)
         pipeline.save(str(folder / "tokenizer.json"))
-        kept = pipeline.encode("").ids  # the special ids, as the pipeline numbers them
+        kept = pipeline.encode("").ids  # the special ids in the pipeline's numbering
         end = pipeline.id_to_token(kept[-1]) if tokenizer.after else None
-        # Pads behind a text's end are never read, unless texts are always filled up: then the id
-        # itself matters.
+        # Pads after a text's end are never attended to, unless texts are always padded; then the
+        # pad id matters.
         pad = (
             pipeline.id_to_token(tokenizer.pad)
             if tokenizer.padding == "max" or end is None
@@ -159,12 +158,13 @@ def write_tokenizer(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Plain values as JSON."""
+    """Write plain values as JSON."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _clip() -> RustTokenizer:
-    """CLIP's tokenizer as transformers builds it: without mending, else with the same ids."""
+    """CLIP's tokenizer as built by transformers: the same ids, except that texts are not
+    repaired."""
     made = RustTokenizer(_vocabulary()[1])
     made.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

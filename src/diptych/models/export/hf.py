@@ -1,5 +1,5 @@
-"""A folder in transformers' layout, CLIPModel or SiglipModel: config, weights, preprocessor,
-tokenizer."""
+"""Export to a folder in transformers' layout, CLIPModel or SiglipModel: config, weights,
+preprocessor, tokenizer."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ def misfit(model: Model) -> str | None:
 
 
 def notes(model: Model) -> list[str]:
-    """What differs by the nature of the target."""
+    """Inherent differences of the target."""
     preprocess = model.preprocess
     return [common.CROP] * (preprocess.resize == "shortest" and preprocess.crop != "floor") + [
         common.MENDS
@@ -78,7 +78,7 @@ def notes(model: Model) -> list[str]:
 
 
 def write(model: Model, folder: Path) -> None:
-    """config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."""
+    """Write config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."""
     from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
     siglip = _siglip(model.encoder.config())
@@ -87,8 +87,8 @@ def write(model: Model, folder: Path) -> None:
     state = common.tensors(model.encoder, patch_bias=siglip)
     pipeline = None
     if not siglip and eot == 2:
-        # transformers takes an eos id of 2 for an old mistake and looks for the highest id: make
-        # the end the highest.
+        # transformers treats an eos id of 2 as an old mistake and pools at the highest id: make the
+        # end id the highest.
         eot = len(state["text.table.weight"]) - 1
         pipeline = (
             common.swapped(common.rust(tokenizer), 2, eot) if eot < tokenizer.vocab_size else None
@@ -112,7 +112,7 @@ def write(model: Model, folder: Path) -> None:
 def embed(
     folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) of images and of texts by transformers, which prepares both itself."""
+    """Unit vectors (N, E) of images and of texts, computed and preprocessed by transformers."""
     from transformers import AutoModel, AutoTokenizer
 
     siglip = (
@@ -139,7 +139,7 @@ def embed(
 
 @contextmanager
 def still() -> Iterator[None]:
-    """Without transformers' advice and its bars."""
+    """Context without transformers' warnings and progress bars."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -157,7 +157,7 @@ def _siglip(config: dict[str, Any]) -> bool:
 
 
 def _processor(folder: Path) -> Any:
-    """transformers' image processor on Pillow, by which its models were trained."""
+    """transformers' image processor with Pillow, with which its models were trained."""
     import transformers
     from transformers import AutoImageProcessor
 
@@ -216,7 +216,7 @@ def _config(model: Model, siglip: bool, tokenizer: Any, eot: int | None) -> dict
 
 
 def _preprocessor(model: Model, siglip: bool) -> dict[str, Any]:
-    """preprocessor_config.json as transformers 4 and 5 read it."""
+    """preprocessor_config.json for transformers 4 and 5."""
     values = model.preprocess
     squash = values.resize == "squash"
     square = {"height": values.size, "width": values.size}

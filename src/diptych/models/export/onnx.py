@@ -1,5 +1,5 @@
-"""ONNX: image.onnx and text.onnx, from uint8 pixels and from ids to unit vectors, with what
-prepares both beside them.
+"""Export to ONNX: image.onnx maps uint8 pixels, text.onnx ids, to unit vectors; preprocessing and
+tokenizer are separate files.
 
 Dimensions: N images or texts, L ids a text, S pixels a side, E embedding.
 """
@@ -27,8 +27,8 @@ FORMAT = "diptych-onnx/1"
 
 
 class Images(nn.Module):
-    """uint8 (N, 3, S, S) -> unit vectors (N, E); mean and std are inside, so that nobody can forget
-    them."""
+    """The graph from uint8 pixels (N, 3, S, S) to unit vectors (N, E), normalisation by mean and
+    std included."""
 
     def __init__(self, encoder: DualEncoder):
         super().__init__()
@@ -39,7 +39,7 @@ class Images(nn.Module):
 
 
 class Texts(nn.Module):
-    """ids (N, L) and lengths (N,), both int64 -> unit vectors (N, E)."""
+    """The graph from ids (N, L) and lengths (N,), both int64, to unit vectors (N, E)."""
 
     def __init__(self, encoder: DualEncoder):
         super().__init__()
@@ -50,16 +50,16 @@ class Texts(nn.Module):
 
 
 def misfit(model: Model) -> None:
-    """Any tower can be tried; what torch cannot trace is told by `write`."""
+    """None: any tower is tried; `write` raises InputError if torch cannot trace it."""
 
 
 def notes(model: Model) -> list[str]:
-    """What differs by the nature of the target."""
+    """Inherent differences of the target."""
     return [common.MENDS] * isinstance(model.tokenizer, Clip)
 
 
 def write(model: Model, folder: Path) -> None:
-    """Both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or
+    """Write both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or
     spiece.model."""
     tokenizer = common.tokenizer_of(model)
     size = model.preprocess.size
@@ -67,7 +67,7 @@ def write(model: Model, folder: Path) -> None:
     length = torch.export.Dim("length", max=tokenizer.context)
     fixed = (
         tokenizer.padding == "max"
-    )  # such a tower reads its padding: one length is the only exact one
+    )  # such a tower attends to padding, so only one length is exact
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
     _graph(
@@ -111,8 +111,7 @@ def write(model: Model, folder: Path) -> None:
 def embed(
     folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) by onnxruntime: the first alone, then the rest at once, so that sizes of
-    batches differ."""
+    """Unit vectors (N, E) by onnxruntime, in batches of different sizes."""
     stored = json.loads((folder / "diptych.json").read_text(encoding="utf-8"))
     preprocess = Preprocess.from_dict(stored["preprocess"])
     tokenizer = from_dict(stored["tokenizer"])
@@ -127,7 +126,7 @@ def embed(
 
 
 def _session(path: Path) -> Any:
-    """A function from named tensors to the graph's one result."""
+    """A function from named tensors to the graph's only output."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -141,10 +140,10 @@ def _session(path: Path) -> Any:
 def _graph(
     model: Model, module: nn.Module, path: Path, given: dict[str, Tensor], dynamic: dict[str, Any]
 ) -> None:
-    """One module as an ONNX file; weights too large for one file lie beside it, as ONNX has it."""
+    """Write a module as an ONNX file; weights too large for it are stored in a second file."""
     try:
         with evaluating(model.encoder), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the exporter's remarks on its own future
+            warnings.simplefilter("ignore")  # the exporter's deprecation warnings
             program = torch.export.export(
                 module.eval(), tuple(given.values()), dynamic_shapes=tuple(dynamic.values())
             )
@@ -157,7 +156,7 @@ def _graph(
             )
         assert made is not None
         made.save(str(path), external_data=_bytes(module) > 1 << 30)
-    except Exception as error:  # the exporter raises whatever its passes led to
+    except Exception as error:  # the exporter raises many kinds
         raise InputError(
             f"torch cannot export {path.stem} of {model.name} to ONNX ({brief(error)}); choose another target"
         ) from error

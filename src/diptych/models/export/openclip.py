@@ -1,8 +1,8 @@
-"""A folder that open_clip loads as `local-dir:FOLDER`: open_clip_config.json, the weights, and a
-tokenizer of its own.
+"""Export to a folder that open_clip loads as `local-dir:FOLDER`: open_clip_config.json, weights,
+tokenizer.
 
-ViTs with a CLS token or a mean go into open_clip's own towers; SigLIP's attention pooling exists
-there only inside timm's models, so only in the sizes that timm names.
+ViTs that pool a CLS token or the mean use open_clip's own towers. SigLIP's attention pooling exists
+only in timm's models, and so only in timm's sizes.
 """
 
 import logging
@@ -60,7 +60,7 @@ def misfit(model: Model) -> str | None:
 
 
 def notes(model: Model) -> list[str]:
-    """What differs by the nature of the target."""
+    """Inherent differences of the target."""
     found = [common.CROP] * (
         model.preprocess.resize == "shortest" and model.preprocess.crop != "round"
     )
@@ -72,8 +72,8 @@ def notes(model: Model) -> list[str]:
 
 
 def write(model: Model, folder: Path) -> None:
-    """open_clip_config.json, open_clip_model.safetensors and, but for CLIP's own, the tokenizer's
-    files."""
+    """Write open_clip_config.json, open_clip_model.safetensors and, unless it is CLIP's, the
+    tokenizer's files."""
     import open_clip
 
     tokenizer = common.tokenizer_of(model)
@@ -110,7 +110,7 @@ def write(model: Model, folder: Path) -> None:
 def embed(
     folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) of images and of texts by open_clip, which prepares both itself."""
+    """Unit vectors (N, E) of images and of texts, computed and preprocessed by open_clip."""
     import open_clip
 
     with _quiet(), torch.inference_mode():
@@ -126,8 +126,7 @@ def embed(
 
 
 def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
-    """open_clip's config of the model: the inverse of `pretrained.openclip.describe`, which must
-    agree with it."""
+    """open_clip's config of the model, the inverse of `pretrained.openclip.describe`."""
     dual = model.encoder.config()
     image = dual["image"]
     text = dual["text"]
@@ -181,7 +180,7 @@ def _words(spec: Mapping[str, Any], projection: str, tokenizer: Tokenizer) -> di
     clean = getattr(tokenizer, "clean", None)
     if not isinstance(tokenizer, Clip):
         cfg["hf_tokenizer_name"] = (
-            "."  # with local-dir: open_clip looks into the folder, whatever stands here
+            "."  # with local-dir: open_clip reads the folder, whatever the value
         )
     if clean is not None and clean != "lower":
         cfg["tokenizer_kwargs"] = {"clean": clean}
@@ -217,7 +216,7 @@ def _timm_vision(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _timm_name(spec: Mapping[str, Any]) -> str | None:
-    """timm's SigLIP tower that computes what this spec does, or None."""
+    """The name of timm's SigLIP tower that is equivalent to the spec, or None."""
     import timm
 
     computes = ("image_size", "patch", "width", "depth", "activation", "eps", "layer_scale")
@@ -251,7 +250,7 @@ def _timm_name(spec: Mapping[str, Any]) -> str | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's remarks, which go to the root logger."""
+    """Context without open_clip's warnings, which go to the root logger."""
     logging.disable(logging.WARNING)
     try:
         yield

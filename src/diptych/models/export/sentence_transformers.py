@@ -1,5 +1,5 @@
-"""A folder that `SentenceTransformer(FOLDER)` loads: CLIPModel in transformers' layout, then unit
-vectors."""
+"""Export to a folder for `SentenceTransformer(FOLDER)`: CLIPModel in transformers' layout, then
+normalisation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,13 +28,12 @@ notes = hf.notes
 
 
 def write(model: Model, folder: Path) -> None:
-    """modules.json, the folder of `hf` as its module 0, and normalisation as its module 1."""
+    """Write modules.json, the folder of `hf` as module 0, and normalisation as module 1."""
     names = ["0_CLIPModel", "1_Normalize"]
     for name in names:
         (folder / name).mkdir()
     hf.write(model, folder / names[0])
-    # transformers 5 would prepare images by torchvision, whose pixels are not quite those of
-    # Pillow.
+    # transformers 5 would preprocess with torchvision, whose pixels differ slightly from Pillow's.
     common.write_json(
         folder / names[0] / "sentence_bert_config.json", {"processor_kwargs": {"backend": "pil"}}
     )

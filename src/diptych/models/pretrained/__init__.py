@@ -1,7 +1,8 @@
-"""Other people's weights in our towers: `openclip:NAME[/TAG]` and `hf:REPO_OR_FOLDER`.
+"""Pretrained models of other libraries in our towers: `openclip:NAME[/TAG]` and
+`hf:REPO_OR_FOLDER`.
 
-A loader is a module of this folder with `load(name, weights) -> Model`, named by the prefix of its
-specs.
+A loader is a module of this folder with `load(name, weights) -> Model`; its name is the prefix of
+its specs.
 """
 
 import importlib
@@ -17,10 +18,12 @@ LOADERS = {"openclip": "diptych.models.pretrained.openclip", "hf": "diptych.mode
 
 
 def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> "Model":
-    """The model of a spec `PREFIX:NAME`; `weights` is a local state dict, safetensors file or
-    folder, `precision` as of `diptych.load`.
+    """Load the model of a spec `PREFIX:NAME`.
 
-    Raises InputError where the prefix or name is unknown, or where weights and name do not fit.
+    `weights` is a local state dict, safetensors file or folder; `precision` is as in
+    `diptych.load`.
+
+    Raises InputError if the prefix or name is unknown, or if the weights do not fit the name.
     """
     prefix, _, name = spec.partition(":")
     if prefix not in LOADERS:
@@ -34,8 +37,8 @@ def load(spec: str, weights: str | Path | None = None, precision: str = "float32
 
 
 def absolute(spec: str) -> str:
-    """A model's spec that means the same in every working directory: folders of this disk with
-    their whole path.
+    """A model's spec that does not depend on the working directory: local folders become absolute
+    paths.
 
     >>> absolute("openclip:ViT-B-32/openai")
     'openclip:ViT-B-32/openai'

@@ -1,5 +1,5 @@
-"""From other people's names of tensors to ours, by rules, and into a dual encoder without a second
-copy in memory."""
+"""Conversion of foreign state dicts by rules, into a dual encoder without a second copy in
+memory."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,56 +16,58 @@ Change = Callable[[Tensor], Sequence[Tensor]]
 
 
 def same(x: Tensor) -> Sequence[Tensor]:
-    """The tensor as it is."""
+    """The tensor unchanged."""
     return (x,)
 
 
 def thirds(x: Tensor) -> Sequence[Tensor]:
-    """The rows of q, k and v, packed into one matrix."""
+    """Split a matrix of q, k and v."""
     return x.chunk(3)
 
 
 def halves(x: Tensor) -> Sequence[Tensor]:
-    """The rows of k and v, packed into one matrix."""
+    """Split a matrix of k and v."""
     return x.chunk(2)
 
 
 def turned(x: Tensor) -> Sequence[Tensor]:
-    """A matrix that its library multiplies from the right."""
+    """Transpose a matrix that its library multiplies from the right."""
     return (x.T,)
 
 
 def row(x: Tensor) -> Sequence[Tensor]:
-    """One vector as a matrix of one row."""
+    """Reshape a vector to a matrix of one row."""
     return (x.reshape(1, -1),)
 
 
 def rows(x: Tensor) -> Sequence[Tensor]:
-    """A matrix with an idle first dimension."""
+    """Drop the first dimension, of size 1."""
     return (x[0],)
 
 
 def scalar(x: Tensor) -> Sequence[Tensor]:
-    """One number, whatever its shape."""
+    """Reshape a tensor of one number to a scalar."""
     return (x.reshape(()),)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors whose whole name matches `pattern` become `targets`, which may use its named groups;
-    none: left out."""
+    """Tensors whose full name matches `pattern` become `targets`, which may use its named groups.
+
+    Without targets, the tensors are left out.
+    """
 
     pattern: str
     targets: tuple[str, ...] = ()
     change: Change = same
 
     def names(self, name: str) -> list[str] | None:
-        """Our names for what becomes of theirs, or None where the rule is not for this name."""
+        """Our names for the targets, or None if the rule does not match."""
         match = re.fullmatch(self.pattern, name)
         return None if match is None else [match.expand(target) for target in self.targets]
 
     def apply(self, name: str, value: Tensor) -> dict[str, Tensor] | None:
-        """Our names and tensors, or None where the rule is not for this name."""
+        """Our names and tensors, or None if the rule does not match."""
         names = self.names(name)
         return (
             dict(zip(names, self.change(value), strict=True))
@@ -77,8 +79,7 @@ class Rule:
 
 
 def under(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
-    """The rules of a part, for where it lies in the whole: `theirs` is a pattern, `ours` a
-    target."""
+    """The rules of a part with prefixes for the whole: `theirs` is a pattern, `ours` a target."""
     return [
         Rule(theirs + rule.pattern, tuple(ours + target for target in rule.targets), rule.change)
         for rule in rules
@@ -88,11 +89,11 @@ def under(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
 def fill(
     config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Rule], where: str
 ) -> DualEncoder:
-    """The dual encoder of a config with the tensors of `state`, float32, in evaluation mode.
+    """Build the dual encoder of a config with the tensors of `state`, float32, in evaluation mode.
 
-    It is built without memory of its own and takes the tensors over; `state` is emptied on the way.
-    Raises InputError for tensors that are missing, unknown, of another shape, or not of real
-    numbers: `where` is what they came from.
+    It is built on the meta device and takes over the tensors; `state` is emptied. Raises InputError
+    for tensors that are missing, unknown, of another shape, or not floating point; `where` is their
+    origin.
     """
     with torch.device("meta"):
         encoder = DualEncoder.from_config(config)
@@ -111,7 +112,8 @@ def fill(
             problem = _misfit(name, part, wanted[key])
             if problem:
                 problems.append(problem)
-            # A slice keeps the whole alive, and could not be saved beside its siblings.
+            # A slice would keep the whole tensor alive, and slices of one tensor could not be saved
+            # together.
             found[key] = part.float().contiguous() if len(renamed) == 1 else part.float().clone()
     problems += [f"lacks what becomes our {key}" for key in wanted if key not in found]
     if problems:
@@ -120,7 +122,9 @@ def fill(
             f"{where}: {problems[0]}{more}; name the model that these weights belong to"
         )
     encoder.load_state_dict(found, assign=True)
-    preprocess = encoder.image.preprocess  # what is not in a state dict was left on "meta"
+    preprocess = (
+        encoder.image.preprocess
+    )  # buffers that are not in the state dict are still on "meta"
     encoder.image.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
     encoder.image.std = torch.tensor(preprocess.std).view(3, 1, 1)
     return encoder.eval()
@@ -129,12 +133,11 @@ def fill(
 def back(
     state: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rules: Sequence[Rule]
 ) -> dict[str, Tensor]:
-    """The inverse of `fill`: our tensors under the names and in the shapes of `theirs`, a foreign
-    model's state.
+    """The inverse of `fill`: our tensors with the names and shapes of `theirs`, a foreign state
+    dict.
 
-    The same rules are read from right to left. What the rules leave out of `theirs` is left out
-    here. Raises KeyError or RuntimeError where `state` is of another architecture: who calls has
-    looked at the config before.
+    The same rules are applied in reverse; tensors that they leave out are left out. Raises KeyError
+    or RuntimeError if `state` has another architecture, so callers check the config first.
     """
     made = {}
     used = set()
@@ -158,7 +161,7 @@ def back(
 
 
 def square(size: int | Sequence[int], where: str) -> int:
-    """The side of a square given as one number or two; InputError where the two differ."""
+    """The side of a square given as one number or two. Raises InputError if the two differ."""
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
         raise InputError(

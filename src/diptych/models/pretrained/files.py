@@ -1,4 +1,4 @@
-"""Reading files of weights that may be damaged, of the wrong kind, or hostile."""
+"""Reading of weights files that may be damaged, of another format, or malicious."""
 
 import json
 import logging
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 NAMES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.safetensors",
          "open_clip_pytorch_model.bin", "pytorch_model.bin")  # fmt: skip
-"""Files of weights in a folder, the preferred ones first."""
+"""Weights files of a folder, in order of preference."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, or of the folder that holds it (one file or an index of
-    parts), by name.
+    """Read the tensors, by name, of a weights file, or of a folder with one file or an index of
+    parts.
 
-    A training checkpoint's `state_dict` is unwrapped and the prefix `module.` taken off. Raises
-    InputError for a missing, damaged or foreign file, and for a pickle that holds more than
-    tensors: such code is never run.
+    The `state_dict` of a training checkpoint is unwrapped, and the prefix `module.` removed. Raises
+    InputError for a missing or damaged file, one of another format, and a pickle that contains more
+    than tensors, whose code is never run.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -55,7 +55,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; InputError where the file is missing or damaged."""
+    """Read a JSON object. Raises InputError if the file is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -98,7 +98,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    """torch.load that builds tensors and nothing else."""
+    """Read a file by torch.load, restricted to tensors."""
     packed = zipfile.is_zipfile(path)
     if packed and _is_torchscript(path):
         raise InputError(
@@ -107,7 +107,7 @@ def _read_pickle(path: Path) -> Any:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on how the pickle was written
+            warnings.simplefilter("ignore")  # torch's warnings about the pickle's format
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
     except pickle.UnpicklingError:
         raise InputError(

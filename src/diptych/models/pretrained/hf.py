@@ -1,7 +1,7 @@
 """CLIP and SigLIP in transformers' layout: `hf:REPO` from the hub, `hf:FOLDER` from disk.
 
-The folder's config.json says how the towers are built; its weights go into our own, transformers'
-modules are not used.
+The towers are built from the folder's config.json, and the weights are loaded into our own;
+transformers' modules are not used.
 """
 
 import logging
@@ -41,9 +41,7 @@ RULES = [
     Rule(rf"vision_model\.embeddings\.patch_embedding\.{W}", (r"image.patch_embed.\g<w>",)),
     Rule(r"vision_model\.embeddings\.class_embedding", ("image.cls",), row),
     Rule(r"vision_model\.embeddings\.position_embedding\.weight", ("image.positions",)),
-    Rule(
-        rf"vision_model\.pre_layrnorm\.{W}", (r"image.pre_norm.\g<w>",)
-    ),  # transformers' own spelling
+    Rule(rf"vision_model\.pre_layrnorm\.{W}", (r"image.pre_norm.\g<w>",)),  # transformers' spelling
     Rule(rf"vision_model\.post_layernorm\.{W}", (r"image.norm.\g<w>",)),
     Rule(r"text_model\.embeddings\.token_embedding\.weight", ("text.table.weight",)),
     Rule(r"text_model\.embeddings\.position_embedding\.weight", ("text.positions",)),
@@ -53,7 +51,7 @@ RULES = [
     Rule(r"text_projection\.weight", ("text_projection.weight",)),
     Rule("logit_scale", ("logit_scale.value",), scalar),
     Rule("logit_bias", ("logit_bias",), scalar),
-    Rule(r".*\.position_ids"),  # 0, 1, 2, …: older files hold it
+    Rule(r".*\.position_ids"),  # 0, 1, 2, …: in older files
 ]
 ACTIVATION = {
     "gelu": "gelu",
@@ -64,11 +62,12 @@ ACTIVATION = {
 
 
 def load(name: str, weights: Path | None = None) -> Model:
-    """The model of a folder, or of a hub repository; `weights` is a file or folder used in its
-    place.
+    """Load the model of a folder or a hub repository; `weights` is a file or folder of other
+    weights.
 
-    A folder without preprocessor or tokenizer files takes the standard ones of its model type and
-    logs it. Raises InputError for what cannot be had, does not fit, or is neither CLIP nor SigLIP.
+    Missing preprocessor or tokenizer files are replaced by the standard ones of the model type,
+    with a warning. Raises InputError for a model that cannot be fetched, does not fit its weights,
+    or is neither CLIP nor SigLIP.
     """
     where = f"hf:{name}"
     folder = (
@@ -90,7 +89,7 @@ def load(name: str, weights: Path | None = None) -> Model:
 
 
 def _folder(name: str, with_weights: bool) -> Path:
-    """The local folder of that name, or a snapshot of the hub's repository."""
+    """The local folder `name`, or a snapshot of the hub's repository."""
     local = Path(name).expanduser()
     if local.is_dir():
         return local
@@ -115,7 +114,7 @@ def _folder(name: str, with_weights: bool) -> Path:
             and not any(folder.glob("*.index.json"))
         ):
             snapshot_download(name, allow_patterns=["pytorch_model*.bin"])
-    except Exception as error:  # whatever the network led to
+    except Exception as error:  # the network raises many kinds
         raise InputError(
             f"the hub's repository {name!r} cannot be fetched ({brief(error)}); "
             "fetch it elsewhere and name its folder: --weights FOLDER (weights=)"
@@ -124,7 +123,7 @@ def _folder(name: str, with_weights: bool) -> Path:
 
 
 def _config(folder: Path, where: str) -> Any:
-    """transformers' config, which knows the defaults that config.json leaves out."""
+    """transformers' config, which adds the defaults that config.json leaves out."""
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in ("clip", "siglip"):
         raise unknown(f"model type of {where}", str(kind), ["clip", "siglip"])
@@ -202,14 +201,14 @@ def _dual(config: Any, preprocess: Preprocess, where: str) -> dict[str, Any]:
 
 
 def _eot(text: Any) -> int:
-    """The id at which CLIP's text feature is taken. A 2 is an old mistake in configs and means: the
-    highest id."""
+    """The id at which CLIP pools texts. A 2 is an old mistake in configs that means the highest
+    id."""
     return text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
 
 
 def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
-    """From preprocessor_config.json (or the processor_config.json of newer versions), else the
-    standard."""
+    """The preprocessing of preprocessor_config.json (or of newer versions' processor_config.json),
+    else the standard one."""
     clip = config.model_type == "clip"
     size = square(config.vision_config.image_size, where)
     stored = folder / "preprocessor_config.json"
@@ -256,7 +255,7 @@ def _preprocess(folder: Path, config: Any, where: str) -> Preprocess:
 
 
 def _resize(values: dict[str, Any], clip: bool, size: int, path: Path) -> tuple[int, str]:
-    """Pixels a side, and how they are reached."""
+    """The side in pixels, and the way of resizing."""
     target = values.get(
         "size", {"shortest_edge": size} if clip else {"height": size, "width": size}
     )
@@ -277,7 +276,7 @@ def _resize(values: dict[str, Any], clip: bool, size: int, path: Path) -> tuple[
 
 
 def _tokenizer(folder: Path, config: Any, where: str) -> Tokenizer | None:
-    """The folder's own, else CLIP's; None, and a log line, where SigLIP's is missing."""
+    """The folder's tokenizer, else CLIP's; None, with a warning, if SigLIP's is missing."""
     text = config.text_config
     clip = config.model_type == "clip"
     if has_tokenizer(folder):

@@ -1,8 +1,8 @@
 """Models of open_clip: `openclip:NAME[/TAG]`; configs, tags and preprocessing are read from the
 installed library.
 
-ViT CLIP (GELU and QuickGELU, CLIPA) and SigLIP are rebuilt in our own towers; others are refused by
-name.
+ViT CLIP (GELU and QuickGELU, CLIPA) and SigLIP are rebuilt in our own towers; other architectures
+raise InputError.
 """
 
 import logging
@@ -97,12 +97,12 @@ TIMM_VIT = [
 
 
 def load(name: str, weights: Path | None = None) -> Model:
-    """The model NAME of open_clip with the weights of TAG, or of a local file or folder.
+    """Load the model NAME of open_clip with the weights of TAG, or of a local file or folder.
 
-    With a TAG the preprocessing is the tag's; else that of an open_clip_config.json beside the
-    weights; else what open_clip's `create_model_and_transforms(NAME)` gives. Raises InputError for
-    unknown names and tags, an activation other than the tag's, weights that cannot be had or do not
-    fit, and architectures that are not rebuilt here.
+    The preprocessing is that of the TAG; without one, that of an open_clip_config.json next to the
+    weights, else that of open_clip's `create_model_and_transforms(NAME)`. Raises InputError for
+    unknown names and tags, an activation other than the tag's, weights that cannot be fetched or do
+    not fit, and architectures that are not supported.
     """
     open_clip = _open_clip()
     name, _, tag = name.partition("/")
@@ -122,9 +122,9 @@ def load(name: str, weights: Path | None = None) -> Model:
 
 
 def describe(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Rule]]:
-    """The config of our dual encoder for a config of open_clip's, and the rules for its tensors.
+    """The config of our dual encoder for a config of open_clip, and the rules for its tensors.
 
-    Raises InputError for architectures that are not rebuilt here; `where` names the model in it.
+    Raises InputError, which names the model as `where`, for architectures that are not supported.
     """
     image, rules = _image(config, where)
     bias = config.get("init_logit_bias")
@@ -154,8 +154,8 @@ def _open_clip() -> Any:
 
 
 def _tag(open_clip: Any, name: str, tag: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What open_clip knows about a tag. A tag trained with another activation than NAME's is
-    refused."""
+    """open_clip's config of a tag. Raises InputError for a tag with another activation than
+    NAME's."""
     tagged = open_clip.get_pretrained_cfg(name, tag)
     plain = name.removesuffix("-quickgelu")
     other = plain if name != plain else f"{name}-quickgelu"
@@ -181,7 +181,7 @@ def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> P
 
     try:
         found = download_pretrained(dict(tagged))
-    except Exception as error:  # whatever the network led to
+    except Exception as error:  # the network raises many kinds
         source = tagged.get("hf_hub") or tagged.get("url")
         raise InputError(
             f"the weights of {where} cannot be fetched from {source} ({brief(error)}); "
@@ -197,7 +197,8 @@ def _preprocess(
     folder: Path | None,
     where: str,
 ) -> Preprocess:
-    """Size from the architecture, the rest from the tag, the folder, or open_clip's default."""
+    """The preprocessing: size from the architecture, the rest from the tag, the folder, or
+    open_clip's default."""
     from open_clip.transform import PreprocessCfg
 
     values = asdict(PreprocessCfg())
@@ -219,7 +220,7 @@ def _preprocess(
             "size": square(config["vision_cfg"].get("image_size", 224), where),
             "resize": values["resize_mode"],
             **{key: values[key] for key in ("interpolation", "mean", "std")},
-            # the ground of padded images; else it is only what shows through transparent ones
+            # the background of padded images; else it only affects transparent ones
             **({"fill": (values["fill_color"],) * 3} if values["resize_mode"] == "longest" else {}),
         }
     )
@@ -228,7 +229,8 @@ def _preprocess(
 def _compare(
     config: Mapping[str, Any], reported: Mapping[str, Any], where: str, path: Path
 ) -> None:
-    """A folder that describes another model than NAME is refused, activation first."""
+    """Raise InputError if a folder describes another model than NAME; the activation is compared
+    first."""
     if not reported:
         return
     ours = dict(config)
@@ -266,7 +268,7 @@ def _plain(value: Any) -> Any:
 def _refuse(
     where: str, part: str, config: Mapping[str, Any], defaults: type, known: set[str]
 ) -> None:
-    """Options that our towers do not have must be at open_clip's default."""
+    """Raise InputError for options that our towers lack, unless they have open_clip's default."""
     default = {item.name: item.default for item in fields(defaults)}
     odd = [key for key, value in config.items() if key not in known and value != default.get(key)]
     if odd:
@@ -324,8 +326,8 @@ def _image(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
 
 
 def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The spec of a timm ViT with attention pooling (SigLIP), told from timm's own module, built
-    without memory."""
+    """The spec of a timm ViT with attention pooling (SigLIP), read from timm's module on the meta
+    device."""
     import timm
 
     name = cfg["timm_model_name"]
@@ -368,7 +370,7 @@ def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _told(module: Any, where: str) -> str:
-    """The name of an activation, told from what it computes."""
+    """The name of an activation, identified by its values."""
     x = torch.linspace(-4, 4, 101)
     for name, function in ACTIVATIONS.items():
         if torch.allclose(module(x.clone()), function(x), atol=1e-6):
@@ -377,7 +379,7 @@ def _told(module: Any, where: str) -> str:
 
 
 def _text(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The spec of the text tower. Towers that see padding are always given texts filled up to the
+    """The spec of the text tower. Towers that attend to padding always get texts padded to the
     context."""
     from open_clip.model import CLIPTextCfg
 
@@ -420,8 +422,8 @@ def _projection(cfg: Mapping[str, Any]) -> str:
 def _tokenizer(
     cfg: Mapping[str, Any], padding: Any, folder: Path | None, where: str
 ) -> Tokenizer | None:
-    """CLIP's own; or where the config names another, the one beside the weights, or on the hub.
-    None: not to be had."""
+    """CLIP's tokenizer or, if the config names another, the one next to the weights or on the hub;
+    None if unavailable."""
     options = dict(cfg.get("tokenizer_kwargs") or {})
     context = cfg.get("context_length", 77)
     if not cfg.get("hf_tokenizer_name"):
