@@ -5,8 +5,8 @@ Files of synonyms have the same form, {"cat": ["house cat", "feline"], …}, and
 of images, by their keys. Names may have trailing line breaks, dashes and any case; they are
 compared by their words (`normal`).
 
-    generate(names, say)       what any callable says of each name: a language model, a person, a template
-    templated("a young {}")    such a callable: templates (`data.templates`), which say the same of all classes
+    generate(names, say)       texts of any callable for each name: a language model, a person, a template
+    templated("a young {}")    such a callable, by templates (`data.templates`) that are the same for all classes
 """
 
 import json

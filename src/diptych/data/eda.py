@@ -1,8 +1,8 @@
 """Easy data augmentation of texts (Wei and Zou, 2019): removal of stop words, and replacement, swap
 or deletion of words.
 
-    without_stop_words   the text less articles, pronouns, prepositions and the like ("not" among them)
-    varied               one operation, drawn: synonyms .4, a swap of two words .4, deletion .2
+    without_stop_words   the text without articles, pronouns, prepositions and the like ("not" among them)
+    varied               one random operation: synonyms .4, a swap of two words .4, deletion .2
 
 A text that would become empty is not changed. Synonyms come from a table from words to words
 (`synonyms`): common words of captions, listed here, those of an installed WordNet, or those of a

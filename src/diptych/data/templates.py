@@ -1,15 +1,15 @@
-"""Templates of prompts: banks by name, files, or as they stand.
+"""Templates of prompts: banks by name, files, or given directly.
 
     plain               "a photo of a {}."
-    images            seven that fit photos and drawings, what `zeroshot` takes where none are given
-    imagenet            the 80 that CLIP's authors used on ImageNet, from open_clip; imagenet-simple: 7 of them
-    styles              for the world `scenes`, in groups by its styles
-    quality             eight for photos, in groups by what kind of photo they tell of
-    prompts.txt         a template on each line
+    images              seven for photos and drawings, the default of `zeroshot`
+    imagenet            the 80 of CLIP's authors for ImageNet, from open_clip; imagenet-simple: 7 of them
+    styles              for the world `scenes`, grouped by its styles
+    quality             eight for photos, grouped by the quality of the photo
+    prompts.txt         one template per line
     groups.json         groups of templates: {"sketch": ["a sketch of a {}", …], …}
-    'a {} | one {}'     these
+    'a {} | one {}'     these two
 
-Every template holds {} once, where the class name goes.
+Every template contains {} exactly once, for the class name.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Generation: one `generate` for every causal decoder, with a strategy of `STRATEGIES`.
 
     greedy   the most probable token
-    sample   a token drawn from the distribution at a temperature, cut to the `top_k` most probable and to the smallest
-             set of most probable ones that holds `top_p` of the probability (nucleus; Holtzman et al., 2020)
-    beam     the most probable of the texts that a search with `beams` hypotheses finds
+    sample   a token sampled at a temperature from the `top_k` most probable ones, and from the smallest set of
+             most probable ones with probability `top_p` (nucleus; Holtzman et al., 2020)
+    beam     the most probable text found by a search with `beams` hypotheses
 
 A decoder has `context`, `start(ids, mask, memory, prefix) -> state` and `next(state, ids) ->
 state`; a state has `logits`, `mask` and `select(index)` (see `models.language`). A strategy that

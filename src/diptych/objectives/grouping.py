@@ -1,8 +1,8 @@
 """Text-patch grouping: each text pools the patches that it describes, and is matched to the pooled
 vector.
 
-    S_ikn = <t_ik, p_in>                          text k and patch n of image i, no other image's
-    W = S scaled to 0 … 1 over n (or its softmax), what is below sigma cut off, divided by its sum
+    S_ikn = <t_ik, p_in>                          text k and patch n of the same image i
+    W = S scaled to 0 … 1 over n (or its softmax), values below sigma set to 0, divided by the sum
     g_ik = unit(Σ_n W_ikn p_in)
 
 Gradients flow through W. Half precision is computed in float32. Source: Zheng et al. 2024

@@ -6,9 +6,9 @@ Views are unit vectors U (N, M, D): N views of M instances, U[l, i] is instance 
 instance i.
 
     mv_infonce   all views of an instance at once, against all other embeddings
-    mv_dhel      alignment across views, uniformity inside each view: no negative crosses views
-    nt_xent      two views (SimCLR's loss), and what was made of it for more: `pairwise`, `average`, `poly_view`
-    dhel, kcl    two views, decoupled; by kernels
+    mv_dhel      alignment across views, uniformity inside each view, no negatives across views
+    nt_xent      two views (SimCLR's loss), and its extensions to more: `pairwise`, `average`, `poly_view`
+    dhel, kcl    two views, decoupled; with kernels
 
 Sums over views are sums: the weight of uniformity in `mv_dhel` grows with N. Memory is O(N · M ·
 tile) (see `core`); half precision is computed in float32. Sources: Koromilas et al. 2025

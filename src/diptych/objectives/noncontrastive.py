@@ -3,7 +3,7 @@ balanced clusters.
 
     negative_cosine      2 - 2 mean_i cos(p_i, stop(v_i))                         SimSiam, BYOL, SiamLIP, BYOLIP
     redundancy           Σ_d (C_dd - 1)² + λ Σ_{d≠e} C_de²                        Barlow Twins, BarLIP
-    sinkhorn             cosines as an assignment that uses all prototypes alike  SwAV, SwALIP
+    sinkhorn             cosines as an assignment with equal use of prototypes   SwAV, SwALIP
     assignment_loss      - mean_i Σ_k Q_ik log softmax(scale · S_i)_k
 
 Matrices of width x width and of batch x prototypes are stored whole. Half precision is computed in

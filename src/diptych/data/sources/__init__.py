@@ -5,8 +5,8 @@ that begins with a module's optional `PREFIX` goes to that module only. A module
 claims any file with its extension, or any folder, and gets those that no other format claims. To
 add a format, add a module: `open_source`, and so every command, then reads it.
 
-    glyphs:split=train:design=noto+emojione     the drawings that ship with the package
-    scenes:count=5000:number=2                  a world: data that is made, with exact annotation
+    glyphs:split=train:design=noto+emojione     the drawings in the package
+    scenes:count=5000:number=2                  a world: generated data with exact annotation
     wordnet:pos=verb                            the glosses and examples of an installed WordNet
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
     photos/                                     a folder: class/image.jpg, or image.jpg + image.txt
@@ -14,8 +14,8 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     captions_val2017.json:images=val2017/       COCO captions; instances_val2017.json: its boxes
     results_20130124.token                      Flickr8k and Flickr30k text files
     cc12m.npy, yfcc15m.pkl                      pickled lists of images and captions
-    datasets:saved/:split=train                 Hugging Face datasets, as save_to_disk wrote them
-    filtered:kept.npz                               what `diptych data filter` kept of another source
+    datasets:saved/:split=train                 Hugging Face datasets, written by save_to_disk
+    filtered:kept.npz                           the output of `diptych data filter` on another source
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json

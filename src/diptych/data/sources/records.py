@@ -6,9 +6,9 @@ A string is a text whose role is the field's name; a list of strings is several 
 float is a label; a list of numbers, or of equally long lists of numbers, is an array.
 
     boxes               [{"name": …, "box": [x, y, w, h]}, …]
-    lines, words        [{"text": …, "box": …}, …], what is written in the image: boxes, and one text of role `ocr`
-    segments            [{"index": …, "name": …}, …], what the numbers of the mask `seg` are in this image
-    mask_classes        {MASK: {NUMBER: NAME}}, what the numbers of a mask are in all images
+    lines, words        [{"text": …, "box": …}, …], text written in the image: boxes, and one text of role `ocr`
+    segments            [{"index": …, "name": …}, …], names of the numbers of the mask `seg` in this image
+    mask_classes        {MASK: {NUMBER: NAME}}, names of the numbers of a mask in all images
 
 Other mappings of names to numbers, or to equally long lists of numbers, are arrays with a row per
 name (NaN for null), and the names are texts. All other fields are ignored.

@@ -1,8 +1,8 @@
 """Parts of any source, selected by options after its name.
 
-    pets/:classes=base                  samples of the first half of the classes; novel: of the others; or NAME+NAME
-    pets/:shots=16:draw=1               16 samples of each class, drawn at random by the seed 1
-    pets.csv:shots=16:of=breed          by a label that is neither `class` nor the only one with class names
+    pets/:classes=base                  samples of the first half of the classes; novel: the others; or NAME+NAME
+    pets/:shots=16:draw=1               16 samples of each class, drawn at random with seed 1
+    pets.csv:shots=16:of=breed          by another label than `class` or the only one with class names
     pets/:part=2/5                      the second of five parts
 
 Whatever their order, classes are selected first, then shots are drawn, then the part is taken.

@@ -7,9 +7,9 @@ are not part of the package.
 
     word      each lemma                           lamp · light source
     gloss     the definition
-    example   the example sentences, where there are any
-    entry     all of it, as a dictionary has it    lamp, light source: definition. example.
-    long      the entry and those of the synsets behind it, `page` entries in all
+    example   the example sentences, if any
+    entry     all of it, as in a dictionary        lamp, light source: definition. example.
+    long      the entry and those of the following synsets, `page` entries in all
 """
 
 import gzip

@@ -1,13 +1,12 @@
-"""Worlds: procedural data of any size with exact annotation, one world a file or package of this
-folder.
+"""Worlds: procedural data of any size with exact annotation; one module or package per world.
 
-A world is found by looking in the folder, and defines
+Worlds are found by scanning this folder. Each defines
 
     card      a literal dict with a `title`, read without importing the world
     Config    a frozen keyword-only dataclass of plain values: every option, as in `scenes:size=96:number=2`
     World     a subclass of the `World` below
 
-Everything is a function of (config, seed, index) alone: not of platform, process or order.
+Everything depends only on (config, seed, index), not on platform, process or order.
 """
 
 import ast
@@ -51,15 +50,16 @@ def _names() -> list[str]:
 
 
 def module_of(name: str) -> ModuleType:
-    """The world's module, imported; an unknown name shows the nearest."""
+    """Import the module of a world. Raises InputError for an unknown name, with the nearest."""
     if name not in cards():
         raise unknown("world", name, cards())
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> World[Any]:
-    """The world `name` with these options of its Config; unknown names and options show the
-    nearest.
+    """Build the world `name` with options of its Config.
+
+    Raises InputError for unknown names and options, with the nearest.
 
     >>> build("scenes", {"size": 96}).spec()
     'scenes:size=96'
@@ -69,8 +69,7 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> World[Any]:
 
 
 class WorldSource:
-    """Samples start, start + 1, …, start + count - 1 of a world's stream `seed`, made when asked
-    for.
+    """Samples start, …, start + count - 1 of a world's stream `seed`, generated on access.
 
     >>> source = WorldSource(build("scenes"), 2, seed=3)
     >>> len(source), list(source.keys()), source.name
@@ -107,12 +106,12 @@ class WorldSource:
         return _Keys(self)
 
     def schema(self) -> Schema:
-        """The fields that the world gives."""
+        """The fields of the world's samples."""
         return self.world.schema()
 
 
 class _Keys(Sequence[str]):
-    """Keys made when asked for: a stream may be of any length."""
+    """Keys, generated on access since a stream may have any length."""
 
     def __init__(self, source: WorldSource):
         self._source = source

@@ -1,5 +1,4 @@
-"""The class that worlds derive from, and images, masks, boxes and arrays that are drawn when first
-asked for."""
+"""The base class of worlds, and lazily drawn images, masks, boxes and arrays."""
 
 import io
 from abc import ABC, abstractmethod
@@ -19,7 +18,7 @@ Facts = TypeVar("Facts")
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """What an image world draws: an RGB image, masks of numbers ("L") by name, arrays by name,
+    """The drawing of an image world: an RGB image, masks of numbers ("L") and arrays by name,
     boxes."""
 
     image: Image.Image
@@ -29,11 +28,11 @@ class Rendered:
 
 
 class World(ABC, Generic[Facts]):
-    """Facts from (seed, index), and images, texts and minimal edits from facts. Holds its config
-    and no state.
+    """The base class of worlds: facts from (seed, index), and images, texts and minimal edits from
+    facts.
 
-    `Facts` is the world's own frozen dataclass of plain values. What is random in images and texts
-    is drawn by `sample` too, or from a private seed that the facts hold.
+    A world holds its config and no state. `Facts` is the world's frozen dataclass of plain values.
+    All randomness of images and texts is drawn by `sample`, or from a private seed in the facts.
     """
 
     name: ClassVar[str]
@@ -46,7 +45,7 @@ class World(ABC, Generic[Facts]):
         return type(self), (self.config,)
 
     def spec(self) -> str:
-        """The world as one word: its name and the options that are not at their defaults."""
+        """The world as a spec: its name and the options that differ from their defaults."""
         default = type(self.config)()
         options = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
         changed = [
@@ -55,20 +54,20 @@ class World(ABC, Generic[Facts]):
         return ":".join([self.name, *changed])
 
     def key(self, seed: int, index: int) -> str:
-        """What names the sample (seed, index)."""
+        """The unique key of the sample (seed, index)."""
         return f"{seed}-{index:06d}"
 
     @abstractmethod
     def sample(self, seed: int, index: int) -> Facts:
-        """All that is the case in sample `index` of the stream `seed`."""
+        """The facts of sample `index` of the stream `seed`."""
 
     def render(self, facts: Facts) -> Rendered | None:
-        """What is drawn; None in a world without images."""
+        """Draw the facts; None in a world without images."""
         return None
 
     @abstractmethod
     def captions(self, facts: Facts) -> list[Text]:
-        """The texts, of all roles that the config asks for."""
+        """The texts of all roles in the config."""
 
     def edit(self, facts: Facts, kind: str) -> Facts:
         """The facts after a minimal edit of a kind in `kinds`."""
@@ -76,19 +75,17 @@ class World(ABC, Generic[Facts]):
 
     @abstractmethod
     def example(self, facts: Facts, key: str) -> Sample:
-        """The sample that these facts make."""
+        """The sample of some facts."""
 
     @abstractmethod
     def schema(self) -> Schema:
-        """The fields that a sample has."""
+        """The fields of samples."""
 
 
 class Drawn:
-    """What a world draws of some facts, drawn once, when first asked for, and again in another
-    process.
+    """The drawing of some facts, made once on first access, and again in each other process.
 
-    `image()`, `mask(name)`, `arrays(names)` and `boxes(count)` are the parts as a `Sample` takes
-    them.
+    `image()`, `mask(name)`, `arrays(names)` and `boxes(count)` return the parts for a `Sample`.
     """
 
     def __init__(self, world: World[Any], facts: Any):
@@ -124,13 +121,13 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class DrawnImage:
-    """An image, or one of its masks, not yet drawn."""
+    """An image, or one of its masks, drawn on access."""
 
     drawn: Drawn
     name: str = ""
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The image in its own size (a fresh copy, which may be changed)."""
+        """The image in full size, as a copy that may be modified."""
         rendered = self.drawn.rendered
         return (rendered.masks[self.name] if self.name else rendered.image).copy()
 

@@ -1,9 +1,9 @@
-"""Heads: from a tower's width to the space where embeddings are compared.
+"""Heads, which map a tower's width to the embedding space.
 
-    linear    W x, no bias (CLIP)              none    the tower's width is that of the space
-    affine    W x + b (SigLIP's text)          fit     none where the widths are equal, else linear
+    linear    W x, no bias (CLIP)              none    identity; the widths must be equal
+    affine    W x + b (SigLIP's text)          fit     none if the widths are equal, else linear
     mlp       layers of W, batch norm and ReLU, the last without ReLU: `mlp:hidden=4096:layers=3`
-    two       a linear head and an mlp side by side, E/2 each (CLIP-rocket)
+    two       a linear head and an mlp, concatenated, E/2 each (CLIP-rocket)
 
 Dimensions: D tower width, E width of the space.
 """

@@ -97,9 +97,9 @@ class QFormer(nn.Module):
 
         image and text        qformer(ids, lengths, memory=tokens)        [queries, text]
         image                 qformer(memory=tokens)                      [queries]
-        vectors and text        qformer(ids, lengths, queries=vectors)      [vectors, text]
-        vectors in a text       qformer(ids, lengths, inserted=vectors)     [first token, vectors, other tokens]
-        text                    qformer(ids, lengths)
+        vectors and text      qformer(ids, lengths, queries=vectors)      [vectors, text]
+        vectors in a text     qformer(ids, lengths, inserted=vectors)     [first token, vectors, other tokens]
+        text                  qformer(ids, lengths)
 
     Without an image, all tokens pass through the words' feed-forward layers, also vectors in the
     place of queries (as in SPRC's code; stock BLIP-2 would use the queries' layers). Queries have

@@ -1,10 +1,9 @@
-"""`scenes`: drawings and plain shapes on grounds that can be named, with everything known about
-them.
+"""`scenes`: drawings and plain shapes on named grounds, with full annotation.
 
-config.py    every option                    sample.py    how a scene is drawn by lot
+config.py    every option                    sample.py    sampling of scenes
 words.py     the vocabulary                  edits.py     minimal edits and siblings
-concepts.py  what can be drawn, what is held out          texts.py  all roles of texts
-draw.py      pixels, masks, depth, boxes     parse.py     from captions back to facts
+concepts.py  concepts, held-out combinations          texts.py  all roles of texts
+draw.py      pixels, masks, depth, boxes     parse.py     parser of captions
 """
 
 from dataclasses import replace
@@ -45,11 +44,11 @@ class World(_base.World[Scene]):
         self.catalogue = catalogue(config)
 
     def key(self, seed: int, index: int) -> str:
-        """The split is part of it: each has streams of its own."""
+        """The unique key, which contains the split since each split has its own streams."""
         return f"{self.config.split}-{super().key(seed, index)}"
 
     def sample(self, seed: int, index: int) -> Scene:
-        """All facts of a sample."""
+        """The facts of a sample."""
         config = self.config
         number, member = divmod(index, config.siblings)
         if config.pool:
@@ -75,8 +74,8 @@ class World(_base.World[Scene]):
         return rendered(scene, config.size, classes, easy=config.easy, hard=config.hard)
 
     def captions(self, facts: Scene) -> list[Text]:
-        """The texts of the config's roles; an edited scene brings the instruction that makes it, a
-        document its own."""
+        """The texts of the config's roles, with the instruction of an edited scene and the
+        sentences of a document."""
         config = self.config
         drop = 0.0 if config.kinds or facts.change or config.siblings > 1 else config.drop
         found = texts(facts, config.roles, drop, self.catalogue.classes, config.long)
@@ -85,8 +84,8 @@ class World(_base.World[Scene]):
         return found + (reported(facts) if facts.pages else [])
 
     def edit(self, facts: Scene, kind: str, turn: int = 0) -> Scene:
-        """The `turn`-th edit of a kind. Raises InputError for an unknown kind, and where `edited`
-        gives None."""
+        """The `turn`-th edit of a kind. Raises InputError for an unknown kind, and if the scene
+        permits none."""
         after = self.edited(facts, kind, turn)
         if after is None:
             raise InputError(
@@ -95,17 +94,17 @@ class World(_base.World[Scene]):
         return after
 
     def edited(self, facts: Scene, kind: str, turn: int = 0) -> Scene | None:
-        """The `turn`-th edit of a kind; None where the scene leaves no room for one."""
+        """The `turn`-th edit of a kind; None if the scene permits none."""
         if kind not in EDITS:
             raise unknown("edit of scenes", kind, EDITS)
         return edited(facts, kind, self.config, self.catalogue, turn)
 
     def example(self, facts: Scene, key: str) -> Sample:
-        """The sample of a scene, with the edits that the config asks for."""
+        """The sample of a scene, with the edits in the config."""
         return example(self, facts, key)
 
     def schema(self) -> Schema:
-        """The fields that samples have."""
+        """The fields of samples."""
         return schema(self.config, self.catalogue)
 
 

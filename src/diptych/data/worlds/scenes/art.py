@@ -1,7 +1,6 @@
-"""Images of single objects: drawings and shapes cut to size, tinted and textured, with a soft
-shadow round them.
+"""Images of single objects: drawings and shapes, scaled, tinted and textured, with a soft shadow.
 
-A sprite is made once for each concept, design and size and kept; what differs from object to object
+A sprite is made once for each concept, design and size and cached; what differs between objects
 (colour, texture) is a look-up in a table of 256 tones. H x W are the pixels of a sprite.
 """
 
@@ -21,20 +20,20 @@ _KEPT = 1024  # sprites; 12 kB each in images of 64 px, 150 kB in those of 224
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """An object without colour: where it is, and how light; `pad` pixels on each side hold its
+    """An object without colour: its shape and lightness, with `pad` pixels on each side for the
     shadow."""
 
     alpha: np.ndarray  # (H, W, 1) float32: the object
     cover: np.ndarray  # (H, W, 1) float32: object and shadow
     tone: np.ndarray  # (H, W) uint8: 128 is the pure colour
-    own: np.ndarray  # (H, W, 3) uint8: its own colours, where it is not tinted
-    solid: np.ndarray  # (H, W) bool: alpha of a half or more, what masks and boxes count
+    own: np.ndarray  # (H, W, 3) uint8: its own colours, used if it is not tinted
+    solid: np.ndarray  # (H, W) bool: alpha of a half or more, as counted in masks and boxes
     pad: int
 
 
 @lru_cache(maxsize=_KEPT)
 def sprite(concept: str, design: str, side: int, pad: int) -> Sprite:
-    """The object with its longer side `side` pixels."""
+    """The sprite of an object whose longer side has `side` pixels."""
     image = _cut(
         _shape(concept) if not design else GlyphImage(design, table()[concept].index).decode(), side
     )
@@ -58,7 +57,7 @@ def sprite(concept: str, design: str, side: int, pad: int) -> Sprite:
 
 
 def _cut(image: Image.Image, side: int) -> Image.Image:
-    """The opaque part, scaled; colours are weighted by alpha, so that no edge darkens."""
+    """The opaque part, scaled; colours are weighted by alpha, so that edges do not darken."""
     box = image.getchannel("A").getbbox()
     assert box is not None
     width = box[2] - box[0]
@@ -69,11 +68,11 @@ def _cut(image: Image.Image, side: int) -> Image.Image:
 
 
 def _tone(pixels: np.ndarray) -> np.ndarray:
-    """Lightness about the drawing's own median: details stay, and the pure colour fills most of
-    it."""
+    """Lightness relative to the drawing's median, so that details remain and most of it has the
+    pure colour."""
     light = luma(pixels[..., :3])
     alpha = pixels[..., 3]
-    inside = light[alpha >= min(128, alpha.max())]  # a net of a few pixels covers none by half
+    inside = light[alpha >= min(128, alpha.max())]  # thin drawings may have no pixel of alpha 128
     middle = np.median(inside)
     spread = max(float(np.percentile(np.abs(inside - middle), 90)), 30.0)
     return np.clip(np.round(128 + (light - middle) * (70 / spread)), 36, 215).astype(np.uint8)
@@ -81,7 +80,8 @@ def _tone(pixels: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def ramp(colour: str) -> np.ndarray:
-    """Tone -> colour, (256, 3) float32: dark below 128, the colour itself there, light above."""
+    """The colour of each tone, (256, 3) float32: dark below 128, the pure colour at 128, light
+    above."""
     tone = np.arange(256, dtype=np.float32)[:, None] / 128
     base = np.array(COLOURS[colour], np.float32)
     return np.where(
@@ -91,7 +91,7 @@ def ramp(colour: str) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def pattern(texture: str, height: int, width: int, period: int) -> np.ndarray:
-    """What a texture adds to the tone, (H, W) int16."""
+    """The tone that a texture adds, (H, W) int16."""
     y, x = np.mgrid[:height, :width]
     half = max(1, period // 2)
     if texture == "striped":
@@ -108,7 +108,7 @@ def pattern(texture: str, height: int, width: int, period: int) -> np.ndarray:
 
 
 def painted(shape: Sprite, colour: str, texture: str, period: int) -> np.ndarray:
-    """The sprite's pixels in a colour ("": its own) and texture, (H, W, 3)."""
+    """The sprite's pixels (H, W, 3) in a colour ("": its own) and texture."""
     if texture == "plain":
         return ramp(colour)[shape.tone] if colour else shape.own
     extra = pattern(texture, *shape.tone.shape, period)
@@ -124,7 +124,7 @@ _SHAPE_SIDE = 256
 
 @lru_cache(maxsize=16)
 def _shape(name: str) -> Image.Image:
-    """A plain shape, large, in one grey with a light upper left."""
+    """A large plain shape in grey, lighter at the upper left."""
     side = _SHAPE_SIDE
     mask = Image.new("L", (side, side))
     draw = ImageDraw.Draw(mask)

@@ -1,7 +1,7 @@
 """Captions by role, worded from the scene's private seed.
 
-Every choice of words has its own number in a table drawn once from the seed (`Ways`), kept by role
-and object: an edited scene is told in the same words but for what was changed.
+Every choice of words has its own random number in a table (`Ways`), by role and object, drawn once
+from the seed. So the texts of an edited scene differ only in what was changed.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ _OF_OBJECT = {
 
 
 class Ways:
-    """Numbers in [0, 1) that decide how one role's text is worded."""
+    """Random numbers in [0, 1) that determine the wording of one role's text."""
 
     def __init__(self, numbers: Sequence[float], lexicon: int):
         self._numbers = numbers
@@ -73,7 +73,7 @@ class Ways:
 
     @classmethod
     def of(cls, scene: Scene) -> "dict[str, Ways]":
-        """For every role."""
+        """The numbers of every role."""
         rows = (
             generator(scene.seed, "words")
             .random((len(_ROWS), _GENERAL + _OBJECTS * _EACH))
@@ -82,13 +82,13 @@ class Ways:
         return {role: cls(row, scene.lexicon) for role, row in zip(_ROWS, rows, strict=True)}
 
     def number(self, slot: str, thing: Thing | None = None) -> float:
-        """The number of a slot of the text, or of one of a thing."""
+        """The number of a slot of the text, or of a slot of a thing."""
         if thing is None:
             return self._numbers[_SLOTS[slot]]
         return self._numbers[_GENERAL + thing.ids[0] % _OBJECTS * _EACH + _OF_OBJECT[slot]]
 
     def free(self, at: int) -> float:
-        """A number without a slot: for what is told in turn."""
+        """A number without a slot, for sequences of texts."""
         return self._numbers[_GENERAL + at % (_OBJECTS * _EACH)]
 
     def pick(self, slot: str, options: Sequence[str], thing: Thing | None = None) -> str:
@@ -96,18 +96,20 @@ class Ways:
         return options[int(self.number(slot, thing) * len(options))]
 
     def say(self, slot: str, ways: Sequence[str], thing: Thing | None = None) -> str:
-        """One of the three ways to say a value, or the lexicon's."""
+        """One of the three wordings of a value, or that of the lexicon."""
         return ways[self.lexicon] if self.lexicon >= 0 else self.pick(slot, ways, thing)
 
 
 def noun_of(thing: Thing, coarse: bool = False) -> str:
-    """What a thing is called: its concept, or its kind; several in the plural."""
+    """The noun of a thing: its concept, or its kind if `coarse`; in the plural for several
+    objects."""
     noun = table()[thing.concept].coarse if coarse else thing.concept
     return plural(noun) if thing.count > 1 else noun
 
 
 def phrase(thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False) -> str:
-    """A thing in words, as "a small striped red cat" or "three cats", without its place."""
+    """The phrase of a thing without its place, such as "a small striped red cat" or "three
+    cats"."""
     words = []
     if thing.size and ways.number("drop size", thing) >= drop:
         words.append(ways.say("size", SIZES[thing.size], thing))
@@ -123,7 +125,7 @@ def phrase(thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False) ->
 def placed(
     thing: Thing, ways: Ways, drop: float = 0.0, coarse: bool = False, first: bool = False
 ) -> str:
-    """A thing in words, with its place before or behind."""
+    """The phrase of a thing with its place, before it if `first`, else after it."""
     text = phrase(thing, ways, drop, coarse)
     if not thing.place or ways.number("drop place", thing) < drop:
         return text
@@ -132,10 +134,10 @@ def placed(
 
 
 def short(scene: Scene, ways: Ways, template: int, drop: float = 0.0, coarse: bool = False) -> str:
-    """A caption of one sentence, in one of PARAPHRASES forms: what is where, on what, drawn how.
+    """A caption of one sentence, in one of PARAPHRASES forms: things, places, ground and rendering.
 
-    Each fact is left out with probability `drop`; with `coarse`, things are called by their kind,
-    clutter too.
+    Each fact is left out with probability `drop`. With `coarse`, all things, clutter included, are
+    named by their kind.
     """
     things = [thing for thing in scene.known if thing.described or coarse]
     if ways.number("order") < 0.5:
@@ -154,7 +156,7 @@ def short(scene: Scene, ways: Ways, template: int, drop: float = 0.0, coarse: bo
 
 
 def _total(scene: Scene) -> str:
-    """How many objects there are, as "three objects"; "" where captions leave some out."""
+    """The number of objects, such as "three objects"; "" if captions leave some out."""
     count = sum(thing.count for thing in scene.things)
     if not all(thing.described for thing in scene.things):
         return ""
@@ -162,8 +164,8 @@ def _total(scene: Scene) -> str:
 
 
 def _form(template: int, things: list[str], ground: str, opening: str, total: str) -> str:
-    """One of five sentences; `ground`, `opening` ("a picture") and `total` may be empty. No two are
-    ever equal."""
+    """One of five sentences, which always differ; `ground`, `opening` ("a picture") and `total` may
+    be empty."""
     of = f"{opening} of " if opening else ""
     if not things:
         return f"{of}{ground}" if ground else opening or "nothing to tell"
@@ -188,24 +190,24 @@ def _form(template: int, things: list[str], ground: str, opening: str, total: st
 
 
 def _signals(scene: Scene) -> str:
-    """What is laid over the image, in words."""
+    """The words for the signals laid over the image."""
     text = f", framed in {scene.easy}" if scene.easy else ""
     text += f", crossed by {scene.hard} lines" if scene.hard else ""
     return text + (f", stamped with a {scene.salient}" if scene.salient else "")
 
 
 def ids(scene: Scene, clutter: bool = False) -> tuple[int, ...]:
-    """The objects that captions speak of, those of clutter too where asked."""
+    """The objects that captions describe, with `clutter` also those of clutter."""
     return tuple(at for thing in scene.known if thing.described or clutter for at in thing.ids)
 
 
 def paraphrases(scene: Scene, ways: dict[str, Ways], drop: float) -> list[str]:
-    """PARAPHRASES captions that all differ."""
+    """PARAPHRASES different captions."""
     return [short(scene, ways[f"paraphrase{at}"], at, drop) for at in range(PARAPHRASES)]
 
 
 def form_of(ways: dict[str, Ways]) -> int:
-    """Which of the paraphrases is the caption."""
+    """The index of the paraphrase that is the caption."""
     return int(ways["caption"].number("template") * PARAPHRASES)
 
 
@@ -216,13 +218,13 @@ def caption(scene: Scene, ways: dict[str, Ways], drop: float) -> str:
 
 
 def named(scene: Scene, ways: dict[str, Ways]) -> Thing | None:
-    """The one thing that the web text names; None where captions speak of nothing."""
+    """The thing that the web text names; None if captions describe nothing."""
     things = [thing for thing in scene.known if thing.described]
     return min(things, key=lambda thing: ways["web"].number("drop place", thing), default=None)
 
 
 def web(scene: Scene, ways: dict[str, Ways]) -> str:
-    """As found beside images on the web: little but the exact name of one object."""
+    """A text as found next to images on the web: little but the exact name of one object."""
     way = ways["web"]
     thing = named(scene, ways)
     number = 10 + int(way.number("number") * 9990)
@@ -235,6 +237,6 @@ _WEB = ("{name}", "{name} {number}", "my {name} :)", "{name} - free download", "
 
 
 def synthetic(scene: Scene, ways: dict[str, Ways]) -> str:
-    """As a captioning model would tell it: everything that is there, by kind and not by name, in
-    one form."""
+    """A text like a captioning model's: everything in the image, by kind and not by name, in one
+    form."""
     return short(scene, ways["synthetic"], 0, coarse=True)

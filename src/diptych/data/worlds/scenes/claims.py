@@ -1,4 +1,4 @@
-"""Single facts of a scene, as sentences that are true or false, and as questions with answers."""
+"""Single facts of a scene, as true or false sentences and as questions with answers."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ from diptych.data.worlds.scenes.words import (
     plural,
 )
 
-# distance of centres over the mean side below which one object is said to be in front of the other
+# distance of centres over the mean side below which a claim says that one object is in front of the
+# other
 _OVERLAP = 0.85
 VALUES: dict[str, Sequence[str]] = {
     "colour": tuple(COLOURS),
@@ -46,15 +47,15 @@ _HIDDEN = (
     "cheap",
     "famous",
     "warm",
-)  # no image tells
+)  # not visible in an image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """One fact: `kind` (a key of VALUES, "there" or "front"), the concepts it is about with their
-    objects, a value.
+    """One fact: its `kind` (a key of VALUES, "there" or "front"), the concepts and objects it is
+    about, a value.
 
-    Of "there" the value is how many; "front" is about the nearer object first.
+    The value of "there" is the number of objects; "front" has the nearer object first.
     """
 
     kind: str
@@ -65,12 +66,12 @@ class Claim:
 
 
 def claims(scene: Scene) -> list[Claim]:
-    """Everything that long captions tell, in order."""
+    """All facts of long captions, in order."""
     things = scene.known
     count = sum(thing.count for thing in things)
     everything = tuple(at for thing in things for at in thing.ids)
     found = []
-    if len(things) == len(scene.things):  # distractors are not counted, so that nobody could say
+    if len(things) == len(scene.things):  # with distractors, the number would be ambiguous
         found.append(Claim(kind="number", ids=everything, value=NUMBERS[count], several=count > 1))
     for thing in things:
         common = {"about": (thing.concept,), "ids": thing.ids, "several": thing.count > 1}
@@ -106,7 +107,7 @@ def near(a: Item, b: Item) -> float:
 
 
 def holds(claim: Claim, scene: Scene) -> bool:
-    """Whether the claim is true of the scene; what it says of no object there is false."""
+    """Whether the claim is true of the scene; a claim about an absent object is false."""
     if claim.kind == "number":
         return claim.value == NUMBERS[sum(thing.count for thing in scene.known)]
     if claim.kind in ("ground", "rendering", "palette"):
@@ -130,7 +131,7 @@ def holds(claim: Claim, scene: Scene) -> bool:
 
 
 def falsified(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Claim:
-    """A claim of the same kind that is false of the scene; `at` in [0, 1) says which."""
+    """A claim of the same kind that is false of the scene, selected by `at` in [0, 1)."""
     if claim.kind == "front":
         return replace(claim, about=claim.about[::-1], ids=claim.ids[::-1])
     if claim.kind == "there":
@@ -145,7 +146,7 @@ def falsified(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> 
 
 
 def sentence(claim: Claim, ways: Ways, at: float) -> str:
-    """The claim as a sentence; `at` in [0, 1) chooses its form and words."""
+    """The claim as a sentence, whose form and words are selected by `at` in [0, 1)."""
     form = int(at * 2)
     rest = at * 2 % 1
     nouns = [plural(name) if claim.several else name for name in claim.about]
@@ -191,14 +192,14 @@ def _words(claim: Claim, ways: Ways, at: float) -> str:
 
 
 def undecided(thing: Thing, at: float) -> str:
-    """A sentence about a thing that no image decides."""
+    """A sentence about a thing that an image can neither confirm nor refute."""
     noun, be = (plural(thing.concept), "are") if thing.count > 1 else (thing.concept, "is")
     return f"the {noun} {be} {_HIDDEN[int(at * len(_HIDDEN))]}."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A question with its one right answer, and four choices that hold it."""
+    """A question with its only right answer, and up to four choices that include it."""
 
     text: str
     answer: str
@@ -207,7 +208,7 @@ class Question:
 
 
 def question(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Question | None:
-    """What one would ask to learn a true claim; None where nobody would."""
+    """The question that a true claim answers; None if there is none."""
     form = int(at * 2)
     rest = at * 2 % 1
     noun = plural(claim.about[0]) if claim.several and claim.about else "".join(claim.about[:1])
@@ -245,7 +246,7 @@ def question(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Q
 
 
 def _asked(text: str, answer: str, values: Sequence[str], at: float, claim: Claim) -> Question:
-    """Three other values, and the answer among them at a place that `at` decides."""
+    """A question with up to three other values, and the answer at a position given by `at`."""
     others = [value for value in values if value != answer]
     start = int(at * len(others)) if others else 0
     choices = (others[start:] + others[:start])[:3]

@@ -1,8 +1,7 @@
-"""What can be drawn: glyph concepts and plain shapes, their classes, and which combinations are
-held out.
+"""The concepts: glyphs and plain shapes, their classes, and the held-out combinations.
 
-A concept is its name. Fine classes are the concepts of a config, coarse ones the kinds of things in
-`coarse`.
+A concept is identified by its name. Fine classes are the concepts of a config, coarse classes the
+kinds of things in `coarse`.
 """
 
 import re
@@ -19,13 +18,13 @@ from diptych.errors import InputError, unknown
 if TYPE_CHECKING:
     from diptych.data.worlds.scenes.config import Config
 
-# Twenty things with outlines of their own, none of them in the glyphs' validation or test split.
+# Twenty things with distinct outlines, none of them in the glyphs' validation or test split.
 COMMON = (
     "cat", "elephant", "penguin", "fish", "butterfly", "crab", "mushroom", "cactus", "banana", "pineapple",
     "airplane", "bicycle", "sailboat", "bus", "house", "key", "crown", "guitar", "bell", "hammer",
 )  # fmt: skip
 _GROUPS = ("animals-nature", "food-drink", "travel-places", "objects", "activities")
-_COARSE = {  # subgroup of the glyphs (or how it begins) -> kind of thing
+_COARSE = {  # subgroup of the glyphs (or its prefix) -> kind of thing
     "animal": "animal",
     "plant": "plant",
     "food-fruit": "fruit",
@@ -57,13 +56,12 @@ _COARSE = {  # subgroup of the glyphs (or how it begins) -> kind of thing
     "shape": "shape",
 }  # all else: tool
 _LINKS = frozenset(["of", "with", "and", "in", "on", "behind", "over", "showing"])
-_PLURAL = re.compile(r"(?<![su])s$")  # glasses, skis: several by themselves
+_PLURAL = re.compile(r"(?<![su])s$")  # plural nouns such as glasses, skis
 
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One thing that can be drawn; `index` is the glyph's, -1 for a plain shape, which no design
-    draws."""
+    """One concept; `index` is the glyph's, -1 for a plain shape, which belongs to no design."""
 
     name: str
     index: int
@@ -74,8 +72,8 @@ class Concept:
 
 @cache
 def table() -> dict[str, Concept]:
-    """Every concept fit for captions: one or two plain words that name one thing and mean nothing
-    else in a caption."""
+    """All concepts that are suitable for captions: one or two plain words that have no other
+    meaning in a caption."""
     found = {name: Concept(name, -1, (), "train", "shape") for name in SHAPES}
     for glyph in concepts():
         name = glyph["name"]
@@ -104,7 +102,7 @@ KINDS = tuple(dict.fromkeys([*_COARSE.values(), "tool"]))  # the coarse classes
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What a config may draw: `classes` are those of its split, `foreign` (distractors) belong to
+    """The concepts of a config: `classes` are those of its split, `foreign` (distractors) belong to
     no split."""
 
     classes: tuple[str, ...]
@@ -114,16 +112,16 @@ class Catalogue:
     mode: str  # "seen": no held-out combination; "any"; "unseen": the subject is one
 
     def designs(self, concept: str, asked: Sequence[str]) -> tuple[str, ...]:
-        """The designs among those asked that draw a concept; ("",) for a shape."""
+        """The designs of `asked` that have a concept; ("",) for a shape."""
         return tuple(design for design in asked if design in table()[concept].designs) or ("",)
 
     @property
     def rest(self) -> str:
-        """The mode of all but the subject's held-out aspect."""
+        """The mode of everything but the subject's held-out aspect."""
         return "seen" if self.mode == "unseen" else self.mode
 
     def unseen(self, concept: str, colour: str, places: Sequence[str]) -> int:
-        """Which combinations of an object training never shows: 1 its colour, 2 a place of it, 3
+        """Which of an object's combinations never occur in training: 1 its colour, 2 a place, 3
         both, 0 none."""
         return (colour in self.values(concept, "colour", "unseen")) + 2 * any(
             place in self.values(concept, "place", "unseen") for place in places
@@ -147,11 +145,10 @@ def _values(concept: str, values: tuple[str, ...], share: float, mode: str) -> t
 
 @lru_cache(maxsize=1 << 16)
 def held_out(concept: str, values: tuple[str, ...], share: float) -> frozenset[str]:
-    """The values that a concept never has in training: `share` of all pairs, spread evenly over the
+    """The values that a concept never has in training: a share of all pairs, spread evenly over
     concepts.
 
-    Which ones depends on names alone, so that a pair is held out in every config that has the same
-    values.
+    The choice depends only on names, so a pair is held out in every config with the same values.
 
     >>> sorted(held_out("cat", tuple(PLACES), 0.2)), held_out("cat", tuple(PLACES), 0.0)
     (['top left'], frozenset())
@@ -162,8 +159,8 @@ def held_out(concept: str, values: tuple[str, ...], share: float) -> frozenset[s
 
 
 def resolve(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
-    """The concepts that `text` names: `common`, `shapes`, `all`, or names, joined by `+`; in order
-    of first mention."""
+    """The concepts of `text`: `common`, `shapes`, `all`, or names, joined by `+`; in order of first
+    mention."""
     sets = {"common": COMMON, "shapes": SHAPES, "all": tuple(known)}
     named: list[str] = []
     for part in str(text).split("+"):
@@ -178,8 +175,8 @@ def resolve(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def catalogue(config: "Config") -> Catalogue:
-    """What a config may draw. Raises InputError where it contradicts itself or leaves nothing to
-    draw."""
+    """The catalogue of a config. Raises InputError if the config is contradictory or leaves nothing
+    to draw."""
     train = [name for name, concept in table().items() if concept.split == "train"]
     reserved = resolve(config.reserved, train, "reserved")
     base = resolve(config.objects, train, "objects")

@@ -1,4 +1,4 @@
-"""The options of scenes, checked when they are set."""
+"""The options of scenes, validated on construction."""
 
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -21,7 +21,7 @@ ROLES = (
     "question",
     "statement",
     "hypothesis",
-)  # question brings answer
+)  # question includes answer
 RESERVED = (
     "rabbit",
     "owl",
@@ -39,35 +39,35 @@ MOST = len(NUMBERS) - 1  # objects that a caption can count
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every option of scenes; those that take several values join them by `+`.
+    """Options of scenes; several values of an option are joined by `+`.
 
     What is in an image
-        size         pixels a side, 32 to 224
-        number       objects in an image: `2`, `1-4` or `1+3` (at most 8), each as often
-        same         share of images of several objects in which all are of one kind, size, colour and texture
-        objects      what may be drawn: `common` (20 glyph concepts), `shapes` (8), `all`, or names
-        designs        whose drawings: of noto, fluent-flat, emojione, twemoji; twemoji only where it is named
+        size         side in pixels, 32 to 224
+        number       objects in an image: `2`, `1-4` or `1+3` (at most 8), with equal frequency
+        same         share of images of several objects in which all have one kind, size, colour and texture
+        objects      the concepts: `common` (20 glyph concepts), `shapes` (8), `all`, or names
+        designs      designs of drawings: noto, fluent-flat, emojione, twemoji; twemoji only if it is named
         colours      which of the eight, or `all`
-        tinted       share of objects that have a colour; the others keep their drawing's own
-        occlusion    share of images of 2 to 4 objects in which one is put so that it hides a part of another
-        described    how many kinds of objects captions speak of; 0: all. The others are clutter
-        distractors  further small objects of foreign classes, which nothing but boxes and masks tells of
+        tinted       share of objects that have a colour; the others keep those of their drawing
+        occlusion    share of images of 2 to 4 objects in which one partly hides another
+        described    number of kinds of objects that captions describe; 0: all. The others are clutter
+        distractors  number of further small objects of foreign classes, which only boxes and masks include
     What is held out
-        split        train, val (alike), test (held-out combinations too), unseen (only such), novel (reserved objects)
-        held_out     share of all pairs colour-object and object-place that train and val never show
-        reserved     objects that only split novel shows
+        split        train, val (alike), test (also held-out combinations), unseen (only these), novel (reserved objects)
+        held_out     share of all colour-object and object-place pairs that never occur in train and val
+        reserved     objects that occur only in the split novel
     Style
         styles       domains: names, `seen` (all but the two reserved ones) or `all`
         overlap      share of a domain's parts (ground, palette, rendering, lexicon) that come from any domain
     Texts
-        texts        the roles to give, or `all`
-        long         what each sentence of a long text tells: `facts` (one) or `objects` (all of one object)
-        drop         share of facts that captions and paraphrases leave out; none where there are edits or siblings
+        texts        roles of texts, or `all`
+        long         content of each sentence of a long text: `facts` (one) or `objects` (all of one object)
+        drop         share of facts that captions and paraphrases leave out; 0 with edits or siblings
         noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
-    Beside the image
-        edits        kinds of minimal edits to give with each sample, or `all`
+    Variants of an image
+        edits        kinds of minimal edits of each sample, or `all`
         siblings     samples i*n … i*n+n-1 are one scene and n-1 edits of it
-        pool         only so many different scenes; further samples repeat them in order
+        pool         number of different scenes, which further samples repeat in order; 0: no limit
         pages        scenes in a document: `1`, `2`, `3` or `2-3`
     Signals laid over the image
         easy, hard   strength, 0 to 1, of a coloured frame and of faint lines in one of four directions
@@ -165,22 +165,22 @@ class Config:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of edits that each sample brings."""
+        """The kinds of edits of each sample."""
         return several("edit of scenes", self.edits, EDITS) if self.edits else ()
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:
-        """How many objects there may be."""
+        """The possible numbers of objects."""
         return _range("number", self.number, MOST)
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """How many pages a document may have."""
+        """The possible numbers of pages of a document."""
         return _range("pages", self.pages, 3)
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        """The share of captions with each kind of noise."""
+        """The shares of captions with each kind of noise."""
         rates: dict[str, float] = {}
         for part in self.noise.split("+") if self.noise else ():
             kind, _, rate = part.partition("=")
@@ -200,7 +200,7 @@ class Config:
 
 
 def _range(option: str, given: str | int, most: int) -> tuple[int, ...]:
-    """`2`, `1-4` and `1+3` as numbers."""
+    """Parse `2`, `1-4` and `1+3` as numbers."""
     numbers: list[int] = []
     for part in str(given).split("+"):
         first, dash, last = part.partition("-")

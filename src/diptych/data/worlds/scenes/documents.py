@@ -1,5 +1,4 @@
-"""Documents: two or three scenes with sentences in order, and a new word that the first of them
-defines.
+"""Documents: two or three scenes with ordered sentences, the first of which defines a new word.
 
 The word stands for a concept in a colour and texture: the subject of every page.
 """
@@ -25,7 +24,7 @@ def image_of(page: int) -> str:
 
 
 def document(scene: Scene, config: Config, seed: int) -> Scene:
-    """The scene with further pages that show its subject again, and the word for it."""
+    """The scene with further pages that show its subject again, and with the new word for it."""
     lot = Lot(scene.seed, "document")
     count = lot.pick(config.lengths)
     if count == 1:
@@ -39,8 +38,7 @@ def document(scene: Scene, config: Config, seed: int) -> Scene:
 
 
 def reported(scene: Scene) -> list[Text]:
-    """The sentences in order; `attrs` say which image each belongs to, and of which of its objects
-    it speaks."""
+    """The sentences in order; `attrs` hold the image and the objects that each describes."""
     found: list[Text] = []
     subject = scene.things[0]
 

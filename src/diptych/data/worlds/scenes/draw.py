@@ -1,8 +1,7 @@
-"""From facts to pixels: the image, its masks, its depth and its boxes, in one pass from far to
-near.
+"""Rendering: image, masks, depth and boxes of a scene, drawn in one pass from far to near.
 
-S is the image's side. An object counts where its drawing is at least half opaque and nothing nearer
-lies over it.
+S is the image's side. A pixel belongs to an object if its drawing is at least half opaque there and
+nothing nearer covers it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,7 @@ GROUND_DEPTH = 1.0
 def draw(
     scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The image (S, S, 3) uint8, and which object each pixel shows (S, S) uint8: 0 the ground, else
+    """The image (S, S, 3) uint8, and the object of each pixel (S, S) uint8: 0 for the ground, else
     id + 1."""
     variant, down, along = scene.tile
     top = int(down * size)
@@ -57,7 +56,7 @@ def _paste(canvas: np.ndarray, owner: np.ndarray, item: Item, thing: Thing) -> N
     height, width = shape.tone.shape
     top = round(item.y * size - height / 2)
     left = round(item.x * size - width / 2)
-    # what lies beyond the edges is cut off
+    # clipped at the edges
     a = max(-top, 0)
     b = max(-left, 0)
     c = min(height, size - top)
@@ -69,7 +68,7 @@ def _paste(canvas: np.ndarray, owner: np.ndarray, item: Item, thing: Thing) -> N
 
 
 def _lines(direction: str, size: int) -> np.ndarray:
-    """Faint waves in one of four directions, in [-1, 1], (S, S, 1)."""
+    """Waves in one of four directions, in [-1, 1], (S, S, 1)."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     along = {
         "level": y,
@@ -81,7 +80,7 @@ def _lines(direction: str, size: int) -> np.ndarray:
 
 
 def _stamp(canvas: np.ndarray, shape: str) -> None:
-    """A pale shape over the middle, half opaque."""
+    """Draw a pale, half opaque shape over the middle."""
     size = len(canvas)
     stamp = sprite(shape, "", round(size * 0.66), 1).alpha[1:-1, 1:-1] * 0.5
     height, width = stamp.shape[:2]
@@ -92,7 +91,7 @@ def _stamp(canvas: np.ndarray, shape: str) -> None:
 
 
 def _frame(canvas: np.ndarray, colour: str, strength: float) -> None:
-    """A frame of a twelfth of the side, as opaque as it is strong."""
+    """Draw a frame of a twelfth of the side, with opacity `strength`."""
     edge = max(2, round(len(canvas) / 12))
     inside = canvas[edge:-edge, edge:-edge].copy()
     canvas += (np.array(COLOURS[colour], np.float32) - canvas) * np.float32(strength)
@@ -100,7 +99,7 @@ def _frame(canvas: np.ndarray, colour: str, strength: float) -> None:
 
 
 def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: float) -> Rendered:
-    """Everything drawn; `classes` gives the class of each object by id, -1 for none."""
+    """Render a scene; `classes` maps each object's id to its class, -1 for none."""
     pixels, owner = draw(scene, size, **signals)
     fine = np.zeros(256, np.int32)
     coarse = np.zeros(256, np.uint8)
@@ -129,7 +128,7 @@ def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: flo
 
 
 def name_of(thing: Thing) -> str:
-    """One object of a thing in words: size, texture, colour, name."""
+    """The name of an object: size, texture, colour, concept."""
     words = (
         thing.size,
         "" if thing.texture == "plain" else thing.texture,
@@ -157,7 +156,7 @@ FACTORS = (
 
 
 def factors(scene: Scene, classes: Mapping[int, int]) -> np.ndarray:
-    """The factor table, (objects, FACTORS) float32: numbers of values (-1: none), and places and
+    """The factor table, (objects, FACTORS) float32: indices of values (-1: none), and positions and
     lengths in [0, 1]."""
     rows = {}
     for thing in scene.things:
@@ -182,13 +181,12 @@ def factors(scene: Scene, classes: Mapping[int, int]) -> np.ndarray:
 
 
 def number_of(value: str, values: Iterable[str]) -> int:
-    """The place of a value among all, -1 where it is none of them."""
+    """The index of a value in `values`, -1 if it is not among them."""
     return next((at for at, name in enumerate(values) if name == value), -1)
 
 
 def bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """The smallest box (x0, y0, x1, y1) around a mask; empty where nothing of the object is
-    seen."""
+    """The smallest box (x0, y0, x1, y1) around a mask; empty if the object is not visible."""
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask.any(0))
     if not len(rows):

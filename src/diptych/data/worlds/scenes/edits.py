@@ -1,7 +1,6 @@
-"""Minimal edits: one thing changed, all else as it was, with the instruction that asks for it.
+"""Minimal edits: one thing is changed and all else kept, with the instruction for the edit.
 
-An edit never shows what the split holds out. Where a scene leaves no room for a kind of edit there
-is none.
+An edit never shows what the split holds out. Some scenes permit no edit of a kind.
 """
 
 from collections.abc import Callable
@@ -15,11 +14,11 @@ from diptych.data.worlds.scenes.sample import room_of
 from diptych.data.worlds.scenes.words import PLACES
 from diptych.errors import InputError
 
-_ROOM = 0.8  # clearance that a moved or added object needs: at most a little overlap
+_ROOM = 0.8  # least clearance of a moved or added object, for little overlap
 
 
 def edited(scene: Scene, kind: str, config: Config, cat: Catalogue, turn: int = 0) -> Scene | None:
-    """The scene after an edit, the `turn`-th of its kind; None where it leaves no room for one."""
+    """The scene after an edit, the `turn`-th of its kind; None if the scene permits none."""
     lot = Lot(scene.seed, "edit", kind, turn)
     done = _EDITS[kind](scene, lot, config, cat)
     if done is None:
@@ -35,8 +34,11 @@ def edited(scene: Scene, kind: str, config: Config, cat: Catalogue, turn: int = 
 
 
 def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
-    """Member 0 is the scene, the others are edits of it of the asked kinds in turn, no two of them
-    alike; of other kinds where the scene leaves no room for more of those."""
+    """The sibling with index `member`.
+
+    Member 0 is the scene; the others are distinct edits of it, by the config's kinds in turn, or by
+    other kinds if the scene permits no more of these.
+    """
     found = [scene]
     attempt = 0
     kinds = config.kinds or EDITS
@@ -59,7 +61,7 @@ _Done = tuple[Scene, Change] | None
 
 
 def _told(scene: Scene) -> list[int]:
-    """The things that captions speak of, so that an edit shows in the texts."""
+    """The things that captions describe, so that an edit changes the texts."""
     return [at for at, thing in enumerate(scene.known) if thing.described]
 
 
@@ -77,7 +79,7 @@ def _allowed(
 
 
 def _swap(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
-    """Two things exchange colours or, where they cannot, places."""
+    """Exchange the colours of two things or, if not possible, their places."""
     pairs = [(a, b) for b in _told(scene) for a in _told(scene) if a < b]
     for a, b in lot.order(pairs):
         one = scene.things[a]
@@ -102,7 +104,7 @@ def _swap(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 
 def _exchanged(scene: Scene, a: int, b: int) -> Scene | None:
-    """Two single objects, each where the other was, as far inside as its size asks."""
+    """Exchange the positions of two single objects, kept inside the image."""
     one = scene.things[a].items[0]
     two = scene.things[b].items[0]
 
@@ -121,7 +123,7 @@ def _exchanged(scene: Scene, a: int, b: int) -> Scene | None:
 
 
 def _replace(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
-    """One thing becomes another, of the same colour, texture, size and place."""
+    """Replace the concept of one thing, with the same colour, texture, size and place."""
     used = {thing.concept for thing in scene.things}
     for at in lot.order(_told(scene)):
         thing = scene.things[at]
@@ -138,7 +140,7 @@ def _replace(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 
 def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
-    """One small object more."""
+    """Add one small object."""
     if len(scene.items) >= MOST:
         return None
     used = {thing.concept for thing in scene.things}
@@ -176,7 +178,7 @@ def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 
 def _remove(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
-    """One object less: a thing, but never the subject, or one of three or more alike."""
+    """Remove one object: a thing other than the subject, or one of three or more alike."""
     options = [at for at in _told(scene) if at or scene.things[at].count > 2]
     if not options:
         return None
@@ -185,12 +187,14 @@ def _remove(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     change = Change(kind="remove", about=(thing.concept,), aspect="one" if thing.count > 1 else "")
     if thing.count == 1:
         return replace(scene, things=(*scene.things[:at], *scene.things[at + 1 :])), change
-    gone = 1 + lot.below(thing.count - 1)  # the first one's number words the thing's texts
+    gone = 1 + lot.below(
+        thing.count - 1
+    )  # the id of the first one determines the wording of the thing's texts
     return scene.with_thing(at, items=(*thing.items[:gone], *thing.items[gone + 1 :])), change
 
 
 def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
-    """One thing in another colour."""
+    """Change the colour of one thing."""
     for at in lot.order(_told(scene)):
         thing = scene.things[at]
         options = [
@@ -207,7 +211,7 @@ def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 
 def _move(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
-    """One object in another quarter."""
+    """Move one object to another quadrant."""
     for at in lot.order([at for at in _told(scene) if scene.things[at].place]):
         thing = scene.things[at]
         item = thing.items[0]
@@ -235,7 +239,7 @@ _EDITS: dict[str, Callable[[Scene, Lot, Config, Catalogue], _Done]] = {
 
 
 def instruction(scene: Scene) -> str:
-    """The words that turn `scene.before` into `scene`, in one of two forms."""
+    """The instruction that turns `scene.before` into `scene`, in one of two forms."""
     assert scene.before is not None
     assert scene.change is not None
     change = scene.change

@@ -1,4 +1,4 @@
-"""From facts to a `Sample`, and the schema of what a config gives."""
+"""The `Sample` of a scene, and the schema of a config."""
 
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,11 @@ UNSEEN = (
     "colour",
     "place",
     "colour and place",
-)  # what of the subject is a held-out combination
+)  # which of the subject's combinations is held out
 
 
 def example(world: "World", scene: Scene, key: str) -> Sample:
-    """The sample of a scene: images, masks, arrays and boxes are drawn when asked for."""
+    """The sample of a scene; images, masks, arrays and boxes are drawn on access."""
     drawn = Drawn(world, scene)
     images: dict[str, EncodedImage] = {"main": drawn.image()}
     images |= {image_of(at): Drawn(world, page).image() for at, page in enumerate(scene.pages, 1)}
@@ -59,22 +59,22 @@ def example(world: "World", scene: Scene, key: str) -> Sample:
 
 
 def edits_of(config: Config) -> tuple[str, ...]:
-    """The kinds of edits that a sample brings; siblings are edits of each other and bring none."""
+    """The kinds of edits of a sample; siblings are edits of each other and have none."""
     return config.kinds if config.siblings == 1 else ()
 
 
 def masks(cat: Catalogue) -> tuple[str, ...]:
-    """The names of the masks: a mask has one byte a pixel, so that it holds 255 classes at most."""
+    """The names of the masks; a mask has one byte per pixel, and so at most 255 classes."""
     return ("instance", "coarse", "class") if len(cat.classes) < 256 else ("instance", "coarse")
 
 
 def _mask_classes(mask: str, cat: Catalogue) -> tuple[str, ...]:
-    """The names of a mask's numbers: 0 is the ground, `instance` counts objects."""
+    """The class names of a mask's numbers: 0 is the ground; `instance` numbers objects."""
     return {"coarse": ("background", *KINDS), "class": ("background", *cat.classes)}.get(mask, ())
 
 
 def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
-    """The names of the values of every label that a config gives; () where they have none."""
+    """The class names of every label of a config, () for labels without."""
     most = max(config.numbers)
     found: dict[str, tuple[str, ...]] = {
         "object": cat.classes,
@@ -106,7 +106,8 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
 
 
 def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | float]:
-    """The labels of a scene; -1 where one has no value, as the quadrant of several objects."""
+    """The labels of a scene, -1 for one without a value, such as the quadrant of several
+    objects."""
     subject = scene.things[0]
     count = sum(thing.count for thing in scene.known)
     most = max(config.numbers)
@@ -145,7 +146,7 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
 
 
 def schema(config: Config, cat: Catalogue) -> Schema:
-    """The fields that samples of a config have."""
+    """The fields of a config's samples."""
     found = {"images.main": Field(kind="image")}
     if max(config.lengths) > 1:
         shortest = min(config.lengths)

@@ -1,4 +1,4 @@
-"""What is the case in a scene, as plain frozen values, and the lots by which it is drawn."""
+"""The facts of a scene as frozen dataclasses, and the random draws that generate them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ class Item:
 
     id: int
     design: str  # "" for a plain shape
-    place: str  # the quarter of the image that its centre lies in
+    place: str  # the quadrant of the image with its centre
     x: float
     y: float
     side: float  # the longer side of its outline
@@ -27,7 +27,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thing:
-    """One or several objects alike: a concept with a colour ("": the drawing's own), a texture and
+    """One or several equal objects: a concept with a colour ("": the drawing's own), a texture and
     a size."""
 
     concept: str
@@ -35,7 +35,7 @@ class Thing:
     texture: str
     size: str
     items: tuple[Item, ...]
-    described: bool = True  # whether captions speak of it
+    described: bool = True  # whether captions describe it
     foreign: bool = False  # a distractor, of no class
 
     @property
@@ -48,14 +48,14 @@ class Thing:
 
     @property
     def place(self) -> str:
-        """Where a single object is; several have no one place ("")."""
+        """The place of a single object; "" for several."""
         return self.items[0].place if len(self.items) == 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """The minimal edit that made a scene: `kind`, the concepts it is about, and the new value or
-    phrase."""
+    """The minimal edit that produced a scene: its `kind`, the concepts it is about, the new value
+    or phrase."""
 
     kind: str
     about: tuple[str, ...]
@@ -68,8 +68,8 @@ class Scene:
     """All facts of one image and its texts. `things[0]` is the subject: the largest object, or the
     only kind.
 
-    `seed` decides how texts are worded. `reported` is the scene that a noisy caption tells of in place
-    of this one. `before` and `change` say what an edited scene was made from; `pages` are the
+    `seed` determines the wording of texts. `reported` is the scene that a noisy caption describes
+    instead of this one. `before` and `change` are the origin of an edited scene; `pages` are the
     further images of a document.
     """
 
@@ -81,7 +81,7 @@ class Scene:
     palette: str
     rendering: str
     lexicon: int
-    tile: tuple[int, float, float]  # which tile of the ground, and where it begins
+    tile: tuple[int, float, float]  # the variant of the ground, and its offset
     easy: str = ""  # colour of the frame
     hard: str = ""  # direction of the lines
     salient: str = ""  # the shape stamped on the image
@@ -104,7 +104,7 @@ class Scene:
 
     @property
     def known(self) -> tuple[Thing, ...]:
-        """All things but distractors."""
+        """All things except distractors."""
         return tuple(thing for thing in self.things if not thing.foreign)
 
     def with_thing(self, at: int, **changes: object) -> "Scene":
@@ -115,7 +115,7 @@ class Scene:
 
 
 class Lot:
-    """Draws lots, one after the other, from a seed and a key.
+    """A sequence of random draws from a seed and a key.
 
     >>> Lot(0, "x").pick("abc") == Lot(0, "x").pick("abc")
     True

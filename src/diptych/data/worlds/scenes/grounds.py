@@ -1,8 +1,8 @@
-"""Grounds that can be named: grass, sand, water, … drawn once for each variant and size, periodic
-in both directions.
+"""Named grounds (grass, sand, water, …), drawn once for each variant and size, periodic in both
+directions.
 
-Colours are pale and greyish, so that objects stand out; structure is counted in pieces an image, so
-that a ground looks alike at all sizes. S is the image's side.
+Colours are pale and greyish, so that objects stand out. The number of structural elements per image
+is fixed, so that a ground looks the same at all sizes. S is the image's side.
 """
 
 from functools import lru_cache
@@ -15,15 +15,15 @@ from diptych.rng import generator
 
 @lru_cache(maxsize=256)
 def ground(name: str, variant: int, size: int) -> np.ndarray:
-    """The tile twice in both directions, (2 S, 2 S, 3) uint8: an image's ground is any S x S window
-    of it."""
+    """The tile repeated twice in both directions, (2 S, 2 S, 3) uint8; an image's ground is any S x
+    S window."""
     rng = generator(0, "ground", name, variant)
     tile = _DRAW[name](rng, size)
     return np.tile(np.clip(np.rint(tile), 0, 255).astype(np.uint8), (2, 2, 1))
 
 
 def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.ndarray:
-    """Smooth periodic noise in [0, 1] of so many cells, (S, S)."""
+    """Smooth periodic noise in [0, 1] with `rows` x `columns` cells, (S, S)."""
     cells = np.pad(rng.random((rows, columns)).astype(np.float32), 2, mode="wrap")
     box = (2.0, 2.0, 2.0 + columns, 2.0 + rows)
     return np.asarray(
@@ -32,14 +32,14 @@ def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.n
 
 
 def _mix(share: np.ndarray, low: tuple[int, int, int], high: tuple[int, int, int]) -> np.ndarray:
-    """From one colour to another, (S, S) to (S, S, 3)."""
+    """Blend two colours, (S, S) to (S, S, 3)."""
     a = np.array(low, np.float32)
     b = np.array(high, np.float32)
     return a + (b - a) * np.clip(share, 0, 1)[..., None]
 
 
 def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the pixels in [0, 1), as a column and a row."""
+    """The centres of pixels in [0, 1), as a column and a row."""
     line = ((np.arange(size) + 0.5) / size).astype(np.float32)
     return line[:, None], line[None, :]
 

@@ -1,9 +1,9 @@
-"""What noisy captions and web texts say in place of the truth, by kind.
+"""Noise of captions and web texts, by kind.
 
 swap         the texts of another scene
-boilerplate  what stands under many images
-junk         strings that are no words
-drop         one thing is left out (the only one: nothing but the ground is told)
+boilerplate  phrases found under many images
+junk         random strings
+drop         one thing is left out (if it is the only one, only the ground remains)
 wrong        one stated fact is false: a name, colour, texture, size or place
 """
 
@@ -32,7 +32,7 @@ _VALUES = {"colour": COLOURS, "texture": TEXTURES, "size": SIZES, "place": PLACE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retold:
-    """The caption and the web text, with the objects of this scene that they speak of."""
+    """The caption and the web text, with the objects of this scene that they describe."""
 
     caption: str
     web: str
@@ -41,7 +41,7 @@ class Retold:
 
 
 def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> Retold:
-    """The caption and the web text, with the scene's noise, if any."""
+    """The caption and the web text, with the scene's noise if it has any."""
     if scene.noise in ("boilerplate", "junk"):
         make = _boilerplate if scene.noise == "boilerplate" else _junk
         return Retold(
@@ -76,7 +76,7 @@ def _boilerplate(way: Ways, at: int) -> str:
 
 
 def _junk(way: Ways, at: int) -> str:
-    """Two or three strings of letters and digits that hardly ever come again."""
+    """Two or three random strings of letters and digits."""
     start = 8 + 40 * at
     lengths = [
         4 + int(way.free(start + word) * 8) for word in range(2 + (way.free(start + 3) < 0.5))
@@ -89,13 +89,13 @@ def _junk(way: Ways, at: int) -> str:
 
 
 def _dropped(scene: Scene, at: float) -> Scene:
-    """The scene with one thing that captions no longer speak of."""
+    """The scene with one thing removed from captions."""
     reported = [number for number, thing in enumerate(scene.things) if thing.described]
     return scene.with_thing(reported[int(at * len(reported))], described=False)
 
 
 def _wronged(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> Scene:
-    """The scene with one thing changed in something that its caption states."""
+    """The scene with one fact changed that its caption states."""
     way = ways[f"paraphrase{captions.form_of(ways)}"]
     stated: list[tuple[int, str]] = []
     for number, thing in enumerate(scene.things):

@@ -1,8 +1,7 @@
-"""From captions back to facts: reads what this world writes, and what models write that learnt from
-it.
+"""A parser from captions to facts, for this world's texts and those of models trained on them.
 
-A text is cut into clauses; a clause names at most one thing, and the words of size, texture, colour
-and place in it are that thing's. Words that mean nothing here are passed over.
+A text is split into clauses. A clause names at most one thing, and its words of size, texture,
+colour and place describe that thing. Unknown words are ignored.
 """
 
 import re
@@ -28,11 +27,11 @@ from diptych.data.worlds.scenes.words import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToldThing:
-    """What a clause says of a thing; "" and None where it says nothing."""
+    """The facts that a clause states of a thing; "" and None where it states none."""
 
-    noun: str  # a concept, or where `coarse`, a kind
+    noun: str  # a concept, or a kind if `coarse`
     coarse: bool = False
-    definite: bool = False  # "the cat": may be told of in another clause too
+    definite: bool = False  # "the cat": other clauses may describe it too
     count: int | None = None
     size: str = ""
     texture: str = ""
@@ -42,7 +41,7 @@ class ToldThing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
-    """Everything that a text says."""
+    """All facts that a text states."""
 
     things: tuple[ToldThing, ...] = ()
     front: tuple[tuple[str, str], ...] = ()  # the nearer concept first
@@ -89,7 +88,7 @@ def parse(text: str) -> Told:
 
 @cache
 def _whole() -> dict[str, tuple[re.Pattern[str], Mapping[str, str]]]:
-    """Patterns of what is said of the whole image, the one group of each, and what that means."""
+    """Patterns for facts of the whole image, and the meaning of the group of each."""
     tables = {
         "rendering": (
             "({})(?: of)?",
@@ -132,15 +131,14 @@ def _words() -> dict[str, tuple[str, str]]:
 
 @cache
 def _nouns() -> dict[str, tuple[str, bool]]:
-    """Noun, one or several -> (concept or kind, whether it is a kind); concepts come before kinds
+    """Noun, singular or plural -> (concept or kind, whether it is a kind); concepts override kinds
     of the same name."""
     found = {form: (kind, True) for kind in KINDS for form in (kind, plural(kind))}
     return found | {form: (name, False) for name in table() for form in (name, plural(name))}
 
 
 def _noun(clause: str) -> tuple[str, bool, str]:
-    """The first noun of a clause, whether it is a kind, and the form it stands in; "" without
-    one."""
+    """The first noun of a clause, whether it is a kind, and its form; "" without one."""
     words = _WORD.findall(clause)
     for at in range(len(words)):
         for form in (" ".join(words[at : at + 2]), words[at]):
@@ -150,7 +148,7 @@ def _noun(clause: str) -> tuple[str, bool, str]:
 
 
 def _clause(clause: str) -> tuple[ToldThing | None, int | None]:
-    """The thing that a clause is about, or the number of all objects."""
+    """The thing that a clause describes, or the number of all objects."""
     pattern, meaning = _places()
     found = pattern.search(clause)
     place = meaning[found[1]] if found else ""
@@ -173,11 +171,10 @@ def _clause(clause: str) -> tuple[ToldThing | None, int | None]:
 
 
 def mistakes(reported: Told, scene: Scene) -> list[str]:
-    """What of the told facts is false of the scene, by kind: "there", "count", "colour", "ground",
-    …
+    """The kinds of the stated facts that are false of the scene: "there", "count", "colour",
+    "ground", …
 
-    Things called by their kind alone are matched with the scene's so that the fewest mistakes
-    remain.
+    Things named only by their kind are matched with the scene's things so as to minimise mistakes.
     """
     wrong: list[str] = []
     known = scene.known
@@ -213,7 +210,7 @@ def mistakes(reported: Told, scene: Scene) -> list[str]:
 
 
 def _unmatched(group: Sequence[ToldThing], there: Sequence[Thing]) -> list[str]:
-    """The mistakes about things of one noun."""
+    """The mistakes about things with one noun."""
     absent = [thing for thing in group if thing.count == 0]
     reported = [thing for thing in group if thing.count != 0]
     wrong = ["there"] * (len(absent) if there else 0)
@@ -222,7 +219,7 @@ def _unmatched(group: Sequence[ToldThing], there: Sequence[Thing]) -> list[str]:
     if len(there) == 1 or any(thing.definite for thing in reported):
         again = max(
             0, sum(not thing.definite for thing in reported) - len(there)
-        )  # two cats told of, one is there
+        )  # two cats are stated, one is there
         best = [min((_differs(one, thing) for thing in there), key=len) for one in reported]
         return wrong + ["there"] * again + [kind for found in best for kind in found]
     several = [*there, *[None] * max(0, len(reported) - len(there))]
@@ -238,7 +235,7 @@ def _unmatched(group: Sequence[ToldThing], there: Sequence[Thing]) -> list[str]:
 
 
 def _differs(reported: ToldThing, thing: Thing) -> list[str]:
-    """In what a thing is not as it is told."""
+    """The kinds of facts in which a thing differs from its description."""
     kinds = ("count", "size", "texture", "colour", "place")
     return [
         kind for kind in kinds if getattr(reported, kind) not in (None, "", getattr(thing, kind))

@@ -1,5 +1,4 @@
-"""How a scene comes about: what is in it, where, in which style, and what its texts will get
-wrong."""
+"""Sampling of scenes: things, positions, style, and noise of texts."""
 
 import math
 from collections.abc import Sequence
@@ -16,17 +15,17 @@ SIDES = {
     "large": (0.54, 0.60),
 }  # of the image's side
 _TINY = (0.20, 0.24)  # a distractor's
-_TEXTURE = ("plain", "plain", *TEXTURES)  # plain is half of them
-_CLEAR = 0.95  # distance of centres over the mean side: hardly any overlap
-_BEHIND = 0.72  # the same where one object partly hides another
+_TEXTURE = ("plain", "plain", *TEXTURES)  # plain for half of them
+_CLEAR = 0.95  # distance of centres over the mean side, for hardly any overlap
+_BEHIND = 0.72  # the same, if one object partly hides another
 _TRIES = 12
-_CROWD = 0.72  # with more than four objects all are smaller by this factor
+_CROWD = 0.72  # factor on sizes with more than four objects
 TILES = 4  # variants of each ground
 
 
 def draw(config: Config, seed: int, number: int, page: int = 0, lead: Thing | None = None) -> Scene:
-    """Scene `number` of the stream (seed, split); as a document's page, with a subject like that of
-    the first."""
+    """Scene `number` of the stream (seed, split); a document's page has the subject `lead` of the
+    first."""
     lot = Lot(seed, "scenes", config.split, number, page)
     cat = catalogue(config)
     things = _things(config, cat, lot, lead)
@@ -49,7 +48,7 @@ def draw(config: Config, seed: int, number: int, page: int = 0, lead: Thing | No
 
 
 def _style(config: Config, lot: Lot) -> tuple[str, str, str, str, int]:
-    """Domain, ground, palette, rendering and lexicon; each part from any domain with probability
+    """Domain, ground, palette, rendering and lexicon; each part is from any domain with probability
     `overlap`."""
     name = lot.pick(config.domains)
     parts = [
@@ -59,7 +58,8 @@ def _style(config: Config, lot: Lot) -> tuple[str, str, str, str, int]:
 
 
 def _noisy(config: Config, scene: Scene, seed: int, lot: Lot) -> Scene:
-    """The scene with its kind of noise, if any, and what its caption tells instead."""
+    """The scene with its kind of noise, if any, and the scene that its caption describes
+    instead."""
     at = lot.share()
     for kind, rate in config.rates.items():
         if at < rate:
@@ -73,8 +73,7 @@ def _noisy(config: Config, scene: Scene, seed: int, lot: Lot) -> Scene:
 
 
 def _things(config: Config, cat: Catalogue, lot: Lot, lead: Thing | None) -> tuple[Thing, ...]:
-    """What is in the image: one thing of several objects alike, or several things of one object
-    each."""
+    """The things of an image: one of several equal objects, or several of one object each."""
     number = lot.pick(config.numbers)
     together = number > 1 and lot.chance(config.same)
     hidden = number > 1 and lot.chance(config.occlusion)
@@ -98,9 +97,7 @@ def _subject(
     held = ""
     if lead:
         concept = lead.concept
-    elif (
-        cat.mode == "unseen"
-    ):  # one aspect of the subject is a held-out combination, the other may be seen
+    elif cat.mode == "unseen":  # one aspect of the subject is held out, the other is not
         aspects = ("colour",) if together else ("colour", "place")
         concept, held = lot.pick(
             [
@@ -159,7 +156,7 @@ def _other(
 
 
 def _colour(config: Config, lot: Lot, allowed: Sequence[str], used: Sequence[str] = ()) -> str:
-    """A colour, unlike the others of the image where that is possible."""
+    """A colour, different from the others of the image if possible."""
     if not lot.chance(config.tinted):
         return ""
     return lot.pick([colour for colour in allowed if colour not in used] or allowed)
@@ -183,8 +180,8 @@ def _distractor(config: Config, cat: Catalogue, room: "Room", things: Sequence[T
 
 
 class Room:
-    """Finds places for objects, one after the other: in its quarter, clear of the others or, once,
-    behind one."""
+    """Places objects one after another: in a quadrant, without overlap or, once, behind another
+    object."""
 
     def __init__(
         self, lot: Lot, items: Sequence[Item] = (), hidden: bool = False, scale: float = 1.0
@@ -195,18 +192,18 @@ class Room:
         self.scale = scale
 
     def free(self) -> set[str]:
-        """The quarters without an object; all, where none is."""
+        """The quadrants without an object, or all if none is free."""
         return set(PLACES) - {item.place for item in self.items} or set(PLACES)
 
     def place(self, concept: str, size: str, places: Sequence[str], designs: Sequence[str]) -> Item:
-        """An object of this size (distractors have none) in one of the places, free ones first;
-        depth comes later."""
+        """Place an object of a size (distractors have none) in one of `places`, free ones first;
+        depth is set later."""
         lot = self.lot
         side = lot.between(*SIDES.get(size, _TINY)) * self.scale
         empty = [place for place in places if all(item.place != place for item in self.items)]
         tried = (
             [lot.pick(empty)] if empty else lot.order(places)
-        )  # the clearest of all, where each has an object
+        )  # the clearest of all, if each has an object
         spots = [(place, self.spot(place, side)) for place in tried]
         place, (x, y) = max(spots, key=lambda one: self.clearance(one[1], side))
         at = max((item.id for item in self.items), default=-1) + 1
@@ -215,7 +212,7 @@ class Room:
         return item
 
     def spot(self, place: str, side: float) -> tuple[float, float]:
-        """A centre for an object of this side: of some tries the first that is clear, or the
+        """A centre for an object with this side: the first clear one of some tries, or the
         clearest."""
         behind = self.hidden and len(self.items) > 0
         best = (0.0, 0.0)
@@ -240,8 +237,8 @@ class Room:
         return (1 - x if "right" in place else x), (1 - y if "bottom" in place else y)
 
     def clearance(self, spot: tuple[float, float], side: float) -> float:
-        """The least distance to another object's centre over the mean of the two sides; below 1
-        they may overlap."""
+        """The least distance to another object's centre over the mean of their sides; below 1 they
+        may overlap."""
         return min(
             (
                 math.hypot(spot[0] - item.x, spot[1] - item.y) / ((side + item.side) / 2)
@@ -252,13 +249,12 @@ class Room:
 
 
 def room_of(lot: Lot, items: Sequence[Item]) -> Room:
-    """The room that a finished scene leaves."""
+    """The `Room` of a finished scene."""
     return Room(lot, items, scale=_CROWD if len(items) > 4 else 1.0)
 
 
 def ranked(things: tuple[Thing, ...], lot: Lot) -> tuple[Thing, ...]:
-    """The things with the depth of each object: the larger an object, the nearer it tends to be; no
-    two are equal."""
+    """The things with depths set: larger objects tend to be nearer; no two depths are equal."""
     depths = {}
     for item in (item for thing in things for item in thing.items):
         depth = min(max(0.95 - 1.2 * item.side + lot.between(-0.1, 0.1), 0.05), 0.95)

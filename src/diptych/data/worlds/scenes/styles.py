@@ -1,8 +1,8 @@
-"""What a style domain does to a finished image: palettes (a colour map) and renderings (a local
+"""Effects of style domains on a drawn image: palettes (a colour map) and renderings (a local
 filter).
 
-All are local: a change of the scene in one place changes the image there and a few pixels about.
-Images are (S, S, 3) float32 in 0 … 255.
+All are local: a change of the scene affects the image only there and a few pixels around. Images
+are (S, S, 3) float32 in 0 … 255.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _PALETTES = {  # saturation, gain, offset
 
 
 def palette(name: str, pixels: np.ndarray) -> np.ndarray:
-    """The image in another palette; hues stay."""
+    """The image in a palette; hues are kept."""
     if name == "natural":
         return pixels
     saturation, gain, offset = _PALETTES[name]
@@ -31,14 +31,14 @@ def palette(name: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def render(name: str, pixels: np.ndarray, seed: int) -> np.ndarray:
-    """The image in another rendering; `seed` draws grain."""
+    """The image in a rendering; `seed` is that of grain."""
     if name == "flat":
         return pixels
     return _RENDER[name](pixels, max(1, round(pixels.shape[0] / 64)), seed)
 
 
 def _pencil(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
-    """Dark edges, pale fill, hatched where it is dark."""
+    """Dark edges, pale fill, hatching in dark areas."""
     grey = luma(pixels)
     edge = np.minimum(_steps(grey, unit) * 1.6, 170)
     pale = 255 - (255 - pixels) * 0.62
@@ -48,7 +48,7 @@ def _pencil(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 
 def _steps(grey: np.ndarray, unit: int) -> np.ndarray:
-    """How much the grey changes over `unit` pixels, (S, S)."""
+    """The change of grey over `unit` pixels, (S, S)."""
     padded = np.pad(grey, unit, mode="edge")
     size = len(grey)
     right = padded[unit : unit + size, 2 * unit :] - padded[unit : unit + size, :size]
@@ -78,7 +78,7 @@ def _grain(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 
 def _poster(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
-    """Four levels a channel."""
+    """Four levels per channel."""
     return np.round(pixels / 85) * 85
 
 
@@ -91,7 +91,7 @@ def _neon(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 
 def _wash(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
-    """Soft colours that run, darker where they end, on a paper with a tooth."""
+    """Soft, blurred colours with darker rims, on rough paper."""
     soft = _blur(_blur(pixels, unit), unit)
     rim = np.minimum(_steps(luma(soft), unit) * 0.7, 50)[..., None]
     size = -(-len(pixels) // (2 * unit))
@@ -103,7 +103,7 @@ def _wash(pixels: np.ndarray, unit: int, seed: int) -> np.ndarray:
 
 
 def _blur(pixels: np.ndarray, radius: int) -> np.ndarray:
-    """The mean over (2 radius + 1)² pixels; beyond the image its edge goes on."""
+    """The mean over (2 radius + 1)² pixels, with edges replicated."""
     width = 2 * radius + 1
     size = len(pixels)
     padded = np.pad(pixels, ((radius, radius), (radius, radius), (0, 0)), mode="edge")

@@ -22,8 +22,10 @@ EACH = 4  # questions, statements and hypotheses of a scene
 def texts(
     scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str], long: str = "facts"
 ) -> list[Text]:
-    """The texts of these roles; each says in `attrs["objects"]` of which objects it speaks. `long`
-    says what a sentence of a long text tells."""
+    """The texts of some roles; `attrs["objects"]` are the objects that a text describes.
+
+    `long` is the content of a sentence of a long text: one fact, or all of one object.
+    """
     ways = Ways.of(scene)
     found: list[Text] = []
     for role in roles:
@@ -78,7 +80,7 @@ def _long(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[st
 def _by_object(
     scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
 ) -> list[Text]:
-    """A sentence for each thing, with all that is told of it, and those of the whole image."""
+    """A sentence for each thing with all its facts, and the sentences about the whole image."""
     way = ways["long"]
     found = [
         Text(
@@ -100,7 +102,7 @@ def _drawn(scene: Scene, way: Ways) -> list[Claim]:
 def _questions(
     scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
 ) -> list[Text]:
-    """Questions, each followed by its answer. No answer comes twice in a sample."""
+    """Questions, each followed by its answer, without repeated answers in a sample."""
     way = ways["question"]
     asked: dict[str, Question] = {}
     for at, claim in enumerate(_drawn(scene, way)):
@@ -138,8 +140,8 @@ def _statements(
 def _hypotheses(
     scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
 ) -> list[Text]:
-    """A sentence that the image entails, one that it contradicts and one that it leaves open, in
-    random order."""
+    """A sentence that the image entails, one that it contradicts and a neutral one, in random
+    order."""
     way = ways["hypothesis"]
     true, base = _drawn(scene, way)[:2]
     false = falsified(base, scene, way.free(80), classes)

@@ -1,8 +1,7 @@
-"""The vocabulary of scenes: values of every factor, the words for them, and English that is just
-enough.
+"""The vocabulary of scenes: the values of every factor, their wordings, and some English grammar.
 
-Each value has three ways to be said. A style domain with a lexicon of its own uses one of the three
-throughout; the others use all.
+Each value has three wordings. A style domain with its own lexicon always uses the same one; the
+others use all.
 """
 
 import re
@@ -48,7 +47,7 @@ GROUNDS = {
     "cloth": ("cloth", "fabric", "a blanket"),
     "paper": ("paper", "lined paper", "a sheet of paper"),
 }
-RENDERINGS = {  # what an image is; a flat one is just an image, which says nothing
+RENDERINGS = {  # kinds of images; a flat one is just an image, which states nothing
     "flat": ("a picture", "an image", "a view"),
     "pencil": ("a pencil drawing", "a pencil sketch", "a sketch"),
     "pixel": ("pixel art", "a pixelated picture", "a blocky picture"),
@@ -71,8 +70,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """A style domain: its grounds, palette, rendering and lexicon (-1: all three ways to say
-    things)."""
+    """A style domain: its grounds, palette, rendering and lexicon (-1: all three wordings)."""
 
     grounds: tuple[str, ...]
     palette: str
@@ -102,12 +100,12 @@ STYLES = {
         grounds=("snow", "grass", "cloth"), palette="pale", rendering="wash", lexicon=2
     ),
 }
-RESERVED_STYLES = ("neon", "watercolour")  # drawn only where they are named
+RESERVED_STYLES = ("neon", "watercolour")  # used only if they are named
 
 
 @cache
 def vocabulary() -> frozenset[str]:
-    """All words that say something but the names of objects.
+    """All words with a meaning except the names of objects.
 
     >>> "lawn" in vocabulary(), "cat" in vocabulary()
     (True, False)
@@ -146,7 +144,7 @@ _UNCHANGED = ("fish", "sheep", "deer", "bison", "squid", "shrimp", "moose")
 
 @cache
 def plural(noun: str) -> str:
-    """Several of a noun.
+    """The plural of a noun.
 
     >>> plural("butterfly"), plural("office building"), plural("fish")
     ('butterflies', 'office buildings', 'fish')

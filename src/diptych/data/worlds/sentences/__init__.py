@@ -1,7 +1,7 @@
-"""Sentences whose meaning is known: slots, said in many ways and at any length, with twins that say
-something else.
+"""Sentences with known meanings: slots in many wordings, independent of length, with twins of other
+meanings.
 
-`meaning` draws and compares meanings, `grammar` writes them, `parse` reads them back, `noise`
+`meaning` samples and compares meanings, `grammar` writes them, `parse` parses them, `noise`
 misspells and shuffles, `words` is the vocabulary. docs/worlds/sentences.md shows samples.
 """
 
@@ -39,16 +39,16 @@ PAIRS = ("graded", "inference")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Several values are joined by `+`.
+    """Options of the world; several values are joined by `+`.
 
-    `split` is train, val or test: three streams, of which test alone holds reserved pairs of values
-    (in half of its sentences). `kind` is visual, abstract or both, then half and half; `negative`
-    the share of denials; `tail` the exponent of the labels' long tail. `paraphrases` and `roles`
-    (negated, swapped, entailment, neutral, contradiction, typo, shuffled) say which texts a sample
-    has beside its caption. `pair` gives it a second sentence, of role pair: "graded" for one that
-    shares 0 to 7 facts, each as often, "inference" for a hypothesis of a relation, each as often.
-    `typos` are the kinds of typo, `typo_rate` the share of longer words that get one; `shuffle` is
-    all, or window for three words at a time.
+    `split` is train, val or test, three streams; only test contains reserved pairs of values (in
+    half of its sentences). `kind` is visual, abstract or both, which is half of each; `negative` is
+    the share of negated sentences; `tail` is the exponent of the labels' long tail. `paraphrases`
+    and `roles` (negated, swapped, entailment, neutral, contradiction, typo, shuffled) add texts to
+    a sample's caption. `pair` adds a second sentence of role pair: "graded" for one that shares 0
+    to 7 facts, with equal frequency, "inference" for a hypothesis of each relation, with equal
+    frequency. `typos` are the kinds of typos, `typo_rate` is the share of longer words with one;
+    `shuffle` is all, or window for three words at a time.
     """
 
     split: str = "train"
@@ -65,8 +65,8 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a sentence means, what the second of its pair means, and the seed of the words that it
-    takes."""
+    """The meaning of a sentence, that of the second sentence of a pair, and the seed of the
+    wording."""
 
     meaning: Meaning
     other: Meaning | None = None
@@ -105,7 +105,7 @@ class World(worlds.World[Facts]):
         self._refuse()
 
     def _refuse(self) -> None:
-        """Options that are out of range or do not go together."""
+        """Raise InputError for options that are out of range or incompatible."""
         config = self.config
         for option, least, most in (
             ("negative", 0, 1),
@@ -136,7 +136,7 @@ class World(worlds.World[Facts]):
             )
 
     def key(self, seed: int, index: int) -> str:
-        """What names the sample (seed, index)."""
+        """The unique key of the sample (seed, index)."""
         return f"{self.config.split}-{super().key(seed, index)}"
 
     def sample(self, seed: int, index: int) -> Facts:
@@ -152,10 +152,11 @@ class World(worlds.World[Facts]):
         return Facts(meaning=meaning, other=other, seed=words)
 
     def edit(self, facts: Facts, kind: str) -> Facts:
-        """The facts of the twin that denies ("negate"), or whose two attributes have changed places
+        """The facts of the negated twin ("negate"), or of the twin with exchanged attributes
         ("swap").
 
-        Its caption is as long and differs in nothing else: swapped twins have the same words.
+        Its caption has the same length and differs in nothing else; swapped twins have the same
+        words.
         """
         if kind == "negate":
             return replace(
@@ -166,12 +167,12 @@ class World(worlds.World[Facts]):
         return super().edit(facts, kind)
 
     def captions(self, facts: Facts) -> list[Text]:
-        """The caption, and the texts that the config asks for."""
+        """The caption, and the other texts of the config."""
         return [Text(text=text, role=role) for role, text in self._texts(facts)]
 
     def _texts(self, facts: Facts) -> Iterator[tuple[str, str]]:
-        """(role, text) in order. Paraphrases take the turns 1, 2, … of the words, all other new
-        texts one of those."""
+        """Yield (role, text) in order. Paraphrases use the turns 1, 2, … of the wordings, other new
+        texts a random one."""
         words = wordings(generator(facts.seed, "words"))
 
         def caption(meaning: Meaning) -> str:
@@ -200,7 +201,7 @@ class World(worlds.World[Facts]):
             yield "pair", text(facts.other, "pair")
 
     def _paraphrases(self, facts: Facts, caption: str, words: Wordings) -> list[str]:
-        """Texts of the same meaning, all different."""
+        """Different texts of the same meaning."""
         found = [caption]
         for number in range(1, self.config.paraphrases + 1):
             rng = generator(facts.seed, "paraphrase", number)
@@ -210,8 +211,8 @@ class World(worlds.World[Facts]):
         return found[1:]
 
     def example(self, facts: Facts, key: str) -> Sample:
-        """Texts by role, and labels: each slot, topic, label (the object), visual, negative,
-        unseen, a pair's."""
+        """The sample of some facts: texts, and the labels of slots, topic, label (the object),
+        visual, negative, unseen and pair."""
         meaning = facts.meaning
         other = facts.other
         labels: dict[str, int | float] = {slot: meaning.number(slot) for slot in self.slots}
@@ -230,7 +231,7 @@ class World(worlds.World[Facts]):
         return Sample(key=key, source=self.name, texts=self.captions(facts), labels=labels)
 
     def schema(self) -> Schema:
-        """The texts that the config asks for, and the labels with their class names."""
+        """The texts of the config, and the labels with their class names."""
         asked = {
             "caption": True,
             "paraphrase": self.config.paraphrases,

@@ -1,14 +1,14 @@
-"""From a meaning to a sentence.
+"""The grammar: from a meaning to a sentence.
 
-A template is a row of words. `A` and `O` stand for agent and object with their attributes, `V`,
-`Ving` and `Ven` for forms of the action, `@` for place, time and recipient, `yes|no` for a word of
-the affirmed and one of the denied sentence. A sentence is a template and, before and after it,
-phrases that say nothing.
+A template is a sequence of words. `A` and `O` are placeholders for agent and object with their
+attributes, `V`, `Ving` and `Ven` for forms of the action, `@` for place, time and recipient, and
+`yes|no` for a word of the affirmative and of the negated sentence. A sentence is a template with
+filler phrases before and after it.
 
-Its length in words is drawn first, from a distribution that depends on nothing but the number of
-facts said; template and phrases are then chosen so that it comes out. So length is independent of
-meaning, and as `yes` and `no` are equally long, and attributes one word each, a negated or swapped
-twin is as long as its sentence.
+Its length in words is drawn first, from a distribution that depends only on the number of facts;
+template and phrases are then chosen to match it. So length is independent of meaning. Since `yes`
+and `no` have equal lengths and attributes are one word each, a negated or swapped twin is as long
+as its sentence.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from diptych.data.worlds.sentences.meaning import ADJUNCTS, FACTS, HYPOTHESIS, M
 from diptych.data.worlds.sentences.words import AFTER, ASIDE, BEFORE, WORDINGS
 
 LENGTHS = {FACTS: range(16, 23), HYPOTHESIS: range(10, 16)}
-"""The lengths in words, each equally likely, of sentences that say so many facts."""
+"""The lengths in words, equally likely, of sentences by their number of facts."""
 
 VISUAL = (
     "A does|doesn't V O @",
@@ -52,7 +52,7 @@ VISUAL = (
 
 @lru_cache(maxsize=64)
 def abstract(wording: str) -> tuple[str, ...]:
-    """The templates that a stance's wording gives: its own, and clefts of it or clauses for its S.
+    """The templates of a stance's wording: itself, and its clefts, or the clauses for its S.
 
     >>> abstract("A has a|no wish to V O @")[1:]
     ('it is A who has a|no wish to V O @', 'it is O that A has a|no wish to V @')
@@ -74,10 +74,10 @@ def _affirmed(template: str) -> str:
 
 @dataclass(frozen=True)
 class Wordings:
-    """Which of its wordings each value takes in a text: number `turn` from a start that is the
-    sentence's own.
+    """The wording of each value in a text: number `turn` from a start that is random for each
+    sentence.
 
-    Texts of one sentence whose turns follow each other share no word that has a synonym.
+    Texts of one sentence with consecutive turns share no word that has a synonym.
     """
 
     start: tuple[int, ...]  # for each value, in [0, 6): every number of wordings, 1 to 3, divides 6
@@ -95,16 +95,16 @@ _PLACE = {
 
 
 def wordings(rng: np.random.Generator) -> Wordings:
-    """A sentence's own start for each value."""
+    """A random start for each value."""
     return Wordings(tuple(rng.integers(6, size=len(_PLACE)).tolist()))
 
 
 def write(meaning: Meaning, words: Wordings, rng: np.random.Generator) -> str:
-    """One sentence that means `meaning`, in the given words; `rng` draws its length, its form and
-    its phrases.
+    """Write a sentence of a meaning in the given wordings; `rng` draws length, template and
+    phrases.
 
-    From the same words and the same state of `rng`, the swapped or negated meaning gives the
-    sentence's minimal edit.
+    With the same wordings and state of `rng`, the swapped or negated meaning gives a minimal edit
+    of the sentence.
     """
     said = meaning.facts()
     lengths = LENGTHS[len(said)]
@@ -117,11 +117,11 @@ def write(meaning: Meaning, words: Wordings, rng: np.random.Generator) -> str:
     articles = ["a" if one else "the" for one in rng.random(2) < 0.5]
     relative = [bool(one) for one in rng.random(2) < 0.25]
     order = rng.permutation(len(templates)).tolist()
-    for short in (False, True):  # "the cup that is small" only where there is room
+    for short in (False, True):  # "the cup that is small" only if it fits the length
         for at in order:
             plain = short or not templates[at].startswith(
                 ("A ", "O ")
-            )  # clefts have a "who" or "that" of their own
+            )  # clefts already have a "who" or "that"
             parts = _parts(meaning, words, articles, relative if not plain else (False, False))
             parts["@"] = " ".join(phrases[len(front) :])
             core = fill(templates[at], parts, meaning.negative)
@@ -135,7 +135,7 @@ def write(meaning: Meaning, words: Wordings, rng: np.random.Generator) -> str:
 def _parts(
     meaning: Meaning, words: Wordings, articles: Sequence[str], relative: Sequence[bool]
 ) -> dict[str, str]:
-    """What the signs A, O, V, Ving and Ven of a template stand for."""
+    """The words for the placeholders A, O, V, Ving and Ven of a template."""
     infinitive, ing, participle = words("action", meaning.action or "").split()
     agent = meaning.agent and words("agent", meaning.agent)
     thing = meaning.object and words("object", meaning.object)
@@ -155,8 +155,8 @@ def _parts(
 def _noun(
     noun: str | None, pronoun: str, attribute: str | None, article: str, relative: str
 ) -> str:
-    """A noun with its attribute: "the old king", "the king who is old", or "someone old" where no
-    noun is said."""
+    """A noun with its attribute: "the old king", "the king who is old", or "someone old" without a
+    noun."""
     if noun is None:
         return f"{pronoun} {attribute}" if attribute else pronoun
     if attribute and relative:
@@ -165,14 +165,15 @@ def _noun(
 
 
 def fill(template: str, parts: dict[str, str], negative: bool) -> str:
-    """The template with its signs replaced."""
+    """The template with its placeholders filled in."""
     signs = (sign.split("|")[-1 if negative else 0] for sign in template.split())
     return " ".join(parts.get(sign, sign) for sign in signs)
 
 
 @lru_cache(maxsize=1)
 def _by_length() -> tuple[dict[int, list[str]], ...]:
-    """The empty phrases before, after and aside by their number of words; of none there is one."""
+    """The filler phrases before, after and aside by their number of words; the only one of 0 words
+    is ""."""
     tables: list[dict[int, list[str]]] = []
     for phrases in (BEFORE, AFTER, ASIDE):
         table = {0: [""]}
@@ -184,12 +185,12 @@ def _by_length() -> tuple[dict[int, list[str]], ...]:
 
 @lru_cache(maxsize=max(map(max, LENGTHS.values())))
 def _splits(spare: int) -> list[tuple[int, ...]]:
-    """The numbers of words before, after and aside that make `spare` together."""
+    """The numbers of words before, after and aside that sum to `spare`."""
     return [sizes for sizes in itertools.product(*_by_length()) if sum(sizes) == spare]
 
 
 def padding(spare: int, rng: np.random.Generator) -> list[str]:
-    """Empty phrases of `spare` words together, no two alike: before, after, aside."""
+    """Different filler phrases before, after and aside with `spare` words in total."""
     splits = _splits(spare)
     chosen: list[str] = []
     for size, table in zip(splits[int(rng.integers(len(splits)))], _by_length(), strict=True):
@@ -199,7 +200,7 @@ def padding(spare: int, rng: np.random.Generator) -> list[str]:
 
 
 def spell(parts: Sequence[str]) -> str:
-    """Parts joined by commas, `an` before vowels, a capital and a full stop."""
+    """Join parts by commas, with `an` before vowels, a capital and a full stop."""
     words = ", ".join(part.strip() for part in parts if part).split()
     for at in range(len(words) - 1):
         if words[at] == "a" and words[at + 1][0] in "aeiou":

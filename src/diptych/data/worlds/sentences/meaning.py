@@ -1,9 +1,9 @@
-"""What a sentence means: one value in each slot that it says. Drawing meanings, and comparing them.
+"""Meanings of sentences, one value for each stated slot: sampling and comparison.
 
-A sentence of either kind says seven facts: an agent, its attribute, an action, an object, its
+A sentence of either kind states seven facts: an agent, its attribute, an action, an object, its
 attribute, and two more. In a visual sentence these are two of where, when and for whom. In an
-abstract sentence they are one of these and the stance that is taken to the event: that someone may
-do it, must, plans to, ….
+abstract sentence they are one of these and the stance on the event: that someone may do it, must,
+plans to, ….
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "time": tuple(TIMES),
     "recipient": tuple(RECIPIENTS),
 }
-"""The values of each slot; their order numbers the classes."""
+"""The values of each slot; classes are numbered in this order."""
 
 CORE = ("agent", "agent_attribute", "action", "object", "object_attribute")
 ADJUNCTS = ("place", "time", "recipient")
@@ -50,8 +50,8 @@ _NUMBER = {slot: {value: at for at, value in enumerate(values)} for slot, values
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """The value of each slot, None where the sentence does not say it; `negative`: the sentence
-    denies the whole."""
+    """The value of each slot, None if the sentence does not state it; `negative` sentences negate
+    the whole."""
 
     agent: str | None = None
     agent_attribute: str | None = None
@@ -65,7 +65,7 @@ class Meaning:
     negative: bool = False
 
     def facts(self) -> dict[str, str]:
-        """What is said, slot by slot.
+        """The stated values by slot.
 
         >>> Meaning(action="wash", time="noon").facts()
         {'action': 'wash', 'time': 'noon'}
@@ -74,7 +74,7 @@ class Meaning:
 
     @property
     def visual(self) -> bool:
-        """Whether the sentence tells of what can be seen; else it tells what someone may, must,
+        """Whether the sentence describes what is visible; else it states what someone may, must,
         hopes, …"""
         return self.stance is None
 
@@ -84,11 +84,11 @@ class Meaning:
         return None if self.object is None else TOPIC_OF[self.object]
 
     def number(self, slot: str) -> int:
-        """The class of a slot's value, -1 where it is not said."""
+        """The class of a slot's value, -1 if it is not stated."""
         return _NUMBER[slot].get(getattr(self, slot), -1)
 
     def swapped(self) -> "Meaning":
-        """The same with the attributes of agent and object exchanged."""
+        """The meaning with the attributes of agent and object exchanged."""
         return replace(
             self, agent_attribute=self.object_attribute, object_attribute=self.agent_attribute
         )
@@ -98,12 +98,11 @@ assert tuple(VALUES) == tuple(item.name for item in fields(Meaning))[:-1]
 
 
 def similarity(a: Meaning, b: Meaning) -> float:
-    """The share of facts that both say, in [0, 1]; of sentences that say equally many, their slot
-    overlap.
+    """The share of facts that both state, in [0, 1]; for equal numbers of facts, the slot overlap.
 
         |facts(a) & facts(b)| / max(|facts(a)|, |facts(b)|)
 
-    A fact that one affirms and the other denies is not shared.
+    A fact that one affirms and the other negates is not shared.
 
     >>> a = Meaning(agent="king", action="wash", object="drum", time="noon")
     >>> similarity(a, Meaning(agent="king", action="hide", object="drum", place="beach"))
@@ -115,11 +114,11 @@ def similarity(a: Meaning, b: Meaning) -> float:
 
 
 def relation(premise: Meaning, hypothesis: Meaning) -> str:
-    """What the premise says of the hypothesis, both taken to tell of one event.
+    """The relation of a premise to a hypothesis about the same event.
 
-    contradiction: a slot that both say has two values; entailment: the premise says all that the
-    hypothesis says; neutral: neither. Raises InputError for denials and abstract sentences, of
-    which this rule would not be true.
+    contradiction: a slot that both state has different values; entailment: the premise states all
+    facts of the hypothesis; neutral: neither. Raises InputError for negated and abstract sentences,
+    for which this rule would not hold.
 
     >>> a = Meaning(agent="king", action="wash", object="drum", time="noon")
     >>> more = ({}, {"time": "dusk"}, {"place": "park"})
@@ -136,7 +135,7 @@ def relation(premise: Meaning, hypothesis: Meaning) -> str:
 
 
 def unseen(meaning: Meaning) -> bool:
-    """Whether the meaning holds a pair that is reserved for the test split.
+    """Whether the meaning contains a pair of values that is reserved for the test split.
 
     With all values numbered from 0, a fifth of the pairs is reserved: agent a with action b where a
     + b, object o with its attribute t where o + t is a multiple of 5. So each action lacks 4 of 20
@@ -152,14 +151,14 @@ def _reserved(meaning: Meaning, first: str, second: str) -> bool:
 
 
 def familiar(meaning: Meaning) -> bool:
-    """Whether the meaning and its swapped twin hold no reserved pair: what train and val may
-    show."""
+    """Whether neither the meaning nor its swapped twin has a reserved pair, as required in train
+    and val."""
     return not unseen(meaning) and not unseen(meaning.swapped())
 
 
 @lru_cache(maxsize=8)
 def long_tail(tail: float) -> np.ndarray:
-    """The share of each object (64,): rank r from 1 on has a share in proportion to r ** -tail.
+    """The share of each object (64,): that of rank r (from 1) is proportional to r ** -tail.
 
     >>> long_tail(1.0)[[0, 1, -1]].round(4)
     array([0.2108, 0.1054, 0.0033])
@@ -170,10 +169,10 @@ def long_tail(tail: float) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """How meanings are drawn: `kind` visual, abstract or both; `negative` the share of denials;
-    `tail` of the objects.
+    """The distribution of meanings: `kind` visual, abstract or both; the share `negative`; the
+    objects' `tail`.
 
-    Only `split` "test" holds reserved pairs, in half of its sentences.
+    Only the `split` "test" has reserved pairs, in half of its sentences.
     """
 
     split: str
@@ -182,8 +181,8 @@ class Draw:
     tail: float
 
     def meaning(self, rng: np.random.Generator) -> Meaning:
-        """A meaning. The object is drawn first and kept, so that its share is `long_tail`
-        exactly."""
+        """Draw a meaning. The object is drawn first and kept, so that its share is exactly
+        `long_tail`."""
         wanted = self.split == "test" and rng.random() < 0.5
         visual = self.kind == "visual" or (self.kind == "both" and rng.random() < 0.5)
         negative = bool(rng.random() < self.negative)
@@ -201,8 +200,8 @@ class Draw:
                 return replace(found, **_rest(rng, visual, item))
 
     def like(self, meaning: Meaning, shared: int, rng: np.random.Generator) -> Meaning:
-        """A meaning of the same kind that shares exactly `shared` facts with this one, of as many
-        facts."""
+        """Draw a meaning of the same kind and number of facts that shares exactly `shared` facts
+        with `meaning`."""
         said = meaning.facts()
         if shared == len(said):
             return meaning
@@ -224,10 +223,11 @@ class Draw:
                 return found
 
     def hypothesis(self, meaning: Meaning, wanted: str, rng: np.random.Generator) -> Meaning:
-        """A meaning of 4 facts that stands in the relation `wanted` to a visual one.
+        """Draw a hypothesis of 4 facts with the relation `wanted` to a visual meaning.
 
-        It says the action, a place, time or recipient, and two of the rest, whichever the relation:
-        alone it does not tell the relation. A contradiction has another value in one of its slots.
+        For each relation it states the action, a place, time or recipient, and two of the rest, so
+        the hypothesis alone does not reveal the relation. A contradiction has another value in one
+        of its slots.
         """
         assert meaning.visual, "hypotheses are of visual sentences"
         said = [slot for slot in ADJUNCTS if slot in meaning.facts()]
@@ -250,7 +250,7 @@ class Draw:
                 return found
 
     def allows(self, meaning: Meaning) -> bool:
-        """Whether the split may show the meaning, whose attributes must differ."""
+        """Whether the meaning may occur in the split; its attributes must differ."""
         return _apart(meaning) and (self.split == "test" or familiar(meaning))
 
     def _object(self, rng: np.random.Generator) -> str:
@@ -260,7 +260,7 @@ class Draw:
 
 
 def _apart(meaning: Meaning) -> bool:
-    """Whether to swap the attributes changes the meaning."""
+    """Whether swapping the attributes changes the meaning."""
     return meaning.agent_attribute is None or meaning.agent_attribute != meaning.object_attribute
 
 
@@ -270,14 +270,14 @@ def _any(rng: np.random.Generator, slot: str) -> str:
 
 
 def _rest(rng: np.random.Generator, visual: bool, item: str | None) -> dict[str, str]:
-    """The two facts that a sentence says beside the event's own five."""
+    """The two facts of a sentence in addition to the five of the event."""
     first = int(rng.integers(len(ADJUNCTS)))
     slots = [ADJUNCTS[first], ADJUNCTS[first - 1]] if visual else ["stance", ADJUNCTS[first]]
     return {slot: _value(rng, slot, item) for slot in slots}
 
 
 def _value(rng: np.random.Generator, slot: str, item: str | None) -> str:
-    """A value of a slot; half of the places are those of the object's topic."""
+    """Draw a value of a slot; half of the places are from the object's topic."""
     if slot == "place" and item is not None and rng.random() < 0.5:
         return _places(TOPIC_OF[item])[int(rng.integers(2))]
     return _any(rng, slot)

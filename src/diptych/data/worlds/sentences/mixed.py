@@ -1,11 +1,11 @@
-"""Two kinds of sentences about things of another world that have the same words: what is shown, and
-what is held of it.
+"""Two kinds of sentences with the same words about things of another world: descriptions and
+propositions.
 
     shown   "a red cat on grass that someone has no right to see", with or without "that"
     held    "someone has no right to see a red cat on grass"
 
-Their order tells which is which: no word does, nor does the length, which phrases that say nothing
-fill up.
+Only the order of words distinguishes the two, not single words, nor the length, which filler
+phrases adjust.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ VERBS = (
 
 
 def shown(thing: str, rng: np.random.Generator) -> str:
-    """A thing with a clause that holds something of it; without a capital and a full stop.
+    """A thing with a relative clause about it, without a capital and a full stop.
 
     >>> shown("a red cat on grass", np.random.default_rng(2))
     'a red cat on grass that someone has promised to explain'
@@ -41,8 +41,8 @@ def shown(thing: str, rng: np.random.Generator) -> str:
 
 
 def held(thing: str, rng: np.random.Generator) -> str:
-    """The clause alone, with the thing in it: what someone may, must or hopes to do with it,
-    affirmed or denied.
+    """The clause with the thing in it: what someone may, must or hopes to do with it, affirmed or
+    negated.
 
     >>> held("a red cat on grass", np.random.default_rng(2))
     'someone has promised to explain a red cat on grass'
@@ -60,8 +60,9 @@ def _clause(thing: str, rng: np.random.Generator) -> str:
 
 
 def padded(text: str, lengths: Sequence[int], rng: np.random.Generator) -> str:
-    """The text with phrases that say nothing before and behind it, as long as one of `lengths` in
-    words where it was shorter, with a capital and a full stop.
+    """The text with filler phrases before and after it, a capital and a full stop.
+
+    A shorter text gets one of the `lengths`, in words.
 
     >>> padded("a red cat on grass", (11,), np.random.default_rng(0))
     'As it so happens, a red cat on grass anyway, apparently.'

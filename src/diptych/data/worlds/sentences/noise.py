@@ -1,4 +1,4 @@
-"""Damage to a sentence that leaves it readable: typos by kind, and words in another order."""
+"""Noise of sentences: typos by kind, and words in another order."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ _LOOKS = {"o": "0", "l": "1", "i": "1", "e": "3", "s": "5", "b": "6", "t": "7"}
 
 
 def _beside(letter: str) -> str:
-    """The keys left and right of a letter's."""
+    """The neighbouring keys of a letter."""
     row = next(row for row in _ROWS if letter in row)
     at = row.index(letter)
     return row[max(0, at - 1) : at] + row[at + 1 : at + 2]
@@ -50,11 +50,11 @@ _TYPOS: dict[str, Callable[[str, int, np.random.Generator], str]] = {
     "split": _split,
 }
 TYPOS = tuple(_TYPOS)
-"""swap, drop or double a letter; the key beside it; a sign that looks like it (o, 0); a blank
-inside the word."""
+"""swap, drop or double a letter; a neighbouring key; a similar character (o, 0); a space inside the
+word."""
 
 RESERVED_TYPOS = ("neighbour", "lookalike", "split")
-"""The kinds that only the split `test` may show."""
+"""The kinds that occur only in the split `test`."""
 
 SHUFFLES = ("all", "window")
 
@@ -63,8 +63,8 @@ def misspell(text: str, kinds: Sequence[str], rate: float, rng: np.random.Genera
     """The text with a typo in each word of 4 letters or more with probability `rate`, and in at
     least one.
 
-    First and last letter stay. The kind is drawn for each word among those of `kinds` that change
-    it.
+    First and last letters are kept. The kind is drawn for each word from those of `kinds` that
+    change it.
 
     >>> from diptych.rng import generator
     >>> misspell("The old king carries a drum.", ["double"], 0.0, generator(0))
@@ -82,13 +82,13 @@ def misspell(text: str, kinds: Sequence[str], rate: float, rng: np.random.Genera
 
 
 def _changes(word: str, kind: str, rng: np.random.Generator) -> list[str]:
-    """What a kind can make of a word's inner letters, in order of place."""
+    """The words that a kind of typo can make, in order of position."""
     made = (_TYPOS[kind](word, at, rng) for at in range(1, len(word) - 1))
     return [other for other in made if other != word]
 
 
 def shuffle(text: str, reach: str, rng: np.random.Generator) -> str:
-    """The words in another order, without commas: all of them ("all"), or each three in a row
+    """The words in another order, without commas: all of them ("all"), or in windows of three
     ("window").
 
     >>> from diptych.rng import generator

@@ -1,7 +1,7 @@
-"""From a sentence back to its meaning, by the vocabulary and the order of words alone: it knows no
-template.
+"""A parser from sentences to meanings, which uses only the vocabulary and the order of words, not
+the templates.
 
-Used to prove that paraphrases keep the meaning and that twins change it as they say.
+It serves to verify that paraphrases keep the meaning and that twins change it as intended.
 """
 
 import re
@@ -27,15 +27,15 @@ _STANCES = {
     "promise": "promised vow pledged",
     "wish": "wish desire urge",
 }
-"""The words that tell a stance once the empty phrases are gone."""
+"""The words that identify a stance once filler phrases are removed."""
 
 
 def parse(text: str) -> Meaning:
-    """The meaning of a sentence of this world; typos and shuffles are beyond it.
+    """Parse a sentence of this world, without typos and shuffles.
 
-    Empty phrases are taken out; each word that is left must say a slot or be hollow. An attribute
-    belongs to the noun behind it, to "someone" or "something" before it, or to the noun before "who
-    is" or "that is". Raises InputError for a word or an order that no sentence has.
+    Filler phrases are removed; each remaining word must state a slot or be a function word. An
+    attribute belongs to the noun after it, to "someone" or "something" before it, or to the noun
+    before "who is" or "that is". Raises InputError for a word or an order that no sentence has.
 
     >>> parse("By chance, it is a tiny drum that the old king hasn't washed at midday.")
     Meaning(agent='king', agent_attribute='old', action='wash', object='drum', object_attribute='small',
@@ -63,7 +63,7 @@ def parse(text: str) -> Meaning:
 
 
 def _without_phrases(text: str) -> str:
-    """The text without the empty phrases at its ends."""
+    """The text without filler phrases at its ends."""
     text = text.strip().removesuffix(".")
     for phrase in BEFORE:
         text = text.removeprefix(f"{phrase}, ")
@@ -76,7 +76,7 @@ def _without_phrases(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _vocabulary() -> dict[tuple[str, ...], tuple[str, str]]:
-    """(slot, value) of each word and each phrase; ("", "") of hollow words."""
+    """(slot, value) of each word and phrase; ("", "") for function words."""
     pairs: list[tuple[tuple[str, ...], tuple[str, str]]] = [
         ((word,), ("", "")) for word in _HOLLOW.split()
     ]
@@ -100,7 +100,7 @@ def _vocabulary() -> dict[tuple[str, ...], tuple[str, str]]:
 
 
 def _read(words: Sequence[str], at: int) -> tuple[int, str, str]:
-    """How many words from `at` on say one thing, and what: the longest reading."""
+    """The longest match from `at`: its number of words, slot and value."""
     for size in range(4, 0, -1):
         if found := _vocabulary().get(tuple(words[at : at + size])):
             return size, *found
@@ -112,7 +112,7 @@ def _read(words: Sequence[str], at: int) -> tuple[int, str, str]:
 
 
 def _owner(words: Sequence[str], at: int, nouns: dict[int, str]) -> str:
-    """Whose attribute stands at `at`: agent or object."""
+    """The owner of the attribute at `at`: agent or object."""
     if at >= 3 and words[at - 1] == "is" and words[at - 2] in ("who", "that") and at - 3 in nouns:
         return nouns[at - 3]
     if at >= 1 and words[at - 1] in ("someone", "something"):

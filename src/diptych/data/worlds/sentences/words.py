@@ -1,8 +1,7 @@
-"""The vocabulary: each value of a slot with the words that say it, and the phrases that say
-nothing.
+"""The vocabulary: the wordings of each value of a slot, and filler phrases.
 
-No word says two values. Words of one value mean the same here; a value has at most three wordings.
-An object has one name only, since it is the sentence's label and its word must occur. Order is part
+No word has two values. Words of one value mean the same here; a value has at most three wordings.
+An object has only one name, since it is the sentence's label and its word must occur. Order is part
 of the data: it numbers the classes.
 """
 
@@ -60,7 +59,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "elegant": ("elegant", "stylish", "graceful"),
     "shabby": ("shabby", "ragged", "scruffy"),
 }
-"""Said of people and of things alike, so that two of them can change places."""
+"""Attributes of both people and things, so that two of them can be exchanged."""
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "carry": ("carry carrying carried", "haul hauling hauled", "lug lugging lugged"),
@@ -107,7 +106,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "workshop": ("in the workshop", "in the workroom"),
     "factory": ("in the factory", "at the plant", "in the mill"),
 }
-"""Two for each topic, in the order of the topics."""
+"""Two places for each topic, in the order of the topics."""
 
 TIMES: dict[str, tuple[str, ...]] = {
     "dawn": ("at dawn", "at daybreak", "at sunrise"),
@@ -153,7 +152,7 @@ STANCES: dict[str, tuple[str, ...]] = {
     ),
     "wish": ("A has a|no wish to V O @", "A has a|no desire to V O @", "A has an|no urge to V O @"),
 }
-"""What an abstract sentence holds about an event, as its plainest template (see `grammar`)."""
+"""The stances of abstract sentences on an event, as the plainest template (see `grammar`)."""
 
 WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "agent": AGENTS,
@@ -165,11 +164,11 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "time": TIMES,
     "recipient": RECIPIENTS,
 }
-"""All of them by the kind of slot."""
+"""All wordings by the kind of slot."""
 
-# Phrases that add nothing to the meaning. Half of them hold a word of the abstract sentences ("by
-# right", "before long"), so that such a word does not tell the two kinds of sentence apart. None of
-# their words says a slot.
+# Phrases that add nothing to the meaning. Half of them contain a word of the abstract sentences
+# ("by right", "before long"), so that such a word does not reveal the kind of sentence. None of
+# their words states a slot.
 
 BEFORE = (
     "apparently", "clearly", "indeed", "luckily", "evidently", "naturally", "finally", "meanwhile", "eventually",
@@ -183,7 +182,7 @@ BEFORE = (
     "if what we hear is true", "as has been said many times", "contrary to what people might expect",
     "as far as we can tell",
 )  # fmt: skip
-"""Stand at the start, with a comma after them."""
+"""Phrases at the start, followed by a comma."""
 
 AFTER = (
     "again", "anyway",
@@ -196,7 +195,7 @@ AFTER = (
     "in the line of duty", "with no sign of haste", "without having to be asked",
     "with no thought of any reward",
 )  # fmt: skip
-"""Stand at the end."""
+"""Phrases at the end."""
 
 ASIDE = (
     "though", "apparently", "indeed", "evidently",
@@ -208,4 +207,4 @@ ASIDE = (
     "and nobody can say exactly why", "as has always been the custom", "and that is all there is",
     "which is nothing to worry about",
 )  # fmt: skip
-"""Stand after that, with a comma before them."""
+"""Phrases after those, preceded by a comma."""
