@@ -2,7 +2,7 @@
 
     KEY.png, KEY.ROLE.png       images; an edit's under its kind, as KEY.recolour.png
     KEY.NAME.seg.png            masks
-    KEY.NAME.npy                arrays; KEY.ROLE_objects.npy says which objects each text of a role speaks of
+    KEY.NAME.npy                arrays; in KEY.ROLE_objects.npy the objects that each text describes
     KEY.json                    texts by role, labels and masks with names, boxes; caption and instruction of edits
 
 Of an edit, only image, caption and instruction are written. Shards are written atomically, and an

@@ -1,7 +1,7 @@
 """Export to ONNX: image.onnx maps uint8 pixels, text.onnx ids, to unit vectors; preprocessing and
 tokenizer are separate files.
 
-Dimensions: N images or texts, L ids a text, S pixels a side, E embedding.
+Dimensions: N images or texts, L ids per text, S pixels per side, E embedding.
 """
 
 import json

@@ -1,5 +1,4 @@
-"""Any image model of timm behind `Encoded`: `timm:resnet18`,
-`timm:vit_small_patch16_224:image_size=96`.
+"""Any image model of timm as a tower: `timm:resnet18`, `timm:vit_small_patch16_224:image_size=96`.
 
 Dimensions: B samples, N tokens, D width, h x w the positions of a map, H x W pixels.
 """

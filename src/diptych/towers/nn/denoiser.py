@@ -78,7 +78,7 @@ class Denoiser(nn.Module):
         self.register_buffer("kept", kept_at(config.steps), persistent=False)
 
     def forward(self, x: Tensor, time: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        """`rows` (B, L, E) are what is looked at, `mask` (B, L) which of them are there."""
+        """`rows` (B, L, E) are attended to where `mask` (B, L) is True."""
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         tokens = tokens + self.time(waves(time, self.config.width))[:, None]
         tokens = self.norm(self.transformer(tokens, memory=rows, memory_mask=mask))

@@ -77,7 +77,7 @@ def _plain(layer: nn.Module) -> bool:
 
 
 def _parts(layers: Sequence[Any]) -> list[list[Tensor]]:
-    """The weights and, where there are any, the biases.
+    """The weights, and the biases if there are any.
 
     Three lists if only some layers have a bias, which `project` does not fuse.
     """

@@ -2,7 +2,7 @@
 
 config.py    every option                    sample.py    sampling of scenes
 words.py     the vocabulary                  edits.py     minimal edits and siblings
-concepts.py  concepts, held-out combinations          texts.py  all roles of texts
+concepts.py  concepts, what is held out      texts.py     all roles of texts
 draw.py      pixels, masks, depth, boxes     parse.py     parser of captions
 """
 

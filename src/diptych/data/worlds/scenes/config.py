@@ -53,7 +53,7 @@ class Config:
         described    number of kinds of objects that captions describe; 0: all. The others are clutter
         distractors  number of further small objects of foreign classes, which only boxes and masks include
     What is held out
-        split        train, val (alike), test (also held-out combinations), unseen (only these), novel (reserved objects)
+        split        train, val (alike), test (also held-out combinations), unseen (only those), novel (reserved)
         held_out     share of all colour-object and object-place pairs that never occur in train and val
         reserved     objects that occur only in the split novel
     Style
