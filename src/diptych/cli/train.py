@@ -425,9 +425,9 @@ def _tell_tune(config: Any) -> Callable[[], None] | None:
 
 def _report(out: Path, val: str | None, summary: Any) -> None:
     if summary.damaged:
-        from diptych.data.sample import damage_told
+        from diptych.data.sample import damage_summary
 
-        say(f"damaged samples, whose places others took: {damage_told(summary.damaged)}")
+        say(f"damaged samples, whose places others took: {damage_summary(summary.damaged)}")
     if summary.skipped:
         say(f"steps skipped because their loss was not finite, or a spike: {summary.skipped}")
     if lost := summary.forgot:

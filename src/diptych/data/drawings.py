@@ -35,7 +35,7 @@ def concepts() -> tuple[dict[str, Any], ...]:
 
 
 @lru_cache(maxsize=len(DESIGNS))
-def _sheet(design: str) -> Image.Image:
+def _atlas(design: str) -> Image.Image:
     data = files("diptych.data").joinpath("glyphs", f"{design}.webp").read_bytes()
     sheet = Image.open(io.BytesIO(data))
     sheet.load()
@@ -53,7 +53,7 @@ class GlyphImage:
         """The drawing, on a transparent background."""
         x = self.index % COLUMNS * TILE
         y = self.index // COLUMNS * TILE
-        return _sheet(self.design).crop((x, y, x + TILE, y + TILE))
+        return _atlas(self.design).crop((x, y, x + TILE, y + TILE))
 
     def read(self) -> bytes:
         """The drawing as a PNG file."""

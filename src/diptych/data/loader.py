@@ -194,7 +194,7 @@ class Loader:
                 "asked for; the data are not those that the run began with"
             )
         self._requests.requests = requests[start:]
-        with workers_told(self.source.name):
+        with worker_errors(self.source.name):
             for batch, bad in self._loader:
                 self.damage.seen.update(bad)
                 yield batch
@@ -212,7 +212,7 @@ class Loader:
 
 
 @contextmanager
-def workers_told(name: str) -> Iterator[None]:
+def worker_errors(name: str) -> Iterator[None]:
     """Context that turns torch's RuntimeError about a killed worker process, wherever it surfaces,
     into an InputError."""
     try:

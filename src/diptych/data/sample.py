@@ -41,10 +41,10 @@ def keys_digest(source: "Source") -> str:
     return total.hexdigest()
 
 
-def damage_told(damaged: Mapping[str, str]) -> str:
+def damage_summary(damaged: Mapping[str, str]) -> str:
     """Damaged samples (key -> reason) as text: counts by reason, and some of the keys.
 
-    >>> damage_told({"a.png": "truncated", "b.png": "html", "c.png": "truncated"})
+    >>> damage_summary({"a.png": "truncated", "b.png": "html", "c.png": "truncated"})
     '2 truncated, 1 html; such as a.png, b.png, c.png'
     """
     reasons = ", ".join(

@@ -315,7 +315,7 @@ before it ended. Towers: `{image}`, `{text}`. Each image has several texts, each
 
 ## Never seen
 
-- The hand `twemoji`, and the concepts of the glyphs' test split.
+- The design `twemoji`, and the concepts of the glyphs' test split.
 - The reserved objects: {reserved}.
 - The styles {styles}.
 - A fifth of all pairs of a colour with an object, and of an object with a place. Of the objects it knows:

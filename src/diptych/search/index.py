@@ -25,7 +25,7 @@ from diptych.search.layout import Manifest, parquet, parts_of
 TILE = 16_384
 """The number of rows compared at once: 32 MB of vectors of 512 dimensions."""
 
-_LOOKED_AT = 1024  # rows of a file whose length is checked when it is opened
+_SAMPLED = 1024  # rows of a file whose length is checked when it is opened
 _OFF = 1e-3  # tolerance of the length of a unit vector
 
 _COLUMNS = ("key", "position", "image_path", "caption")
@@ -251,7 +251,7 @@ def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
 def mapped(path: Path, dimension: int) -> np.ndarray:
     """Return the vectors (N, dimension) of a part file, which is read lazily.
 
-    Raises InputError if it is damaged, or if its vectors (`_LOOKED_AT` of them, spread over the
+    Raises InputError if it is damaged, or if its vectors (`_SAMPLED` of them, spread over the
     file) have neither unit length nor zero length.
     """
     try:
@@ -266,9 +266,7 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
             f"{path} holds {vectors.dtype} {vectors.shape} where diptych.json says float32 (…, {dimension}); "
             "run `diptych embed` again"
         )
-    rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _LOOKED_AT).astype(int))[
-        : len(vectors)
-    ]
+    rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _SAMPLED).astype(int))[: len(vectors)]
     lengths = np.linalg.norm(vectors[rows], axis=1)
     wrong = ~(np.abs(lengths - 1) < _OFF) & (lengths != 0)  # a row without a caption has zeros
     if wrong.any():

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych import collectives
-from diptych.data.loader import workers_told
+from diptych.data.loader import worker_errors
 from diptych.data.sample import Source
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
@@ -141,7 +141,7 @@ class Engine:
             self._check_search(stages)
             if self.position.done == 0:
                 self._forgets()
-            with workers_told(", ".join(source.name for source in self.feed.given.values())):
+            with worker_errors(", ".join(source.name for source in self.feed.given.values())):
                 while self.position.stage < len(stages) and not self.memory.lost:
                     self._run_stage(stages[self.position.stage], saved)
                     saved = None

@@ -10,7 +10,7 @@ import torch
 
 from diptych import collectives
 from diptych.data.loader import Loader, require
-from diptych.data.sample import Source, damage_told, keys_digest
+from diptych.data.sample import Source, damage_summary, keys_digest
 from diptych.errors import InputError
 from diptych.methods.base import Method, Recipe, Stage
 from diptych.training.options import Options
@@ -163,6 +163,6 @@ class Feed:
         if len(self.damaged) <= self.options.max_bad * total:
             return
         raise InputError(
-            f"{len(self.damaged)} of {total} samples are damaged so far ({damage_told(self.damaged)}), more than "
+            f"{len(self.damaged)} of {total} samples are damaged so far ({damage_summary(self.damaged)}), more than "
             f"--max-bad {self.options.max_bad:g} allows; mend the data (`diptych check` lists all) or raise --max-bad"
         )

@@ -13,7 +13,7 @@ from diptych.data.worlds import build
 from diptych.data.worlds.scenes.claims import VALUES, claims, falsified, holds
 from diptych.data.worlds.scenes.concepts import KINDS, table
 from diptych.data.worlds.scenes.noise import BOILERPLATE
-from diptych.data.worlds.scenes.parse import ToldThing, mistakes, parse
+from diptych.data.worlds.scenes.parse import ParsedThing, mistakes, parse
 from diptych.data.worlds.scenes.words import COLOURS, NUMBERS, PLACES, STYLES, plural
 
 WORLDS = {
@@ -149,7 +149,7 @@ def test_kinds_are_matched_so_that_the_fewest_mistakes_remain():
         scene for scene, _ in reported({"number": 3, "same": 0, "objects": "cat+fish+crab"}, 1)
     )
     things = [
-        ToldThing(noun="animal", coarse=True, count=1, colour=thing.colour)
+        ParsedThing(noun="animal", coarse=True, count=1, colour=thing.colour)
         for thing in scene.things
     ]
     assert mistakes(replace(parse(""), things=tuple(things[::-1])), scene) == []

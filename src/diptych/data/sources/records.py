@@ -31,7 +31,7 @@ from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, T
 from diptych.errors import InputError, brief
 
 CAPTIONS = ("caption", "captions", "text", "texts")
-_LOOKED_AT = 1000  # samples from which a schema is inferred
+_SAMPLED = 1000  # samples from which a schema is inferred
 
 
 def roles_of(text: str | None) -> dict[str, str]:
@@ -67,14 +67,14 @@ class Parts:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     segments: dict[int, str] = field(default_factory=dict)  # of the mask `seg`
     mask_classes: dict[str, dict[int, str]] = field(default_factory=dict)
-    _told: set[tuple[str, str]] = field(default_factory=set)
+    _noted: set[tuple[str, str]] = field(default_factory=set)
 
     def add_text(self, text: str, role: str) -> None:
         """Append a text unless it is blank or a duplicate (a .txt often repeats the text of its
         .json)."""
         text = text.strip()
-        if text and (text, role) not in self._told:
-            self._told.add((text, role))
+        if text and (text, role) not in self._noted:
+            self._noted.add((text, role))
             self.texts.append(Text(text=text, role=role))
 
     def add(
@@ -219,7 +219,7 @@ def schema_of(source: Source, classes: Mapping[str, Sequence[str]]) -> Schema:
     count: dict[str, int] = {}
     looked = 0
     for index in dict.fromkeys(
-        np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int).tolist()
+        np.linspace(0, len(source) - 1, min(len(source), _SAMPLED)).astype(int).tolist()
     ):
         try:
             sample = source[index]

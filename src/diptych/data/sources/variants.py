@@ -98,7 +98,7 @@ def split_of(action: str) -> str:
 
 
 @lru_cache(maxsize=len(DESIGNS))
-def _sheet(path: str) -> Image.Image:
+def _atlas(path: str) -> Image.Image:
     sheet = Image.open(path)
     sheet.load()
     return sheet.convert("RGBA")
@@ -115,7 +115,7 @@ class TileImage:
         """The drawing, on a transparent background."""
         x = self.index % COLUMNS * TILE
         y = self.index // COLUMNS * TILE
-        return _sheet(self.sheet).crop((x, y, x + TILE, y + TILE))
+        return _atlas(self.sheet).crop((x, y, x + TILE, y + TILE))
 
     def read(self) -> bytes:
         """The drawing as a PNG file."""

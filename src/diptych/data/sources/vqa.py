@@ -213,7 +213,7 @@ class Vqa:
         self._answers = Strings(answer for each in asked for answer in each.answers)
         self._answered = np.cumsum([len(each.answers) for each in asked], dtype=np.int64)
         self._captions = Strings(text for texts in captions.values() for text in texts)
-        self._told = np.cumsum([0, *map(len, captions.values())], dtype=np.int64)
+        self._ends = np.cumsum([0, *map(len, captions.values())], dtype=np.int64)
         place = {about: at for at, about in enumerate(captions, 1)}
         self._about = np.array([place.get(each.about, 0) for each in asked], np.int64)
         self._optional = {
@@ -233,7 +233,7 @@ class Vqa:
             )
         captions = [
             Text(text=self._captions[at])
-            for at in range(*_span(self._told, int(self._about[index])))
+            for at in range(*_span(self._ends, int(self._about[index])))
         ]
         answers = [
             Text(text=self._answers[at], role="answer")

@@ -29,7 +29,7 @@ def method(words=None, **config):
     return make_method(CLOSE, embed_dim=16, words=words, **{"lm": TEXT, **config})
 
 
-class Told(Toy):
+class Captioned(Toy):
     """A toy whose samples have the given texts, by role; a list gives several."""
 
     def __init__(self, texts, count=32):
@@ -117,7 +117,7 @@ def reference(made, batch):
 )
 def test_the_loss_is_the_mean_over_all_targets_tokens(texts, config):
     made = method(**config)
-    batch = batch_of(made, Told(texts))
+    batch = batch_of(made, Captioned(texts))
     found = float(made.loss(made.encode(batch, AT), batch, AT).total.detach())
     assert found == pytest.approx(reference(made, batch), rel=1e-5)
 
@@ -309,10 +309,10 @@ def test_samples_that_lack_a_text_are_told():
     rng = np.random.default_rng(0)
     source, *_ = made.views(Stage())
     with pytest.raises(BadSample, match="few-captions"):
-        source(Told([("caption", "a bar")])[0], rng, 0.5)
+        source(Captioned([("caption", "a bar")])[0], rng, 0.5)
     asks, *_ = method(context="question", target="answer").views(Stage())
     with pytest.raises(BadSample, match="no-question"):
-        asks(Told([("caption", "a bar")])[0], rng, 0.5)
+        asks(Captioned([("caption", "a bar")])[0], rng, 0.5)
 
 
 def t5_folder(folder):
@@ -355,7 +355,7 @@ def test_a_t5_of_a_folder_is_trained_with_its_own_words_and_rebuilt_without_it(t
     made = method(lm=f"t5:{folder}")
     lm = made.model.lm
     assert (lm.tokenizer.before, lm.tokenizer.eot, lm.tokenizer.vocab_size) == ((0,), 1, 7)
-    batch = batch_of(made, Told([("caption", "a Red bar")]))
+    batch = batch_of(made, Captioned([("caption", "a Red bar")]))
     assert batch.texts["target"].ids[0, 0].tolist() == [0, 3, 4, 5, 1]  # targets are in lower case
     made.loss(made.encode(batch, AT), batch, AT).total.backward()
     before = trained(made).log_prob(random_images(3), ["a bar"] * 3)
@@ -381,7 +381,7 @@ def test_an_encoder_whose_tokenizer_marks_no_ends_needs_a_t5():
 
 
 def test_an_epoch_meets_each_caption_where_it_is_written_of_its_own_vector():
-    source = Told([("caption", "a red circle"), ("caption", "a bar")], count=4)
+    source = Captioned([("caption", "a red circle"), ("caption", "a bar")], count=4)
     for config, count in (
         ({}, 8),
         ({"train_on": "images"}, 8),

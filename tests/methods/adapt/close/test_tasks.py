@@ -92,13 +92,13 @@ def test_views_of_one_task_draw_the_same_and_fill_up_with_nothing():
         TaskView(tokenizer=words, task=task, part="context", like="texts.source"),
     ]
 
-    class Told(Toy):
+    class Captioned(Toy):
         fields = ("texts.caption", "texts.question", "texts.answer")
 
         def __getitem__(self, index):
             return Sample(key=str(index), source="s", texts=[*CAPTIONS[:2], *ASKED])
 
-    batch = next(iter(Loader(Told(8), views, Shuffled(), 8, steps=9).epoch(0)))
+    batch = next(iter(Loader(Captioned(8), views, Shuffled(), 8, steps=9).epoch(0)))
     assert {name: tuple(tokens.ids.shape[:2]) for name, tokens in batch.texts.items()} == {
         "source": (8, 3),
         "target": (8, 4),

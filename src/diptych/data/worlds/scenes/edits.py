@@ -60,7 +60,7 @@ def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
 _Done = tuple[Scene, Change] | None
 
 
-def _told(scene: Scene) -> list[int]:
+def _mentioned(scene: Scene) -> list[int]:
     """The things that captions describe, so that an edit changes the texts."""
     return [at for at, thing in enumerate(scene.known) if thing.described]
 
@@ -80,7 +80,7 @@ def _allowed(
 
 def _swap(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Exchange the colours of two things or, if not possible, their places."""
-    pairs = [(a, b) for b in _told(scene) for a in _told(scene) if a < b]
+    pairs = [(a, b) for b in _mentioned(scene) for a in _mentioned(scene) if a < b]
     for a, b in lot.order(pairs):
         one = scene.things[a]
         two = scene.things[b]
@@ -125,7 +125,7 @@ def _exchanged(scene: Scene, a: int, b: int) -> Scene | None:
 def _replace(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Replace the concept of one thing, with the same colour, texture, size and place."""
     used = {thing.concept for thing in scene.things}
-    for at in lot.order(_told(scene)):
+    for at in lot.order(_mentioned(scene)):
         thing = scene.things[at]
         options = [
             name for name in cat.classes if name not in used and _allowed(thing, cat, concept=name)
@@ -179,7 +179,7 @@ def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 def _remove(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Remove one object: a thing other than the subject, or one of three or more alike."""
-    options = [at for at in _told(scene) if at or scene.things[at].count > 2]
+    options = [at for at in _mentioned(scene) if at or scene.things[at].count > 2]
     if not options:
         return None
     at = lot.pick(options)
@@ -195,7 +195,7 @@ def _remove(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Change the colour of one thing."""
-    for at in lot.order(_told(scene)):
+    for at in lot.order(_mentioned(scene)):
         thing = scene.things[at]
         options = [
             name
@@ -212,7 +212,7 @@ def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 def _move(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Move one object to another quadrant."""
-    for at in lot.order([at for at in _told(scene) if scene.things[at].place]):
+    for at in lot.order([at for at in _mentioned(scene) if scene.things[at].place]):
         thing = scene.things[at]
         item = thing.items[0]
         room = room_of(lot, [other for other in scene.items if other.id != item.id])

@@ -31,7 +31,7 @@ _VALUES = {"colour": COLOURS, "texture": TEXTURES, "size": SIZES, "place": PLACE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Retold:
+class NoisyTexts:
     """The caption and the web text, with the objects of this scene that they describe."""
 
     caption: str
@@ -40,18 +40,20 @@ class Retold:
     web_ids: tuple[int, ...]
 
 
-def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> Retold:
+def noisy_texts(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> NoisyTexts:
     """The caption and the web text, with the scene's noise if it has any."""
     if scene.noise in ("boilerplate", "junk"):
         make = _boilerplate if scene.noise == "boilerplate" else _junk
-        return Retold(
+        return NoisyTexts(
             caption=make(ways["noise"], 0), web=make(ways["noise"], 1), ids=(), web_ids=()
         )
     if scene.reported:  # swap
         other = Ways.of(scene.reported)
         text = captions.caption(scene.reported, other, drop)
         web = captions.web(scene.reported, other)
-        return Retold(caption=text, web=web, ids=(), web_ids=())
+        return NoisyTexts(caption=text, web=web, ids=(), web_ids=())
     reported = for_web = scene
     if scene.noise == "drop":
         reported = for_web = _dropped(scene, ways["noise"].free(2))
@@ -63,7 +65,7 @@ def retold(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[s
                 scene.things.index(thing), concept=_other(scene, ways["noise"].free(3), classes)
             )
     named = captions.named(for_web, ways)
-    return Retold(
+    return NoisyTexts(
         caption=captions.caption(reported, ways, drop),
         web=captions.web(for_web, ways),
         ids=captions.ids(reported),

@@ -26,7 +26,7 @@ from diptych.data.worlds.scenes.words import (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ToldThing:
+class ParsedThing:
     """The facts that a clause states of a thing; "" and None where it states none."""
 
     noun: str  # a concept, or a kind if `coarse`
@@ -40,10 +40,10 @@ class ToldThing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class ParsedCaption:
     """All facts that a text states."""
 
-    things: tuple[ToldThing, ...] = ()
+    things: tuple[ParsedThing, ...] = ()
     front: tuple[tuple[str, str], ...] = ()  # the nearer concept first
     number: int | None = None
     ground: str = ""
@@ -58,7 +58,7 @@ _CUT = re.compile(r"[,;:.!?|]|\b(?:and|with|on|in front of)\b")
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 
 
-def parse(text: str) -> Told:
+def parse(text: str) -> ParsedCaption:
     """The facts in a text.
 
     >>> told = parse("a pencil sketch of two small red cats and a key in the top left, on a lawn")
@@ -76,14 +76,14 @@ def parse(text: str) -> Told:
     fronts = tuple(
         (_noun(a)[0], _noun(b)[0]) for a, b in re.findall(r"([^,.;]*) in front of ([^,.;]*)", text)
     )
-    things: list[ToldThing] = []
+    things: list[ParsedThing] = []
     number = None
     for clause in _CUT.split(text):
         thing, count = _clause(clause)
         number = count if count is not None else number
         if thing:
             things.append(thing)
-    return Told(things=tuple(things), front=fronts, number=number, **whole)
+    return ParsedCaption(things=tuple(things), front=fronts, number=number, **whole)
 
 
 @cache
@@ -147,7 +147,7 @@ def _noun(clause: str) -> tuple[str, bool, str]:
     return "", False, ""
 
 
-def _clause(clause: str) -> tuple[ToldThing | None, int | None]:
+def _clause(clause: str) -> tuple[ParsedThing | None, int | None]:
     """The thing that a clause describes, or the number of all objects."""
     pattern, meaning = _places()
     found = pattern.search(clause)
@@ -165,12 +165,12 @@ def _clause(clause: str) -> tuple[ToldThing | None, int | None]:
         count = 1
     said = dict(_words()[word] for word in words if word in _words())
     definite = re.search(r"\bthe\b", before) is not None
-    return ToldThing(
+    return ParsedThing(
         noun=noun, coarse=coarse, definite=definite, count=count, place=place, **said
     ), None
 
 
-def mistakes(reported: Told, scene: Scene) -> list[str]:
+def mistakes(reported: ParsedCaption, scene: Scene) -> list[str]:
     """The kinds of the stated facts that are false of the scene: "there", "count", "colour",
     "ground", …
 
@@ -178,7 +178,7 @@ def mistakes(reported: Told, scene: Scene) -> list[str]:
     """
     wrong: list[str] = []
     known = scene.known
-    by_noun: dict[tuple[str, bool], list[ToldThing]] = {}
+    by_noun: dict[tuple[str, bool], list[ParsedThing]] = {}
     for thing in reported.things:
         by_noun.setdefault((thing.noun, thing.coarse), []).append(thing)
     for (noun, coarse), group in by_noun.items():
@@ -209,7 +209,7 @@ def mistakes(reported: Told, scene: Scene) -> list[str]:
     ]
 
 
-def _unmatched(group: Sequence[ToldThing], there: Sequence[Thing]) -> list[str]:
+def _unmatched(group: Sequence[ParsedThing], there: Sequence[Thing]) -> list[str]:
     """The mistakes about things with one noun."""
     absent = [thing for thing in group if thing.count == 0]
     reported = [thing for thing in group if thing.count != 0]
@@ -234,7 +234,7 @@ def _unmatched(group: Sequence[ToldThing], there: Sequence[Thing]) -> list[str]:
     return wrong + min(options, key=len)
 
 
-def _differs(reported: ToldThing, thing: Thing) -> list[str]:
+def _differs(reported: ParsedThing, thing: Thing) -> list[str]:
     """The kinds of facts in which a thing differs from its description."""
     kinds = ("count", "size", "texture", "colour", "place")
     return [

@@ -37,13 +37,13 @@ def texts(
 def _caption(
     scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
 ) -> list[Text]:
-    reported = noise.retold(scene, ways, drop, classes)
+    reported = noise.noisy_texts(scene, ways, drop, classes)
     flag = {"noise": scene.noise} if scene.noise else {}
     return [Text(text=reported.caption, attrs={"objects": reported.ids, **flag})]
 
 
 def _web(scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]) -> list[Text]:
-    reported = noise.retold(scene, ways, drop, classes)
+    reported = noise.noisy_texts(scene, ways, drop, classes)
     flag = {"noise": scene.noise} if scene.noise else {}
     return [Text(text=reported.web, role="web", attrs={"objects": reported.web_ids, **flag})]
 
