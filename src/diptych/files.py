@@ -114,12 +114,14 @@ def followed(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_symlink():
         return path
+    nowhere = InputError(f"{path} is a link that leads back to itself; name another folder")
     try:
-        return path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{path} is a link that leads nowhere ({brief(error)}); name another folder"
-        ) from None
+        target = path.resolve()
+    except (OSError, RuntimeError):
+        raise nowhere from None
+    if target.is_symlink():  # from Python 3.13 on a loop is no error
+        raise nowhere
+    return target
 
 
 @contextmanager

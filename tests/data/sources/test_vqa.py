@@ -126,7 +126,7 @@ def test_without_answers_and_images_it_is_a_source_of_questions(vqa, tmp_path):
     assert list(open_source(str(path)).schema()) == ["texts.question"]
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "answers.json").write_text(json.dumps(ANNOTATIONS))
-    (tmp_path / "else" / "told.json").write_text(json.dumps(CAPTIONS))
+    (tmp_path / "else" / "reported.json").write_text(json.dumps(CAPTIONS))
     put(tmp_path / "else" / "jpg")
     place = tmp_path / "else"
     source = open_source(

@@ -360,7 +360,7 @@ def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
         "depth": len(trunk.blocks),
         "heads": block.attn.num_heads,
         "mlp_ratio": block.mlp.fc1.out_features / width,
-        "activation": _activation(block.mlp.act, where),
+        "activation": _activation_of(block.mlp.act, where),
         "eps": block.norm1.eps,
         "cls": 0,
         "pooling": "map",
@@ -369,7 +369,7 @@ def timm_image(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def _activation(module: Any, where: str) -> str:
+def _activation_of(module: Any, where: str) -> str:
     """The name of an activation, identified by its values."""
     x = torch.linspace(-4, 4, 101)
     for name, function in ACTIVATIONS.items():
