@@ -15,7 +15,7 @@ FILE = '''
 
 from pathlib import Path
 
-from diptych.lab.claim import Claim, Floor, better, not_worse
+from diptych.lab.claim import Claim, Floor, Tuned, better, not_worse
 
 HERE = Path(__file__).parent
 
@@ -29,25 +29,30 @@ def arm(name, value):
                 began.write("x")
                 began.flush()
                 (HERE / "never").open().read()
-        return {"r1": value + trial.seed / 100, "other": 1.0}
+        own = trial.seed % 7 / 1000 * (name == "ours")
+        return {"r1": value + trial.seed / 1e4 + own, "other": 1.0 + own}
     return run
 
 
 claim = Claim(
-    question="Is ours better?",
-    seeds=(1, 2, 3),
+    question="Ours is better.",
     arms={"theirs": arm("theirs", 0.5), "ours": arm("ours", 0.6)},
-    expect=(better("r1", "ours", over="theirs"), not_worse("other", "ours", than="theirs", margin=0.1)),
+    headline=(better("r1", "ours", over="theirs"),),
+    checks=(not_worse("other", "ours", than="theirs", margin=0.1),),
+    delta=0.01,
     floor=Floor("r1", chance=0.1),
+    steps=False,
+    tuned=Tuned(effect=0.1, sd=0.1, best=0.6, chance=0.1, seconds=120),
 )
 '''
 
 
 SHORT = """
-from diptych.lab.claim import Claim, Floor, at_most
+from diptych.lab.claim import Claim, Floor, Tuned, at_most
 
-claim = Claim(question="?", seeds=(1, 2, 3), arms={"alone": lambda trial: {"r1": 0.5}},
-              expect=(at_most("r1", "alone", 0.9),), floor=Floor("r1", chance=0.1))
+claim = Claim(question="?", arms={"alone": lambda trial: {"r1": 0.5}}, steps=False,
+              headline=(at_most("r1", "alone", 0.9, exact=True),), floor=Floor("r1", chance=0.1),
+              tuned=Tuned(effect=0.5, sd=0.01, best=0.5, seconds=1))
 """
 
 
@@ -65,50 +70,52 @@ def test_a_claim_is_run_shown_and_stored(diptych, file, tmp_path):
     called = diptych("reproduce", file, "--out", tmp_path / "out", "--jobs", 3)
     assert called.code == 0, called
     for part in (
-        "Is ours better?",
+        "Ours is better.",
         "r1: ours above theirs",
         "other: ours not worse than theirs by 0.1",
-        "0.62 ± 0.025",
-        "verdict: holds; stored in",
-        "seeds 1, 2, 3",
+        "holds after 5 seeds; stored in",
+        "seeds 200, 201, 202, 203, 204",
     ):
         assert part in called.out, part
-    assert "6 of 6: " in called.err
-    assert "ask for five seeds" in called.err
+    assert "10 of 10: " in called.err
     stored = json.loads((tmp_path / "out" / "ours.json").read_text())
     assert stored["verdict"] == "holds"
     again = diptych("reproduce", file, "--out", tmp_path / "out", "--json")
-    assert "all of it was done before; to run it anew, remove" in again.err
-    assert json.loads(again.out) == {
-        "ours": {**stored, "processes": json.loads(again.out)["ours"]["processes"]}
-    }
+    assert "its result is of the claim and its method as they are" in again.err
+    assert json.loads(again.out) == {"ours": stored}
 
 
 def test_quick_says_that_it_gives_no_verdict(diptych, file):
     called = diptych("reproduce", file, "--quick")
     assert called.code == 0, called
-    assert "no verdict: a quick run of seed 1 alone; nothing is stored" in called.out
-    assert sorted(file.with_name("ran.txt").read_text().splitlines()) == ["1 ours", "1 theirs"]
+    assert "no verdict: a quick run of seed 200 alone; nothing is stored" in called.out
+    assert sorted(file.with_name("ran.txt").read_text().splitlines()) == ["200 ours", "200 theirs"]
     assert (
         json.loads(diptych("reproduce", file, "--quick", "--json").out)["ours"]["verdict"] is None
     )
 
 
-def test_ties_tell_what_could_have_been_seen_and_untrained_what_was_missing(diptych, file):
-    file.write_text(
-        FILE.replace("value + trial.seed / 100", "value + (trial.seed % 2) * len(name) / 10")
-    )
-    reported = diptych("reproduce", file, "--seeds", "4,5").out
-    assert (
-        "verdict: tie (the smallest effect that this run could have seen: r1: ours above theirs: 1.27)"
-        in reported
-    )
-    file.write_text(FILE.replace("chance=0.1", "chance=0.6"))
-    reported = diptych("reproduce", file, "--seeds", "4,6").out
-    assert (
-        "verdict: untrained (r1 must reach 0.72; theirs reached 0.55, ours reached 0.65); nothing is stored"
-        in reported
-    )
+def test_power_says_what_the_claim_could_see_and_runs_nothing(diptych, file):
+    called = diptych("reproduce", file, "--power")
+    assert called.code == 0, called
+    assert "holds by then" in called.out
+    assert not file.with_name("ran.txt").exists()
+    found = json.loads(diptych("reproduce", file, "--power", "--json").out)["ours"]
+    [look] = found["looks"]
+    assert (look["seeds"], look["cpu_minutes"]) == (5, 10)
+    assert look["power"] == pytest.approx(0.4, abs=0.02)  # an effect of one standard deviation
+    assert look["smallest_effect"] == pytest.approx(0.168, abs=0.001)
+    assert found["expected_seeds"] == 5
+
+
+def test_open_and_untrained_results_say_what_is_missing(diptych, file):
+    file.write_text(FILE.replace("(name ==", "(-1) ** trial.seed * 50 * (name =="))
+    reported = diptych("reproduce", file, "--seeds", "100,101,102").out
+    assert "undecided after 3 seeds; " in reported
+    file.write_text(FILE.replace("chance=0.1),", "chance=0.6),"))
+    reported = diptych("reproduce", file, "--seeds", "104,106").out
+    assert "untrained after 2 seeds (theirs is under the floor of 0.72 in 2 of 2 seeds" in reported
+    assert "nothing is stored" in reported
 
 
 def test_a_killed_run_leaves_no_process_and_goes_on(diptych, file, tmp_path):
@@ -126,15 +133,9 @@ def test_a_killed_run_leaves_no_process_and_goes_on(diptych, file, tmp_path):
         (tmp_path / name).unlink()
     called = diptych("reproduce", file, "--jobs", 1)
     assert called.code == 0, called
-    assert file.with_name("ran.txt").read_text().splitlines() == [
-        "1 theirs",
-        "1 ours",
-        "1 ours",
-        "2 theirs",
-        "2 ours",
-        "3 theirs",
-        "3 ours",
-    ]
+    rest = [f"{seed} {arm}" for seed in range(201, 205) for arm in ("theirs", "ours")]
+    lines = file.with_name("ran.txt").read_text().splitlines()
+    assert lines == ["200 theirs", "200 ours", "200 ours", *rest]
     assert (tmp_path / "results" / "claims" / "ours.json").exists()
 
 
@@ -163,14 +164,14 @@ def test_all_runs_what_is_stale_and_goes_on_after_a_refusal(diptych, file, tmp_p
     (folder / "good.py").write_text(SHORT)
     called = diptych("reproduce", "--all")
     assert called.code == 2, called
-    assert "verdict: holds" in called.out
+    assert "holds after 5 seeds" in called.out
     assert "diptych: bad: flickr8k-1k does not ship; set DIPTYCH_DATA" in called.err
     (folder / "bad.py").unlink()
     called = diptych("reproduce", "--all")
     assert (called.code, called.out) == (0, "")
-    assert "good: its result is of the claim as it stands" in called.err
+    assert "good: its result is of the claim and its method as they are" in called.err
     (folder / "good.py").write_text(SHORT + "# changed\n")
-    assert "verdict: holds" in diptych("reproduce", "--all").out
+    assert "holds after 5 seeds" in diptych("reproduce", "--all").out
 
 
 def test_the_block_on_real_data_runs_where_that_is(diptych, file, tmp_path, monkeypatch):

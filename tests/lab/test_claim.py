@@ -3,18 +3,34 @@
 import pytest
 
 from diptych.errors import InputError
-from diptych.lab.claim import Claim, Floor, at_most, better, block, equal, find, names, not_worse
+from diptych.lab.claim import (
+    SEEDS,
+    Claim,
+    Control,
+    Floor,
+    Tuned,
+    at_most,
+    better,
+    block,
+    equal,
+    find,
+    names,
+    not_worse,
+)
 
 ARMS = {"ours": lambda trial: {}, "theirs": lambda trial: {}, "broken": lambda trial: {}}
-GAIN = better("r1", "ours", over="theirs", breaking=("broken",))
+GAIN = better("r1", "ours", over="theirs")
+NAMES = Control(metric="top1", arm="broken", coefficient=0.5, mean=0.2)
+UNKNOWN = Control(metric="r1", arm="x", coefficient=1, mean=0)
 
 
 def claim(**changed):
     plain = {
         "question": "?",
-        "seeds": (1, 2, 3),
         "arms": ARMS,
-        "expect": (GAIN,),
+        "headline": (GAIN,),
+        "mechanism": ("broken",),
+        "delta": 0.1,
         "floor": Floor("r1", 0.1),
     }
     return Claim(**{**plain, **changed})
@@ -23,29 +39,81 @@ def claim(**changed):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seeds": (1, 2)}, "at least 3"),
-        ({"seeds": (1, 2, 2)}, "all different"),
-        ({"expect": ()}, "expects nothing"),
+        ({"looks": (3,)}, r"looks after \(3,\) seeds; declare \(5,\) or \(5, 10\)"),
+        ({"headline": ()}, "no headline"),
         ({"arms": {"a/b": print}}, "'a/b' cannot be the name of a folder"),
         (
-            {"expect": (better("r1", "our", over="theirs"),)},
+            {"headline": (better("r1", "our", over="theirs"),)},
             "arm of a claim 'our'; did you mean 'ours'",
         ),
-        ({"expect": (better("r1", "ours", over="thiers"),)}, "did you mean 'theirs'"),
+        ({"checks": (better("r1", "ours", over="thiers"),)}, "did you mean 'theirs'"),
         (
-            {"expect": (better("r1", "ours", over="theirs", breaking=("borken",)),)},
-            "did you mean 'broken'",
+            {
+                "checks": (
+                    better(
+                        "r1",
+                        "ours",
+                        over="theirs",
+                        control=UNKNOWN,
+                    ),
+                )
+            },
+            "arm of a claim 'x'",
         ),
-        ({"expect": (equal("r1", "ours", to="theirs", margin=-0.1),)}, "the margin is -0.1"),
+        ({"mechanism": ("borken",)}, "did you mean 'broken'"),
         (
-            {"floor": Floor("r1", 0.1, ("our",))},
-            "arm of a claim's floor 'our'; did you mean 'ours'",
+            {"headline": (at_most("r1", "ours", 1.0),)},
+            "no expectation of the headline is `better`",
         ),
+        ({"checks": (equal("r1", "ours", to="theirs", margin=-0.1),)}, "the margin is -0.1"),
+        (
+            {"headline": (GAIN, equal("r1", "ours", to="theirs", margin=0.2))},
+            "the margin is above delta, 0.1",
+        ),
+        ({"delta": 0.0}, "has no delta"),
+        (
+            {"tuned": Tuned(effect=0.3, sd=0.1, best=0.6, chance=0.1, seconds=1)},
+            "delta is 0.1, above a tenth",
+        ),
+        ({"rates": {"ours": {0.1: 0.3, 0.2: 0.4, 0.4: 0.5}}}, "the best 0.4; try three or more"),
+        ({"rates": {"ours": {0.1: 0.3, 0.2: 0.4}}}, "try three or more"),
+        ({"floor": Floor("r1", 0.1, ("our",))}, "'our'; did you mean 'ours'"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(changed, message):
     with pytest.raises(InputError, match=message):
         claim(**changed)
+
+
+def test_what_a_claim_may_be():
+    found = claim(
+        tuned=Tuned(effect=0.3, sd=0.1, best=1.1, chance=0.1, seconds=1),
+        rates={"ours": {0.1: 0.3, 0.2: 0.5, 0.4: 0.4}},
+        looks=(5, 10),
+    )
+    assert found.seeds == SEEDS[:10] == tuple(range(200, 210))
+    several = claim(arms={("ours", "theirs"): print, "broken": print})
+    assert several.names == ("ours", "theirs", "broken")
+    bytes_alone = at_most("bytes", "ours", 4, exact=True)
+    assert claim(headline=(bytes_alone,), mechanism=(), delta=0.0).delta == 0
+
+
+def test_what_an_arm_must_return_follows_from_what_is_judged():
+    asked = claim(
+        checks=(
+            at_most("bytes", "theirs", 4),
+            better(
+                "r5",
+                "ours",
+                over="theirs",
+                control=NAMES,
+            ),
+        ),
+        floor=Floor("loss", 0.1),
+    )
+    assert asked.needs("ours") == {"r1", "r5", "loss"}
+    assert asked.needs("theirs") == {"r1", "r5", "bytes", "loss"}
+    assert asked.needs("broken") == {"r1", "top1"}
 
 
 @pytest.mark.parametrize(
@@ -56,9 +124,14 @@ def test_the_floor_is_thrice_chance_or_three_tenths_of_the_way(chance, floor):
     assert Floor("r1", chance).value == pytest.approx(floor)
 
 
+def test_a_floor_may_be_higher_than_that_of_chance():
+    assert Floor("r1", 0.1, least=0.4).value == 0.4
+    assert Floor("r1", 0.1, least=0.2).value == pytest.approx(0.3)
+
+
 def test_what_is_shown_and_what_must_learn_follow_from_what_is_expected():
     assert claim().shown == ("r1",)
-    assert claim(expect=(GAIN, at_most("bytes", "ours", 1)), floor=Floor("r5", 0.1)).shown == (
+    assert claim(checks=(at_most("bytes", "ours", 1),), floor=Floor("r5", 0.1)).shown == (
         "r1",
         "bytes",
         "r5",
@@ -88,8 +161,8 @@ from diptych.lab.claim import Claim, Floor, at_most
 class Size:
     width: int = 3
 
-claim = Claim(question="?", seeds=(1, 2, 3), arms={"a": lambda trial: {"m": Size().width}},
-              expect=(at_most("m", "a", 3),), floor=Floor("m", 0.1))
+claim = Claim(question="?", arms={"a": lambda trial: {"m": Size().width}},
+              headline=(at_most("m", "a", 3),), floor=Floor("m", 0.1))
 other = 3
 """
 

@@ -1,28 +1,33 @@
 """What the docs show of stored verdicts."""
 
 import json
+import re
 
 import pytest
 
 from diptych.lab import league, tables
 from diptych.lab.claim import Claim, Floor, at_most, better
-from diptych.lab.provenance import blob_of
-from diptych.lab.stored import FORMAT
+from diptych.lab.provenance import blob_of, golden
+from diptych.lab.stored import EARLIER, FORMAT
 from diptych.lab.verdict import judge
 from diptych.methods.registry import cards
 
 CLAIM = Claim(
-    question="Is ours better?",
-    seeds=(1, 2, 3),
+    question="Ours is better.",
     arms={name: lambda trial: {} for name in ("ours", "theirs", "broken")},
-    expect=(better("r1", "ours", over="theirs", breaking=("broken",)), at_most("r1", "ours", 0.9)),
+    headline=(better("r1", "ours", over="theirs"),),
+    mechanism=("broken",),
+    checks=(at_most("r1", "ours", 0.9),),
+    delta=0.01,
     floor=Floor("r1", 0.1),
 )
+HOLDS = [(0.7, 0.5), (0.71, 0.5), (0.72, 0.5), (0.7, 0.5), (0.71, 0.5)]
+OPEN = [(0.7, 0.4), (0.7, 0.8), (0.7, 0.5), (0.7, 0.9), (0.7, 0.4)]
 
 
 def record(values, content=b"claim", **changed):
     numbers = {
-        seed: {"ours": {"r1": o}, "theirs": {"r1": t}, "broken": {"r1": t}}
+        200 + seed: {"ours": {"r1": o}, "theirs": {"r1": t}, "broken": {"r1": t + o / 1e3}}
         for seed, (o, t) in enumerate(values)
     }
     arms = {
@@ -42,6 +47,8 @@ def record(values, content=b"claim", **changed):
         "cpu_seconds": 1234.5,
         "processors": ["a processor"],
         "versions": {"torch": "2.11"},
+        "files": {},
+        "golden": golden("clip"),
         "file": {
             "file": "clip.py",
             "blob": blob_of(content),
@@ -58,7 +65,7 @@ def folders(tmp_path):
     for name in ("results", "claims"):
         (tmp_path / name).mkdir()
     (tmp_path / "claims" / "clip.py").write_bytes(b"claim")
-    store(tmp_path, record([(0.7, 0.5), (0.7, 0.5), (0.71, 0.5)]))
+    store(tmp_path, record(HOLDS))
     return tmp_path
 
 
@@ -66,101 +73,106 @@ def store(folders, record, name="clip.json"):
     (folders / "results" / name).write_text(json.dumps(record))
 
 
+def table(folders, **options):
+    return league.league(folders / "results", claims=folders / "claims", **options)
+
+
 def row(folders, name="clip", **options):
-    found = league.league(folders / "results", claims=folders / "claims", **options)
-    [line] = [line for line in found if line.startswith(f"| {name} ")]
+    [line] = [line for line in table(folders, **options) if line.startswith(f"| {name} ")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_league_has_a_row_for_every_card(folders):
-    found = league.league(
-        folders / "results", lambda name: f"[{name}]({name}.md)", folders / "claims"
-    )
-    assert (
-        found[0]
-        == "| method | year | kind | provenance | verdict | by its effect | 95 % interval |"
-    )
-    assert len(found) == 2 + len(cards())
-    assert any(line.startswith("| [siglip](siglip.md) | 2023 | method | code |") for line in found)
+def test_the_league_has_a_row_for_every_claim_and_names_the_others(folders):
+    found = table(folders, link=lambda name: f"[{name}]({name}.md)")
+    assert found[0] == "| method | year | claim | verdict | effect |"
+    assert len([line for line in found if line.startswith("| [")]) == 1
+    others = found[-1]
+    assert "[siglip](siglip.md)" in others
+    assert others.count("](") == len(cards()) - 1
 
 
-def test_a_row_tells_verdict_main_effect_and_its_interval(folders):
-    assert row(folders) == [
-        "clip",
-        "2021",
-        "method",
-        "code",
-        "**holds**",
-        "r1: ours above theirs",
-        "[+0.189, +0.2177]",
-    ]
-    assert row(folders, "siglip")[4:] == ["no claim", "", ""]
+def test_a_row_has_the_sentence_the_verdict_and_a_bar(folders):
+    name, year, question, verdict, bar = row(folders)
+    assert (name, year, question) == ("clip", "2021", "Ours is better.")
+    assert verdict == "**holds, mechanism shown**"
+    assert "<title>r1: ours above theirs +0.208 [+0.1976, +0.2184]</title>" in bar
+    places = {key: float(re.search(rf'{key}="([\d.]+)"', bar)[1]) for key in ("cx", "r")}
+    assert 60 < places["cx"] < 120  # right of zero, inside
     (folders / "claims" / "siglip.py").write_text("")
-    assert row(folders, "siglip")[4] == "not tried"
+    assert row(folders, "siglip")[3:] == ["not tried", ""]
 
 
-def test_an_effect_that_fails_by_an_ablation_says_so(folders):
-    found = record([(0.7, 0.5), (0.7, 0.5), (0.71, 0.5)])
-    effect = {
-        **found["expect"][0],
-        "outcome": "fails",
-        "ablations": [{"arm": "plain", "kept": 0.976, "breaks": False}],
-    }
-    store(folders, {**found, "verdict": "fails", "expect": [effect]})
-    assert row(folders)[4:] == [
-        "**fails**",
-        "r1: ours above theirs; but plain keeps 98% of it",
-        "[+0.189, +0.2177]",
-    ]
+def test_a_bar_has_its_interval_inside():
+    drawn = league.bar(-0.2, -0.1, 0.05, "x")
+    x1, x2 = (float(re.findall(rf'{name}="([\d.]+)"', drawn)[1]) for name in ("x1", "x2"))
+    middle = float(re.search(r'cx="([\d.]+)"', drawn)[1])
+    assert 0 <= x1 < middle < 60 < x2 <= league.WIDTH
 
 
-def test_the_effect_is_the_one_that_decides(folders):
-    store(folders, record([(0.95, 0.5), (0.95, 0.5)]))
-    assert row(folders)[4:6] == ["**fails**", "r1: ours at most 0.9"]
-
-
-def test_a_claim_that_has_changed_since_and_real_data_are_told(folders):
-    store(folders, record([(0.7, 0.5), (0.1, 0.5)]), "clip.real.json")
-    assert row(folders)[4] == "**holds**; on real data **tie**"
+def test_code_that_has_changed_since_and_real_data_are_shown(folders):
+    store(folders, record(OPEN), "clip.real.json")
+    assert row(folders)[3] == "**holds, mechanism shown**; on real data **undecided**"
+    for changed in (
+        {"files": {"methods/pretrain/clip.py": "other"}},
+        {"golden": {"clip.txt": "other"}},
+    ):
+        store(folders, record(HOLDS, **changed))
+        assert "code changed since" in row(folders)[3]
+    store(folders, record(HOLDS, files={"files.py": "other"}))
+    assert "changed" not in row(folders)[3]
+    text = "\n".join(league.result("clip", folders / "results", folders / "claims"))
+    assert "Other files that ran and have changed: 1." in text
     (folders / "claims" / "clip.py").write_bytes(b"another claim")
-    assert row(folders)[4] == "**holds**, of an earlier form of the claim; on real data **tie**"
+    assert "code changed since" in row(folders)[3]
 
 
 def test_a_methods_page_shows_what_was_measured_and_under_which_conditions(folders):
-    text = "\n".join(league.result("clip", folders / "results"))
+    text = "\n".join(league.result("clip", folders / "results", folders / "claims"))
     for part in (
-        "Is ours better?",
+        "Ours is better.",
         "| ours | 0.612 ± 0.012 |",
         "| theirs | 0.5 |",
-        "| r1: ours above theirs | holds | +0.2033 | [+0.189, +0.2177] | 0.0143 |",
-        "|   broken by broken | keeps 0% | +0 | [+0, +0] |  |",
-        "| r1: ours at most 0.9 | holds | 0.7033 | [0.689, 0.7177] |",
-        "**Verdict: holds.** Seeds 0, 1, 2;",
+        "| headline | r1: ours above theirs | holds | +0.208 | [+0.1976, +0.2184] | 0.0141 |",
+        "| mechanism | half the gain less that of broken | keeps 0% of the gain |",
+        "| check | r1: ours at most 0.9 | holds | 0.708 | [0.6976, 0.7184] |",
+        "**Holds after 5 seeds, mechanism shown after 5.** Seeds 200 to 204;",
         "1,234 CPU seconds on a processor, torch 2.11; commit `0123456789ab` of its file.",
     ):
         assert part in text, part
     assert league.result("siglip", folders / "results") == [
         "No verdict is stored yet; `diptych reproduce siglip` makes one."
     ]
-    store(
-        folders, record([(0.7, 0.5)] * 2, file={"blob": "f" * 40, "commit": None}), "clip.real.json"
-    )
-    text = "\n".join(league.result("clip", folders / "results"))
-    assert "On real data: Is ours better?" in text
+    store(folders, record(HOLDS, file={"blob": "f" * 40, "commit": None}), "clip.real.json")
+    text = "\n".join(league.result("clip", folders / "results", folders / "claims"))
+    assert "On real data: Ours is better." in text
     assert "its file `ffffffffffff`" in text
 
 
+def test_a_result_of_the_earlier_rule_says_so(folders):
+    earlier = record(HOLDS, format=EARLIER, verdict="tie")
+    for name in ("headline", "mechanism", "checks", "files", "golden"):
+        del earlier[name]
+    store(folders, earlier)
+    assert row(folders)[3:] == ["**tie (earlier rule)**", ""]
+    text = "\n".join(league.result("clip", folders / "results", folders / "claims"))
+    assert "**Tie, by the earlier rule; it is to be tried again.**" in text
+    assert "| ours | 0.612 ± 0.012 |" in text
+
+
 @pytest.mark.parametrize(
-    ("values", "sentence"),
+    ("values", "changed", "sentence"),
     [
-        ([(0.7, 0.5), (0.7, 0.5)], "verdict: holds"),
-        ([(0.95, 0.5), (0.95, 0.5)], "verdict: fails"),
+        (HOLDS, {}, "holds after 5 seeds, mechanism shown after 5"),
+        ([(t, o) for o, t in HOLDS], {}, "fails after 5 seeds"),
+        (OPEN, {}, "undecided after 5 seeds; 46 seeds would decide it"),
+        (OPEN, {"open_look": 10}, "undecided after 5 seeds; the look at 10 seeds is due"),
         (
-            [(0.7, 0.4), (0.7, 0.6)],
-            "verdict: tie (the smallest effect that this run could have seen: r1: ours above theirs: 1.27)",
+            [(o, 0.2) for o, _ in HOLDS],
+            {},
+            "untrained after 5 seeds (theirs is under the floor of 0.3 in 5 of 5 seeds)",
         ),
-        ([(0.7, 0.2), (0.7, 0.2)], "verdict: untrained (r1 must reach 0.3; theirs reached 0.2)"),
     ],
 )
-def test_a_sentence_for_each_verdict(values, sentence):
-    assert tables.sentence(record(values)) == sentence
+def test_a_sentence_for_each_verdict(values, changed, sentence):
+    found = tables.sentence(record(values, **changed))
+    assert re.sub(r"\d+ seeds would", "46 seeds would", found) == sentence

@@ -1,8 +1,8 @@
 """Try a paper's claim on this machine: its arms under each seed, and the verdict by rule.
 
-The verdict is stored in results/claims/NAME.json. A run that was stopped goes on with the same
-command. Seeds that do not hold all of the claim's own, and --quick, store nothing. With
-DIPTYCH_DATA a claim's block on real data runs too.
+The verdict is stored in results/claims/NAME.json. A claim is judged after declared numbers of
+seeds; the same command runs the next look where one is due, and continues a run that was stopped.
+--seeds and --quick store nothing. With DIPTYCH_DATA a claim's block on real data runs too.
 """
 
 from pathlib import Path
@@ -28,7 +28,15 @@ def add(parser: Parser) -> None:
     parser.option(
         "What", "--all", type=bool, help="all claims that have no result, or changed since theirs"
     )
-    parser.option("How", "--seeds", metavar="N,N,…", help="in place of the claim's own")
+    parser.option(
+        "How",
+        "--seeds",
+        metavar="N,N,…",
+        help="try it on these; nothing is stored (such as 100,101)",
+    )
+    parser.option(
+        "How", "--power", type=bool, help="what the claim could see and costs; nothing is run"
+    )
     parser.option(
         "How", "--quick", type=bool, help="one seed, three minutes at the most, no verdict"
     )
@@ -67,10 +75,10 @@ def run(args: Namespace) -> int:
     for path, block in wanted:
         title = path.stem if block == "claim" else f"{path.stem}.{block}"
         if every and not is_stale(path, block, out):
-            say(f"{title}: its result is of the claim as it stands")
+            say(f"{title}: its result is of the claim and its method as they are")
             continue
         try:
-            found[title] = _one(args, path, block, out)
+            found[title] = (_power if args.get("power") else _one)(args, path, block, out)
         except InputError as error:
             refused.append(f"{title}: {error}" if len(wanted) > 1 else str(error))
         except KeyboardInterrupt:
@@ -84,20 +92,70 @@ def run(args: Namespace) -> int:
 
 
 def _one(args: Namespace, path: Path, block: str, out: Path | None) -> "Record":
-    from diptych.lab.reproduce import board, few_seeds, plan, reproduce
+    from diptych.lab.reproduce import board, plan, reproduce
 
     seeds = _seeds(args.seeds) if "seeds" in args else None
     todo = plan(str(path), block=block, seeds=seeds, quick=bool(args.get("quick")), out=out)
     table, hear = board(todo)
     with table:
-        if table.full:
-            say(f"{todo.name}: all of it was done before; to run it anew, remove {todo.shelf}")
+        if todo.earlier is not None and not todo.new:
+            say(f"{todo.name}: its result is of the claim and its method as they are")
+        elif table.full:
+            say(f"{todo.name}: all of it was done before; to run it again, remove {todo.shelf}")
         record = reproduce(todo, at_once=args.get("jobs"), hear=hear)
-    if not todo.quick and few_seeds(record):
-        say(f"{todo.name}: arms this short ask for five seeds or more")
     if not args.get("json"):
         _show(todo, record)
     return record
+
+
+def _power(args: Namespace, path: Path, block: str, out: Path | None) -> dict[str, Any]:
+    from diptych.lab import verdict
+    from diptych.lab.claim import LOOKS
+    from diptych.lab.claim import block as block_of
+
+    claim = block_of(path, block)
+    tuned = claim.tuned
+    if tuned is None:
+        raise InputError(
+            f"{path}: `tuned` is missing; --seeds 100,101,102,103 shows the numbers that belong there"
+        )
+    by_look = verdict.power(claim)
+    seeds = verdict.expected_seeds(claim)
+    found = {
+        "headline": [str(expect) for expect in claim.headline],
+        "delta": claim.delta,
+        "effect": tuned.effect,
+        "sd": tuned.sd,
+        "looks": [
+            {
+                "seeds": look,
+                "power": chance,
+                "smallest_effect": verdict.smallest_effect(
+                    tuned.sd / look**0.5, look, LOOKS[claim.looks]
+                ),
+                "cpu_minutes": look * tuned.seconds / 60,
+            }
+            for look, chance in by_look
+        ],
+        "expected_seeds": seeds,
+    }
+    if not args.get("json"):
+        rows = [
+            (
+                str(look["seeds"]),
+                f"{look['power']:.0%}",
+                f"{look['smallest_effect']:.3g}",
+                f"{look['cpu_minutes']:,.0f}",
+            )
+            for look in found["looks"]
+        ]
+        show_table(
+            f"{path.stem}: {claim.question}",
+            ("seeds", "holds by then", "effect seen with 80 % power", "CPU minutes"),
+            rows,
+            note=f"were {tuned.effect:+.3g} ± {tuned.sd:.2g} of the tuning seeds the truth; {seeds:.1f} seeds expected",
+        )
+    return found
 
 
 def _show(todo: "Plan", record: "Record") -> None:

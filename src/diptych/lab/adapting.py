@@ -147,7 +147,7 @@ def adapted(
             {"train": f"{trial.prelude['train']}{few}"},
             init="tiny",
             config={"label": LABEL, "augment": {}, **words, **config},
-            recipe={**recipe, **({"steps": 5} if trial.quick else {})},
+            recipe={**recipe, "steps": trial.steps(recipe["steps"], quick=5)},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)

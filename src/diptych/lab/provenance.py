@@ -134,6 +134,42 @@ def _call(path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
         ) from None
 
 
+def uncommitted(path: Path) -> list[str]:
+    """Return what differs from the last commit in the checkout of a file, outside `results/`:
+    changed files, and new files of Python; [] where git does not track the file."""
+    root = checkout(path.parent)
+    if root is None or _is_ignored(path):
+        return []
+    done = _call(root / "x", "status", "--porcelain", "--untracked-files=all")
+    names = [
+        (line[:2], line[3:].rpartition(" -> ")[2].strip('"')) for line in done.stdout.splitlines()
+    ]
+    return [
+        name
+        for state, name in names
+        if not name.startswith("results/") and (state != "??" or name.endswith(".py"))
+    ]
+
+
+def head(path: Path) -> tuple[str | None, str | None]:
+    """Return the commit that the checkout of a path is at, and git's hash of its folder `src`; None
+    where there is none."""
+    root = checkout(path)
+    if root is None:
+        return None, None
+    commit = _call(root / "x", "rev-parse", "HEAD").stdout.strip() or None
+    tree = _call(root / "x", "rev-parse", "--verify", "--quiet", "HEAD:src").stdout.strip()
+    return commit, tree or None
+
+
+def golden(name: str) -> dict[str, str]:
+    """Return the digests of a method's stored losses, where the checkout of this package has
+    them."""
+    root = checkout(_PACKAGE)
+    paths = [] if root is None else sorted((root / "tests" / "golden").glob(f"{name}*.txt"))
+    return {path.name: _digest(path) for path in paths}
+
+
 def used() -> dict[str, str]:
     """Return the files of this package that this process has imported and that may affect a number,
     each with its digest.

@@ -3,51 +3,60 @@
 Each arm of each seed is a separate job (`lab.pool`). The result of a job is stored at once, in the
 user's cache, under a key of the claim's file, the version and the settings, with the digests of the
 code that it ran. A run that was killed continues with what is missing or was computed by other
-code. The verdict is written to results/claims/NAME.json atomically.
+code. A run that stores a verdict enters a line into the ledger when it starts and does one look of
+the claim; the verdict is written to results/claims/NAME.json atomically. The next look takes the
+numbers of earlier seeds from there, as long as no file that ran has changed.
 """
 
 import contextlib
 import json
-import math
 import os
 import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diptych import __version__
 from diptych.data.sources import cache
-from diptych.errors import InputError
+from diptych.errors import InputError, unknown
 from diptych.files import write_atomic
 from diptych.lab import claim as claims
 from diptych.lab import pool, verdict
-from diptych.lab.claim import Claim, Trial
+from diptych.lab.claim import CONVERGENCE, TUNING, Claim, Trial, arm_names
 from diptych.lab.live import Board
 from diptych.lab.pool import Job
 from diptych.lab.provenance import (
     Stamp,
     blob_of,
     changed,
-    digest_of,
+    golden,
+    head,
     processor,
     shipped_digest,
     stamp,
+    uncommitted,
     used,
     versions,
 )
-from diptych.lab.stored import FORMAT, Record, result_path
+from diptych.lab.stored import FORMAT, Record, enter, read_result, result_path, since
 
-_PRELUDE = "(prelude)"  # used like an arm's name, which has no brackets
-SHORT = 60.0  # seconds; if an arm takes less, a claim has MANY seeds
-MANY = 5
+_PRELUDE = "(prelude)"  # these are used like an arm's name, which has no brackets
+_TWICE = "(convergence)"
+TWICE = 2
+"""The multiple of an arm's steps at which convergence is tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to run: a claim of a file, the seeds, and the path of its verdict (None: not stored)."""
+    """What to run: a claim of a file, the seeds, and the path of its verdict (None: not stored).
+
+    `earlier` is the record of the look before, whose seeds are not run again.
+    """
 
     name: str
     path: Path
@@ -57,6 +66,7 @@ class Plan:
     quick: bool
     stamp: Stamp
     out: Path | None
+    earlier: Record | None = None
 
     @property
     def shelf(self) -> Path:
@@ -68,6 +78,28 @@ class Plan:
         """Return the folder of a seed in the cache."""
         return self.shelf / f"seed-{seed}"
 
+    @property
+    def new(self) -> tuple[int, ...]:
+        """The seeds that the record of an earlier look does not have."""
+        had = [] if self.earlier is None else self.earlier["seeds"]
+        return tuple(seed for seed in self.seeds if seed not in had)
+
+    @property
+    def convergence(self) -> tuple[str, ...]:
+        """The jobs that are also run on tuning seeds, at their steps and at twice as many: those of
+        the headline's arms, at the first look of a stored verdict."""
+        if self.out is None or self.earlier is not None or not self.claim.steps:
+            return ()
+        wanted = {arm for expect in self.claim.headline for arm, _ in expect.reads}
+        return tuple(
+            job for job, arms in jobs_of(self.claim).items() if wanted & set(arm_names(arms))
+        )
+
+
+def jobs_of(claim: Claim) -> dict[str, str | tuple[str, ...]]:
+    """Return the arms by the names of their jobs: `a+b` does several at once."""
+    return {"+".join(arm_names(arms)): arms for arms in claim.arms}
+
 
 def plan(
     name: str,
@@ -78,39 +110,71 @@ def plan(
     out: Path | None = None,
     folder: Path | None = None,
 ) -> Plan:
-    """Find a claim and check that it may be run with these options. `quick` uses only the first
-    seed.
+    """Find a claim and check that it may be run with these options.
 
-    A verdict is stored if the seeds include all of the claim's. Raises InputError for an unknown
-    name, for seeds that give no interval, and if a file with uncommitted changes would be run on
-    its own seeds.
+    Without `seeds` this is the claim's next look, whose verdict is stored. `seeds` are tried and
+    judged, and nothing is stored; `quick` uses the first seed alone. Raises InputError for an
+    unknown name, for seeds that give no interval, for a tree with uncommitted changes, for a claim
+    without the numbers of its tuning seeds, and where the code of an earlier look has changed.
     """
     path = claims.find(name, folder)
     found = claims.block(path, block)
-    marked = stamp(path)
-    chosen = tuple(seeds if seeds is not None else found.seeds)[: 1 if quick else None]
-    if len(set(chosen)) < len(chosen):
-        raise InputError(f"the seeds {','.join(map(str, chosen))} name one twice; give each once")
-    if not quick and len(chosen) < 2:
-        raise InputError(
-            "one seed gives no interval; give two or more with --seeds, or no verdict is due: --quick"
-        )
-    if not quick and marked.changed and set(found.seeds) & set(chosen):
-        raise InputError(
-            f"{path} has uncommitted changes, and what is expected is fixed before the result: commit it first. "
-            "--quick, or --seeds with none of its own, tries it and stores nothing"
-        )
-    stores = not quick and set(found.seeds) <= set(chosen)
-    return Plan(
+    plain = Plan(
         name=path.stem,
         path=path,
         block=block,
         claim=found,
-        seeds=chosen,
+        seeds=tuple(seeds if seeds is not None else found.seeds)[: 1 if quick else None],
         quick=quick,
-        stamp=marked,
-        out=result_path(path.stem, block, out) if stores else None,
+        stamp=stamp(path),
+        out=None,
     )
+    if len(set(plain.seeds)) < len(plain.seeds):
+        raise InputError(
+            f"the seeds {','.join(map(str, plain.seeds))} name one twice; give each once"
+        )
+    if quick:
+        return plain
+    if len(plain.seeds) < 2:
+        raise InputError(
+            "one seed gives no interval; give two or more with --seeds, or no verdict is due: --quick"
+        )
+    if seeds is not None:
+        if set(found.seeds) & set(plain.seeds):
+            raise InputError(
+                f"the seeds {found.seeds[0]} to {found.seeds[-1]} are those of stored looks; try others, such as "
+                f"{','.join(map(str, TUNING[:4]))}"
+            )
+        return plain
+    return _next_look(plain, result_path(path.stem, block, out))
+
+
+def _next_look(plain: Plan, out: Path) -> Plan:
+    """The plan of a claim's next look; of the first one where there is no result, or one of another
+    form of the claim."""
+    claim = plain.claim
+    if claim.tuned is None:
+        raise InputError(
+            f"{plain.path}: `tuned` is missing; try the claim on tuning seeds "
+            f"(--seeds {','.join(map(str, TUNING[:4]))}), and commit what they show before the result"
+        )
+    if names := uncommitted(plain.path):
+        raise InputError(
+            f"{names[0]} has uncommitted changes, and what is expected is fixed before the result: commit it first. "
+            "--quick, or --seeds with none of its own, tries the claim and stores nothing"
+        )
+    earlier = read_result(out)
+    if earlier is None or earlier["format"] != FORMAT or since(earlier, plain.path)[0]:
+        return replace(plain, seeds=claim.seeds[: claim.looks[0]], out=out)
+    look = earlier["open_look"]
+    if look is None:
+        return replace(plain, seeds=tuple(earlier["seeds"]), out=out, earlier=earlier)
+    if others := since(earlier, plain.path)[1]:
+        raise InputError(
+            f"the look at {look} seeds is due, and {others[0]} has changed since the last one: run it in a worktree of "
+            f"that code (git worktree add FOLDER {(earlier['head'] or 'COMMIT')[:12]})"
+        )
+    return replace(plain, seeds=claim.seeds[:look], out=out, earlier=earlier)
 
 
 def reproduce(
@@ -123,11 +187,15 @@ def reproduce(
     one (for missing data, say) or returns a number that is not finite, and if the claim's file
     changed in the meantime.
     """
+    if todo.out is not None and todo.earlier is not None and not todo.new:
+        return todo.earlier
     if not todo.quick:
         verdict.ready()
     at_once = pool.processes(at_once)
     todo.shelf.mkdir(parents=True, exist_ok=True)
     with pool.alone(todo.shelf, f"{todo.name} is being reproduced by another process; wait for it"):
+        if todo.out is not None:
+            enter(todo.out.parent, _entry(todo))
         pool.run(_missing(todo), at_once, hear)
         _check_code(todo)
         record = _record(todo, at_once)
@@ -136,6 +204,7 @@ def reproduce(
             if now.changed or now.blob != todo.stamp.blob:
                 raise _changed(todo.path)
             record["file"] = now.to_dict()  # its commit may have changed since
+            record["head"], record["tree"] = head(todo.path)
             todo.out.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             write_atomic(todo.out, lambda path: path.write_text(text, encoding="utf-8"))
@@ -146,12 +215,26 @@ def reproduce(
 def _check_code(todo: Plan) -> None:
     """Raise InputError if code that a job ran has changed while others ran, since their numbers are
     then not comparable."""
-    tasks = [_task(todo, seed, arm) for seed in todo.seeds for arm in todo.claim.arms]
+    tasks = _tasks(todo)
     if touched := sorted({name for task in tasks for name in task.touched}):
         raise InputError(
             f"{', '.join(touched)} changed while {todo.name} ran, so nothing is stored; start again, and the arms that "
             "did not run this code are kept"
         )
+
+
+def _entry(todo: Plan) -> Record:
+    """The line of the ledger: what is started, when, and by which code."""
+    commit, tree = head(todo.path)
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "claim": todo.name,
+        "block": todo.block,
+        "seeds": list(todo.seeds),
+        "blob": todo.stamp.blob,
+        "head": commit,
+        "tree": tree,
+    }
 
 
 def _changed(path: Path) -> InputError:
@@ -174,6 +257,7 @@ class Task:
     arm: str | None
     seed: int
     quick: bool
+    stretch: int
     folder: Path
 
     @property
@@ -193,7 +277,8 @@ class Task:
         return self.folder.with_name("prelude.pickle")
 
 
-def _task(todo: Plan, seed: int, arm: str | None) -> Task:
+def _task(todo: Plan, seed: int, arm: str | None, stretch: int = 1) -> Task:
+    folder = "prelude" if arm is None else f"arm-{arm}"
     return Task(
         path=todo.path,
         block=todo.block,
@@ -201,8 +286,21 @@ def _task(todo: Plan, seed: int, arm: str | None) -> Task:
         arm=arm,
         seed=seed,
         quick=todo.quick,
-        folder=todo.place(seed) / ("prelude" if arm is None else f"arm-{arm}"),
+        stretch=stretch,
+        folder=todo.place(seed) / (folder if stretch == 1 else f"{folder}-times-{stretch}"),
     )
+
+
+def _tasks(todo: Plan) -> list[Task]:
+    """The tasks of all arms of the seeds that are new, and those that test convergence."""
+    found = [_task(todo, seed, arm) for seed in todo.new for arm in jobs_of(todo.claim)]
+    found += [
+        _task(todo, seed, arm, stretch)
+        for seed in CONVERGENCE
+        for arm in todo.convergence
+        for stretch in (1, TWICE)
+    ]
+    return found
 
 
 def _missing(todo: Plan) -> list[Job]:
@@ -213,23 +311,25 @@ def _missing(todo: Plan) -> list[Job]:
     def add(
         task: Task, work: Callable[..., Any], after: tuple[str | int, ...] | None
     ) -> tuple[str | int, ...]:
-        key = (todo.name, "seed", task.seed, task.arm or _PRELUDE)
+        arm = _PRELUDE if task.arm is None else task.folder.name.removeprefix("arm-")
+        key = (todo.name, "seed", task.seed, arm)
         output = task.folder.with_name(f"{task.folder.name}.txt")
         jobs.append(Job(key=key, work=work, arguments=(task,), output=output, after=after))
         return key
 
-    for seed in todo.seeds:
-        tasks = [task for arm in todo.claim.arms if not _is_done(task := _task(todo, seed, arm))]
+    tasks = _tasks(todo)
+    for seed in dict.fromkeys(task.seed for task in tasks):
+        todo_here = [task for task in tasks if task.seed == seed and not _is_done(task)]
         first = None
         prelude = _task(todo, seed, None)
         todo.place(seed).mkdir(exist_ok=True)
         if (
-            tasks
+            todo_here
             and todo.claim.prelude is not None
             and not (_is_done(prelude) and prelude.prelude.exists())
         ):
             first = add(prelude, _run_prelude, None)
-        for task in tasks:
+        for task in todo_here:
             add(task, _run_arm, first)
     return jobs
 
@@ -245,7 +345,14 @@ def _open(task: Task, say: Callable[[str], None], prelude: Any = None) -> tuple[
         raise _changed(task.path)
     shutil.rmtree(task.folder, ignore_errors=True)
     task.folder.mkdir(parents=True)
-    trial = Trial(seed=task.seed, folder=task.folder, quick=task.quick, prelude=prelude, log=say)
+    trial = Trial(
+        seed=task.seed,
+        folder=task.folder,
+        quick=task.quick,
+        stretch=task.stretch,
+        prelude=prelude,
+        log=say,
+    )
     return claims.block(task.path, task.block), trial
 
 
@@ -269,11 +376,19 @@ def _run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
         prelude = pickle.loads(task.prelude.read_bytes())
         before = _read_json(task.prelude.with_suffix(".json"))["used"]
     claim, trial = _open(task, say, prelude)
+    arms = jobs_of(claim)[task.arm]
     with _measured() as cost:
-        metrics = _numbers(
-            claim.arms[task.arm](trial), f"arm {task.arm!r} of {task.path.stem}, seed {task.seed}"
-        )
-    done = {"metrics": metrics, **cost}
+        returned = claim.arms[arms](trial)
+    found = {arms: returned} if isinstance(arms, str) else returned
+    metrics = {}
+    items = {}
+    for arm in arm_names(arms):
+        whose = f"arm {arm!r} of {task.path.stem}, seed {task.seed}"
+        metrics[arm], items[arm] = _numbers(found[arm], whose)
+        for name in sorted(claim.needs(arm)):
+            if name not in metrics[arm]:
+                raise unknown(f"metric of {whose},", name, metrics[arm])
+    done = {"metrics": metrics, "items": items, **cost}
     _write_json(task.done, {**done, "used": {**before, **used()}})
     return done
 
@@ -290,15 +405,23 @@ def _measured() -> Iterator[dict[str, Any]]:
     cost["processor"] = processor()
 
 
-def _numbers(metrics: Mapping[str, float], whose: str) -> dict[str, float]:
-    """Return metrics as plain floats. Raises InputError for one that is not finite."""
-    found = {name: float(value) for name, value in metrics.items()}
-    for name, value in found.items():
-        if not math.isfinite(value):
+def _numbers(
+    metrics: Mapping[str, Any], whose: str
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Return metrics as plain floats, and the values of test items where a metric is their mean.
+    Raises InputError for one that is not finite."""
+    found = {}
+    items = {}
+    for name, value in metrics.items():
+        column = np.atleast_1d(np.asarray(value, float))
+        if not np.isfinite(column).all() or not len(column):
             raise InputError(
                 f"{whose} gave {name} = {value}; let the arm return what a run that diverged is worth"
             )
-    return found
+        found[name] = float(column.mean())
+        if np.ndim(value):
+            items[name] = column.tolist()
+    return found, items
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -313,46 +436,118 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _record(todo: Plan, at_once: int) -> Record:
-    """Return everything that is stored, from the results of the jobs."""
+    """Return everything that is stored, from the results of the jobs and of the look before."""
     claim = todo.claim
-    seeds = todo.seeds
-    runs = [
-        {"seed": seed, "arm": arm, **_read_json(_task(todo, seed, arm).done)}
-        for seed in seeds
-        for arm in claim.arms
+    before = todo.earlier or {"runs": [], "preludes": [], "twice": [], "pairs": {}, "files": {}}
+    done = [
+        (seed, job, _read_json(_task(todo, seed, job).done))
+        for seed in todo.new
+        for job in jobs_of(claim)
     ]
     preludes = [
         {"seed": seed, **_read_json(_task(todo, seed, None).done)}
-        for seed in seeds
+        for seed in dict.fromkeys(task.seed for task in _tasks(todo))
         if claim.prelude
     ]
-    files = {name: digest for run in (*preludes, *runs) for name, digest in run.pop("used").items()}
-    numbers = {
-        seed: {run["arm"]: run["metrics"] for run in runs if run["seed"] == seed} for seed in seeds
-    }
+    twice = [
+        {"stretch": stretch, **run}
+        for seed in CONVERGENCE
+        for job in todo.convergence
+        for stretch in (1, TWICE)
+        for run in _runs(seed, job, _read_json(_task(todo, seed, job, stretch).done))
+    ]
+    files = dict(before["files"])
+    for run in (*preludes, *(found for _, _, found in done)):
+        files |= run.pop("used")
+    runs = [*before["runs"], *(run for each in done for run in _runs(*each))]
+    preludes = [*before["preludes"], *preludes]
+    twice = before["twice"] or twice
+    pairs = {**before["pairs"], **_pairs(claim, done)}
+    costs = [*runs, *preludes, *twice]
     return {
         "format": FORMAT,
         "claim": todo.name,
         "block": todo.block,
         "question": claim.question,
-        **({"verdict": None} if todo.quick else verdict.judge(claim, numbers).to_dict()),
+        **({"verdict": None} if todo.quick else _judged(claim, runs, pairs, twice)),
         "quick": todo.quick,
-        "seeds": list(seeds),
-        "seeds_of_claim": list(claim.seeds),
+        "seeds": list(todo.seeds),
+        "looks": list(claim.looks),
         "table": list(claim.shown),
         "arms": {
             arm: _summary([run["metrics"] for run in runs if run["arm"] == arm])
-            for arm in claim.arms
+            for arm in claim.names
         },
         "runs": runs,
         "preludes": preludes,
-        "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in (*runs, *preludes)), 1),
+        "twice": twice,
+        "pairs": pairs,
+        "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in costs), 1),
         "processes": at_once,
-        "processors": sorted({cost["processor"] for cost in (*runs, *preludes)}),
+        "processors": sorted({cost["processor"] for cost in costs}),
         "versions": versions(),
-        "code": digest_of(files),
+        "files": dict(sorted(files.items())),
+        "golden": golden(todo.name),
+        "head": None,
+        "tree": None,
         "file": todo.stamp.to_dict(),
     }
+
+
+def _runs(seed: int, job: str, done: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An entry for each arm of a job; its cost is at the first."""
+    found = []
+    for arm, metrics in done["metrics"].items():
+        cost = {name: done[name] for name in ("seconds", "cpu_seconds", "processor")}
+        if found:
+            cost |= {"seconds": 0.0, "cpu_seconds": 0.0}
+        found.append({"seed": seed, "arm": arm, "metrics": metrics, **cost})
+    return found
+
+
+def _pairs(
+    claim: Claim, done: Sequence[tuple[int, str, Mapping[str, Any]]]
+) -> dict[str, dict[str, list[float]]]:
+    """For each seed and expectation between arms with items: how many, and the variance of their
+    paired differences."""
+    found: dict[str, dict[str, list[float]]] = {}
+    items: dict[int, dict[str, Any]] = {}
+    for seed, _, result in done:
+        items.setdefault(seed, {}).update(result["items"])
+    for seed, arms in items.items():
+        for expect in claim.judged:
+            ours = arms[expect.arm].get(expect.metric)
+            theirs = None if expect.other is None else arms[expect.other].get(expect.metric)
+            if ours is None or theirs is None:
+                continue
+            if len(ours) != len(theirs):
+                raise InputError(
+                    f"{expect}: {expect.arm} returned {len(ours)} items and {expect.other} {len(theirs)}, seed {seed}; "
+                    "measure both on the same items"
+                )
+            d = np.array(ours) - np.array(theirs)
+            variance = float(d.var(ddof=1)) if len(d) > 1 else 0.0
+            found.setdefault(str(seed), {})[str(expect)] = [len(d), variance]
+    return found
+
+
+def _judged(
+    claim: Claim,
+    runs: Sequence[Mapping[str, Any]],
+    pairs: Mapping[str, Any],
+    twice: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    numbers: dict[int, dict[str, Any]] = {}
+    for run in runs:
+        numbers.setdefault(run["seed"], {})[run["arm"]] = run["metrics"]
+    doubled: dict[int, dict[str, Any]] = {}
+    for run in twice:
+        sign = 1 if run["stretch"] == 1 else -1
+        doubled.setdefault(sign * run["seed"], {})[run["arm"]] = run["metrics"]
+    paired = {
+        int(seed): {says: tuple(each) for says, each in of.items()} for seed, of in pairs.items()
+    }
+    return verdict.judge(claim, numbers, paired, doubled or None).to_dict()
 
 
 def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
@@ -371,40 +566,52 @@ def _summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
 
 def board(todo: Plan) -> tuple[Board, pool.Hear]:
     """Return a table of a plan's arms that fills while it runs, and the function that fills it."""
-    count = len(todo.seeds)
+    tasks = _tasks(todo)
+    seeds = dict.fromkeys(task.seed for task in tasks)
+    twice = len(CONVERGENCE) * 2 * len(todo.convergence)
     rows = {
-        **({_PRELUDE: count} if todo.claim.prelude else {}),
-        **dict.fromkeys(todo.claim.arms, count),
+        **({_PRELUDE: len(seeds)} if todo.claim.prelude else {}),
+        **dict.fromkeys(todo.claim.names, len(todo.seeds)),
+        **({_TWICE: twice} if twice else {}),
     }
     table = Board(f"{todo.name}: {todo.claim.question}", rows, todo.claim.shown)
-    for seed in todo.seeds:
-        whole = all(
-            _is_done(_task(todo, seed, arm)) for arm in todo.claim.arms
-        )  # then its prelude is not needed
-        for row in rows:
-            task = _task(todo, seed, None if row == _PRELUDE else row)
-            if _is_done(task) or (row == _PRELUDE and whole and task.done.exists()):
-                table.known(row, _read_json(task.done).get("metrics", {}))
+    for run in [] if todo.earlier is None else todo.earlier["runs"]:
+        table.known(run["arm"], run["metrics"])
+
+    def fill(seed: int, arm: str, done: Mapping[str, Any]) -> None:
+        if seed not in todo.new or arm == _PRELUDE:
+            table.known(_PRELUDE if arm == _PRELUDE else _TWICE, {})
+        else:
+            for name, metrics in done["metrics"].items():
+                table.known(name, metrics)
+
+    for seed in seeds:
+        whole = all(_is_done(task) for task in tasks if task.seed == seed)
+        prelude = _task(todo, seed, None)
+        if todo.claim.prelude and (_is_done(prelude) or (whole and prelude.done.exists())):
+            fill(seed, _PRELUDE, {})
+    for task in tasks:
+        if _is_done(task):
+            fill(task.seed, str(task.arm), _read_json(task.done))
 
     def hear(event: str, job: Job, value: Any) -> None:
-        table.hear(
-            event,
-            str(job.key[-1]),
-            f"seed {job.key[2]}",
-            value.get("metrics", {}) if event == "done" else value,
-        )
+        seed, arm = int(job.key[2]), str(job.key[3])
+        row = arm if arm == _PRELUDE else _TWICE if seed not in todo.new else arm.split("+")[0]
+        if event != "done" or row in (_PRELUDE, _TWICE):
+            named = f"seed {seed}" if row != _TWICE else f"{arm} seed {seed}"
+            table.hear(event, row, named, {} if event == "done" else value)
+            return
+        metrics = dict(value["metrics"])
+        table.hear(event, row, f"seed {seed}", metrics.pop(row))
+        for name, found in metrics.items():
+            table.known(name, found)
 
     return table, hear
 
 
-def few_seeds(record: Record) -> bool:
-    """Whether an arm is so short that the rules require more seeds than there were."""
-    return len(record["seeds"]) < MANY and any(run["seconds"] < SHORT for run in record["runs"])
-
-
 def _tidy(todo: Plan) -> None:
     """Remove the files of finished jobs; the numbers stay, so that more seeds can be added."""
-    for seed in todo.seeds:
+    for seed in dict.fromkeys(task.seed for task in _tasks(todo)):
         for path in todo.place(seed).iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

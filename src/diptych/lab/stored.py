@@ -4,13 +4,17 @@ claim."""
 import ast
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from diptych.errors import InputError
-from diptych.lab.provenance import checkout, stamp
+from diptych.lab.provenance import blob_of, changed, checkout, golden
 
-FORMAT = "diptych-claim/1"
+FORMAT = "diptych-claim/2"
+EARLIER = "diptych-claim/1"
+"""Format of results that an earlier rule judged."""
+LEDGER = "ledger.jsonl"
 
 Record = dict[str, Any]
 """The contents of results/claims/NAME.json; docs/lab.md describes its parts."""
@@ -36,7 +40,7 @@ def read_result(path: Path) -> Record | None:
     else."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
+        if record["format"] not in (FORMAT, EARLIER):
             raise KeyError(record["format"])
     except FileNotFoundError:
         return None
@@ -58,7 +62,32 @@ def blocks(path: Path) -> tuple[str, ...]:
     return ("claim", "real") if "real" in named and os.environ.get("DIPTYCH_DATA") else ("claim",)
 
 
+def since(record: Record, path: Path) -> tuple[list[str], list[str]]:
+    """Return what has changed since a result was stored: what makes it another experiment (the
+    claim, files of the method's package, its stored losses), and other files that ran."""
+    name = record["claim"]
+    files = changed(record["files"])
+    own = [
+        file for file in files if re.fullmatch(rf"methods/\w+/{re.escape(name)}(\.py|/.*)", file)
+    ]
+    decisive = [] if record["file"]["blob"] == blob_of(path.read_bytes()) else [path.name]
+    decisive += own
+    if record["golden"] != golden(name):
+        decisive.append(f"tests/golden/{name}.txt")
+    return decisive, [file for file in files if file not in own]
+
+
 def is_stale(path: Path, block: str = "claim", out: Path | None = None) -> bool:
-    """Whether there is no result for the current content of the claim's file."""
+    """Return whether there is no result of the claim and its method as they now are, or a look of
+    it is due."""
     found = read_result(result_path(path.stem, block, out))
-    return found is None or found["file"]["blob"] != stamp(path).blob
+    if found is None or found["format"] == EARLIER:
+        return True
+    return bool(since(found, path)[0]) or found["open_look"] is not None
+
+
+def enter(folder: Path, entry: Record) -> None:
+    """Append a line to the ledger of started runs, which is never rewritten."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LEDGER).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")

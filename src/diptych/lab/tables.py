@@ -4,7 +4,7 @@ summary in one line."""
 from collections.abc import Sequence
 from typing import Any
 
-from diptych.lab.stored import Record
+from diptych.lab.stored import EARLIER, Record
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Columns and rows."""
@@ -22,28 +22,37 @@ def arms(record: Record) -> Table:
 
 
 def expectations(record: Record) -> Table:
-    """Return each expectation with its outcome, followed by what its breaking ablations kept."""
-    rows = []
-    for item in record["expect"]:
-        seen = f"{item['smallest_effect']:.3g}"
-        sign = "" if item["kind"] == "at_most" else "+"  # at_most is no difference: no sign
-        mean = f"{item['mean']:{sign}.4g}"
-        interval = ends(item["interval"], sign)
-        rows.append((item["says"], item["outcome"], mean, interval, seen))
-        for ablation in item["ablations"]:
-            kept = (
-                "no gain to lose" if ablation["kept"] is None else f"keeps {ablation['kept']:.0%}"
+    """Return the expectations with their outcomes: the headline, its mechanism, the checks."""
+    rows = [_row("headline", item) for item in record["headline"]]
+    for ablation in (record["mechanism"] or {"ablations": []})["ablations"]:
+        kept = f"keeps {ablation['kept']:.0%} of the gain"
+        found = ablation["interval"]
+        rows.append(
+            (
+                "mechanism",
+                f"half the gain less that of {ablation['arm']}",
+                kept,
+                "",
+                "" if found is None else ends(found),
+                "",
             )
-            rows.append(
-                (
-                    f"  broken by {ablation['arm']}",
-                    kept,
-                    f"{ablation['mean']:+.4g}",
-                    ends(ablation["interval"]),
-                    "",
-                )
-            )
-    return ("expected", "outcome", "mean", "95 % interval", "smallest effect"), rows
+        )
+    rows += [_row("check", item) for item in record["checks"]]
+    return ("", "expected", "outcome", "mean", "interval", "seen with 80 % power"), rows
+
+
+def _row(kind: str, item: dict[str, Any]) -> tuple[str, ...]:
+    sign = "" if item["kind"] == "at_most" else "+"  # at_most is no difference: no sign
+    found = item["interval"]
+    seen = item["smallest_effect"]
+    return (
+        kind,
+        item["says"],
+        item["outcome"],
+        f"{item['mean']:{sign}.4g}",
+        "" if found is None else ends(found, sign),
+        "" if seen is None else f"{seen:.3g}",
+    )
 
 
 def ends(interval: Sequence[float], sign: str = "+") -> str:
@@ -56,23 +65,39 @@ def ends(interval: Sequence[float], sign: str = "+") -> str:
 
 
 def sentence(record: Record) -> str:
-    """Return the verdict, and what it depends on if the table does not show it."""
+    """Return the verdict, the mechanism's outcome, and what would decide what is open.
+
+    A result of the earlier rule says so: its verdict is not comparable.
+    """
     if record["verdict"] is None:
         return f"no verdict: a quick run of seed {record['seeds'][0]} alone"
-    text = f"verdict: {record['verdict']}"
-    floor = record["floor"]
-    under = [
-        f"{arm} reached {value:.3g}"
-        for arm, value in floor["reached"].items()
-        if value < floor["value"]
-    ]
+    if record["format"] == EARLIER:
+        return f"{record['verdict']}, by the earlier rule; it is to be tried again"
+    text = f"{record['verdict']} after {record['decided_at']} seeds"
     if record["verdict"] == "untrained":
-        return f"{text} ({floor['metric']} must reach {floor['value']:.3g}; {', '.join(under)})"
-    if record["verdict"] == "tie":
-        ties = [item for item in record["expect"] if item["outcome"] == "tie"]
-        seen = "; ".join(f"{item['says']}: {item['smallest_effect']:.3g}" for item in ties)
-        return f"{text} (the smallest effect that this run could have seen: {seen})"
+        return f"{text} ({'; '.join(record['reasons'])})"
+    mechanism = record["mechanism"]
+    if mechanism is not None:
+        text += f", mechanism {mechanism['outcome']} after {mechanism['seeds']}"
+    if record["open_look"] is not None:
+        text += f"; the look at {record['open_look']} seeds is due"
+    elif record["verdict"] == "undecided":
+        seeds = record["would_decide"]
+        text += f"; {seeds} seeds would decide it" if seeds else "; no number of seeds would do"
     return text
+
+
+def short(record: Record) -> str:
+    """Return the verdict and the mechanism's outcome in a few words.
+
+    >>> short({"format": "diptych-claim/2", "verdict": "holds", "mechanism": {"outcome": "shown"}})
+    'holds, mechanism shown'
+    """
+    if record["format"] == EARLIER:
+        return f"{record['verdict']} (earlier rule)"
+    mechanism = record["mechanism"]
+    shown = "" if mechanism is None else f", mechanism {mechanism['outcome']}"
+    return f"{record['verdict']}{shown}"
 
 
 def markdown(table: Table) -> list[str]:

@@ -1,38 +1,49 @@
-"""The verdict on a claim, as code: 95 % t-intervals of paired seed differences against the
-expectations.
+"""The verdict on a claim, as code: t-tests of differences paired by seed, at looks that were declared.
 
-With d_s the difference of two arms under seed s, n seeds and q the 97.5 % quantile of Student's t
-with n - 1 degrees:
+With d_s the difference of two arms under seed s, signed so that more is better, n seeds and v the
+squared standard error of the pooled differences of paired test items (0 where arms return none):
 
-    interval = mean(d) ± q std(d) / sqrt(n)
+    se^2 = max(var(d) / n, v)            one test set for all seeds: var(d) / n + v
+    I    = mean(d) ± t(1 - alpha, n - 1) se
 
-    better          holds above 0 if each breaking ablation loses at least half the gain; fails below 0, or if an
-                    ablation keeps more
-    not_worse(m)    holds if the lower end is above -m, fails if the upper end is below -m
-    equal(m)        holds inside ±m, fails wholly outside
-    at_most(x)      of the arm itself: holds if the upper end is at most x, fails if the lower end is above it
+alpha is that of the claim's looks (`claim.LOOKS`), one-sided, at each look. An expectation holds or
+fails by where I lies:
 
-Anything else is a tie. A claim fails if any expectation fails, holds if all hold, else ties; it is
-`untrained`, whatever else was measured, if an arm that should learn is under the floor on average.
-What an ablation keeps is judged on means, and only if the interval shows that there is a gain to
-lose.
+    better          holds above 0                        fails below 0
+    not_worse(m)    holds where its lower end is > -m    fails wholly below -m
+    equal(m)        holds inside ±m                      fails wholly outside
+    at_most(x)      holds where its upper end is <= x    fails wholly above x    (I of the metric itself)
+
+The headline, at each look in this order: `null` (one `better` alone, I inside ±delta), `holds`
+(each of its k expectations holds), `fails` (one fails at alpha / k). After the last look it is
+`undecided`. Its mechanism is asked where it holds: `shown` where half the gain less an ablation's
+gain is above 0 for every ablation, `not shown` where it is below 0 for one, at alpha / k. Checks are
+judged at the last look that was run, by Holm's procedure at alpha, and decide nothing.
+
+Equal values have no interval unless the expectation is declared exact: nothing is concluded.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from diptych.errors import InputError, unknown
-from diptych.lab.claim import Claim, Expect, Floor
+import numpy as np
 
-Outcome = Literal["holds", "tie", "fails"]
+from diptych.errors import InputError, unknown
+from diptych.lab.claim import CONVERGENCE, LOOKS, Claim, Expect, Floor
+
+Outcome = Literal["holds", "fails", "null", "undecided"]
+Shown = Literal["shown", "not shown", "undecided"]
 Numbers = Mapping[int, Mapping[str, Mapping[str, float]]]
 """metrics[seed][arm][metric]"""
+Pairs = Mapping[int, Mapping[str, tuple[int, float]]]
+"""pairs[seed][expectation in words]: number and variance of the differences of paired items"""
 
-LEVEL = 0.95
-KEPT = 0.5  # the share of the gain that a breaking ablation may keep
+POWER = 0.8
+SPARED = 0.1  # the share of seeds in which a learning arm may be under the floor
+_MOST_SEEDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,210 +56,554 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half its width: the smallest effect that it could have distinguished from none."""
+        """Half its width."""
         return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
-    """What an ablation keeps of the gain: its own gain, and its share of the gain if there is
-    one."""
-
-    arm: str
-    gain: Interval
-    kept: float | None
-
-    @property
-    def breaks(self) -> bool:
-        """Whether it loses at least half."""
-        return self.kept is not None and self.kept <= KEPT
-
-
-@dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An expectation and its outcome. `values` are the numbers behind the interval, one for each
-    seed: differences, signed so that larger is better, or for at_most the metric itself."""
+    """An expectation and its outcome.
+
+    `values` are what the interval is of, a number a seed: differences, signed so that more is
+    better, or for at_most the metric itself. `interval` is None for equal values that are not
+    exact. `smallest_effect` is what would have been found with a power of 80 %.
+    """
 
     expect: Expect
     outcome: Outcome
     values: tuple[float, ...]
-    interval: Interval
-    ablations: tuple[Ablation, ...] = ()
+    mean: float
+    interval: Interval | None
+    smallest_effect: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {
+            "says": str(self.expect),
+            **{name: value for name, value in asdict(self.expect).items() if name != "control"},
+            "outcome": self.outcome,
+            "mean": self.mean,
+            "interval": None if self.interval is None else [self.interval.low, self.interval.high],
+            "smallest_effect": self.smallest_effect,
+            "values": list(self.values),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """What an arm without the mechanism keeps of the gain: the share, and the interval of half the
+    gain less its own."""
+
+    arm: str
+    kept: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """Whether the ablations lose at least half of the gain, each of them, and after how many
+    seeds."""
+
+    outcome: Shown
+    seeds: int
+    ablations: tuple[Ablation, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """How far the difference of an expectation of the headline moved at twice the steps, a number a
+    tuning seed."""
+
+    says: str
+    by: tuple[float, ...]
+
+    def settled(self, delta: float) -> bool:
+        """Whether it did not move by more than delta in one direction on all seeds."""
+        return not (all(value > delta for value in self.by) or all(v < -delta for v in self.by))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The verdict, what it follows from, and each learning arm's mean of the floor's metric."""
+    """The verdict and what it follows from.
 
-    verdict: Literal["holds", "tie", "fails", "untrained"]
-    judged: tuple[Judged, ...]
+    `seeds` is the number of seeds after which the headline was decided, or those that ran;
+    `open_look` the next look that is due, None where nothing is open or none is left; `would_decide`
+    the number of seeds that would decide an undecided headline, as far as its numbers show.
+    """
+
+    verdict: Literal["holds", "null", "fails", "undecided", "untrained"]
+    seeds: int
+    level: float
+    headline: tuple[Judged, ...]
+    mechanism: Mechanism | None
+    checks: tuple[Judged, ...]
     floor: Floor
+    under: Mapping[str, int]
     reached: Mapping[str, float]
+    moved: tuple[Moved, ...] = ()
+    open_look: int | None = None
+    would_decide: int | None = None
+    reasons: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the stored form."""
+        """As it is stored."""
+        mechanism = None
+        if self.mechanism is not None:
+            mechanism = {
+                "outcome": self.mechanism.outcome,
+                "seeds": self.mechanism.seeds,
+                "ablations": [
+                    {
+                        "arm": each.arm,
+                        "kept": each.kept,
+                        "interval": each.interval and [each.interval.low, each.interval.high],
+                    }
+                    for each in self.mechanism.ablations
+                ],
+            }
         return {
             "verdict": self.verdict,
-            "expect": [
-                {
-                    "says": str(item.expect),
-                    **{
-                        name: value
-                        for name, value in asdict(item.expect).items()
-                        if name != "breaking"
-                    },
-                    "outcome": item.outcome,
-                    "mean": item.interval.mean,
-                    "interval": [item.interval.low, item.interval.high],
-                    "smallest_effect": item.interval.half,
-                    "values": list(item.values),
-                    "ablations": [
-                        {
-                            "arm": ablation.arm,
-                            "kept": ablation.kept,
-                            "breaks": ablation.breaks,
-                            "mean": ablation.gain.mean,
-                            "interval": [ablation.gain.low, ablation.gain.high],
-                        }
-                        for ablation in item.ablations
-                    ],
-                }
-                for item in self.judged
-            ],
+            "decided_at": self.seeds,
+            "level": self.level,
+            "headline": [each.to_dict() for each in self.headline],
+            "mechanism": mechanism,
+            "checks": [each.to_dict() for each in self.checks],
             "floor": {
                 "metric": self.floor.metric,
                 "chance": self.floor.chance,
                 "value": self.floor.value,
                 "reached": dict(self.reached),
+                "under": dict(self.under),
             },
+            "moved": [{"says": each.says, "by": list(each.by)} for each in self.moved],
+            "open_look": self.open_look,
+            "would_decide": self.would_decide,
+            "reasons": list(self.reasons),
         }
 
 
-def judge(claim: Claim, numbers: Numbers) -> Verdict:
-    """Return the verdict on a claim from the metrics of all its arms under at least two seeds.
+# ---- one test, of as many cases at once as the leading dimensions hold
 
-    Raises InputError if an arm did not return a metric that is judged.
+
+def standard_error(
+    d: np.ndarray, *, items: float = 0.0, one_test_set: bool = False, exact: bool = False
+) -> np.ndarray:
+    """The standard error of the mean of d (…, n) -> (…); NaN for equal values that are not exact
+    and have no items.
+
+    >>> print(standard_error(np.array([1.0, 2.0, 3.0])).round(4))
+    0.5774
+    >>> print(standard_error(np.ones(3)), standard_error(np.ones(3), exact=True))
+    nan 0.0
     """
-    assert len(numbers) > 1, "an interval needs two seeds"
-    judged = tuple(_judge(expect, numbers) for expect in claim.expect)
-    reached = {arm: _mean(_column(numbers, arm, claim.floor.metric)) for arm in claim.learning}
-    outcomes = {item.outcome for item in judged}
-    if any(value < claim.floor.value for value in reached.values()):
-        verdict = "untrained"
-    elif "fails" in outcomes:
-        verdict = "fails"
-    else:
-        verdict = "holds" if outcomes == {"holds"} else "tie"
-    return Verdict(verdict=verdict, judged=judged, floor=claim.floor, reached=reached)
+    n = d.shape[-1]
+    spread = d.var(-1, ddof=1) / n
+    spread = np.where(np.ptp(d, axis=-1) == 0, 0.0, spread)  # no rounding where all are equal
+    squared = spread + items if one_test_set else np.maximum(spread, items)
+    if exact:
+        return np.sqrt(squared)[()]
+    return np.sqrt(np.where(squared == 0, np.nan, squared))[()]
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Return the 95 % t-interval of a mean; equal values have an interval of zero width.
+def p_values(
+    kind: str, bound: float, d: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The p of "it holds" and of "it fails", against the opposite: d (…, n), error (…) -> (…).
+
+    NaN where the error is.
+    """
+    mean = d.mean(-1)
+    above = {"better": [0.0], "not_worse": [-bound], "equal": [-bound], "at_most": []}[kind]
+    below = {"better": [], "not_worse": [], "equal": [bound], "at_most": [bound]}[kind]
+    degrees = d.shape[-1] - 1
+    strict = kind in ("better", "not_worse")  # which an exact difference on the edge is not
+    right = [_tail(mean - edge, error, degrees, strict) for edge in above]
+    right += [_tail(edge - mean, error, degrees, strict) for edge in below]
+    wrong = [_tail(edge - mean, error, degrees, True) for edge in above]
+    wrong += [_tail(mean - edge, error, degrees, True) for edge in below]
+    # Two edges: inside both, or outside one of the two, of which a mean can only be outside one.
+    return np.max(right, axis=0), np.min(wrong, axis=0)
+
+
+def _tail(distance: np.ndarray, error: np.ndarray, degrees: int, strict: bool) -> np.ndarray:
+    """P(T > distance / error); for exact quantities 0 on the right side of the edge, else 1."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = _student().sf(distance / error, degrees)
+    exact = np.where(distance > 0 if strict else distance >= 0, 0.0, 1.0)
+    return np.where(np.asarray(error) == 0, exact, p)
+
+
+def headline_outcomes(
+    parts: Sequence[tuple[Expect, np.ndarray, np.ndarray]], level: float, delta: float
+) -> np.ndarray:
+    """The headline's outcome at one look, for all cases: (expectation, d (…, n), error (…)) each."""
+    tests = [p_values(expect.kind, expect.bound, d, error) for expect, d, error in parts]
+    holds = np.all([p <= level for p, _ in tests], axis=0)
+    fails = np.any([p <= level / len(parts) for _, p in tests], axis=0)
+    null = np.zeros_like(holds)
+    expect, d, error = parts[0]
+    if len(parts) == 1 and expect.kind == "better":
+        null = p_values("equal", delta, d, error)[0] <= level
+    return np.select([null, holds, fails], ["null", "holds", "fails"], "undecided")
+
+
+def mechanism_outcomes(rest: Sequence[tuple[np.ndarray, np.ndarray]], level: float) -> np.ndarray:
+    """Whether ablations lose half of the gain, for all cases: (d / 2 - an ablation's gain (…, n),
+    error (…)) each."""
+    tests = [p_values("better", 0.0, half, error) for half, error in rest]
+    shown = np.all([p <= level for p, _ in tests], axis=0)
+    denied = np.any([p <= level / len(rest) for _, p in tests], axis=0)
+    return np.select([shown, denied], ["shown", "not shown"], "undecided")
+
+
+def holm(p: Sequence[float], level: float) -> list[bool]:
+    """Which of several hypotheses are rejected together at a level (Holm 1979); NaN never is.
+
+    >>> holm([0.01, 0.04, 0.03], 0.05)
+    [True, False, False]
+    """
+    order = sorted(range(len(p)), key=lambda at: math.inf if math.isnan(p[at]) else p[at])
+    rejected = [False] * len(p)
+    for rank, at in enumerate(order):
+        if not p[at] <= level / (len(p) - rank):
+            break
+        rejected[at] = True
+    return rejected
+
+
+def interval(
+    values: Sequence[float],
+    level: float = 0.025,
+    *,
+    error: float | None = None,
+) -> Interval:
+    """The t-interval of a mean, `level` on each side; `error` in place of the values' own standard
+    error. Equal values have one of no width.
 
     >>> interval([1.0, 2.0, 3.0])
     Interval(low=-0.484..., mean=2.0, high=4.484...)
     """
-    n = len(values)
+    d = np.asarray(values, float)
     mean = _mean(values)
-    if max(values) == min(values):
-        return Interval(mean, mean, mean)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = _quantile(n - 1) * spread / math.sqrt(n)
+    if error is None:
+        error = float(standard_error(d, exact=True))
+    half = float(_student().isf(level, len(values) - 1)) * error
     return Interval(mean - half, mean, mean + half)
 
 
-@cache
-def _quantile(degrees: int) -> float:
-    return float(_student().ppf((1 + LEVEL) / 2, degrees))
+# ---- a claim
 
 
-def _student() -> Any:
-    try:
-        from scipy.stats import t
-    except ImportError:
-        raise InputError(
-            "a verdict needs scipy; install it with: pip install 'diptych[lab]'"
-        ) from None
-    return t
+def judge(
+    claim: Claim, numbers: Numbers, pairs: Pairs | None = None, twice: Numbers | None = None
+) -> Verdict:
+    """The verdict on a claim from the metrics of all its arms, after one of its looks.
+
+    `twice` are the metrics of the headline's arms on the tuning seeds at their own steps and at
+    twice as many: twice[seed][arm] and twice[-seed][arm]. Raises InputError where an arm did not
+    return a metric that is judged.
+    """
+    level = LOOKS[claim.looks]
+    seeds = list(numbers)
+    looks = [look for look in claim.looks if look <= len(seeds)] or [len(seeds)]
+    outcome: Outcome = "undecided"
+    decided = looks[-1]
+    for look in looks:
+        outcome = _headline(claim, numbers, pairs, seeds[:look], level)
+        if outcome != "undecided":
+            decided = look
+            break
+    mechanism = None
+    if outcome == "holds" and claim.mechanism:
+        for look in (look for look in looks if look >= decided):
+            mechanism = _mechanism(claim, numbers, seeds[:look], level)
+            if mechanism.outcome != "undecided":
+                break
+    part = seeds[:decided]
+    headline = tuple(_judged(claim, each, numbers, pairs, part, level) for each in claim.headline)
+    checks = _checks(claim, numbers, pairs, seeds[: looks[-1]], level)
+    under, reached = _floor(claim, numbers, seeds)
+    moved = () if twice is None else _moved(claim, twice)
+    reasons = [
+        f"{arm} is under the floor of {claim.floor.value:.3g} in {count} of {len(seeds)} seeds"
+        for arm, count in under.items()
+        if count > SPARED * len(seeds)
+    ]
+    reasons += [
+        f"{each.says}: at twice the steps the difference moves by {', '.join(f'{v:+.3g}' for v in each.by)}"
+        for each in moved
+        if not each.settled(claim.delta)
+    ]
+    still_open = outcome == "undecided" or (
+        mechanism is not None and mechanism.outcome == "undecided"
+    )
+    later = [look for look in claim.looks if look > len(seeds)]
+    return Verdict(
+        verdict="untrained" if reasons else outcome,
+        seeds=decided,
+        level=level,
+        headline=headline,
+        mechanism=None if reasons else mechanism,
+        checks=checks,
+        floor=claim.floor,
+        under=under,
+        reached=reached,
+        moved=moved,
+        open_look=later[0] if still_open and later and not reasons else None,
+        would_decide=_would_decide(headline, level) if outcome == "undecided" else None,
+        reasons=tuple(reasons),
+    )
 
 
-def ready() -> None:
-    """Raise InputError if scipy is missing: before the runs, not after them."""
-    _student()
+def _headline(
+    claim: Claim, numbers: Numbers, pairs: Pairs | None, seeds: Sequence[int], level: float
+) -> Outcome:
+    parts = []
+    for expect in claim.headline:
+        d = np.array(values(expect, numbers, seeds))
+        parts.append((expect, d, _error(claim, expect, d, pairs, seeds)))
+    return str(headline_outcomes(parts, level, claim.delta))  # type: ignore[return-value]
+
+
+def _mechanism(claim: Claim, numbers: Numbers, seeds: Sequence[int], level: float) -> Mechanism:
+    gain = claim.gain
+    d = np.array(values(gain, numbers, seeds))
+    rest = []
+    ablations = []
+    for arm in claim.mechanism:
+        own = np.array(differences(gain, numbers, seeds, arm))
+        half = d / 2 - own
+        error = standard_error(half, exact=gain.exact)
+        rest.append((half, error))
+        found = None if math.isnan(error) else interval(half.tolist(), level, error=float(error))
+        ablations.append(Ablation(arm=arm, kept=own.mean() / d.mean(), interval=found))
+    outcome = str(mechanism_outcomes(rest, level))
+    return Mechanism(outcome=outcome, seeds=len(seeds), ablations=tuple(ablations))  # type: ignore[arg-type]
+
+
+def _judged(
+    claim: Claim,
+    expect: Expect,
+    numbers: Numbers,
+    pairs: Pairs | None,
+    seeds: Sequence[int],
+    level: float,
+) -> Judged:
+    found = values(expect, numbers, seeds)
+    d = np.array(found)
+    error = _error(claim, expect, d, pairs, seeds)
+    holds, fails = p_values(expect.kind, expect.bound, d, error)
+    outcome: Outcome = "holds" if holds <= level else "fails" if fails <= level else "undecided"
+    none = math.isnan(error)
+    return Judged(
+        expect=expect,
+        outcome=outcome,
+        values=found,
+        mean=_mean(found),
+        interval=None if none else interval(found, level, error=float(error)),
+        smallest_effect=None if none else smallest_effect(float(error), len(found), level),
+    )
+
+
+def _checks(
+    claim: Claim, numbers: Numbers, pairs: Pairs | None, seeds: Sequence[int], level: float
+) -> tuple[Judged, ...]:
+    """The checks, those that hold and those that fail by Holm's procedure each."""
+    tests = []
+    for expect in claim.checks:
+        d = np.array(values(expect, numbers, seeds))
+        error = _error(claim, expect, d, pairs, seeds)
+        tests.append([float(p) for p in p_values(expect.kind, expect.bound, d, error)])
+    holds = holm([p for p, _ in tests], level)
+    fails = holm([p for _, p in tests], level)
+    found = []
+    for expect, right, wrong in zip(claim.checks, holds, fails, strict=True):
+        judged = _judged(claim, expect, numbers, pairs, seeds, level)
+        outcome: Outcome = "holds" if right else "fails" if wrong else "undecided"
+        found.append(Judged(**{**vars(judged), "outcome": outcome}))
+    return tuple(found)
+
+
+def _floor(
+    claim: Claim, numbers: Numbers, seeds: Sequence[int]
+) -> tuple[dict[str, int], dict[str, float]]:
+    """In how many seeds each learning arm is under the floor, and its mean."""
+    under = {}
+    reached = {}
+    for arm in claim.learning:
+        column = _column(numbers, seeds, arm, claim.floor.metric)
+        under[arm] = sum(value < claim.floor.value for value in column)
+        reached[arm] = _mean(column)
+    return under, reached
+
+
+def _moved(claim: Claim, twice: Numbers) -> tuple[Moved, ...]:
+    found = []
+    for expect in claim.headline:
+        if expect.other is None:
+            continue
+        once = differences(expect, twice, CONVERGENCE, expect.arm)
+        later = differences(expect, twice, [-seed for seed in CONVERGENCE], expect.arm)
+        by = tuple(two - one for one, two in zip(once, later, strict=True))
+        found.append(Moved(says=str(expect), by=by))
+    return tuple(found)
+
+
+def values(expect: Expect, numbers: Numbers, seeds: Sequence[int]) -> tuple[float, ...]:
+    """What an expectation's interval is of, a number a seed, less its control variate."""
+    if expect.kind == "at_most":
+        found = _column(numbers, seeds, expect.arm, expect.metric)
+    else:
+        found = differences(expect, numbers, seeds, expect.arm)
+    control = expect.control
+    if control is None:
+        return found
+    beside = _column(numbers, seeds, control.arm, control.metric)
+    pairs = zip(found, beside, strict=True)
+    return tuple(d - control.coefficient * (z - control.mean) for d, z in pairs)
+
+
+def differences(
+    expect: Expect, numbers: Numbers, seeds: Sequence[int], arm: str
+) -> tuple[float, ...]:
+    """`arm` less the arm that it is compared with, seed by seed; negated where smaller is better."""
+    assert expect.other is not None
+    sign = 1.0 if expect.higher else -1.0
+    ours = _column(numbers, seeds, arm, expect.metric)
+    theirs = _column(numbers, seeds, expect.other, expect.metric)
+    return tuple(sign * (one - other) for one, other in zip(ours, theirs, strict=True))
+
+
+def _column(numbers: Numbers, seeds: Sequence[int], arm: str, metric: str) -> tuple[float, ...]:
+    """A metric of an arm, a number a seed."""
+    for seed in seeds:
+        if metric not in numbers[seed][arm]:
+            raise unknown(f"metric of arm {arm!r}, seed {seed}", metric, numbers[seed][arm])
+    return tuple(numbers[seed][arm][metric] for seed in seeds)
+
+
+def _error(
+    claim: Claim, expect: Expect, d: np.ndarray, pairs: Pairs | None, seeds: Sequence[int]
+) -> np.ndarray:
+    items = 0.0
+    told = [] if pairs is None else [pairs.get(seed, {}).get(str(expect)) for seed in seeds]
+    known = [each for each in told if each is not None]
+    if known and len(known) == len(seeds):
+        count = sum(number for number, _ in known)
+        variance = sum(number * variance for number, variance in known) / count
+        items = variance / (known[0][0] if claim.one_test_set else count)
+    return standard_error(d, items=items, one_test_set=claim.one_test_set, exact=expect.exact)
 
 
 def _mean(values: Sequence[float]) -> float:
     return values[0] if max(values) == min(values) else math.fsum(values) / len(values)
 
 
-def _column(numbers: Numbers, arm: str, metric: str) -> tuple[float, ...]:
-    """Return a metric of an arm, one number for each seed."""
-    for seed, arms in numbers.items():
-        if metric not in arms[arm]:
-            raise unknown(f"metric of arm {arm!r}, seed {seed}", metric, arms[arm])
-    return tuple(arms[arm][metric] for arms in numbers.values())
+# ---- power
 
 
-def _differences(expect: Expect, numbers: Numbers, arm: str) -> tuple[float, ...]:
-    """Return `arm` minus the arm that it is compared with, seed by seed; negated if smaller is
-    better."""
-    assert expect.other is not None
-    sign = 1.0 if expect.higher else -1.0
-    pairs = zip(
-        _column(numbers, arm, expect.metric),
-        _column(numbers, expect.other, expect.metric),
-        strict=True,
-    )
-    return tuple(sign * (one - other) for one, other in pairs)
+def smallest_effect(error: float, n: int, level: float) -> float:
+    """The effect that n seeds of this standard error find with a power of 80 %.
+
+    >>> round(smallest_effect(1 / 5**0.5, 5, 0.025), 2)  # 1.68 standard deviations
+    1.68
+    """
+    return _detectable(n, level) * error
 
 
-def _judge(expect: Expect, numbers: Numbers) -> Judged:
-    if expect.kind == "at_most":
-        values = _column(numbers, expect.arm, expect.metric)
-    else:
-        values = _differences(expect, numbers, expect.arm)
-    found = interval(values)
-    ablations = tuple(_ablation(expect, numbers, arm, found.mean) for arm in expect.breaking)
-    outcome = RULES[expect.kind](expect, found, ablations)
-    return Judged(
-        expect=expect, outcome=outcome, values=values, interval=found, ablations=ablations
-    )
+@cache
+def _detectable(n: int, level: float) -> float:
+    """The effect in standard errors that n seeds find with a power of 80 %."""
+    edge = float(_student().isf(level, n - 1))
+    low, high = 0.0, 100.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        found = float(_noncentral().sf(edge, n - 1, middle))
+        low, high = (low, middle) if found >= POWER else (middle, high)
+    return high
 
 
-def _ablation(expect: Expect, numbers: Numbers, arm: str, gain: float) -> Ablation:
-    own = interval(_differences(expect, numbers, arm))
-    return Ablation(arm=arm, gain=own, kept=own.mean / gain if gain > 0 else None)
+def power(claim: Claim, cases: int = 20_000) -> list[tuple[int, float]]:
+    """How probably the headline holds by each look, (number of seeds, probability) each, where the
+    tuning seeds showed the truth of its first expectation; drawn at random, always alike."""
+    assert claim.tuned is not None
+    expect = claim.headline[0]
+    level = LOOKS[claim.looks]
+    rng = np.random.default_rng(0)
+    d = rng.normal(claim.tuned.effect, claim.tuned.sd, (cases, claim.looks[-1]))
+    alive = np.ones(cases, bool)
+    held = 0
+    found = []
+    for look in claim.looks:
+        part = d[:, :look]
+        parts = [(expect, part, standard_error(part))]
+        outcomes = headline_outcomes(parts, level, claim.delta)
+        held += int((alive & (outcomes == "holds")).sum())
+        alive &= outcomes == "undecided"
+        found.append((look, held / cases))
+    return found
 
 
-def _better(expect: Expect, found: Interval, ablations: Sequence[Ablation]) -> Outcome:
-    if found.high < 0:
-        return "fails"
-    if found.low <= 0:
-        return "tie"
-    return "holds" if all(ablation.breaks for ablation in ablations) else "fails"
+def expected_seeds(claim: Claim, cases: int = 20_000) -> float:
+    """How many seeds the headline takes on average until it is decided, or the last look is done."""
+    assert claim.tuned is not None
+    level = LOOKS[claim.looks]
+    rng = np.random.default_rng(0)
+    d = rng.normal(claim.tuned.effect, claim.tuned.sd, (cases, claim.looks[-1]))
+    alive = np.ones(cases, bool)
+    taken = np.full(cases, claim.looks[-1])
+    for look in claim.looks:
+        part = d[:, :look]
+        outcomes = headline_outcomes(
+            [(claim.headline[0], part, standard_error(part))], level, claim.delta
+        )
+        now = alive & (outcomes != "undecided")
+        taken[now] = look
+        alive &= ~now
+    return float(taken.mean())
 
 
-def _not_worse(expect: Expect, found: Interval, ablations: Sequence[Ablation]) -> Outcome:
-    if found.low > -expect.bound:
-        return "holds"
-    return "fails" if found.high < -expect.bound else "tie"
+def _would_decide(headline: Sequence[Judged], level: float) -> int | None:
+    """The seeds with which the open expectation that needs most of them is decided with a power of
+    80 %, were its mean and spread the truth; None above some thousands."""
+    most = 0
+    for item in headline:
+        if item.outcome != "undecided":
+            continue
+        if item.interval is None:
+            return None
+        edge = {"better": 0.0, "at_most": item.expect.bound}.get(item.expect.kind)
+        edges = [edge] if edge is not None else [-item.expect.bound, item.expect.bound]
+        distance = min(abs(item.mean - each) for each in edges)
+        n = len(item.values)
+        sd = item.interval.half / float(_student().isf(level, n - 1)) * math.sqrt(n)
+        while smallest_effect(sd / math.sqrt(n), n, level) > distance:
+            n += max(1, n // 20)
+            if n > _MOST_SEEDS:
+                return None
+        most = max(most, n)
+    return most or None
 
 
-def _equal(expect: Expect, found: Interval, ablations: Sequence[Ablation]) -> Outcome:
-    if -expect.bound <= found.low and found.high <= expect.bound:
-        return "holds"
-    return "fails" if found.low > expect.bound or found.high < -expect.bound else "tie"
+def _student() -> Any:
+    return _scipy("t")
 
 
-def _at_most(expect: Expect, found: Interval, ablations: Sequence[Ablation]) -> Outcome:
-    if found.high <= expect.bound:
-        return "holds"
-    return "fails" if found.low > expect.bound else "tie"
+def _noncentral() -> Any:
+    return _scipy("nct")
 
 
-RULES: Mapping[str, Callable[[Expect, Interval, Sequence[Ablation]], Outcome]] = {
-    "better": _better,
-    "not_worse": _not_worse,
-    "equal": _equal,
-    "at_most": _at_most,
-}
+def _scipy(name: str) -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise InputError(
+            "a verdict needs scipy; install it with: pip install 'diptych[lab]'"
+        ) from None
+    return getattr(stats, name)
+
+
+def ready() -> None:
+    """InputError where what the rule needs is not installed: raised before the runs, not after
+    them."""
+    _student()

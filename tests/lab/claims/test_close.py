@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diptych.data.sources import open_source
-from diptych.lab.claim import Trial, block, find
+from diptych.lab.claim import Trial
 from diptych.lab.claims import close
 
 
@@ -28,14 +28,6 @@ def begun(tmp_path, monkeypatch):
                 0.4 if name == "images" else 0.5
             )
     return found
-
-
-def test_the_file_holds_a_claim_on_seeds_that_nothing_was_chosen_on():
-    claim = block(find("close"))
-    assert len(claim.seeds) >= 3
-    assert not {0, 1, 3, 100, 101, 102} & set(claim.seeds)
-    for expect in claim.expect:
-        assert {expect.arm, expect.other} <= {*claim.arms, None}
 
 
 def test_arms_differ_in_the_noise_the_layer_and_what_is_read_alone(begun):

@@ -17,10 +17,8 @@ def data():
     return lion.drawings()
 
 
-def test_the_file_holds_a_claim_on_five_seeds_that_nothing_was_chosen_on():
+def test_the_floor_is_of_the_arms_that_learn():
     claim = block(find("lion"))
-    assert len(claim.seeds) >= 5
-    assert 100 not in claim.seeds
     assert set(claim.learning) == {"adamw_64", "lion_64", "adamw_large", "lion_large"}
 
 

@@ -51,7 +51,6 @@ claim = Claim(
         "Under a shift of style, deep prompts in both towers, those of the image tower made from those of the text "
         "tower, are better than CoOp on base and novel classes together, and on the novel ones alone."
     ),
-    seeds=(0, 1, 2, 3, 4),
     prelude=prelude,
     arms={
         "names": names_alone,
@@ -62,12 +61,13 @@ claim = Claim(
         "shallow": adapted("maple", recipe=RECIPE, depth=1),
         "uncoupled": adapted("maple", recipe=RECIPE, depth=DEPTH, change=uncoupled),
     },
-    expect=(
-        better("H", "maple", over="coop", breaking=("uncoupled",)),
-        better("novel", "maple", over="coop"),
+    headline=(better("H", "maple", over="coop"),),
+    mechanism=("uncoupled",),
+    checks=(
         better("base", "maple", over="shallow"),
         not_worse("H", "maple", than="ivlp", margin=0.02),
     ),
+    delta=0.02,
     floor=Floor("base", chance=0.1, arms=("coop", "cocoop", "ivlp", "maple")),
     table=("base", "novel", "H"),
 )

@@ -171,7 +171,7 @@ def trained(
             {"train": trial.prelude["data"]},
             init=trial.prelude["pairs"],
             config={**QFORMER, "together": together, **config},
-            recipe={"steps": 3 if trial.quick else STEPS, "batch_size": BATCH, "lr": 1e-3},
+            recipe={"steps": trial.steps(STEPS, quick=3), "batch_size": BATCH, "lr": 1e-3},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=changed)
@@ -211,20 +211,23 @@ def arms(together: int) -> dict[str, Callable[[Trial], dict[str, float]]]:
     }
 
 
-EXPECT = (
-    better("r1", "sprc", over="image"),
-    better("r1", "sprc", over="text"),
-    better("r1", "sprc", over="sum", breaking=("zeroed",)),
-    better("r1", "sprc", over="pseudo"),
-    better("r1", "pseudo", over="sum"),
-)
+EXPECT: dict[str, Any] = {
+    "headline": (better("r1", "sprc", over="sum"),),
+    "mechanism": ("zeroed",),
+    "checks": (
+        better("r1", "sprc", over="image"),
+        better("r1", "sprc", over="text"),
+        better("r1", "sprc", over="pseudo"),
+        better("r1", "pseudo", over="sum"),
+    ),
+    "delta": 0.02,
+}
 
 claim = Claim(
     question=(
         "A prompt of sentence length finds edited images above the reference alone, the instruction alone, their sum "
         "and a single pseudo-word; with zeros in its place the gain is gone."
     ),
-    seeds=(0, 1, 2, 3, 4),
     prelude=scenes,
     arms={
         **arms(together=5),
@@ -232,7 +235,7 @@ claim = Claim(
         "no_align": trained(align=0.0),
         "no_rtc": trained(rtc=0.0),
     },
-    expect=EXPECT,
+    **EXPECT,
     floor=Floor(
         "r1",
         chance=1 / (6 * GROUPS - 1),
@@ -246,10 +249,9 @@ real = Claim(
         "The same of drawings of people and hands, whose gender and skin tone are to change, on actions that training "
         "does not show."
     ),
-    seeds=(0, 1, 2, 3, 4),
     prelude=variants,
     arms=arms(together=1),
-    expect=EXPECT,
+    **EXPECT,
     floor=Floor("r1", chance=1 / 968, arms=("sum", "pseudo", "sprc")),
     table=("r1", "rs1", "tone", "gender", "both"),
 )
