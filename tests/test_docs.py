@@ -1,5 +1,5 @@
 """The documentation is true: links lead somewhere, `>>>` examples give what they print, tests that
-it names exist."""
+it names exist, numbers that it quotes are those of stored results."""
 
 import ast
 import doctest
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from diptych.lab.stored import EARLIER, read_result
+
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "claims"
 MADE = {ROOT / "docs" / "_build", ROOT / "docs" / "reference" / "generated"}
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
@@ -89,3 +92,37 @@ def test_every_page_of_the_reference_can_be_reached() -> None:
             assert f"{parent.rpartition('/')[2]}/{child}\n" in pages[f"{parent}.md"]
         else:
             assert f"<generated/{name}>" in guide, f"docs/reference/index.md does not name {name}"
+
+
+QUOTE = re.compile(r"([-−+]?\d*\.?\d+)( ?%)? ?<!-- ([\w.]+):([\w./+:,-]+) -->")
+"""A number of a stored result in the text of a page, and where in the record it is, such as
+`.61 <!-- lion:arms.lion_64.r1 -->`; of a metric or an expectation that is its mean."""
+
+
+def quoted(where: str, path: str) -> float:
+    value = read_result(RESULTS / f"{where}.json")
+    for key in path.split("."):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return float(value["mean"] if isinstance(value, dict) else value)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_numbers_that_a_page_quotes_are_those_of_the_stored_results(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", page.read_text("utf-8"))
+    for number, percent, where, path in QUOTE.findall(text):
+        digits = len(number.partition(".")[2])
+        value = quoted(where, path) * (100 if percent else 1)
+        assert f"{abs(value):.{digits}f}" == f"{abs(float(number.replace('−', '-'))):.{digits}f}", (
+            f"{page.name} quotes {number}{percent} for {path} of {where}, the result is {value}"
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_results_on_a_methods_page_are_quoted(page: Path) -> None:
+    """Where a claim was judged by today's rule, each decimal number below `## Results` says where
+    it comes from."""
+    record = read_result(RESULTS / f"{page.stem}.json")
+    if page.parent.name != "methods" or record is None or record["format"] == EARLIER:
+        return
+    text = page.read_text("utf-8").partition("\n## Results\n")[2].partition("\n## ")[0]
+    assert not re.findall(r"(?<![\w.])\d*\.\d+", QUOTE.sub("", text))
