@@ -8,7 +8,8 @@ import pytest
 
 from diptych.errors import InputError
 from diptych.lab.claim import CONVERGENCE, SEEDS
-from diptych.lab.reproduce import board, plan, reproduce
+from diptych.lab.plan import plan
+from diptych.lab.reproduce import board, reproduce
 from diptych.lab.stored import (
     EARLIER,
     LEDGER,

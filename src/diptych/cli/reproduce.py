@@ -13,7 +13,7 @@ from diptych.cli._screen import say, show_json, show_table
 from diptych.errors import InputError
 
 if TYPE_CHECKING:
-    from diptych.lab.reproduce import Plan
+    from diptych.lab.plan import Plan
     from diptych.lab.stored import Record
 
 GROUP = "Train"
@@ -92,7 +92,8 @@ def run(args: Namespace) -> int:
 
 
 def _one(args: Namespace, path: Path, block: str, out: Path | None) -> "Record":
-    from diptych.lab.reproduce import board, plan, reproduce
+    from diptych.lab.plan import plan
+    from diptych.lab.reproduce import board, reproduce
 
     seeds = _seeds(args.seeds) if "seeds" in args else None
     todo = plan(str(path), block=block, seeds=seeds, quick=bool(args.get("quick")), out=out)
@@ -109,7 +110,7 @@ def _one(args: Namespace, path: Path, block: str, out: Path | None) -> "Record":
 
 
 def _power(args: Namespace, path: Path, block: str, out: Path | None) -> dict[str, Any]:
-    from diptych.lab import verdict
+    from diptych.lab import statistics
     from diptych.lab.claim import LOOKS
     from diptych.lab.claim import block as block_of
 
@@ -119,8 +120,8 @@ def _power(args: Namespace, path: Path, block: str, out: Path | None) -> dict[st
         raise InputError(
             f"{path}: `tuned` is missing; --seeds 100,101,102,103 shows the numbers that belong there"
         )
-    by_look = verdict.power(claim)
-    seeds = verdict.expected_seeds(claim)
+    by_look = statistics.power(claim)
+    seeds = statistics.expected_seeds(claim)
     found = {
         "headline": [str(expect) for expect in claim.headline],
         "delta": claim.delta,
@@ -130,7 +131,7 @@ def _power(args: Namespace, path: Path, block: str, out: Path | None) -> dict[st
             {
                 "seeds": look,
                 "power": chance,
-                "smallest_effect": verdict.smallest_effect(
+                "smallest_effect": statistics.smallest_effect(
                     tuned.sd / look**0.5, look, LOOKS[claim.looks]
                 ),
                 "cpu_minutes": look * tuned.seconds / 60,

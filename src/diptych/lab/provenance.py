@@ -23,12 +23,15 @@ _LAB = {
     "claim",
     "league",
     "live",
+    "plan",
     "pool",
     "provenance",
     "report",
     "reproduce",
+    "statistics",
     "stored",
     "tables",
+    "task",
     "verdict",
 }
 _BEGAN = time.time()  # in a job's process: before the code that it runs is imported

@@ -25,14 +25,25 @@ Equal values have no interval unless the expectation is declared exact: nothing 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from diptych.errors import InputError, unknown
+from diptych.errors import unknown
 from diptych.lab.claim import CONVERGENCE, LOOKS, Claim, Expect, Floor
+from diptych.lab.statistics import (
+    Interval,
+    headline_outcomes,
+    holm,
+    interval,
+    mean_of,
+    mechanism_outcomes,
+    p_values,
+    smallest_effect,
+    standard_error,
+    student,
+)
 
 Outcome = Literal["holds", "fails", "null", "undecided"]
 Shown = Literal["shown", "not shown", "undecided"]
@@ -41,23 +52,8 @@ Numbers = Mapping[int, Mapping[str, Mapping[str, float]]]
 Pairs = Mapping[int, Mapping[str, tuple[int, float]]]
 """pairs[seed][expectation in words]: number and variance of the differences of paired items"""
 
-POWER = 0.8
 SPARED = 0.1  # the share of seeds in which a learning arm may be under the floor
 _MOST_SEEDS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean and the ends of its interval."""
-
-    low: float
-    mean: float
-    high: float
-
-    @property
-    def half(self) -> float:
-        """Half its width."""
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +139,7 @@ class Verdict:
     moved: tuple[Moved, ...] = ()
     open_look: int | None = None
     would_decide: int | None = None
-    reasons: tuple[str, ...] = field(default=())
+    reasons: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As it is stored."""
@@ -180,118 +176,6 @@ class Verdict:
             "would_decide": self.would_decide,
             "reasons": list(self.reasons),
         }
-
-
-# ---- one test, of as many cases at once as the leading dimensions hold
-
-
-def standard_error(
-    d: np.ndarray, *, items: float = 0.0, one_test_set: bool = False, exact: bool = False
-) -> np.ndarray:
-    """The standard error of the mean of d (…, n) -> (…); NaN for equal values that are not exact
-    and have no items.
-
-    >>> print(standard_error(np.array([1.0, 2.0, 3.0])).round(4))
-    0.5774
-    >>> print(standard_error(np.ones(3)), standard_error(np.ones(3), exact=True))
-    nan 0.0
-    """
-    n = d.shape[-1]
-    spread = d.var(-1, ddof=1) / n
-    spread = np.where(np.ptp(d, axis=-1) == 0, 0.0, spread)  # no rounding where all are equal
-    squared = spread + items if one_test_set else np.maximum(spread, items)
-    if exact:
-        return np.sqrt(squared)[()]
-    return np.sqrt(np.where(squared == 0, np.nan, squared))[()]
-
-
-def p_values(
-    kind: str, bound: float, d: np.ndarray, error: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The p of "it holds" and of "it fails", against the opposite: d (…, n), error (…) -> (…).
-
-    NaN where the error is.
-    """
-    mean = d.mean(-1)
-    above = {"better": [0.0], "not_worse": [-bound], "equal": [-bound], "at_most": []}[kind]
-    below = {"better": [], "not_worse": [], "equal": [bound], "at_most": [bound]}[kind]
-    degrees = d.shape[-1] - 1
-    strict = kind in ("better", "not_worse")  # which an exact difference on the edge is not
-    right = [_tail(mean - edge, error, degrees, strict) for edge in above]
-    right += [_tail(edge - mean, error, degrees, strict) for edge in below]
-    wrong = [_tail(edge - mean, error, degrees, True) for edge in above]
-    wrong += [_tail(mean - edge, error, degrees, True) for edge in below]
-    # Two edges: inside both, or outside one of the two, of which a mean can only be outside one.
-    return np.max(right, axis=0), np.min(wrong, axis=0)
-
-
-def _tail(distance: np.ndarray, error: np.ndarray, degrees: int, strict: bool) -> np.ndarray:
-    """P(T > distance / error); for exact quantities 0 on the right side of the edge, else 1."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = _student().sf(distance / error, degrees)
-    exact = np.where(distance > 0 if strict else distance >= 0, 0.0, 1.0)
-    return np.where(np.asarray(error) == 0, exact, p)
-
-
-def headline_outcomes(
-    parts: Sequence[tuple[Expect, np.ndarray, np.ndarray]], level: float, delta: float
-) -> np.ndarray:
-    """The headline's outcome at one look, for all cases: (expectation, d (…, n), error (…)) each."""
-    tests = [p_values(expect.kind, expect.bound, d, error) for expect, d, error in parts]
-    holds = np.all([p <= level for p, _ in tests], axis=0)
-    fails = np.any([p <= level / len(parts) for _, p in tests], axis=0)
-    null = np.zeros_like(holds)
-    expect, d, error = parts[0]
-    if len(parts) == 1 and expect.kind == "better":
-        null = p_values("equal", delta, d, error)[0] <= level
-    return np.select([null, holds, fails], ["null", "holds", "fails"], "undecided")
-
-
-def mechanism_outcomes(rest: Sequence[tuple[np.ndarray, np.ndarray]], level: float) -> np.ndarray:
-    """Whether ablations lose half of the gain, for all cases: (d / 2 - an ablation's gain (…, n),
-    error (…)) each."""
-    tests = [p_values("better", 0.0, half, error) for half, error in rest]
-    shown = np.all([p <= level for p, _ in tests], axis=0)
-    denied = np.any([p <= level / len(rest) for _, p in tests], axis=0)
-    return np.select([shown, denied], ["shown", "not shown"], "undecided")
-
-
-def holm(p: Sequence[float], level: float) -> list[bool]:
-    """Which of several hypotheses are rejected together at a level (Holm 1979); NaN never is.
-
-    >>> holm([0.01, 0.04, 0.03], 0.05)
-    [True, False, False]
-    """
-    order = sorted(range(len(p)), key=lambda at: math.inf if math.isnan(p[at]) else p[at])
-    rejected = [False] * len(p)
-    for rank, at in enumerate(order):
-        if not p[at] <= level / (len(p) - rank):
-            break
-        rejected[at] = True
-    return rejected
-
-
-def interval(
-    values: Sequence[float],
-    level: float = 0.025,
-    *,
-    error: float | None = None,
-) -> Interval:
-    """The t-interval of a mean, `level` on each side; `error` in place of the values' own standard
-    error. Equal values have one of no width.
-
-    >>> interval([1.0, 2.0, 3.0])
-    Interval(low=-0.484..., mean=2.0, high=4.484...)
-    """
-    d = np.asarray(values, float)
-    mean = _mean(values)
-    if error is None:
-        error = float(standard_error(d, exact=True))
-    half = float(_student().isf(level, len(values) - 1)) * error
-    return Interval(mean - half, mean, mean + half)
-
-
-# ---- a claim
 
 
 def judge(
@@ -399,7 +283,7 @@ def _judged(
         expect=expect,
         outcome=outcome,
         values=found,
-        mean=_mean(found),
+        mean=mean_of(found),
         interval=None if none else interval(found, level, error=float(error)),
         smallest_effect=None if none else smallest_effect(float(error), len(found), level),
     )
@@ -433,7 +317,7 @@ def _floor(
     for arm in claim.learning:
         column = _column(numbers, seeds, arm, claim.floor.metric)
         under[arm] = sum(value < claim.floor.value for value in column)
-        reached[arm] = _mean(column)
+        reached[arm] = mean_of(column)
     return under, reached
 
 
@@ -495,74 +379,6 @@ def _error(
     return standard_error(d, items=items, one_test_set=claim.one_test_set, exact=expect.exact)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return values[0] if max(values) == min(values) else math.fsum(values) / len(values)
-
-
-# ---- power
-
-
-def smallest_effect(error: float, n: int, level: float) -> float:
-    """The effect that n seeds of this standard error find with a power of 80 %.
-
-    >>> round(smallest_effect(1 / 5**0.5, 5, 0.025), 2)  # 1.68 standard deviations
-    1.68
-    """
-    return _detectable(n, level) * error
-
-
-@cache
-def _detectable(n: int, level: float) -> float:
-    """The effect in standard errors that n seeds find with a power of 80 %."""
-    edge = float(_student().isf(level, n - 1))
-    low, high = 0.0, 100.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        found = float(_noncentral().sf(edge, n - 1, middle))
-        low, high = (low, middle) if found >= POWER else (middle, high)
-    return high
-
-
-def power(claim: Claim, cases: int = 20_000) -> list[tuple[int, float]]:
-    """How probably the headline holds by each look, (number of seeds, probability) each, where the
-    tuning seeds showed the truth of its first expectation; drawn at random, always alike."""
-    assert claim.tuned is not None
-    expect = claim.headline[0]
-    level = LOOKS[claim.looks]
-    rng = np.random.default_rng(0)
-    d = rng.normal(claim.tuned.effect, claim.tuned.sd, (cases, claim.looks[-1]))
-    alive = np.ones(cases, bool)
-    held = 0
-    found = []
-    for look in claim.looks:
-        part = d[:, :look]
-        parts = [(expect, part, standard_error(part))]
-        outcomes = headline_outcomes(parts, level, claim.delta)
-        held += int((alive & (outcomes == "holds")).sum())
-        alive &= outcomes == "undecided"
-        found.append((look, held / cases))
-    return found
-
-
-def expected_seeds(claim: Claim, cases: int = 20_000) -> float:
-    """How many seeds the headline takes on average until it is decided, or the last look is done."""
-    assert claim.tuned is not None
-    level = LOOKS[claim.looks]
-    rng = np.random.default_rng(0)
-    d = rng.normal(claim.tuned.effect, claim.tuned.sd, (cases, claim.looks[-1]))
-    alive = np.ones(cases, bool)
-    taken = np.full(cases, claim.looks[-1])
-    for look in claim.looks:
-        part = d[:, :look]
-        outcomes = headline_outcomes(
-            [(claim.headline[0], part, standard_error(part))], level, claim.delta
-        )
-        now = alive & (outcomes != "undecided")
-        taken[now] = look
-        alive &= ~now
-    return float(taken.mean())
-
-
 def _would_decide(headline: Sequence[Judged], level: float) -> int | None:
     """The seeds with which the open expectation that needs most of them is decided with a power of
     80 %, were its mean and spread the truth; None above some thousands."""
@@ -576,34 +392,10 @@ def _would_decide(headline: Sequence[Judged], level: float) -> int | None:
         edges = [edge] if edge is not None else [-item.expect.bound, item.expect.bound]
         distance = min(abs(item.mean - each) for each in edges)
         n = len(item.values)
-        sd = item.interval.half / float(_student().isf(level, n - 1)) * math.sqrt(n)
+        sd = item.interval.half / float(student().isf(level, n - 1)) * math.sqrt(n)
         while smallest_effect(sd / math.sqrt(n), n, level) > distance:
             n += max(1, n // 20)
             if n > _MOST_SEEDS:
                 return None
         most = max(most, n)
     return most or None
-
-
-def _student() -> Any:
-    return _scipy("t")
-
-
-def _noncentral() -> Any:
-    return _scipy("nct")
-
-
-def _scipy(name: str) -> Any:
-    try:
-        from scipy import stats
-    except ImportError:
-        raise InputError(
-            "a verdict needs scipy; install it with: pip install 'diptych[lab]'"
-        ) from None
-    return getattr(stats, name)
-
-
-def ready() -> None:
-    """InputError where what the rule needs is not installed: raised before the runs, not after
-    them."""
-    _student()

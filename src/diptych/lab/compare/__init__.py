@@ -14,7 +14,7 @@ from typing import Any
 
 from diptych.errors import InputError
 from diptych.files import write_atomic
-from diptych.lab import pool, verdict
+from diptych.lab import pool, statistics
 from diptych.lab.compare import cell as cells
 from diptych.lab.compare.cell import Cell, Common, Task
 from diptych.lab.compare.table import (
@@ -71,7 +71,7 @@ def compare(
             f"between the methods differ: {', '.join(names)}; --image-tower, --text-tower, --tokenizer, --embed-dim "
             "and the options of the recipe set one for all"
         )
-    verdict.ready()
+    statistics.ready()
     at_once = pool.processes(at_once)
     table = _table(out, data, test, suites, [cell.method for cell in wanted], common)
     with pool.alone(

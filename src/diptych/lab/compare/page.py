@@ -6,7 +6,7 @@ from typing import Any
 
 from diptych.lab import report
 from diptych.lab.compare.table import Line, Table, differences, lines, notes
-from diptych.lab.verdict import Interval
+from diptych.lab.statistics import Interval
 
 
 def columns(metrics: Sequence[str]) -> tuple[str, ...]:

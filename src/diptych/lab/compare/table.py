@@ -10,7 +10,7 @@ from typing import Any
 from diptych.errors import InputError, unknown
 from diptych.files import write_atomic
 from diptych.lab.compare.cell import Cell, Row
-from diptych.lab.verdict import Interval, interval
+from diptych.lab.statistics import Interval, interval
 
 FORMAT = "diptych-compare/1"
 _KEY = ("method", "size", "budget", "seed")
