@@ -69,7 +69,7 @@ def test_evaluation_draws_nothing():
     )
 
 
-def test_texts_are_drawn_among_all_of_a_role_in_training_and_the_first_is_taken_otherwise():
+def test_texts_are_drawn_in_training_and_the_first_is_taken_otherwise():
     view = TextView(tokenizer=WORDS)
     captions = ["a red circle", "a blue square", "on the left"]
     sample = Sample(key="a", source="s", texts=[Text(text=text) for text in captions])
@@ -209,7 +209,7 @@ def varied(pixels, seed=0, progress=0.9, **augment):
 NOISE = np.random.default_rng(0).integers(40, 200, (16, 16, 3), dtype=np.uint8)
 
 
-def test_one_strength_of_colour_stands_for_brightness_contrast_and_twice_the_saturation():
+def test_one_strength_of_colour_sets_brightness_contrast_and_saturation():
     assert torch.equal(varied(NOISE, colour=0.2), varied(NOISE, colour=(0.2, 0.2, 0.4, 0.0)))
     assert not torch.equal(varied(NOISE, colour=0.2), varied(NOISE))
 

@@ -173,7 +173,7 @@ def test_25_a_protocol_without_options_has_the_id_that_it_had_before_there_were_
     assert BASE.id() == "1dac5eee8955"
 
 
-def test_25_results_carry_an_id_that_changes_with_split_prompt_and_precision_but_not_with_model_or_batch():
+def test_25_the_id_of_a_result_changes_with_split_prompt_and_precision():
     samples = [row(str(i), i, f"t {i}", label=i % 3) for i in range(6)]
 
     def ids(samples=samples, precision="float32", templates=TEMPLATES, seed=0, batch_size=64):

@@ -32,9 +32,7 @@ def test_noise_depends_on_the_key_and_is_as_strong_as_asked():
     assert list(worn.keys()) == list(plain.keys())
 
 
-def test_images_are_few_and_of_the_named_classes_also_where_too_few_are_drawn_at_first(
-    tmp_path, monkeypatch
-):
+def test_images_are_few_and_of_the_named_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(adapting, "DRAWN", 5)  # scenes for a class, of which the test wants 5 each
     found = adapting.images(Trial(seed=3, folder=tmp_path, quick=True), noise=5.0, shots=2)
     train, test = open_source(found["train"]), open_source(found["test"])

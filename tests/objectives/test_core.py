@@ -306,7 +306,7 @@ def test_the_mean_of_questions_is_that_of_their_rows(rows, extra, tile, kind, ma
     check(at_once[None], by_rows[None], (x, y, scale, bias))
 
 
-def test_the_mean_of_questions_makes_each_strip_once_and_no_gradient_where_none_is_wanted(
+def test_the_mean_of_questions_makes_each_strip_once(
     monkeypatch,
 ):
     from diptych.objectives import core

@@ -1,4 +1,4 @@
-"""Distillation: the sheet's figures of the off-diagonal one, open_clip's own loss; loops, gradients
+"""Distillation: the published figures of the off-diagonal one, open_clip's own loss; loops, gradients
 and invariances."""
 
 import math
@@ -55,7 +55,7 @@ def test_where_the_old_model_was_wrong_everywhere_nothing_is_kept():
     assert image.grad.abs().max() == 0
 
 
-def test_the_gradient_is_the_difference_of_the_two_distributions_and_none_reaches_the_old_model():
+def test_the_gradient_is_the_difference_of_the_two_distributions():
     matrix = (NEW[0] @ NEW[1].T).clone().requires_grad_()
     old_image, old_text = (value.clone().requires_grad_() for value in OLD)
     off_diagonal(matrix, EYE, old_image, old_text, screen=False).backward()
@@ -157,7 +157,7 @@ def test_gradients_of_the_distilled():
     )
 
 
-def test_a_student_that_says_what_its_teacher_says_has_no_gradient_and_the_entropy_left():
+def test_a_student_equal_to_its_teacher_has_no_gradient():
     image, text = (value.clone().requires_grad_() for value in OLD)
     loss = distilled(image, text, 7.0, *OLD, 7.0)
     loss.backward()

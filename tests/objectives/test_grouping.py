@@ -1,4 +1,4 @@
-"""Grouping of patches by texts: the sheet's figures, its edges, loops and gradients."""
+"""Grouping of patches by texts: the published figures, its edges, loops and gradients."""
 
 import math
 

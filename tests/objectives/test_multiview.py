@@ -1,4 +1,4 @@
-"""Losses of many views: the sheet's figures, loops over pairs, gradients, tiles and invariances."""
+"""Losses of many views: the published figures, loops over pairs, gradients, tiles and invariances."""
 
 import itertools
 import math
@@ -187,7 +187,7 @@ def test_order_of_views_and_instances_and_a_common_turn_do_not_matter(name):
         )
 
 
-def test_turning_one_view_leaves_the_uniformity_of_mv_dhel_alone_and_not_that_of_mv_infonce():
+def test_turning_one_view_leaves_the_uniformity_of_mv_dhel_alone():
     u = views(3)
     turned = u.clone()
     turned[1] = u[1] @ torch.linalg.qr(det(3, 3, 5))[0]

@@ -1,4 +1,4 @@
-"""Losses without negatives: the sheet's figures, loops, the published iteration by hand,
+"""Losses without negatives: the published figures, loops, the published iteration by hand,
 gradients."""
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Uniformity and alignment: the sheet's figures, loops over pairs, gradients, tiles, memory and
+"""Uniformity and alignment: the published figures, loops over pairs, gradients, tiles, memory and
 invariances."""
 
 import math
@@ -163,7 +163,7 @@ def test_turning_both_changes_nothing_and_turning_one_what_compares_them():
         assert abs(term(x @ turn, y) - term(x, y)) > 1e-3
 
 
-def test_permuting_the_points_changes_nothing_and_permuting_one_side_what_knows_partners():
+def test_permuting_the_points_changes_nothing():
     x, y = det(7, 3, 0), det(7, 3, 1)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(uniformity(x[order], tile=3), uniformity(x))

@@ -170,7 +170,7 @@ def killed(*arguments) -> bool:
     ],
 )
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_after_a_kill_at_any_point_the_same_command_gives_the_bytes_of_an_unbroken_run(
+def test_a_killed_embedding_continues_to_the_bytes_of_an_unbroken_one(
     model, unbroken, tmp_path, point, call, moment
 ):
     out = tmp_path / "emb"

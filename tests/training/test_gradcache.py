@@ -108,7 +108,7 @@ def test_05_loss_and_gradients_on_w_ranks_are_those_of_one_process_at_once(ranks
             close(found, expected)
 
 
-def test_the_scale_gets_its_gradient_once_where_open_clips_accumulation_gives_it_k_times():
+def test_the_scale_gets_its_gradient_once():
     open_clip = pytest.importorskip("open_clip.loss")
     method = make_method().double().train()
     step, batch, k = Step(method, "float32"), a_batch(method, 12), 3

@@ -1,4 +1,4 @@
-"""Lion against the sheet's figures, scalar loops and timm; what a recipe for AdamW becomes; its
+"""Lion against the published figures, scalar loops and timm; what a recipe for AdamW becomes; its
 state."""
 
 import copy
@@ -194,7 +194,7 @@ def test_a_steady_sign_leads_to_the_inverse_of_the_decay():
         assert max(map(abs, w)) <= max(max(map(abs, w0)), 1 / decay)
 
 
-def test_without_betas_it_is_the_sign_of_the_gradient_and_without_gradient_decay_alone():
+def test_without_betas_it_is_the_sign_of_the_gradient():
     gradients = [(0.3, -2.0, 0.0), (-0.1, 4.0, 1.0)]
     ((first, _), (second, _)) = follow(W0, gradients, lr=0.1, betas=(0.0, 0.0))
     assert first == pytest.approx((0.9, -1.9, 0.5))

@@ -64,7 +64,7 @@ def test_triples_bring_both_captions_and_the_rest_is_gallery(fashion, ending):
 
 
 def test_in_training_the_captions_come_in_four_forms_and_outside_in_order(fashion):
-    """The sheet: a quarter each of "c1 and c2", "c2 and c1", c1, c2."""
+    """As published: a quarter each of "c1 and c2", "c2 and c1", c1, c2."""
     sample = open_source(str(fashion()))[1]
     words = tokenizer()
     view = InstructionView(tokenizer=words, role=BOTH)

@@ -1,4 +1,4 @@
-"""The shipped drawings: counts, splits, the held-out hand, and where each lies in its sheet."""
+"""The shipped drawings: counts, splits, the held-out design, and where each lies in its sheet."""
 
 import hashlib
 import io

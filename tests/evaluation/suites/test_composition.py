@@ -223,7 +223,7 @@ def test_the_protocol_tells_how_it_was_scored():
     assert by_embed != by_match
 
 
-def test_samples_without_edits_and_edits_that_change_no_text_are_told_or_half_counted():
+def test_edits_that_change_no_text_are_reported_or_half_counted():
     source = Rows(
         [edited("a", 1, ("move", 2, 1)), row("b", 2, "t 2"), edited("c", 3, ("add", 4, 4))],
         fields=EDITS,

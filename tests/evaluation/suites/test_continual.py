@@ -72,7 +72,7 @@ def recall(model: Fake, part) -> float:
     return (found["i2t_r1"] + found["t2i_r1"]) / 2
 
 
-def test_the_matrix_is_that_of_each_checkpoint_on_each_source_and_chance_the_baseline():
+def test_the_matrix_is_of_each_checkpoint_on_each_source():
     stages, source = models(3), tasks()
     result = continual(
         stages[2], source, earlier=stages[:2], measure="retrieval.i2t_r1+t2i_r1", batch_size=2

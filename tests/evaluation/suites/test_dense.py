@@ -212,7 +212,7 @@ def test_void_cells_are_left_out_and_a_sample_without_a_mask_is_told():
         assert result["bad"] == {reason: 1}
 
 
-def test_a_probe_learns_from_no_more_positions_than_asked_and_says_so_in_the_protocol():
+def test_a_probe_learns_from_no_more_positions_than_asked():
     few, all_of_them = (
         dense(Fake(vectors(0), size=8), quarters(20), train=quarters(30), most=m)
         for m in (60, 9999)

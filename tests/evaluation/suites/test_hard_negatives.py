@@ -77,7 +77,7 @@ def test_equals_loops_over_anchors(rows, tied, seed):
     assert result["by_kind"]["negative"]["two_way"] == pytest.approx(np.mean(hits))
 
 
-def test_without_paraphrases_the_other_captions_are_anchors_and_the_closest_one_is_right():
+def test_without_paraphrases_other_captions_are_the_anchors():
     """As in SugarCrepe's captions: several of one image, and negatives each made from one of
     them."""
     source = Words(

@@ -187,7 +187,7 @@ def test_the_suite_gives_what_its_functions_give_on_the_embeddings():
     assert model.largest == 7
 
 
-def test_a_source_to_learn_from_may_be_given_and_everything_that_decides_is_in_the_protocol():
+def test_the_protocol_names_the_source_to_learn_from():
     def protocol(**settings):
         settings = {"train": labelled_dots(30, 1), "seeds": (0,), **settings}
         return run(class_model(), labelled_dots(), **settings)["protocol"]

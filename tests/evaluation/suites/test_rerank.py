@@ -95,7 +95,7 @@ def test_matching_takes_no_more_pairs_at_once_than_asked():
     assert max(sizes) == 3
 
 
-def test_a_model_that_cannot_match_and_a_negative_k_are_told_before_anything_is_computed():
+def test_what_cannot_be_reranked_is_refused_before_anything_is_computed():
     class NoMatch(Fake):
         match = property()
 

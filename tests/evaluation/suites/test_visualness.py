@@ -1,4 +1,4 @@
-"""The suite visualness: the sheet's number, what says which texts are visual, thresholds, and the
+"""The suite visualness: the published number, what says which texts are visual, thresholds, and the
 protocol."""
 
 from dataclasses import replace

@@ -61,7 +61,7 @@ def test_noise_has_the_length_that_it_has_at_768_dimensions(begun):
     lengths = {
         name: config.config["noise"] * close.WIDTH**0.5 for name, (config, _) in begun.items()
     }
-    assert lengths["w08"] == pytest.approx(2.217, abs=1e-3)  # the sheet's
+    assert lengths["w08"] == pytest.approx(2.217, abs=1e-3)  # as published
     assert {name: round(length / 768**0.5, 4) for name, length in lengths.items()} == {
         "w0": 0,
         "w02": 0.02,
@@ -89,7 +89,7 @@ def test_the_commonest_values_are_told_by_chance():
     assert close.rightly([sample.captions()[0] for sample in samples], facts) == 1
 
 
-def test_captions_of_the_encoder_leave_out_most_of_the_facts_and_those_of_the_task_none():
+def test_captions_of_the_encoder_leave_out_most_facts():
     reported = {}
     for how in (close.LITTLE, close.ALL):
         samples = list(open_source(f"{close.SCENES}:{how}:seed=3:count=100"))

@@ -1,4 +1,4 @@
-"""CTP and TFT: the sheet's numbers and identities, and the whole of it against loops."""
+"""CTP and TFT: the published numbers and identities, and the whole of it against loops."""
 
 from dataclasses import replace
 

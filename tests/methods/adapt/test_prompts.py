@@ -1,4 +1,4 @@
-"""Learnt prompts: the sheet's counts and identities, where vectors stand, names that were not
+"""Learnt prompts: the published counts and identities, where vectors stand, names that were not
 trained on."""
 
 import pytest
@@ -131,7 +131,7 @@ def test_one_sided_prompts_leave_the_other_tower_as_it_is():
 
 
 def test_hidden_image_prompts_leave_the_zero_shot_vector(monkeypatch):
-    """With the prompts' keys masked at every block the image is what it was (the sheet's check)."""
+    """With the prompts' keys masked at every block the image is what it was (the published check)."""
     made = method("maple", depth=3)
     tower, x = made.model.encoder.image, random_images()
     blocks = tower.blocks

@@ -1,4 +1,4 @@
-"""CLIP-rocket: the sheet's figures, weights of global and local terms, the extra losses, two heads
+"""CLIP-rocket: the published figures, weights of global and local terms, the extra losses, two heads
 in one vector."""
 
 from itertools import product
@@ -46,26 +46,26 @@ def batch(count=6, local=2):
     return make_batch(count, views, views)
 
 
-SHEET = features(raw(0), raw(1), [raw(2), raw(3)], [raw(4), raw(5)])
+ANCHORS = features(raw(0), raw(1), [raw(2), raw(3)], [raw(4), raw(5)])
 
 
 def test_the_sheets_figures():
-    one = method(smoothing=0.1).loss(SHEET, batch(4), AT).total.item()
+    one = method(smoothing=0.1).loss(ANCHORS, batch(4), AT).total.item()
     assert one == pytest.approx(9.2367147895, abs=1e-6)
-    both = method(smoothing=0.1, reduction="sum").loss(SHEET, batch(4), AT).total.item()
+    both = method(smoothing=0.1, reduction="sum").loss(ANCHORS, batch(4), AT).total.item()
     assert both == pytest.approx(18.4734295790, abs=1e-6)
     equal = features(raw(0), raw(1), [raw(0)] * 2, [raw(1)] * 2)
     plain = method(smoothing=0.0, scale=10.0).loss(equal, batch(4), AT).total.item()
     assert plain == pytest.approx(5.1346860493, abs=1e-6)
-    swalip = method(smoothing=0.0, extra="swalip").loss(SHEET, batch(4), AT)
-    assert swapped(SHEET["local_image"], SHEET["local_text"], 10.0).item() == pytest.approx(
+    swalip = method(smoothing=0.0, extra="swalip").loss(ANCHORS, batch(4), AT)
+    assert swapped(ANCHORS["local_image"], ANCHORS["local_text"], 10.0).item() == pytest.approx(
         7.2423279509, abs=1e-9
     )
     assert swalip.total.item() == pytest.approx(10.8283497271, abs=1e-6)
 
 
 def test_smoothing_is_on_the_local_terms_alone_which_weigh_two_thirds():
-    smooth, sharp = (method(smoothing=e).loss(SHEET, batch(4), AT).terms for e in (0.1, 0.0))
+    smooth, sharp = (method(smoothing=e).loss(ANCHORS, batch(4), AT).terms for e in (0.1, 0.0))
     assert smooth["global"] == sharp["global"]
     assert smooth["local"] != sharp["local"]
     clip = info_nce(raw(0), raw(1), 1 / 0.07)

@@ -1,4 +1,4 @@
-"""The contrastive gap's losses against the sheet's figures, its options, and how it begins from a
+"""The contrastive gap's losses against the published figures, its options, and how it begins from a
 given model."""
 
 import math
@@ -135,7 +135,7 @@ def test_the_temperature_is_fixed_unless_it_is_to_be_learned():
     assert float(colder.model.logit_scale().detach()) == pytest.approx(200)
 
 
-def test_a_given_models_learned_scale_gives_way_to_the_fixed_temperature_and_is_kept_where_it_is_learned():
+def test_a_fixed_temperature_takes_the_place_of_a_learned_scale():
     model = given_model()
     assert float(gap_method(Make.of(model)).model.logit_scale()) == 100
     kept = gap_method(Make.of(model), learned=True).model.logit_scale()

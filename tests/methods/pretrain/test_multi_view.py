@@ -1,4 +1,4 @@
-"""Multi-view: views are counted and stand in the loss as the sheet has them, with and without
+"""Multi-view: views are counted and stand in the loss as published, with and without
 texts."""
 
 from dataclasses import replace

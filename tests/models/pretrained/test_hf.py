@@ -121,7 +121,7 @@ def test_a_tokenizer_survives_plain_values(clip: Path):
 
 
 @pytest.mark.parity
-def test_a_clip_folder_without_preprocessor_and_tokenizer_takes_the_standard_ones_and_logs_it(
+def test_a_bare_clip_folder_gets_the_standard_preprocessor_and_tokenizer(
     clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     names = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")

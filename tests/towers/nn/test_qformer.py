@@ -128,7 +128,7 @@ def test_the_first_token_of_the_text_stands_behind_the_queries_or_at_0():
 
 
 def test_passes_without_a_image_use_the_words_feed_forward_for_vectors_too():
-    """Stock BLIP-2 would use the queries' own; this is the pitfall that the sheet warns of."""
+    """Stock BLIP-2 would use the queries' own; this is the pitfall that is easily missed."""
     qformer, (ids, lengths, memory) = made(), given()
     calls = {
         "image and text": lambda: qformer(ids, lengths, memory=memory).tokens,

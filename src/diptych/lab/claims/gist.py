@@ -21,7 +21,7 @@ descriptions is of the image's class and colour.
 
 Attributes, steps and rate were chosen on seed 100, where top1 was .33, .62, .71, .76 and .34 with
 five, in the order above, and .70, .90, .90, .96 and .48 with all. So with five the probe of tiny is
-hardly above captions of wrong classes there; the sheet asks it to be, and so does the claim.
+hardly above captions of wrong classes there; the published order asks it to be, and so does the claim.
 """
 
 from collections.abc import Callable, Mapping

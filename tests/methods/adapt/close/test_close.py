@@ -1,4 +1,4 @@
-"""CLOSE: the loss against a slow reference, the sheet's anchors, tasks by roles, what is fitted,
+"""CLOSE: the loss against a slow reference, numeric anchors, tasks by roles, what is fitted,
 what a run writes."""
 
 import json

@@ -1,4 +1,4 @@
-"""Gap layers: the sheet's anchors, what each does to a vector, what is fitted to pairs."""
+"""Gap layers: numeric anchors, what each does to a vector, what is fitted to pairs."""
 
 import numpy as np
 import pytest

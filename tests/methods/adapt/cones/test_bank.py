@@ -26,7 +26,7 @@ def begun(form="pooled", names=NAMES, count=None):
     return model
 
 
-def test_what_begins_as_names_is_zero_shot_to_the_bit_and_stays_so_without_the_text_tower():
+def test_concepts_that_begin_as_names_are_zero_shot_to_the_bit():
     encoder, words = encoder_of()
     plain = Classifier(encoder, words).eval()
     plain.set_classes(NAMES)
@@ -183,7 +183,7 @@ def test_a_bank_alone_goes_through_a_file(tmp_path):
             ConceptBank.load(tmp_path / path)
 
 
-def test_learnt_concepts_stand_beside_ordinary_names_as_long_as_the_text_tower_is_there():
+def test_learnt_concepts_and_ordinary_names_are_classes_together():
     model = begun()
     with torch.no_grad():
         model.bank.vectors.neg_()

@@ -68,7 +68,7 @@ def test_only_concepts_learn_and_the_text_tower_is_gone(tmp_path):
 
 
 def test_it_begins_as_zero_shot_and_a_step_of_no_size_stays_there(tmp_path):
-    """The sheet's ablation: concepts that are held are the names."""
+    """The published ablation: concepts that are held are the names."""
     names = Toy(1, FIELDS["classify"]).schema()["labels.class"].classes
     image, text = (
         "vit:image_size=32:patch=16:width=64:depth=2:pre_norm=true",

@@ -28,7 +28,7 @@ def drawing(names=("red circle",)):
 
 
 class Linear(torch.nn.Module):
-    """A noise predictor A_t E of the sheet's convex case: linear in the rows, whatever the
+    """A noise predictor A_t E of the published convex case: linear in the rows, whatever the
     image."""
 
     def __init__(self, rows, width, size):

@@ -1,4 +1,4 @@
-"""Word-region alignment, boxes and centrality against loops, and the sheet's target matrix."""
+"""Word-region alignment, boxes and centrality against loops, and the published target matrix."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Routing and grouped texts: the sheet's figures, loops, gradients, and what must not change
+"""Routing and grouped texts: the published figures, loops, gradients, and what must not change
 anything."""
 
 import math

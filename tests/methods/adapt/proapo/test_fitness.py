@@ -110,7 +110,7 @@ def test_a_changed_candidate_scores_as_the_whole_one(weights, tile, monkeypatch)
     np.testing.assert_allclose(found.top1, expected.top1)
 
 
-def test_class_embeddings_are_means_in_any_order_and_a_prompt_given_twice_weighs_more():
+def test_class_embeddings_are_means_in_any_order():
     units = unit(3, 4, 6)
     rows = torch.tensor([[True, False, True, True], [False, True, False, False]])
     found = class_embeddings(rows, units)

@@ -1,4 +1,4 @@
-"""Objectives of composed retrieval against the sheet's figures and loops."""
+"""Objectives of composed retrieval against the published figures and loops."""
 
 import math
 

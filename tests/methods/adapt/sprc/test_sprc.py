@@ -1,4 +1,4 @@
-"""SPRC: the sheet's counts, which term hangs on what, what stays frozen, and its way from pairs to
+"""SPRC: the published counts, which term hangs on what, what stays frozen, and its way from pairs to
 triples."""
 
 import json

@@ -37,7 +37,7 @@ def test_no_threshold_is_better_than_the_best(scores, flips):
 
 
 def test_a_threshold_on_cosine_is_one_on_the_score():
-    """The sheet's: .79 and .83 are cosines of .21 and .17 to the NULL image."""
+    """As published: .79 and .83 are cosines of .21 and .17 to the NULL image."""
     cosines = np.array([0.2, 0.22, 0.16, 0.18])
     assert ((1 - cosines > 0.79) == (cosines < 0.21)).all()
     assert ((1 - cosines > 0.83) == (cosines < 0.17)).all()

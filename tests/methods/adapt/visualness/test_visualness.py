@@ -80,7 +80,7 @@ def test_the_loss_is_clips_with_the_null_vector_in_the_rows_of_other_texts(visua
     ("count", "null", "least"), [(3, 2, 0.462098), (8, 4, 0.693147), (16, 11, 1.648553)]
 )
 def test_the_floor_of_the_loss(count, null, least):
-    """The sheet's numbers, with all else apart and a temperature near 0; the log tells what is
+    """The published numbers, with all else apart and a temperature near 0; the log tells what is
     above them."""
     visual = (0,) * null + (1,) * (count - null)
     losses = total(

@@ -1,4 +1,4 @@
-"""ALIGN: the sheet's anchors, parity with transformers, the divisor, the towers of the published
+"""ALIGN: numeric anchors, parity with transformers, the divisor, the towers of the published
 size."""
 
 import math
