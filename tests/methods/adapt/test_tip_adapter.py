@@ -9,6 +9,7 @@ from tests.factories import random_images
 from tests.methods.adapt.helpers import filled, learnt, method
 
 from diptych.errors import InputError
+from diptych.methods.adapt.tip_adapter import ALPHAS, BETAS
 
 
 def test_votes_are_those_of_a_loop():
@@ -88,6 +89,27 @@ def test_a_image_does_not_vote_for_itself_when_the_cache_is_judged():
                     )
             losses.append(-float(logits.log_softmax(0)[model.owners[i]]))
     assert loss == pytest.approx(sum(losses) / 5, rel=1e-4)
+
+
+def test_none_is_the_pair_that_classifies_most_cached_images_without_their_own_votes():
+    made, _ = filled(count=9, alpha=None, beta=None)
+    model = made.model
+    chosen = (model.alpha, model.beta)
+    hits = {}
+    for beta in BETAS:
+        for alpha in ALPHAS:
+            model.alpha = alpha
+            model.beta = beta
+            hits[alpha, beta] = made.without_itself()[1]
+    best = max(hits.values())
+    assert hits[chosen] == best > min(hits.values())
+    assert chosen == next(pair for pair, value in hits.items() if value == best)
+    half, _ = filled(count=9, alpha=None, beta=10.0)
+    assert half.model.beta == 10.0
+    model.alpha, model.beta = chosen
+    fresh = method("tip_adapter", classes=("other",), alpha=None, beta=None)
+    fresh.model.load_extra_state(model.extra_state())
+    assert (fresh.model.alpha, fresh.model.beta) == chosen
 
 
 def test_the_cache_alone_is_trained_and_only_where_it_is_tuned():

@@ -38,13 +38,19 @@ card = {
 }
 
 
+ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+BETAS = (1.0, 2.5, 5.5, 10.0, 20.0, 40.0, 70.0, 100.0)
+"""The grid of which `None` chooses."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
-    """`alpha` weighs the votes, `beta` is how fast they fall with distance; `tune` trains the
-    cache."""
+    """`alpha` weighs the votes, `beta` is how fast they fall with distance; None: the value with
+    which most images of the cache are classified rightly without their own votes. `tune` trains
+    the cache."""
 
-    alpha: NotNegative = 1.0
-    beta: NotNegative = 5.5
+    alpha: NotNegative | None = 1.0
+    beta: NotNegative | None = 5.5
     tune: bool = False
 
 
@@ -77,11 +83,16 @@ class Cached(Classifier):
     def judged(self, image: Tensor, texts: Tensor, without: Tensor | None = None) -> Tensor:
         """Return logits (N, C) of unit vectors of images (N, E) and classes (C, E); for image i the
         vote of key `without[i]` is left out."""
-        near = torch.exp(-self.beta * (1 - image @ self.keys.T))  # (N, K)
+        by_name = self.encoder.logit_scale() * image @ texts.T
+        return by_name + self.alpha * self.votes(image @ self.keys.T, without)
+
+    def votes(self, similarity: Tensor, without: Tensor | None = None) -> Tensor:
+        """Return the votes (N, C) for the classes, given the similarities (N, K) to the keys."""
+        near = torch.exp(-self.beta * (1 - similarity))
         if without is not None:
             near = near.scatter(1, without[:, None], 0.0)
         votes = near.new_zeros(len(near), max(1, len(self.trained))).index_add(1, self.owners, near)
-        return self.encoder.logit_scale() * image @ texts.T + self.alpha * self._named(votes)
+        return self._named(votes)
 
     def _named(self, votes: Tensor) -> Tensor:
         """Map votes for the trained classes (N, C') to votes for the current ones (N, C)."""
@@ -93,11 +104,19 @@ class Cached(Classifier):
         return votes[:, at] * known
 
     def extra_state(self) -> dict[str, Any]:
-        return {**super().extra_state(), "trained": list(self.trained), "images": len(self.keys)}
+        return {
+            **super().extra_state(),
+            "trained": list(self.trained),
+            "images": len(self.keys),
+            "alpha": self.alpha,
+            "beta": self.beta,
+        }
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
         super().load_extra_state(values)
         self.hold(values["images"], values["trained"])
+        self.alpha = values.get("alpha", self.alpha)  # absent from runs before 0.2
+        self.beta = values.get("beta", self.beta)
 
 
 class TipAdapter(Classify):
@@ -109,7 +128,11 @@ class TipAdapter(Classify):
     def build(self, encoder: DualEncoder) -> Cached:
         config = self.config
         return Cached(
-            encoder, self.make.tokenizer, config.template, alpha=config.alpha, beta=config.beta
+            encoder,
+            self.make.tokenizer,
+            config.template,
+            alpha=ALPHAS[0] if config.alpha is None else config.alpha,
+            beta=BETAS[0] if config.beta is None else config.beta,
         )
 
     def setup(self, sources: Mapping[str, Source]) -> None:
@@ -140,8 +163,35 @@ class TipAdapter(Classify):
         keys = torch.from_numpy(run.map(vectors, self.views(self.stages()[0])[:1], source)["keys"])
         self.model.keys.copy_(keys)
         self.model.owners.copy_(owners)
+        self.choose()
         loss, accuracy = self.without_itself()
         run.note(0, 1, loss, accuracy=accuracy)
+
+    def choose(self) -> None:
+        """Set what the options leave open of `alpha` and `beta`: of the grid, the pair with which
+        most cached images are classified rightly, each without its own vote; of pairs that are
+        equally good the first."""
+        config = self.config
+        model = self.model.eval()
+        alphas = ALPHAS if config.alpha is None else (config.alpha,)
+        betas = BETAS if config.beta is None else (config.beta,)
+        if len(alphas) * len(betas) == 1:
+            return
+        texts = model.text_features()
+        device = model.keys.device
+        hits = torch.zeros(len(betas), len(alphas), device=device)
+        for rows in torch.arange(len(model.keys), device=device).split(1024):
+            image = model.keys[rows]
+            by_name = model.encoder.logit_scale() * image @ texts.T
+            similarity = image @ model.keys.T
+            for number, model.beta in enumerate(betas):
+                votes = model.votes(similarity, without=rows)
+                for at, alpha in enumerate(alphas):
+                    right = (by_name + alpha * votes).argmax(1) == model.owners[rows]
+                    hits[number, at] += right.sum()
+        best = int(hits.argmax())
+        model.beta = betas[best // len(alphas)]
+        model.alpha = alphas[best % len(alphas)]
 
     def without_itself(self) -> tuple[float, float]:
         """Return the mean cross-entropy and accuracy of the cached images, each without its own
