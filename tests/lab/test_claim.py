@@ -98,6 +98,15 @@ def test_what_a_claim_may_be():
     assert claim(headline=(bytes_alone,), mechanism=(), delta=0.0).delta == 0
 
 
+def test_each_metric_of_a_headline_may_have_a_delta():
+    both = (better("rank", "ours", over="theirs"), not_worse("r1", "ours", "theirs", 0.05))
+    found = claim(headline=both, delta={"rank": 2.0, "r1": 0.05})
+    assert (found.delta_of("rank"), found.delta_of("r1")) == (2.0, 0.05)
+    for delta in ({"rank": 2.0, "r1": 0.04}, {"r1": 0.05}):
+        with pytest.raises(InputError, match="above delta, 0.04|no delta of rank"):
+            claim(headline=both, delta=delta)
+
+
 def test_what_an_arm_must_return_follows_from_what_is_judged():
     asked = claim(
         checks=(

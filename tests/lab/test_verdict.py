@@ -297,6 +297,13 @@ def test_a_headline_that_moves_with_more_steps_is_untrained():
         assert found.moved[0].by == pytest.approx([value - 0.3 for value in later])
 
 
+def test_a_headline_moves_by_the_delta_of_its_metric():
+    good = numbers([0.5, 0.52, 0.51, 0.5, 0.49])
+    moved = twice([0.3, 0.3, 0.3], [0.5, 0.5, 0.5])
+    assert judge(claim(delta={"m": 0.3}), good, twice=moved).verdict == "holds"
+    assert judge(claim(delta={"m": 0.1}), good, twice=moved).verdict == "untrained"
+
+
 def test_a_metric_that_an_arm_did_not_return_is_named():
     with pytest.raises(InputError, match="metric of arm 'ours', seed 200 'r1'; there are: m"):
         judge(claim(at_most("r1", "ours", 1.0)), numbers([1, 1, 1, 1, 2]))

@@ -124,7 +124,7 @@ def _power(args: Namespace, path: Path, block: str, out: Path | None) -> dict[st
     seeds = statistics.expected_seeds(claim)
     found = {
         "headline": [str(expect) for expect in claim.headline],
-        "delta": claim.delta,
+        "delta": claim.delta_of(claim.headline[0].metric),
         "effect": tuned.effect,
         "sd": tuned.sd,
         "looks": [

@@ -50,14 +50,14 @@ def write_shards(
         stop = min((number + 1) * per_shard, len(source))
         if not path.exists():
 
-            def reported(done: int, start: int = start) -> None:
+            def advance(done: int, start: int = start) -> None:
                 if progress:
                     progress(start + done, len(source))
 
             write_atomic(
                 path,
-                lambda at, rows=range(start, stop), reported=reported: _write(
-                    at, source, schema, rows, reported
+                lambda at, rows=range(start, stop), advance=advance: _write(
+                    at, source, schema, rows, advance
                 ),
             )
         elif progress:
@@ -84,7 +84,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _write(
-    path: Path, source: Source, schema: Schema, rows: range, reported: Callable[[int], None]
+    path: Path, source: Source, schema: Schema, rows: range, advance: Callable[[int], None]
 ) -> None:
     with tarfile.open(path, "w") as tar:
         for done, row in enumerate(rows, 1):
@@ -97,7 +97,7 @@ def _write(
                 member = tarfile.TarInfo(f"{sample.key}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-            reported(done)
+            advance(done)
 
 
 def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:

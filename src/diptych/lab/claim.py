@@ -206,7 +206,8 @@ class Claim:
     `headline` is what the paper's sentence says: one expectation, or those that it joins; it alone
     makes the verdict. `checks` are everything else worth knowing. `mechanism` names the arms without
     what is said to be the cause: each ought to lose at least half of the headline's first `better`.
-    `delta` is the smallest effect that would matter. `prelude` runs once a seed, before its arms,
+    `delta` is the smallest effect that would matter, one for all metrics of the headline or one for
+    each. `prelude` runs once a seed, before its arms,
     which get what it returned (whatever pickles; files are in its `trial.folder`). `steps` is False
     where no arm takes steps that could be doubled; `one_test_set` is True where all seeds are
     measured on the same items. `rates` are the learning rates from which those of the headline's
@@ -221,7 +222,7 @@ class Claim:
     arms: Mapping[Any, Arm]
     headline: Sequence[Expect]
     floor: Floor
-    delta: float = 0.0
+    delta: float | Mapping[str, float] = 0.0
     looks: tuple[int, ...] = (5,)
     mechanism: Sequence[str] = ()
     checks: Sequence[Expect] = ()
@@ -271,19 +272,27 @@ class Claim:
 
     def _check_delta(self) -> None:
         compared = [expect for expect in self.headline if expect.kind != "at_most"]
-        if compared and not self.delta > 0 and not all(expect.exact for expect in compared):
-            raise InputError("a claim has no delta; give the smallest effect that would matter")
         for expect in compared:
-            if expect.bound > self.delta:
+            delta = self.delta_of(expect.metric)
+            if not delta > 0 and not expect.exact:
                 raise InputError(
-                    f"{expect}: the margin is above delta, {self.delta:g}; take a smaller margin"
+                    f"a claim has no delta of {expect.metric}; give the smallest effect that would matter"
+                )
+            if expect.bound > delta:
+                raise InputError(
+                    f"{expect}: the margin is above delta, {delta:g}; take a smaller margin"
                 )
         tuned = self.tuned
-        if tuned is not None and compared and self.delta > (tuned.best - tuned.chance) / 10 + 1e-12:
+        first = self.delta_of(self.headline[0].metric)
+        if tuned is not None and compared and first > (tuned.best - tuned.chance) / 10 + 1e-12:
             raise InputError(
-                f"delta is {self.delta:g}, above a tenth of what the better arm has over chance on the tuning seeds "
+                f"delta is {first:g}, above a tenth of what the better arm has over chance on the tuning seeds "
                 f"({tuned.best:g} over {tuned.chance:g}); take a smaller one"
             )
+
+    def delta_of(self, metric: str) -> float:
+        """Return the smallest effect on a metric that would matter."""
+        return self.delta.get(metric, 0.0) if isinstance(self.delta, Mapping) else self.delta
 
     @property
     def names(self) -> tuple[str, ...]:

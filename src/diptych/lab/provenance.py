@@ -144,6 +144,10 @@ def uncommitted(path: Path) -> list[str]:
     if root is None or _is_ignored(path):
         return []
     done = _call(root / "x", "status", "--porcelain", "--untracked-files=all")
+    if done.returncode:
+        raise InputError(
+            f"git cannot say what differs in {root}: {brief(RuntimeError(done.stderr))}"
+        )
     names = [
         (line[:2], line[3:].rpartition(" -> ")[2].strip('"')) for line in done.stdout.splitlines()
     ]
@@ -169,8 +173,8 @@ def golden(name: str) -> dict[str, str]:
     """Return the digests of a method's stored losses, where the checkout of this package has
     them."""
     root = checkout(_PACKAGE)
-    paths = [] if root is None else sorted((root / "tests" / "golden").glob(f"{name}*.txt"))
-    return {path.name: _digest(path) for path in paths}
+    path = None if root is None else root / "tests" / "golden" / f"{name}.txt"
+    return {} if path is None or not path.is_file() else {path.name: _digest(path)}
 
 
 def used() -> dict[str, str]:

@@ -182,7 +182,7 @@ def power(claim: Claim, cases: int = 20_000) -> list[tuple[int, float]]:
     for look in claim.looks:
         part = d[:, :look]
         parts = [(expect, part, standard_error(part))]
-        outcomes = headline_outcomes(parts, level, claim.delta)
+        outcomes = headline_outcomes(parts, level, claim.delta_of(expect.metric))
         held += int((alive & (outcomes == "holds")).sum())
         alive &= outcomes == "undecided"
         found.append((look, held / cases))
@@ -192,6 +192,7 @@ def power(claim: Claim, cases: int = 20_000) -> list[tuple[int, float]]:
 def expected_seeds(claim: Claim, cases: int = 20_000) -> float:
     """How many seeds the headline takes on average until it is decided, or the last look is done."""
     assert claim.tuned is not None
+    expect = claim.headline[0]
     level = LOOKS[claim.looks]
     rng = np.random.default_rng(0)
     d = rng.normal(claim.tuned.effect, claim.tuned.sd, (cases, claim.looks[-1]))
@@ -200,7 +201,7 @@ def expected_seeds(claim: Claim, cases: int = 20_000) -> float:
     for look in claim.looks:
         part = d[:, :look]
         outcomes = headline_outcomes(
-            [(claim.headline[0], part, standard_error(part))], level, claim.delta
+            [(expect, part, standard_error(part))], level, claim.delta_of(expect.metric)
         )
         now = alive & (outcomes != "undecided")
         taken[now] = look

@@ -112,10 +112,14 @@ class Moved:
 
     says: str
     by: tuple[float, ...]
+    delta: float
 
-    def settled(self, delta: float) -> bool:
+    @property
+    def settled(self) -> bool:
         """Whether it did not move by more than delta in one direction on all seeds."""
-        return not (all(value > delta for value in self.by) or all(v < -delta for v in self.by))
+        up = all(value > self.delta for value in self.by)
+        down = all(value < -self.delta for value in self.by)
+        return not (up or down)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +220,7 @@ def judge(
     reasons += [
         f"{each.says}: at twice the steps the difference moves by {', '.join(f'{v:+.3g}' for v in each.by)}"
         for each in moved
-        if not each.settled(claim.delta)
+        if not each.settled
     ]
     still_open = outcome == "undecided" or (
         mechanism is not None and mechanism.outcome == "undecided"
@@ -246,7 +250,8 @@ def _headline(
     for expect in claim.headline:
         d = np.array(values(expect, numbers, seeds))
         parts.append((expect, d, _error(claim, expect, d, pairs, seeds)))
-    return str(headline_outcomes(parts, level, claim.delta))  # type: ignore[return-value]
+    delta = claim.delta_of(claim.headline[0].metric)
+    return str(headline_outcomes(parts, level, delta))  # type: ignore[return-value]
 
 
 def _mechanism(claim: Claim, numbers: Numbers, seeds: Sequence[int], level: float) -> Mechanism:
@@ -329,7 +334,7 @@ def _moved(claim: Claim, twice: Numbers) -> tuple[Moved, ...]:
         once = differences(expect, twice, CONVERGENCE, expect.arm)
         later = differences(expect, twice, [-seed for seed in CONVERGENCE], expect.arm)
         by = tuple(two - one for one, two in zip(once, later, strict=True))
-        found.append(Moved(says=str(expect), by=by))
+        found.append(Moved(says=str(expect), by=by, delta=claim.delta_of(expect.metric)))
     return tuple(found)
 
 

@@ -249,11 +249,11 @@ def test_texts_come_in_the_order_of_roles():
         ("typos=drop+split", "typos split are reserved for the test split; write split=test"),
         (
             "kind=both:pair=inference",
-            "pair=inference of sentences is told of visual sentences only; write kind=visual",
+            "pair=inference of sentences describes visual sentences only; write kind=visual",
         ),
         (
             "roles=neutral:negative=0.1",
-            "neutral of sentences is told of affirmative sentences only; write negative=0",
+            "neutral of sentences describes affirmative sentences only; write negative=0",
         ),
     ],
 )

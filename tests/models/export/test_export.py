@@ -198,7 +198,7 @@ def test_graphs_take_any_batch_and_length_and_need_only_onnxruntime(tmp_path: Pa
 @pytest.mark.parity
 def test_exported_program_and_eager_agree(tmp_path: Path):
     """RELIABILITY 23: eager against torch.export, on sizes other than those traced."""
-    from diptych.models.export.onnx import Texts
+    from diptych.models.export.onnx import TextGraph
 
     model = MODELS["own words"]()
     ids, lengths = pad_batch(model.tokenizer.encode(["two dogs", "a"]), model.tokenizer)
@@ -207,7 +207,7 @@ def test_exported_program_and_eager_agree(tmp_path: Path):
         torch.export.Dim("length", max=model.tokenizer.context),
     )
     program = torch.export.export(
-        Texts(model.encoder), (ids, lengths), dynamic_shapes=({0: batch, 1: length}, {0: batch})
+        TextGraph(model.encoder), (ids, lengths), dynamic_shapes=({0: batch, 1: length}, {0: batch})
     )
     rows = pad_batch(model.tokenizer.encode(TEXTS), model.tokenizer)
     torch.testing.assert_close(

@@ -103,7 +103,7 @@ claim = Claim(
     ),
     mechanism=("infonce5",),
     checks=(better("rank", "dhel5", over="dhel2"),),
-    delta=0.03,
+    delta={"rank": 1.0, "probe": 0.03},
     floor=Floor("probe", chance=1 / 8),
     table=("rank", "probe", "r1"),
 )

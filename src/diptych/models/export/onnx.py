@@ -26,7 +26,7 @@ INSTALL = "'diptych[export]'"
 FORMAT = "diptych-onnx/1"
 
 
-class Images(nn.Module):
+class ImageGraph(nn.Module):
     """The graph from uint8 pixels (N, 3, S, S) to unit vectors (N, E), normalisation by mean and
     std included."""
 
@@ -38,7 +38,7 @@ class Images(nn.Module):
         return self.encoder.embed_images(pixels)
 
 
-class Texts(nn.Module):
+class TextGraph(nn.Module):
     """The graph from ids (N, L) and lengths (N,), both int64, to unit vectors (N, E)."""
 
     def __init__(self, encoder: DualEncoder):
@@ -72,14 +72,14 @@ def write(model: Model, folder: Path) -> None:
     ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
     _graph(
         model,
-        Images(model.encoder),
+        ImageGraph(model.encoder),
         folder / "image.onnx",
         {"pixels": pixels},
         {"pixels": {0: batch}},
     )
     _graph(
         model,
-        Texts(model.encoder),
+        TextGraph(model.encoder),
         folder / "text.onnx",
         {"ids": ids, "lengths": lengths},
         {"ids": {0: batch} if fixed else {0: batch, 1: length}, "lengths": {0: batch}},

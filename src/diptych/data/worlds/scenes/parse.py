@@ -170,7 +170,7 @@ def _clause(clause: str) -> tuple[ParsedThing | None, int | None]:
     ), None
 
 
-def mistakes(reported: ParsedCaption, scene: Scene) -> list[str]:
+def mistakes(parsed: ParsedCaption, scene: Scene) -> list[str]:
     """The kinds of the stated facts that are false of the scene: "there", "count", "colour",
     "ground", …
 
@@ -179,7 +179,7 @@ def mistakes(reported: ParsedCaption, scene: Scene) -> list[str]:
     wrong: list[str] = []
     known = scene.known
     by_noun: dict[tuple[str, bool], list[ParsedThing]] = {}
-    for thing in reported.things:
+    for thing in parsed.things:
         by_noun.setdefault((thing.noun, thing.coarse), []).append(thing)
     for (noun, coarse), group in by_noun.items():
         there = [
@@ -189,12 +189,12 @@ def mistakes(reported: ParsedCaption, scene: Scene) -> list[str]:
         ]
         wrong += _unmatched(group, there)
     things = {thing.concept: thing for thing in known}
-    for a, b in reported.front:
+    for a, b in parsed.front:
         if not (
             a in things and b in things and things[a].items[0].depth < things[b].items[0].depth
         ):
             wrong.append("front")
-    if reported.number is not None and reported.number != sum(thing.count for thing in known):
+    if parsed.number is not None and parsed.number != sum(thing.count for thing in known):
         wrong.append("number")
     shown = {
         "frame": scene.easy,
@@ -205,38 +205,36 @@ def mistakes(reported: ParsedCaption, scene: Scene) -> list[str]:
         "palette": scene.palette,
     }
     return wrong + [
-        kind for kind, value in shown.items() if getattr(reported, kind) not in ("", value)
+        kind for kind, value in shown.items() if getattr(parsed, kind) not in ("", value)
     ]
 
 
 def _unmatched(group: Sequence[ParsedThing], there: Sequence[Thing]) -> list[str]:
     """The mistakes about things with one noun."""
     absent = [thing for thing in group if thing.count == 0]
-    reported = [thing for thing in group if thing.count != 0]
+    present = [thing for thing in group if thing.count != 0]
     wrong = ["there"] * (len(absent) if there else 0)
     if not there:
-        return wrong + ["there"] * len(reported)
-    if len(there) == 1 or any(thing.definite for thing in reported):
+        return wrong + ["there"] * len(present)
+    if len(there) == 1 or any(thing.definite for thing in present):
         again = max(
-            0, sum(not thing.definite for thing in reported) - len(there)
+            0, sum(not thing.definite for thing in present) - len(there)
         )  # two cats are stated, one is there
-        best = [min((_differs(one, thing) for thing in there), key=len) for one in reported]
+        best = [min((_differs(one, thing) for thing in there), key=len) for one in present]
         return wrong + ["there"] * again + [kind for found in best for kind in found]
-    several = [*there, *[None] * max(0, len(reported) - len(there))]
+    several = [*there, *[None] * max(0, len(present) - len(there))]
     options = (
         [
             kind
-            for one, thing in zip(reported, order, strict=False)
+            for one, thing in zip(present, order, strict=False)
             for kind in (_differs(one, thing) if thing else ["there"])
         ]
-        for order in permutations(several, len(reported))
+        for order in permutations(several, len(present))
     )
     return wrong + min(options, key=len)
 
 
-def _differs(reported: ParsedThing, thing: Thing) -> list[str]:
+def _differs(parsed: ParsedThing, thing: Thing) -> list[str]:
     """The kinds of facts in which a thing differs from its description."""
     kinds = ("count", "size", "texture", "colour", "place")
-    return [
-        kind for kind in kinds if getattr(reported, kind) not in (None, "", getattr(thing, kind))
-    ]
+    return [kind for kind in kinds if getattr(parsed, kind) not in (None, "", getattr(thing, kind))]

@@ -124,15 +124,15 @@ class World(worlds.World[Facts]):
             raise InputError(
                 f"typos {'+'.join(held)} are reserved for the test split; write split=test, or leave them out"
             )
-        reported = [role for role in self.roles if role in RELATIONS]
-        reported += ["pair=inference"] if config.pair == "inference" else []
-        if reported and config.kind != "visual":
+        visual = [role for role in self.roles if role in RELATIONS]
+        visual += ["pair=inference"] if config.pair == "inference" else []
+        if visual and config.kind != "visual":
             raise InputError(
-                f"{reported[0]} of sentences is told of visual sentences only; write kind=visual"
+                f"{visual[0]} of sentences describes visual sentences only; write kind=visual"
             )
-        if reported and config.negative:
+        if visual and config.negative:
             raise InputError(
-                f"{reported[0]} of sentences is told of affirmative sentences only; write negative=0"
+                f"{visual[0]} of sentences describes affirmative sentences only; write negative=0"
             )
 
     def key(self, seed: int, index: int) -> str:
