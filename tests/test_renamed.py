@@ -53,6 +53,15 @@ def test_a_model_that_was_saved_with_old_names_is_loaded_and_warns(name, tmp_pat
         assert store.read_description(tmp_path)["config"] == now(name)
 
 
+def test_a_removed_option_of_a_saved_file_is_left_out_with_a_warning(tmp_path):
+    saved = {"human_epochs": 3.0, "null_positives": "multi"}
+    with pytest.warns(FutureWarning, match="option of visualness 'null_positives' is gone"):
+        options = renamed.translated("visualness", saved, tmp_path / "model.json")
+    assert options == {"human_epochs": 3.0}
+    for name, options in renamed.REMOVED.items():
+        assert not {*options} & annotations(method_class(name).Config).keys()
+
+
 def test_a_model_that_was_saved_with_the_names_of_now_warns_of_nothing(tmp_path):
     made = method("maple", **now("maple"))
     description = store.describe(

@@ -1,6 +1,6 @@
-"""Renamed options and other names: saved files still load, and errors give the new name.
+"""Renamed and removed options: saved files still load, and errors give the new name.
 
-`RENAMED` is the table. Code that reads a saved file translates its old names, with a warning
+`RENAMED` and `REMOVED` are the tables. Code that reads a saved file translates its old names, with a warning
 (`current`, `translated`). An old name from a user, on the command line or in Python, raises an
 error with the new name (`refuse`).
 """
@@ -26,6 +26,9 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 """Old names and their new names, by kind: "option of METHOD", "OPTION of METHOD" for values, and so
 on."""
 
+REMOVED: Mapping[str, tuple[str, ...]] = {"visualness": ("null_positives",)}
+"""Options that methods no longer have: those of saved files are left out, with a warning."""
+
 
 def current(kind: str, name: str, file: Path) -> str:
     """The current form of a name in a saved file; warns if the name is an old one.
@@ -45,7 +48,8 @@ def current(kind: str, name: str, file: Path) -> str:
 
 
 def translated(owner: str, saved: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The saved options of `owner`, with names and values translated; warns for each old one.
+    """The saved options of `owner`, with names and values translated and removed options left out;
+    warns for each.
 
     Raises InputError if the file has an option under both its names.
     """
@@ -55,7 +59,13 @@ def translated(owner: str, saved: Mapping[str, Any], file: Path) -> dict[str, An
             raise InputError(
                 f"{file} gives the {kind} {new!r} by its old name {old!r} too; leave one of them out"
             )
-    options = {current(kind, name, file): value for name, value in saved.items()}
+    removed = [name for name in REMOVED.get(owner, ()) if name in saved]
+    for name in removed:
+        warnings.warn(
+            f"{file}: the {kind} {name!r} is gone, and is left out", FutureWarning, stacklevel=2
+        )
+    kept = {name: value for name, value in saved.items() if name not in removed}
+    options = {current(kind, name, file): value for name, value in kept.items()}
     return {
         name: current(f"{name} of {owner}", value, file) if isinstance(value, str) else value
         for name, value in options.items()

@@ -7,34 +7,65 @@ the same things in the other colours.
 
     names       zero-shot
     coop        vectors in place of the template's words
-    cocoop      the same, shifted by each image
     ivlp        prompts in both towers, each for itself, of the same length and depth
-    maple       the method, at all six blocks of `tiny`'s towers
+    maple       the method, at four of the six blocks of `tiny`'s towers; published: nine of twelve
     shallow     depth 1: prompts at the inputs alone
     uncoupled   the functions that make the image tower's prompts are zero and stay so
+    transfer    the method as for new target data: half the depth, two fifths of the steps, three
+                quarters of the rate, as published
 
-`base` and `novel` are accuracies among the classes of their half, H is their harmonic mean. The
-noise, the learning rates and the number of steps were chosen on seed 100. The small gap to `ivlp`
-is told, and asked only not to be a loss.
+`base` and `novel` are accuracies among the classes of their half, H is their harmonic mean.
+`target` is the accuracy on other data: the drawings of the twenty things of the world `scenes`, of
+four designs, among the names of these things.
+
+The noise and the number of steps were chosen on seed 100, the rates on seeds 100 and 101 for each
+of coop, ivlp and maple. `tiny` is at chance on the subgroups of the drawings, whose names it never
+read, so that `target` has the names of things instead.
 """
 
 from typing import Any
 
 import torch
 
-from diptych.lab.adapting import adapted, images, names_alone
+from diptych.data.sources import open_source
+from diptych.data.worlds.scenes.concepts import COMMON
+from diptych.evaluation import evaluate
+from diptych.lab.adapting import TEMPLATE, adapted, halves, images, names_alone
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
 from diptych.methods.base import Method
+from diptych.methods.store import load
 from diptych.towers.nn.parts import freeze
 
 NOISE = 30.0
-DEPTH = 6  # of both towers of `tiny`
-RECIPE = {"steps": 150, "batch_size": 16, "lr": 0.05, "warmup": 0.1}
+DEPTH = 4
+RECIPE = {"steps": 150, "batch_size": 16, "warmup": 0.1}
+COOP = {**RECIPE, "lr": 0.025}
+IVLP = {**RECIPE, "lr": 0.015}
+MAPLE = {**RECIPE, "lr": 0.015}
+TRANSFER = {**RECIPE, "lr": 0.75 * MAPLE["lr"], "steps": 60}
+DESIGNS = ("noto", "fluent-flat", "emojione", "twemoji")
+TARGET = f"glyphs:split=train:design={'+'.join(DESIGNS)}:classes={'+'.join(COMMON)}:of=concept"
 
 
-def prelude(trial: Trial) -> dict:
+def prelude(trial: Trial) -> dict[str, Any]:
     """The images of the seed."""
     return images(trial, noise=NOISE)
+
+
+def target(model: Any, **options: Any) -> dict[str, float]:
+    """Return the accuracy on the drawings."""
+    reported = evaluate(model, open_source(TARGET), ["zeroshot"], label="concept", **options)
+    return {"target": reported["zeroshot"]["top1"]}
+
+
+def measure(model: Any, trial: Trial) -> dict[str, float]:
+    """Return the accuracies on both halves of the classes and on the drawings."""
+    return halves(model, trial) | target(model)
+
+
+def names(trial: Trial) -> dict[str, float]:
+    """The arm without training."""
+    return names_alone(trial) | target(load("tiny"), templates=(TEMPLATE,))
 
 
 def uncoupled(method: Method) -> None:
@@ -49,25 +80,28 @@ def uncoupled(method: Method) -> None:
 claim = Claim(
     question=(
         "Under a shift of style, deep prompts in both towers, those of the image tower made from those of the text "
-        "tower, are better than CoOp on base and novel classes together, and on the novel ones alone."
+        "tower, are better than CoOp on base and novel classes together."
     ),
     prelude=prelude,
     arms={
-        "names": names_alone,
-        "coop": adapted("coop", recipe=RECIPE),
-        "cocoop": adapted("cocoop", recipe=RECIPE),
-        "ivlp": adapted("ivlp", recipe=RECIPE, depth=DEPTH, image_depth=DEPTH),
-        "maple": adapted("maple", recipe=RECIPE, depth=DEPTH),
-        "shallow": adapted("maple", recipe=RECIPE, depth=1),
-        "uncoupled": adapted("maple", recipe=RECIPE, depth=DEPTH, change=uncoupled),
+        "names": names,
+        "coop": adapted("coop", recipe=COOP, measure=measure),
+        "ivlp": adapted("ivlp", recipe=IVLP, depth=DEPTH, image_depth=DEPTH),
+        "maple": adapted("maple", recipe=MAPLE, depth=DEPTH),
+        "shallow": adapted("maple", recipe=MAPLE, depth=1),
+        "uncoupled": adapted("maple", recipe=MAPLE, depth=DEPTH, change=uncoupled),
+        "transfer": adapted("maple", recipe=TRANSFER, depth=DEPTH // 2, measure=measure),
     },
     headline=(better("H", "maple", over="coop"),),
     mechanism=("uncoupled",),
     checks=(
         better("base", "maple", over="shallow"),
+        better("novel", "maple", over="coop"),
         not_worse("H", "maple", than="ivlp", margin=0.02),
+        better("target", "transfer", over="coop"),
+        better("target", "transfer", over="names"),
     ),
     delta=0.02,
-    floor=Floor("base", chance=0.1, arms=("coop", "cocoop", "ivlp", "maple")),
-    table=("base", "novel", "H"),
+    floor=Floor("base", chance=0.1, arms=("coop", "ivlp", "maple")),
+    table=("base", "novel", "H", "target"),
 )

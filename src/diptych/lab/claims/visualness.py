@@ -6,30 +6,28 @@ others hold something of it ("Someone has no right to see a red cat on grass"), 
 and at the same lengths, so that only their order tells (`data.worlds.sentences.mixed`). Pages have
 two images, a sentence that shows each and four others, one of which is of what every second page
 shows; the shipped model labels their sentences, the upper quarter and the lower 45 %. All trained
-arms start from that model and take as many steps, but for one or two.
+arms start from that model and take as many steps.
 
-    clip                the model as it is, with the NULL image
+    clip                the model as it is, with the NULL image: also the arm that does nothing
     words               the mean over a sentence's words of how often each is in visual sentences of both stages
     classifier          logistic regression on the model's text vectors, learnt from both stages
-    tip                 both stages: pages, then the labels of people, which are right
-    automatic, human    one of the two
-    multi               the NULL image stands in the batch once
+    tip                 the method in both stages: pages, then the labels of people, which are right
+    automatic           the first stage alone
     other_null          another NULL image
-    common              one image for all visual sentences: tells them as well, and finds no image
-    shuffled            the images of both stages dealt out anew among the sentences
+    common              one image for all visual sentences: separates the kinds as well, and finds no image
+    shuffled            the images of both stages are dealt out anew among the sentences
 
 `f1` is macro F1 on held-out sentences, a third of them visual, of scenes with pairs that training
 never shows, at a threshold found on others; `mrr` the mean reciprocal rank of the own image of the
-visual ones among theirs, `mrr_plain` that of what they show, without what is held of it. Margins
-are what the paper calls kept, a loss of .052, and twice that where nothing is gained from the new
-kind of sentence.
+visual ones among theirs, `mrr_plain` that of what they show, without what is held of it. The
+margins of ranks are what the paper calls kept, a loss of .052, and twice that where nothing is
+gained from the new kind of sentence.
 
-Sizes, rate and sentences were settled on seed 100. With captions amid phrases against stances in
-other words a mean over words told them apart at .99, so the words were made the same. Then words
-came to .48, clip to .43, classifier to .79 and tip to .93, with ranks of .82 (clip .63) and, plain,
-.92 (clip .96).
+Sizes and sentences were chosen on seed 100. With captions amid phrases against stances in other
+words a mean over words separated them at .99, so the words were made the same. That both stages
+beat the labels of people alone is not expected: here these are right, and enough.
 
-The block `real` asks the same of word lists: `lexicon` is the mean concreteness of a sentence's
+The block `real` has a word list in place of the model: `lexicon` is the mean concreteness of a sentence's
 words as people rated them (Brysbaert et al. 2014), `rho` Spearman's correlation of the score of
 single words of these sentences with that.
 """
@@ -294,8 +292,6 @@ claim = Claim(
         "classifier": classifier,
         "tip": trained(*STAGES),
         "automatic": trained("auto", epochs=6.5),
-        "human": trained("human", epochs=22),
-        "multi": trained(*STAGES, null_positives="multi"),
         "other_null": trained(*STAGES, null_seed=1),
         "common": trained(*STAGES, visual="common"),
         "shuffled": trained(*STAGES, shuffled=True),
@@ -309,11 +305,12 @@ claim = Claim(
         not_worse("mrr_plain", "tip", than="clip", margin=0.1),
         better("mrr", "tip", over="common"),
         better("f1", "tip", over="automatic"),
-        not_worse("f1", "tip", than="human", margin=0.05),
+        better("f1", "tip", over="classifier"),
+        better("f1", "tip", over="words"),
         equal("f1", "other_null", to="tip", margin=0.05),
     ),
-    delta=0.05,
-    floor=Floor("f1", chance=0.5, arms=("tip", "other_null", "common")),
+    delta={"f1": 0.04, "mrr": 0.05},
+    floor=Floor("f1", chance=0.5, arms=("tip", "automatic", "other_null", "common")),
     table=("f1", "auroc", "mrr", "mrr_plain"),
 )
 

@@ -111,48 +111,6 @@ def test_a_batch_of_null_rows_alone_has_log_n_at_least():
     assert value(uneven) > math.log(4)
 
 
-def test_the_null_image_stands_in_the_batch_once():
-    """`multi`, by loops: texts choose among different images; of the NULL image all its texts are
-    right."""
-    visual = (1, 0, 0, 1, 0)
-    generator = torch.Generator().manual_seed(1)
-    text = normalize(torch.randn(5, 8, generator=generator, dtype=torch.float64), dim=1)
-    null, *own = normalize(torch.randn(3, 8, generator=generator, dtype=torch.float64), dim=1)
-    image = torch.stack([own[0], null, null, own[1], null])
-    found = value(
-        total(
-            {"image": image, "text": text}, kinds(*visual), temperature=0.5, null_positives="multi"
-        )
-    )
-    images, texts_of = [null, own[0], own[1]], [[1, 2, 4], [0], [3]]
-    expected = 0.0
-    for one, right in zip(images, texts_of, strict=True):
-        rest = math.log(sum(math.exp(2 * float(one @ other)) for other in text))
-        expected -= (
-            sum(2 * float(one @ text[at]) - rest for at in right) / len(right) / len(images) / 2
-        )
-    for one, right in zip(images, texts_of, strict=True):
-        for at in right:
-            rest = math.log(sum(math.exp(2 * float(other @ text[at])) for other in images))
-            expected -= (2 * float(one @ text[at]) - rest) / 5 / 2
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert (
-        found < value(total({"image": image, "text": text}, kinds(*visual), temperature=0.5)) - 0.1
-    )
-    perfect = total(
-        {"image": rows(*visual), "text": rows(*visual)},
-        kinds(*visual),
-        0.01,
-        null_positives="multi",
-    )
-    assert value(perfect) == pytest.approx(math.log(3) / 6)
-    assert float(perfect.logged["above_floor"]) == pytest.approx(0, abs=1e-6)
-    alone = {"image": image[[0, 3]], "text": text[[0, 3]]}
-    assert value(total(alone, kinds(1, 1), 0.5, null_positives="multi")) == pytest.approx(
-        value(total(alone, kinds(1, 1), 0.5))
-    )
-
-
 def test_the_floor_with_one_image_for_all_visual_texts():
     visual = (1, 1, 1, 1, 0, 0, 0, 0)
     perfect = torch.eye(2, dtype=torch.float64)[[1] * 4 + [0] * 4]
@@ -191,13 +149,11 @@ def test_gradients_are_those_of_small_steps():
         torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_()
         for _ in range(2)
     ]
-    for how in ("single", "multi"):
-        method = make_method("visualness", null_positives=how).double()
-        batch = kinds(1, 0, 0, 1)
-        assert torch.autograd.gradcheck(
-            lambda image, text: method.loss({"image": image, "text": text}, batch, AT).total,  # noqa: B023
-            values,
-        )
+    method = make_method("visualness").double()
+    batch = kinds(1, 0, 0, 1)
+    assert torch.autograd.gradcheck(
+        lambda image, text: method.loss({"image": image, "text": text}, batch, AT).total, values
+    )
 
 
 def test_the_null_image_passes_the_tower_once_a_step_and_is_kept_with_the_model():
@@ -350,7 +306,7 @@ def test_data_that_does_not_fit_is_refused_before_the_first_step(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"null_positives": "many"}, "'null_positives' of method TIPCLIP is 'many'"),
+        ({"null_positives": "single"}, "unknown option of method TIPCLIP 'null_positives'"),
         ({"visual": "owm"}, "did you mean 'own'"),
     ],
 )

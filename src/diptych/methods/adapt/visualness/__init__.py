@@ -61,18 +61,15 @@ class Config:
     its sample has an image; `label` names a label that is 1 for visual texts and 0 for others,
     whether or not these have an image.
 
-    `null_seed` seeds the NULL image. `null_positives` sets the positives of a NULL row: "single",
-    its own text, as published; "multi", all texts of NULL rows, with the image once in the batch
-    [ours]. `visual` sets what visual texts are matched with: "own", their images; "common", one
-    white image [choice: which one is not published], which separates the kinds as well but destroys
-    retrieval. `human_epochs` is the length of the second stage.
+    `null_seed` seeds the NULL image. `visual` sets what visual texts are matched with: "own", their
+    images; "common", one white image [choice: which one is not published], which separates the
+    kinds as well but destroys retrieval. `human_epochs` is the length of the second stage.
     """
 
     role: str = "caption"
     augment: Mapping[str, Any] = field(default_factory=dict)
     label: str | None = None
     null_seed: int = 0
-    null_positives: Literal["single", "multi"] = "single"
     visual: Literal["own", "common"] = "own"
     human_epochs: Positive = 2.0
 
@@ -176,39 +173,16 @@ class TIPCLIP(Pairs):
             visual, 1 if common else 1 + torch.arange(len(visual), device=visual.device), 0
         )
 
-    def equal(self, batch: Batch, end: str) -> dict[str, Any]:
-        if self.config.null_positives == "single":
-            return {}
-        visual: Any = batch.fields["visual"]
-        return {"groups": self.groups(visual)}
-
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
-        """Return the loss terms. With `groups` (B,) the image that the rows of a group share is in
-        the batch once."""
-        if "groups" not in equal:
-            return {"contrastive": info_nce(image, text, self.model.logit_scale())}
-        groups: Tensor = equal["groups"]
-        of = torch.unique(groups, return_inverse=True)[1]
-        belongs = (of == torch.arange(int(of.max()) + 1, device=of.device)[:, None]).to(
-            image.dtype
-        )  # (images, B)
-        images = image[belongs.argmax(1)]
-        right = belongs / belongs.sum(1, keepdim=True)
-        scale = self.model.logit_scale()
-        return {
-            "contrastive": info_nce(
-                images, text, scale, image_keys=images, text_keys=text, targets=(right, of)
-            )
-        }
+        return {"contrastive": info_nce(image, text, self.model.logit_scale())}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         """Return CLIP's loss and log how far it is above its minimum, which dominates with many
         NULL rows."""
         losses = super().loss(features, batch, at)
         visual: Any = batch.fields["visual"]
-        least = floor if self.config.null_positives == "single" else floor_once
         reported = {
-            "above_floor": losses.total.detach() - least(self.groups(visual)),
+            "above_floor": losses.total.detach() - floor(self.groups(visual)),
             "visual": visual.float().mean(),
         }
         return replace(losses, logged={**losses.logged, **reported})
@@ -247,17 +221,6 @@ def floor(groups: Tensor) -> Tensor:
     """
     sizes = torch.unique(groups, return_counts=True)[1].double()
     return (sizes * sizes.log()).sum() / len(groups)
-
-
-def floor_once(groups: Tensor) -> Tensor:
-    """Return the same minimum where each group's image is in the batch once: L >= (1 / 2P) Σ_groups
-    log m, with P groups.
-
-    >>> float(floor_once(torch.tensor([0, 0, 1])))  # (1 / 4) log 2
-    0.1732...
-    """
-    sizes = torch.unique(groups, return_counts=True)[1].double()
-    return sizes.log().mean() / 2
 
 
 TIPCLIP.presets = {
