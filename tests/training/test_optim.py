@@ -66,6 +66,24 @@ def test_adams_decay_is_a_part_of_the_gradient():
     assert not optimizer.param_groups[-1]["weight_decay"]
 
 
+def test_adafactor_takes_relative_steps_and_keeps_rows_and_columns():
+    """By hand at the first step: the second moments are those of the gradient, so every entry of a
+    gradient of rank one has a step of the rate times the root mean square of the weights."""
+    layer = nn.Linear(64, 32)
+    start = layer.weight.detach().clone()
+    optimizer = optim.build(layer, Recipe(optimizer="adafactor", lr=0.01, weight_decay=0.5), {})
+    rows = torch.linspace(-2, 2, 32)
+    columns = torch.linspace(0.5, 3, 64)
+    layer.weight.grad = torch.outer(rows, columns)
+    layer.bias.grad = torch.ones(32)
+    optimizer.step()
+    size = 0.01 * start.square().mean().sqrt()
+    expected = (1 - 0.01 * 0.5) * start - size * rows.sign()[:, None]
+    torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-4, atol=1e-6)
+    kept = (32 + 64) + 32 + 2  # of the matrix, of the biases, and two counts of steps
+    assert optim.state_bytes(optimizer) == 4 * kept
+
+
 def test_a_convolution_is_a_matrix_of_filters():
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, 2, bias=False)

@@ -345,6 +345,19 @@ def test_a_method_that_leaves_parameters_out_is_refused(tmp_path, two):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def refused_optimizer(out: str) -> str:
+    try:
+        train(out, True, {"optimizer": "adafactor", "steps": 1})
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_an_optimizer_that_needs_whole_matrices_is_refused(tmp_path, two):
+    for message in two.run(refused_optimizer, str(tmp_path / "run")):
+        assert message.startswith("optimizer adafactor needs whole matrices, which --shard splits")
+
+
 def test_the_share_of_one_process_is_all(tmp_path):
     a, b = (train(str(tmp_path / str(shard)), shard, {"steps": 2}) for shard in (False, True))
     close(b["weights"], a["weights"])
