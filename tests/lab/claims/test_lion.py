@@ -1,20 +1,22 @@
-"""The claim on Lion asks what it says: equal samples, grids of equal rate times decay, a choice
-that saw no result."""
+"""The claim on Lion asks what it says: equal samples, equal rate times decay, a rate for each
+arm."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from tests.training.helpers import small_model
 
-from diptych.data.plan import Distinct
 from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import lion
-from diptych.lab.demo.trial import CHOICE, FINAL
 from diptych.training import optim
 
 
 @pytest.fixture(scope="module")
-def data():
-    return lion.drawings()
+def trial(tmp_path_factory):
+    trial = Trial(seed=100, folder=tmp_path_factory.mktemp("prelude"), quick=True)
+    return replace(trial, prelude=lion.draw(trial))
 
 
 def test_the_floor_is_of_the_arms_that_learn():
@@ -22,89 +24,87 @@ def test_the_floor_is_of_the_arms_that_learn():
     assert set(claim.learning) == {"adamw_64", "lion_64", "adamw_large", "lion_large"}
 
 
-def test_hands_are_apart_and_the_reported_one_has_a_image_for_each_name(data):
-    designs = [
-        set(FINAL.source(FINAL.learnt, *names).labels("design"))
-        for names in (CHOICE.designs, (CHOICE.held_out,), (FINAL.held_out,))
-    ]
-    assert sum(map(len, designs)) == len(set.union(*designs)) == 4
-    assert len(data["final"][0]) == len(data["final"][1]) == lion.PAIRS
-    assert data["learnt"][0].shape[1] == 768
+def test_scenes_are_pixels_and_padded_tokens(trial):
+    with np.load(trial.prelude["file"]) as data:
+        assert data["learnt_pixels"].shape == (2_000, 768)
+        assert data["held_out_ids"].shape == (lion.HELD_OUT, lion.CONTEXT)
+        filled = data["learnt_ids"] > 0
+        assert filled[:, 0].all()
+        assert (np.diff(filled.astype(int), axis=1) <= 0).all()  # what pads is behind all tokens
+        assert data["learnt_ids"].max() < data["vocabulary"]
 
 
-def test_all_batches_see_the_same_samples_and_the_large_one_each_concept_once():
-    source = FINAL.source(FINAL.learnt, *CHOICE.designs)
-    concepts = source.labels("concept")
-    for size in lion.BATCHES.values():
-        batches = Distinct("concept")(source, 0, 0, size)
-        assert sorted(i for batch in batches for i in batch) == list(range(len(source)))
-        assert all(len(set(concepts[batch])) == len(batch) for batch in batches)
-    assert [len(batch) for batch in batches] == pytest.approx([1420, 1420], abs=30)
+def test_all_batches_see_the_same_number_of_samples():
+    assert {size: lion.SAMPLES // size for size in lion.BATCHES.values()} == {64: 15_625, 1024: 976}
 
 
-def test_a_run_learns_and_tells_its_state(data, monkeypatch):
-    monkeypatch.setitem(lion.BATCHES, "64", 256)
-    found = {
-        name: lion.train(data, lion.recipe(name, "64", 1e-3), 5, 1) for name in ("adamw", "lion")
-    }
-    assert found["lion"]["state_bytes_a_parameter"] == 4
-    assert 8 < found["adamw"]["state_bytes_a_parameter"] < 8.01
-    assert (found["adamw"]["lr"], found["lion"]["lr"]) == pytest.approx((1e-3, 1e-4))
-    again = lion.train(data, lion.recipe("lion", "64", 1e-3), 5, 1)
-    assert again["r1_choice"] == found["lion"]["r1_choice"]
+@pytest.mark.parametrize(("optimizer", "bytes_kept"), [("adamw", 8.0), ("lion", 4.0)])
+def test_a_run_learns_and_reports_its_state(trial, monkeypatch, optimizer, bytes_kept):
+    monkeypatch.setattr(lion, "SAMPLES", 64 * 150)
+    found = lion.pairs(optimizer, "64", 3e-3, replace(trial, quick=False))
+    assert found["state_bytes_a_parameter"] == pytest.approx(bytes_kept, abs=0.01)
+    assert found["lr"] == pytest.approx(3e-3 if optimizer == "adamw" else 3e-4)
+    assert found["r1"] > 10 / lion.HELD_OUT
 
 
-def test_weights_that_are_no_numbers_are_worth_nothing(data):
-    towers = lion.Towers(data["vocabulary"])
-    assert lion.recall(towers, *data["choice"]) < 0.02
+def test_padding_adds_nothing_to_a_text():
+    torch.manual_seed(0)
+    towers = lion.Towers(20)
+    pixels = torch.rand(1, 768)
+    _, short = towers(pixels, torch.tensor([[3, 7]]))
+    _, padded = towers(pixels, torch.tensor([[3, 7, 0, 0]]))
+    torch.testing.assert_close(short, padded)
+
+
+def test_weights_that_are_no_numbers_are_worth_nothing():
+    towers = lion.Towers(20)
+    test = torch.rand(5, 768), torch.arange(1, 11).view(5, 2)
+    assert lion.recall(towers, *test) > 0
     with torch.no_grad():
-        towers.words.weight[0, 0] = torch.nan
         towers.image[0].bias[0] = torch.nan
-    assert lion.recall(towers, *data["choice"]) == 0.0
+    assert lion.recall(towers, *test) == 0.0
 
 
 def test_rate_times_decay_is_one_number_for_both_optimisers_and_every_rate():
-    for times in lion.GRID:
-        for name in ("adamw", "lion", "lion:betas=(0.9,0.9)"):
-            recipe = lion.recipe(name, "64", times * lion.LOWEST)
+    for lr in (1e-3, 1e-2):
+        for name in ("adamw", "lion", "lion:betas=(0.9,0.9)", "lion:factor=1"):
+            recipe = lion.recipe(name, 64, lr)
             for group in optim.build(small_model(), recipe, {}).param_groups:
                 if group["weight_decay"]:
-                    assert group["lr"] * group["weight_decay"] == pytest.approx(
-                        lion.RATE_TIMES_DECAY
-                    )
+                    product = group["lr"] * group["weight_decay"]
+                    assert product == pytest.approx(lion.RATE_TIMES_DECAY)
 
 
-def test_arms_take_the_rate_that_does_best_on_the_other_hand(tmp_path, monkeypatch):
-    """On what is reported another rate would do better."""
-    runs = []
+def test_arms_differ_in_optimiser_batch_and_rate_alone(monkeypatch, trial):
+    begun = {}
 
-    def pretend(data, recipe, seed, epochs):
-        runs.append(recipe)
-        times = round(recipe.lr / lion.LOWEST)
-        return {
-            "r1": times / 100,
-            "r1_choice": {1: 0.1, 3: 0.4, 10: 0.3, 30: 0.2}[times],
-            "lr": recipe.lr,
-        }
+    def pretend(module, loss, recipe, trial, *, samples, learnt):
+        begun[name] = recipe
+        assert samples == lion.SAMPLES
+        return {}
 
-    monkeypatch.setattr(lion, "train", pretend)
-    monkeypatch.setattr(lion, "drawings", dict)
-    first = lion.prelude(Trial(seed=0, folder=tmp_path))
-    assert [(r.optimizer, r.batch_size) for r in runs] == [("adamw", 64)] * 4 + [
-        ("adamw", 2048)
-    ] * 4
-    trial = Trial(seed=0, folder=tmp_path, prelude=first)
-    assert lion.ARMS["adamw_64"](trial)["r1"] == 0.03
-    runs.clear()
-    found = lion.ARMS["lion_large"](trial)
-    assert (found["r1"], found["advantage"]) == (0.03, 0.0)
-    assert {r.optimizer for r in runs} == {"lion"}
-    assert len({r.lr for r in runs}) == len(lion.GRID)
-    runs.clear()
-    lion.ARMS["same_rate_64"](trial)
-    assert [(r.optimizer, r.lr, r.batch_size) for r in runs] == [
-        ("lion:factor=1", 3 * lion.LOWEST, 64)
-    ]
-    runs.clear()
-    lion.ARMS["one_beta_64"](trial)
-    assert {r.optimizer for r in runs} == {"lion:betas=(0.9,0.9)"}
+    monkeypatch.setattr(lion, "fit", pretend)
+    for name, arm in lion.claim.arms.items():
+        if not name.startswith("other"):
+            arm(trial)
+    assert {name: (each.optimizer, each.batch_size) for name, each in begun.items()} == {
+        "adamw_64": ("adamw", 64),
+        "adamw_large": ("adamw", 1024),
+        "lion_64": ("lion", 64),
+        "lion_large": ("lion", 1024),
+        "same_rate_64": ("lion:factor=1", 64),
+        "one_beta_64": ("lion:betas=(0.9,0.9)", 64),
+    }
+    assert begun["same_rate_64"].lr == begun["adamw_64"].lr
+    assert begun["one_beta_64"].lr == begun["lion_64"].lr
+    same = {
+        replace(each, optimizer="", lr=1.0, weight_decay=0.0, batch_size=1)
+        for each in begun.values()
+    }
+    assert len(same) == 1
+
+
+def test_the_other_tasks_run_and_return_finite_numbers(trial, tmp_path):
+    found = lion.others("lion", replace(trial, folder=tmp_path))
+    assert set(found) == {"denoising", "language", "fine_tuning"}
+    assert all(np.isfinite(value) for value in found.values())
