@@ -20,7 +20,6 @@ in which no arm came near its recall at 64.
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
