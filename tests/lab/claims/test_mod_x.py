@@ -18,19 +18,25 @@ def test_the_floor_is_of_the_arms_that_learn():
     assert "stranger" not in claim.learning
 
 
-def test_arms_differ_in_what_is_kept_alone(tmp_path, monkeypatch):
+def test_arms_differ_in_what_is_kept_and_rate_alone(tmp_path, monkeypatch):
     begun, changes = {}, {}
 
     def run(config, folder, change=None):
-        begun[name], changes[name] = config, change
+        begun.setdefault(name, []).append(config)
+        changes[name] = change
 
     monkeypatch.setattr(mod_x, "run", run)
     monkeypatch.setattr(mod_x, "load", lambda folder: None)
     monkeypatch.setattr(mod_x, "measure", lambda model, trial: {})
+    monkeypatch.setattr(mod_x, "neighbours", lambda model, prelude: 0.5)
     prelude = {name: f"{name}/*.tar" for name in (*mod_x.DOMAINS, "base")}
     for name, arm in mod_x.claim.arms.items():  # noqa: B007  (the patched run reads it)
         arm(Trial(seed=3, folder=tmp_path, prelude=prelude))
     assert "start" not in begun
+    phases = begun.pop("simclr")
+    assert [each.data["train"].partition("/")[0] for each in phases] == list(mod_x.DOMAINS)
+    assert [each.recipe.steps for each in phases] == [mod_x.BASE_STEPS, *3 * [mod_x.STEPS]]
+    begun = {name: only for name, (only,) in begun.items()}
     joint = begun.pop("joint")
     assert joint.data["train"].count(".tar") == 4
     assert joint.recipe.steps == 3 * begun["finetune"].recipe.steps
@@ -38,15 +44,23 @@ def test_arms_differ_in_what_is_kept_alone(tmp_path, monkeypatch):
         name: (c.config["alpha"], c.config.get("screen", True)) for name, c in begun.items()
     } == {
         "finetune": (0.0, True),
-        "alpha1": (1.0, True),
+        "low": (0.0, True),
+        "mod_x": (mod_x.ALPHA, True),
         "alpha5": (5.0, True),
         "alpha20": (20.0, True),
-        "unscreened": (20.0, False),
-        "stranger": (20.0, True),
+        "unscreened": (mod_x.ALPHA, False),
+        "stranger": (mod_x.ALPHA, True),
     }
     assert {name for name, change in changes.items() if change} == {"stranger"}
+    assert {name for name, c in begun.items() if c.recipe.lr != mod_x.RATE} == {"low"}
     same = {
-        str(replace(c, config={k: v for k, v in c.config.items() if k not in ("alpha", "screen")}))
+        str(
+            replace(
+                c,
+                config={k: v for k, v in c.config.items() if k not in ("alpha", "screen")},
+                recipe=replace(c.recipe, lr=1.0),
+            )
+        )
         for c in begun.values()
     }
     assert len(same) == 1
@@ -81,16 +95,19 @@ def test_the_stranger_never_learnt_and_stays_so():
     )  # the new model learns on as it was
 
 
-def test_one_quick_arm_runs_and_domains_share_no_scene(tmp_path, brief, monkeypatch):
+def test_quick_arms_run_and_domains_share_no_scene(tmp_path, brief, monkeypatch):
     brief(mod_x)
     monkeypatch.setattr(mod_x, "LEARNT", (256, 128, 128, 128))
     monkeypatch.setattr(mod_x, "PAIRS", 30)
-    trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
+    trial = Trial(seed=100, folder=tmp_path / "prelude", quick=True)
     prelude = mod_x.pretrain(trial)
     keys = [set(open_source(prelude[name]).keys()) for name in mod_x.DOMAINS]
     assert [len(each) for each in keys] == [64, 32, 32, 32]
     assert not set.intersection(*({key.split("-")[-1] for key in each} for each in keys))
-    (tmp_path / "arm").mkdir()
-    found = mod_x.claim.arms["alpha20"](replace(trial, folder=tmp_path / "arm", prelude=prelude))
-    assert set(found) == {"base", "earlier", "last", "all"}
-    assert all(0 <= value <= 1 for value in found.values())
+    for name in ("alpha20", "simclr"):
+        (tmp_path / name).mkdir()
+        found = mod_x.claim.arms[name](replace(trial, folder=tmp_path / name, prelude=prelude))
+        recalls = {"base", "earlier", "last", "all"} if name == "alpha20" else set()
+        assert set(found) == {*recalls, "kept"}
+        assert all(0 <= found[metric] <= 1 for metric in recalls)
+        assert found["kept"] > 0
