@@ -52,7 +52,7 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.probe import classifier as regression
 from diptych.evaluation.suites.visualness import labelled, report
-from diptych.lab.claim import Claim, Floor, Trial, better, equal, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, better, equal, not_worse
 from diptych.methods.adapt.visualness.model import VisualnessModel
 from diptych.methods.adapt.visualness.pages import label, write
 from diptych.methods.store import load
@@ -71,6 +71,9 @@ VAL = 200
 TEST = 600
 LENGTHS = range(22, 27)  # words
 STAGES = ("auto", "human")
+RATES = {1e-4: 0.826, 3e-4: 0.882, 6e-4: 0.86, 1e-3: 0.833}
+"""Rates that were tried on seeds 100 and 101, and the mean of `f1` and `mrr`."""
+RATE = max(RATES, key=lambda rate: RATES[rate])
 
 Row = dict[str, Any]
 
@@ -181,7 +184,7 @@ def trained(
             init="tiny",
             config={"augment": {}, "human_epochs": 5, **config},
             recipe={
-                "lr": 3e-4,
+                "lr": RATE,
                 "epochs": epochs * trial.stretch,
                 **({"steps": 3, "batch_size": 16} if trial.quick else {}),
             },
@@ -204,10 +207,10 @@ def measure(model: Any, trial: Trial, rated: bool) -> dict[str, float]:
     """How well held-out sentences are told apart, and how well the visual ones find their images;
     where words are `rated`, how far the score of single words rises with their concreteness."""
     source = open_source(trial.prelude["test"])
-    told = evaluate(model, source, ["visualness", "retrieval"])
+    reported = evaluate(model, source, ["visualness", "retrieval"])
     plain = evaluate(model, source, ["retrieval"], role="plain")["retrieval"]
-    found = {"f1": told["visualness"]["macro_f1"], "auroc": told["visualness"]["auroc"]}
-    found |= {"mrr": told["retrieval"]["t2i_mrr"], "mrr_plain": plain["t2i_mrr"]}
+    found = {"f1": reported["visualness"]["macro_f1"], "auroc": reported["visualness"]["auroc"]}
+    found |= {"mrr": reported["retrieval"]["t2i_mrr"], "mrr_plain": plain["t2i_mrr"]}
     if rated:
         known = ratings()
         alone = sorted(
@@ -310,13 +313,15 @@ claim = Claim(
         equal("f1", "other_null", to="tip", margin=0.05),
     ),
     delta={"f1": 0.04, "mrr": 0.05},
+    tuned=Tuned(effect=0.491, sd=0.019, best=0.941, chance=0.5, seconds=250),
+    rates={"tip": RATES},
     floor=Floor("f1", chance=0.5, arms=("tip", "automatic", "other_null", "common")),
     table=("f1", "auroc", "mrr", "mrr_plain"),
 )
 
 real = Claim(
     question=(
-        "Sentences are told better than by the mean concreteness of their words, and single words are scored more as "
+        "Sentences are classified better than by the mean concreteness of their words, and single words are scored more as "
         "people rated them."
     ),
     prelude=draw,
@@ -327,7 +332,9 @@ real = Claim(
     },
     headline=(better("f1", "tip", over="lexicon"),),
     checks=(better("rho", "tip", over="clip"),),
-    delta=0.02,
+    delta=0.04,
+    tuned=Tuned(effect=0.466, sd=0.02, best=0.941, chance=0.5, seconds=70),
+    rates={"tip": RATES},
     floor=Floor("f1", chance=0.5, arms=("tip",)),
     table=("f1", "auroc", "mrr", "rho"),
 )
