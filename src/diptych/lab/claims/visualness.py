@@ -321,8 +321,8 @@ claim = Claim(
 
 real = Claim(
     question=(
-        "Sentences are classified better than by the mean concreteness of their words, and single words are scored more as "
-        "people rated them."
+        "Sentences are classified better than by the mean concreteness of their words, and single words are scored "
+        "more as people rated them."
     ),
     prelude=draw,
     arms={
