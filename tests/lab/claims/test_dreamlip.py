@@ -25,7 +25,7 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(dreamlip, "run", run)
     monkeypatch.setattr(dreamlip, "measure", lambda trial: {})
     for name, arm in dreamlip.claim.arms.items():  # noqa: B007  (the patched run reads it)
-        arm(Trial(seed=3, folder=tmp_path, prelude="scenes:count=4"))
+        arm(Trial(seed=3, folder=tmp_path, prelude={"learnt": "scenes:count=4"}))
     assert {
         name: (c.method, c.config["role"], c.config.get("subcaption")) for name, c in begun.items()
     } == {
@@ -50,7 +50,7 @@ def test_one_quick_arm_runs_by_even_weights(tmp_path, brief):
     brief(dreamlip)
     trial = Trial(seed=5, folder=tmp_path / "prelude", quick=True)
     prelude = dreamlip.draw(trial)
-    source = open_source(prelude)
+    source = open_source(prelude["learnt"])
     assert set(source.schema()) >= {"texts.web", "texts.long"}
     assert "texts.caption" not in source.schema()
     assert len(source[0].captions("long")) >= 3
@@ -64,8 +64,7 @@ def test_one_quick_arm_runs_by_even_weights(tmp_path, brief):
 
     arm = dreamlip.trained("dreamlip", change=change, **dreamlip.SEVERAL)
     found = arm(replace(trial, folder=tmp_path / "arm", prelude=prelude))
-    assert set(found) == {"r1", "r5", "pointing", "iou", "chance"}
+    assert set(found) == {"r1", "r5", "pointing", "iou", "chance", "miou"}
     groups = seen[0]["groups"]
     assert torch.equal(groups, groups[:, :1].expand_as(groups))
-    held_out = open_source(f"{dreamlip.SCENES}:seed=5:split=val:count=20")
-    assert not set(held_out.keys()) & set(source.keys())
+    assert not set(open_source(prelude["held_out"]).keys()) & set(source.keys())
