@@ -17,7 +17,9 @@ N = 60  # pairs of the smallest set
 def drawn(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(align, "N", N)
-        return align.draw(Trial(seed=5, folder=tmp_path_factory.mktemp("align"), quick=True))
+        patch.setattr(align, "PAIRS", 50)
+        patch.setattr(align, "PROBED", 50)
+        return align.draw(Trial(seed=5, folder=tmp_path_factory.mktemp("align")))
 
 
 def test_the_floor_is_of_the_arms_that_learn():
@@ -28,8 +30,8 @@ def test_the_floor_is_of_the_arms_that_learn():
 
 def test_sets_are_nested_and_noisy_as_they_say(drawn):
     sets = {name: open_source(spec) for name, spec in drawn.items()}
-    assert [len(sets[f"noisy{times}"]) for times in (1, 2, 4, 8)] == [N, 2 * N, 4 * N, 8 * N]
-    assert list(sets["noisy2"].keys())[:N] == list(sets["noisy1"].keys())
+    assert [len(sets[f"noisy{times}"]) for times in (1, 8)] == [N, 8 * N]
+    assert list(sets["noisy8"].keys())[:N] == list(sets["noisy1"].keys())
     assert list(sets["clean1"].keys()) == list(
         sets["noisy1"].keys()
     )  # the same scenes, their captions apart
@@ -51,15 +53,21 @@ def test_the_filter_drops_noise_and_as_many_are_dropped_at_random(drawn):
     assert share["dropped"] == pytest.approx(0.4, abs=0.06)
 
 
-def test_arms_differ_in_data_and_divisor_alone(tmp_path, monkeypatch, drawn):
+def test_arms_differ_in_data_passes_and_divisor_alone(tmp_path, monkeypatch, drawn):
     begun = {}
     monkeypatch.setattr(align, "run", lambda config, folder: begun.__setitem__(name, config))
     monkeypatch.setattr(align, "measure", lambda trial: {})
-    for name, arm in align.claim.arms.items():  # noqa: B007  (the patched run reads it)
-        arm(Trial(seed=5, folder=tmp_path, prelude=drawn))
-    assert {str(replace(config, data={}, config={})) for config in begun.values()} == {
-        str(replace(begun["clean"], data={}, config={}))
+    shares = {}
+    for name, arm in align.claim.arms.items():
+        shares[name] = arm(Trial(seed=100, folder=tmp_path, prelude=drawn))["noise"]
+    steps = {name: c.recipe.steps for name, c in begun.items()}
+    assert steps["filtered"] == steps["dropped"] < align.STEPS
+    assert {steps[name] for name in set(steps) - {"filtered", "dropped"}} == {align.STEPS}
+    same = {
+        str(replace(c, data={}, config={}, recipe=replace(c.recipe, steps=1)))
+        for c in begun.values()
     }
+    assert len(same) == 1
     divisors = {
         name: (c.config.get("sigma", 1.0), c.config.get("learned", True))
         for name, c in begun.items()
@@ -68,3 +76,5 @@ def test_arms_differ_in_data_and_divisor_alone(tmp_path, monkeypatch, drawn):
     assert divisors.pop("best_fixed") == (align.BEST_SIGMA, False)
     assert set(divisors.values()) == {(1.0, True)}
     assert begun["fixed"].data == begun["best_fixed"].data == begun["noisy8"].data
+    assert (shares["clean"], shares["noise8"]) == (0, 1)
+    assert shares["filtered"] < shares["noisy8"]
