@@ -6,6 +6,10 @@ of WordNet and holds the concepts below it. There are three or four classes of e
 name says the kind alone, and the seed draws which class a number means. Each class has ten
 sentences, as a language model may write them: four true ones, four that are true of other classes of
 its kind, two that are true of all.
+
+The classes were chosen with the pair of seed 100: birds, insects, cats, monkeys, bottles and clocks,
+which it hardly recognised by their plain words, and aircraft, of which there are four photographs,
+were left out. Names with made-up words in place of numbers ("vell vehicle") halved its accuracy.
 """
 
 import io
