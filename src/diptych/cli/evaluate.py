@@ -46,6 +46,12 @@ def add(parser: Parser) -> None:
         metavar="SPEC",
         help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again",
     )
+    parser.option(
+        some,
+        "--prompts",
+        metavar="RUN",
+        help="zeroshot: prompts that a run found for these classes, in place of templates",
+    )
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(
         some,
@@ -175,6 +181,7 @@ _PLAIN = (
         "label",
         "batch_size",
         "exact",
+        "prompts",
         "group",
         "rerank",
         "by_sentence",

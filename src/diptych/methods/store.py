@@ -27,6 +27,7 @@ from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import is_file, method_class
 from diptych.models import pretrained
+from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel
 from diptych.models.model import Model
@@ -151,6 +152,25 @@ def read_description(folder: Path) -> dict[str, Any]:
     return _described(_saved(folder), folder)
 
 
+def read_prompts(run: str | Path) -> ClassPrompts:
+    """Return the prompts that a run holds for its classes; no weights are read.
+
+    Raises InputError if there is no such run, or it is unfinished or holds no prompts.
+    """
+    folder = Path(run).expanduser()
+    description = read_description(folder)
+    kept = description["kept"]
+    if description["weights"] is None:
+        raise _unfinished(folder)
+    if not {"templates", "prompts"} <= kept.keys():
+        raise InputError(
+            f"{run} is a run of {description['method']} and holds no prompts of classes; name one that searched for "
+            "them"
+        )
+    with _trusting_nothing(folder / "model.json"):
+        return ClassPrompts.from_dict(kept)
+
+
 def _described(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the fields of `Description`, with the method's options by their current names."""
     path = folder / "model.json"
@@ -235,9 +255,7 @@ def _load_run(folder: Path, name: str) -> Any:
     description = _described(values, folder)
     path = folder / "model.safetensors"
     if description["weights"] is None or not path.exists():
-        raise InputError(
-            f"{folder} holds an unfinished run; go on with `diptych train … --out {folder} --resume`"
-        )
+        raise _unfinished(folder)
     if _checksum(path) != description["weights"]:
         raise InputError(
             f"{path} is not the file that model.json describes (checksum differs); copy both again"
@@ -251,6 +269,12 @@ def _load_run(folder: Path, name: str) -> Any:
             "preprocessing differ), and would give other embeddings; copy both files again from one run"
         )
     return _loaded(description, folder, name)
+
+
+def _unfinished(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} holds an unfinished run; go on with `diptych train … --out {folder} --resume`"
+    )
 
 
 def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:

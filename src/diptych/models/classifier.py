@@ -21,6 +21,7 @@ from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
 from diptych.models.adapted import ClassifierModel
 from diptych.models.class_names import check_names, prompt_ids
+from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import freeze
@@ -42,6 +43,9 @@ class Classifier(Delivered):
     independent: bool = True
     """Whether the logit of a class does not depend on the other classes."""
 
+    prompts: ClassPrompts | None
+    """What the classes are embedded by in place of `template`, if anything."""
+
     def __init__(
         self,
         encoder: DualEncoder,
@@ -57,7 +61,9 @@ class Classifier(Delivered):
         self.template = template
         self.classes: tuple[str, ...] = ()
         self.label = ""  # of the training data
+        self.prompts = None
         self._still: Tensor | None = None  # cached classes, if no training step changes them
+        self._by_prompts: Tensor | None = None  # the classes by `prompts`; no step changes them
         self.register_buffer("ids", torch.empty(0, 0, dtype=torch.int64), persistent=False)
         self.register_buffer("lengths", torch.empty(0, dtype=torch.int64), persistent=False)
         if frozen:
@@ -68,11 +74,22 @@ class Classifier(Delivered):
         """The image tower, which holds the preprocessing."""
         return self.encoder.image
 
+    def use_prompts(self, prompts: ClassPrompts) -> None:
+        """Embed the classes by these prompts in place of the template, with the text tower
+        frozen."""
+        self.prompts = prompts
+        self._by_prompts = None
+
     def set_classes(self, names: Sequence[str]) -> None:
-        """Set the classes. Raises InputError as `check_names` does, and for a prompt that the
-        context truncates."""
+        """Set the classes; log a warning for those that lack sentences where others have some.
+
+        Raises InputError as `check_names` does, and for a name whose prompt by the template the
+        context truncates.
+        """
         classes = check_names(names)
         self._name(classes, prompt_ids(self.tokenizer, self.template, classes))
+        if self.prompts is not None:
+            self.prompts.warn_without_units(classes)
 
     def _name(self, classes: tuple[str, ...], rows: Sequence[Sequence[int]]) -> None:
         """Store the classes and the ids of their prompts."""
@@ -83,6 +100,7 @@ class Classifier(Delivered):
             lengths.to(self.ids.device),
         )
         self._still = None
+        self._by_prompts = None
 
     def image_features(self, x: Tensor) -> Tensor:
         """Embed images (N, 3, H, W) as unit vectors (N, E)."""
@@ -90,7 +108,13 @@ class Classifier(Delivered):
 
     def text_features(self) -> Tensor:
         """Embed the classes as unit vectors (C, E)."""
-        return self.encoder.embed_texts(self.ids, self.lengths)
+        if self.prompts is None:
+            return self.encoder.embed_texts(self.ids, self.lengths)
+        if self._by_prompts is None or self._by_prompts.device != self.ids.device:
+            # an inference tensor could not take part in a backward pass later
+            with torch.inference_mode(False):
+                self._by_prompts = self.prompts.features(self.encoder, self.tokenizer, self.classes)
+        return self._by_prompts
 
     def class_features(self, x: Tensor) -> Tensor:
         """Embed the classes for each of the images (N, 3, H, W), as unit vectors (N, C, E)."""
@@ -143,9 +167,12 @@ class Classifier(Delivered):
         return "images.main", f"labels.{self.label}"
 
     def extra_state(self) -> dict[str, Any]:
-        return {"classes": list(self.classes)}
+        prompts = {} if self.prompts is None else self.prompts.to_dict()
+        return {"classes": list(self.classes), **prompts}
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
+        if "prompts" in values:
+            self.use_prompts(ClassPrompts.from_dict(values))
         if values["classes"]:
             self.set_classes(values["classes"])
 

@@ -12,8 +12,21 @@ import torch
 
 from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.words import COLOURS, PLACES
+from diptych.errors import InputError
 from diptych.lab.claim import Trial, block, find
+from diptych.lab.claims import _catalogue as catalogue
 from diptych.lab.claims import proapo
+from diptych.lab.claims._catalogue import (
+    CLASSES,
+    KINDS,
+    MOST,
+    SHOTS,
+    Entry,
+    Stock,
+    entries,
+    photographs,
+)
+from diptych.lab.joined import Pair
 from diptych.methods.adapt.proapo import ProAPO
 from diptych.methods.adapt.proapo.evolution import Operators
 
@@ -99,6 +112,9 @@ def test_changes_break_what_they_say():
     assert max(map(max, groups)) < 20
     proapo.shuffle(method)
     assert method._scorer(None).labels.tolist() == [4, 0, 1, 2, 3]
+    method._scorer = lambda run: SimpleNamespace(labels=torch.tensor([0, 0, 1, 1, 2, 2]))
+    proapo.shuffle(method)
+    assert method._scorer(None).labels.tolist() == [2, 2, 0, 0, 1, 1]
     assert all(hasattr(ProAPO, name) for name in ("select_groups", "_scorer"))
 
 
@@ -125,3 +141,88 @@ def test_quick_arms_run_and_count_what_is_kept(tmp_path):
     searched = proapo.claim.arms["edits"](replace(trial, folder=tmp_path / "arm"))
     assert 0 < searched["kept"] < 10
     assert searched["top1"].mean() > described["top1"].mean() - 0.1
+
+
+# ---- another model, and photographs
+
+
+def test_a_number_means_another_class_and_sentences_are_of_it_or_of_its_kind():
+    words = [[entry.word for entry in entries(seed)] for seed in (1, 1, 2)]
+    assert words[0] == words[1] != words[2]
+    assert len(words[0]) == CLASSES == proapo.real.floor.chance**-1
+    for entry in entries(3):
+        kind = KINDS[entry.name.rpartition(" ")[0]]
+        assert entry.true == tuple(kind[entry.word])
+        of_others = {text for word in kind if word != entry.word for text in kind[word]}
+        assert set(entry.false) <= of_others
+        assert [len(entry.true), len(set(entry.false)), len(set(entry.sentences))] == [4, 4, 10]
+        assert not any(entry.word in text for text in entry.name.split())
+
+
+def test_every_class_has_photographs_to_search_by_and_to_test_on(data_pack, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("imagenet-1k-sample").parent))
+    seen = set()
+    for kind in KINDS.values():
+        for word in kind:
+            found = photographs(word, 1)
+            assert SHOTS + 3 <= len(found) <= MOST
+            again = photographs(word, 2)
+            assert [photo.tobytes() for photo in found] != [photo.tobytes() for photo in again]
+            mine = {photo.tobytes() for photo in found}
+            assert len(mine) == len(found)
+            assert not mine & seen
+            seen |= mine
+
+
+def test_a_missing_pack_is_an_error_that_says_what_to_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=r"set DIPTYCH_DATA to the folder that holds imagenet-1k-"):
+        catalogue._pack()
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """`tiny` in place of both pairs, and scenes of two things in place of the photographs."""
+    classes = [
+        Entry(name="thing 1", word="cat", true=("it is a cat.",), false=("it is a fish.",)),
+        Entry(name="thing 2", word="fish", true=("it is a fish.",), false=("it is a cat.",)),
+    ]
+    monkeypatch.setattr(proapo, "entries", lambda seed: classes)
+    tests = []
+    for entry in classes:
+        source = open_source(f"scenes:number=1:objects={entry.word}:styles=seen:count=12")
+        images = [source[index].images["main"].decode() for index in range(12)]
+        (tmp_path / "photographs" / entry.name).mkdir(parents=True)
+        for index in range(SHOTS):
+            images[index].save(tmp_path / "photographs" / entry.name / f"{index}.png")
+        tests += images[SHOTS:]
+    path = tmp_path / "sentences.json"
+    path.write_text(json.dumps({entry.name: entry.sentences for entry in classes}))
+    held = Stock(
+        source=Pair("tiny"),
+        target=Pair("tiny"),
+        data=str(tmp_path / "photographs"),
+        sentences=str(path),
+        vectors=proapo.load("tiny").embed_images(tests),
+        labels=np.repeat([0, 1], 8),
+    )
+    return Trial(seed=1, folder=tmp_path, quick=True, prelude=held)
+
+
+def test_found_prompts_are_used_by_the_second_pair_alone_and_beside_votes(shelf):
+    found = proapo.real.arms["transferred", "tip_found"](shelf)
+    assert set(found) == {"transferred", "tip_found"}
+    assert found["transferred"]["top1"].mean() > 0.9
+    assert found["tip_found"]["top1"].mean() > 0.9
+    assert found["transferred"]["false"] < 0.5
+
+
+def test_what_is_not_searched_has_all_sentences_or_none(shelf):
+    described = proapo.real.arms["descriptions"](shelf)
+    assert (described["false"], described["kept"]) == (0.5, 4)
+    assert set(proapo.real.arms["templates"](shelf)) == {"top1"}
+    assert len(proapo.real.arms["tip"](shelf)["top1"]) == 16
+
+
+def test_the_search_by_wrong_labels_keeps_the_wrong_sentences(shelf):
+    assert proapo.real.arms["misled"](shelf)["top1"].mean() < 0.5

@@ -56,7 +56,7 @@ def test_votes_are_those_that_are_best_on_the_validation_split(shop, monkeypatch
 def test_described_classes_are_told_by_all_of_their_sentences(shop, monkeypatch):
     monkeypatch.setattr(tip_adapter, "told", lambda model, trial: {"model": model})
     sets = tip_adapter.described(shop)["model"].classifier
-    assert sets.prompts_of("cat") == (
+    assert sets.prompts.of("cat") == (
         "a photo of a cat. it has legs.",
         "a photo of a cat. it is on the grass.",
     )

@@ -12,6 +12,9 @@ A model with learned prompts (`models.classifier`) computes its own logits and a
 If its class embeddings depend on each other, the classes of each half are set alone and the images
 are classified again.
 
+With `prompts`, a run that searched for prompts of the same classes gives each class's texts in place
+of the templates, to any model that embeds texts.
+
 With `group` a second label groups the images, and accuracy is reported for each group and for the
 worst one.
 
@@ -19,8 +22,10 @@ Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and 
 (MaPLe), base and novel classes; Sagawa et al. 2020, the worst group.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +35,7 @@ from torch import Tensor
 from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
 from diptych.data.templates import BANKS, checked, filled
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, located, unknown
 from diptych.evaluation.embed import (
     Embedded,
     Progress,
@@ -40,8 +45,10 @@ from diptych.evaluation.embed import (
     read_images,
 )
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.methods.store import read_prompts
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
 from diptych.models.class_names import mean_directions
+from diptych.models.class_prompts import ClassPrompts, cut
 
 card = {
     "title": "Zero-shot classification by class names",
@@ -50,6 +57,7 @@ card = {
 }
 
 TEMPLATES = BANKS["images"]
+log = logging.getLogger(__name__)
 
 Novel = Literal["half"] | Sequence[str]
 """Names of the novel classes, or "half": the later half of the classes in the order of their
@@ -62,16 +70,21 @@ def ready(
     *,
     label: str | None = None,
     templates: Sequence[str] = TEMPLATES,
+    prompts: str | Path | None = None,
     group: str | None = None,
     novel: Novel | None = None,
 ) -> None:
-    """Raise InputError for labels, templates and class names that do not fit the source."""
+    """Raise InputError for labels, templates, prompts and class names that do not fit the
+    source."""
     label = named_label("zeroshot", source, label)
-    if _learnt(model) and tuple(templates) != TEMPLATES:
+    own_templates = tuple(templates) != TEMPLATES
+    if _learnt(model) and (own_templates or prompts is not None):
         raise InputError(
-            f"{model.name} was trained with prompts of its own; leave the templates out"
+            f"{model.name} was trained with prompts of its own; leave templates and prompts out"
         )
-    checked(templates, "zeroshot")
+    if own_templates and prompts is not None:
+        raise InputError("the prompts of a run have templates of their own; give one of the two")
+    prompts_of(source, label, templates, prompts)
     if group is not None:
         group_field(source, group)
     if novel is not None:
@@ -84,6 +97,7 @@ def zeroshot(
     *,
     label: str | None = None,
     templates: Sequence[str] = TEMPLATES,
+    prompts: str | Path | None = None,
     group: str | None = None,
     novel: Novel | None = None,
     batch_size: int = 64,
@@ -93,16 +107,21 @@ def zeroshot(
     """Return the accuracy of predicting each image's class: `top1`, `top5`, `mean_per_class`, and
     the chance values.
 
-    `label` is a label with class names: "class", or the first. Also returned: `n` images,
+    `label` is a label with class names: "class", or the first. `prompts` is the folder of a run that
+    holds prompts of the classes, in place of `templates`. Also returned: `n` images,
     `classes`, `classes_seen` (those with images, over which the mean is), `bad` samples by reason,
     and the protocol. Samples without the label (-1) are left out. Ties count against the model.
 
     With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`:
     `worst_group_top1`, and the groups one by one in `by_group`.
     """
-    ready(model, source, label=label, templates=templates, group=group, novel=novel)
+    ready(
+        model, source, label=label, templates=templates, prompts=prompts, group=group, novel=novel
+    )
     label = named_label("zeroshot", source, label)
     names = source.schema()[f"labels.{label}"].classes
+    found = prompts_of(source, label, templates, prompts)
+    sets = [found.of(name) for name in names]
 
     def known(sample: Sample) -> tuple[int, int]:
         """Return the class and group of a sample."""
@@ -114,13 +133,15 @@ def zeroshot(
     learnt = _learnt(model)
     again = novel is not None and learnt and not model.classifier.independent
     steps = Steps(
-        progress, len(source) * (3 if again else 1) + (0 if learnt else len(names) * len(templates))
+        progress, len(source) * (3 if again else 1) + (0 if learnt else sum(map(len, sets)))
     )
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
     if learnt:
         images, classes = judged_images(model, source, known, names, **how)
     else:
-        classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
+        if prompts is not None:
+            warn_of_cuts(model, sets)
+        classes = prompt_vectors(model, sets, batch_size=batch_size, steps=steps)
         images = embed_images(model, source, known, **how)
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
@@ -136,7 +157,7 @@ def zeroshot(
         "chance_top5": min(5, len(names)) / len(names),
         "chance_mean_per_class": 1 / len(names),
     }
-    options = []
+    options = [] if prompts is None else [f"prompts={found.digest()}"]
     if novel is not None:
         held_out = novel_classes(names, novel)
         if again:  # the columns of each half are the logits with only its classes set
@@ -160,7 +181,7 @@ def zeroshot(
         model,
         exact=exact,
         field=label,
-        prompts=() if learnt else tuple(templates),
+        prompts=() if learnt else found.templates,
         classes=names,
         rule="the model's own logits; ties lose"
         if learnt
@@ -170,13 +191,43 @@ def zeroshot(
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
 
 
+def prompts_of(
+    source: Source, label: str, templates: Sequence[str], run: str | Path | None
+) -> ClassPrompts:
+    """Return the prompts of a run for the classes of a label, or, without a run, the templates.
+
+    Raises InputError as `read_prompts` and `ClassPrompts.for_classes` do.
+    """
+    if run is None:
+        return ClassPrompts(checked(templates, "zeroshot"))
+    with located(f"{run} and {source.name}"):
+        return read_prompts(run).for_classes(source.schema()[f"labels.{label}"].classes)
+
+
+def warn_of_cuts(model: Any, sets: Sequence[Sequence[str]]) -> None:
+    """Log how many prompts are longer than a model's context, if it has a tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    texts = [prompt for own in sets for prompt in own]
+    if tokenizer is not None and (note := cut(tokenizer, texts)):
+        log.warning(note)
+
+
 def class_vectors(
     model: Any, names: Sequence[str], templates: Sequence[str], *, batch_size: int, steps: Steps
 ) -> Tensor:
-    """Return the direction of each class (C, E): the normalised mean of its unit prompt vectors."""
-    prompts = [filled(template, name) for name in names for template in templates]
-    vectors = embed_texts(model, prompts, batch_size=batch_size, steps=steps)
-    return mean_directions(vectors, len(names), getattr(model, "shares", (1.0,)))
+    """Return the direction of each class (C, E): that of its name in the templates."""
+    sets = [[filled(template, name) for template in templates] for name in names]
+    return prompt_vectors(model, sets, batch_size=batch_size, steps=steps)
+
+
+def prompt_vectors(
+    model: Any, sets: Sequence[Sequence[str]], *, batch_size: int, steps: Steps
+) -> Tensor:
+    """Return the direction of each class (C, E), given its prompts: the normalised mean of their
+    unit vectors."""
+    texts = [prompt for own in sets for prompt in own]
+    vectors = embed_texts(model, texts, batch_size=batch_size, steps=steps)
+    return mean_directions(vectors, [len(own) for own in sets], getattr(model, "shares", (1.0,)))
 
 
 def judged_images(

@@ -24,7 +24,7 @@ from diptych.data.batch import Batch
 from diptych.data.sample import Source, labels_of
 from diptych.errors import InputError
 from diptych.methods.base import Stage
-from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, PromptedConfig
 from diptych.models.classifier import Classifier
 from diptych.spec import NotNegative
 from diptych.towers.dual import DualEncoder
@@ -44,7 +44,7 @@ BETAS = (1.0, 2.5, 5.5, 10.0, 20.0, 40.0, 70.0, 100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifyConfig):
+class Config(PromptedConfig):
     """`alpha` weighs the votes, `beta` is how fast they fall with distance; None: the value with
     which most images of the cache are classified rightly without their own votes. `tune` trains
     the cache."""

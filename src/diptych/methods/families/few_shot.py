@@ -21,7 +21,9 @@ from diptych.data.views import ArrayView, Augment, ImageView, LabelView, View
 from diptych.errors import InputError, located, some
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
+from diptych.methods.store import read_prompts
 from diptych.models.class_names import check_names
+from diptych.models.class_prompts import ClassPrompts
 from diptych.models.classifier import Classifier
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
@@ -41,6 +43,14 @@ class ClassifyConfig(LabelConfig):
     """`template` is the prompt that contains the class name."""
 
     template: str = "a photo of a {}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedConfig(ClassifyConfig):
+    """`prompts` is a run that searched for prompts of the same classes; they take the template's
+    place."""
+
+    prompts: str | None = None
 
 
 class Classify(Method):
@@ -89,7 +99,17 @@ class Classify(Method):
         """Set the class names of the training data. Raises InputError if the label has none."""
         if names := class_names(sources["train"], self.config.label):
             with located(sources["train"].name):
+                if prompts := self.prompts_for(names):
+                    self.model.use_prompts(prompts)
                 self.model.set_classes(names)
+
+    def prompts_for(self, names: Sequence[str]) -> ClassPrompts | None:
+        """Return the prompts of the run that the options name, or None if they name none.
+
+        Raises InputError if it has none, or of other classes than these.
+        """
+        run = self.config.prompts if isinstance(self.config, PromptedConfig) else None
+        return None if run is None else read_prompts(run).for_classes(names)
 
     def stages(self) -> Sequence[Stage]:
         return (

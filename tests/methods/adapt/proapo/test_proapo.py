@@ -80,7 +80,7 @@ def test_what_is_logged_is_the_fitness_of_the_prompts_that_are_delivered(tmp_pat
         "templates": [
             [template.replace("{}", name) for template in model.templates] for name in COLOURS
         ],
-        "descriptions": [model.prompts_of(name) for name in COLOURS],
+        "descriptions": [model.prompts.of(name) for name in COLOURS],
     }
     for stage, prompts in stages.items():
         logits = method.model.encoder.logit_scale() * images @ encoded(method, prompts).T

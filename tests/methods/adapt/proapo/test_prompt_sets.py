@@ -48,7 +48,7 @@ def slow(tiny, prompts):
 def test_a_class_embedding_is_the_mean_direction_of_any_number_of_prompts(sets, tiny):
     names = ["bus", "house", "cat"]
     sets.set_classes(names)
-    assert [sets.prompts_of(name) for name in names] == [PROMPTS[name] for name in names]
+    assert [sets.prompts.of(name) for name in names] == [PROMPTS[name] for name in names]
     torch.testing.assert_close(
         sets.text_features(), torch.stack([slow(tiny, PROMPTS[name]) for name in names])
     )

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diptych.methods.adapt.proapo.prompt_sets import prompts
 from diptych.methods.adapt.proapo.units import initial_sets, unit_masks, units_of
+from diptych.models.class_prompts import prompts
 
 
 def test_each_sentence_comes_with_each_name_and_no_unit_comes_twice():

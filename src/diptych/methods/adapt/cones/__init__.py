@@ -38,7 +38,7 @@ from diptych.methods.adapt.cones.bank import ConceptClassifier, Rows, TextSide
 from diptych.methods.adapt.cones.detect import Detect
 from diptych.methods.adapt.cones.generate import Generate
 from diptych.methods.base import At, Features, Losses, Stage
-from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig, class_names
+from diptych.methods.families.few_shot import PAPER, SMALL, Classify, PromptedConfig, class_names
 from diptych.models.class_names import check_names
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
@@ -60,17 +60,18 @@ _OF = {  # options that only some tasks have
     "whole": ("generate",),
     "role": ("generate",),
     "label": ("classify", "generate"),
+    "prompts": ("classify",),
     "cached": ("classify",),
 }
 START = Literal["names", "random", "images"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifyConfig):
+class Config(PromptedConfig):
     """Options of the tasks, the rows and the stages.
 
     - `task` is classify, detect or generate; `start` is how rows are initialised: names, random or
-      images.
+      images. With `prompts`, rows that begin as names have the direction of the class's prompts.
     - `vectors` is the number of rows of a concept in detection (None: one for each token of its
       name); `whole` makes all rows of the prompt trainable in generation.
     - `keep_norm` keeps the initial length of the rows; `keep_text` keeps the text tower, so that
@@ -101,6 +102,10 @@ class Config(ClassifyConfig):
         if self.start == "images" and self.task != "classify":
             raise InputError(
                 "rows of several tokens cannot begin as the mean of images; set start=names"
+            )
+        if self.prompts is not None and self.start != "names":
+            raise InputError(
+                "prompts are what rows begin as, in place of names; set start=names or leave prompts out"
             )
         for item in fields(self):
             default = item.default_factory() if callable(item.default_factory) else item.default
@@ -210,6 +215,11 @@ class ConES(Classify):
                 "images and texts, or set start=images to classify"
             )
         found = side.concepts(names, self.model.form, config.vectors)
+        if prompts := self.prompts_for(names):
+            directions = prompts.features(self.model.encoder, self.make.tokenizer, names)
+            for name, direction in zip(names, directions, strict=True):
+                length = found[name].values.norm()
+                found[name] = Rows(length * direction[None], found[name].learnt)
         if config.start == "random":
             std = torch.cat([each.values for each in found.values()]).std()
             found = {

@@ -46,11 +46,12 @@ from diptych.methods.adapt.proapo.fitness import (
     tolerance,
 )
 from diptych.methods.adapt.proapo.groups import require_scikit_learn
-from diptych.methods.adapt.proapo.prompt_sets import PromptSets, Unit, prompts
+from diptych.methods.adapt.proapo.prompt_sets import PromptSets
 from diptych.methods.adapt.proapo.units import unit_masks, units_of
 from diptych.methods.base import Stage
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
 from diptych.methods.make import Make
+from diptych.models.class_prompts import Unit, cut, prompts
 from diptych.rng import generator
 from diptych.spec import Count
 from diptych.towers.dual import DualEncoder
@@ -263,12 +264,8 @@ class ProAPO(Classify):
         is encoded once."""
         flat = [text for row in texts for text in row]
         index = {text: number for number, text in enumerate(dict.fromkeys(flat))}
-        tokenizer = self.make.tokenizer
-        cut = sum(tokenizer.lost(text) > 0 for text in index)
-        if cut:
-            run.warn(
-                f"{cut} of {len(index)} prompts are longer than the context of {tokenizer.context} and are cut"
-            )
+        if note := cut(self.make.tokenizer, list(index)):
+            run.warn(note)
         embeddings = self.model.embed(list(index))
         return embeddings[[index[text] for text in flat]].unflatten(0, (len(texts), -1))
 

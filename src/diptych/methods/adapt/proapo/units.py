@@ -1,7 +1,7 @@
 """The units of each class, as text: each of its names alone, and each sentence about it with each
 name.
 
-A unit is defined in `prompt_sets.py`. Dimensions: C classes, K units of the class that has most, G
+A unit is defined in `models.class_prompts`. Dimensions: C classes, K units of the class that has most, G
 sets.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diptych.data.templates import written
-from diptych.methods.adapt.proapo.prompt_sets import Unit
+from diptych.models.class_prompts import Unit
 
 SAMPLES = 16  # random initial sets of each of two kinds
 
