@@ -51,7 +51,6 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
         "cua": ("cua", 1, 1),
         "cuaxu": ("cuaxu", 1, 1),
         "align_only": ("cua", 0, 1),
-        "uniform_only": ("cua", 1, 0),
     }
     for config in begun.values():
         assert (config.init, config.options.seed) == ("the/prelude", 3)

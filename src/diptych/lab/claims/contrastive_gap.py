@@ -6,8 +6,7 @@ in which no concept meets itself. They learn from the drawings of three designs 
 a fourth design's, which none of them saw.
 
     clip, cua, cuaxu    the paper's three losses
-    align_only          L_CUA without uniformity, to which the paper attributes the gap's closing
-    uniform_only        L_CUA without alignment
+    align_only          L_CUA without uniformity, to whose lack the paper attributes the gap
     start               the new projections as they are: what training has to add
     twins               L_clip on two towers of one shape that see the same images, without texts;
                         `twins_start` before the first step, when their centroids are nearly one
@@ -17,6 +16,13 @@ the mean over five splits of the pairs; `top1` zero-shot among all names of draw
 of the suite `arithmetic` on the drawings of a person, a man or a woman who does something, of which
 one or the other is exchanged. `widest` is the largest distance of the centroids of the twins on the
 drawings they learn from.
+
+The recipe is that of the `small` presets, Muon in place of the paper's AdamW, without augmentation:
+with it the contrastive term stays at about 2 nats, the others have little say, and images and texts
+stay separable (seed 100). An earlier form of this claim had half the epochs, where L_CUA was still
+behind L_clip in recall, a margin of 11 % of it, and no `align_only`. The margin is now the largest
+loss in the paper's own table relative to its recall (.018 of .276, 6.5 %), of L_clip's recall on
+the tuning seeds.
 """
 
 import re
@@ -51,7 +57,7 @@ PAIRS = 1440  # of the measured design, each with a name of its own
 PLAIN = {"ramp": (1.0, 1.0)}  # images as they are: augmentation would begin at the end
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 BATCH = 64
-EPOCHS = 6
+EPOCHS = 12
 SPLITS = 5
 """Splits of the pairs over which the separability is averaged; the paper has one."""
 
@@ -219,7 +225,6 @@ claim = Claim(
         "cua": tuned("cua"),
         "cuaxu": tuned("cuaxu"),
         "align_only": tuned("cua", uniform=0.0),
-        "uniform_only": tuned("cua", align=0.0),
         "start": start,
         ("twins_start", "twins"): twins,
     },
@@ -230,6 +235,7 @@ claim = Claim(
     mechanism=("align_only",),
     checks=(
         better("linear_separability", "cua", over="align_only", higher=False),
+        better("r1", "align_only", over="cua"),
         better("top1", "cua", over="clip"),
         better("success", "cua", over="clip"),
         better("r1", "cua", over="start"),
