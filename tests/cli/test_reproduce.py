@@ -88,8 +88,8 @@ def test_a_claim_is_run_shown_and_stored(diptych, file, tmp_path):
 def test_quick_says_that_it_gives_no_verdict(diptych, file):
     called = diptych("reproduce", file, "--quick")
     assert called.code == 0, called
-    assert "no verdict: a quick run of seed 200 alone; nothing is stored" in called.out
-    assert sorted(file.with_name("ran.txt").read_text().splitlines()) == ["200 ours", "200 theirs"]
+    assert "no verdict: a quick run of seed 100 alone; nothing is stored" in called.out
+    assert sorted(file.with_name("ran.txt").read_text().splitlines()) == ["100 ours", "100 theirs"]
     assert (
         json.loads(diptych("reproduce", file, "--quick", "--json").out)["ours"]["verdict"] is None
     )

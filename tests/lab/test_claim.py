@@ -107,6 +107,15 @@ def test_each_metric_of_a_headline_may_have_a_delta():
             claim(headline=both, delta=delta)
 
 
+def test_delta_is_a_tenth_of_the_gain_where_smaller_is_better_too():
+    lower = (better("loss", "ours", over="theirs", higher=False),)
+    tuned = Tuned(effect=0.4, sd=0.1, best=0.6, chance=1.0, seconds=1)
+    floor = Floor("r1", 0.1)
+    assert claim(headline=lower, delta=0.04, tuned=tuned, floor=floor).delta == 0.04
+    with pytest.raises(InputError, match="delta is 0.05, above a tenth of what lies between"):
+        claim(headline=lower, delta=0.05, tuned=tuned, floor=floor)
+
+
 def test_what_an_arm_must_return_follows_from_what_is_judged():
     asked = claim(
         checks=(

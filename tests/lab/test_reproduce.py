@@ -257,10 +257,10 @@ def test_quick_is_one_seed_and_no_verdict_and_other_seeds_store_nothing(file, tm
     assert not board(todo)[0].full
     record = reproduce(todo)
     assert board(todo)[0].full
-    assert ran(file) == ["200 ours", "200 prelude", "200 theirs+broken"]
-    assert (record["verdict"], record["quick"], record["seeds"]) == (None, True, [200])
+    assert ran(file) == ["100 ours", "100 prelude", "100 theirs+broken"]
+    assert (record["verdict"], record["quick"], record["seeds"]) == (None, True, [100])
     assert record["runs"][2]["metrics"]["quick"] == 1.0
-    assert record["arms"]["ours"]["r1"] == {"mean": pytest.approx(0.624), "interval": None}
+    assert record["arms"]["ours"]["r1"] == {"mean": pytest.approx(0.612), "interval": None}
     assert "headline" not in record
     tried = plan(str(file), seeds=(100, 101), out=out)
     assert (tried.out, reproduce(tried)["verdict"]) == (None, "holds")
@@ -344,9 +344,9 @@ def test_what_other_code_has_done_is_done_again(file, tmp_path):
     reproduce(todo)
     ran(file)
     changes = [  # a prelude is run again only where an arm needs it, whose own code has not changed
-        (["seed-200/arm-ours.json"], ["200 ours", "200 prelude"]),
-        (["seed-200/prelude.json"], []),
-        (["seed-200/prelude.json", "seed-200/arm-ours.json"], ["200 ours", "200 prelude"]),
+        (["seed-100/arm-ours.json"], ["100 ours", "100 prelude"]),
+        (["seed-100/prelude.json"], []),
+        (["seed-100/prelude.json", "seed-100/arm-ours.json"], ["100 ours", "100 prelude"]),
     ]
     for names, arms in changes:
         for name in names:
@@ -363,8 +363,8 @@ def test_code_that_changes_while_it_runs_is_told(file):
     todo = plan(str(file), quick=True)
 
     def change(event, job, value):
-        if str(job) == "more seed 200 ours" and event == "done":
-            path = todo.shelf / "seed-200" / "arm-ours.json"
+        if str(job) == "more seed 100 ours" and event == "done":
+            path = todo.shelf / "seed-100" / "arm-ours.json"
             path.write_text(path.read_text().replace('"files.py": "', '"files.py": "other'))
 
     with pytest.raises(
@@ -373,7 +373,7 @@ def test_code_that_changes_while_it_runs_is_told(file):
         reproduce(todo, hear=change)
     ran(file)
     assert reproduce(todo)["verdict"] is None
-    assert ran(file) == ["200 ours"]
+    assert ran(file) == ["100 ours"]
 
 
 def test_another_file_and_a_quick_run_share_nothing_with_what_was_done(file):
@@ -390,7 +390,7 @@ def test_another_file_and_a_quick_run_share_nothing_with_what_was_done(file):
         (
             'return {"r1": 0.5 + own',
             'return {"loss": float("nan"), "r1": 0.5 + own',
-            "arm 'ours' of more, seed 200 gave loss = nan",
+            "arm 'ours' of more, seed 100 gave loss = nan",
         ),
         (
             'note(trial, "prelude")',

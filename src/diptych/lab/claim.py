@@ -186,7 +186,8 @@ class Floor:
 class Tuned:
     """What four tuning seeds showed of the headline's first expectation, fixed before the result:
     mean and standard deviation of its differences, the mean of its better arm and what chance gives
-    of that metric, and the CPU seconds of a seed."""
+    of that metric (where smaller is better, what it is without the method), and the CPU seconds of a
+    seed."""
 
     effect: float
     sd: float
@@ -284,10 +285,12 @@ class Claim:
                 )
         tuned = self.tuned
         first = self.delta_of(self.headline[0].metric)
-        if tuned is not None and compared and first > (tuned.best - tuned.chance) / 10 + 1e-12:
+        if tuned is None or not compared:
+            return
+        if first > abs(tuned.best - tuned.chance) / 10 + 1e-12:
             raise InputError(
-                f"delta is {first:g}, above a tenth of what the better arm has over chance on the tuning seeds "
-                f"({tuned.best:g} over {tuned.chance:g}); take a smaller one"
+                f"delta is {first:g}, above a tenth of what lies between the better arm and chance on the tuning seeds "
+                f"({tuned.best:g} and {tuned.chance:g}); take a smaller one"
             )
 
     def delta_of(self, metric: str) -> float:

@@ -75,18 +75,20 @@ def plan(
     """Find a claim and check that it may be run with these options.
 
     Without `seeds` this is the claim's next look, whose verdict is stored. `seeds` are tried and
-    judged, and nothing is stored; `quick` uses the first seed alone. Raises InputError for an
+    judged, and nothing is stored; `quick` uses the first of them alone, or the first tuning seed.
+    Raises InputError for an
     unknown name, for seeds that give no interval, for a tree with uncommitted changes, for a claim
     without the numbers of its tuning seeds, and where the code of an earlier look has changed.
     """
     path = claims.find(name, folder)
     found = claims.block(path, block)
+    default = TUNING if quick else found.seeds
     plain = Plan(
         name=path.stem,
         path=path,
         block=block,
         claim=found,
-        seeds=tuple(seeds if seeds is not None else found.seeds)[: 1 if quick else None],
+        seeds=tuple(default if seeds is None else seeds)[: 1 if quick else None],
         quick=quick,
         stamp=stamp(path),
         out=None,
