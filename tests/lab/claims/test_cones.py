@@ -12,7 +12,7 @@ from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.config import RESERVED
 from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import cones
-from diptych.lab.claims._prompted import prompted
+from diptych.lab.claims._concepts import prompted
 from diptych.methods.adapt.cones.bank import ConceptBank
 from diptych.methods.store import load
 from diptych.training.run import build_method

@@ -45,8 +45,8 @@ from torch.nn.functional import cross_entropy, normalize
 from diptych.data.sample import labels_of
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Arm, Claim, Floor, Trial, Tuned, at_most, better, not_worse
-from diptych.lab.claims._prompted import Place, prompted
+from diptych.lab.claim import Arm, Claim, Floor, Trial, at_most, better, not_worse
+from diptych.lab.claims._concepts import RECIPE, STILL, Place, precision, searched
 from diptych.methods.store import describe, load, save_model
 from diptych.rng import generator
 from diptych.training.config import RunConfig, resolve
@@ -60,9 +60,7 @@ TESTED = 400  # images to measure on, which come behind those
 SHOTS = (1, 4, 16)
 STEPS = 200
 FINE = 40
-RECIPE = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "warmup": 0.0}
 OWN = {"class_specific": True, "init_from_template": False}  # vectors of each class's own
-STILL = 1e-30  # a rate that moves nothing
 Method = tuple[str, float, Mapping[str, Any]]
 """A method's name, its rate and its options."""
 
@@ -185,45 +183,6 @@ def timing(trial: Trial) -> dict[str, float]:
 # ---- boxes and drawings
 
 
-def searched(
-    trial: Trial,
-    name: str,
-    task: str,
-    data: Mapping[str, str],
-    start: str,
-    *,
-    rate: float = STILL,
-    steps: int = 1,
-    place: Place | None = None,
-    **config: Any,
-) -> str:
-    """The folder of a run of `cones` for a task: rows of its own, or with a `place` those of
-    prompts through the text tower."""
-    out = str(trial.folder / name)
-    base = config.get("base")
-    if base is not None:
-        config["base"] = {**base, "steps": 5 if trial.quick else base["steps"]}
-    run(
-        resolve(
-            "cones",
-            data,
-            preset=task,
-            init=start,
-            config=config,
-            recipe={**RECIPE, "lr": rate, "steps": trial.steps(steps, quick=5), "batch_size": 16},
-            options={"seed": trial.seed, "quiet": True},
-        ),
-        out,
-        change=None if place is None else prompted(place),
-    )
-    return out
-
-
-def precision(folder: str, data: str) -> dict[str, float]:
-    """The average precision of the boxes of a run."""
-    return {"ap50": evaluate(load(folder), open_source(data), ["detection"])["detection"]["ap50"]}
-
-
 SEVERAL = "scenes:number=1-3:same=0.0:texts=caption"
 BOXED = 80  # images to search with
 
@@ -329,10 +288,20 @@ claim = Claim(
     delta=0.03,
     floor=Floor("novel", chance=0.1, arms=("cones", "coop", "inversion")),
     table=(
-        "novel", "novel1", "novel4", "novel16", "known", "tuned4", "step", "step_whole", "ap50", "likeness",
-        "likeness_top1", "time",
+        "novel",
+        "novel1",
+        "novel4",
+        "novel16",
+        "known",
+        "tuned4",
+        "step",
+        "step_whole",
+        "ap50",
+        "likeness",
+        "likeness_top1",
+        "time",
     ),
-)  # fmt: skip
+)
 
 
 # ---- blood cells

@@ -1,9 +1,10 @@
-"""What concepts are compared with in detection and drawing: rows that come through the text tower.
+"""Searches for concepts in detection and drawing: by `cones`, and by what it is compared with.
 
     E_c = text([…, v, …])
 
-Trained input vectors v take the places of the words before a name (prompt tuning), or of the name
-itself (textual inversion). All else is that of `cones`: head, losses, data and stages.
+In the comparisons the rows come through the text tower. Trained input vectors v take the places of
+the words before a name (prompt tuning), or of the name itself (textual inversion). All else is that
+of `cones`: head, losses, data and stages.
 
 Dimensions: C concepts, L tokens of a prompt, R rows of a concept, V vectors, D text width, E
 embedding.
@@ -15,10 +16,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from diptych.data.sources import open_source
 from diptych.data.tokenizers import pad_batch
+from diptych.evaluation import evaluate
+from diptych.lab.claim import Trial
 from diptych.methods.adapt.cones.bank import ConceptBank, Form, Rows, TextSide
 from diptych.methods.base import Method
+from diptych.methods.store import load
 from diptych.models.class_names import prompt_ids, split_prompt
+from diptych.training.config import resolve
+from diptych.training.run import run
+
+RECIPE = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "warmup": 0.0}
+STILL = 1e-30  # a rate that moves nothing
 
 Place = Literal["context", "name"]
 """Which tokens of a prompt the vectors replace: the words before the name, or those of the name."""
@@ -93,3 +103,42 @@ def prompted(place: Place) -> Callable[[Method], None]:
         model.bank = PromptedBank(model.encoder.embed_dim, method.side.module, model.form, place)
 
     return change
+
+
+def searched(
+    trial: Trial,
+    name: str,
+    task: str,
+    data: Mapping[str, str],
+    start: str,
+    *,
+    rate: float = STILL,
+    steps: int = 1,
+    place: Place | None = None,
+    **config: Any,
+) -> str:
+    """The folder of a run of `cones` for a task: rows of its own, or with a `place` those of
+    prompts through the text tower."""
+    out = str(trial.folder / name)
+    base = config.get("base")
+    if base is not None:
+        config["base"] = {**base, "steps": 5 if trial.quick else base["steps"]}
+    run(
+        resolve(
+            "cones",
+            data,
+            preset=task,
+            init=start,
+            config=config,
+            recipe={**RECIPE, "lr": rate, "steps": trial.steps(steps, quick=5), "batch_size": 16},
+            options={"seed": trial.seed, "quiet": True},
+        ),
+        out,
+        change=None if place is None else prompted(place),
+    )
+    return out
+
+
+def precision(folder: str, data: str) -> dict[str, float]:
+    """The average precision of the boxes of a run."""
+    return {"ap50": evaluate(load(folder), open_source(data), ["detection"])["detection"]["ap50"]}
