@@ -307,7 +307,7 @@ claim = Claim(
 # ---- blood cells
 
 SIDE = 128  # of images; cells are a sixth as wide
-CROWD = f"scenes:number=3-8:size={SIDE}:distractors=4:texts=caption"
+CROWD = f"number=3-8:size={SIDE}:styles=seen:texts=caption"
 CELLS = "blood-cells"
 
 
@@ -319,7 +319,8 @@ def crowd(trial: Trial) -> str:
     preprocess = model.encoder.image.preprocess
     description = describe("clip", {}, model.encoder, model.tokenizer, preprocess)
     save_model(start, description, model.encoder.state_dict())
-    base = {"base": f"{CROWD}:seed={trial.seed}:count={100 if trial.quick else 4800}"}
+    world = f"{CROWD}:seed={trial.seed}:count={50 if trial.quick else 2400}"
+    base = {"base": f"scenes:objects=shapes:{world},scenes:{world}"}
     recipe = {"steps": 300, "batch_size": 16}
     return searched(trial, "head", "detect", base, str(start), base=recipe)
 
