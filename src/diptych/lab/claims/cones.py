@@ -20,18 +20,16 @@ one image each: what is lost where names are good. `step` and `step_whole` are t
 step of `cones` over that of `coop`, with the images' vectors kept on both sides, and with images
 embedded on both.
 
-Two more tasks are among the checks. In each, what reads the rows (a head, a denoiser) is trained
-once on other things, by their names, and is frozen when the new ones are learnt.
+A second task is among the checks, `ap50`, the average precision of boxes. A head is trained once on
+known things by their names, and is frozen when the ten new ones are learnt from scenes of one to
+three.
 
-    found_names, found, found_prompts     boxes of the ten things in scenes of one to three: by their
-                                          names; by `cones`; by four vectors of each thing's own in
-                                          place of the words before its name
-    drawn_names, drawn, drawn_inversion   drawings of ten symbols, each learnt from three designs of
-                                          it: by their names; by `cones`; by a vector of its own in
-                                          place of each token of its name, for three times the steps
+    found_names      by the names
+    found            by the method, one vector for each token of a name
+    found_prompts    by four vectors of each thing's own in place of the words before its name
 
-`ap50` is the average precision of boxes, `likeness` the cosine of drawings to a fourth design of the
-same symbol, as `tiny` embeds them, and `time` the CPU time of a search over that of the inversion.
+The block `real` asks the same of cells under a microscope (`blood-cells`), with `tiny` for images of
+128 pixels and a head for the boxes of crowded scenes.
 """
 
 import statistics
@@ -42,13 +40,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from diptych.data.sample import labels_of
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Arm, Claim, Floor, Trial, at_most, better, not_worse
 from diptych.lab.claims._concepts import RECIPE, STILL, Place, precision, searched
 from diptych.methods.store import describe, load, save_model
-from diptych.rng import generator
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import build_method, run
 
@@ -180,7 +176,7 @@ def timing(trial: Trial) -> dict[str, float]:
     return found
 
 
-# ---- boxes and drawings
+# ---- boxes
 
 
 SEVERAL = "scenes:number=1-3:same=0.0:texts=caption"
@@ -204,53 +200,6 @@ def found(trial: Trial) -> dict[str, dict[str, float]]:
     }
 
 
-SYMBOL = "concept"
-DESIGNS = "noto+fluent-flat+emojione"
-UNSEEN = "twemoji"  # the design that is compared with
-DENOISER = {"size": 16, "patch": 4, "width": 128, "depth": 4}
-
-
-def symbols(trial: Trial) -> str:
-    """Ten symbols of all four designs that the denoiser has never met, by the seed, as options of a
-    source."""
-    shown = []
-    for design in (*DESIGNS.split("+"), UNSEEN):
-        source = open_source(f"glyphs:split=test:design={design}")
-        classes = source.schema()[f"labels.{SYMBOL}"].classes
-        shown.append({classes[number] for number in labels_of(source, SYMBOL)})
-    plain = [name for name in set.intersection(*shown) if name.replace(" ", "").isalpha()]
-    chosen = generator(trial.seed, "symbols").permutation(sorted(plain))[:10].tolist()
-    return f":classes={'+'.join(chosen)}:of={SYMBOL}"
-
-
-def drawn(trial: Trial) -> dict[str, dict[str, float]]:
-    """Arms: one denoiser, and three ways to the rows of symbols that it has never met."""
-    base = {"base": f"glyphs:split=train:design={DESIGNS}"}
-    how: dict[str, Any] = {"label": SYMBOL, "template": "{}"}
-    recipe = {"steps": 800, "batch_size": 64}
-    denoiser = searched(
-        trial, "denoiser", "generate", base, "tiny", base=recipe, head=DENOISER, **how
-    )
-    few = symbols(trial)
-    train = {"train": f"glyphs:split=test:design={DESIGNS}{few}"}
-    test = open_source(f"glyphs:split=test:design={UNSEEN}{few}")
-
-    def likeness(name: str, **search: Any) -> tuple[dict[str, float], float]:
-        start = time.process_time()
-        out = searched(trial, name, "generate", train, denoiser, **search, **how)
-        seconds = time.process_time() - start
-        reported = evaluate(load(out), test, ["clip_i"], label=SYMBOL)["clip_i"]
-        return {"likeness": reported["clip_i"], "likeness_top1": reported["top1"]}, seconds
-
-    own, seconds = likeness("own", rate=0.1, steps=100)
-    inversion, longer = likeness("inversion", rate=0.03, steps=300, place="name")
-    return {
-        "drawn_names": likeness("names")[0],
-        "drawn": {**own, "time": seconds / longer},
-        "drawn_inversion": inversion,
-    }
-
-
 claim = Claim(
     question=(
         "Of things that the model has never met, vectors in the place of the text tower's output name images better "
@@ -258,16 +207,15 @@ claim = Claim(
     ),
     arms={
         "names": names,
-        "cones": named("cones", 0.1, known=True),
-        "random": random(0.1),
+        "cones": named("cones", 0.2, known=True),
+        "random": random(0.2),
         "held": named("cones", STILL),
-        "coop": named("coop", 0.01, n_ctx=4, **OWN),
+        "coop": named("coop", 0.003, n_ctx=4, **OWN),
         "inversion": named("coop", 0.01, position="name", **OWN),
-        "second": tuned(0.1),
+        "second": tuned(0.2),
         "tuned": tuned(STILL),
         "timing": timing,
         ("found_names", "found", "found_prompts"): found,
-        ("drawn_names", "drawn", "drawn_inversion"): drawn,
     },
     headline=(
         better("novel", "cones", over="names"),
@@ -281,9 +229,6 @@ claim = Claim(
         better("tuned4", "second", over="tuned"),
         at_most("step_whole", "timing", 1.0),
         better("ap50", "found", over="found_prompts"),
-        better("likeness", "drawn", over="drawn_names"),
-        not_worse("likeness", "drawn", than="drawn_inversion", margin=0.03),
-        at_most("time", "drawn", 1 / 3),
     ),
     delta=0.03,
     floor=Floor("novel", chance=0.1, arms=("cones", "coop", "inversion")),
@@ -297,9 +242,6 @@ claim = Claim(
         "step",
         "step_whole",
         "ap50",
-        "likeness",
-        "likeness_top1",
-        "time",
     ),
 )
 
@@ -349,13 +291,11 @@ real = Claim(
         "names": lambda trial: precision(trial.prelude, f"{CELLS}:split=test"),
         "cones": celled(0.1),
         "prompts": celled(0.01, "context"),
-        "inversion": celled(0.01, "name"),
     },
     headline=(
         better("ap50", "cones", over="names"),
         not_worse("ap50", "cones", than="prompts", margin=0.01),
     ),
-    checks=(not_worse("ap50", "cones", than="inversion", margin=0.01),),
     delta=0.01,
     floor=Floor("ap50", chance=0.0, arms=("cones", "prompts"), least=0.1),
 )
