@@ -2,18 +2,26 @@
 told."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 
+from diptych.data.boxes import things
 from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.config import RESERVED
 from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import cones
+from diptych.lab.claims._concepts import prompted
+from diptych.methods.adapt.cones.bank import ConceptBank
+from diptych.methods.store import load
+from diptych.training.run import build_method
 
 
 def test_the_floor_is_of_the_arms_that_learn():
     claim = block(find("cones"))
-    assert not {"held", "names", "second", "tuned", "timing"} & set(claim.learning)
+    assert set(claim.learning) == {"cones", "coop", "inversion"}
+    assert set(block(find("cones"), "real").learning) == {"cones", "prompts"}
 
 
 def test_what_is_learnt_from_is_new_and_apart_from_what_is_measured_on(tmp_path):
@@ -34,23 +42,27 @@ def test_arms_differ_in_method_and_rate_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(cones, "load", lambda out: None)
     monkeypatch.setattr(cones, "evaluate", lambda *args, **how: {"zeroshot": {"top1": 0.5}})
     for name, arm in cones.claim.arms.items():  # the patched run reads the name
-        if name != "timing":
+        if name != "timing" and isinstance(name, str):
             arm(Trial(seed=3, folder=tmp_path))
     assert "names" not in begun
-    assert [len(configs) for configs in begun.values()] == [4] * 6 + [1] * 2
-    for at in range(4):
+    counts = {name: len(configs) for name, configs in begun.items()}
+    assert counts == {
+        "cones": 4, "random": 1, "held": 3, "coop": 3, "inversion": 3, "second": 1, "tuned": 1
+    }  # fmt: skip
+    for at in range(3):
         same = {
             str(
                 replace(
-                    configs[at],
+                    begun[name][at],
                     method="",
                     config={},
-                    recipe=replace(configs[at].recipe, lr=1.0, steps=1, epochs=1),
+                    recipe=replace(begun[name][at].recipe, lr=1.0, steps=1, epochs=1),
                 )
             )
-            for configs in list(begun.values())[:6]
+            for name in ("cones", "held", "coop", "inversion")
         }
         assert len(same) == 1
+    assert begun["random"][0].data == begun["cones"][3].data
     assert {
         name: {config.recipe.steps for config in configs} for name, configs in begun.items()
     } == {name: {1} if name in ("held", "tuned") else {cones.STEPS} for name in begun}
@@ -77,3 +89,75 @@ def test_a_step_is_timed_on_both_sides(tmp_path):
     before = side.model.bank.vectors.detach().clone()
     side.seconds(True)
     assert not torch.equal(before, side.model.bank.vectors)
+
+
+BOXES = "scenes:number=1-2:texts=caption:split=novel:count=24"
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A run that has a detection head."""
+    trial = Trial(seed=5, folder=tmp_path_factory.mktemp("head"), quick=True)
+    data = {"base": "scenes:number=1-2:texts=caption:count=32"}
+    how = {"base": {"steps": 3, "batch_size": 8}, "head": {"width": 32, "depth": 1}}
+    return cones.searched(trial, "head", "detect", data, "tiny", **how)
+
+
+@pytest.mark.parametrize("place", ["context", "name"])
+def test_prompts_that_do_not_move_find_what_the_names_find(place, head, tmp_path):
+    trial = Trial(seed=5, folder=tmp_path, quick=True)
+    still = cones.searched(trial, "still", "detect", {"train": BOXES}, head, place=place)
+    assert cones.precision(still, BOXES) == cones.precision(head, BOXES)
+    model, names = load(still), load(head)
+    assert model.encoder.text is None
+    names.set_classes(model.classes)
+    rows, mask = model.delivered.class_rows()
+    wanted, there = names.delivered.class_rows()
+    assert torch.equal(mask, there)
+    torch.testing.assert_close(rows, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["context", "name"])
+def test_only_vectors_of_their_own_place_learn_through_the_text_tower(place):
+    config = cones.settings(Trial(seed=1, folder=Path(), quick=True), "cones", BOXES, 0.1, {})
+    config = replace(
+        config, config={"task": "generate", "head": {"size": 8, "width": 32, "depth": 1}}
+    )
+    method, model = build_method(config, None)
+    side = method.side.module
+    prompted(place)(method)
+    concepts = side.concepts(("owl", "fire engine"), "prompt")
+    plain = ConceptBank(192)
+    plain.fill(concepts)
+    model.bank.fill(concepts)
+    rows, mask = model.bank.as_text_embeddings()
+    torch.testing.assert_close(rows, plain.as_text_embeddings()[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(mask, plain.as_text_embeddings()[1])
+    rows.square().sum().backward()
+    named = sum(sum(each.learnt) for each in concepts.values())
+    before = len(side.tokenizer.ids("a photo of a"))
+    assert len(model.bank.vectors) == (named if place == "name" else 2 * before)
+    assert (model.bank.vectors.grad.abs().sum(1) > 0).all()
+    assert all(p.grad is None for p in side.parameters())
+    with torch.no_grad():
+        model.bank.vectors.add_(0.1)
+        stored = ConceptBank(192)
+        stored.lay(model.bank.plan)
+        stored.load_state_dict(model.bank.state_dict())
+        torch.testing.assert_close(
+            stored.as_text_embeddings()[0], model.bank.as_text_embeddings()[0]
+        )
+
+
+def test_boxes_of_new_things_are_found_from_one_head(tmp_path):
+    reported = cones.found(Trial(seed=5, folder=tmp_path, quick=True))
+    assert set(reported) == {"found_names", "found", "found_prompts"}
+    assert all(0 <= numbers["ap50"] <= 1 for numbers in reported.values())
+
+
+def test_cells_are_learnt_from_a_fifth_of_the_images(data_pack, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("blood-cells").parent))
+    parts = [open_source(f"{cones.CELLS}:split=train:part={part}/5") for part in range(1, 6)]
+    keys = [key for part in parts for key in part.keys()]  # noqa: SIM118  (it is no mapping)
+    assert len(keys) == len(set(keys)) == 205
+    assert things(parts[0]) == ("platelet", "red blood cell", "white blood cell")

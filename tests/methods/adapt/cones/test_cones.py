@@ -241,6 +241,17 @@ def test_a_head_is_trained_once_and_used_for_any_concepts(head, tmp_path):
     assert {line["stage"] for line in lines if "stage" in line} == {"search"}
 
 
+def test_a_tower_that_dropped_patches_gives_all_of_them_to_a_head(head, tmp_path):
+    """The second stage trains the tower, and `tiny` was trained without a quarter of its patches."""
+    settings = {"second": {"lr": 1e-4, "steps": 1}}
+    recipe = {"steps": 1, "batch_size": 4}
+    common = {"preset": "detect", "init": str(head), "options": TINY["options"]}
+    run(
+        resolve("cones", {"train": NEW}, config=settings, recipe=recipe, **common), tmp_path / "run"
+    )
+    assert load(tmp_path / "run").encoder.image.config.patch_dropout == 0
+
+
 def test_a_search_without_a_head_asks_for_what_trains_one(tmp_path):
     with pytest.raises(InputError, match="--data base=SOURCE"):
         run(

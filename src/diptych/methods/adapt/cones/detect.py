@@ -57,6 +57,8 @@ class ConceptDetector(ConceptModule):
         encoder.image.preprocess = Preprocess.from_dict(
             {**encoder.image.preprocess.to_dict(), "resize": "squash"}
         )
+        if getattr(encoder.image.config, "patch_dropout", 0.0):  # regions need all patches
+            encoder.image.config = replace(encoder.image.config, patch_dropout=0.0)
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.template = template
