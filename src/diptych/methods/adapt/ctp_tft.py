@@ -9,8 +9,10 @@ TFT):
     v' = unit(v + alpha · attention(v over t_1 … t_C)),      L = mean_i CE(s <v'_i, t_c(x_i)>, c = y_i)
 
 e_c is the class in the plain prompt, v the image and V its patches in the joint space, all unit
-vectors. What is added to prompts and image is 0 at initialisation, which is zero-shot. Inference:
-the same, with any names; the image attends to the classes that are named.
+vectors. Both attentions are initialised to the model's own similarity: the logits of a query and a
+token have the mean s <q, k> over heads. What is added to prompts and image is 0 at initialisation,
+which is zero-shot. Inference: the same, with any names; the image attends to the classes that are
+named.
 
 A reconstruction from the abstract alone. It says that labels attend to the image, that the image
 attends to the classes, and that one contrastive loss trains both; every form here is ours.
@@ -88,6 +90,9 @@ class ClassAware(ConditionalPrompts):
         self.tft = Attention(E, heads, bias=False)
         self.norm = nn.LayerNorm(E)
         self.alpha = nn.Parameter(torch.tensor(1.0))
+        scale = encoder.logit_scale()
+        start_as_similarity(self.ctp, scale)
+        start_as_similarity(self.tft, scale)
         last: Any
         for last in (self.meta[2], self.tft.out):
             nn.init.zeros_(last.weight)
@@ -146,6 +151,20 @@ class ClassAware(ConditionalPrompts):
         texts = self.text_features().expand(len(x), -1, -1)
         weights = self.ctp.weights(texts, torch.cat(self.look(seen), 1)).mean(1)
         return weights[..., 1:].unflatten(-1, seen.grid)
+
+
+@torch.no_grad()
+def start_as_similarity(attention: Attention, scale: Tensor | float) -> None:
+    """Initialise W_q and W_k such that the mean of the logits over heads is scale <query, token>.
+
+    Random ones would give unit vectors logits near 0: all tokens would get the same weight, and all
+    queries the same result.
+    """
+    width = attention.q.in_features
+    heads = attention.heads
+    size = (scale * heads * (width / heads) ** 0.5) ** 0.5
+    for part in (attention.q, attention.k):
+        nn.init.eye_(part.weight).mul_(size)
 
 
 class CTPTFT(Classify):
