@@ -1,6 +1,8 @@
 """CTP and TFT: the published numbers and identities, and the whole of it against loops."""
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -8,8 +10,11 @@ import torch.nn.functional as F
 from tests.factories import random_images
 from tests.methods.adapt.helpers import CLIP_B16, NAMES, learnt, method, zero_shot
 
+import diptych
+from diptych.data.sources import open_source
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
+from diptych.methods.adapt.ctp_tft import ClassAware
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 from diptych.towers.nn.transformer import Attention
@@ -93,6 +98,67 @@ def test_the_first_step_is_zero_shot_with_any_names(tft):
             torch.testing.assert_close(
                 made.model.text_features(), zero_shot(made), atol=1e-5, rtol=1e-5
             )
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_both_attentions_are_initialised_to_the_similarity_of_the_encoder(heads):
+    model = method("ctp_tft", heads=heads).double().model
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 3, 32, generator=generator, dtype=torch.float64)
+    for layer in (model.ctp, model.tft):
+        for query in one:
+            for token in other:
+                q = layer.q(query).unflatten(0, (heads, -1))
+                k = layer.k(token).unflatten(0, (heads, -1))
+                logits = (q * k).sum(1) / (32 / heads) ** 0.5
+                expected = model.encoder.logit_scale() * (query @ token)
+                torch.testing.assert_close(logits.mean(), expected, atol=1e-4, rtol=1e-5)
+
+
+@cache
+def scenes():
+    """A new classifier on `tiny`, and scenes of many things with the things' names as classes."""
+    tiny = diptych.load("tiny")
+    torch.manual_seed(0)
+    model = ClassAware(tiny.encoder, tiny.tokenizer)
+    model.set_classes(["crab", "cup", "bus", "cat", "apple", "chair"])
+    source = open_source("scenes:number=1:distractors=6:styles=plain:seed=100:count=16")
+    pixels = [tiny.preprocess.read(source[at].images["main"], exact=True) for at in range(16)]
+    return model, torch.stack(pixels)
+
+
+def read(model, x):
+    """What each class reads of each image, before the meta-net: (N, C, E)."""
+    image, patches = model.look(model.encoder.encode_image(x))
+    texts = model.text_features().expand(len(x), -1, -1)
+    return model.norm(model.ctp(texts, torch.cat([image, patches], 1)))
+
+
+def between(values):
+    """The share of the variance of (N, C, E) that lies between the classes of an image."""
+    inside = (values - values.mean(1, keepdim=True)).square().mean()
+    return float(inside / (values - values.mean((0, 1))).square().mean())
+
+
+@torch.no_grad()
+def test_a_new_model_attends_to_few_tokens_and_each_class_to_its_own():
+    model, x = scenes()
+    texts = model.text_features().expand(len(x), -1, -1)
+    weights = model.ctp.weights(texts, torch.cat(model.look(model.encoder.encode_image(x)), 1))
+    perplexity = torch.special.entr(weights).sum(-1).exp()
+    assert weights.shape[-1] == 65
+    assert perplexity.mean() < 65 / 2
+    assert between(read(model, x)) > 0.1
+
+
+@torch.no_grad()
+def test_random_queries_and_keys_would_read_the_same_for_every_class():
+    """Which is why they are not initialised so."""
+    model, x = scenes()
+    model = deepcopy(model)
+    for part in (model.ctp.q, model.ctp.k):
+        part.reset_parameters()
+    assert between(read(model, x)) < 1e-3
 
 
 def slow_read(layer, query, keys):
