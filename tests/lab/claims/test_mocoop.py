@@ -29,30 +29,29 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(adapting, "load", lambda folder: None)
     monkeypatch.setattr(mocoop, "load", lambda name: None)
     given = {}
-    monkeypatch.setattr(
-        mocoop,
-        "evaluate",
-        lambda model, source, suites, **how: (
-            given.__setitem__(name, how)
-            or {
-                "zeroshot": dict.fromkeys(
-                    ("base_top1", "novel_top1", "harmonic", "worst_group_top1"), 0.5
-                )
-            }
-        ),
-    )
+    accuracies = ("top1", "base_top1", "novel_top1", "harmonic", "worst_group_top1")
+
+    def evaluate(model, source, suites, **how):
+        given.setdefault(name, how)
+        return {"zeroshot": dict.fromkeys(accuracies, 0.5)}
+
+    monkeypatch.setattr(mocoop, "evaluate", evaluate)
     monkeypatch.setattr(mocoop, "open_source", lambda spec: None)
     for name, arm in mocoop.claim.arms.items():  # noqa: B007  (the patched functions read it)
         arm(
             Trial(
                 seed=3,
                 folder=tmp_path,
-                prelude={"train": "scenes:count=4", "test": "scenes", "novel": ["red cat"]},
+                prelude={
+                    "train": "scenes:count=4",
+                    "test": "scenes",
+                    "shifted": "scenes",
+                    "novel": ["red cat"],
+                },
             )
         )
     assert {name: how["templates"] for name, how in given.items() if "templates" in how} == {
         "names": (adapting.TEMPLATE,),
-        "ensemble": templates("styles"),
     }
     assert all(how["group"] == "style" for how in given.values())
     reported = {
@@ -70,14 +69,21 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
         "mocoop": (6, 1.0, 5.0, 0.1, 2),
         "ungated": (6, 0.0, 5.0, 0.1, 2),
         "untaught": (6, 1.0, 0.0, 0.1, 2),
-        "one": (1, 1.0, 5.0, 0.1, 1),
-        "still": (6, 1.0, 5.0, 0.0, 2),
+        **dict.fromkeys(("mocoop_1", "mocoop_4"), (6, 1.0, 5.0, 0.1, 2)),
+        **dict.fromkeys(("one", "one_1", "one_4"), (1, 1.0, 5.0, 0.1, 1)),
+    }
+    shots = {name: c.data["train"].partition("shots=")[2][:1] for name, c in begun.items()}
+    assert {name: count for name, count in shots.items() if count} == {
+        "mocoop_1": "1",
+        "one_1": "1",
+        "mocoop_4": "4",
+        "one_4": "4",
     }
     assert all("names" not in c.config for c in begun.values())  # no name of a novel class
     assert (
         len(
             {
-                str(replace(c, method="", config={}, recipe=replace(c.recipe, epochs=1.0)))
+                str(replace(c, method="", data={}, config={}, recipe=replace(c.recipe, epochs=1.0)))
                 for c in begun.values()
             }
         )
@@ -113,6 +119,6 @@ def test_one_quick_arm_runs(tmp_path):
     prelude = mocoop.prelude(trial)
     (tmp_path / "arm").mkdir()
     found = mocoop.claim.arms["mocoop"](replace(trial, folder=tmp_path / "arm", prelude=prelude))
-    assert set(found) == {"base", "novel", "H", "worst", "style"}
+    assert set(found) == {"base", "novel", "H", "worst", "shifted", "style"}
     assert found["style"] >= 0
     assert 0 < found["worst"] < found["base"] <= 1
