@@ -51,7 +51,7 @@ class PromptedBank(ConceptBank):
     @torch.no_grad()
     def fill(self, concepts: Mapping[str, Rows]) -> None:
         super().fill(concepts)
-        [side] = self._side
+        side: Any = self._side[0]
         prompts = prompt_ids(side.tokenizer, side.template, self.names)
         ids, self.lengths = pad_batch(prompts, side.tokenizer)
         self.tokens = side.text.table(ids)  # (C, L, D)
@@ -75,7 +75,7 @@ class PromptedBank(ConceptBank):
         self.vectors = nn.Parameter(self.tokens[self.replaced])
 
     def as_text_embeddings(self) -> tuple[Tensor, Tensor]:
-        [side] = self._side
+        side: Any = self._side[0]
         embeddings = self.tokens.masked_scatter(self.replaced[..., None], self.vectors)
         values = side.projection(side.text(None, self.lengths, embeddings=embeddings).tokens)
         mask = self.places >= 0

@@ -81,10 +81,11 @@ def draw(trial: Trial) -> dict[str, Any]:
     learnt = f"{SCENES}:seed={trial.seed}:count={2_000 if trial.quick else LEARNT}"
     held_out = f"{SCENES}:seed={trial.seed}:split=test:count={HELD_OUT}"
     file = trial.folder / "scenes.npz"
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     tokenizer: Any = None
     for name, spec in (("learnt", learnt), ("held_out", held_out)):
-        pixels, texts = drawn(open_source(spec))  # type: ignore[arg-type]
+        source: Any = open_source(spec)
+        pixels, texts = drawn(source)
         tokenizer = tokenizer or build(f"bpe:vocab_size=512:context={CONTEXT}", texts)
         ids = np.zeros((len(texts), CONTEXT), np.int16)
         for row, tokens in zip(ids, tokenizer.encode(texts), strict=True):

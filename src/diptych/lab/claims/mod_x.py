@@ -133,11 +133,11 @@ def simclr(trial: Trial) -> dict[str, float]:
     accuracy = []
     for number, domain in enumerate(DOMAINS):
         steps = trial.steps(BASE_STEPS, quick=40) if number == 0 else _steps(trial)
-        towers = {"image_tower": TOWER} if number == 0 else {"init": folder}
+        start: dict[str, Any] = {"image_tower": TOWER} if number == 0 else {"init": folder}
         settings = resolve(
             "simclr",
             {"train": trial.prelude[domain]},
-            **towers,
+            **start,
             recipe={**RECIPE, "lr": RATE, "steps": steps},
             options={"seed": trial.seed, "quiet": True},
         )
