@@ -5,7 +5,7 @@ Dimensions: n seeds; … cases, as where a rule is simulated.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -168,44 +168,40 @@ def _detectable(n: int, level: float) -> float:
     return high
 
 
-def power(claim: Claim, cases: int = 20_000) -> list[tuple[int, float]]:
-    """How probably the headline holds by each look, (number of seeds, probability) each, where the
-    tuning seeds showed the truth of its first expectation; drawn at random, always alike."""
+def _simulated(claim: Claim, cases: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The number of seeds of each look, and the outcomes of all cases at it ("" for those decided
+    earlier), where the tuning seeds showed the truth of the headline's first expectation; drawn at
+    random, always alike."""
     assert claim.tuned is not None
     expect = claim.headline[0]
-    level = LOOKS[claim.looks]
+    delta = claim.delta_of(expect.metric)
     rng = np.random.default_rng(0)
     d = rng.normal(claim.tuned.effect, claim.tuned.sd, (cases, claim.looks[-1]))
     alive = np.ones(cases, bool)
-    held = 0
-    found = []
     for look in claim.looks:
         part = d[:, :look]
         parts = [(expect, part, standard_error(part))]
-        outcomes = headline_outcomes(parts, level, claim.delta_of(expect.metric))
-        held += int((alive & (outcomes == "holds")).sum())
-        alive &= outcomes == "undecided"
+        outcomes = np.where(alive, headline_outcomes(parts, LOOKS[claim.looks], delta), "")
+        yield look, outcomes
+        alive = outcomes == "undecided"
+
+
+def power(claim: Claim, cases: int = 20_000) -> list[tuple[int, float]]:
+    """How probably the headline holds by each look, (number of seeds, probability) each, were the
+    tuning seeds the truth."""
+    held = 0
+    found = []
+    for look, outcomes in _simulated(claim, cases):
+        held += int((outcomes == "holds").sum())
         found.append((look, held / cases))
     return found
 
 
 def expected_seeds(claim: Claim, cases: int = 20_000) -> float:
     """How many seeds the headline takes on average until it is decided, or the last look is done."""
-    assert claim.tuned is not None
-    expect = claim.headline[0]
-    level = LOOKS[claim.looks]
-    rng = np.random.default_rng(0)
-    d = rng.normal(claim.tuned.effect, claim.tuned.sd, (cases, claim.looks[-1]))
-    alive = np.ones(cases, bool)
     taken = np.full(cases, claim.looks[-1])
-    for look in claim.looks:
-        part = d[:, :look]
-        outcomes = headline_outcomes(
-            [(expect, part, standard_error(part))], level, claim.delta_of(expect.metric)
-        )
-        now = alive & (outcomes != "undecided")
-        taken[now] = look
-        alive &= ~now
+    for look, outcomes in _simulated(claim, cases):
+        taken[(outcomes != "") & (outcomes != "undecided")] = look
     return float(taken.mean())
 
 

@@ -25,8 +25,11 @@ def test_the_floor_is_of_the_arms_that_learn():
 def test_parts_share_no_scene_and_have_texts_and_depth(trial):
     sources = {name: open_source(spec) for name, spec in trial.prelude.items()}
     assert {name: len(source) for name, source in sources.items()} == {
-        "train": 300, "shuffled": 300, "val": 150, "test": 50
-    }  # fmt: skip
+        "train": 300,
+        "shuffled": 300,
+        "val": 150,
+        "test": 50,
+    }
     sample = sources["train"][0]
     assert len(set(sample.captions("paraphrase"))) >= 4
     assert np.size(sample.arrays["depth"]) == multi_view.DEPTH["depth"]

@@ -37,84 +37,129 @@ KINDS: Mapping[str, Mapping[str, Sequence[str]]] = {
     # kind: the classes as words of WordNet, with what is true of each
     "animal": {
         "dog": (
-            "it is a dog.", "people walk it on a leash.", "it has a wet nose and a wagging tail.",
+            "it is a dog.",
+            "people walk it on a leash.",
+            "it has a wet nose and a wagging tail.",
             "it barks and fetches a stick.",
         ),
         "ungulate": (
-            "it is a cow, a sheep or a goat.", "it has hooves.", "it grazes in a pasture.", "it has horns on its head.",
+            "it is a cow, a sheep or a goat.",
+            "it has hooves.",
+            "it grazes in a pasture.",
+            "it has horns on its head.",
         ),
         "snake": (
-            "it is a snake.", "it has scales and no legs.", "it coils up on the ground.", "it has a forked tongue.",
+            "it is a snake.",
+            "it has scales and no legs.",
+            "it coils up on the ground.",
+            "it has a forked tongue.",
         ),
         "fish": (
-            "it is a fish.", "it swims under water.", "it has fins and gills.", "it is caught with a rod and a hook.",
+            "it is a fish.",
+            "it swims under water.",
+            "it has fins and gills.",
+            "it is caught with a rod and a hook.",
         ),
     },
     "vehicle": {
         "car": (
-            "it is a car.", "it is parked in the street.", "it carries a family of four.",
+            "it is a car.",
+            "it is parked in the street.",
+            "it carries a family of four.",
             "it has four wheels and a windshield.",
         ),
         "truck": (
-            "it is a truck.", "it hauls heavy loads.", "it has a high cab and many wheels.",
+            "it is a truck.",
+            "it hauls heavy loads.",
+            "it has a high cab and many wheels.",
             "firemen or workmen drive it.",
         ),
         "boat+ship": (
-            "it is a boat.", "it floats on the water.", "it has a deck and a hull.", "it has sails or oars.",
+            "it is a boat.",
+            "it floats on the water.",
+            "it has a deck and a hull.",
+            "it has sails or oars.",
         ),
     },
     "food": {
         "edible fruit": (
-            "it is a fruit.", "it is sweet and juicy.", "it grows on a tree.", "it may be a banana or an orange.",
+            "it is a fruit.",
+            "it is sweet and juicy.",
+            "it grows on a tree.",
+            "it may be a banana or an orange.",
         ),
         "vegetable": (
-            "it is a vegetable.", "it is cooked or put into a salad.", "it is green and crisp.",
+            "it is a vegetable.",
+            "it is cooked or put into a salad.",
+            "it is green and crisp.",
             "it grows in a garden bed.",
         ),
         "fungus": (
-            "it is a mushroom.", "it has a cap and a stem.", "it grows in the woods after rain.",
+            "it is a mushroom.",
+            "it has a cap and a stem.",
+            "it grows in the woods after rain.",
             "it may be poisonous.",
         ),
         "nutriment": (
-            "it is a meal on a plate.", "it is served hot.", "it has meat and cheese.",
+            "it is a meal on a plate.",
+            "it is served hot.",
+            "it has meat and cheese.",
             "it may be a pizza or a burger.",
         ),
     },
     "thing": {
         "ball": (
-            "it is a ball.", "it is thrown, kicked or hit.", "it is used in a game.", "it is round.",
+            "it is a ball.",
+            "it is thrown, kicked or hit.",
+            "it is used in a game.",
+            "it is round.",
         ),
         "headdress": (
-            "it is a hat.", "it is worn on the head.", "it keeps off the sun.", "it has a brim.",
+            "it is a hat.",
+            "it is worn on the head.",
+            "it keeps off the sun.",
+            "it has a brim.",
         ),
         "garment": (
-            "it is a piece of clothing.", "a woman or a man wears it.", "it is made of cloth.",
+            "it is a piece of clothing.",
+            "a woman or a man wears it.",
+            "it is made of cloth.",
             "it has sleeves and buttons.",
         ),
         "musical instrument": (
-            "it is a musical instrument.", "a musician plays it on stage.", "it has strings or keys.",
+            "it is a musical instrument.",
+            "a musician plays it on stage.",
+            "it has strings or keys.",
             "it makes music.",
         ),
     },
     "scene": {
         "furniture": (
-            "it is a room with furniture.", "people sit or sleep there.", "it is inside a house.",
+            "it is a room with furniture.",
+            "people sit or sleep there.",
+            "it is inside a house.",
             "it has a bed, a table or a chair.",
         ),
         "building": (
-            "it is a building.", "it has walls, windows and a roof.", "people go in by its door.",
+            "it is a building.",
+            "it has walls, windows and a roof.",
+            "people go in by its door.",
             "it stands in a town.",
         ),
         "geological formation": (
-            "it is a mountain or a coast.", "it is a wide view with no people.",
-            "waves break on its sand or its rocks.", "it is a landmark of nature.",
+            "it is a mountain or a coast.",
+            "it is a wide view with no people.",
+            "waves break on its sand or its rocks.",
+            "it is a landmark of nature.",
         ),
         "mercantile establishment": (
-            "it is a shop.", "it sells goods on shelves.", "customers walk in from the street.",
+            "it is a shop.",
+            "it sells goods on shelves.",
+            "customers walk in from the street.",
             "it has a counter and a sign.",
         ),
     },
-}  # fmt: skip
+}
 CLASSES = sum(map(len, KINDS.values()))
 SHARED = ("there is one in the photo.", "this can be seen in the picture.")
 

@@ -214,10 +214,10 @@ def measure(sets: PromptSets, trial: Trial) -> dict[str, Any]:
     rank = class_ranks(
         trial.prelude["vectors"] @ sets.text_features()[columns].T, trial.prelude["labels"]
     )
-    return {"top1": rank <= 1, **kept(sets, classes)}
+    return {"top1": rank <= 1, **sentences_kept(sets, classes)}
 
 
-def kept(sets: PromptSets, classes: Sequence[Variety | Entry]) -> dict[str, float]:
+def sentences_kept(sets: PromptSets, classes: Sequence[Variety | Entry]) -> dict[str, float]:
     """The number of sentences that are kept of a class, and the share of false ones; {} where there
     are none to keep."""
     if not sets.units:
@@ -334,7 +334,7 @@ def by_prompts(prompts: ClassPrompts, trial: Trial) -> dict[str, Any]:
     sets = PromptSets(model.encoder, model.tokenizer)
     sets.use_prompts(prompts)
     sets.set_classes([entry.name for entry in classes])
-    return {"top1": named(sets, trial), **kept(sets, classes)}
+    return {"top1": named(sets, trial), **sentences_kept(sets, classes)}
 
 
 def unsearched(bank: str, descriptions: bool = False) -> Arm:
