@@ -42,7 +42,13 @@ def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, n
         function(Trial(seed=3, folder=tmp_path, prelude=prelude))
     free = ("prompts", "rtc", "align")
     same = {
-        str(replace(config, config={k: v for k, v in config.config.items() if k not in free}))
+        str(
+            replace(
+                config,
+                config={k: v for k, v in config.config.items() if k not in free},
+                recipe=replace(config.recipe, lr=1.0),
+            )
+        )
         for config, _ in begun.values()
     }
     assert len(same) == 1
@@ -51,12 +57,11 @@ def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, n
         for arm, (config, _) in begun.items()
     }
     expected = {
-        "image": sprc.ALONE,
-        "text": sprc.ALONE,
-        "sum": sprc.ALONE,
+        "image": {"rtc": 0.0, "align": 0.0},
+        "text": {"rtc": 0.0, "align": 0.0},
+        "sum": {"rtc": 0.0, "align": 0.0},
         "pseudo": {"prompts": 1},
-        "sprc": {},
-        "zeroed": {},
+        ("sprc", "zeroed"): {},
     }
     more = {"four": {"prompts": 4}, "no_align": {"align": 0.0}, "no_rtc": {"rtc": 0.0}}
     assert reported == expected | (more if name == "claim" else {})
@@ -67,7 +72,10 @@ def test_arms_differ_in_the_prompt_and_its_losses_alone(tmp_path, monkeypatch, n
         trained[arm] = hasattr(method.model, "ask")
     alone = {"image", "text", "sum"}
     assert {arm for arm, changed in trained.items() if changed} == alone
-    assert {arm for arm, composer in made.items() if hasattr(composer, "ask")} == {*alone, "zeroed"}
+    assert {arm for arm, composer in made.items() if hasattr(composer, "ask")} == {
+        *alone,
+        ("sprc", "zeroed"),
+    }
 
 
 def stand_in():
@@ -103,7 +111,9 @@ def test_baselines_read_what_they_say(quick):
 
 
 def test_one_quick_arm_runs_and_is_measured_on_scenes_it_did_not_learn(quick, tmp_path):
-    found = sprc.claim.arms["zeroed"](replace(quick, folder=tmp_path))
+    found = sprc.claim.arms["sprc", "zeroed"](replace(quick, folder=tmp_path))
+    assert found["sprc"] != found["zeroed"]
+    found = found["zeroed"]
     assert {"r1", "r5", "rs1", "remove", "swap"} <= found.keys()
     assert all(0 <= value <= 1 for value in found.values())
     learnt, held_out = open_source(quick.prelude["data"]), open_source(quick.prelude["held_out"])

@@ -231,6 +231,10 @@ claim = Claim(
         better("ap50", "found", over="found_prompts"),
     ),
     delta=0.03,
+    rates={
+        "cones": {0.05: 0.587, 0.1: 0.595, 0.2: 0.598, 0.4: 0.585, 0.8: 0.573},
+        "coop": {0.0003: 0.356, 0.001: 0.505, 0.003: 0.537, 0.01: 0.528, 0.03: 0.525},
+    },
     floor=Floor("novel", chance=0.1, arms=("cones", "coop", "inversion")),
     table=(
         "novel",

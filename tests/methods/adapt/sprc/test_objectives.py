@@ -2,12 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from diptych.errors import InputError
-from diptych.methods.adapt.sprc.objectives import prompt_alignment, token_nce
+from diptych.methods.adapt.sprc.objectives import (
+    best_similarity,
+    hard_negatives,
+    prompt_alignment,
+    token_nce,
+)
 from diptych.objectives import pair_losses
 
 
@@ -106,3 +112,29 @@ def test_shapes_that_do_not_fit_are_refused(queries, targets):
         token_nce(torch.zeros(queries), torch.zeros(targets), 1.0)
     with pytest.raises(InputError, match="choose 'query' or 'mean'"):
         token_nce(*toy(), 1.0, directions="both")
+
+
+def test_the_best_vector_of_a_target_counts():
+    queries, targets = drawn(0, 5, 8), drawn(1, 7, 3, 8)
+    found = best_similarity(queries, targets)
+    assert found.shape == (5, 7)
+    assert found[2, 4].item() == pytest.approx(
+        max((queries[2] @ targets[4, k]).item() for k in range(3))
+    )
+
+
+def test_negatives_are_drawn_by_the_softmax_of_the_others():
+    logits = torch.tensor([[9.0, 1.0, 0.0, 0.5]] + [[0.0, 0.0, 0.0, 0.0]] * 3)
+    rng = np.random.default_rng(0)
+    draws = torch.stack([hard_negatives(logits, rng) for _ in range(4000)])
+    assert (draws != torch.arange(4)).all()
+    shares = torch.bincount(draws[:, 0], minlength=4) / len(draws)
+    expected = logits[0, 1:].softmax(0)
+    assert (shares[1:] - expected).abs().max() < 0.03  # four standard errors
+    again = hard_negatives(logits, np.random.default_rng(3))
+    assert torch.equal(again, hard_negatives(logits, np.random.default_rng(3)))
+
+
+def test_one_pair_has_no_negative():
+    with pytest.raises(InputError, match="one pair has no negative"):
+        hard_negatives(torch.zeros(1, 1), np.random.default_rng(0))

@@ -3,6 +3,7 @@ triples."""
 
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,8 +19,11 @@ from diptych.errors import InputError
 from diptych.front import validation
 from diptych.methods.adapt.sprc import SPRC
 from diptych.methods.adapt.sprc.composer import ComposerModel, cleaned
+from diptych.methods.adapt.sprc.objectives import hard_negatives
 from diptych.methods.make import NO_TOWER, Make
 from diptych.models.model import Model
+from diptych.rng import generator
+from diptych.testing import check as suite
 from diptych.training.config import resolve
 from diptych.training.run import run
 
@@ -121,7 +125,7 @@ def test_the_learned_prompt_hears_of_one_term_and_knows_no_reference():
         ({"rtc": 0.0}, {"itc", "align"}, True),
         ({"align": 0.0}, {"itc", "rtc"}, False),
         ({"rtc": 0.0, "align": 0.0}, {"itc"}, None),
-        ({"task": "pairs"}, {"itc"}, None),
+        ({"task": "pairs"}, {"itc", "itm"}, None),
     ],
 )
 def test_what_is_weighed_by_nothing_is_not_computed(config, names, frozen):
@@ -154,17 +158,44 @@ def test_one_kept_vector_is_a_pseudo_word_and_one_triple_costs_nothing():
         method(prompts=4)
 
 
-def test_pairs_look_for_each_other_without_a_prompt():
-    made, given = method(task="pairs"), batch()
+def test_pairs_retrieve_each_other_and_are_told_from_hard_negatives():
+    """Both losses from the state alone, pair by pair; the negatives are those that the seed and the
+    step give."""
+    made = method(task="pairs").double()
+    given = batch()
     found = made.encode(given, AT)
-    assert set(found) == {"targets", "query"}
-    alone = made.model.qformer(*given.text.flat)
+    ids, lengths = given.text.flat
+    alone = made.model.qformer(ids, lengths)
     expected = normalize(made.model.text_projection(alone.tokens[:, 0]), dim=-1)
     torch.testing.assert_close(found["query"], expected)
     logits = torch.einsum("ie,jke->ijk", found["query"], found["targets"]).amax(2) / 0.07
     own = torch.arange(4)
     both = [torch.nn.functional.cross_entropy(each, own) for each in (logits, logits.T)]
-    torch.testing.assert_close(made.loss(found, given, AT).total, sum(both) / 2)
+    losses = made.loss(found, given, AT)
+    torch.testing.assert_close(losses.terms["itc"], sum(both) / 2)
+    rng = generator(AT.seed, "matching", AT.step)
+    images = hard_negatives(logits, rng).tolist()
+    texts = hard_negatives(logits.T, rng).tolist()
+    assert all(at not in (images[at], texts[at]) for at in range(4))
+    surprise = []
+    for at in range(4):
+        for image, text in ((at, at), (images[at], at), (at, texts[at])):
+            joint = made.model.qformer(
+                ids[text, None], lengths[text, None], memory=found["tokens"][image, None]
+            )
+            scores = made.match(joint.tokens[0, : joint.prefix]).mean(0)
+            surprise.append(-scores.log_softmax(0)[int(image == text)])
+    torch.testing.assert_close(losses.terms["itm"], sum(surprise) / 12)
+
+
+def test_matching_trains_the_pass_that_reads_both():
+    made = method(task="pairs").train()
+    found = made.encode(batch(), AT)
+    made.loss(found, batch(), AT).terms["itm"].backward()
+    crossed = made.model.qformer.layers[0].cross
+    assert all(weight.grad.abs().sum() > 0 for weight in crossed.parameters() if weight.dim() > 1)
+    one = made.encode(batch(1), AT)
+    assert made.loss(one, batch(1), AT).terms["itc"].item() == 0  # and no negative to draw
 
 
 def test_texts_are_cut_and_images_are_given_bars():
@@ -366,3 +397,18 @@ def test_evaluation_and_validation_measure_it_as_a_composer(runs, tmp_path):
     ]
     [seen] = [line for line in reported if line.get("event") == "validation"]
     assert "val/all_r1" in seen
+
+
+class Pairs(SPRC):
+    """The first stage, whose matching needs the pairs of all ranks."""
+
+    test_options: ClassVar = {"task": "pairs"}
+
+
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+def test_the_first_stage_keeps_the_contract(check):
+    check(suite.Subject(Pairs))
+
+
+def test_the_first_stage_trains_on_two_ranks_as_on_one(two):
+    suite.two_ranks_train_as_one(suite.Subject(Pairs), two)

@@ -18,16 +18,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from diptych.data.batch import Batch
 from diptych.data.plan import Having, Shuffled, Together
 from diptych.data.views import ImageView, TextView, View, augmentation
 from diptych.errors import InputError
 from diptych.methods.adapt.sprc.composer import Composer, cleaned
-from diptych.methods.adapt.sprc.objectives import prompt_alignment, token_nce
+from diptych.methods.adapt.sprc.objectives import (
+    best_similarity,
+    hard_negatives,
+    prompt_alignment,
+    token_nce,
+)
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
+from diptych.rng import generator
 from diptych.spec import AtLeast, Count, Dropout, NotNegative, Width
 from diptych.towers.nn.parts import Temperature, freeze
 from diptych.towers.nn.qformer import STD, QFormer, QFormerConfig
@@ -48,9 +55,10 @@ BOTH = "instruction+instruction=0.5,instruction=0.5"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`task` "compose" trains on triples. "pairs" trains on images and captions, as in BLIP-2's
-    first stage: there is no prompt, and texts and images are matched in both directions; `compose`
-    starts from such a run (--init).
+    """`task` "compose" trains on triples. "pairs" trains on images and captions by two losses of
+    BLIP-2's first stage: texts and images retrieve each other, and the pass that reads both, from
+    which `compose` takes its prompts, tells pairs from hard negatives. `compose` starts from such a
+    run (--init).
 
     - `role` is the role of the instructions (or of the captions).
     - `rtc` and `align` weigh the terms of the learned prompt.
@@ -127,6 +135,9 @@ class SPRC(Method):
         options = {"prompts": config.prompts or config.queries, "length": config.length}
         self.model = Composer(encoder, qformer, config.embed, **options)
         make.go_on(self.model)
+        self.match: nn.Linear | None = None
+        if config.task == "pairs":
+            self.match = nn.Linear(config.width, 2)
         self.auxiliary: nn.Parameter | None = None
         if config.task == "compose" and (config.rtc or config.align):
             self.auxiliary = nn.Parameter(torch.randn(config.queries, config.width) * STD)
@@ -150,9 +161,10 @@ class SPRC(Method):
     def encode(self, batch: Batch, at: At) -> Features:
         model = self.model
         words = batch.text.flat
-        found = {"targets": model.targets(model.look(batch.image.flat))}
+        tokens = model.look(batch.image.flat)
+        found = {"targets": model.targets(tokens)}
         if self.config.task == "pairs":
-            return found | {"query": model.query(None, *words)}
+            return found | {"query": model.query(None, *words), "tokens": tokens}
         query, prompts = model.ask(batch.images["reference"].flat, *words)
         found |= {"query": query, "prompt": prompts.mean(1)}
         if self.auxiliary is not None and self.config.rtc:
@@ -163,9 +175,9 @@ class SPRC(Method):
         scale = self.model.logit_scale()
         targets = features["targets"]
         if self.config.task == "pairs":
+            itc = token_nce(features["query"], targets, scale, directions="mean")
             return Losses(
-                {"itc": token_nce(features["query"], targets, scale, directions="mean")},
-                {"scale": scale},
+                {"itc": itc, "itm": self._matching(features, batch, at)}, {"scale": scale}
             )
         terms = {"itc": token_nce(features["query"], targets, scale)}
         if "auxiliary" in features:
@@ -175,6 +187,25 @@ class SPRC(Method):
                 features["prompt"], self.auxiliary
             )
         return Losses(terms, {"scale": scale})
+
+    def _matching(self, features: Features, batch: Batch, at: At) -> Tensor:
+        """Return the cross-entropy of telling pairs from hard negatives: each text with another
+        image, each image with another text."""
+        assert self.match is not None, "only the task pairs matches"
+        model = self.model
+        logits = model.logit_scale() * best_similarity(features["query"], features["targets"])
+        images = [torch.arange(len(logits), device=logits.device)]
+        texts = [*images]
+        if len(logits) > 1:
+            rng = generator(at.seed, "matching", at.step)
+            images += [hard_negatives(logits, rng), images[0]]
+            texts += [texts[0], hard_negatives(logits.T, rng)]
+        of_image = torch.cat(images)
+        of_text = torch.cat(texts)
+        ids, lengths = batch.text.flat
+        joint = model.joint(features["tokens"][of_image], ids[of_text], lengths[of_text])
+        matched = (of_image == of_text).long()
+        return cross_entropy(self.match(joint).mean(1), matched)
 
 
 SPRC.presets = {

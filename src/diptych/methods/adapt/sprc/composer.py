@@ -89,10 +89,14 @@ class Composer(Delivered):
         """Tokens from `look` (N, T, ·) -> unit vectors (N, M, E)."""
         return normalize(self.image_projection(self.qformer(memory=tokens).tokens), dim=-1)
 
+    def joint(self, tokens: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens from `look` (N, T, ·) and words -> the queries that read both (N, M, D)."""
+        found = self.qformer(*self.words(ids, lengths), memory=tokens)
+        return found.tokens[:, : found.prefix]
+
     def prompt(self, tokens: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Tokens from `look` (N, T, ·) and words -> prompts (N, P, D)."""
-        found = self.qformer(*self.words(ids, lengths), memory=tokens)
-        return found.tokens[:, : self.prompts]
+        return self.joint(tokens, ids, lengths)[:, : self.prompts]
 
     def query(
         self,

@@ -1,11 +1,12 @@
-"""Objectives of composed retrieval: a query among targets of several vectors each, and agreement of
-prompts.
+"""Objectives of composed retrieval: a query among targets of several vectors each, hard negatives,
+and agreement of prompts.
 
 Dimensions: B queries, C targets, M vectors of a target, E embedding, K prompt vectors, D width.
 """
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
@@ -49,10 +50,35 @@ def token_nce(
         )
     if directions not in ("query", "mean"):
         raise InputError(f"directions is {directions!r}; choose 'query' or 'mean'")
-    logits = scale * (queries @ targets.flatten(0, 1).T).unflatten(1, targets.shape[:2]).amax(2)
+    logits = scale * best_similarity(queries, targets)
     own = torch.arange(len(queries), device=queries.device)
     loss = cross_entropy(logits, own)
     return loss if directions == "query" else (loss + cross_entropy(logits.T, own)) / 2
+
+
+def best_similarity(queries: Tensor, targets: Tensor) -> Tensor:
+    """Return max_k <f_i, g_jk> of queries (B, E) and targets (C, M, E), as (B, C)."""
+    return (queries @ targets.flatten(0, 1).T).unflatten(1, targets.shape[:2]).amax(2)
+
+
+def hard_negatives(logits: Tensor, rng: np.random.Generator) -> Tensor:
+    """Draw another column for each row of logits (B, B) with the probabilities of their softmax
+    without the diagonal.
+
+        j ~ softmax_{j != i}(logits_ij),      drawn as argmax_{j != i} (logits_ij + Gumbel noise)
+
+    Returns numbers (B,), on the device of the logits. Raises InputError for fewer than two rows.
+    Source: Li et al. 2021 (ALBEF).
+
+    >>> logits = torch.tensor([[9.0, 0.0, 50.0], [50.0, 9.0, 0.0], [0.0, 50.0, 9.0]])
+    >>> hard_negatives(logits, np.random.default_rng(0))
+    tensor([2, 0, 1])
+    """
+    if len(logits) < 2:
+        raise InputError("one pair has no negative; give two or more")
+    noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape))).to(logits)
+    drawn = logits.detach() + noise
+    return drawn.fill_diagonal_(-torch.inf).argmax(1)
 
 
 def prompt_alignment(prompts: Tensor, wanted: Tensor) -> Tensor:
