@@ -1,6 +1,8 @@
 """The claim on the gap asks what it says: arms differ in their loss alone, and measures are those
 of the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.factories import make_method
@@ -52,9 +54,12 @@ def test_arms_differ_in_their_loss_alone(tmp_path, monkeypatch):
         "cuaxu": ("cuaxu", 1, 1),
         "align_only": ("cua", 0, 1),
     }
+    rates = {name: config.recipe.lr for name, config in begun.items()}
+    assert len({rate for name, rate in rates.items() if name != "clip"}) == 1
     for config in begun.values():
         assert (config.init, config.options.seed) == ("the/prelude", 3)
-        assert (config.recipe, config.data) == (begun["clip"].recipe, begun["clip"].data)
+        assert config.data == begun["clip"].data
+        assert replace(config.recipe, lr=1.0) == replace(begun["clip"].recipe, lr=1.0)
         assert config.recipe.batch_size == 64
         options = method_class("contrastive_gap").configure(config.config)
         assert (options.reproject, options.tau, options.learned, options.distinct) == (
