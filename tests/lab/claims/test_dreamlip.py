@@ -40,7 +40,7 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
     assert begun["one_longer"].recipe.steps == 4 * begun["one"].recipe.steps
     assert {name for name, change in changes.items() if change} == {"even"}
     same = {
-        str(replace(c, method="", config={}, recipe=replace(c.recipe, steps=1)))
+        str(replace(c, method="", config={}, recipe=replace(c.recipe, steps=1, lr=1.0)))
         for c in begun.values()
     }
     assert len(same) == 1
@@ -62,7 +62,7 @@ def test_one_quick_arm_runs_by_even_weights(tmp_path, brief):
         encode = method.encode
         method.encode = lambda batch, at: seen.append(encode(batch, at)) or seen[-1]
 
-    arm = dreamlip.trained("dreamlip", change=change, **dreamlip.SEVERAL)
+    arm = dreamlip.trained("dreamlip", rate=4e-3, change=change, **dreamlip.SEVERAL)
     found = arm(replace(trial, folder=tmp_path / "arm", prelude=prelude))
     assert set(found) == {"r1", "r5", "pointing", "iou", "chance", "miou"}
     groups = seen[0]["groups"]

@@ -42,6 +42,7 @@ LEARNT = 3000
 STEPS = 200
 SENTENCES = 3
 PAIRS = 300  # held out
+RATES = {"one": 4e-3, "several": 4e-3, "grouped": 4e-3}
 TOWER = "conv:image_size=48:widths=(48,128):depths=(1,1):pooling=max"
 
 
@@ -54,9 +55,14 @@ def draw(trial: Trial) -> dict[str, str]:
 
 
 def trained(
-    method: str, *, times: int = 1, change: Callable[[Method], None] | None = None, **config: Any
+    method: str,
+    *,
+    rate: float,
+    times: int = 1,
+    change: Callable[[Method], None] | None = None,
+    **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: a method on the scenes for `times` as many steps, measured."""
+    """An arm: a method on the scenes at a rate for `times` as many steps, measured."""
 
     def arm(trial: Trial) -> dict[str, float]:
         settings = resolve(
@@ -64,7 +70,7 @@ def trained(
             {"train": trial.prelude["learnt"]},
             image_tower=TOWER,
             config={"augment": {}, **config},
-            recipe={"steps": trial.steps(times * STEPS, quick=times * 4)},
+            recipe={"steps": trial.steps(times * STEPS, quick=times * 4), "lr": rate},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
@@ -114,13 +120,13 @@ claim = Claim(
     ),
     prelude=draw,
     arms={
-        "raw": trained("clip", role="web"),
-        "cut": trained("clip", role="long*"),
-        "one": trained("clip", role="long"),
-        "one_longer": trained("clip", role="long", times=1 + SENTENCES),
-        "several": trained("dreamlip", **SEVERAL, subcaption=0.0),
-        "grouped": trained("dreamlip", **SEVERAL),
-        "even": trained("dreamlip", **SEVERAL, change=even),
+        "raw": trained("clip", rate=RATES["one"], role="web"),
+        "cut": trained("clip", rate=RATES["one"], role="long*"),
+        "one": trained("clip", rate=RATES["one"], role="long"),
+        "one_longer": trained("clip", rate=RATES["one"], role="long", times=1 + SENTENCES),
+        "several": trained("dreamlip", rate=RATES["several"], **SEVERAL, subcaption=0.0),
+        "grouped": trained("dreamlip", rate=RATES["grouped"], **SEVERAL),
+        "even": trained("dreamlip", rate=RATES["grouped"], **SEVERAL, change=even),
     },
     headline=(
         better("pointing", "grouped", over="several"),
