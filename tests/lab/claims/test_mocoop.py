@@ -83,7 +83,15 @@ def test_arms_differ_in_groups_losses_and_norms_alone(tmp_path, monkeypatch):
     assert (
         len(
             {
-                str(replace(c, method="", data={}, config={}, recipe=replace(c.recipe, epochs=1.0)))
+                str(
+                    replace(
+                        c,
+                        method="",
+                        data={},
+                        config={},
+                        recipe=replace(c.recipe, epochs=1.0, lr=1.0),
+                    )
+                )
                 for c in begun.values()
             }
         )

@@ -42,7 +42,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Arm, Claim, Floor, Trial, at_most, better, not_worse
+from diptych.lab.claim import Arm, Claim, Floor, Trial, Tuned, at_most, better, not_worse
 from diptych.lab.claims._concepts import RECIPE, STILL, Place, precision, searched
 from diptych.methods.store import describe, load, save_model
 from diptych.training.config import RunConfig, resolve
@@ -231,6 +231,7 @@ claim = Claim(
         better("ap50", "found", over="found_prompts"),
     ),
     delta=0.03,
+    tuned=Tuned(effect=0.49, sd=0.01, best=0.6, chance=0.1, seconds=260),
     rates={
         "cones": {0.05: 0.587, 0.1: 0.595, 0.2: 0.598, 0.4: 0.585, 0.8: 0.573},
         "coop": {0.0003: 0.356, 0.001: 0.505, 0.003: 0.537, 0.01: 0.528, 0.03: 0.525},
