@@ -23,7 +23,8 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
         begun[name], changes[name] = config, change
 
     monkeypatch.setattr(dreamlip, "run", run)
-    monkeypatch.setattr(dreamlip, "measure", lambda trial: {})
+    monkeypatch.setattr(dreamlip, "load", lambda folder: None)
+    monkeypatch.setattr(dreamlip, "measure", lambda model, trial: {})
     for name, arm in dreamlip.claim.arms.items():  # noqa: B007  (the patched run reads it)
         arm(Trial(seed=3, folder=tmp_path, prelude={"learnt": "scenes:count=4"}))
     assert {

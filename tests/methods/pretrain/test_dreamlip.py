@@ -9,6 +9,7 @@ from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.views import SentenceView, sentences
 from diptych.errors import InputError
+from diptych.methods.pretrain import dreamlip
 from diptych.methods.pretrain.dreamlip import DreamLIP
 from diptych.objectives import info_nce
 from diptych.objectives.grouping import grouped, grouping
@@ -70,6 +71,22 @@ def test_patches_below_an_even_share_are_cut_off_by_default():
         )
     assert patches.shape[1:] == (16, 24)
     torch.testing.assert_close(features["groups"], expected)
+
+
+def test_a_tower_that_leaves_patches_out_in_training_groups_those_it_keeps(monkeypatch):
+    """As `tiny` does, which `--init tiny` starts from."""
+    dropping = IMAGE.replace("patch=16", "patch=8:patch_dropout=0.25")
+    held = make_method(DreamLIP, image=dropping, embed_dim=24)
+    seen = []
+    monkeypatch.setattr(
+        dreamlip,
+        "grouped",
+        lambda texts, patches, **options: seen.append((patches, options)) or texts,
+    )
+    held.train().encode(batch(), AT)
+    [(patches, options)] = seen
+    assert patches.shape == (5, 12, 24)
+    assert options["sigma"] == 1 / 12
 
 
 # ---- sentences

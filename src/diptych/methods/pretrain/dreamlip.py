@@ -106,7 +106,9 @@ class DreamLIP(CLIP):
         )
         features = {"image": image, "texts": texts}
         if self.config.subcaption:
-            patches = normalize(self.model.project_image(encoded.patches), dim=-1)
+            # Not `encoded.patches`: with patch dropout there are those that are kept, off the grid.
+            kept = encoded.tokens[:, encoded.prefix :]
+            patches = normalize(self.model.project_image(kept), dim=-1)
             sigma = 1 / patches.shape[1] if self.config.sigma is None else self.config.sigma
             features["groups"] = grouped(
                 texts, patches, sigma=sigma, weighting=self.config.weighting
