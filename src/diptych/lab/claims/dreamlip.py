@@ -50,8 +50,8 @@ RATES = {"one": 1e-3, "several": 1e-3, "grouped": 1e-3}
 
 def draw(trial: Trial) -> dict[str, str]:
     """Write the scenes of the seed as shards; those held out are drawn as they are read."""
-    learnt = f"texts=web+long:seed={trial.seed}:count={150 if trial.quick else LEARNT}"
-    held_out = f"drop=0:seed={trial.seed}:split=val:count={50 if trial.quick else PAIRS}"
+    learnt = f"texts=web+long:seed={trial.seed}:count={60 if trial.quick else LEARNT}"
+    held_out = f"drop=0:seed={trial.seed}:split=val:count={20 if trial.quick else PAIRS}"
     write_shards(open_source(f"{SCENES}:{learnt}"), trial.folder / "learnt")
     return {"learnt": f"{trial.folder / 'learnt'}/*.tar", "held_out": f"{SCENES}:{held_out}"}
 
