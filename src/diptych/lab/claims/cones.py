@@ -181,6 +181,7 @@ def timing(trial: Trial) -> dict[str, float]:
 
 SEVERAL = "scenes:number=1-3:same=0.0:texts=caption"
 BOXED = 80  # images to search with
+BOX_RATES = {"own": 0.1, "prompts": 0.03}  # of .03, .1, .3 and of .003, .01, .03, .06, .1
 
 
 def found(trial: Trial) -> dict[str, dict[str, float]]:
@@ -191,8 +192,17 @@ def found(trial: Trial) -> dict[str, dict[str, float]]:
     head = searched(trial, "head", "detect", base, "tiny", base={"steps": 400, "batch_size": 16})
     train = {"train": f"{world}:split=novel:count={BOXED}"}
     test = f"{world}:split=novel:start={BOXED}:count={20 if trial.quick else 200}"
-    own = searched(trial, "own", "detect", train, head, rate=0.1, steps=150)
-    told = searched(trial, "prompts", "detect", train, head, rate=0.01, steps=150, place="context")
+    own = searched(trial, "own", "detect", train, head, rate=BOX_RATES["own"], steps=150)
+    told = searched(
+        trial,
+        "prompts",
+        "detect",
+        train,
+        head,
+        rate=BOX_RATES["prompts"],
+        steps=150,
+        place="context",
+    )
     return {
         "found_names": precision(head, test),
         "found": precision(own, test),
