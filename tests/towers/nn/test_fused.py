@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from diptych.towers.nn import product
 from diptych.towers.nn.fused import project
 from diptych.towers.nn.transformer import Attention
 
@@ -32,6 +33,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return linear(x, weight, bias)
 
     monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    monkeypatch.setattr(product, "onednn_is_faster", lambda: False)
     return seen
 
 

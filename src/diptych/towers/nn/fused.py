@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from diptych.towers.nn.product import is_plain, linear, run
 
 
 def join(layers: Sequence[nn.Module]) -> None:
@@ -30,7 +31,7 @@ def join(layers: Sequence[nn.Module]) -> None:
     True
     """
     if (
-        not all(_plain(layer) for layer in layers)
+        not all(is_plain(layer) for layer in layers)
         or len({layer.in_features for layer in layers}) > 1
     ):
         return
@@ -57,23 +58,11 @@ def project(layers: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
     [(1, 2), (1, 3)]
     """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if not torch.is_grad_enabled() and not traced and all(_plain(layer) for layer in layers):
+    if not torch.is_grad_enabled() and not traced and all(is_plain(layer) for layer in layers):
         views = [_view(parts) for parts in _parts(layers)]
         if len(views) in (1, 2) and all(view is not None for view in views):
-            return F.linear(x, *views).split([layer.out_features for layer in layers], dim=-1)  # type: ignore[arg-type]
-    return [layer(x) for layer in layers]
-
-
-def _plain(layer: nn.Module) -> bool:
-    """Whether calling the layer is its matrix product and nothing else: no subclass, hook or
-    wrapped forward."""
-    return (
-        type(layer) is nn.Linear
-        and type(layer.weight) is nn.Parameter
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
-        and "forward" not in layer.__dict__
-    )
+            return linear(x, *views).split([layer.out_features for layer in layers], dim=-1)  # type: ignore[arg-type]
+    return [run(layer, x) for layer in layers]
 
 
 def _parts(layers: Sequence[Any]) -> list[list[Tensor]]:

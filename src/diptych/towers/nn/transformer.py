@@ -21,6 +21,7 @@ from diptych.errors import InputError, unknown
 from diptych.towers.encoded import Edit
 from diptych.towers.nn.fused import join, project
 from diptych.towers.nn.kv_cache import KVCache, LayerCache
+from diptych.towers.nn.product import run
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -95,13 +96,13 @@ class Attention(nn.Module):
             if kept is not None:
                 k, v = kept.extend(k, v)
         else:
-            q = self._heads(self.q(x))
+            q = self._heads(run(self.q, x))
             if kept is not None and kept.keys is not None and kept.values is not None:
                 k = kept.keys
                 v = kept.values
             else:
-                k = self._heads(self.k(memory))
-                v = self._heads(self.v(memory))
+                k = self._heads(run(self.k, memory))
+                v = self._heads(run(self.v, memory))
                 if kept is not None:
                     kept.extend(k, v)
         if mask is not None:
@@ -109,7 +110,7 @@ class Attention(nn.Module):
         y = attend(
             q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0
         )
-        return self.out(y.transpose(1, 2).flatten(2))
+        return run(self.out, y.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, memory: Tensor) -> Tensor:
         """The attention weights (B, heads, N, M) of x (B, N, D) over the memory (B, M, ·)."""
@@ -186,7 +187,7 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
+        return run(self.fc2, self.activation(run(self.fc1, x)))
 
 
 class LayerScale(nn.Module):

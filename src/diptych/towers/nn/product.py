@@ -1,0 +1,167 @@
+"""The product of a linear layer in float32 on a CPU, forward and backward, by the faster of two
+libraries.
+
+    y = x W^T + b,    dx = dy W,    dW = dy^T x,    db = sum dy
+
+torch multiplies float32 matrices by MKL, which does not use all of some processors. oneDNN, which
+torch contains too, computes the same product: entries differ by rounding alone. A probe compares
+the two once on each machine and keeps the answer in the user's cache, so that all processes of a
+run, and those that continue it, choose the same one.
+
+Dimensions: … samples and tokens, N of them in all, D width, K outputs.
+"""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from diptych.data.sources import cache as user_cache
+
+MARGIN = 1.25
+"""oneDNN is used where it is faster by this factor: below it a probe could find one or the
+other."""
+SHAPE = (1024, 512, 512)  # N, D and K of the probe, 5 ms a product
+ROUNDS = 5
+_VERSION = "1"  # of the probe; increase it when its inputs or criterion change
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + b for x (…, D), weight (K, D) and bias (K,), as `torch.nn.functional.linear`.
+
+    Other types and devices, autocast and traced models always take torch's product.
+
+    >>> linear(torch.ones(2, 3), torch.ones(4, 3)).tolist()
+    [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
+    """
+    if not (_permitted(x, weight, bias) and onednn_is_faster()):
+        return F.linear(x, weight, bias)
+    flat = x.reshape(-1, x.shape[-1])
+    y = _OneDNN.apply(flat, weight, bias)
+    return y.view(*x.shape[:-1], len(weight))  # type: ignore[union-attr]
+
+
+def run(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return layer(x); for a plain `nn.Linear` by `linear`."""
+    if is_plain(layer):
+        return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+    return layer(x)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether calling the layer is its matrix product and nothing else: no subclass, hook or
+    wrapped forward."""
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) is nn.Parameter
+        and not layer._forward_hooks
+        and not layer._forward_pre_hooks
+        and not layer._backward_hooks
+        and not layer._backward_pre_hooks
+        and "forward" not in layer.__dict__
+    )
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether a probe on this machine found oneDNN faster than torch's product by `MARGIN`."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    place = user_cache.named("product", [_VERSION, *_machine()], ".json")
+    known = user_cache.read(place, _read)
+    if known is not None:
+        return known
+    found = _probe(time.perf_counter) >= MARGIN
+    user_cache.write(place, _writer(found))
+    return found
+
+
+def _permitted(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    return (
+        all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
+        and all(type(each) in (Tensor, nn.Parameter) for each in tensors)
+        and x.numel() > 0
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class _OneDNN(torch.autograd.Function):
+    """The product of x (N, D) with weight (K, D) and bias (K,), by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _product(dy, weight.t()) if needs_x else None,
+            _product(dy.t(), x.t()) if needs_weight else None,
+            dy.sum(0) if needs_bias else None,
+        )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _probe(clock: Callable[[], float]) -> float:
+    """Return the time of torch's product over that of oneDNN's: the median of pairs, in turns."""
+    N, D, K = SHAPE
+    x = torch.ones(N, D)
+    weight = torch.ones(K, D)
+
+    def seconds(product: Callable[[Tensor, Tensor], Tensor]) -> float:
+        start = clock()
+        product(x, weight)
+        return clock() - start
+
+    with torch.no_grad():
+        ratios = [seconds(F.linear) / max(seconds(_product), 1e-9) for _ in range(ROUNDS + 1)]
+    return statistics.median(ratios[1:])  # the first call of each sets itself up
+
+
+def _machine() -> list[str]:
+    """What the answer depends on: the processor, torch and the number of threads."""
+    return [_processor(), torch.__version__, str(torch.get_num_threads())]
+
+
+def _processor() -> str:
+    """The processor's name, family and model where Linux gives them."""
+    wanted = ("vendor_id", "cpu family", "model", "model name")
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in lines)
+    return "; ".join(value.strip() for name, _, value in pairs if name.strip() in wanted)
+
+
+def _read(place: Path) -> bool:
+    return bool(json.loads(place.read_text("utf-8"))["onednn"])
+
+
+def _writer(found: bool) -> Callable[[BinaryIO], None]:
+    content = json.dumps({"onednn": found}).encode()
+
+    def fill(file: BinaryIO) -> None:
+        file.write(content)
+
+    return fill
