@@ -401,6 +401,8 @@ real = Claim(
         better("top1", "tip_found", over="tip"),
     ),
     delta=0.02,
+    looks=(5, 10),
+    tuned=Tuned(effect=0.13, sd=0.055, best=0.27, chance=1 / CLASSES, seconds=250),
     steps=False,
     one_test_set=True,
     floor=Floor("top1", chance=1 / CLASSES, arms=("descriptions", "transferred", "searched")),
