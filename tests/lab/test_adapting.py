@@ -33,7 +33,7 @@ def test_noise_depends_on_the_key_and_is_as_strong_as_asked():
 
 
 def test_images_are_few_and_of_the_named_classes(tmp_path, monkeypatch):
-    monkeypatch.setattr(adapting, "DRAWN", 5)  # scenes for a class, of which the test wants 5 each
+    monkeypatch.setattr(adapting, "DRAWN", 5)  # scenes for a class, of which the test wants 3 each
     found = adapting.images(Trial(seed=3, folder=tmp_path, quick=True), noise=5.0, shots=2)
     train, test = open_source(found["train"]), open_source(found["test"])
     base, novel = adapting.classes(3)
@@ -41,5 +41,5 @@ def test_images_are_few_and_of_the_named_classes(tmp_path, monkeypatch):
     assert set(test.schema()["labels.pair"].classes) == {*base, *novel}
     assert found["novel"] == novel
     assert len(train) == 20
-    assert len(test) == 100
+    assert len(test) == 60
     assert {sample.labels["style"] for sample in train} <= {6, 7}

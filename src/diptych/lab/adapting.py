@@ -103,8 +103,8 @@ def images(
     base, novel = classes(trial.seed)
     found: dict[str, Any] = {"novel": novel}
     for name, split, names, number in (
-        ("train", "train", base, shots),
-        ("test", "val", base + novel, 5 if trial.quick else tested),
+        ("train", "train", base, min(shots, 4) if trial.quick else shots),
+        ("test", "val", base + novel, 3 if trial.quick else tested),
     ):
         scenes = 2 * number if trial.quick else DRAWN * -(-number // TESTED)
         count = scenes * len(COMMON) * len(COLOURS)

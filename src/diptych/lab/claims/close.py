@@ -107,7 +107,7 @@ def draw(trial: Trial) -> dict[str, str]:
         ("entailment", ASKED, ASKED_OF),
         ("news", ALL, ASKED_OF),
     ):
-        count = count // 10 if trial.quick else count
+        count = count // 20 if trial.quick else count
         source = open_source(f"{SCENES}:{texts}:seed={trial.seed}:start={start}:count={count}")
         write_shards(of_task(name, source), folder / name)
         places[name] = f"{folder / name}/*.tar"
