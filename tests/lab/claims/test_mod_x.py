@@ -52,7 +52,10 @@ def test_arms_differ_in_what_is_kept_and_rate_alone(tmp_path, monkeypatch):
         "stranger": (mod_x.ALPHA, True),
     }
     assert {name for name, change in changes.items() if change} == {"stranger"}
-    assert {name for name, c in begun.items() if c.recipe.lr != mod_x.RATE} == {"low"}
+    assert {name: c.recipe.lr for name, c in begun.items() if c.recipe.lr != mod_x.RATE} == {
+        "finetune": mod_x.FINETUNED,
+        "low": mod_x.LOW,
+    }
     same = {
         str(
             replace(
@@ -107,7 +110,7 @@ def test_quick_arms_run_and_domains_share_no_scene(tmp_path, brief, monkeypatch)
     for name in ("alpha20", "simclr"):
         (tmp_path / name).mkdir()
         found = mod_x.claim.arms[name](replace(trial, folder=tmp_path / name, prelude=prelude))
-        recalls = {"base", "earlier", "last", "all"} if name == "alpha20" else set()
+        recalls = {"base", "earlier", "old", "last", "all"} if name == "alpha20" else set()
         assert set(found) == {*recalls, "kept"}
         assert all(0 <= found[metric] <= 1 for metric in recalls)
         assert found["kept"] > 0

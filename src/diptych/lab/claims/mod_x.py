@@ -1,5 +1,5 @@
-"""Is the base kept better where each phase is held to the similarities of the phase before, than by
-learning less?
+"""Are earlier domains kept better where each phase is held to the similarities of the phase before, at
+no loss of the newest?
 
 All arms start from one CLIP (the prelude), trained on plain scenes of one thing, and learn from
 three further domains one after the other: scenes in another style, with grounds, palette and words
@@ -8,7 +8,7 @@ optimiser, warm-up and cosine.
 
     start               the base model as it is
     finetune            alpha = 0: CLIP, phase by phase
-    low                 the same at a lower rate, that at which `last` is about that of `mod_x`
+    low                 the same at half the rate, which forgets less by learning less
     mod_x               the method, alpha = 1
     alpha5, alpha20     the method with more of the old similarities
     unscreened          mod_x, rows that the old model got wrong included
@@ -17,13 +17,15 @@ optimiser, warm-up and cosine.
     simclr              SimCLR on the images alone: the base, then the same phases
 
 `base` is recall at 1 on held-out plain scenes, `earlier` the mean of that on the domains between,
-`last` on the newest, `all` the mean of all four. Each is the mean of both ways. `kept` is the
+`last` on the newest; `old` is the mean of all but the newest, `all` that of all four. Each is the
+mean of both ways. `kept` is the
 accuracy of the nearest neighbours (20, of the object) on plain scenes after the phases, over that
 before: the paper says that learning from images alone forgets less.
 
-The overlap of the domains and the length of a phase were chosen on seed 100, the rates and alpha on
-seeds 100 and 101. An earlier form, on seeds 0 to 4, judged `base` alone at alpha = 20, where a model
-that takes no step is better still.
+The overlap of the domains and the length of a phase were chosen on seed 100, the rates, by `all`, on
+seeds 100 and 101. The best rate of the method is twice that of `finetune`; the other arms take that
+of the method. An earlier form, on seeds 0 to 4, judged `base` alone at alpha = 20 and a rate of 4e-3
+for all, where a model that takes no step is better still.
 """
 
 from collections.abc import Callable
@@ -49,8 +51,9 @@ BASE_STEPS = 400
 STEPS = 100
 PAIRS = 300  # held out, of each domain
 ALPHA = 1.0
-RATE = 4e-3
-LOW = 1e-3
+RATE = 1e-3
+FINETUNED = 5e-4
+LOW = 2.5e-4
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 RECIPE = {
     "batch_size": 64,
@@ -168,6 +171,7 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
         "base": base,
         "earlier": float(np.mean(earlier)),
         "last": last,
+        "old": float(np.mean([base, *earlier])),
         "all": float(np.mean(list(recall.values()))),
         "kept": neighbours(model, trial.prelude) / trial.prelude["neighbours"],
     }
@@ -192,13 +196,13 @@ def _steps(trial: Trial) -> int:
 
 claim = Claim(
     question=(
-        "Held to the similarities of the phase before, CLIP keeps more of the base domain as it learns further ones "
-        "than where it learns as much of the newest by a lower rate."
+        "Held to the similarities of the phase before, CLIP keeps more of earlier domains as it learns further ones, "
+        "and learns the newest as well."
     ),
     prelude=pretrain,
     arms={
         "start": start,
-        "finetune": held(alpha=0.0),
+        "finetune": held(alpha=0.0, rate=FINETUNED),
         "low": held(alpha=0.0, rate=LOW),
         "mod_x": held(alpha=ALPHA),
         "alpha5": held(alpha=5.0),
@@ -209,14 +213,14 @@ claim = Claim(
         "simclr": simclr,
     },
     headline=(
-        better("base", "mod_x", over="low"),
-        not_worse("last", "mod_x", than="low", margin=0.02),
+        better("old", "mod_x", over="finetune"),
+        not_worse("last", "mod_x", than="finetune", margin=0.02),
     ),
     mechanism=("stranger",),
     checks=(
         better("base", "mod_x", over="finetune"),
-        not_worse("last", "mod_x", than="finetune", margin=0.02),
         better("all", "mod_x", over="finetune"),
+        better("all", "mod_x", over="low"),
         better("all", "mod_x", over="start"),
         better("last", "mod_x", over="unscreened"),
         better("all", "joint", over="mod_x"),
@@ -225,5 +229,5 @@ claim = Claim(
     delta=0.02,
     looks=(5, 10),
     floor=Floor("base", chance=1 / PAIRS, arms=("start", "finetune", "low", "mod_x", "joint")),
-    table=("base", "earlier", "last", "all", "kept"),
+    table=("base", "earlier", "old", "last", "all", "kept"),
 )
