@@ -18,9 +18,9 @@ optimiser, warm-up and cosine.
 
 `base` is recall at 1 on held-out plain scenes, `earlier` the mean of that on the domains between,
 `last` on the newest; `old` is the mean of all but the newest, `all` that of all four. Each is the
-mean of both ways. `kept` is the
-accuracy of the nearest neighbours (20, of the object) on plain scenes after the phases, over that
-before: the paper says that learning from images alone forgets less.
+mean of both ways in three galleries. `kept` is the accuracy of the nearest neighbours (20, of the
+colour) on plain scenes after the phases, over that before: the paper says that learning from images
+alone forgets less.
 
 The overlap of the domains and the length of a phase were chosen on seed 100, the rates, by `all`, on
 seeds 100 and 101. The best rate of the method is twice that of `finetune`; the other arms take that
@@ -38,7 +38,7 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.probe import knn
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, better, not_worse
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.training.config import resolve
@@ -49,7 +49,8 @@ DOMAINS = ("plain", "sketch", "dusk", "poster")
 LEARNT = (2000, 400, 400, 400)
 BASE_STEPS = 400
 STEPS = 100
-PAIRS = 300  # held out, of each domain
+PAIRS = 300  # of a gallery
+GALLERIES = 3  # held out, of each domain
 ALPHA = 1.0
 RATE = 1e-3
 FINETUNED = 5e-4
@@ -73,7 +74,8 @@ def pretrain(trial: Trial) -> dict[str, Any]:
         write_shards(open_source(f"{world}:start={start}:count={count}"), trial.folder / domain)
         found[domain] = f"{trial.folder / domain}/*.tar"
         write_shards(
-            open_source(f"{world}:split=val:count={PAIRS}"), trial.folder / f"val-{domain}"
+            open_source(f"{world}:split=val:count={GALLERIES * PAIRS}"),
+            trial.folder / f"val-{domain}",
         )
         found["held_out"][domain] = f"{trial.folder}/val-{domain}/*.tar"
         start += count
@@ -164,8 +166,12 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
     """Return recall at 1 on held-out scenes of each domain, and what is kept of the neighbours."""
     recall = {}
     for domain, held_out in trial.prelude["held_out"].items():
-        found = evaluate(model, open_source(held_out), ["retrieval"])["retrieval"]
-        recall[domain] = float(np.mean([found["i2t_r1"], found["t2i_r1"]]))
+        ways = []
+        for gallery in range(1, GALLERIES + 1):
+            source = open_source(f"{held_out}:part={gallery}/{GALLERIES}")
+            found = evaluate(model, source, ["retrieval"])["retrieval"]
+            ways += [found["i2t_r1"], found["t2i_r1"]]
+        recall[domain] = float(np.mean(ways))
     base, *earlier, last = recall.values()
     return {
         "base": base,
@@ -185,7 +191,7 @@ def neighbours(model: Any, prelude: Any) -> float:
         source: Any = open_source(spec)
         images = [source[at].images["main"] for at in range(len(source))]
         vectors.append(model.embed_images(images).numpy())
-        labels.append(labels_of(source, "object"))
+        labels.append(labels_of(source, "colour"))
     chance = 1 / len(np.unique(labels[0]))
     return max(knn(vectors[0], labels[0], vectors[1], labels[1], k=20)["top1"], chance)
 
@@ -214,7 +220,7 @@ claim = Claim(
     },
     headline=(
         better("old", "mod_x", over="finetune"),
-        not_worse("last", "mod_x", than="finetune", margin=0.02),
+        not_worse("last", "mod_x", than="finetune", margin=0.03),
     ),
     mechanism=("stranger",),
     checks=(
@@ -226,8 +232,13 @@ claim = Claim(
         better("all", "joint", over="mod_x"),
         better("kept", "simclr", over="finetune"),
     ),
-    delta=0.02,
-    looks=(5, 10),
+    delta={"old": 0.03, "last": 0.03},
+    looks=(5, 10, 20),
+    tuned=Tuned(effect=0.063, sd=0.017, best=0.45, chance=1 / PAIRS, seconds=560),
+    rates={
+        "mod_x": {5e-4: 0.464, 1e-3: 0.479, 2e-3: 0.408},
+        "finetune": {2.5e-4: 0.407, 5e-4: 0.432, 1e-3: 0.423},
+    },
     floor=Floor("base", chance=1 / PAIRS, arms=("start", "finetune", "low", "mod_x", "joint")),
     table=("base", "earlier", "old", "last", "all", "kept"),
 )
