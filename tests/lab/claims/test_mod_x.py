@@ -102,6 +102,7 @@ def test_quick_arms_run_and_domains_share_no_scene(tmp_path, brief, monkeypatch)
     brief(mod_x)
     monkeypatch.setattr(mod_x, "LEARNT", (256, 128, 128, 128))
     monkeypatch.setattr(mod_x, "PAIRS", 30)
+    monkeypatch.setattr(mod_x, "GALLERIES", 1)
     trial = Trial(seed=100, folder=tmp_path / "prelude", quick=True)
     prelude = mod_x.pretrain(trial)
     keys = [set(open_source(prelude[name]).keys()) for name in mod_x.DOMAINS]
