@@ -15,8 +15,8 @@ for two:
 
 `r1` is the mean of recall at 1 both ways, `probe` the accuracy of a linear probe of the object on
 what the image tower gives, `sigma` the divisor at the end, `noise` the share of noise in the pairs.
-Rules on images' sizes are left out: all scenes have one. The divisors and the rates were chosen on
-seeds 100 and 101, the size of the vocabulary on seed 100.
+Rules on images' sizes are left out: all scenes have one. The divisors and the rates are to be
+chosen on seeds 100 and 101; the size of the vocabulary was chosen on seed 100.
 
 An earlier form, on seeds 0 to 60, had n = 150 and 40 passes over the largest set.
 """

@@ -3,7 +3,7 @@ more?
 
 Two small towers of layers (images as 16 x 16 pixels; captions as bags of tokens) learn 120,000
 scenes of one thing, drawn anew for each seed, by CLIP's loss. All arms see a million samples, in
-batches of 64 (15,625 steps) or of 1,024 (976). Rates were chosen on seeds 100 and 101 for each
+batches of 64 (15,625 steps) or of 1,024 (976). Rates are to be chosen on seeds 100 and 101 for each
 optimiser and each batch, rate x decay kept; `r1` is the recall on 1,000 scenes held out.
 
     adamw_64, lion_64, adamw_large, lion_large    each at its own rate

@@ -18,8 +18,9 @@ groups are the bank `styles`.
 styles that `tiny` never saw; `style` the mutual information, in nats, of an image's style and the
 group that weighs most, 0 where there is no router.
 
-Noise and steps were chosen on seed 100, the rates on seeds 100 and 101. An earlier form, on seeds 0
-to 60, compared the method with CoOp, which has neither its losses nor its norms.
+Noise and steps were chosen on seed 100; the rates are still to be chosen, on seeds 100 and 101. An
+earlier form, on seeds 0 to 60, compared the method with CoOp, which has neither its losses nor its
+norms.
 """
 
 from collections.abc import Callable

@@ -52,6 +52,7 @@ STEPS = 100
 PAIRS = 300  # of a gallery
 GALLERIES = 3  # held out, of each domain
 ALPHA = 1.0
+BASE_RATE = 4e-3  # of the first domain, for CLIP and SimCLR
 RATE = 1e-3
 FINETUNED = 5e-4
 LOW = 2.5e-4
@@ -84,7 +85,7 @@ def pretrain(trial: Trial) -> dict[str, Any]:
         {"train": found["plain"]},
         image_tower=TOWER,
         config={"augment": {}},
-        recipe={**RECIPE, "steps": trial.steps(BASE_STEPS, quick=40)},
+        recipe={**RECIPE, "lr": BASE_RATE, "steps": trial.steps(BASE_STEPS, quick=40)},
         options={"seed": trial.seed, "quiet": True},
     )
     run(settings, trial.folder / "base")
@@ -138,12 +139,13 @@ def simclr(trial: Trial) -> dict[str, float]:
     accuracy = []
     for number, domain in enumerate(DOMAINS):
         steps = trial.steps(BASE_STEPS, quick=40) if number == 0 else _steps(trial)
+        rate = BASE_RATE if number == 0 else RATE
         start: dict[str, Any] = {"image_tower": TOWER} if number == 0 else {"init": folder}
         settings = resolve(
             "simclr",
             {"train": trial.prelude[domain]},
             **start,
-            recipe={**RECIPE, "lr": RATE, "steps": steps},
+            recipe={**RECIPE, "lr": rate, "steps": steps},
             options={"seed": trial.seed, "quiet": True},
         )
         folder = str(trial.folder / domain)

@@ -23,8 +23,8 @@ kind of edit. The second claim, `real`, is of drawings of people and hands whose
 tone change (the pack glyph-variants), on actions that training does not show.
 
 An earlier form had 200 steps of AdamW on half the triples, and a Q-Former whose joint pass, from
-which the prompts come, was untrained before. The rates of `sprc` and `sum` were chosen on seeds 100
-and 101; arms without a prompt take that of `sum`, all others that of `sprc`.
+which the prompts come, was untrained before. The rates of `sprc` and `sum` are still to be
+chosen, on seeds 100 and 101; arms without a prompt take that of `sum`, all others that of `sprc`.
 """
 
 from collections.abc import Callable, Mapping

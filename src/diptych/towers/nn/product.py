@@ -5,8 +5,9 @@ libraries.
 
 torch multiplies float32 matrices by MKL, which does not use all of some processors. oneDNN, which
 torch contains too, computes the same product: entries differ by rounding alone. A probe compares
-the two once on each machine and keeps the answer in the user's cache, so that all processes of a
-run, and those that continue it, choose the same one.
+the two once on each machine and keeps the answer in the user's cache, so that later processes, and
+those that continue a run, choose the same one. Processes that probe at the same time agree unless
+the two differ by just about `MARGIN`.
 
 Dimensions: … samples and tokens, N of them in all, D width, K outputs.
 """
@@ -74,8 +75,10 @@ def is_plain(layer: nn.Module) -> bool:
 @cache
 def onednn_is_faster() -> bool:
     """Whether a probe on this machine found oneDNN faster than torch's product by `MARGIN`."""
-    if not torch.backends.mkldnn.is_available():
-        return False
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
+        return False  # a torch that was built without it
     place = user_cache.named("product", [_VERSION, *_machine()], ".json")
     known = user_cache.read(place, _read)
     if known is not None:
