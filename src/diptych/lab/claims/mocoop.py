@@ -18,9 +18,9 @@ groups are the bank `styles`.
 styles that `tiny` never saw; `style` the mutual information, in nats, of an image's style and the
 group that weighs most, 0 where there is no router.
 
-Noise and steps were chosen on seed 100; the rates are still to be chosen, on seeds 100 and 101. An
-earlier form, on seeds 0 to 60, compared the method with CoOp, which has neither its losses nor its
-norms.
+Noise and steps were chosen on seed 100, the rates, by H, on seeds 100 and 101: the arms of the
+method take that of `mocoop`, those of one group that of `one`. An earlier form, on seeds 0 to 60,
+compared the method with CoOp, which has neither its losses nor its norms.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from diptych.data.templates import template_groups, templates
 from diptych.data.worlds.scenes.words import RESERVED_STYLES
 from diptych.evaluation import evaluate
 from diptych.lab.adapting import LABEL, TEMPLATE, adapted, images
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, better, not_worse
 from diptych.methods.store import load
 
 GROUPS = "styles"
@@ -40,7 +40,13 @@ STYLES = tuple(template_groups(GROUPS))
 NOISE = 30.0
 TESTED = 100  # images of each class: the worst style is a sixth of them
 ROUTED = 600  # of all test images, from which the router's information is taken
-RATES = {"mocoop": 0.1, "one": 0.1, "coop": 0.1}
+RATES = {
+    "mocoop": {0.1: 0.871, 0.2: 0.883, 0.4: 0.899, 0.8: 0.906, 1.6: 0.911, 3.2: 0.912, 6.4: 0.880},
+    "one": {0.1: 0.870, 0.2: 0.884, 0.4: 0.893, 0.8: 0.904, 1.6: 0.914, 3.2: 0.915, 6.4: 0.912},
+    "coop": {0.1: 0.836, 0.4: 0.838, 1.6: 0.827},
+}
+"""Rates that were tried on seeds 100 and 101, and the mean H: `worst`, of a third as many images,
+differs by less than its noise from .8 on."""
 ONE = {"one": templates(GROUPS)}
 
 
@@ -66,8 +72,10 @@ def mixed(shots: int | None = None, **config: Any) -> Callable[[Trial], dict[str
 
 
 def recipe(arm: str) -> dict[str, Any]:
-    """Equal steps for all arms, at the arm's own rate."""
-    return {"steps": 150, "batch_size": 16, "lr": RATES[arm], "warmup": 0.1}
+    """Equal steps for all arms, at the best of the arm's rates."""
+    scores = RATES[arm]
+    best = max(scores, key=lambda rate: scores[rate])
+    return {"steps": 150, "batch_size": 16, "lr": best, "warmup": 0.1}
 
 
 def measure(model: Any, trial: Trial, **options: Any) -> dict[str, float]:
@@ -128,6 +136,8 @@ claim = Claim(
     ),
     delta=0.02,
     looks=(5, 10, 20),
+    tuned=Tuned(effect=-0.0165, sd=0.0234, best=0.526, chance=0.05, seconds=450),
+    rates=RATES,
     floor=Floor("base", chance=0.1, arms=("coop", "mocoop", "one")),
     table=("base", "novel", "H", "worst", "shifted", "style"),
 )
