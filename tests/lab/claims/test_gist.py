@@ -20,7 +20,7 @@ def drawn(tmp_path_factory):
 def test_the_floor_is_of_the_arms_that_learn():
     claim = block(find("gist"))
     assert claim.floor.chance == 1 / 12
-    assert set(claim.arms) - set(claim.learning) == {"wrong", "wrong_full", "gist_1", "gist_all"}
+    assert set(claim.arms) - set(claim.learning) == {"wrong", "wrong_full"}
 
 
 def test_names_say_nothing_and_descriptions_everything(drawn):
@@ -45,7 +45,7 @@ def test_parts_share_no_image_and_have_all_classes(drawn):
         assert len(set(np.bincount(part.labels("class")))) == 1
 
 
-def test_arms_differ_in_their_texts_alone(tmp_path, monkeypatch):
+def test_arms_differ_in_their_texts_and_that_of_names_in_its_rate(tmp_path, monkeypatch):
     begun = {}
     monkeypatch.setattr(gist, "run", lambda config, folder, change: begun.__setitem__(name, config))
     monkeypatch.setattr(gist, "load", lambda spec: None)
@@ -58,7 +58,16 @@ def test_arms_differ_in_their_texts_alone(tmp_path, monkeypatch):
         "drawn/train:shots=5:draw=3"
     }
     assert {data[name] for name in begun if name.endswith("_full")} == {"drawn/train"}
-    assert len({str(replace(config, data={}, config={})) for config in begun.values()}) == 1
+    same = {
+        str(replace(config, data={}, config={}, recipe=replace(config.recipe, lr=1.0)))
+        for config in begun.values()
+    }
+    assert len(same) == 1
+    rates = {name: config.recipe.lr for name, config in begun.items()}
+    assert {name for name, rate in rates.items() if rate != rates["gist"]} == {
+        "class",
+        "class_full",
+    }
     assert begun["class"].config["bank"] == "a photo of a {}."
     options = {"bank": "drawn/bank.json"}
     assert {str(begun[name].config) for name in ("random", "gist", "wrong")} == {str(options)}

@@ -13,15 +13,14 @@ apart.
     gist      on those that tiny matches to the image
     wrong     on descriptions of other classes, drawn at random: the label is lost
 
-with five images a class, and with all 30 (`…_full`). Two more are told and not judged, with five:
-`gist_1` takes the first caption alone, `gist_all` all twelve of the class. `top1` is the probe's;
-`hit` is the share of pairs whose text names the image's own colour, a third by chance: it must be
-above that first, or there is nothing to match. `mode` is how often the nearest of all 144
-descriptions is of the image's class and colour.
+with five images a class, and with all 12 (`…_full`). `top1` is the probe's; `hit` is the share of pairs
+whose text names the image's own colour, a third by chance: it must be above that first, or there is
+nothing to match. `mode` is how often the nearest of all 144 descriptions is of the image's class and
+colour.
 
-Attributes, steps and rate were chosen on seed 100, where top1 was .33, .62, .71, .76 and .34 with
-five, in the order above, and .70, .90, .90, .96 and .48 with all. So with five the probe of tiny is
-hardly above captions of wrong classes there; the published order asks it to be, and so does the claim.
+Attributes and steps were chosen on seed 100, rates on seeds 100 and 101: that of `class` for itself,
+that of `gist` for all arms on descriptions. An earlier form had 30 images a class and one rate,
+1e-4, for all; at 2e-4 names alone gave .96 there.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +35,7 @@ from diptych.data.sample import Source
 from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.words import GROUNDS, SIZES
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, better, not_worse
 from diptych.methods.base import Method, Stage
 from diptych.methods.store import load
 from diptych.models.model import Model
@@ -65,8 +64,12 @@ PLACES = [(ground, size) for ground in STANDS for size in SIZES]
 NAMES = {place: f"{word} {KIND}" for place, word in zip(PLACES, WORDS, strict=True)}
 SHOTS = 5
 STEPS = 120
-RATE = 1e-4
-PARTS = {"train": 30, "val": 10, "test": 30}  # images of each class
+RATES = {
+    "class": {1e-4: 0.788, 2e-4: 0.886, 4e-4: 0.936, 8e-4: 0.942, 16e-4: 0.778},
+    "gist": {1e-4: 0.865, 2e-4: 0.935, 4e-4: 0.965, 8e-4: 0.932},
+}
+"""Rates that were tried on seeds 100 and 101, and the mean of `top1` with all images."""
+PARTS = {"train": 12, "val": 10, "test": 30}  # images of each class
 CHANCE = 1 / len(NAMES)
 
 
@@ -134,9 +137,12 @@ def redrawn(own: bool) -> Redraw:
 
 
 def trained(
-    full: bool, redraw: Redraw | None = None, **config: Any
+    full: bool, redraw: Redraw | None = None, rates: str = "gist", **config: Any
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: the method with some options, its matches drawn anew where `redraw` says so."""
+    """An arm: the method with some options at the best of its rates, its matches drawn anew where
+    `redraw` says so."""
+    scores = RATES[rates]
+    lr = max(scores, key=lambda rate: scores[rate])
 
     def arm(trial: Trial) -> dict[str, float]:
         told: dict[str, float] = {}
@@ -169,7 +175,7 @@ def trained(
             {"train": train},
             init="tiny",
             config={"bank": f"{trial.prelude}/bank.json", **config},
-            recipe={"steps": trial.steps(STEPS, quick=3), "lr": RATE},
+            recipe={"steps": trial.steps(STEPS, quick=3), "lr": lr},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
@@ -221,7 +227,13 @@ def modes(model: Model, source: Source) -> float:
     return float(np.mean(right))
 
 
-NAMED: Mapping[str, Any] = {"bank": "a photo of a {}.", "top": 1, "use": 1, "prefix": False}
+NAMED: Mapping[str, Any] = {
+    "rates": "class",
+    "bank": "a photo of a {}.",
+    "top": 1,
+    "use": 1,
+    "prefix": False,
+}
 
 claim = Claim(
     question=(
@@ -235,8 +247,6 @@ claim = Claim(
         "random": trained(False, redrawn(own=True)),
         "gist": trained(False),
         "wrong": trained(False, redrawn(own=False)),
-        "gist_1": trained(False, use=1),
-        "gist_all": trained(False, top=12, use=12),
         "probe_full": probed(True),
         "class_full": trained(True, **NAMED),
         "random_full": trained(True, redrawn(own=True)),
@@ -256,6 +266,9 @@ claim = Claim(
         not_worse("top1", "gist", than="random", margin=0.02),
     ),
     delta=0.02,
+    looks=(5, 10, 20),
+    tuned=Tuned(effect=0.026, sd=0.03, best=0.952, chance=CHANCE, seconds=410),
+    rates=RATES,
     floor=Floor(
         "top1",
         chance=CHANCE,
