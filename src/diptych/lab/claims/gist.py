@@ -20,7 +20,9 @@ colour.
 
 Attributes and steps were chosen on seed 100, rates on seeds 100 and 101: that of `class` for itself,
 that of `gist` for all arms on descriptions. An earlier form had 30 images a class and one rate,
-1e-4, for all; at 2e-4 names alone gave .96 there.
+1e-4, for all; at 2e-4 names alone gave .96 there. A first run of today's form, on seeds 200 to 204,
+had 30 test images a class, and a floor that counted `probe`, in which nothing is trained: five images
+of a class leave it near chance.
 """
 
 from collections.abc import Callable, Mapping
@@ -69,7 +71,7 @@ RATES = {
     "gist": {1e-4: 0.865, 2e-4: 0.935, 4e-4: 0.965, 8e-4: 0.932},
 }
 """Rates that were tried on seeds 100 and 101, and the mean of `top1` with all images."""
-PARTS = {"train": 12, "val": 10, "test": 30}  # images of each class
+PARTS = {"train": 12, "val": 10, "test": 120}  # images of each class
 CHANCE = 1 / len(NAMES)
 
 
@@ -267,21 +269,12 @@ claim = Claim(
     ),
     delta=0.02,
     looks=(5, 10, 20),
-    tuned=Tuned(effect=0.026, sd=0.03, best=0.952, chance=CHANCE, seconds=410),
+    tuned=Tuned(effect=0.028, sd=0.026, best=0.949, chance=CHANCE, seconds=470),
     rates=RATES,
     floor=Floor(
         "top1",
         chance=CHANCE,
-        arms=(
-            "probe",
-            "class",
-            "random",
-            "gist",
-            "probe_full",
-            "class_full",
-            "random_full",
-            "gist_full",
-        ),
+        arms=("class", "random", "gist", "class_full", "random_full", "gist_full"),
     ),
     table=("top1", "top3", "hit", "mode"),
 )
