@@ -9,11 +9,19 @@ from diptych.lab.claim import Trial
 from diptych.lab.claims import cliprocket
 
 
-def test_what_is_measured_was_not_learnt():
-    assert len(open_source(cliprocket.MEASURED)) == cliprocket.PAIRS
-    assert not set(open_source(cliprocket.LEARNT).keys()) & set(
-        open_source(cliprocket.MEASURED).keys()
-    )
+def test_a_seed_is_measured_on_its_own_things_in_a_design_that_it_did_not_learn():
+    things = set()
+    for seed in range(cliprocket.PARTS):
+        trial = Trial(seed=seed, folder=None)
+        learnt, measured = (
+            [sample.key.split("/") for sample in open_source(cliprocket.drawings(trial, design))]
+            for design in (cliprocket.LEARNT, cliprocket.MEASURED)
+        )
+        assert [thing for thing, _ in learnt] == [thing for thing, _ in measured]
+        assert len(measured) == cliprocket.PAIRS
+        assert not {design for _, design in learnt} & {design for _, design in measured}
+        things |= {thing for thing, _ in learnt}
+    assert len(things) == cliprocket.PARTS * cliprocket.PAIRS
 
 
 def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
@@ -44,15 +52,17 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
         "improved": (2, "none", False, False),
         "improved_siamlip": (2, "siamlip", False, False),
         "plain": (2, "none", True, True),
-        "clip_longer": (0, "none", False, False),
+        "early": (0, "none", False, False),
     }
-    assert begun["clip_longer"].recipe.epochs == 3 * begun["clip"].recipe.epochs
-    assert {
-        c.config["stop_words"]
-        for name, c in begun.items()
-        if "clip" in name[:5] or name == "siamlip"
-    } == {0.0}
-    same = {str(replace(c, config={}, recipe=replace(c.recipe, epochs=1))) for c in begun.values()}
+    images = {name: c.recipe.epochs * (1 + c.config.get("local", 2)) for name, c in begun.items()}
+    assert {name for name, count in images.items() if count != images["improved"]} == {"early"}
+    assert images["early"] < images["clip"] / 5
+    one_view = [c for c in begun.values() if c.config.get("local") == 0]
+    assert {c.config["stop_words"] for c in one_view} == {0.0}
+    same = {
+        str(replace(c, config={}, recipe=replace(c.recipe, epochs=1, lr=1.0)))
+        for c in begun.values()
+    }
     assert len(same) == 1
 
 
