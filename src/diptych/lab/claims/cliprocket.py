@@ -1,15 +1,15 @@
 """Does a richer recipe give plain CLIP what an extra loss without negatives seemed to add?
 
-All arms learn 240 drawings of one design, a sixth of all by the seed, again and again until plain
-CLIP overfits, and are measured on another design's drawings of the same things, which none of them
-saw. Drawings have no background to crop: weak images are placed at 1 to .7 of their size, strong
-ones down to .4, with colours, greys, blur and mirroring as published. Texts are a name, with two
-tags where there are any.
+All arms learn 240 drawings of one design, a sixth of all by the seed, for so many passes that plain
+CLIP ought to overfit (a check asks whether it did), and are measured on another design's drawings of
+the same things, which none of them saw. Drawings have no background to crop: weak images are placed
+at 1 to .7 of their size, strong ones down to .4, with colours, greys, blur and mirroring as
+published. Texts are a name, with two tags where there are any.
 
     clip                one weak view, texts as they are, no second head; three times as many passes over the
                         drawings as arms with three views, so that as many images go through the tower
     siamlip             the same with SiamLIP's loss on top
-    early               clip for a ninth as many passes, before its recall falls
+    early               clip for a ninth as many passes, about where it stops gaining
     improved            weak and two strong views, second head, smoothing, text dropout
     improved_siamlip    the same with SiamLIP's loss on top
     plain               the improved recipe without augmentation: strong images varied as weak ones, texts as they are

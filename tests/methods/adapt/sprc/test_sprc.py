@@ -405,5 +405,10 @@ class Pairs(SPRC):
     test_options: ClassVar = {"task": "pairs"}
 
 
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+def test_the_first_stage_keeps_the_contract(check):
+    check(suite.Subject(Pairs))
+
+
 def test_the_first_stage_trains_on_two_ranks_as_on_one(two):
     suite.two_ranks_train_as_one(suite.Subject(Pairs), two)
