@@ -81,9 +81,64 @@ def test_onecycle_lies_between_zero_and_one(steps, warmup, step, length):
     )
 
 
+@given(
+    schedule=st.sampled_from(
+        ["poly", "steps:at=(0.1,0.5)", "restarts:first=3", "cyclic:cycles=3", "linear", "constant"]
+    ),
+    steps=st.integers(1, 500),
+    warmup=st.floats(0, 0.9),
+    step=st.integers(0, 499),
+)
+def test_every_schedule_stays_between_min_lr_and_one(schedule, steps, warmup, step):
+    value = factor(min(step, steps - 1), steps, schedule=schedule, warmup=warmup, min_lr=0.01)
+    rising = step < round(warmup * steps)
+    assert (0 if rising else 0.01 - 1e-12) <= value <= 1 + 1e-12
+
+
+def test_poly_falls_by_a_power():
+    values = [factor(s, 10, schedule="poly:power=0.9", min_lr=0.01) for s in range(10)]
+    assert values == pytest.approx([0.01 + 0.99 * (1 - s / 10) ** 0.9 for s in range(10)])
+
+
+@pytest.mark.parametrize(("first", "times"), [(10, 2), (7, 1), (5, 3)])
+def test_restarts_is_torchs_cosine_with_warm_restarts(first, times):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, first, times)
+    for step in range(100):
+        ours = factor(step, 100, schedule=f"restarts:first={first}:times={times}")
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_steps_is_torchs_multi_step():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 90, 95], gamma=0.1)
+    for step in range(100):
+        ours = factor(step, 100, schedule="steps:at=(0.8,0.9,0.95):by=0.1")
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_cyclic_has_its_minima_between_cycles():
+    """lr(n) = (max - min) (1 + cos(π (1 + 2n / length))) / 2 + min, here 4 cycles of 25 steps."""
+    low = 1e-3
+    for step in range(100):
+        ours = factor(step, 100, schedule="cyclic:cycles=4", min_lr=low)
+        assert ours == pytest.approx(
+            (1 - low) * 0.5 * (1 + math.cos(math.pi * (1 + 2 * step / 25))) + low
+        )
+    assert factor(50, 100, schedule="cyclic:cycles=4", min_lr=low) == pytest.approx(low)
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
+        ("poly:power=0", "above 0"),
+        ("steps:at=(0.5,2)", "a number from 0 to 1"),
+        ("restarts:first=0", "at least 1"),
+        ("cyclic:cycle=3", "did you mean 'cycles'"),
         ("onecycle:length=0.5", "of at least 1"),
         ("onecycle:strt=4", "did you mean 'start'"),
         ("cosine:start=4", "takes no options; write cosine"),

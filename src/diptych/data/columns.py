@@ -36,12 +36,17 @@ class WithColumns(Wrapped):
             sample, labels={**sample.labels, **labels}, arrays={**sample.arrays, **arrays}
         )
 
-    def schema(self) -> Schema:
-        added: dict[str, Field] = {}
+    @property
+    def added(self) -> Schema:
+        """The fields of the columns."""
+        fields: dict[str, Field] = {}
         for name, values in self.columns.items():
             kind = "array" if values.ndim > 1 else "int" if values.dtype.kind in "iu" else "float"
-            added[f"{'arrays' if values.ndim > 1 else 'labels'}.{name}"] = Field(kind=kind)
-        return {**super().schema(), **added}
+            fields[f"{'arrays' if values.ndim > 1 else 'labels'}.{name}"] = Field(kind=kind)
+        return fields
+
+    def schema(self) -> Schema:
+        return {**super().schema(), **self.added}
 
     def labels(self, name: str) -> np.ndarray:
         """One label of all samples."""

@@ -125,19 +125,44 @@ class Preset:
 class Stage:
     """A part of training with one optimiser and one schedule.
 
-    `streams` names the sources that are read side by side. `lr_scale` multiplies learning rates by
-    parameter prefix: the longest prefix wins, and 0 freezes. `prepare(run)` fills columns before
-    the stage (`every="stage"`) or before each epoch. A stage with `optimize=False` has no steps:
-    its `prepare` searches or solves, and changes the method's buffers.
+    Data:
+
+    - `streams` names the sources that are read. With several, `encode` and `loss` receive a mapping
+      by stream. They run side by side, or with `turns` one after the other, a step each.
+    - `plan` is the plan of all streams, or a mapping by stream.
+    - `share` is the size of each stream's batches as a share of the recipe's batch size; without it
+      every stream reads whole batches.
+
+    Optimisation:
+
+    - `recipe` overrides fields of the run's recipe.
+    - `lr_scale` multiplies learning rates by parameter prefix: the longest prefix wins, and 0
+      freezes.
+    - `clip` bounds the norm of the gradients of each parameter prefix, the longest first; the
+      recipe's `clip` bounds that of the rest.
+
+    Preparation and selection:
+
+    - `prepare(run)` fills columns before the stage (`every="stage"`) or before each epoch. It runs
+      before the loaders and the optimiser are built. A stage with `optimize=False` has no steps:
+      its `prepare` searches or solves, and changes the method's buffers.
+    - `select` names a number of the validation, "-NAME" one that should be small. The stage ends
+      with the weights of the epoch at which it was best, and after `patience` epochs without a
+      better one.
     """
 
     name: str = "train"
     streams: Sequence[str] = ("train",)
+    plan: Plan | Mapping[str, Plan] = Shuffled()
+    share: Mapping[str, float] = field(default_factory=dict)
+    turns: bool = False
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     lr_scale: Mapping[str, float] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # overrides of the run's recipe
-    plan: Plan = Shuffled()
+    clip: Mapping[str, float] = field(default_factory=dict)
     prepare: Callable[[Any], None] | None = None
     every: Literal["stage", "epoch"] = "stage"
+    select: str | None = None
+    patience: int | None = None
     min_batch: int = 2
     optimize: bool = True
 
@@ -145,6 +170,27 @@ class Stage:
         assert self.optimize or (self.prepare and self.every == "stage"), (
             "a stage takes steps, or prepares once"
         )
+        assert self.select or self.patience is None, "patience needs a number to select by"
+        plans = self.plan if isinstance(self.plan, Mapping) else self.streams
+        for what, given in (("plan", plans), ("share", self.share or self.streams)):
+            lacking = [stream for stream in self.streams if stream not in given]
+            if lacking:
+                raise InputError(
+                    f"stage {self.name!r} gives the stream {lacking[0]!r} no {what}, but others one; "
+                    f"give each of {', '.join(self.streams)} its own"
+                )
+
+    def plan_of(self, stream: str) -> Plan:
+        """The plan of a stream."""
+        return self.plan[stream] if isinstance(self.plan, Mapping) else self.plan
+
+    def batch_size(self, stream: str, whole: int) -> int:
+        """The batch size of a stream, of `whole` samples in the recipe's batch.
+
+        >>> Stage(streams=("a", "b"), share={"a": 0.75, "b": 0.25}).batch_size("b", 64)
+        16
+        """
+        return max(1, round(self.share.get(stream, 1) * whole))
 
 
 class Method(nn.Module):

@@ -34,7 +34,7 @@ from diptych.testing.runs import (
     snapshot,
     train,
 )
-from diptych.testing.subject import Subject, toy_tokenizer
+from diptych.testing.subject import Subject, columns_of, toy_tokenizer
 from diptych.training.optim import freeze
 from diptych.training.step import Step, forward_backward
 
@@ -216,7 +216,10 @@ def missing_field_is_refused(subject: Subject) -> None:
     step."""
     method = subject.small()
     first = method.stages()[0]
+    computed = {field for _, field in columns_of(subject)}
     for name in method.needs(first):
+        if name in computed:
+            continue
         sources = subject.sources(method, without=name)
         with tempfile.TemporaryDirectory() as folder:
             try:

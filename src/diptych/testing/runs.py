@@ -36,32 +36,35 @@ def rows(batch: Any, start: int, stop: int) -> Any:
 
 
 def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
-    """Return this rank's part of one batch for each stage with steps. Earlier stages that search
-    provide their columns."""
+    """Return this rank's part of one batch for each stage with steps, and for each stream of one
+    whose streams take turns. Each stage's `prepare` provides its columns."""
     sources = subject.sources(method)
     method.setup(sources)
     found = []
     stages = method.stages()
-    for at, stage in enumerate(stages):
+    for number, stage in enumerate(stages):
+        if stage.prepare and any(later.optimize for later in stages[number:]):
+            run = Run(method, sources, At(0, 0, 0, 0, stage.name), torch.device("cpu"))
+            stage.prepare(run)
+            sources = with_columns(sources, run.columns)
         if not stage.optimize:
-            if any(later.optimize for later in stages[at:]):
-                run = Run(method, sources, At(0, 0, 0, 0, stage.name), torch.device("cpu"))
-                stage.prepare(run)  # type: ignore[misc]  # it has one
-                sources = with_columns(sources, run.columns)
             continue
         parts: dict[str, Batch] = {}
         for stream in stage.streams:
             loader = Loader(
                 method.samples(stage, stream, sources[stream]),
                 method.views(stage, stream),
-                stage.plan,
-                batch,
+                stage.plan_of(stream),
+                stage.batch_size(stream, batch),
                 steps=10,
                 rank=collectives.rank(),
                 ranks=collectives.world_size(),
             )
             parts[stream] = next(iter(loader.epoch(0)))
-        found.append((stage, parts if len(parts) > 1 else parts[stage.streams[0]]))
+        if stage.turns:
+            found += [(stage, {stream: part}) for stream, part in parts.items()]
+        else:
+            found.append((stage, parts if len(parts) > 1 else parts[stage.streams[0]]))
     return found
 
 

@@ -1,18 +1,23 @@
 """The subject of the contract suite: a method's presets, narrowed so that they train within a
 second, and toys as its data."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 
+from diptych.data.columns import WithColumns
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer, build
-from diptych.methods.base import Method, Preset
+from diptych.methods.base import At, Method, Preset
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import find, is_file, method_class
 from diptych.spec import Spec, annotations, parse, role
 from diptych.testing.toy import Toy
+from diptych.training.prepare import Run, with_columns
 
 
 @dataclass(frozen=True)
@@ -79,20 +84,50 @@ class Subject:
         return self.make(self.preset("small", 4))
 
     def sources(self, method: Method, without: str | None = None) -> dict[str, Source]:
-        """Return toys with the fields that each stream of each stage reads."""
-        reads: dict[str, dict[str, None]] = {}
-        lacked: dict[str, list[str]] = {}
-        for stage in method.stages():
-            for stream in stage.streams:
-                views = method.views(stage, stream)
-                names = (name for view in views for name in view.reads if name != without)
-                reads.setdefault(stream, {}).update(dict.fromkeys(names))
-                lacked.setdefault(stream, []).extend(
-                    name for view in views for name in getattr(view, "optional", ())
-                )
-        return {
-            stream: Toy(48, list(names), lacked=lacked[stream]) for stream, names in reads.items()
-        }
+        """Return toys with the fields that each stream of each stage reads, except the columns that
+        a stage's `prepare` computes."""
+        return _toys(method, columns_of(self), without)
+
+
+def _toys(
+    method: Method, columns: Mapping[tuple[str, str], int], without: str | None
+) -> dict[str, Source]:
+    reads: dict[str, dict[str, None]] = {}
+    lacked: dict[str, list[str]] = {}
+    for number, stage in enumerate(method.stages()):
+        for stream in stage.streams:
+            views = method.views(stage, stream)
+            names = (
+                name
+                for view in views
+                for name in view.reads
+                if name != without and number < columns.get((stream, name), sys.maxsize)
+            )
+            reads.setdefault(stream, {}).update(dict.fromkeys(names))
+            lacked.setdefault(stream, []).extend(
+                name for view in views for name in getattr(view, "optional", ())
+            )
+    return {stream: Toy(48, list(names), lacked=lacked[stream]) for stream, names in reads.items()}
+
+
+@cache
+def columns_of(subject: Subject) -> dict[tuple[str, str], int]:
+    """Return (stream, field) of the columns that the stages of a method compute, with the number of
+    the stage whose `prepare` does."""
+    method = subject.small()
+    stages = method.stages()
+    found: dict[tuple[str, str], int] = {}
+    sources = _toys(method, {}, None)
+    method.setup(sources)
+    for number, stage in enumerate(stages):
+        if stage.prepare and any(later.optimize for later in stages[number:]):
+            run = Run(method, sources, At(0, 0, 0, 0, stage.name), torch.device("cpu"))
+            stage.prepare(run)
+            for stream, columns in run.columns.items():
+                for field in set(WithColumns(sources[stream], columns).added):
+                    found.setdefault((stream, field), number)
+            sources = with_columns(sources, run.columns)
+    return found
 
 
 def narrower(spec: str, factor: int) -> Spec:

@@ -37,6 +37,7 @@ from diptych.training.log import Log, finite
 from diptych.training.options import Options
 from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.schedule import factor
+from diptych.training.selection import Selection
 from diptych.training.state import Checkpoints, Position, Saved
 from diptych.training.step import Step, clamp, freeze_modes
 
@@ -105,6 +106,7 @@ class Engine:
         self.summary = Summary(steps=0)
         self.guard = SpikeGuard(options.spike)
         self.memory = ForgettingGuard(remember, options.forget, out / "state")
+        self.selection = Selection(out / "state")
         self.average: Momentum | None = None
         if recipe.ema is not None and any(stage.optimize for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
@@ -138,7 +140,7 @@ class Engine:
                 device=str(self.device),
             )
             stages = self.method.stages()
-            self._check_search(stages)
+            self._check_stages(stages)
             if self.position.done == 0:
                 self._forgets()
             with worker_errors(", ".join(source.name for source in self.feed.given.values())):
@@ -173,16 +175,15 @@ class Engine:
             self._validate()
             self._end_stage()
             return
+        if stage.prepare:
+            self._prepare(stage)
         optim.freeze(self.method, stage.lr_scale)
         optimizer = optim.build(self.method, recipe, stage.lr_scale)
         if saved is not None and saved.optimizer is not None:
             with self._fitting():
                 self.ranks.load(optimizer, dict(saved.optimizer))
-        if stage.prepare and stage.every == "stage":
-            self._prepare(stage)
         loaders = self.feed.loaders(stage, recipe)
-        steps = next(iter(loaders.values())).steps
-        assert steps is not None
+        steps = self.feed.steps(stage, recipe, loaders)
         self._warn_of_average(steps)
         self.step.precision = recipe.precision
         self.method.train()
@@ -191,39 +192,82 @@ class Engine:
             gradcache.check(self.method)
         model = self.ranks.wrap(self.step, recipe.chunk)
         backward = partial(self.backward or gradcache.strategy(recipe.chunk), model)
+        bounds = optim.bounded(self.method, stage.clip, recipe.clip)
         self.log.begin(stage.name, steps, self.position.step)
+        prepared = self.position.epoch
         while self.position.step < steps:
-            if stage.prepare and stage.every == "epoch":
+            if stage.prepare and stage.every == "epoch" and prepared != self.position.epoch:
                 self._prepare(stage)
+                self.method.train()
+                freeze_modes(self.method)
+                prepared = self.position.epoch
                 loaders = self.feed.loaders(stage, recipe)
-            length = len(loaders[stage.streams[0]].batches(self.position.epoch))
+            length = self.feed.length(stage, loaders, self.position.epoch)
+            ended = False
             for batch in self.feed.epoch(stage, loaders, self.position):
                 new_damage = self.feed.note(loaders)
-                self._step(backward, optimizer, batch, stage, recipe, steps, new_damage)
+                self._step(backward, optimizer, bounds, batch, stage, recipe, steps, new_damage)
                 if self.position.batch == length:
                     self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
                 if self.position.batch == 0 or self.position.step == steps:
-                    self._validate()
+                    ended = self._select(stage, self._validate())
                 look = (
                     self.position.step % max(1, steps // LOOKS) == 0 or self.position.step == steps
                 )
-                if (look and self._forgets()) or self.position.step == steps:
+                if (look and self._forgets()) or ended or self.position.step == steps:
                     break
                 self._snapshot(optimizer)
-            if self.memory.lost:
+            if self.memory.lost or ended:
                 break
+        self._take_selected(stage)
         self.log.end()
         self._end_stage()
 
-    def _check_search(self, stages: Sequence[Stage]) -> None:
-        if (
-            self.options.shard
-            and collectives.world_size() > 1
-            and not all(stage.optimize for stage in stages)
-        ):
+    def _check_stages(self, stages: Sequence[Stage]) -> None:
+        searches = not all(stage.optimize for stage in stages)
+        if self.options.shard and collectives.world_size() > 1 and searches:
             raise InputError(
                 f"{self.method.name} searches with whole weights, which shards do not have; leave --shard out"
             )
+        for stage in stages:
+            if stage.select and self.validate is None:
+                raise InputError(
+                    f"stage {stage.name!r} of {self.method.name} ends with the epoch whose {stage.select.lstrip('-')} "
+                    "is best in the validation; give it with --val SOURCE"
+                )
+
+    def _select(self, stage: Stage, values: Mapping[str, float]) -> bool:
+        """Keep the weights if the epoch is the stage's best, and return whether its patience is at
+        an end. All ranks must call it."""
+        if stage.select is None:
+            return False
+        epoch = self.position.epoch - (self.position.batch == 0)
+        if self.selection.look(stage, epoch, values):
+            self.selection.write(stage, self.ranks.full_tensors(self._weights()))
+        return self.selection.ended(stage)
+
+    def _take_selected(self, stage: Stage) -> None:
+        """Load the weights of the stage's best epoch."""
+        if stage.select is None or self.memory.lost:
+            return
+        best = self.selection.read(stage)
+        with torch.no_grad():
+            for name, value in self._weights().items():
+                value.copy_(collectives.shared(best[name].to(value.device), value))
+        self.log.write(
+            event="selected",
+            done=self.position.done - 1,
+            stage=stage.name,
+            epoch=self.selection.epoch,
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the tensors of the method and of the averaged weights."""
+        found = {f"method.{name}": value for name, value in self.method.state_dict().items()}
+        if self.average is not None:
+            averaged = self.average.module.state_dict()
+            found |= {f"average.{name}": value for name, value in averaged.items()}
+        return found
 
     def _forgets(self) -> bool:
         """Measure what is guarded, on rank 0, and return whether it fell too far.
@@ -251,6 +295,7 @@ class Engine:
     def _end_stage(self) -> None:
         self.position = Position(stage=self.position.stage + 1, done=self.position.done)
         self.guard.losses = []
+        self.selection.restore({})
         self._save(None)
 
     def _warn_of_average(self, steps: int) -> None:
@@ -273,6 +318,7 @@ class Engine:
         self,
         backward: Callable[[Any, At], Losses],
         optimizer: torch.optim.Optimizer,
+        bounds: Sequence[tuple[float, Sequence[nn.Parameter]]],
         batch: Any,
         stage: Stage,
         recipe: Recipe,
@@ -286,10 +332,7 @@ class Engine:
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group["multiplier"] * rate
         losses = backward(batch, at)
-        parameters = [
-            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
-        norm = self.ranks.clip(parameters, recipe.clip or float("inf"))
+        norm = self._clip(bounds)
         total = float(losses.total.detach())
         broken = not finite(losses.total, norm)
         leap = self.guard.leap(total)
@@ -336,6 +379,14 @@ class Engine:
         )
         self.log.advance(at.step + 1, total)
 
+    def _clip(self, bounds: Sequence[tuple[float, Sequence[nn.Parameter]]]) -> Tensor:
+        """Clip the gradients of each group of parameters to its bound; return the norm of all."""
+        norms = []
+        for most, group in bounds:
+            with_gradient = [p for p in group if p.grad is not None]
+            norms.append(self.ranks.clip(with_gradient, most))
+        return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
     def _non_finite(self, batch: Any, at: At) -> None:
         """Write down the samples of the batch, then stop or skip the update. All ranks must call
         it."""
@@ -366,9 +417,16 @@ class Engine:
         run = Run(
             self.method, self.feed.sources, at, self.device, self.options.workers, note, self.out
         )
+        before = _shapes(self.method)
         with self.ranks.gathered():
             stage.prepare(run)
         self.log.end()
+        for name, shape in _shapes(self.method).items():
+            if before.get(name) != shape:
+                raise InputError(
+                    f"prepare of stage {stage.name!r} changed the shape of {name}, and a run keeps its shapes; "
+                    "change it where the method is built, or in a run of its own with --init"
+                )
         for stream, columns in run.columns.items():
             self.feed.columns.setdefault(stream, {}).update(columns)
         if collectives.rank() == 0:
@@ -419,6 +477,7 @@ class Engine:
                 "skipped": self.summary.skipped,
                 "guard": self.guard.losses,
                 "memory": self.memory.state(),
+                "selection": self.selection.state(),
                 "data": self.feed.identity,
             }
         )
@@ -458,6 +517,7 @@ class Engine:
         self.feed.damaged = dict(saved.damaged)
         self.guard.losses = list(saved.guard)
         self.memory.restore(saved.memory)
+        self.selection.restore(saved.selection)
         self.summary.skipped = saved.skipped
         self.summary.steps = self.position.done
         for path in sorted(
@@ -465,14 +525,20 @@ class Engine:
         ):
             self.feed.columns = load_columns(path)
 
-    def _validate(self) -> None:
+    def _validate(self) -> Mapping[str, float]:
+        """Return the numbers of the validation, on all ranks; none without one."""
+        values: Mapping[str, float] = {}
         if self.validate is not None:
             with self.ranks.plain(self.delivered()) as module:
                 if module is not None:
                     with evaluating(module):
                         values = self.validate(module, self.position.done)
                     self.log.write(event="validation", done=self.position.done - 1, **values)
-        collectives.barrier()
+        return collectives.broadcast_object(values)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._asked = True
+
+
+def _shapes(method: Method) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in method.named_parameters()}

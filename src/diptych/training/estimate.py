@@ -1,5 +1,6 @@
 """Estimates of the memory and time of a run before it starts, from a probe of a few samples."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from diptych.data.batch import Batch
 from diptych.data.loader import Loader, require
 from diptych.data.plan import Shuffled
 from diptych.data.sample import Source
@@ -57,11 +57,14 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     tokenizer = None if wordless else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
     method, _ = build_method(config, tokenizer)
     stage = method.stages()[0]
+    loaders = {}
+    for stream in stage.streams[:1] if stage.turns else stage.streams:
+        source = sources[stream]
+        views = method.views(stage, stream)
+        require(source, [name for view in views for name in view.reads], config.method)
+        probe = stage.batch_size(stream, min(_PROBE, len(source)))
+        loaders[stream] = Loader(source, views, Shuffled(), probe, steps=1)
     source = sources[stage.streams[0]]
-    views = method.views(stage, stage.streams[0])
-    require(source, [name for view in views for name in view.reads], config.method)
-    probe = min(_PROBE, len(source))
-    loader = Loader(source, views, Shuffled(), probe, steps=1)
     step = Step(method, config.recipe.precision)
     at = At(0, 1, 0, config.options.seed, stage.name)
     chunk = config.recipe.chunk
@@ -70,13 +73,15 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     seconds = []
     for _ in range(2):
         begun = time.perf_counter()
-        batch = next(iter(loader.epoch(0)))
+        parts = {stream: next(iter(loader.epoch(0))) for stream, loader in loaders.items()}
+        batch = parts if len(stage.streams) > 1 else parts[stage.streams[0]]
         gradcache.strategy(chunk)(step, batch, at)
         seconds.append(time.perf_counter() - begun)
     parameters = sum(
         parameter.numel() for parameter in method.parameters() if parameter.requires_grad
     )
-    a_sample = min(seconds) / len(batch)
+    probe = len(parts[stage.streams[0]]) / stage.share.get(stage.streams[0], 1)
+    a_sample = min(seconds) / probe
     size = min(config.recipe.batch_size, len(source))
     return Estimate(
         method=config.method,
@@ -85,7 +90,7 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         chunk=chunk,
         parameters=parameters,
         state_bytes=_state_bytes(method, config.recipe, stage.lr_scale),
-        batch_bytes=round(_batch_bytes(step, batch, at, chunk, size)),
+        batch_bytes=round(_batch_bytes(step, batch, at, chunk, size, probe)),
         step_seconds=a_sample * size,
         epoch_seconds=a_sample * len(source),
     )
@@ -100,23 +105,29 @@ def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> 
     return sum(tensor.nbytes for tensor in tensors) + optim.state_bytes(optimizer)
 
 
-def _batch_bytes(step: Step, batch: Batch, at: At, chunk: int | None, size: int) -> float:
+def _batch_bytes(
+    step: Step, batch: Any, at: At, chunk: int | None, size: int, probe: float
+) -> float:
     """Return the bytes that backward keeps at a time for a batch of `size`, from those that it
-    keeps for the probe.
+    keeps for the `batch` of `probe` samples.
 
     At once: those of the whole batch. In pieces: those of the largest piece of a part, and the
     features of all samples with their gradients.
     """
     if chunk is None:
-        return _kept(step, partial(step, batch, at))[1] / len(batch) * size
+        return _kept(step, partial(step, batch, at))[1] / probe * size
+    streams = batch.values() if isinstance(batch, Mapping) else [batch]
     pieces = []
     features = 0
     for part in step.method.parts():
         found, kept = _kept(step, partial(step.encode, batch, at, part))
-        count = -(-size // gradcache.samples_at_once(batch, part, chunk))
-        pieces.append(kept / len(batch) * -(-size // count))
+        count = max(
+            math.ceil(len(each) / probe * size / gradcache.samples_at_once(each, part, chunk))
+            for each in streams
+        )
+        pieces.append(kept / probe * math.ceil(size / count))
         features += sum(value.nbytes for value in found.values())
-    return max(pieces) + 2 * features / len(batch) * size
+    return max(pieces) + 2 * features / probe * size
 
 
 def _kept(step: Step, forward: Callable[[], Any]) -> tuple[Any, int]:

@@ -84,31 +84,40 @@ class Feed:
         return found
 
     def loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
-        """Return a loader for each stream of a stage, all with the same number of steps. Raises
-        InputError for missing data."""
+        """Return a loader for each stream of a stage. Raises InputError for missing data."""
         loaders = {}
         for stream, source in self.streams(stage).items():
-            if recipe.batch_size < stage.min_batch:
+            asked = stage.batch_size(stream, recipe.batch_size)
+            if asked < stage.min_batch:
                 raise InputError(
-                    f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
+                    f"batch size {asked} is below the {stage.min_batch} that "
                     f"{self.method.name} needs; raise --batch-size"
                 )
-            size = self._batch(stage, source, recipe.batch_size)
             loaders[stream] = Loader(
                 source,
                 self.method.views(stage, stream),
-                stage.plan,
-                size,
+                stage.plan_of(stream),
+                self._batch(stage, source, asked),
                 seed=self.options.seed,
                 workers=self.options.workers,
                 rank=collectives.rank(),
                 ranks=collectives.world_size(),
                 pin=self.device.type == "cuda",
             )
-        length = len(loaders[stage.streams[0]].batches(0))
+        steps = self.steps(stage, recipe, loaders)
         for loader in loaders.values():
-            loader.steps = recipe.steps or max(1, round(recipe.epochs * length))
+            loader.steps = -(-steps // len(loaders)) if stage.turns else steps
         return loaders
+
+    def steps(self, stage: Stage, recipe: Recipe, loaders: Mapping[str, Loader]) -> int:
+        """Return the number of steps of a stage."""
+        return recipe.steps or max(1, round(recipe.epochs * self.length(stage, loaders, 0)))
+
+    def length(self, stage: Stage, loaders: Mapping[str, Loader], epoch: int) -> int:
+        """Return the number of steps of an epoch: one for each batch of the first stream, and as
+        many again for each other stream if they take turns."""
+        batches = len(loaders[stage.streams[0]].batches(epoch))
+        return batches * len(stage.streams) if stage.turns else batches
 
     def _batch(self, stage: Stage, source: Source, size: int) -> int:
         """Return the batch size.
@@ -131,6 +140,9 @@ class Feed:
     def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: Position) -> Iterator[Any]:
         """Yield the rest of this epoch's batches, on the device; the first stream sets the epoch,
         the others repeat."""
+        if stage.turns:
+            yield from self._in_turn(stage, loaders, at)
+            return
         first, *others = stage.streams
         rounds = {name: loaders[name].endless(at.step) for name in others}
         for batch in loaders[first].epoch(at.epoch, at.batch, at.step):
@@ -140,6 +152,23 @@ class Feed:
                 if others
                 else moved
             )
+
+    def _in_turn(
+        self, stage: Stage, loaders: Mapping[str, Loader], at: Position
+    ) -> Iterator[dict[str, Any]]:
+        """Yield batches of one stream each, in the order of the streams."""
+        count = len(stage.streams)
+        rounds: dict[str, Iterator[Any]] = {}
+        for number in range(at.batch, self.length(stage, loaders, at.epoch)):
+            name = stage.streams[number % count]
+            if name not in rounds:
+                done = (at.step + number - at.batch) // count  # of the stream's own batches
+                loader = loaders[name]
+                first = number % count == 0
+                rounds[name] = (
+                    loader.epoch(at.epoch, number // count, done) if first else loader.endless(done)
+                )
+            yield {name: next(rounds[name]).to(self.device)}
 
     def note(self, loaders: Mapping[str, Loader]) -> bool:
         """Record the samples that this rank's loaders could not read; return whether there are new

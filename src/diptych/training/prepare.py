@@ -16,6 +16,7 @@ from diptych import collectives
 from diptych.data.batch import Batch
 from diptych.data.columns import WithColumns
 from diptych.data.loader import Loader
+from diptych.data.plan import InOrder
 from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError, brief
@@ -23,13 +24,6 @@ from diptych.files import write_atomic
 from diptych.methods.base import At, Method
 
 log = logging.getLogger(__name__)
-
-
-class _InOrder:
-    """The plan of `map`: every sample once, in the order of the source."""
-
-    def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
-        return np.array_split(np.arange(len(source)), -(-len(source) // batch))
 
 
 class Run:
@@ -80,7 +74,7 @@ class Run:
         loader = Loader(
             source,
             views,
-            _InOrder(),
+            InOrder(),
             max(batch_size, ranks),
             seed=self.at.seed,
             workers=self.workers,

@@ -144,7 +144,8 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """The contents of a checkpoint. Those of older versions lack `guard`, `memory` or `data`."""
+    """The contents of a checkpoint. Those of older versions lack `guard`, `memory`, `data` or
+    `selection`."""
 
     position: Mapping[str, int]
     method: Mapping[str, Any]
@@ -155,3 +156,4 @@ class Saved:
     guard: list[float] = field(default_factory=list)
     memory: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    selection: Mapping[str, Any] = field(default_factory=dict)

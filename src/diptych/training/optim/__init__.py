@@ -6,7 +6,7 @@ as its third argument.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,28 +30,62 @@ def scale_of(name: str, scale: Mapping[str, float]) -> float:
     >>> scale_of("model.text.blocks.0", {"model.text": 0.1, "": 1.0})
     0.1
     """
+    prefix = longest(name, scale)
+    return 1.0 if prefix is None else scale[prefix]
+
+
+def longest(name: str, prefixes: Iterable[str]) -> str | None:
+    """Return the longest of the prefixes that a parameter's name has, whole parts of it; None if it
+    has none.
+
+    >>> longest("model.text.blocks.0", ["model", "model.te", ""])
+    'model'
+    """
     fitting = [
         prefix
-        for prefix in scale
+        for prefix in prefixes
         if name == prefix or prefix == "" or name.startswith(prefix + ".")
     ]
-    return scale[max(fitting, key=len)] if fitting else 1.0
+    return max(fitting, key=len, default=None)
 
 
 def freeze(module: nn.Module, scale: Mapping[str, float]) -> None:
     """Set `requires_grad` by multiplier, so that 0 freezes. Raises InputError for a prefix that
     matches no parameter."""
     parameters = dict(module.named_parameters())
-    for prefix in scale:
-        if not any(
-            name == prefix or prefix == "" or name.startswith(prefix + ".") for name in parameters
-        ):
-            raise InputError(
-                f"no parameter's name begins with {prefix!r}; there are {', '.join(sorted(_tops(parameters)))}"
-            )
+    check_prefixes(parameters, scale)
     for name, parameter in parameters.items():
         if not getattr(parameter, "frozen", False):
             parameter.requires_grad_(scale_of(name, scale) > 0)
+
+
+def check_prefixes(names: Mapping[str, Any], prefixes: Iterable[str]) -> None:
+    """Raise InputError for a prefix that no parameter's name has."""
+    for prefix in prefixes:
+        if not any(longest(name, [prefix]) is not None for name in names):
+            raise InputError(
+                f"no parameter's name begins with {prefix!r}; there are {', '.join(sorted(_tops(names)))}"
+            )
+
+
+def bounded(
+    module: nn.Module, clip: Mapping[str, float], rest: float | None
+) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return the trainable parameters of each prefix of `clip`, the longest first, with the bound
+    of their gradients' norm, and all others with the bound `rest` (infinite if None).
+
+    Raises InputError for a prefix that matches no parameter.
+    """
+    named = dict(module.named_parameters())
+    check_prefixes(named, clip)
+    groups: dict[str | None, list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        if parameter.requires_grad:
+            groups.setdefault(longest(name, clip), []).append(parameter)
+    unbounded = float("inf") if rest is None else rest
+    return [
+        (unbounded if prefix is None else clip[prefix], found) for prefix, found in groups.items()
+    ]
 
 
 def _tops(names: Mapping[str, Any]) -> set[str]:

@@ -1,0 +1,83 @@
+"""Selection: a stage ends with the weights of the epoch that the validation rated best."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych import collectives
+from diptych.errors import InputError, brief, unknown
+from diptych.files import write_atomic
+from diptych.methods.base import Stage
+
+
+class Selection:
+    """The best epoch of a stage with `select`, and its weights, in a file of the folder `folder`.
+
+    `best` is the number (negated if it should be small), `epoch` where it was reached, and `waited`
+    the number of epochs since.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.best: float | None = None
+        self.epoch = 0
+        self.waited = 0
+
+    def look(self, stage: Stage, epoch: int, values: Mapping[str, float]) -> bool:
+        """Return whether this epoch is the best so far. Raises InputError if the validation gives
+        no such number."""
+        assert stage.select is not None
+        name = stage.select.removeprefix("-")
+        if name not in values:
+            raise unknown(
+                f"number of the validation, which stage {stage.name!r} selects by,", name, values
+            )
+        value = -values[name] if stage.select.startswith("-") else values[name]
+        if self.best is not None and not value > self.best:
+            self.waited += 1
+            return False
+        self.best = value
+        self.epoch = epoch
+        self.waited = 0
+        return True
+
+    def ended(self, stage: Stage) -> bool:
+        """Whether `patience` epochs were no better."""
+        return stage.patience is not None and self.waited >= stage.patience
+
+    def write(self, stage: Stage, weights: Mapping[str, Tensor]) -> None:
+        """Write the weights of the best epoch. All ranks must call it."""
+        if collectives.rank() == 0:
+            own = {
+                name: value.detach().cpu().contiguous().clone() for name, value in weights.items()
+            }
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._path(stage), lambda path: save_file(own, path))
+        collectives.barrier()
+
+    def read(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the weights of the best epoch."""
+        path = self._path(stage)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{path}, the weights of the best epoch, is damaged or missing ({brief(error)}); train anew"
+            ) from None
+
+    def state(self) -> dict[str, Any]:
+        """Return the state for a checkpoint; the weights are in the file."""
+        return {"best": self.best, "epoch": self.epoch, "waited": self.waited}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
+        self.best = state.get("best")
+        self.epoch = state.get("epoch", 0)
+        self.waited = state.get("waited", 0)
+
+    def _path(self, stage: Stage) -> Path:
+        return self.folder / f"best-{stage.name}.safetensors"
