@@ -28,7 +28,8 @@ def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
     """Build the tokenizer of a spec.
 
     The specs are `bpe[:vocab_size=…:context=…]`, trained on `texts`; `clip[:context=…]`;
-    `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's model.json.
+    `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's model.json. Each but the
+    last takes `special=mask+extra_id_0-extra_id_9`, special tokens that are added to its vocabulary.
 
     Raises InputError for an unknown name or option, and for a file without a tokenizer.
 

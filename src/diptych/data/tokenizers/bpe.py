@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from diptych.data.sample import whole
-from diptych.data.tokenizers.base import Tokenizer
+from diptych.data.tokenizers.base import Tokenizer, word_starts
 from diptych.errors import InputError, unknown
 
 # Loader workers are forked after texts were encoded. The library's threads do not survive a fork,
@@ -38,6 +38,7 @@ class Bpe(Tokenizer):
         merges: Iterable[str],
         context: int = 64,
         padding: Literal["longest", "max"] = "longest",
+        special: str = "",
     ):
         self.merges = tuple(merges)
         self.context = context
@@ -54,6 +55,7 @@ class Bpe(Tokenizer):
             pairs.append((left, right))
         self.vocab_size = len(vocab)
         self._rust = _pipeline(models.BPE(vocab=vocab, merges=pairs))
+        self._add(special)
 
     def ids(self, text: str) -> list[int]:
         return self._rust.encode(whole(text), add_special_tokens=False).ids
@@ -63,6 +65,9 @@ class Bpe(Tokenizer):
         return (
             decoders.ByteLevel().decode(tokens).removeprefix(" ")
         )  # the space put before each text
+
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        return word_starts([self._rust.id_to_token(number) or "" for number in ids])
 
     @property
     def pipeline(self) -> str:
@@ -76,12 +81,13 @@ class Bpe(Tokenizer):
             "context": self.context,
             "padding": self.padding,
             "merges": merges,
+            **self._added(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Bpe":
         merges = values["merges"].split("\n") if values["merges"] else ()
-        return cls(merges, values["context"], values["padding"])
+        return cls(merges, values["context"], values["padding"], values.get("special", ""))
 
 
 def train_bpe(
@@ -89,8 +95,11 @@ def train_bpe(
     vocab_size: int = 4096,
     context: int = 64,
     padding: Literal["longest", "max"] = "longest",
+    special: str = "",
 ) -> Bpe:
     """Learn merges from texts until the vocabulary has `vocab_size` ids or no pair occurs twice.
+
+    The ids of `special` come behind these, so the ids of texts do not depend on them.
 
     Training is deterministic.
 
@@ -121,8 +130,8 @@ def train_bpe(
     )
     rust.train_from_iterator((whole(text) for text in texts), trainer)
     state = json.loads(rust.to_str())["model"]
-    tokenizer = Bpe((" ".join(pair) for pair in state["merges"]), context, padding)
-    assert tokenizer.vocab_size == len(state["vocab"]), (
+    tokenizer = Bpe((" ".join(pair) for pair in state["merges"]), context, padding, special)
+    assert tokenizer.vocab_size == len(state["vocab"]) + len(tokenizer.added), (
         "the vocabulary does not follow from its merges"
     )
     return tokenizer

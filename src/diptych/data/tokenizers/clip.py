@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from tokenizers import models, pre_tokenizers
 
-from diptych.data.tokenizers.base import Tokenizer
+from diptych.data.tokenizers.base import Tokenizer, word_starts
 from diptych.errors import InputError, unknown
 
 START = "<start_of_text>"
@@ -41,6 +41,7 @@ class Clip(Tokenizer):
         context: int = 77,
         clean: str = "lower",
         padding: Literal["longest", "max"] = "longest",
+        special: str = "",
     ):
         if clean not in CLEAN:
             raise unknown("way to clean text", clean, CLEAN)
@@ -53,15 +54,16 @@ class Clip(Tokenizer):
         self.padding = padding
         vocab, self._bpe, self.checksum = _vocabulary()
         self.vocab_size = len(vocab)
-        self._special = {START: vocab[START], END: vocab[END]}
+        self._marks = {START: vocab[START], END: vocab[END]}
         self.before = (vocab[START],)
         self.after = (vocab[END],)
+        self._add(special)
 
     def ids(self, text: str) -> list[int]:
         ids = []
         for word in _words()(CLEAN[self.clean](text)):
-            if word in self._special:
-                ids.append(self._special[word])
+            if word in self._marks:
+                ids.append(self._marks[word])
             else:
                 mapped = "".join(map(_BYTES.__getitem__, word.encode("utf-8")))
                 ids.extend(token.id for token in self._bpe.tokenize(mapped))
@@ -75,23 +77,28 @@ class Clip(Tokenizer):
         data = (bytes(map(_SIGNS.__getitem__, word)) for word in signs.split(SUFFIX))
         return " ".join(word.decode("utf-8", "replace") for word in data).strip()
 
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        return word_starts([self._bpe.id_to_token(number) or "" for number in ids])
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "context": self.context,
             "clean": self.clean,
             "padding": self.padding,
+            **self._added(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Clip":
-        return cls(values["context"], values["clean"], values["padding"])
+        special = values.get("special", "")
+        return cls(values["context"], values["clean"], values["padding"], special)
 
     def _decides(self) -> dict[str, Any]:
         return {**self.to_dict(), "vocabulary": self.checksum, "pattern": PATTERN}
 
     def __reduce__(self):  # a worker process reads the vocabulary file again
-        return type(self), (self.context, self.clean, self.padding)
+        return type(self), (self.context, self.clean, self.padding, "+".join(self.added))
 
 
 def mend(text: str) -> str:

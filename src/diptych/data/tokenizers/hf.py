@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tokenizers import Tokenizer as RustTokenizer
 
 from diptych.data.sample import whole
-from diptych.data.tokenizers.base import Tokenizer
+from diptych.data.tokenizers.base import Tokenizer, word_starts
 from diptych.data.tokenizers.clip import CLEAN
 from diptych.data.tokenizers.sentencepiece import SentencePiece, is_siglip
 from diptych.errors import InputError, brief, unknown
@@ -38,6 +38,7 @@ class HuggingFace(Tokenizer):
         after: tuple[int, ...] = (),
         padding: Literal["longest", "max"] = "longest",
         clean: str | None = None,
+        special: str = "",
     ):
         if clean is not None and clean not in CLEAN:
             raise unknown("way to clean text", clean, CLEAN)
@@ -57,6 +58,7 @@ class HuggingFace(Tokenizer):
         self._rust.no_padding()
         self._rust.no_truncation()
         self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
+        self._add(special, self._own_special())
 
     def ids(self, text: str) -> list[int]:
         if self.clean is not None:
@@ -64,7 +66,20 @@ class HuggingFace(Tokenizer):
         return self._rust.encode(whole(text), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._rust.decode(list(ids), skip_special_tokens=True)
+        added = {self.special[name] for name in self.added}
+        return self._rust.decode([i for i in ids if i not in added], skip_special_tokens=True)
+
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        return word_starts([self._rust.id_to_token(number) or "" for number in ids])
+
+    def _own_special(self) -> dict[str, int]:
+        """The special tokens of the pipeline by their names without brackets: [MASK] and <mask> are
+        "mask", <extra_id_0> is "extra_id_0"."""
+        found = {}
+        for number, token in self._rust.get_added_tokens_decoder().items():
+            if token.special:
+                found[token.content.strip("[]<>|").lower()] = number
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         names = ("kind", "context", "pad", "padding", "clean", "content")
@@ -72,6 +87,7 @@ class HuggingFace(Tokenizer):
             **{name: getattr(self, name) for name in names},
             "before": [*self.before],
             "after": [*self.after],
+            **self._added(),
         }
 
     @classmethod
@@ -93,17 +109,18 @@ def from_folder(
     clean: str | None = None,
     strip_end: bool = False,
     local: bool = False,
+    special: str = "",
 ) -> Tokenizer:
     """The tokenizer of a model folder or hub name, with the ids of transformers' class.
 
     `context` defaults to the folder's model_max_length. `strip_end` replaces the final separator by
-    padding (open_clip's CLIPA models). With `local`, a hub name is looked up only on this machine.
-    Needs the extra `language`. Raises InputError if there is no tokenizer, if it pads on the left,
-    or if its length is unknown.
+    padding (open_clip's CLIPA models). `special` are tokens to add behind the vocabulary. With
+    `local`, a hub name is looked up only on this machine. Needs the extra `language`. Raises
+    InputError if there is no tokenizer, if it pads on the left, or if its length is unknown.
     """
     if is_siglip(Path(folder)):
         return SentencePiece.from_folder(
-            Path(folder), context=context, padding=padding, clean=clean
+            Path(folder), context=context, padding=padding, clean=clean, special=special
         )
     try:
         from transformers import AutoTokenizer
@@ -136,9 +153,15 @@ def from_folder(
     before, after = _special(found)
     if strip_end:
         after = (pad,) * len(after)
-    content = found.backend_tokenizer.to_str()
     return HuggingFace(
-        content, context=context, pad=pad, before=before, after=after, padding=padding, clean=clean
+        found.backend_tokenizer.to_str(),
+        context=context,
+        pad=pad,
+        before=before,
+        after=after,
+        padding=padding,
+        clean=clean,
+        special=special,
     )
 
 

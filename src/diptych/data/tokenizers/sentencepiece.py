@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diptych.data.sample import whole
-from diptych.data.tokenizers.base import Tokenizer
+from diptych.data.tokenizers.base import Tokenizer, word_starts
 from diptych.data.tokenizers.clip import CLEAN
 from diptych.errors import InputError
 
@@ -37,6 +37,7 @@ class SentencePiece(Tokenizer):
         padding: Literal["longest", "max"] = "max",
         lower: bool = True,
         clean: str | None = None,
+        special: str = "",
     ):
         try:
             from sentencepiece import SentencePieceProcessor
@@ -59,6 +60,7 @@ class SentencePiece(Tokenizer):
         self.clean = clean
         self.after = (eos,)
         self.vocab_size = self._processor.GetPieceSize()
+        self._add(special, {"unk": self._processor.unk_id()})
         # put before the text and removed again, since the model drops spaces at the start of its
         # input
         self._guard = "<unk>"
@@ -73,8 +75,12 @@ class SentencePiece(Tokenizer):
         return self._processor.EncodeAsIds(self._guard + text)[self._guarded :]
 
     def decode(self, ids: Sequence[int]) -> str:
-        special = {self.pad, *self.after}
+        special = {self.pad, *self.after, *(self.special[name] for name in self.added)}
         return self._processor.DecodeIds([number for number in ids if number not in special])
+
+    def starts_word(self, ids: Sequence[int]) -> list[bool]:
+        whole_size = self._processor.GetPieceSize()
+        return word_starts([self.token(number) if number < whole_size else "" for number in ids])
 
     def to_dict(self) -> dict[str, Any]:
         names = ("kind", "context", "pad", "padding", "lower", "clean")
@@ -83,6 +89,7 @@ class SentencePiece(Tokenizer):
             **values,
             "eos": self.after[0],
             "model": base64.b64encode(self.model).decode("ascii"),
+            **self._added(),
         }
 
     @classmethod
@@ -98,6 +105,7 @@ class SentencePiece(Tokenizer):
         context: int | None,
         padding: Literal["longest", "max"],
         clean: str | None,
+        special: str = "",
     ) -> "SentencePiece":
         """Load from a SigLIP folder: spiece.model and tokenizer_config.json (transformers'
         names)."""
@@ -105,7 +113,16 @@ class SentencePiece(Tokenizer):
         model = (folder / "spiece.model").read_bytes()
         context = context or int(config.get("model_max_length", 64))
         lower = config.get("do_lower_case", True)
-        made = cls(model, context=context, pad=0, eos=0, padding=padding, lower=lower, clean=clean)
+        made = cls(
+            model,
+            context=context,
+            pad=0,
+            eos=0,
+            padding=padding,
+            lower=lower,
+            clean=clean,
+            special=special,
+        )
         made.pad = made.piece(config.get("pad_token"))
         made.after = (made.piece(config.get("eos_token")),)
         return made
