@@ -100,7 +100,7 @@ def test_gather_keeps_rank_order_for_uneven_and_empty_ranks_and_any_dtype(ranks,
 
 def of_two_widths() -> str:
     try:
-        collectives.gather(torch.zeros(2, 3 + collectives.rank()))
+        collectives.gather(torch.zeros(2, 3, 3 + collectives.rank()))
     except ValueError as error:
         return str(error)
     return "no error"
@@ -108,7 +108,8 @@ def of_two_widths() -> str:
 
 def test_rows_of_other_shapes_are_an_error_on_every_rank(ranks):
     for message in ranks.run(of_two_widths):
-        assert "(2, 3) on rank 0 and torch.float32 (2, 4) on rank 1" in message
+        assert "(2, 3, 3) on rank 0 and torch.float32 (2, 3, 4) on rank 1" in message
+        assert "pad it to one size" in message
     assert all(
         torch.equal(*pair)
         for pair in zip(
@@ -117,6 +118,48 @@ def test_rows_of_other_shapes_are_an_error_on_every_rank(ranks):
             strict=True,
         )
     )
+
+
+def of_lengths() -> tuple[torch.Tensor, torch.Tensor]:
+    """What `gather` gives of rows of length 2, 3, …, and the gradient of a weighted sum of it."""
+    me = collectives.rank()
+    x = (torch.arange(2 * (2 + me)).view(2, 2 + me, 1) + 1.0 + 100 * me).requires_grad_()
+    whole = collectives.gather(x, pad=-1)
+    weights = torch.arange(whole.numel(), dtype=torch.float32).view(whole.shape)
+    (whole * weights).sum().backward()
+    return whole.detach(), x.grad / collectives.world_size()
+
+
+def test_a_second_dimension_that_differs_is_padded(ranks):
+    longest = 1 + ranks.count
+    results = ranks.run(of_lengths)
+    for rank, (whole, grad) in enumerate(results):
+        assert whole.shape == (2 * ranks.count, longest, 1)
+        weights = torch.arange(whole.numel(), dtype=torch.float32).view(whole.shape)
+        for other in range(ranks.count):
+            rows = whole[2 * other : 2 * other + 2]
+            own = torch.arange(2 * (2 + other)).view(2, 2 + other, 1) + 1.0 + 100 * other
+            assert torch.equal(rows[:, : 2 + other], own)
+            assert (rows[:, 2 + other :] == -1).all()
+        assert torch.equal(grad, weights[2 * rank : 2 * rank + 2, : 2 + rank])
+
+
+def of_mean(counts) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of all ranks' rows, and the gradient of a rank's own."""
+    x = own(random(sum(counts), 3, seed=5), counts).requires_grad_()
+    found = collectives.mean(x)
+    found.square().sum().backward()
+    return found.detach(), x.grad / collectives.world_size()
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["full", "one_rank_empty"])
+def test_the_mean_over_ranks_is_that_of_one_process(ranks, empty):
+    counts = (0,) + (3,) * (ranks.count - 1) if empty else COUNTS[ranks.count]
+    expected, gradient = of_mean((sum(counts),))
+    results = ranks.run(of_mean, counts)
+    for found, _ in results:
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.cat([grad for _, grad in results]), gradient)
 
 
 def found(counts) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -57,11 +58,11 @@ _TYPES = (
 )
 
 
-def _counts(x: Tensor, name: str) -> list[int]:
-    """The number of rows on each rank.
+def _shapes(x: Tensor, name: str) -> list[tuple[int, ...]]:
+    """The shape of a tensor on each rank.
 
-    Raises the same InputError on all ranks if tensors differ in more than the first dimension, or
-    in type, since exchanging unequal sizes would crash the process group.
+    Raises the same InputError on all ranks if tensors differ behind the second dimension, or in
+    type, since exchanging unequal sizes would crash the process group.
     """
     kind = _TYPES.index(x.dtype) if x.dtype in _TYPES else len(_TYPES)
     assert x.ndim <= _DIMENSIONS
@@ -71,12 +72,12 @@ def _counts(x: Tensor, name: str) -> list[int]:
     kinds = [int(each[0]) for each in all_own]
     shapes = [tuple(each[2 : 2 + each[1]].tolist()) for each in all_own]
     for number, (kind, shape) in enumerate(zip(kinds, shapes, strict=True)):
-        if kind != kinds[0] or len(shape) != len(shapes[0]) or shape[1:] != shapes[0][1:]:
+        if kind != kinds[0] or len(shape) != len(shapes[0]) or shape[2:] != shapes[0][2:]:
             raise InputError(
                 f"{name} is {_named(kinds[0])} {shapes[0]} on rank 0 and {_named(kind)} {shape} on rank {number}; over "
-                "the ranks it may differ in its first dimension alone: pad it to one size"
+                "the ranks it may differ in its first two dimensions alone: pad it to one size"
             )
-    return [shape[0] for shape in shapes]
+    return shapes
 
 
 def _named(kind: int) -> str:
@@ -94,33 +95,42 @@ def _gather(x: Tensor, counts: Sequence[int]) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
-        counts = _counts(x, name)
+    def forward(ctx: Any, x: Tensor, name: str, pad: float) -> Tensor:
+        shapes = _shapes(x, name)
+        counts = [shape[0] for shape in shapes]
         ctx.start = sum(counts[: rank()])
-        ctx.count = len(x)
+        ctx.shape = x.shape
+        if x.ndim > 1:
+            wider = max(shape[1] for shape in shapes) - x.shape[1]
+            x = F.pad(x, (*[0, 0] * (x.ndim - 2), 0, wider), value=pad) if wider else x
         return _gather(x.contiguous(), counts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return world_size() * grad[ctx.start : ctx.start + ctx.count], None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        own = grad[ctx.start : ctx.start + ctx.shape[0]]
+        if len(ctx.shape) > 1:
+            own = own[:, : ctx.shape[1]]
+        return world_size() * own, None, None
 
 
-def gather(x: Tensor, name: str = "a tensor") -> Tensor:
-    """Concatenate a tensor over ranks along its first dimension, (n_r, …) on rank r to (n_0 + n_1 +
-    …, …).
+def gather(x: Tensor, name: str = "a tensor", *, pad: float = 0) -> Tensor:
+    """Concatenate a tensor over ranks along its first dimension, (n_r, m_r, …) on rank r to (n_0 +
+    n_1 + …, max m_r, …).
 
-    Ranks may hold different numbers of rows, also none. Backward gives rank r its own rows of the
-    incoming gradient, times the number of ranks (see the module docstring). This is exact if every
-    rank computes the same loss and parameter gradients are averaged over ranks. Raises InputError,
-    which calls the tensor `name`, on all ranks if tensors differ in another dimension or in type.
+    Ranks may hold different numbers of rows, also none. If the second dimension differs, such as
+    the length of texts, shorter ones are filled with `pad`. Backward gives rank r its own part of
+    the incoming gradient, times the number of ranks (see the module docstring). This is exact if
+    every rank computes the same loss and parameter gradients are averaged over ranks. Raises
+    InputError, which calls the tensor `name`, on all ranks if tensors differ in another dimension
+    or in type.
 
     >>> gather(torch.arange(3)).tolist()
     [0, 1, 2]
     """
     if world_size() == 1:
         return x
-    return _Gather.apply(x, name)  # type: ignore[return-value]
+    return _Gather.apply(x, name, pad)  # type: ignore[return-value]
 
 
 class _Sum(torch.autograd.Function):
@@ -139,6 +149,37 @@ class _Sum(torch.autograd.Function):
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
+
+
+class _Mean(torch.autograd.Function):
+    """Mean of the rows of all ranks. Each rank computes the same loss of it, so that a rank's rows
+    get the whole gradient, times the number of ranks as in `gather`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        counts = [shape[0] for shape in _shapes(x, name)]
+        ctx.rows = len(x)
+        ctx.total = sum(counts)
+        total = x.sum(0)
+        dist.all_reduce(total)
+        return total / ctx.total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        own = world_size() * grad / ctx.total
+        return own.expand(ctx.rows, *grad.shape), None
+
+
+def mean(x: Tensor, name: str = "a tensor") -> Tensor:
+    """The mean (…) of the rows of a tensor (n_r, …) over all ranks; backward as in `gather`.
+
+    >>> mean(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [2.0, 3.0]
+    """
+    if world_size() == 1:
+        return x.mean(0)
+    return _Mean.apply(x, name)  # type: ignore[return-value]
 
 
 def gather_objects(value: Any) -> list[Any]:

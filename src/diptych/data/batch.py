@@ -15,8 +15,6 @@ class Images:
     """Images (B, V, 3, H, W), uint8 until they reach a tower."""
 
     pixels: Tensor
-    crops: Tensor | None = None  # (B, V, 4): x0, y0, x1, y1 of the view, as fractions of the image
-    masks: Tensor | None = None  # (B, V, P) bool: patches hidden from the student
 
     @property
     def flat(self) -> Tensor:
@@ -26,10 +24,14 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids (B, C, L), padded on the right; `lengths` (B, C) are the numbers of real ids."""
+    """Token ids (B, C, L), padded on the right; `lengths` (B, C) are the numbers of real ids.
+
+    `marks` (B, C, L), of views that mask ids, are the ids that were there, -1 at all other places.
+    """
 
     ids: Tensor
     lengths: Tensor
+    marks: Tensor | None = None
 
     @property
     def flat(self) -> tuple[Tensor, Tensor]:
@@ -39,9 +41,14 @@ class Tokens:
     def columns(self) -> "list[Tokens]":
         """One `Tokens` (B, 1, L) per caption: the c-th holds caption c of all samples."""
         return [
-            Tokens(*column)
-            for column in zip(self.ids.split(1, 1), self.lengths.split(1, 1), strict=True)
+            self.map(lambda tensor, at=at: tensor[:, at : at + 1])
+            for at in range(self.ids.shape[1])
         ]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "Tokens":
+        """The tokens with `fn` applied to each tensor."""
+        marks = None if self.marks is None else fn(self.marks)
+        return Tokens(fn(self.ids), fn(self.lengths), marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +73,11 @@ class Batch:
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with `fn` applied to each of its tensors."""
-
-        def on(value: Tensor | None) -> Tensor | None:
-            return None if value is None else fn(value)
-
         return replace(
             self,
-            images={
-                k: Images(fn(v.pixels), on(v.crops), on(v.masks)) for k, v in self.images.items()
-            },
-            texts={k: Tokens(fn(v.ids), fn(v.lengths)) for k, v in self.texts.items()},
-            fields={k: fn(v) for k, v in self.fields.items()},
+            images={name: Images(fn(images.pixels)) for name, images in self.images.items()},
+            texts={name: tokens.map(fn) for name, tokens in self.texts.items()},
+            fields={name: fn(value) for name, value in self.fields.items()},
         )
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -89,19 +90,5 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> "Batch":
         """The batch of samples start … stop-1, for gradient caching."""
-
-        def on(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[start:stop]
-
-        return replace(
-            self,
-            images={
-                k: Images(v.pixels[start:stop], on(v.crops), on(v.masks))
-                for k, v in self.images.items()
-            },
-            texts={
-                k: Tokens(v.ids[start:stop], v.lengths[start:stop]) for k, v in self.texts.items()
-            },
-            fields={k: v[start:stop] for k, v in self.fields.items()},
-            keys=self.keys[start:stop],
-        )
+        cut = self.map(lambda tensor: tensor[start:stop])
+        return replace(cut, keys=self.keys[start:stop])

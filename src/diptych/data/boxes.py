@@ -46,13 +46,13 @@ def things(source: Source) -> tuple[str, ...]:
 
 
 def shares(
-    sample: Sample, size: tuple[int, int], classes: Sequence[str]
+    sample: Sample, size: tuple[int, int], classes: Sequence[str], *, named: bool = True
 ) -> tuple[np.ndarray, list[str]]:
     """The boxes (n, 4) of the main image, relative to its `size` and clipped to it, and their
     names.
 
-    A box is x0, y0, x1, y1 as shares of width and height. Boxes without a name, or wholly outside
-    the image, are left out.
+    A box is x0, y0, x1, y1 as shares of width and height. Boxes wholly outside the image are left
+    out, and those without a name if `named`.
     """
     width, height = size
     boxes = []
@@ -60,7 +60,7 @@ def shares(
     for box in sample.boxes:
         name = thing_of(box, classes)
         xyxy = np.clip(np.array(box.xyxy, np.float64) / (width, height, width, height), 0, 1)
-        if box.image == "main" and name and (xyxy[2:] > xyxy[:2]).all():
+        if box.image == "main" and (name or not named) and (xyxy[2:] > xyxy[:2]).all():
             boxes.append(xyxy)
             names.append(name)
     return np.array(boxes, np.float32).reshape(-1, 4), names

@@ -372,6 +372,22 @@ class Preprocess:
         rest = length - self.size
         return round(rest / 2) if self.crop == "round" else rest // 2
 
+    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The box x0, y0, x1, y1, in pixels of an image, that the preprocessed image shows; beyond
+        the image where it is padded.
+
+        >>> Preprocess(size=32).seen(60, 40)
+        (10.0, 0.0, 50.0, 40.0)
+        """
+        if self.ratio is not None:
+            raise InputError("an image with bars has no box; give a preprocess without ratio")
+        across, along = self.scaled(width, height)
+        left = -((self.size - across) // 2) if self.resize == "longest" else self.start(across)
+        top = -((self.size - along) // 2) if self.resize == "longest" else self.start(along)
+        x = width / across
+        y = height / along
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. `ratio` and `margin` are omitted if None, as in files from before
         they existed."""

@@ -71,9 +71,11 @@ class _Batches(Dataset):
         self.views = views
         self.seed = seed
         self.tokenizers = {
-            view.gives[0].split(".", 1)[1]: tokenizer
+            name.removeprefix("texts."): tokenizer
             for view in views
             if (tokenizer := getattr(view, "tokenizer", None)) is not None
+            for name in view.gives
+            if name.startswith("texts.")
         }
 
     def __getitem__(self, request: Request) -> tuple[Batch, list[tuple[str, str]]]:

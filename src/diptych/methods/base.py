@@ -203,6 +203,12 @@ class Method(nn.Module):
     chunkable: ClassVar[bool] = True
     """Whether a batch may be encoded in pieces (gradient caching). False if `encode` mixes samples;
     give the reason in a comment."""
+    whole: ClassVar[bool] = False
+    """Whether `loss` gets the pixels of the whole batch, to build something for all images at once.
+    Such a method cannot be chunked either, and suits small batches."""
+    averaged: ClassVar[tuple[str, ...]] = ()
+    """Features that `loss` gets as their mean over all samples (…), in place of one row a sample:
+    what is large, and enters the loss as a mean alone."""
     find_unused_parameters: ClassVar[bool] = False
     """Whether a step may leave trainable parameters without a gradient; ranks then search for them,
     as DDP's option of this name does."""

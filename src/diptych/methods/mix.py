@@ -38,6 +38,8 @@ class Mixed(Method):
         # Set on the instance, not on the class.
         self.chunkable = main.chunkable  # type: ignore[misc]
         self.find_unused_parameters = main.find_unused_parameters  # type: ignore[misc]
+        self.whole = any(method.whole for method, _ in added.values()) or main.whole  # type: ignore[misc]
+        self.averaged = main.averaged  # type: ignore[misc]
         self.presets = main.presets  # type: ignore[misc]
 
     @property
@@ -54,9 +56,8 @@ class Mixed(Method):
         return [
             replace(
                 stage,
-                lr_scale={
-                    f"main.{prefix}".rstrip("."): times for prefix, times in stage.lr_scale.items()
-                },
+                lr_scale=_prefixed(stage.lr_scale),
+                clip=_prefixed(stage.clip),
             )
             for stage in self.main.stages()
         ]
@@ -92,6 +93,11 @@ class Mixed(Method):
 
     def _others(self) -> list[Method]:
         return list(self.added.values())  # type: ignore[arg-type]
+
+
+def _prefixed(values: Mapping[str, float]) -> dict[str, float]:
+    """Return values by parameter prefix of the main method as those of the mixed one."""
+    return {f"main.{prefix}".rstrip("."): value for prefix, value in values.items()}
 
 
 def mixed(main: Method, specs: Sequence[str]) -> Method:

@@ -114,7 +114,7 @@ def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
 def check(method: Method) -> None:
     """Raise InputError if a method, in its current mode, cannot be chunked because `encode` mixes
     samples."""
-    if not method.chunkable:
+    if method.whole or not method.chunkable:
         raise InputError(
             f"{type(method).__name__} encodes a batch only as a whole, so --chunk cannot cut it; leave it out, and "
             "lower --batch-size where memory is short"

@@ -5,14 +5,14 @@ of the whole batch.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych import collectives
-from diptych.data.batch import Batch, Tokens
+from diptych.data.batch import Batch, Images, Tokens
 from diptych.dtypes import at_least_float32
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
@@ -49,12 +49,12 @@ class Step(nn.Module):
 
     def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
         """Return the loss of the global batch, from this rank's share of its features."""
-        features = {
-            name: collectives.gather(at_least_float32(value), f"feature {name!r}")
-            for name, value in features.items()
-        }
+        gathered = {}
+        for name, value in features.items():
+            join = collectives.mean if name in self.method.averaged else collectives.gather
+            gathered[name] = join(at_least_float32(value), f"feature {name!r}")
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
-        return self.method.loss(features, gather_batch(batch), at)
+        return self.method.loss(gathered, gather_batch(batch, self.method.whole), at)
 
     def terms(
         self, features: Mapping[str, Tensor], batch: Any, at: At
@@ -73,14 +73,19 @@ class Step(nn.Module):
         return Step.terms(self, Step.encode(self, batch, at), batch, at)
 
 
-def gather_batch(batch: Any) -> Any:
-    """Return the global batch without its images: texts, fields and keys in rank order."""
+def gather_batch(batch: Any, images: bool = False) -> Any:
+    """Return the global batch: texts, fields and keys in rank order, and the pixels if `images`."""
     if isinstance(batch, Mapping):
-        return {name: gather_batch(each) for name, each in batch.items()}
+        return {name: gather_batch(each, images) for name, each in batch.items()}
+    shown = batch.images if images else {}
     if collectives.world_size() == 1:
-        return batch
+        return replace(batch, images=shown)
     keys = [key for keys in collectives.gather_objects(list(batch.keys)) for key in keys]
     return Batch(
+        images={
+            name: Images(collectives.gather(each.pixels, f"images {name!r}"))
+            for name, each in shown.items()
+        },
         texts={name: _gather_tokens(tokens) for name, tokens in batch.texts.items()},
         fields={
             name: collectives.gather(value, f"field {name!r}")
@@ -91,9 +96,13 @@ def gather_batch(batch: Any) -> Any:
 
 
 def _gather_tokens(tokens: Tokens) -> Tokens:
-    longest = max(collectives.gather_objects(tokens.ids.shape[-1]))
-    ids = F.pad(tokens.ids, (0, longest - tokens.ids.shape[-1]))
-    return Tokens(collectives.gather(ids), collectives.gather(tokens.lengths))
+    return Tokens(
+        collectives.gather(tokens.ids.movedim(2, 1), "texts").movedim(1, 2),
+        collectives.gather(tokens.lengths),
+        None
+        if tokens.marks is None
+        else collectives.gather(tokens.marks.movedim(2, 1), "marks", pad=-1).movedim(1, 2),
+    )
 
 
 def forward_backward(step: nn.Module, batch: Any, at: At) -> Losses:

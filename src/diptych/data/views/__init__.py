@@ -6,9 +6,10 @@ random choices come from the generator passed to it, which depends on (seed, epo
 and never on worker, rank or batch size. It also receives the progress of training, so that an
 augmentation can grow stronger. `collate` stacks the values of the views.
 
-Dimensions: B samples, V views, C captions, L text length, H x W pixels.
+Dimensions: B samples, V views, C captions, L text length, R rows, H x W pixels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,20 +21,29 @@ from torch import Tensor
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.data.views.boxes import BoxView
-from diptych.data.views.images import Augment, ImageView, augmentation, place
+from diptych.data.views.edits import EditsView
+from diptych.data.views.images import Augment, HiddenView, ImageView, augmentation, place
+from diptych.data.views.masked import Masked, MaskedTextView, SpanView
 from diptych.data.views.noise import NoiseView
+from diptych.data.views.regions import BoxView, RegionView
 from diptych.data.views.texts import SentenceView, TextView, VariedTextView, sentences
+from diptych.errors import InputError
 from diptych.rng import generator
 
 __all__ = [
     "ArrayView",
     "Augment",
     "BoxView",
+    "EditsView",
+    "HiddenView",
     "ImageView",
     "LabelView",
+    "Masked",
+    "MaskedTextView",
     "NoiseView",
+    "RegionView",
     "SentenceView",
+    "SpanView",
     "TextView",
     "VariedTextView",
     "View",
@@ -49,10 +59,11 @@ class View(Protocol):
     """A callable from a sample to named values of a batch.
 
     `view(sample, rng, progress)` returns {"images.NAME": uint8 (V, 3, H, W)}, {"texts.NAME": C
-    lists of ids} or {"fields.NAME": a number or tensor}. `progress` is the share of training that
-    is done, None outside training. The optional attribute `like` names a value of another view,
-    whose random choices this view repeats; `optional` are fields of `reads` that single samples may
-    lack.
+    lists of ids, or of `Masked` ones} or {"fields.NAME": a number or tensor}. A field has the same
+    shape for all samples: rows of varying number (regions, edits) are filled up to a fixed number R,
+    and a field NAME.there (R,) says which are real. `progress` is the share of training that is
+    done, None outside training. The optional attribute `like` names a value of another view, whose
+    random choices this view repeats; `optional` are fields of `reads` that single samples may lack.
     """
 
     @property
@@ -96,13 +107,14 @@ class LabelView:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayView:
-    """An array of the sample as a float32 vector (B, `size`), such as features of another encoder.
+    """An array of the sample as a float32 field (B, *`shape`), such as features of another encoder.
 
-    Raises BadSample if the array is missing, has another size or is not finite.
+    An array of another shape but as many numbers is reshaped. Raises BadSample if the array is
+    missing, has another size or is not finite.
     """
 
     array: str
-    size: int
+    shape: tuple[int, ...]
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -117,14 +129,15 @@ class ArrayView:
     ) -> dict[str, Any]:
         if self.array not in sample.arrays:
             raise BadSample("no-array", f"no array {self.array!r}")
-        values = np.asarray(sample.arrays[self.array], np.float32).ravel()
-        if len(values) != self.size:
+        values = np.asarray(sample.arrays[self.array])
+        if values.size != math.prod(self.shape):
             raise BadSample(
-                "array-size", f"array {self.array!r} has {len(values)} numbers, not {self.size}"
+                "array-size",
+                f"array {self.array!r} has {values.size} numbers, not {math.prod(self.shape)}",
             )
         if not np.isfinite(values).all():
             raise BadSample("not-finite", f"array {self.array!r} holds what is no number")
-        return {self.gives[0]: torch.from_numpy(values.copy())}
+        return {self.gives[0]: torch.from_numpy(values.reshape(self.shape).astype(np.float32))}
 
 
 def look(
@@ -146,8 +159,10 @@ def look(
 def collate(
     keys: Sequence[str], rows: Sequence[dict[str, Any]], tokenizers: dict[str, Tokenizer]
 ) -> Batch:
-    """Stack the views' values of each sample. `tokenizers` provides the padding rule of each
-    text."""
+    """Stack the views' values of each sample. `tokenizers` provides the padding rule of each text.
+
+    Raises InputError if a value differs in shape between samples.
+    """
     images: dict[str, Images] = {}
     texts: dict[str, Tokens] = {}
     fields: dict[str, Tensor] = {}
@@ -155,14 +170,41 @@ def collate(
         kind, name = full.split(".", 1)
         values = [row[full] for row in rows]
         if kind == "images":
-            images[name] = Images(torch.stack(values))
+            images[name] = Images(_stacked(full, values))
         elif kind == "texts":
-            ids, lengths = pad_batch(
-                [ids for captions in values for ids in captions], tokenizers[name]
-            )
-            texts[name] = Tokens(
-                ids.unflatten(0, (len(rows), -1)), lengths.unflatten(0, (len(rows), -1))
-            )
+            texts[name] = _padded(full, values, tokenizers[name])
         else:
-            fields[name] = torch.stack([torch.as_tensor(value) for value in values])
+            fields[name] = _stacked(full, [torch.as_tensor(value) for value in values])
     return Batch(images=images, texts=texts, fields=fields, keys=tuple(keys))
+
+
+def _stacked(name: str, values: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        one, other, *_ = sorted(shapes)
+        raise InputError(
+            f"{name} is {one} of one sample and {other} of another; a view fills rows up to a fixed number"
+        )
+    return torch.stack(list(values))
+
+
+def _padded(name: str, values: Sequence[Sequence[Any]], tokenizer: Tokenizer) -> Tokens:
+    """Pad the captions of all samples, and the marks of masked ones with -1."""
+    if len({len(captions) for captions in values}) > 1:
+        raise InputError(
+            f"samples have different numbers of {name}; a view fills texts up to a fixed number"
+        )
+    flat = [caption for captions in values for caption in captions]
+    shape = (len(values), -1)
+    masked = [caption for caption in flat if isinstance(caption, Masked)]
+    ids, lengths = pad_batch(
+        [caption.ids if isinstance(caption, Masked) else caption for caption in flat], tokenizer
+    )
+    marks = None
+    if masked:
+        assert len(masked) == len(flat)
+        marks = torch.full_like(ids, -1)
+        for row, caption in zip(marks, masked, strict=True):
+            row[: len(caption.marks)] = torch.tensor(caption.marks[: len(row)])
+        marks = marks.unflatten(0, shape)
+    return Tokens(ids.unflatten(0, shape), lengths.unflatten(0, shape), marks)

@@ -106,6 +106,14 @@ class ImageView:
 
     With `augment=None`, training images are preprocessed as in evaluation. With `like` and the same
     augmentation, the view has the crops and colours of another view, at its own size.
+
+    With `crops`, fields.NAME.crops (B, V, 4) are the positions x0, y0, x1, y1 of the first and last
+    pixel of each view, where 0 is the image's first pixel and 1 its last:
+
+        x0 = left / (W - 1),    x1 = (left + width - 1) / (W - 1)
+
+    A mirrored view has x0 and x1 exchanged. Transparent images, which are placed and not cropped,
+    raise BadSample.
     """
 
     preprocess: Preprocess
@@ -114,6 +122,7 @@ class ImageView:
     augment: Augment | None = Augment()
     count: int = 1
     like: str | None = None
+    crops: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -121,7 +130,8 @@ class ImageView:
 
     @property
     def gives(self) -> tuple[str, ...]:
-        return (f"images.{self.name}",)
+        crops = (f"fields.{self.name}.crops",) if self.crops else ()
+        return f"images.{self.name}", *crops
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
@@ -130,11 +140,19 @@ class ImageView:
         if encoded is None:
             raise BadSample("no-image", f"no image of role {self.role!r}")
         image = encoded.decode(self._least(progress))
+        if self.crops and image.mode == "RGBA":
+            raise BadSample("transparent", "a transparent image is placed and has no crop")
         if progress is None or self.augment is None:
             views = [self.preprocess(image, exact=False)] * self.count
+            boxes = [self.preprocess.seen(*image.size)] * self.count
         else:
-            views = [self._vary(image, rng, self.augment, progress) for _ in range(self.count)]
-        return {f"images.{self.name}": torch.stack(views)}
+            varied = [self._vary(image, rng, self.augment, progress) for _ in range(self.count)]
+            views = [pixels for pixels, _ in varied]
+            boxes = [box for _, box in varied]
+        found: dict[str, Any] = {f"images.{self.name}": torch.stack(views)}
+        if self.crops:
+            found[f"fields.{self.name}.crops"] = _positions(boxes, image.size)
+        return found
 
     def _least(self, progress: float | None) -> int | None:
         """The fewest pixels of the image's short side for which the smallest crop has the target's
@@ -149,9 +167,11 @@ class ImageView:
 
     def _vary(
         self, image: Image.Image, rng: np.random.Generator, augment: Augment, progress: float
-    ) -> Tensor:
+    ) -> tuple[Tensor, tuple[float, float, float, float]]:
+        """A view, and the box of the image that it shows, with x0 and x1 exchanged if mirrored."""
         size = self.preprocess.size
         strength = augment.strength(progress)
+        box = (0.0, 0.0, float(image.width), float(image.height))
         if image.mode == "RGBA":
             shrink = 1 + (augment.place - 1) * strength * rng.uniform()
             x = rng.uniform()
@@ -167,6 +187,7 @@ class ImageView:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
         if augment.flip and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            box = (box[2], box[1], box[0], box[3])
         pixels = np.array(image)
         if augment.colour and (augment.recoloured == 1 or rng.uniform() < augment.recoloured):
             pixels = _recolour(pixels, augment.colours, strength, rng)
@@ -175,7 +196,70 @@ class ImageView:
         if augment.blur and rng.uniform() < augment.blur * strength:
             sigma = rng.uniform(0.1, 2.0) * size / 224
             pixels = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), box
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenView:
+    """Patches to hide of the image NAME: fields.NAME.hidden (B, h · w) bool for a `grid` of h x w
+    patches.
+
+    A share `share` of them, rounded, is hidden: random ones, or with `blocks` those under random
+    rectangles, the last of which is cut to the number. Hidden patches are drawn outside training
+    too. Source of the blocks: Bao et al. 2022 (BEiT).
+    """
+
+    grid: tuple[int, int]
+    share: float
+    name: str = "main"
+    blocks: bool = False
+    reads = ()
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return (f"fields.{self.name}.hidden",)
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
+        h, w = self.grid
+        count = round(self.share * h * w)
+        order = rng.permutation(h * w)
+        if self.blocks:
+            order = self._by_blocks(count, rng)
+        hidden = np.zeros(h * w, bool)
+        hidden[order[:count]] = True
+        return {self.gives[0]: torch.from_numpy(hidden)}
+
+    def _by_blocks(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """The patches in the order in which rectangles cover them."""
+        h, w = self.grid
+        order: dict[int, None] = {}
+        while len(order) < count:
+            area = rng.uniform(min(4, count), max(4, count - len(order)))
+            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            height = min(h, max(1, round(math.sqrt(area * aspect))))
+            width = min(w, max(1, round(math.sqrt(area / aspect))))
+            top = int(rng.integers(h - height + 1))
+            left = int(rng.integers(w - width + 1))
+            rows = np.arange(top, top + height)[:, None] * w + np.arange(left, left + width)
+            order |= dict.fromkeys(rows.ravel().tolist())
+        return np.array(list(order), np.int64)
+
+
+def _positions(boxes: list[tuple[float, float, float, float]], size: tuple[int, int]) -> Tensor:
+    """The positions (V, 4) of the first and last pixels of boxes, whose order says in which
+    direction they are seen."""
+    x0, y0, x1, y1 = np.array(boxes, np.float64).T
+    last_x = max(size[0] - 1, 1)
+    last_y = max(size[1] - 1, 1)
+    ends = [
+        np.where(x0 <= x1, x0, x0 - 1) / last_x,
+        y0 / last_y,
+        np.where(x0 <= x1, x1 - 1, x1) / last_x,
+        (y1 - 1) / last_y,
+    ]
+    return torch.from_numpy(np.stack(ends, axis=1).astype(np.float32))
 
 
 def _recolour(

@@ -133,7 +133,7 @@ class Classify(Method):
         return ImageView(preprocess=self.model.image.preprocess, augment=self.augment)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        kept = ArrayView(array="image", size=self.model.encoder.embed_dim)
+        kept = ArrayView(array="image", shape=(self.model.encoder.embed_dim,))
         label = LabelView(label=self.config.label, name="class", needed=True)
         return kept if stage.prepare == self.embed else self.image_view, label
 

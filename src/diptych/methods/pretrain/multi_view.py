@@ -165,7 +165,10 @@ class MultiView(Pairs):
                     repeat=False,
                 )
             )
-        return [*views, *(ArrayView(array=name, size=size) for name, size in config.arrays.items())]
+        return [
+            *views,
+            *(ArrayView(array=name, shape=(size,)) for name, size in config.arrays.items()),
+        ]
 
     def encode(self, batch: Batch, at: At) -> Features:
         count = len(batch)

@@ -1,0 +1,173 @@
+"""Views of an image with regions: boxes that move with it.
+
+Dimensions: B samples, R regions, h x w cells, L text length, H x W pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diptych.data.boxes import on_grid, shares
+from diptych.data.images import Preprocess
+from diptych.data.sample import BadSample, Sample
+from diptych.data.tokenizers import Tokenizer
+from diptych.errors import InputError, unknown
+from diptych.spec import Spec, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxView:
+    """The whole main image (B, 1, 3, H, W), and the targets of its boxes for each cell of a grid
+    (B, h · w, 6), as returned by `data.boxes.on_grid`.
+
+    `names` are the classes in order; boxes of other classes count as background. `classes` are the
+    names of the box labels in the data, () if boxes have texts. With `flip`, half of the images are
+    mirrored in training.
+    """
+
+    preprocess: Preprocess
+    grid: tuple[int, int]
+    names: Sequence[str]
+    classes: Sequence[str] = ()
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        _check_whole(self.preprocess)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return "images.main", "boxes"
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return "images.main", "fields.regions"
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
+        image = _image(sample)
+        boxes, held = shares(sample, image.size, self.classes)
+        mirrored = self.flip and progress is not None and rng.uniform() < 0.5
+        pixels, boxes = _seen(image, boxes, self.preprocess, mirrored)
+        number = {name: at for at, name in enumerate(self.names)}
+        known = [name in number for name in held]
+        numbers = np.array([number[name] for name in held if name in number], np.int64)
+        regions = on_grid(boxes[np.array(known, bool)], numbers, self.grid)
+        return {"images.main": pixels, "fields.regions": torch.from_numpy(regions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionView:
+    """The whole main image (B, 1, 3, H, W) with up to `most` = R regions: fields.regions (B, R, 4),
+    fields.regions.there (B, R), which of them are real, and with a `tokenizer` their texts (B, R,
+    L).
+
+    A region is x0, y0, x1, y1 as shares of the image. `regions` are "boxes", those of the sample;
+    "grid:side=3", the cells of a 3 x 3 grid in rows; or "random:count=8", random ones whose sides
+    are uniform in .1 … 1 of the image's, at a uniform position. Texts are those of the boxes, or
+    their class names if there are `classes`. With `flip`, half of the images are mirrored in
+    training. Raises BadSample if a sample has more than `most` regions.
+    """
+
+    preprocess: Preprocess
+    most: int
+    regions: str = "boxes"
+    tokenizer: Tokenizer | None = None
+    classes: Sequence[str] = ()
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        _check_whole(self.preprocess)
+        kind = parse(self.regions).name
+        if kind not in ("boxes", "grid", "random"):
+            raise unknown("regions", kind, ("boxes", "grid", "random"))
+        if self.tokenizer is not None and kind != "boxes":
+            raise InputError(f"regions {self.regions!r} have no texts; leave the tokenizer out")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("images.main", "boxes") if self.regions == "boxes" else ("images.main",)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        texts = () if self.tokenizer is None else ("texts.regions",)
+        return "images.main", "fields.regions", "fields.regions.there", *texts
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
+        image = _image(sample)
+        mirrored = self.flip and progress is not None and rng.uniform() < 0.5
+        boxes, names = self._regions(sample, image.size, rng)
+        if len(boxes) > self.most:
+            raise BadSample(f"more-than-{self.most}-regions", f"{len(boxes)} regions; raise `most`")
+        pixels, boxes = _seen(image, boxes, self.preprocess, mirrored)
+        rows = np.zeros((self.most, 4), np.float32)
+        rows[: len(boxes)] = boxes
+        found: dict[str, Any] = {
+            "images.main": pixels,
+            "fields.regions": torch.from_numpy(rows),
+            "fields.regions.there": torch.arange(self.most) < len(boxes),
+        }
+        if self.tokenizer is not None:
+            filled = names + [""] * (self.most - len(names))
+            found["texts.regions"] = self.tokenizer.encode(filled)
+        return found
+
+    def _regions(
+        self, sample: Sample, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[str]]:
+        """The boxes (n, 4) before mirroring, and the names of those that have one."""
+        match parse(self.regions):
+            case Spec("grid", options):
+                return grid_boxes(options.get("side", self.most)), []
+            case Spec("random", options):
+                return random_boxes(options.get("count", self.most), rng), []
+            case _:
+                return shares(sample, size, self.classes, named=self.tokenizer is not None)
+
+
+def grid_boxes(side: int) -> np.ndarray:
+    """The cells (side², 4) of a grid, row by row.
+
+    >>> grid_boxes(2)[1].tolist()
+    [0.5, 0.0, 1.0, 0.5]
+    """
+    y, x = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    corners = np.stack([x.ravel(), y.ravel(), x.ravel() + 1, y.ravel() + 1], axis=1)
+    return (corners / side).astype(np.float32)
+
+
+def random_boxes(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Random boxes (count, 4) inside the image, with sides uniform in .1 … 1 of it."""
+    sides = rng.uniform(0.1, 1, (count, 2))
+    corners = rng.uniform(size=(count, 2)) * (1 - sides)
+    return np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+
+
+def _check_whole(preprocess: Preprocess) -> None:
+    if preprocess.resize != "squash":
+        raise InputError("boxes are laid on whole images; give a preprocess with resize=squash")
+
+
+def _image(sample: Sample) -> Image.Image:
+    """The main image at full size, since boxes are in its pixels."""
+    encoded = sample.images.get("main")
+    if encoded is None:
+        raise BadSample("no-image", "no image of role 'main'")
+    return encoded.decode()
+
+
+def _seen(
+    image: Image.Image, boxes: np.ndarray, preprocess: Preprocess, mirrored: bool
+) -> tuple[Tensor, np.ndarray]:
+    """The pixels (1, 3, H, W) and the boxes, both mirrored if asked."""
+    if mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+    return preprocess(image, exact=False)[None], boxes
