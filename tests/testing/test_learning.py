@@ -11,7 +11,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.simclr import SimCLR
 from diptych.models.delivered import Validation
 from diptych.models.model import Model
-from diptych.testing import learning
+from diptych.testing import Toy, learning
 from diptych.testing.subject import Subject
 
 
@@ -54,7 +54,7 @@ class Knows(CLIP):
     """Broken: it has each image's own text, whatever the data say."""
 
     def samples(self, stage, stream, source: Any):
-        return learning.Picked(source.rows.tolist(), source.toy.fields)
+        return learning.Picked(source.toy, source.rows.tolist())
 
 
 @pytest.mark.parametrize("broken", [Uphill, Shifted, Detached, OtherClass])
@@ -82,12 +82,18 @@ def test_where_toys_cannot_be_scored_the_loss_must_fall(monkeypatch):
 
 
 def test_shuffled_texts_are_those_of_other_samples():
+    toy = Toy(8, ["texts.caption", "boxes", "edits"])
     right, wrong = (
-        learning.Picked(range(0, 128, 4), ("texts.caption",), shuffled=shuffled)
-        for shuffled in (False, True)
+        learning.Picked(toy, range(0, 128, 4), shuffled=shuffled) for shuffled in (False, True)
     )
-    own, others = (
-        [source[i].captions()[0] for i in range(len(source))] for source in (right, wrong)
-    )
-    assert sorted(own) == sorted(others)
-    assert all(a != b for a, b in zip(own, others, strict=True))
+    for texts_of in (
+        lambda sample: sample.captions(),
+        lambda sample: [box.text for box in sample.boxes],
+        lambda sample: [edit.captions()[0] for edit in sample.edits],
+    ):
+        own, others = (
+            [texts_of(source[i]) for i in range(len(source))] for source in (right, wrong)
+        )
+        assert sorted(own) == sorted(others)
+    captions = [[source[i].captions() for i in range(len(source))] for source in (right, wrong)]
+    assert all(a != b for a, b in zip(*captions, strict=True))

@@ -23,7 +23,10 @@ from diptych.rng import generator
 
 
 class Plan(Protocol):
-    """`plan(source, seed, epoch, batch)` returns the epoch's batches as index arrays."""
+    """`plan(source, seed, epoch, batch)` returns the epoch's batches as index arrays.
+
+    The optional attribute `reads` are the fields of the source that it needs.
+    """
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]: ...
 
@@ -91,6 +94,10 @@ class Distinct:
 
     label: str
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"labels.{self.label}",)
+
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         _check(source, batch)
         labels = labels_of(source, self.label)
@@ -149,6 +156,10 @@ class Stratified:
 
     field: str
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.field,)
+
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         _check(source, batch)
         kinds = kinds_of(source, self.field)
@@ -189,6 +200,10 @@ class Fixed:
     plan: Plan = Shuffled()
     multiple: int = 1
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return getattr(self.plan, "reads", ())
+
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         size = batch // self.multiple * self.multiple
         if size == 0:
@@ -211,6 +226,10 @@ class OneGroup:
     """
 
     label: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"labels.{self.label}",)
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         groups = _by_value(source, self.label, generator(seed, "plan", epoch))
@@ -238,6 +257,10 @@ class AtLeast:
     label: str
     count: int = 2
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"labels.{self.label}",)
+
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         rng = generator(seed, "plan", epoch)
         blocks = []
@@ -263,6 +286,10 @@ class PerClass:
 
     label: str
     count: int = 4
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"labels.{self.label}",)
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         rng = generator(seed, "plan", epoch)
@@ -306,6 +333,10 @@ class Grouped:
     most: int = 2
     score: str | None = None
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(f"labels.{name}" for name in (self.label, self.score) if name)
+
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         rng = generator(seed, "plan", epoch)
         scores = np.zeros(len(source)) if self.score is None else labels_of(source, self.score)
@@ -331,6 +362,10 @@ class Mined:
     label: str
     neighbours: str
     count: int = 3
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return f"labels.{self.label}", f"arrays.{self.neighbours}"
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         rng = generator(seed, "plan", epoch)
@@ -368,6 +403,10 @@ class Weighted:
 
     label: str
     weights: Mapping[int, float]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"labels.{self.label}",)
 
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         rng = generator(seed, "plan", epoch)

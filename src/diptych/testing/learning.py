@@ -58,16 +58,11 @@ _NEW = tuple(sorted(set(range(128)) - set(_SEEN)))
 
 
 class Picked(Wrapped):
-    """Some of the toy's samples; with `shuffled` each has the texts of another."""
+    """Some samples of a toy of all drawings; with `shuffled` each has the texts of another, those
+    of its boxes and edits included."""
 
-    def __init__(
-        self,
-        rows: Sequence[int],
-        fields: Sequence[str],
-        lacked: Sequence[str] = (),
-        shuffled: bool = False,
-    ):
-        self.toy = Toy(128, fields, lacked=lacked)
+    def __init__(self, toy: Toy, rows: Sequence[int], shuffled: bool = False):
+        self.toy = toy.of_all()
         picked = np.array(rows)
         super().__init__(self.toy, picked)
         order = generator(0, "shuffle").permutation(picked)
@@ -75,7 +70,23 @@ class Picked(Wrapped):
         self._texts = [follows[row] if shuffled else row for row in rows]
 
     def __getitem__(self, index: int) -> Sample:
-        return replace(super().__getitem__(index), texts=self.toy[self._texts[index]].texts)
+        return _with_texts(super().__getitem__(index), self.toy[self._texts[index]])
+
+
+def _with_texts(sample: Sample, other: Sample) -> Sample:
+    """A sample with all texts of another one."""
+    return replace(
+        sample,
+        texts=other.texts,
+        boxes=[
+            replace(box, text=theirs.text)
+            for box, theirs in zip(sample.boxes, other.boxes, strict=True)
+        ],
+        edits=[
+            replace(edit, texts=theirs.texts)
+            for edit, theirs in zip(sample.edits, other.edits, strict=True)
+        ],
+    )
 
 
 def learns_its_own_signal(subject: Subject) -> None:
@@ -131,8 +142,7 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
     and the sufficient score."""
     method = _begun(subject)
     sources: dict[str, Source] = {
-        stream: Picked(_SEEN, toy.fields, sorted(toy.lacked), shuffled)  # type: ignore[attr-defined]  # they are toys
-        for stream, toy in subject.sources(method).items()
+        stream: Picked(toy, _SEEN, shuffled) for stream, toy in subject.sources(method).items()
     }
     last = _shorten(method)
     with tempfile.TemporaryDirectory() as folder:
@@ -293,7 +303,7 @@ def _by_loss(out: Path) -> tuple[float, float]:
 def new_pairs(method: Method) -> tuple[int, int]:
     """Return how many of 96 new images have their text among the nearest 5, and the most that
     chance gives."""
-    source = Picked(_NEW, ("images.main", "texts.caption"))
+    source = Picked(Toy(), _NEW)
     module: Any = method.deliver()
     with evaluating(module):
         model = store.to_model(

@@ -38,7 +38,7 @@ def rows(batch: Any, start: int, stop: int) -> Any:
 def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
     """Return this rank's part of one batch for each stage with steps, and for each stream of one
     whose streams take turns. Each stage's `prepare` provides its columns."""
-    sources = subject.sources(method)
+    sources: dict[str, Source] = {**subject.sources(method)}
     method.setup(sources)
     found = []
     stages = method.stages()

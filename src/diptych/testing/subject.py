@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from diptych.data.columns import WithColumns
+from diptych.data.plan import Grouped
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer, build
+from diptych.data.views import ArrayView, LabelView
 from diptych.methods.base import At, Method, Preset
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import find, is_file, method_class
@@ -83,7 +85,7 @@ class Subject:
         """Return the `small` preset, narrowed so that it trains within a second."""
         return self.make(self.preset("small", 4))
 
-    def sources(self, method: Method, without: str | None = None) -> dict[str, Source]:
+    def sources(self, method: Method, without: str | None = None) -> dict[str, Toy]:
         """Return toys with the fields that each stream of each stage reads, except the columns that
         a stage's `prepare` computes."""
         return _toys(method, columns_of(self), without)
@@ -91,23 +93,28 @@ class Subject:
 
 def _toys(
     method: Method, columns: Mapping[tuple[str, str], int], without: str | None
-) -> dict[str, Source]:
-    reads: dict[str, dict[str, None]] = {}
-    lacked: dict[str, list[str]] = {}
+) -> dict[str, Toy]:
+    toys: dict[str, dict[str, Any]] = {}
     for number, stage in enumerate(method.stages()):
         for stream in stage.streams:
+            plan = stage.plan_of(stream)
             views = method.views(stage, stream)
-            names = (
-                name
-                for view in views
-                for name in view.reads
-                if name != without and number < columns.get((stream, name), sys.maxsize)
-            )
-            reads.setdefault(stream, {}).update(dict.fromkeys(names))
-            lacked.setdefault(stream, []).extend(
-                name for view in views for name in getattr(view, "optional", ())
-            )
-    return {stream: Toy(48, list(names), lacked=lacked[stream]) for stream, names in reads.items()}
+            toy = toys.setdefault(stream, {"fields": {}, "lacked": [], "floats": [], "shapes": {}})
+            for reader in (*views, plan):
+                for name in getattr(reader, "reads", ()):
+                    if name != without and number < columns.get((stream, name), sys.maxsize):
+                        toy["fields"][name] = None
+            for view in views:
+                toy["lacked"] += getattr(view, "optional", ())
+                if isinstance(view, LabelView) and view.real:
+                    toy["floats"].append(view.label)
+                if isinstance(view, ArrayView):
+                    toy["shapes"][view.array] = view.shape
+            if isinstance(plan, Grouped) and plan.score:
+                toy["floats"].append(plan.score)
+    return {
+        stream: Toy(48, **{**toy, "fields": tuple(toy["fields"])}) for stream, toy in toys.items()
+    }
 
 
 @cache
@@ -117,7 +124,7 @@ def columns_of(subject: Subject) -> dict[tuple[str, str], int]:
     method = subject.small()
     stages = method.stages()
     found: dict[tuple[str, str], int] = {}
-    sources = _toys(method, {}, None)
+    sources: dict[str, Source] = {**_toys(method, {}, None)}
     method.setup(sources)
     for number, stage in enumerate(stages):
         if stage.prepare and any(later.optimize for later in stages[number:]):
@@ -171,13 +178,15 @@ def _smallest_of_family(spec: str) -> str:
 
 
 def toy_tokenizer(preset: Preset) -> Tokenizer | None:
-    """Return a small vocabulary of the toy's words, with the preset's padding rule; None if it
-    reads no texts."""
+    """Return a small vocabulary of the toy's words, with the preset's padding rule and special
+    tokens; None if it reads no texts."""
     if preset.text == NO_TOWER:
         return None
     toy = Toy(128)
-    padding = parse(preset.tokenizer).options.get("padding", "longest")
+    options = parse(preset.tokenizer).options
+    padding = options.get("padding", "longest")
+    special = options.get("special", "")
     return build(
-        f"bpe:vocab_size=320:context=24:padding={padding}",
+        f"bpe:vocab_size=320:context=24:padding={padding}:special={special}",
         (text for i in range(128) for text in toy[i].captions()),
     )

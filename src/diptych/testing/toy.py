@@ -1,7 +1,8 @@
 """A source with any requested fields: small images of one shape and colour, and words about
 them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -28,10 +29,8 @@ class Drawn:
         ground = generator(self.seed, "ground").integers(150, 255, 3)
         image = Image.new("RGB", (self.size, self.size), tuple(int(value) for value in ground))
         draw = ImageDraw.Draw(image)
+        x, y, *_ = _third(self.place, self.size)
         third = self.size / 3
-        dx, dy = ((0, 1), (2, 1), (1, 0), (1, 2))[self.place]
-        x = dx * third
-        y = dy * third
         fill = f"hsl({self.colour * 45}, 90%, 45%)"
         match _SHAPES[self.shape]:
             case "circle":
@@ -50,9 +49,32 @@ class Drawn:
         return self.decode().tobytes()
 
 
+class Region:
+    """The mask of a drawing: 1 in the third of the image that holds it, else 0."""
+
+    def __init__(self, place: int, size: int):
+        self.place = place
+        self.size = size
+
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        mask = np.zeros((self.size, self.size), np.uint8)
+        x0, y0, x1, y1 = (round(edge) for edge in _third(self.place, self.size))
+        mask[y0:y1, x0:x1] = 1
+        return Image.fromarray(mask)
+
+    def read(self) -> bytes:
+        return self.decode().tobytes()
+
+
 class Toy:
     """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`,
-    `labels.NAME`, `boxes`). Of the images in `lacked`, every third sample has none.
+    `labels.NAME`, `boxes`, `masks.NAME`, `arrays.NAME`, `edits`). Of the images in `lacked`, every
+    third sample has none.
+
+    Labels are the number of the colour, those in `floats` the share of the index. There are three
+    boxes: the drawing's, that of its half, and one without a text. Arrays have the shapes `shapes`,
+    by default 16 numbers. The edits are the drawing in another colour ("recolour"), in another
+    shape ("replace") and at another place ("move").
 
     >>> Toy(2, ["texts.caption"])[1].captions()
     ['a orange circle on the left']
@@ -66,6 +88,8 @@ class Toy:
         fields: Sequence[str] = ("images.main", "texts.caption"),
         size: int = 32,
         lacked: Sequence[str] = (),
+        floats: Sequence[str] = (),
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ):
         assert count <= len(_COLOURS) * len(_SHAPES) * len(_PLACES), (
             "there are only 128 different drawings"
@@ -75,6 +99,15 @@ class Toy:
         self.fields = tuple(fields)
         self.size = size
         self.lacked = frozenset(lacked)
+        self.floats = frozenset(floats)
+        self.shapes = dict(shapes or {})
+
+    def of_all(self) -> "Toy":
+        """The toy of all drawings with the same fields."""
+        count = len(_COLOURS) * len(_SHAPES) * len(_PLACES)
+        return Toy(
+            count, self.fields, self.size, tuple(self.lacked), tuple(self.floats), self.shapes
+        )
 
     def __len__(self) -> int:
         return self.count
@@ -83,24 +116,43 @@ class Toy:
         return [f"{index:03d}" for index in range(self.count)]
 
     def schema(self) -> Schema:
-        kinds = {"images": "image", "texts": "text", "labels": "int", "boxes": "box"}
-        return {
-            name: Field(
-                kind=kinds[name.split(".")[0]],
-                optional=name in self.lacked,
-                classes=_COLOURS if name.startswith("labels.") else (),
-            )
-            for name in self.fields
-        }
+        return {name: self._field(name) for name in self.fields}
+
+    def _field(self, name: str) -> Field:
+        group, _, own = name.partition(".")
+        kind = {"images": "image", "texts": "text", "labels": "int", "boxes": "box"}.get(group)
+        kind = kind or {"masks": "mask", "arrays": "array", "edits": "edit"}[group]
+        if group == "labels" and own in self.floats:
+            return Field(kind="float")
+        classes = {"labels": _COLOURS, "masks": ("ground", "drawing")}.get(group, ())
+        return Field(kind=kind, optional=name in self.lacked, classes=classes)
 
     def __getitem__(self, index: int) -> Sample:
-        colour = index % 8
-        shape = index // 8 % 4
-        place = index // 32 % 4
-        words = f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
         held = (
             self.fields if index % 3 else [name for name in self.fields if name not in self.lacked]
         )
+        sample = self._drawn(index, index % 8, index // 8 % 4, index // 32 % 4, held)
+        if "edits" not in held:
+            return sample
+        return replace(sample, edits=tuple(self._edits(index)))
+
+    def _edits(self, index: int) -> Iterator[Sample]:
+        colour = index % 8
+        shape = index // 8 % 4
+        place = index // 32 % 4
+        held = ("images.main", "texts.caption")
+        for kind, drawing in (
+            ("recolour", ((colour + 3) % 8, shape, place)),
+            ("replace", (colour, (shape + 1) % 4, place)),
+            ("move", (colour, shape, (place + 1) % 4)),
+        ):
+            yield replace(self._drawn(index, *drawing, held), kind=kind)
+
+    def _drawn(
+        self, index: int, colour: int, shape: int, place: int, held: Sequence[str]
+    ) -> Sample:
+        """A drawing with the fields that it holds."""
+        words = f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
         named = [name.split(".", 1) for name in held if "." in name]
         return Sample(
             key=f"{index:03d}",
@@ -115,12 +167,37 @@ class Toy:
                 for kind, role in named
                 if kind == "texts"
             ],
-            labels={name: colour for kind, name in named if kind == "labels"},
-            boxes=[Box(xyxy=(0, 0, self.size / 2, self.size), text=words)]
-            if "boxes" in self.fields
-            else (),
+            labels={
+                name: index / self.count if name in self.floats else colour
+                for kind, name in named
+                if kind == "labels"
+            },
+            boxes=self._boxes(words, place) if "boxes" in held else (),
+            masks={name: Region(place, self.size) for kind, name in named if kind == "masks"},
+            arrays={name: self._array(index, name) for kind, name in named if kind == "arrays"},
         )
+
+    def _array(self, index: int, name: str) -> np.ndarray:
+        values = generator(index, "array", name).standard_normal(self.shapes.get(name, (16,)))
+        return values.astype(np.float32)
+
+    def _boxes(self, words: str, place: int) -> list[Box]:
+        half = ((0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 0.5), (0, 0.5, 1, 1))[place]
+        return [
+            Box(xyxy=_third(place, self.size), text=words),
+            Box(xyxy=tuple(edge * self.size for edge in half), text=f"the {_PLACES[place]}"),  # type: ignore[arg-type]
+            Box(xyxy=(0, 0, self.size, self.size)),
+        ]
 
     def labels(self, name: str) -> np.ndarray:
         """Return one label of every sample."""
+        if name in self.floats:
+            return np.arange(self.count) / self.count
         return np.arange(self.count) % 8
+
+
+def _third(place: int, size: int) -> tuple[float, float, float, float]:
+    """The box of a drawing at a place."""
+    third = size / 3
+    dx, dy = ((0, 1), (2, 1), (1, 0), (1, 2))[place]
+    return dx * third, dy * third, (dx + 1) * third, (dy + 1) * third

@@ -79,7 +79,8 @@ class View(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelView:
-    """A label as one number per sample, -1 if missing.
+    """A label as one number per sample: an integer, -1 if missing, or with `real` a float32, NaN if
+    missing.
 
     If `needed`, a missing label raises BadSample("no-label").
     """
@@ -87,6 +88,7 @@ class LabelView:
     label: str
     name: str = ""
     needed: bool = False
+    real: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -99,10 +101,10 @@ class LabelView:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        value = sample.labels.get(self.label, -1)
-        if self.needed and value == -1:
+        value = sample.labels.get(self.label, math.nan if self.real else -1)
+        if self.needed and (math.isnan(value) if self.real else value == -1):
             raise BadSample("no-label", f"no label {self.label!r}")
-        return {self.gives[0]: value}
+        return {self.gives[0]: torch.tensor(value, dtype=torch.float32) if self.real else value}
 
 
 @dataclass(frozen=True, kw_only=True)
