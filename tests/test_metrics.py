@@ -28,6 +28,7 @@ from diptych.metrics import (
     mean_average_precision,
     mean_reciprocal_rank,
     median_rank,
+    nearest,
     per_class,
     ranks,
     ranks_of_two_stages,
@@ -105,6 +106,46 @@ def test_mean_average_precision_equals_scikit_learn_without_ties(problem):
         for query, right in zip(queries, positives, strict=True)
     ]
     assert mean_average_precision(*problem) == pytest.approx(np.mean(expected))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 40),
+    items=st.integers(1, 50),
+    k=st.integers(1, 60),
+    tile=st.integers(1, 20),
+    wide=st.integers(1, 30),
+    seed=st.integers(0, 100),
+)
+def test_nearest_equals_sorting_whatever_the_tiles(count, items, k, tile, wide, seed):
+    rng = np.random.default_rng(seed)
+    queries = rng.standard_normal((count, 3))
+    gallery = rng.standard_normal((items, 3))
+    rows, scores = nearest(queries, gallery, k, tile=tile, wide=wide)
+    every = queries @ gallery.T
+    assert rows.shape == scores.shape == (count, min(k, items))
+    np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :k], atol=1e-12)
+    np.testing.assert_allclose(np.take_along_axis(every, rows, 1), scores, atol=1e-12)
+    assert all(len(set(row)) == len(row) for row in rows.tolist())
+
+
+def test_nearest_finds_itself_among_unit_vectors():
+    x = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    assert nearest(x, x, 3)[0][:, 0].tolist() == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "message"),
+    [
+        (np.ones((2, 3)), 1, "width 3, a gallery of width 4"),
+        (np.ones((2, 4)), 0, "the 0 nearest"),
+        (np.full((2, 4), np.nan), 1, "queries holds values that are not finite"),
+    ],
+)
+def test_nearest_refuses_what_does_not_fit(queries, k, message):
+    with pytest.raises(InputError, match=message):
+        nearest(queries, np.ones((5, 4)), k)
 
 
 def test_a_model_that_maps_everything_to_one_point_scores_nothing():

@@ -113,6 +113,47 @@ def first(
     return np.concatenate(found)
 
 
+def nearest(
+    queries: Array, gallery: Array, k: int, *, tile: int = 256, wide: int = 16_384
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` items with the highest scores for each query, or all if there are fewer: their rows
+    (Q, k) in descending order, and the scores (Q, k).
+
+    queries (Q, E) and gallery (G, E) are compared by `similarities`, exactly, `tile` queries with
+    `wide` items at a time, so that memory is O(tile · wide) beside the result. Items of equal score
+    come in no particular order. Raises InputError for a value that is not finite.
+
+    >>> rows, scores = nearest(np.eye(3), np.array([[0.0, 1, 0], [0.6, 0.8, 0]]), 1)
+    >>> rows.ravel().tolist(), scores.ravel().tolist()
+    ([1, 0, 0], [0.6, 1.0, 0.0])
+    """
+    q = _finite("queries", queries)
+    g = _finite("gallery", gallery)
+    if q.shape[1] != g.shape[1] or k < 1:
+        raise InputError(
+            f"queries of width {q.shape[1]}, a gallery of width {g.shape[1]} and the {k} nearest do not fit"
+        )
+    dtype = torch.promote_types(q.dtype, g.dtype)
+    q, g = q.to(dtype), g.to(q.device, dtype)
+    rows = []
+    values = []
+    for part in q.split(tile):
+        best = part.new_empty(len(part), 0)
+        at = torch.empty(len(part), 0, dtype=torch.int64, device=q.device)
+        for start in range(0, len(g), wide):
+            found, items = _top(similarities(part, g[start : start + wide]), k)
+            best, order = _top(torch.cat([best, found], 1), k)
+            at = torch.cat([at, items + start], 1).gather(1, order)
+        rows.append(at)
+        values.append(best)
+    return torch.cat(rows).cpu().numpy(), torch.cat(values).cpu().numpy()
+
+
+def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    found = scores.topk(min(k, scores.shape[1]), dim=1)
+    return found.values, found.indices
+
+
 def ranks_of_two_stages(
     ranks: np.ndarray, chosen: np.ndarray, scores: np.ndarray, positives: Positives
 ) -> np.ndarray:
