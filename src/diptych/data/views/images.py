@@ -144,7 +144,7 @@ class ImageView:
             raise BadSample("transparent", "a transparent image is placed and has no crop")
         if progress is None or self.augment is None:
             views = [self.preprocess(image, exact=False)] * self.count
-            boxes = [self.preprocess.seen(*image.size)] * self.count
+            boxes = [self.preprocess.seen(*image.size)] * self.count if self.crops else []
         else:
             varied = [self._vary(image, rng, self.augment, progress) for _ in range(self.count)]
             views = [pixels for pixels, _ in varied]
