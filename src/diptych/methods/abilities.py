@@ -1,0 +1,154 @@
+"""Abilities: what a model can do beside embedding, each a method of its class that suites and
+commands call.
+
+A suite or command asks `require` before it begins, never which method trained a model. The cards of
+methods say which abilities their models have (`able_methods`). The protocols below are the
+signatures of abilities that several methods share; a model has an ability if it has the method.
+
+Dimensions: N images or records, K texts, R regions, C classes, E embedding, H x W pixels, h x w
+positions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from diptych.errors import InputError
+from diptych.methods.registry import cards
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diptych.models.model import ImagesLike
+
+
+class Segments(Protocol):
+    def set_classes(self, names: Sequence[str], templates: Sequence[str] = ...) -> None: ...
+
+    def segment(self, images: "ImagesLike", *, batch_size: int = 64) -> "Tensor":
+        """The class of each pixel (N, H, W), int64, after `set_classes`; H x W is that of the
+        preprocessed image."""
+        ...
+
+
+class Heats(Protocol):
+    def heat(
+        self, images: "ImagesLike", texts: str | Sequence[str], *, batch_size: int = 64
+    ) -> "Tensor":
+        """How much each position of an image belongs to each text (N, K, h, w)."""
+        ...
+
+
+class EmbedsRegions(Protocol):
+    def embed_regions(
+        self, images: "ImagesLike", boxes: Sequence[Any] | None = None, *, batch_size: int = 64
+    ) -> "tuple[Tensor, Tensor, Tensor]":
+        """Unit vectors (N, R, E) of regions, their boxes (N, R, 4) as shares of the image, and
+        which are real (N, R); the regions are the model's own proposals without `boxes`."""
+        ...
+
+
+class EmbedsRecords(Protocol):
+    def embed_records(
+        self, images: "ImagesLike", texts: Sequence[str], *, batch_size: int = 64
+    ) -> "Tensor":
+        """Unit vectors (N, E) of records, an image with its text each."""
+        ...
+
+
+class Predicts(Protocol):
+    def predict(self, images: "ImagesLike", *, batch_size: int = 64) -> "Mapping[str, Tensor]":
+        """Named numbers (N,) of each image, such as a risk or an indicator."""
+        ...
+
+
+class Fills(Protocol):
+    def fill(
+        self, texts: Sequence[str], images: "ImagesLike | None" = None, *, k: int = 5
+    ) -> Sequence[Sequence[Sequence[tuple[str, float]]]]:
+        """The k likeliest words with their probabilities, for each mask of each text."""
+        ...
+
+
+class Reconstructs(Protocol):
+    def reconstruct(
+        self, images: "ImagesLike", texts: Sequence[str] | None = None, *, hidden: "Tensor"
+    ) -> "Tensor":
+        """Pixels (N, 3, H, W) in which the `hidden` patches (N, h · w) are the model's."""
+        ...
+
+
+class Applies(Protocol):
+    def apply(
+        self, images: "ImagesLike", texts: Sequence[str]
+    ) -> "tuple[Tensor, Sequence[str]]":
+        """Images (N, 3, H, W) and texts with the learned change."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ability:
+    """What a model with this ability `does`, for messages, and the methods that will bring it."""
+
+    does: str
+    coming: tuple[str, ...] = ()
+
+
+ABILITIES: Mapping[str, Ability] = {
+    "embed_images": Ability("embeds images"),
+    "embed_texts": Ability("embeds texts"),
+    "represent": Ability("gives the tokens of images"),
+    "set_classes": Ability("classifies by names"),
+    "class_logits": Ability("classifies images"),
+    "similarity": Ability("compares embeddings"),
+    "heat": Ability("shows where a text is in an image"),
+    "match": Ability("scores pairs of an image and a text", ("albef", "nevlp")),
+    "generate": Ability("generates"),
+    "log_prob": Ability("gives the probability of a text"),
+    "compose": Ability("composes"),
+    "detect": Ability("detects"),
+    "draw": Ability("draws"),
+    "route": Ability("routes images to groups"),
+    "score": Ability("scores how visual a text is"),
+    "segment": Ability("segments images", ("denseclip", "cocu")),
+    "embed_regions": Ability("embeds regions", ("clim", "villa", "dito", "doco")),
+    "embed_records": Ability("embeds records of an image and a text", ("clippings",)),
+    "predict": Ability("predicts named numbers", ("renalclip", "urbanclip")),
+    "fill": Ability("fills masked words", ("biovil", "albef")),
+    "reconstruct": Ability("reconstructs hidden patches", ("sycoca", "pixel_linguist")),
+    "apply": Ability("applies a learned change to images and texts", ("c_pgc",)),
+}
+
+
+def able_methods(ability: str) -> str:
+    """Return the commands that train a model with an ability, from the cards of all methods, or the
+    methods that will have it, for the end of a message.
+
+    >>> able_methods("compose"), able_methods("segment")
+    ('train one with `diptych train sprc`', 'no method has it yet; denseclip and cocu will')
+    """
+    flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
+    commands = [
+        f"`diptych train {name} {flag}".rstrip() + "`"
+        for name, flag in flags.items()
+        if flag is not None
+    ]
+    if commands:
+        return f"train one with {' or '.join(commands)}"
+    coming = ABILITIES[ability].coming if ability in ABILITIES else ()
+    if coming:
+        return f"no method has it yet; {' and '.join(coming)} will"
+    return "name another model"
+
+
+def require(model: Any, ability: str, who: str, name: str | None = None) -> None:
+    """Raise InputError, in the name of a suite or command, if a model lacks an ability; `name` is
+    how the user calls the model."""
+    if hasattr(model, ability):
+        return
+    called = name or type(model).__name__
+    known = ABILITIES.get(ability)
+    does = f"that {known.does}" if known else f"with {ability}"
+    raise InputError(
+        f"{who} needs a model {does}, and {called} has no {ability}: {able_methods(ability)}"
+    )
