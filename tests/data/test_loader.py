@@ -166,3 +166,22 @@ def test_a_label_that_is_lacking_names_the_option_and_the_labels_there_are():
         loading.require(Priced(), ["images.main", "labels.class"], "maple")
     with pytest.raises(InputError, match="name a source, column or role that has it"):
         loading.require(Priced(), ["texts.caption"], "clip")
+
+
+class Ragged:
+    """A view with rows of another number for each sample."""
+
+    reads = ()
+    gives = ("fields.rows",)
+
+    def __call__(self, sample, rng, progress):
+        return {"fields.rows": torch.zeros(1 + int(sample.key), 2)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_view_is_one_line_from_a_worker_too(workers):
+    loader = Loader(Toy(8), [Ragged()], Shuffled(), 4, workers=workers)
+    with pytest.raises(InputError) as caught:
+        next(iter(loader.epoch(0)))
+    assert str(caught.value).startswith("fields.rows is (")
+    assert "\n" not in str(caught.value)

@@ -21,6 +21,7 @@ from diptych.errors import InputError
 from diptych.rng import generator
 
 _LOST = re.compile(r"DataLoader worker \(pid.*(killed|exited)", re.DOTALL)
+_CAUGHT = "Caught InputError in DataLoader worker process"
 _ATTEMPTS = 100
 """Replacements tried for one damaged sample before the loader raises an error."""
 
@@ -216,9 +217,13 @@ class Loader:
 @contextmanager
 def worker_errors(name: str) -> Iterator[None]:
     """Context that turns torch's RuntimeError about a killed worker process, wherever it surfaces,
-    into an InputError."""
+    into an InputError, and removes the traceback that torch writes into an InputError of a worker."""
     try:
         yield
+    except InputError as error:
+        if not str(error).startswith(_CAUGHT):
+            raise
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
     except RuntimeError as error:
         if _LOST.match(str(error)) is None:
             raise
