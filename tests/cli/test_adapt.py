@@ -246,7 +246,7 @@ def test_groups_of_ones_own_are_kept_in_the_run_and_told_of_each_image(
     assert "groups" in table
     assert "plain 0." in table
     assert "plain 0." not in diptych("classify", run, folder).out
-    assert "does not route images to groups of prompts" in refused(
+    assert "--route needs a model with route, which" in refused(
         "classify", "tiny", folder, "--route"
     )
     again = diptych("train", "mocoop", "--config", run / "config.yaml", "--out", tmp_path / "again")

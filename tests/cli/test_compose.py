@@ -128,7 +128,7 @@ def test_a_corrupt_image_is_left_out_and_told(trained, diptych, tmp_path):
         (("{run}", "{photos}", "{first}", "make it blue", "-k", "0"), "-k is 0"),
         (
             ("tiny", "{photos}", "{first}", "make it blue"),
-            "does not compose; train a model that does with",
+            "diptych compose needs a model with compose, which",
         ),
     ],
 )

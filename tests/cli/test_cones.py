@@ -97,7 +97,10 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
     assert "owl" in shown.out
     assert "'tree' is no concept" in refused("detect", run, tmp_path, "--names", "tree")
     assert "--least is 2" in refused("detect", run, tmp_path, "--least", "2")
-    assert "does not detect; train a model that does with" in refused("detect", "tiny", tmp_path)
+    assert (
+        "diptych detect needs a model with detect, which tiny has not; train one with"
+        in refused("detect", "tiny", tmp_path)
+    )
     assert "use detect" in refused("classify", run, tmp_path)
 
 

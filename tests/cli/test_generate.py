@@ -129,4 +129,6 @@ def test_verbs_that_embed_refuse_it_and_suites_of_texts_take_it(run, refused, di
 
 def test_a_model_that_embeds_does_not_generate(train, refused, pairs_csv, tmp_path):
     train(pairs_csv, tmp_path / "run")
-    assert "embeds and does not generate" in refused("generate", tmp_path / "run", "a")
+    assert "diptych generate needs a model with generate, which" in refused(
+        "generate", tmp_path / "run", "a"
+    )

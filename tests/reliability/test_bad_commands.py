@@ -138,15 +138,15 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("data filter photos --out kept.csv", ("kept.csv", "--out kept.npz")),
     ("export tiny --to onnx", ("lacks --out", "new folder")),
     # models that cannot do what is asked
-    ("detect tiny photos", ("tiny does not detect", "cones")),
-    ("draw tiny cat --out x", ("tiny does not draw", "cones")),
-    ("generate tiny cat", ("tiny embeds and does not generate", "language_model")),
+    ("detect tiny photos", ("a model with detect, which tiny has not", "cones")),
+    ("draw tiny cat --out x", ("a model with draw, which tiny has not", "cones")),
+    ("generate tiny cat", ("a model with generate, which tiny has not", "language_model")),
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
     ("ground tiny a.txt cat --out y.png", ("a.txt is no image", "name a JPEG")),
     (
         "classify tiny photos --names a,b --route",
-        ("tiny does not route images", "leave --route out"),
+        ("--route needs a model with route, which tiny has not", "diptych train mocoop"),
     ),
 ]
 

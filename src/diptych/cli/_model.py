@@ -40,20 +40,6 @@ def add_share(parser: Parser) -> None:
     )
 
 
-def able_methods(ability: str) -> str:
-    """Return the commands that train a model with an ability, from the cards of all methods, for
-    the end of a message."""
-    from diptych.methods.registry import cards
-
-    flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
-    commands = [
-        f"`diptych train {name} {flag}".rstrip() + "`"
-        for name, flag in flags.items()
-        if flag is not None
-    ]
-    return " or ".join(commands)
-
-
 def load_model(
     spec: str, weights: str | None = None, precision: str = "float32", share: float | None = None
 ) -> "Model":

@@ -11,7 +11,6 @@ from typing import Any
 
 from diptych.cli._model import (
     MODELS,
-    able_methods,
     add_precision,
     add_share,
     add_weights,
@@ -91,17 +90,15 @@ def run(args: Namespace) -> None:
     from diptych.data.sources import open_source
     from diptych.data.templates import templates
     from diptych.inference.classify import Named, likeliest, name_images
+    from diptych.methods.abilities import require
 
     source = None if is_image(args.images) else open_source(args.images)
     model: Any = load_model(
         args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
     )
     route = bool(args.get("route"))
-    if route and not hasattr(model, "route"):
-        raise InputError(
-            f"{args.model} does not route images to groups of prompts; leave --route out, or train a model that does "
-            f"with {able_methods('route')}"
-        )
+    if route:
+        require(model, "route", "--route", args.model)
     own = () if model.classes else ("images",)  # a run with trained classes has its prompts
     prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
     model.set_classes(_names(args, model, source), prompts)

@@ -6,7 +6,7 @@ images by the sum of both with `diptych search EMB --image REFERENCE WORDS`.
 
 from dataclasses import asdict
 
-from diptych.cli._model import able_methods, add_precision, load_model
+from diptych.cli._model import add_precision, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -45,14 +45,12 @@ def run(args: Namespace) -> None:
         if not args[name]:
             raise InputError(f"diptych compose has no {name}; name {wanted}")
     from diptych.data.sources import open_source
+    from diptych.methods.abilities import require
     from diptych.search.compose import compose
 
     source = open_source(args.images)
     model = load_model(args.model, None, args.get("precision", "float32"))
-    if not hasattr(model, "compose"):
-        raise InputError(
-            f"{args.model} does not compose; train a model that does with {able_methods('compose')}"
-        )
+    require(model, "compose", "diptych compose", args.model)
     settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
     with progress("looking") as report:
         found, bad = compose(

@@ -53,16 +53,14 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
     from dataclasses import asdict
 
-    from diptych.cli._model import able_methods, load_model
+    from diptych.cli._model import load_model
     from diptych.data.images import FileImage, is_image
     from diptych.data.sources import open_source
     from diptych.inference.detect import boxed, find_in_images
+    from diptych.methods.abilities import require
 
     model: Any = load_model(args.model)
-    if not hasattr(model, "detect"):
-        raise InputError(
-            f"{args.model} does not detect; train a model that does with {able_methods('detect')}"
-        )
+    require(model, "detect", "diptych detect", args.model)
     if "names" in args:
         model.set_classes(args.names.split(","))
     settings = {

@@ -44,13 +44,11 @@ def run(args: Namespace) -> None:
         raise InputError("diptych draw has nothing to draw; give the name of a concept")
     if "out" not in args:
         raise InputError("diptych draw has no place to write to; name a folder with --out FOLDER")
-    from diptych.cli._model import able_methods, load_model
+    from diptych.cli._model import load_model
+    from diptych.methods.abilities import require
 
     model: Any = load_model(args.model)
-    if not hasattr(model, "draw"):
-        raise InputError(
-            f"{args.model} does not draw; train a model that does with {able_methods('draw')}"
-        )
+    require(model, "draw", "diptych draw", args.model)
     settings = {name: args[name] for name in ("words", "guidance", "steps", "seed") if name in args}
     images = model.draw(args.name, args.get("count", 4), **settings)
     out = Path(args.out).expanduser()

@@ -6,10 +6,11 @@ line holds an image and what is written about it; the prompt is the question tha
 
 from typing import Any
 
-from diptych.cli._model import able_methods, load_model
+from diptych.cli._model import load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show, show_json
 from diptych.errors import InputError
+from diptych.methods.abilities import require
 
 GROUP = "Use a model"
 USAGE = "MODEL [PROMPT] [options]"
@@ -83,10 +84,7 @@ def run(args: Namespace) -> None:
         )
     count = args.get("count", 1)
     model: Any = load_model(args.model)
-    if not hasattr(model, "generate"):
-        raise InputError(
-            f"{args.model} embeds and does not generate; train a model that does with {able_methods('generate')}"
-        )
+    require(model, "generate", "diptych generate", args.model)
     settings = {
         name: args[name]
         for name in (*_OPTIONS, "strategy", "max_tokens", "min_tokens", "seed")

@@ -7,7 +7,7 @@ the best on texts of your own whose kind is known (--val), or the one that you g
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import able_methods, add_precision, add_weights, load_model
+from diptych.cli._model import add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -94,9 +94,11 @@ def _threshold(args: Namespace, model: Any) -> float:
         return best_threshold(scores_of(model, texts), visual)
     threshold = getattr(model, "threshold", None)
     if threshold is None:
+        from diptych.methods.abilities import able_methods
+
         raise InputError(
             f"{args.model} has no threshold; give --threshold, or --val SOURCE with texts whose kind is known, or "
-            f"train a model that has one with {able_methods('score')}"
+            f"{able_methods('score')}"
         )
     return threshold
 

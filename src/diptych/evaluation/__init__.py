@@ -20,6 +20,7 @@ from typing import Any
 
 from diptych.data.sample import Source
 from diptych.errors import InputError, unknown
+from diptych.methods.abilities import require
 from diptych.renamed import refuse
 
 
@@ -103,12 +104,4 @@ def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> N
                 f"{suite} needs {need}, which source {source.name!r} does not give (it gives {have})"
             )
     for ability in card["abilities"]:
-        able(suite, model, ability)
-
-
-def able(suite: str, model: Any, ability: str) -> None:
-    """Raise InputError if a model lacks an ability: a method of this name."""
-    if not hasattr(model, ability):
-        raise InputError(
-            f"{suite} needs a model with {ability}, which {type(model).__name__} has not"
-        )
+        require(model, ability, suite)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych.data.sample import Source
-from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, place_of, read_images
+from diptych.methods.abilities import require
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def write_about(
     With a prompt, the model answers it for each image. `settings` are those of the model's
     `generate`. Raises InputError if no image can be read.
     """
-    able("writing about images", model, "generate")
+    require(model, "generate", "writing about images")
     found: list[Written] = []
     bad: Counter[str] = Counter()
     steps = Steps(progress, len(source))

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from diptych.data.sample import Source
-from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, place_of, read_images
+from diptych.methods.abilities import require
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def name_images(
     was routed to are returned too. Raises InputError for a model without classes, or without such
     groups, and if no image can be read.
     """
-    able("naming images", model, "class_logits")
+    require(model, "class_logits", "naming images")
     if route:
-        able("telling the groups of prompts", model, "route")
+        require(model, "route", "telling the groups of prompts")
     found: list[Named] = []
     bad: Counter[str] = Counter()
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from diptych.data.images import FileImage
 from diptych.data.sample import Sample, Source
-from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, main_image, read_images
+from diptych.methods.abilities import require
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def find_in_images(
 
     `options` are passed to `model.detect`. Raises InputError if no image can be read.
     """
-    able("finding in images", model, "detect")
+    require(model, "detect", "finding in images")
     found: list[Boxed] = []
     bad: Counter[str] = Counter()
 

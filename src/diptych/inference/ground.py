@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from diptych.data.images import FileImage, Preprocess, barred, on_ground
-from diptych.evaluation import able
+from diptych.methods.abilities import require
 
 _LEAST = 384  # the side below which an image is enlarged
 _COLOURS = np.array(
@@ -50,7 +50,7 @@ def ground_image(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.
     Raises InputError for a model without `heat`, or whose image tower has no positions, and for a
     file that is no image.
     """
-    able("grounding a sentence", model, "heat")
+    require(model, "heat", "grounding a sentence")
     cosines = model.heat(path, sentence, exact=True)[0, 0].numpy()
     image = FileImage(path).decode()
     seen = part_seen(model.preprocess, image.size)

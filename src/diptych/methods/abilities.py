@@ -79,9 +79,7 @@ class Reconstructs(Protocol):
 
 
 class Applies(Protocol):
-    def apply(
-        self, images: "ImagesLike", texts: Sequence[str]
-    ) -> "tuple[Tensor, Sequence[str]]":
+    def apply(self, images: "ImagesLike", texts: Sequence[str]) -> "tuple[Tensor, Sequence[str]]":
         """Images (N, 3, H, W) and texts with the learned change."""
         ...
 
@@ -144,11 +142,8 @@ def able_methods(ability: str) -> str:
 def require(model: Any, ability: str, who: str, name: str | None = None) -> None:
     """Raise InputError, in the name of a suite or command, if a model lacks an ability; `name` is
     how the user calls the model."""
-    if hasattr(model, ability):
-        return
-    called = name or type(model).__name__
-    known = ABILITIES.get(ability)
-    does = f"that {known.does}" if known else f"with {ability}"
-    raise InputError(
-        f"{who} needs a model {does}, and {called} has no {ability}: {able_methods(ability)}"
-    )
+    if not hasattr(model, ability):
+        raise InputError(
+            f"{who} needs a model with {ability}, which {name or type(model).__name__} has not; "
+            f"{able_methods(ability)}"
+        )

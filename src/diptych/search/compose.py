@@ -11,9 +11,9 @@ import torch
 from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
-from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, main_image, read_images
 from diptych.evaluation.suites.composed import content_of
+from diptych.methods.abilities import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ def compose(
     The reference itself is never returned, wherever it is. Raises InputError for a model that
     cannot compose and for a reference that is no image.
     """
-    able("a search by image and instruction", model, "compose")
+    require(model, "compose", "a search by image and instruction")
     try:
         itself = content_of(FileImage(str(reference)))
     except BadSample as error:

@@ -15,10 +15,10 @@ import torch
 from diptych.data.sample import Sample, Source
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
-from diptych.evaluation import able
 from diptych.evaluation.embed import Steps, as_vectors, read_images
 from diptych.evaluation.protocol import data_of, split_of
 from diptych.linear import KEPT
+from diptych.methods.abilities import require
 from diptych.rng import generator
 
 Features = Literal["embedding", "projected", "pooled"]
@@ -72,7 +72,7 @@ def features_ready(model: Any, features: Features) -> None:
     """Raise InputError if the model cannot compute these features."""
     if features not in _ABILITY:
         raise InputError(f"features are {features!r}; they are {', '.join(_ABILITY)}")
-    able("a probe", model, _ABILITY[features])
+    require(model, _ABILITY[features], "a probe")
 
 
 def frozen(

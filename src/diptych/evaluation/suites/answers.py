@@ -28,9 +28,9 @@ from torch import Tensor
 from diptych.data.questions import answered
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import unknown
-from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, as_vectors, images_with_edits, read_images
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.methods.abilities import require
 from diptych.metrics import TIE
 
 card = {
@@ -68,7 +68,7 @@ def ready(model: Any, source: Source, *, by: By = "generate") -> None:
     if by not in _ABILITIES:
         raise unknown("way to answer", by, _ABILITIES)
     for ability in _ABILITIES[by]:
-        able(f"answers by {by}", model, ability)
+        require(model, ability, f"answers by {by}")
 
 
 def answers(

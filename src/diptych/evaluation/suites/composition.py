@@ -33,7 +33,6 @@ from torch import Tensor
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation import able
 from diptych.evaluation.embed import (
     Progress,
     Steps,
@@ -48,6 +47,7 @@ from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._groups import Siblings
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.evaluation.suites.zeroshot import group_field
+from diptych.methods.abilities import require
 from diptych.metrics import TIE
 
 card = {
@@ -88,7 +88,7 @@ def ready(
     if by not in ("embed", "match"):
         raise unknown("way to score", by, ("embed", "match"))
     for ability in ("embed_images", "embed_texts") if by == "embed" else ("preprocess", "match"):
-        able("composition", model, ability)
+        require(model, ability, "composition")
     for name in negatives:
         role_of("composition", source, name)
     if "edits" not in source.schema() and not negatives and siblings is None:

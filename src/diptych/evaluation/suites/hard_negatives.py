@@ -23,11 +23,11 @@ from torch import Tensor
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, Texts, as_vectors, embed_texts, read_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.composition import closest
 from diptych.evaluation.suites.retrieval import role_of, texts_of
+from diptych.methods.abilities import require
 from diptych.metrics import TIE, Array
 
 card = {
@@ -66,7 +66,7 @@ def ready(
     negatives."""
     if by not in ("embed", "log_prob"):
         raise unknown("way to score", by, ("embed", "log_prob"))
-    able("hard_negatives", model, "embed_texts" if by == "embed" else "log_prob")
+    require(model, "embed_texts" if by == "embed" else "log_prob", "hard_negatives")
     for name in (role, anchor, *negatives):
         role_of("hard_negatives", source, name)
     if "edits" not in source.schema() and not _negatives(source, negatives):

@@ -20,7 +20,6 @@ import torch
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation import able
 from diptych.evaluation.embed import (
     Progress,
     Steps,
@@ -32,6 +31,7 @@ from diptych.evaluation.embed import (
 )
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of
+from diptych.methods.abilities import require
 from diptych.metrics import TIE, lab
 
 card = {
@@ -49,7 +49,7 @@ def ready(
     if by not in ("embed", "match"):
         raise unknown("way to score", by, ("embed", "match"))
     for ability in ("embed_images", "embed_texts") if by == "embed" else ("preprocess", "match"):
-        able("noisy_pairs", model, ability)
+        require(model, ability, "noisy_pairs")
 
 
 def noisy_pairs(

@@ -21,10 +21,10 @@ import torch
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation import able
 from diptych.evaluation.embed import Progress, Steps, Texts, embed_images, embed_long, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._rerank import match_some
+from diptych.methods.abilities import require
 from diptych.metrics import (
     chance_recall,
     chance_reciprocal_rank,
@@ -64,7 +64,7 @@ def ready(
     if rerank and by_sentence:
         raise InputError("match reads whole texts; leave out either rerank or by_sentence")
     if rerank:
-        able("reranking", model, "match")
+        require(model, "match", "reranking")
 
 
 def retrieval(

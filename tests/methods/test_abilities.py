@@ -1,0 +1,47 @@
+"""Abilities: what a model lacks is said with the methods that bring it."""
+
+import re
+
+import pytest
+
+from diptych.errors import InputError
+from diptych.methods.abilities import ABILITIES, able_methods, require
+from diptych.methods.registry import cards
+
+
+class Blind:
+    def embed_texts(self):
+        """It embeds texts alone."""
+
+
+@pytest.mark.parametrize(
+    ("ability", "remedy"),
+    [
+        ("detect", "train one with `diptych train cones --preset detect`"),
+        ("generate", "train one with .*close` or .*language_model`"),
+        ("segment", "no method has it yet; denseclip and cocu will"),
+        ("unheard_of", "name another model"),
+    ],
+)
+def test_a_missing_ability_names_the_methods_that_have_or_will_have_it(ability, remedy):
+    with pytest.raises(
+        InputError, match=f"^a search needs a model with {ability}, which Blind has not; .*"
+    ):
+        require(Blind(), ability, "a search")
+    with pytest.raises(InputError, match="which runs/one has not"):
+        require(Blind(), ability, "a search", "runs/one")
+    assert re.search(remedy, able_methods(ability))
+
+
+def test_a_model_with_the_ability_passes():
+    require(Blind(), "embed_texts", "a search")
+
+
+def test_abilities_of_cards_are_known():
+    given = {ability for card in cards().values() for ability in card.notes.get("abilities", {})}
+    assert given <= set(ABILITIES)
+
+
+def test_no_method_that_is_here_is_announced():
+    coming = {name for ability in ABILITIES.values() for name in ability.coming}
+    assert not coming & set(cards()), "its card has the ability; take it out of `coming`"
