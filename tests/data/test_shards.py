@@ -5,9 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from diptych.data import shards
-from diptych.data.sample import Sample
+from diptych.data.drawings import png_of
+from diptych.data.images import BytesImage
+from diptych.data.sample import Box, Sample, Text
 from diptych.data.shards import MANIFEST, write_shards
 from diptych.data.sources import open_source
 from diptych.errors import InputError
@@ -27,6 +32,19 @@ def written(tmp_path_factory):
     )
     assert seen == [(done, 7) for done in range(1, 8)]
     return folder, paths
+
+
+def assert_equal_edits(new, old):
+    """The edits of two samples are equal, as far as shards hold them."""
+    assert [edit.kind for edit in new.edits] == [edit.kind for edit in old.edits]
+    for after, edit in zip(new.edits, old.edits, strict=True):
+        assert {role: image.read() for role, image in after.images.items()} == {
+            role: image.read() for role, image in edit.images.items()
+        }
+        for role in {text.role for text in edit.texts}:
+            assert after.captions(role) == list(dict.fromkeys(edit.captions(role)))
+        assert after.labels == {name: value for name, value in edit.labels.items() if value >= 0}
+        assert list(after.boxes) == list(edit.boxes)
 
 
 def test_shards_are_read_back_as_they_were(written):
@@ -55,10 +73,8 @@ def test_shards_are_read_back_as_they_were(written):
         assert new.arrays["statement_true"].tolist() == [
             t.attrs["true"] for t in old.texts if t.role == "statement"
         ]
-        for edit in old.edits:
-            assert new.images[edit.kind].read() == edit.images["main"].read()
-            assert new.captions(f"{edit.kind}_instruction") == edit.captions("instruction")
-            assert new.captions(f"{edit.kind}_caption") == edit.captions()
+        assert set(new.images) == {"main"}
+        assert_equal_edits(new, old)
     for mask in ("class", "coarse"):
         classes, names = (
             source.schema()[f"masks.{mask}"].classes,
@@ -122,21 +138,109 @@ def test_folders_with_anything_else_are_refused(tmp_path):
     assert json.loads((tmp_path / "a" / MANIFEST).read_text())["source"] == source.name
 
 
+class One:
+    """A source of one sample."""
+
+    name = "one"
+
+    def __init__(self, **parts):
+        self.sample = Sample(source="one", **{"key": "k"} | parts)
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return [self.sample][index]
+
+    def keys(self):
+        return [self.sample.key]
+
+    def schema(self):
+        return {}
+
+
+def edit_of(kind, **parts):
+    return Sample(key=f"k/{kind}", source="one", kind=kind, **parts)
+
+
+def back(folder, source):
+    """The only sample of a source, written and read."""
+    write_shards(source, folder)
+    [sample] = open_source(f"{folder}/*.tar")
+    return sample
+
+
 def test_a_key_with_a_dot_is_refused(tmp_path):
-    class One:
-        name = "one"
-
-        def __len__(self):
-            return 1
-
-        def __getitem__(self, index):
-            return Sample(key="a.b", source="one")
-
-        def keys(self):
-            return ["a.b"]
-
-        def schema(self):
-            return {}
-
     with pytest.raises(InputError, match="'a.b' cannot name members"):
-        write_shards(One(), tmp_path / "a")
+        write_shards(One(key="a.b"), tmp_path / "a")
+
+
+PNG = png_of(Image.new("RGB", (2, 1)))
+WORDS = st.text("ab é", min_size=1, max_size=5).map(str.strip).filter(bool)
+BOXES = st.builds(
+    lambda corner, size, text, label: Box(
+        xyxy=(*corner, *np.add(corner, size).tolist()), text=text, label=label
+    ),
+    st.tuples(*[st.integers(-9, 9).map(float)] * 2),
+    st.tuples(*[st.integers(1, 40).map(lambda value: value / 4)] * 2),
+    st.text("ab ", max_size=3),
+    st.integers(-1, 3),
+)
+EDITS = st.lists(
+    st.builds(
+        edit_of,
+        st.sampled_from(["swap", "Swap", "add it", "re-colour"]),
+        images=st.dictionaries(
+            st.sampled_from(["main", "reference"]), st.just(BytesImage(PNG)), max_size=2
+        ),
+        texts=st.lists(
+            st.builds(Text, text=WORDS, role=st.sampled_from(["caption", "question"])), max_size=4
+        ),
+        labels=st.dictionaries(
+            st.sampled_from(["count", "score"]), st.one_of(st.integers(0, 9), st.floats(0, 1))
+        ),
+        boxes=st.lists(BOXES, max_size=2),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(EDITS)
+def test_any_edits_come_back_equal(tmp_path_factory, edits):
+    source = One(images={"main": BytesImage(PNG)}, edits=edits)
+    sample = back(tmp_path_factory.mktemp("data") / "shards", source)
+    assert set(sample.images) == {"main"}
+    assert_equal_edits(sample, source.sample)
+    assert len({edit.key for edit in sample.edits}) == len(edits)
+
+
+def test_labels_of_edits_have_the_class_names_of_the_source(tmp_path):
+    write_shards(open_source(SPEC), tmp_path / "shards")
+    source = open_source(SPEC)
+    found = open_source(f"{tmp_path}/shards/*.tar")
+    assert found.schema()["edits"].kind == "edit"
+    names = found.schema()["labels.object"].classes
+    for old, new in zip(source, found, strict=True):
+        for edit, after in zip(old.edits, new.edits, strict=True):
+            name = source.schema()["labels.object"].classes[edit.labels["object"]]
+            assert names[after.labels["object"]] == name
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([edit_of("")], r"^k: an edit has no kind; give it one, Sample\(kind=…\)$"),
+        ([edit_of("a.b")], "'a.b' of an edit cannot name a member of a tar; use letters"),
+        ([edit_of("a/b")], "'a/b' of an edit cannot"),
+        ([edit_of("mask")], "'mask' of an edit cannot"),
+        ([edit_of("main")], "'main' of an edit cannot"),
+        ([edit_of("a"), edit_of("a"), edit_of("a2")], "'a2' of an edit cannot"),
+        ([edit_of("a", edits=[edit_of("b")])], "'a' has edits"),
+        ([edit_of("a", labels={"kind": 1})], "k/a: an edit's text or label is called kind"),
+    ],
+)
+def test_edits_that_could_not_be_read_back_are_refused(tmp_path, edits, message):
+    with pytest.raises(InputError, match=message):
+        write_shards(One(images={"main": BytesImage(PNG)}, edits=edits), tmp_path / "a")
+    assert list((tmp_path / "a").glob("*.tar")) == []

@@ -273,6 +273,16 @@ def test_texts_without_images_are_a_source_too(folder):
     assert (source[0].captions(), dict(source[0].images)) == (["x", "y"], {})
 
 
+def test_rows_may_list_edits(folder):
+    rows = [{"caption": "a red dog", "edits": [{"kind": "colour", "caption": "a blue dog"}]}]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"caption": "a cat"}])))
+    source = open_source(f"{folder}/t.jsonl")
+    [edit] = source[0].edits
+    assert (edit.key, edit.kind, edit.captions()) == ("0/colour", "colour", ["a blue dog"])
+    assert not source[1].edits
+    assert source.schema()["edits"].optional
+
+
 @pytest.mark.parametrize(
     ("name", "data", "options", "message"),
     [

@@ -144,13 +144,8 @@ class Concat:
         sample = self.sources[which][at]
         if self._prefixed:
             sample = replace(sample, key=f"{which}/{sample.key}")
-        if renumber := self._renumber[which]:
-            labels = {
-                name: _renumbered(value, renumber.get(name))
-                for name, value in sample.labels.items()
-            }
-            sample = replace(sample, labels=labels)
-        return sample
+        renumber = self._renumber[which]
+        return _relabelled(sample, renumber) if renumber else sample
 
     def keys(self) -> Sequence[str]:
         """The keys of all sources in order."""
@@ -214,6 +209,13 @@ def _collide(all_keys: Sequence[Sequence[str]]) -> bool:
     ]
     together = np.concatenate(hashes)
     return len(np.unique(together)) < len(together)
+
+
+def _relabelled(sample: Sample, renumber: Mapping[str, Sequence[int]]) -> Sample:
+    """The sample, and its edits, with renumbered labels."""
+    labels = {name: _renumbered(value, renumber.get(name)) for name, value in sample.labels.items()}
+    edits = [_relabelled(edit, renumber) for edit in sample.edits]
+    return replace(sample, labels=labels, edits=edits)
 
 
 def _renumbered(value: int | float, table: Sequence[int] | None) -> int | float:

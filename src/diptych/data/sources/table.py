@@ -249,6 +249,7 @@ class Table:
             labels=parts.labels,
             boxes=parts.boxes,
             arrays=parts.arrays,
+            edits=parts.edited(self._keys[index], self.name),
         )
 
     def _image(self, value: Any) -> EncodedImage | None:
