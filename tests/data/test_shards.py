@@ -1,7 +1,9 @@
 """Shards: everything the reader knows comes back, runs go on where they stopped, and nothing
 foreign is overwritten."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 
 from diptych.data import shards
 from diptych.data.drawings import png_of
-from diptych.data.images import BytesImage
+from diptych.data.images import VOID, BytesImage
 from diptych.data.sample import Box, Sample, Text
 from diptych.data.shards import MANIFEST, write_shards
 from diptych.data.sources import open_source
@@ -178,13 +180,12 @@ def test_a_key_with_a_dot_is_refused(tmp_path):
 PNG = png_of(Image.new("RGB", (2, 1)))
 WORDS = st.text("ab é", min_size=1, max_size=5).map(str.strip).filter(bool)
 BOXES = st.builds(
-    lambda corner, size, text, label: Box(
-        xyxy=(*corner, *np.add(corner, size).tolist()), text=text, label=label
-    ),
+    lambda corner, size, **parts: Box(xyxy=(*corner, *np.add(corner, size).tolist()), **parts),
     st.tuples(*[st.integers(-9, 9).map(float)] * 2),
     st.tuples(*[st.integers(1, 40).map(lambda value: value / 4)] * 2),
-    st.text("ab ", max_size=3),
-    st.integers(-1, 3),
+    text=st.text("ab ", max_size=3),
+    label=st.integers(-1, 3),
+    image=st.sampled_from(["main", "reference", "page2"]),
 )
 EDITS = st.lists(
     st.builds(
@@ -213,6 +214,44 @@ def test_any_edits_come_back_equal(tmp_path_factory, edits):
     assert set(sample.images) == {"main"}
     assert_equal_edits(sample, source.sample)
     assert len({edit.key for edit in sample.edits}) == len(edits)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(BOXES, max_size=6))
+def test_any_boxes_come_back_with_their_texts_and_images(tmp_path_factory, boxes):
+    images = {role: BytesImage(PNG) for role in ("main", "reference", "page2")}
+    sample = back(tmp_path_factory.mktemp("data") / "shards", One(images=images, boxes=boxes))
+    assert sample.boxes == boxes
+
+
+RECEIPT = {
+    "lines": [{"text": "TOTAL", "box": [1, 2, 3, 4]}, {"text": "5.00", "box": [5, 2.5, 3, 4]}],
+    "segments": [{"index": 3, "name": "paper"}, {"index": 7, "name": "table"}],
+}
+
+
+def test_lines_and_segments_come_back_as_boxes_and_masks_with_class_names(tmp_path):
+    """The source is a tar of the form that the packs have."""
+    mask = png_of(Image.fromarray(np.array([[3, 7], [7, 0]], np.uint8)))
+    members = {"k.png": PNG, "k.seg.png": mask, "k.json": json.dumps(RECEIPT).encode()}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    source = open_source(f"{tmp_path}/a.tar")
+    old = source[0]
+    new = back(tmp_path / "b", source)
+    assert [(box.text, box.xyxy) for box in new.boxes] == [
+        ("TOTAL", (1, 2, 4, 6)),
+        ("5.00", (5, 2.5, 8, 6.5)),
+    ]
+    assert (new.boxes, new.texts) == (old.boxes, old.texts)
+    assert new.captions("ocr") == ["TOTAL\n5.00"]
+    assert np.asarray(new.masks["class"].decode()).tolist() == [[0, 1], [1, VOID]]
+    found = open_source(f"{tmp_path}/b/*.tar").schema()
+    assert found["masks.class"].classes == ("paper", "table")
+    assert found["masks.seg"].classes == ()
 
 
 def test_labels_of_edits_have_the_class_names_of_the_source(tmp_path):
