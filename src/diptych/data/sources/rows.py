@@ -121,6 +121,21 @@ class _Lines:
         return {}
 
 
+def _filled(path: str) -> np.ndarray:
+    """The offset of each line that is not blank, and the end of the file."""
+
+    def offsets() -> Iterator[int]:
+        position = 0
+        with Path(path).open("rb") as lines:
+            for line in lines:
+                if line.strip():
+                    yield position
+                position += len(line)
+        yield position
+
+    return np.fromiter(offsets(), np.int64)
+
+
 class CsvRows(_Lines):
     """Rows of delimited text, with strings in all cells.
 
@@ -202,21 +217,30 @@ class CsvRows(_Lines):
         }
 
 
+class TextRows(_Lines):
+    """Lines of text, each the caption of a row; blank lines are left out."""
+
+    columns: Sequence[str] = ("caption",)
+
+    def __init__(self, path: str):
+        self.path = path
+        self.file = path
+        self._offsets = _filled(path)
+        if len(self) < 1:
+            raise InputError(f"{path}: the file has no lines; it needs a text on each")
+
+    def _row(self, data: bytes, index: int) -> dict[str, Any]:
+        return {"caption": read_text(data).strip()}
+
+
 class JsonRows(_Lines):
     """Rows of a file with one JSON object per line."""
 
     def __init__(self, path: str, file: str | None = None):
         self.path = path
         self.file = file or path
-        offsets = []
-        position = 0
-        with Path(self.file).open("rb") as lines:
-            for line in lines:
-                if line.strip():
-                    offsets.append(position)
-                position += len(line)
-        self._offsets = np.array([*offsets, position], np.int64)
-        if not offsets:
+        self._offsets = _filled(self.file)
+        if len(self) < 1:
             raise InputError(f"{path}: the file has no lines; it needs a JSON object on each")
         self.columns = list(self._first())
 
