@@ -59,13 +59,17 @@ def test_a_shipped_card_reads_its_pack(data_pack, monkeypatch):
         ("stsb-multi:split=val", 1500, "texts.caption texts.pair labels.score"),
         ("sick:split=val", 500, "texts.caption texts.pair labels.score labels.label"),
         ("multi30k-text:split=test", 1000, "texts.caption texts.de texts.fr texts.cs"),
+        ("multi30k-text:split=five", 6000, "texts.caption texts.de"),
         ("cifar10-subset:split=test", 1000, "images.main labels.class"),
         ("coco128", 128, "images.main boxes masks.class masks.seg"),
         ("receipts:split=test", 200, "images.main images.company boxes texts.ocr"),
     ],
 )
-def test_shipped_cards_give_the_fields_of_their_packs(data_pack, monkeypatch, spec, count, fields):
+def test_shipped_cards_give_the_fields_of_their_packs(
+    data_pack, monkeypatch, tmp_path, spec, count, fields
+):
     monkeypatch.setenv("DIPTYCH_DATA", str(data_pack(spec.partition(":")[0]).parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = open_source(spec)
     assert len(source) == count
     assert set(fields.split()) <= set(source.schema())
