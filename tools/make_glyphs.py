@@ -7,12 +7,14 @@ they come from.
 
 Fetches five npm packages (12 MB) with `npm pack`, checks each against its published SHA-512, and
 reads them without unpacking. The shipped split of the concepts is a hash of their codes, so it is
-made here too: nothing is copied from the old pack. concepts.jsonl comes out equal, byte for byte;
-the sheets, which are lossy, to 2 grey levels of 255 on average.
+made here too: nothing is copied from the old pack. concepts.jsonl comes out equal, byte for byte,
+and so do the lines of names.jsonl.gz; the sheets, which are lossy, to 2 grey levels of 255 on
+average.
 """
 
 import argparse
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -63,6 +65,10 @@ DESIGNS = {
     "fluent-flat": "@iconify-json/fluent-emoji-flat",
     "emojione": "@iconify-json/emojione",
 }
+LANGUAGES = (  # all of emojibase-data but English, whose names are in concepts.jsonl
+    *("bn", "da", "de", "en-gb", "es", "es-mx", "et", "fi", "fr", "hi", "hu", "it", "ja", "ko"),
+    *("lt", "ms", "nb", "nl", "pl", "pt", "ru", "sv", "th", "uk", "vi", "zh", "zh-hant"),
+)
 # silhouettes of "any family" and "any couple": signs of a category, alike in all hands
 LEFT_OUT = {
     "1f9d1-200d-1f91d-200d-1f9d1",
@@ -186,6 +192,29 @@ def concepts(
     return records
 
 
+def names(records: list[dict], languages: dict[str, list[dict]]) -> str:
+    """The lines of names.jsonl.gz: the names of each concept by language, without tags."""
+    labels = {
+        language: {code(entry["hexcode"]): entry["label"] for entry in data}
+        for language, data in languages.items()
+    }
+    lines = [
+        {
+            "index": record["index"],
+            "names": {language: found[record["hexcode"]] for language, found in labels.items()},
+        }
+        for record in records
+    ]
+    return as_lines(lines)
+
+
+def as_lines(records: list[dict]) -> str:
+    """Records as JSON lines."""
+    return "".join(
+        json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n" for record in records
+    )
+
+
 def main() -> None:
     """Build the pack, then say how far it is from the shipped one."""
     parser = argparse.ArgumentParser(
@@ -218,10 +247,10 @@ def main() -> None:
                 sheet.paste(draw(icons[design], name), at)
         sheet.save(options.out / f"{design}.webp", **QUALITY)
     lines = [{key: value for key, value in record.items() if key != "icons"} for record in records]
-    text = "".join(
-        json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines
-    )
-    (options.out / "concepts.jsonl").write_text(text, encoding="utf-8", newline="\n")
+    (options.out / "concepts.jsonl").write_text(as_lines(lines), encoding="utf-8", newline="\n")
+    languages = {name: read_json(emojibase, f"{name}/data.json") for name in LANGUAGES}
+    packed = gzip.compress(names(records, languages).encode(), 9, mtime=0)  # type: ignore[arg-type]
+    (options.out / "names.jsonl.gz").write_bytes(packed)
     compare(options.out)
 
 
@@ -229,6 +258,8 @@ def compare(out: Path) -> None:
     """Print how the built pack differs from the shipped one."""
     same = (out / "concepts.jsonl").read_bytes() == (SHIPPED / "concepts.jsonl").read_bytes()
     print("concepts.jsonl:", "equal" if same else "DIFFERENT")
+    ours, shipped = (gzip.decompress((at / "names.jsonl.gz").read_bytes()) for at in (out, SHIPPED))
+    print("names.jsonl.gz:", "equal" if ours == shipped else "DIFFERENT")
     for design in DESIGNS:
         ours, shipped = (on_white(folder / f"{design}.webp") for folder in (out, SHIPPED))
         if ours.shape != shipped.shape:

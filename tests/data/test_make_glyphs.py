@@ -1,6 +1,7 @@
 """The script that rebuilds the shipped drawings: its rules give the shipped records (its images
 need the network)."""
 
+import gzip
 import importlib.util
 import json
 from importlib.resources import files
@@ -68,6 +69,23 @@ def test_a_pack_of_three_entries_follows_the_rules(script):
         ["noto", "twemoji", "emojione"],
     )
     assert heart["icons"]["emojione"] == "heart"
+
+
+def test_names_are_found_by_the_code_of_a_concept(script):
+    records = [{"index": 0, "hexcode": "2764"}, {"index": 1, "hexcode": "1f34e"}]
+    german = [
+        {"hexcode": "1F34E", "label": "roter Apfel"},
+        {"hexcode": "2764-FE0F", "label": "rotes Herz"},
+    ]
+    lines = script.names(records, {"de": german}).splitlines()
+    assert [json.loads(line)["names"]["de"] for line in lines] == ["rotes Herz", "roter Apfel"]
+
+
+def test_the_shipped_names_are_in_the_languages_of_the_script(script, shipped):
+    data = files("diptych.data").joinpath("glyphs", "names.jsonl.gz").read_bytes()
+    rows = [json.loads(line) for line in gzip.decompress(data).decode().splitlines()]
+    assert [row["index"] for row in rows] == [concept["index"] for concept in shipped]
+    assert all(tuple(row["names"]) == script.LANGUAGES for row in rows)
 
 
 def test_every_package_is_pinned_by_its_published_hash(script):

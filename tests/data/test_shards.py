@@ -1,13 +1,20 @@
 """Shards: everything the reader knows comes back, runs go on where they stopped, and nothing
 foreign is overwritten."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from diptych.data import shards
-from diptych.data.sample import Sample
+from diptych.data.drawings import png_of
+from diptych.data.images import VOID, BytesImage
+from diptych.data.sample import Box, Sample, Text
 from diptych.data.shards import MANIFEST, write_shards
 from diptych.data.sources import open_source
 from diptych.errors import InputError
@@ -27,6 +34,19 @@ def written(tmp_path_factory):
     )
     assert seen == [(done, 7) for done in range(1, 8)]
     return folder, paths
+
+
+def assert_equal_edits(new, old):
+    """The edits of two samples are equal, as far as shards hold them."""
+    assert [edit.kind for edit in new.edits] == [edit.kind for edit in old.edits]
+    for after, edit in zip(new.edits, old.edits, strict=True):
+        assert {role: image.read() for role, image in after.images.items()} == {
+            role: image.read() for role, image in edit.images.items()
+        }
+        for role in {text.role for text in edit.texts}:
+            assert after.captions(role) == list(dict.fromkeys(edit.captions(role)))
+        assert after.labels == {name: value for name, value in edit.labels.items() if value >= 0}
+        assert list(after.boxes) == list(edit.boxes)
 
 
 def test_shards_are_read_back_as_they_were(written):
@@ -55,10 +75,8 @@ def test_shards_are_read_back_as_they_were(written):
         assert new.arrays["statement_true"].tolist() == [
             t.attrs["true"] for t in old.texts if t.role == "statement"
         ]
-        for edit in old.edits:
-            assert new.images[edit.kind].read() == edit.images["main"].read()
-            assert new.captions(f"{edit.kind}_instruction") == edit.captions("instruction")
-            assert new.captions(f"{edit.kind}_caption") == edit.captions()
+        assert set(new.images) == {"main"}
+        assert_equal_edits(new, old)
     for mask in ("class", "coarse"):
         classes, names = (
             source.schema()[f"masks.{mask}"].classes,
@@ -122,21 +140,146 @@ def test_folders_with_anything_else_are_refused(tmp_path):
     assert json.loads((tmp_path / "a" / MANIFEST).read_text())["source"] == source.name
 
 
+class One:
+    """A source of one sample."""
+
+    name = "one"
+
+    def __init__(self, **parts):
+        self.sample = Sample(source="one", **{"key": "k"} | parts)
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return [self.sample][index]
+
+    def keys(self):
+        return [self.sample.key]
+
+    def schema(self):
+        return {}
+
+
+def edit_of(kind, **parts):
+    return Sample(key=f"k/{kind}", source="one", kind=kind, **parts)
+
+
+def back(folder, source):
+    """The only sample of a source, written and read."""
+    write_shards(source, folder)
+    [sample] = open_source(f"{folder}/*.tar")
+    return sample
+
+
 def test_a_key_with_a_dot_is_refused(tmp_path):
-    class One:
-        name = "one"
-
-        def __len__(self):
-            return 1
-
-        def __getitem__(self, index):
-            return Sample(key="a.b", source="one")
-
-        def keys(self):
-            return ["a.b"]
-
-        def schema(self):
-            return {}
-
     with pytest.raises(InputError, match="'a.b' cannot name members"):
-        write_shards(One(), tmp_path / "a")
+        write_shards(One(key="a.b"), tmp_path / "a")
+
+
+PNG = png_of(Image.new("RGB", (2, 1)))
+WORDS = st.text("ab é", min_size=1, max_size=5).map(str.strip).filter(bool)
+BOXES = st.builds(
+    lambda corner, size, **parts: Box(xyxy=(*corner, *np.add(corner, size).tolist()), **parts),
+    st.tuples(*[st.integers(-9, 9).map(float)] * 2),
+    st.tuples(*[st.integers(1, 40).map(lambda value: value / 4)] * 2),
+    text=st.text("ab ", max_size=3),
+    label=st.integers(-1, 3),
+    image=st.sampled_from(["main", "reference", "page2"]),
+)
+EDITS = st.lists(
+    st.builds(
+        edit_of,
+        st.sampled_from(["swap", "Swap", "add it", "re-colour"]),
+        images=st.dictionaries(
+            st.sampled_from(["main", "reference"]), st.just(BytesImage(PNG)), max_size=2
+        ),
+        texts=st.lists(
+            st.builds(Text, text=WORDS, role=st.sampled_from(["caption", "question"])), max_size=4
+        ),
+        labels=st.dictionaries(
+            st.sampled_from(["count", "score"]), st.one_of(st.integers(0, 9), st.floats(0, 1))
+        ),
+        boxes=st.lists(BOXES, max_size=2),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(EDITS)
+def test_any_edits_come_back_equal(tmp_path_factory, edits):
+    source = One(images={"main": BytesImage(PNG)}, edits=edits)
+    sample = back(tmp_path_factory.mktemp("data") / "shards", source)
+    assert set(sample.images) == {"main"}
+    assert_equal_edits(sample, source.sample)
+    assert len({edit.key for edit in sample.edits}) == len(edits)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(BOXES, max_size=6))
+def test_any_boxes_come_back_with_their_texts_and_images(tmp_path_factory, boxes):
+    images = {role: BytesImage(PNG) for role in ("main", "reference", "page2")}
+    sample = back(tmp_path_factory.mktemp("data") / "shards", One(images=images, boxes=boxes))
+    assert sample.boxes == boxes
+
+
+RECEIPT = {
+    "lines": [{"text": "TOTAL", "box": [1, 2, 3, 4]}, {"text": "5.00", "box": [5, 2.5, 3, 4]}],
+    "segments": [{"index": 3, "name": "paper"}, {"index": 7, "name": "table"}],
+}
+
+
+def test_lines_and_segments_come_back_as_boxes_and_masks_with_class_names(tmp_path):
+    """The source is a tar of the form that the packs have."""
+    mask = png_of(Image.fromarray(np.array([[3, 7], [7, 0]], np.uint8)))
+    members = {"k.png": PNG, "k.seg.png": mask, "k.json": json.dumps(RECEIPT).encode()}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    source = open_source(f"{tmp_path}/a.tar")
+    old = source[0]
+    new = back(tmp_path / "b", source)
+    assert [(box.text, box.xyxy) for box in new.boxes] == [
+        ("TOTAL", (1, 2, 4, 6)),
+        ("5.00", (5, 2.5, 8, 6.5)),
+    ]
+    assert (new.boxes, new.texts) == (old.boxes, old.texts)
+    assert new.captions("ocr") == ["TOTAL\n5.00"]
+    assert np.asarray(new.masks["class"].decode()).tolist() == [[0, 1], [1, VOID]]
+    found = open_source(f"{tmp_path}/b/*.tar").schema()
+    assert found["masks.class"].classes == ("paper", "table")
+    assert found["masks.seg"].classes == ()
+
+
+def test_labels_of_edits_have_the_class_names_of_the_source(tmp_path):
+    write_shards(open_source(SPEC), tmp_path / "shards")
+    source = open_source(SPEC)
+    found = open_source(f"{tmp_path}/shards/*.tar")
+    assert found.schema()["edits"].kind == "edit"
+    names = found.schema()["labels.object"].classes
+    for old, new in zip(source, found, strict=True):
+        for edit, after in zip(old.edits, new.edits, strict=True):
+            name = source.schema()["labels.object"].classes[edit.labels["object"]]
+            assert names[after.labels["object"]] == name
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([edit_of("")], r"^k: an edit has no kind; give it one, Sample\(kind=…\)$"),
+        ([edit_of("a.b")], "'a.b' of an edit cannot name a member of a tar; use letters"),
+        ([edit_of("a/b")], "'a/b' of an edit cannot"),
+        ([edit_of("mask")], "'mask' of an edit cannot"),
+        ([edit_of("main")], "'main' of an edit cannot"),
+        ([edit_of("a"), edit_of("a"), edit_of("a2")], "'a2' of an edit cannot"),
+        ([edit_of("a", edits=[edit_of("b")])], "'a' has edits"),
+        ([edit_of("a", labels={"kind": 1})], "k/a: an edit's text or label is called kind"),
+    ],
+)
+def test_edits_that_could_not_be_read_back_are_refused(tmp_path, edits, message):
+    with pytest.raises(InputError, match=message):
+        write_shards(One(images={"main": BytesImage(PNG)}, edits=edits), tmp_path / "a")
+    assert list((tmp_path / "a").glob("*.tar")) == []

@@ -1,11 +1,12 @@
 """The drawings in the package: 1,632 everyday concepts in up to four designs, with an alpha
-channel.
+channel, and their names in 28 languages.
 
 Each design is one WebP file of 64 px tiles, 40 per row; concept i is in row i // 40, column i % 40.
 A file is decoded once per process, on first use. Licences and attributions:
 data/glyphs/LICENSES.md.
 """
 
+import gzip
 import io
 import json
 from dataclasses import dataclass
@@ -32,6 +33,18 @@ def concepts() -> tuple[dict[str, Any], ...]:
     """
     text = files("diptych.data").joinpath("glyphs", "concepts.jsonl").read_text("utf-8")
     return tuple(json.loads(line) for line in text.splitlines())
+
+
+@lru_cache(maxsize=1)
+def names() -> tuple[dict[str, str], ...]:
+    """The names of all concepts in order, by language (English ones are in `concepts`).
+
+    >>> names()[0]["de"], len(names()[0])
+    ('grinsendes Gesicht', 27)
+    """
+    data = files("diptych.data").joinpath("glyphs", "names.jsonl.gz").read_bytes()
+    lines = gzip.decompress(data).decode("utf-8").splitlines()
+    return tuple(json.loads(line)["names"] for line in lines)
 
 
 @lru_cache(maxsize=len(DESIGNS))

@@ -3,28 +3,33 @@
     KEY.png, KEY.ROLE.png       images; an edit's under its kind, as KEY.recolour.png
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; in KEY.ROLE_objects.npy the objects that each text describes
-    KEY.json                    texts by role, labels and masks with names, boxes; caption and instruction of edits
+    KEY.json                    texts by role, labels and masks with names, boxes, edits
 
-Of an edit, only image, caption and instruction are written. Shards are written atomically, and an
-interrupted run continues with the missing ones.
+Of an edit, images, texts, labels and boxes are written, not its masks and arrays. Shards are
+written atomically, and an interrupted run continues with the missing ones.
 """
 
 import io
 import json
 import math
+import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diptych.data.sample import EncodedImage, Field, Sample, Schema, Source, Text
+from diptych.data.sample import Box, EncodedImage, Field, Sample, Schema, Source, Text
+from diptych.data.sources.records import edit_names
 from diptych.errors import InputError
 from diptych.files import write_atomic
 
 PER_SHARD = 1000
 MANIFEST = "shards.json"
+_NAMES = re.compile(
+    r"(?!image$|img$|mask$|.*seg$)[\w -]+"
+)  # those left out are read as other parts
 
 
 def write_shards(
@@ -37,7 +42,7 @@ def write_shards(
     """Write `source` to FOLDER/00000.tar, 00001.tar, … of `per_shard` samples; returns the paths.
 
     `progress(done, total)` counts samples. Raises InputError if the folder contains anything but
-    shards of the same source, and for a key that cannot be part of a member's name.
+    shards of the same source, and for keys and kinds of edits that cannot name members.
     """
     if per_shard < 1:
         raise InputError(f"shards of {per_shard} samples cannot be written; give at least 1")
@@ -104,27 +109,55 @@ def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
     """The members of a sample as (extension, bytes)."""
     for role, image in sample.images.items():
         yield ("png" if role == "main" else f"{role}.png"), image.read()
-    edits = dict(_edits(sample))
-    for kind, edit in edits.items():
-        yield f"{kind}.png", edit.images["main"].read()
+    for name, edit in zip(_names_of_edits(sample), sample.edits, strict=True):
+        for role, image in edit.images.items():
+            yield (f"{name}.png" if role == "main" else f"{name}.{role}.png"), image.read()
     for name, mask in sample.masks.items():
         yield f"{name}.seg.png", mask.read()
     for name, values in {**sample.arrays, **_objects(sample.texts)}.items():
         buffer = io.BytesIO()
         np.save(buffer, values, allow_pickle=False)
         yield f"{name}.npy", buffer.getvalue()
-    yield "json", json.dumps(_record(sample, edits, schema), ensure_ascii=False).encode()
+    record = _record(sample, schema)
+    masks = {
+        name: _numbers(mask, schema.get(f"masks.{name}")) for name, mask in sample.masks.items()
+    }
+    if named := {name: numbers for name, numbers in masks.items() if numbers}:
+        record["mask_classes"] = named
+    if sample.edits:
+        record["edits"] = [_edit(edit, schema) for edit in sample.edits]
+    yield "json", json.dumps(record, ensure_ascii=False).encode()
 
 
-def _edits(sample: Sample) -> Iterator[tuple[str, Sample]]:
-    """The edits, each under its kind, numbered from the second one of a kind."""
-    seen: dict[str, int] = {}
-    for edit in sample.edits:
-        seen[edit.kind] = seen.get(edit.kind, 0) + 1
-        yield edit.kind + (str(seen[edit.kind]) if seen[edit.kind] > 1 else ""), edit
+def _names_of_edits(sample: Sample) -> list[str]:
+    """The names of the edits' members. Raises InputError for kinds that cannot name them."""
+    names = edit_names([edit.kind for edit in sample.edits])
+    taken = {role.partition(".")[0].lower() for role in sample.images}
+    for edit, name in zip(sample.edits, names, strict=True):
+        if not edit.kind.strip():
+            raise InputError(f"{sample.key}: an edit has no kind; give it one, Sample(kind=…)")
+        if not _NAMES.fullmatch(name) or name in taken:
+            raise InputError(
+                f"{sample.key}: the kind {edit.kind!r} of an edit cannot name a member of a tar; "
+                "use letters, digits and -, and no name of an image or another edit"
+            )
+        taken.add(name)
+        if edit.edits:
+            raise InputError(
+                f"{sample.key}: its edit {edit.kind!r} has edits; list them as its own"
+            )
+    return names
 
 
-def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict[str, Any]:
+def _edit(edit: Sample, schema: Schema) -> dict[str, Any]:
+    record = _record(edit, schema)
+    if "kind" in record:
+        raise InputError(f"{edit.key}: an edit's text or label is called kind; call it otherwise")
+    return {"kind": edit.kind, **record}
+
+
+def _record(sample: Sample, schema: Schema) -> dict[str, Any]:
+    """Texts by role, labels with their class names, and boxes."""
     record: dict[str, Any] = _by_role(sample.texts)
     for name, value in sample.labels.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -135,24 +168,19 @@ def _record(sample: Sample, edits: Mapping[str, Sample], schema: Schema) -> dict
         classes = schema[f"labels.{name}"].classes if f"labels.{name}" in schema else ()
         if classes and isinstance(value, int):
             record[f"{name}_name"] = classes[value]  # the reader takes class names from such pairs
-    for kind, edit in edits.items():
-        record |= {f"{kind}_{role}": edit.captions(role) for role in ("caption", "instruction")}
-    boxes = [box for box in sample.boxes if box.image == "main"]
-    if boxes:
-        record["boxes"] = [
-            {
-                "name": box.text,
-                "label": box.label,
-                "box": [*box.xyxy[:2], *np.subtract(box.xyxy[2:], box.xyxy[:2])],
-            }
-            for box in boxes
-        ]
-    masks = {
-        name: _numbers(mask, schema.get(f"masks.{name}")) for name, mask in sample.masks.items()
-    }
-    if named := {name: numbers for name, numbers in masks.items() if numbers}:
-        record["mask_classes"] = named
+    if boxes := [_box(box) for box in sample.boxes]:
+        record["boxes"] = boxes
     return record
+
+
+def _box(box: Box) -> dict[str, Any]:
+    corner = box.xyxy[:2]
+    found = {
+        "name": box.text,
+        "label": box.label,
+        "box": [*corner, *np.subtract(box.xyxy[2:], corner)],
+    }
+    return found if box.image == "main" else found | {"image": box.image}
 
 
 def _numbers(mask: EncodedImage, field: Field | None) -> dict[str, str]:

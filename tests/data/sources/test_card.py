@@ -1,5 +1,6 @@
 """Data set cards."""
 
+import json
 from importlib.resources import files
 
 import pytest
@@ -49,6 +50,49 @@ def test_a_shipped_card_reads_its_pack(data_pack, monkeypatch):
         == [grocery.schema()["labels.label"].classes[0]]
         == ["Golden Delicious"]
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "fields"),
+    [
+        ("stsb-multi:split=test:language=zh", 1379, "texts.caption texts.pair labels.score"),
+        ("stsb-multi:split=val", 1500, "texts.caption texts.pair labels.score"),
+        ("sick:split=val", 500, "texts.caption texts.pair labels.score labels.label"),
+        ("multi30k-text:split=test", 1000, "texts.caption texts.de texts.fr texts.cs"),
+        ("multi30k-text:split=five", 6000, "texts.caption texts.de"),
+        ("cifar10-subset:split=test", 1000, "images.main labels.class"),
+        ("coco128", 128, "images.main boxes masks.class masks.seg"),
+        ("receipts:split=test", 200, "images.main images.company boxes texts.ocr"),
+    ],
+)
+def test_shipped_cards_give_the_fields_of_their_packs(
+    data_pack, monkeypatch, tmp_path, spec, count, fields
+):
+    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack(spec.partition(":")[0]).parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = open_source(spec)
+    assert len(source) == count
+    assert set(fields.split()) <= set(source.schema())
+    assert all(source[at].texts or source[at].images for at in range(0, count, 100))
+
+
+def test_an_option_of_a_card_chooses_a_part_of_its_splits(tmp_path):
+    for language in ("en", "de"):
+        (tmp_path / f"{language}.jsonl").write_text(json.dumps({"caption": language}))
+    card = tmp_path / "mine.toml"
+    card.write_text(
+        'title = "Mine"\nlicence = "mine"\noptions = { language = "en+de+fr" }\n'
+        'splits = { train = "{language}.jsonl" }'
+    )
+    assert open_source(str(card))[0].captions() == ["en"]
+    assert open_source(f"{card}:language=de")[0].captions() == ["de"]
+    for options, message in [
+        ("language=dee", "unknown language of .*mine.toml 'dee'; did you mean 'de'"),
+        ("langauge=de", "unknown option of .*mine.toml 'langauge'; did you mean 'language'"),
+        ("language=fr", "fr.jsonl: no such file"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            open_source(f"{card}:{options}")
 
 
 def test_dreamlips_card_names_the_roles_of_its_columns(tmp_path, monkeypatch):

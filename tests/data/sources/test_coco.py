@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from itertools import chain
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -37,7 +38,7 @@ INSTANCES = {
     "images": COCO["images"],
     "annotations": [
         {
-            "segmentation": [[1, 2, 3]],
+            "segmentation": [],
             "area": 702.1,
             "iscrowd": 0,
             "image_id": 37777,
@@ -109,6 +110,77 @@ def test_coco_boxes_with_their_categories(tmp_path):
         [((10.5, 20, 40.5, 60), "dog", 1), ((1, 2, 4, 6), "person", 0)],
     ]
     assert Counter(source.damage.values()) == {"missing": 1, "box": 2}
+
+
+SIZED = [{**image, "width": 4, "height": 2} for image in COCO["images"]]
+UNSIZED = [{"id": 397133, "file_name": "000000397133.jpg"}]
+SQUARE = [0, 0, 2, 0, 2, 2, 0, 2]
+
+
+def annotation(segmentation, **more):
+    return {"image_id": 397133, "category_id": 18, "segmentation": segmentation, "id": 1} | more
+
+
+def outlined(tmp_path, *annotations):
+    path = tmp_path / "instances_val2017.json"
+    path.write_text(json.dumps(INSTANCES | {"images": SIZED, "annotations": annotations}))
+    put(tmp_path / "val2017", "000000397133.jpg", "000000037777.jpg")
+    return open_source(str(path))
+
+
+def test_outlines_are_a_class_mask(tmp_path):
+    runs = {"counts": [0, 8], "size": [2, 4]}
+    source = outlined(
+        tmp_path,
+        annotation([[1, 0, 2, 0, 2, 1, 1, 1], [3, 1, 4, 1, 4, 2, 3, 2]], area=2.0),
+        annotation([SQUARE], category_id=1, area=4.0),
+        annotation(runs, iscrowd=1, area=1.0),
+        annotation([SQUARE], image_id=37777, category_id=1),
+    )
+    assert source.schema()["masks.class"].classes == ("person", "dog")
+    by_key = {sample.key: np.asarray(sample.masks["class"].decode()).tolist() for sample in source}
+    assert by_key == {
+        "000000397133.jpg": [[0, 1, 1, 1], [0, 0, 1, 1]],  # the crowd, the square, the small one
+        "000000037777.jpg": [[0, 0, 255, 255], [0, 0, 255, 255]],
+    }
+    assert source.damage == {}
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 2, 3]],
+        [[1, 2, 3, 4]],
+        [SQUARE, [1, 2, 3, 4, 5, None]],
+        [SQUARE, [1, 2, 3, 4, 5, 1e12]],
+        {"counts": [3, 4], "size": [2, 4]},
+        {"counts": [-1, 9], "size": [2, 4]},
+        {"counts": [], "size": [2, 4]},
+        {"counts": "PPYo1", "size": [2, 4]},
+        {"size": [2, 4]},
+        5,
+    ],
+)
+def test_outlines_that_are_none_are_counted(tmp_path, segmentation):
+    source = outlined(tmp_path, annotation(segmentation, id=9), annotation([SQUARE]))
+    assert list(source.damage.values()) == ["segment"]
+    assert "annotation 9" in next(iter(source.damage))
+    [mask] = [sample.masks["class"] for sample in source if sample.key == "000000397133.jpg"]
+    assert np.asarray(mask.decode()).tolist() == [[1, 1, 255, 255], [1, 1, 255, 255]]
+
+
+def test_a_mask_cannot_have_more_classes_than_numbers(tmp_path):
+    path = tmp_path / "lvis.json"
+    categories = [{"id": at, "name": str(at)} for at in range(300)]
+    path.write_text(
+        json.dumps(
+            {"images": SIZED, "annotations": [annotation([SQUARE])], "categories": categories}
+        )
+    )
+    put(tmp_path, "000000397133.jpg", "000000037777.jpg")
+    source = open_source(str(path))
+    assert set(source.schema()) == {"images.main", "boxes"}
+    assert source[0].masks == {}
 
 
 def test_karpathys_splits(tmp_path):
@@ -191,6 +263,12 @@ def test_captions_that_are_no_text_are_counted(tmp_path):
         ('{"images": [{"sentences": [], "split": "a"}, 5]}', "compare it with COCO"),
         (json.dumps(COCO), ":images=FOLDER"),
         (json.dumps({**INSTANCES, "categories": [{"id": 1}]}), "lacks 'name'"),
+        (
+            json.dumps(
+                {**INSTANCES, "images": UNSIZED, "annotations": [annotation([SQUARE])]},
+            ),
+            "lacks 'width'",
+        ),
         (json.dumps({**INSTANCES, "annotations": [{"image_id": 37777, "bbox": [1]}]}), "lacks"),
         (json.dumps({**COCO, "images": COCO["images"][:1] * 2, "annotations": []}), "FOLDER|twice"),
     ],

@@ -100,6 +100,24 @@ def test_the_pack_is_small_attributed_and_pickles_small():
     assert len(pickle.dumps(open_source("glyphs:split=all:design=all"))) < 60_000
 
 
+def test_names_in_other_languages_are_texts_of_their_role():
+    source = open_source("glyphs:split=test:design=noto:names=de+ja")
+    sample = source[list(source.keys()).index("1f604/noto")]
+    found = {role: sample.captions(role) for role in ("caption", "de", "ja")}
+    assert found == {
+        "caption": ["grinning face with smiling eyes"],
+        "de": ["grinsendes Gesicht mit lachenden Augen"],
+        "ja": ["笑顔"],
+    }
+    assert {"texts.de", "texts.ja"} <= set(source.schema())
+    assert "texts.fr" not in source.schema()
+    every = open_source("glyphs:split=all:design=noto:names=all")
+    assert len(every.languages) == 27
+    for at in range(0, len(every), 100):
+        assert all(every[at].captions(language)[0].strip() for language in every.languages)
+    assert "texts.de" not in open_source("glyphs").schema()
+
+
 def test_shares_of_groups():
     assert Counter(concept["group"] for concept in concepts())["people-body"] == 380
 
@@ -110,6 +128,7 @@ def test_shares_of_groups():
         ("glyphs:split=tset", "did you mean 'test'"),
         ("glyphs:design=notto", "did you mean 'noto'"),
         ("glyphs:designs=noto", "did you mean 'design'"),
+        ("glyphs:names=dee", "unknown language of glyphs 'dee'; did you mean 'de'"),
         ("glyps", "did you mean 'glyphs'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Finding the format, joining sources."""
 
+import json
 from collections import Counter
 from itertools import chain
 
@@ -94,6 +95,18 @@ def test_class_lists_are_united_and_labels_renumbered(tmp_path):
         == source.labels("class").tolist()
         == [0, 1, 2, 1]
     )
+
+
+def test_labels_of_edits_are_renumbered_too(tmp_path):
+    for name, first, second in (("one", "cat", "dog"), ("two", "cow", "dog")):
+        edit = {"kind": "replace", "label": 1, "name": second}
+        row = {"caption": "x", "label": 0, "name": first, "edits": [edit]}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+    paths = [f"{tmp_path / name}.jsonl:label=label" for name in ("one", "two")]
+    source = open_source(",".join(paths))
+    assert source.schema()["labels.label"].classes == ("cat", "dog", "cow")
+    assert [sample.labels["label"] for sample in source] == [0, 2]
+    assert [sample.edits[0].labels["label"] for sample in source] == [1, 1]
 
 
 def test_fields_of_some_sources_become_optional(tmp_path):

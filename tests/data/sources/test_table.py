@@ -2,6 +2,7 @@
 are named."""
 
 import csv
+import gzip
 import io
 import json
 import pickle
@@ -271,6 +272,33 @@ def test_a_split_takes_its_rows_and_keeps_the_numbers_of_classes(folder):
 def test_texts_without_images_are_a_source_too(folder):
     source = open_source(str(write(folder / "t.jsonl", [{"key": "k", "captions": ["x", "y"]}])))
     assert (source[0].captions(), dict(source[0].images)) == (["x", "y"], {})
+
+
+def test_gzipped_lines_are_unpacked_once(folder, monkeypatch):
+    path = folder / "t.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"caption": ["x", "y"]}\nno\n{"caption": "z"}\n'))
+    source = open_source(str(path))
+    assert [sample.captions() for sample in source] == [["x", "y"], ["z"]]
+    assert source.damage == {f"{path}:2": "json"}
+    monkeypatch.setattr(gzip, "open", lambda path: pytest.fail("unpacked again"))
+    assert pickle.loads(pickle.dumps(open_source(str(path))))[1] == source[1]
+
+
+@pytest.mark.parametrize("data", [b"plain", gzip.compress(b"{}\n" * 99)[:-20], b"\x1f\x8b\x08"])
+def test_damaged_gzip_files_are_refused(folder, data):
+    (folder / "t.jsonl.gz").write_bytes(data)
+    with pytest.raises(InputError, match="t.jsonl.gz: damaged, or not a gzip file"):
+        open_source(f"{folder}/t.jsonl.gz")
+
+
+def test_rows_may_list_edits(folder):
+    rows = [{"caption": "a red dog", "edits": [{"kind": "colour", "caption": "a blue dog"}]}]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"caption": "a cat"}])))
+    source = open_source(f"{folder}/t.jsonl")
+    [edit] = source[0].edits
+    assert (edit.key, edit.kind, edit.captions()) == ("0/colour", "colour", ["a blue dog"])
+    assert not source[1].edits
+    assert source.schema()["edits"].optional
 
 
 @pytest.mark.parametrize(

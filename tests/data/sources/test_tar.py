@@ -586,6 +586,46 @@ def test_numbers_of_a_mask_are_named_by_the_samples_that_have_them(tmp_path):
     assert source.schema()["masks.seg"].classes == ()
 
 
+def test_edits_are_read_with_their_images(tmp_path):
+    edits = [
+        {
+            "kind": "swap",
+            "caption": "a dog on a cat",
+            "boxes": [{"name": "dog", "box": [0, 0, 1, 2]}],
+        },
+        {"kind": "Swap", "caption": "a cat on a cat", "score": 0.5},
+        {"kind": "negate", "caption": "no cat on a dog"},
+    ]
+    members = [
+        ("k.png", image(size=(1, 1))),
+        ("k.swap.png", image(size=(2, 2))),
+        ("k.swap2.png", image(size=(3, 3))),
+        ("k.swap2.reference.png", image(size=(4, 4))),
+        ("k.json", json.dumps({"caption": "a cat on a dog", "edits": edits}).encode()),
+        ("m.png", image()),
+        ("m.json", json.dumps({"edits": [{"caption": "no kind"}]}).encode()),
+        ("n.json", json.dumps({"edits": ["words", "of", "a", "list"]}).encode()),
+    ]
+    source = open_source(str(write(tmp_path / "a.tar", members)))
+    sample = source[0]
+    assert set(sample.images) == {"main"}
+    assert [(edit.key, edit.kind, edit.captions()) for edit in sample.edits] == [
+        ("k/swap", "swap", ["a dog on a cat"]),
+        ("k/swap2", "Swap", ["a cat on a cat"]),
+        ("k/negate", "negate", ["no cat on a dog"]),
+    ]
+    sizes = [
+        {role: image.decode().size for role, image in edit.images.items()} for edit in sample.edits
+    ]
+    assert sizes == [{"main": (2, 2)}, {"main": (3, 3), "reference": (4, 4)}, {}]
+    assert sample.edits[0].boxes[0].xyxy == (0, 0, 1, 2)
+    assert sample.edits[1].labels == {"score": 0.5}
+    with pytest.raises(BadSample, match=r"^edit: .*no kind; write \{'kind': 'swap', …\}$"):
+        source[1]
+    assert source[2].captions("edits") == ["words", "of", "a", "list"]
+    assert source.schema()["edits"].optional
+
+
 def test_what_is_written_and_what_is_measured_in_a_image_is_read(tmp_path):
     record = {
         "lines": [{"text": "TOTAL", "box": [1, 2, 3, 4]}, {"text": "5.00", "box": [5, 2, 3, 4]}],

@@ -11,6 +11,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
     photos/                                     a folder: class/image.jpg, or image.jpg + image.txt
     table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; images as paths or bytes
+    sentences.txt                               a text on each line, without images
     captions_val2017.json:images=val2017/       COCO captions; instances_val2017.json: its boxes
     results_20130124.token                      Flickr8k and Flickr30k text files
     cc12m.npy, yfcc15m.pkl                      pickled lists of images and captions
@@ -144,13 +145,8 @@ class Concat:
         sample = self.sources[which][at]
         if self._prefixed:
             sample = replace(sample, key=f"{which}/{sample.key}")
-        if renumber := self._renumber[which]:
-            labels = {
-                name: _renumbered(value, renumber.get(name))
-                for name, value in sample.labels.items()
-            }
-            sample = replace(sample, labels=labels)
-        return sample
+        renumber = self._renumber[which]
+        return _relabelled(sample, renumber) if renumber else sample
 
     def keys(self) -> Sequence[str]:
         """The keys of all sources in order."""
@@ -214,6 +210,13 @@ def _collide(all_keys: Sequence[Sequence[str]]) -> bool:
     ]
     together = np.concatenate(hashes)
     return len(np.unique(together)) < len(together)
+
+
+def _relabelled(sample: Sample, renumber: Mapping[str, Sequence[int]]) -> Sample:
+    """The sample, and its edits, with renumbered labels."""
+    labels = {name: _renumbered(value, renumber.get(name)) for name, value in sample.labels.items()}
+    edits = [_relabelled(edit, renumber) for edit in sample.edits]
+    return replace(sample, labels=labels, edits=edits)
 
 
 def _renumbered(value: int | float, table: Sequence[int] | None) -> int | float:

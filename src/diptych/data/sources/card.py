@@ -2,7 +2,9 @@
 `mine.toml:split=val`.
 
 A card is a TOML file of at most 15 lines. `splits` gives a source for each split; `title`,
-`licence`, `origin` and `protocol` describe the data set. Paths are relative to the card's folder.
+`licence`, `origin` and `protocol` describe the data set. `options = { language = "en+de" }` lets
+`:language=de` choose what `{language}` stands for in the splits; the first is the default. Paths
+are relative to the card's folder.
 The cards in data/cards, whose data are not in the package, are relative to the folder `home` in the
 folder of the environment variable DIPTYCH_DATA.
 """
@@ -10,11 +12,10 @@ folder of the environment variable DIPTYCH_DATA.
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from diptych.data.compact import is_folder
 from diptych.data.sample import Source
@@ -34,6 +35,7 @@ class Card:
     origin: str = ""
     protocol: str = ""
     home: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=1)
@@ -57,17 +59,25 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> Source:
-    """Open `NAME:split=SPLIT` or `FILE.toml:split=SPLIT`; the default split is train."""
+    """Open `NAME:split=SPLIT` or `FILE.toml:split=SPLIT`, with the card's options; the default
+    split is train."""
     from diptych.data.sources import open_source
 
-    options: dict[str, Any] = {"split": "train", **spec.options}
-    split = str(options.pop("split"))
-    if options:
-        raise unknown(f"option of {spec.name}", next(iter(options)), ["split"])
     card, root = _find(spec.name)
+    split = str(spec.options.get("split", "train"))
     if split not in card.splits:
         raise unknown(f"split of {spec.name}", split, card.splits)
-    return open_source(str(root / card.splits[split]))
+    for name in spec.options:
+        if name != "split" and name not in card.options:
+            raise unknown(f"option of {spec.name}", name, ["split", *card.options])
+    source = card.splits[split]
+    for name, values in card.options.items():
+        choices = values.split("+")
+        value = str(spec.options.get(name, choices[0]))
+        if value not in choices:
+            raise unknown(f"{name} of {spec.name}", value, choices)
+        source = source.replace(f"{{{name}}}", value)
+    return open_source(str(root / source))
 
 
 def _find(name: str) -> tuple[Card, Path]:

@@ -1,5 +1,5 @@
-"""COCO captions (`captions_val2017.json`), COCO boxes (`instances_val2017.json`) and Karpathy's
-splits (`dataset_coco.json`, `dataset_flickr30k.json`)."""
+"""COCO captions (`captions_val2017.json`), COCO boxes and outlines (`instances_val2017.json`), and
+Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.images import FileImage
+from diptych.data.images import VOID, FileImage
+from diptych.data.outlines import Outline, OutlineMask
 from diptych.data.sample import Box, Field, Sample, Schema, Text
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
@@ -48,17 +49,19 @@ def open(spec: Spec) -> "Coco":
         ) from error
     names, captions, damage = found
     try:
-        boxes = None if karpathy or "categories" not in data else _boxes(data, path, damage)
+        annotated = not karpathy and "categories" in data
+        boxes = _boxes(data, path, damage) if annotated else None
+        segments = _segments(data, path, damage) if annotated else None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{path}: a category or box lacks {error}; compare it with COCO's own files"
+            f"{path}: a category, box or image lacks {error}; compare it with COCO's own files"
         ) from error
     if odd := [name for name in names if not isinstance(name, str)]:
         raise InputError(
             f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files"
         )
     root = options.images or _root(path, names[0])
-    return Coco(spec.name, root, names, captions, damage, boxes)
+    return Coco(spec.name, root, names, captions, damage, boxes, segments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes
     """Read the boxes. Crowds, which are not boxes of one object, are left out; invalid boxes are
     counted in `damage`."""
     categories = sorted(data["categories"], key=lambda category: category["id"])
-    number = {category["id"]: at for at, category in enumerate(categories)}
+    number = _numbers(categories)
     mine: dict[Any, list[list[float]]] = {image["id"]: [] for image in data["images"]}
     for at, annotation in enumerate(data.get("annotations", ())):
         if (
@@ -123,6 +126,96 @@ def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes
     rows = np.array([row for boxes in mine.values() for row in boxes], np.float32).reshape(-1, 5)
     names = tuple(str(category["name"]) for category in categories)
     return Boxes(names, rows, np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Outlines of the objects of all images, in the order in which they are painted.
+
+    `rows` (S, 3) are of each outline the number of the class, whether it is a polygon, and the end
+    of its numbers; `numbers` the corners in `_UNIT` parts of a pixel, or the runs; `ends` (N,) the
+    end of each image's outlines; `sizes` (N, 2) the images' width and height.
+    """
+
+    rows: np.ndarray
+    numbers: np.ndarray
+    ends: np.ndarray
+    sizes: np.ndarray
+
+    def mask(self, index: int) -> OutlineMask:
+        """The class mask of an image."""
+        outlines = []
+        for row in range(int(self.ends[index - 1]) if index else 0, int(self.ends[index])):
+            kind, polygon, end = self.rows[row].tolist()
+            numbers = self.numbers[int(self.rows[row - 1, 2]) if row else 0 : end]
+            corners = numbers.reshape(-1, 2) / _UNIT if polygon else None
+            outlines.append(Outline(kind, corners, None if polygon else numbers))
+        width, height = self.sizes[index].tolist()
+        return OutlineMask((width, height), outlines)
+
+
+_UNIT = 256  # COCO's corners have two decimals
+
+
+def _segments(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Segments | None:
+    """Read the outlines, those of crowds first, then by decreasing area; None if there are none.
+
+    Invalid ones are counted in `damage`. A mask has at most 255 classes; with more categories there
+    are no masks.
+    """
+    given = [each for each in data.get("annotations", ()) if each.get("segmentation")]
+    number = _numbers(data["categories"])
+    if not given or len(number) > VOID:
+        return None
+    sizes = {each["id"]: (int(each["width"]), int(each["height"])) for each in data["images"]}
+    mine: dict[Any, list[tuple[float, int, bool, np.ndarray]]] = {image: [] for image in sizes}
+    for at, annotation in enumerate(given):
+        if annotation["image_id"] not in mine:
+            continue
+        area = np.inf if annotation.get("iscrowd") else float(annotation.get("area", 0))
+        kind = number.get(annotation["category_id"])
+        try:
+            if kind is None:
+                raise ValueError("a category that is not listed")
+            found = _outlines(annotation["segmentation"], sizes[annotation["image_id"]])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            damage.setdefault(f"{path}:annotation {annotation.get('id', at)}", "segment")
+            continue
+        polygon = not isinstance(annotation["segmentation"], Mapping)
+        mine[annotation["image_id"]] += [(area, kind, polygon, numbers) for numbers in found]
+    painted = [sorted(each, key=lambda outline: -outline[0]) for each in mine.values()]
+    all_of_them = [outline for outlines in painted for outline in outlines]
+    lengths = np.cumsum([len(numbers) for *_, numbers in all_of_them], dtype=np.int64)
+    kinds = [(kind, polygon) for _, kind, polygon, _ in all_of_them]
+    return Segments(
+        rows=np.column_stack([np.array(kinds, np.int64).reshape(-1, 2), lengths]),
+        numbers=np.concatenate([np.zeros(0, np.int32), *(outline[3] for outline in all_of_them)]),
+        ends=np.cumsum([len(outlines) for outlines in painted], dtype=np.int64),
+        sizes=np.array(list(sizes.values()), np.int64),
+    )
+
+
+def _outlines(segmentation: Any, size: tuple[int, int]) -> list[np.ndarray]:
+    """The corners of polygons, or the runs of an RLE, int32. Raises ValueError for invalid ones."""
+    if isinstance(segmentation, Mapping):
+        runs = np.array(segmentation["counts"], np.int64)  # text: a compressed RLE
+        if runs.ndim != 1 or runs.min() < 0 or runs.sum() != size[0] * size[1]:
+            raise ValueError("runs that do not add up to the image")
+        return [runs.astype(np.int32)]
+    found = []
+    for polygon in segmentation:
+        corners = np.array(polygon, np.float64)
+        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2:
+            raise ValueError("a polygon of fewer than three corners")
+        if not (np.abs(corners) < 1 << 22).all():
+            raise ValueError("a corner far outside of any image")
+        found.append(np.rint(corners * _UNIT).astype(np.int32))
+    return found
+
+
+def _numbers(categories: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
+    """The number of each category, in the order of their ids."""
+    return {each: at for at, each in enumerate(sorted(category["id"] for category in categories))}
 
 
 def _karpathy(images: Sequence[Mapping[str, Any]], path: Path, split: str | None) -> _Found:
@@ -164,7 +257,7 @@ def _root(path: Path, first: str) -> str:
 
 
 class Coco:
-    """One sample per image, with all its captions, or its boxes.
+    """One sample per image, with all its captions, or its boxes and the mask `class`.
 
     Captions of unknown images are counted in `damage` as missing.
     """
@@ -177,8 +270,10 @@ class Coco:
         captions: Sequence[Sequence[str]],
         damage: Mapping[str, str],
         boxes: Boxes | None = None,
+        segments: Segments | None = None,
     ):
         self._boxes = boxes
+        self._segments = segments
         self.name = name
         self.root = root
         self.damage = damage
@@ -203,6 +298,7 @@ class Coco:
             images={"main": FileImage(str(Path(self.root, self._images[index])))},
             texts=tuple(Text(text=text) for text in texts if text),
             boxes=self._boxes_of(index),
+            masks={"class": self._segments.mask(index)} if self._segments else {},
         )
 
     def _boxes_of(self, index: int) -> tuple[Box, ...]:
@@ -222,8 +318,10 @@ class Coco:
         return self._images
 
     def schema(self) -> Schema:
-        """Images, and captions or boxes."""
+        """Images, and captions, or boxes and masks."""
         found = {"images.main": Field(kind="image")}
+        if self._boxes is not None and self._segments is not None:
+            found["masks.class"] = Field(kind="mask", classes=self._boxes.classes)
         if self._boxes is not None:
             return found | {"boxes": Field(kind="box", classes=self._boxes.classes)}
         return found | {"texts.caption": Field(kind="text", optional=self._optional)}

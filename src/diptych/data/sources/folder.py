@@ -139,6 +139,7 @@ class Folder:
             labels=parts.labels,
             boxes=parts.boxes,
             arrays=parts.arrays,
+            edits=parts.edited(self._keys[index], self.name),
         )
 
     def keys(self) -> Sequence[str]:

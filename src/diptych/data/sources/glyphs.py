@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from diptych.data.drawings import DESIGNS, HELD_OUT, GlyphImage, GlyphMask, concepts
+from diptych.data.drawings import DESIGNS, HELD_OUT, GlyphImage, GlyphMask, concepts, names
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.errors import unknown
 from diptych.spec import Spec, configure, several
@@ -26,14 +26,19 @@ def claims(spec: Spec) -> bool:
 
 def open(spec: Spec) -> "Glyphs":
     """Open
-    `glyphs[:split=train|val|test|train+val|all][:design=noto+fluent-flat+emojione+twemoji|all]`.
+    `glyphs[:split=train|val|test|train+val|all][:design=noto+fluent-flat+emojione+twemoji|all]
+    [:names=de+ja|all]`.
 
-    The default split is train; the default designs are all but the held-out one, twemoji.
+    The default split is train; the default designs are all but the held-out one, twemoji. `names`
+    adds the names in these languages, as texts of the role `de`, `ja`, …
     """
     options = configure(GlyphsOptions, spec.options, "source 'glyphs'")
     return Glyphs(
         splits=several("split of glyphs", options.split, SPLITS),
         designs=several("design of glyphs", options.design, DESIGNS),
+        languages=several("language of glyphs", options.names, sorted(names()[0]))
+        if options.names
+        else (),
     )
 
 
@@ -43,6 +48,7 @@ class GlyphsOptions:
 
     split: str = "train"
     design: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
+    names: str = ""
 
 
 class Glyphs:
@@ -55,8 +61,11 @@ class Glyphs:
 
     name = "glyphs"
 
-    def __init__(self, *, splits: Sequence[str], designs: Sequence[str]):
+    def __init__(
+        self, *, splits: Sequence[str], designs: Sequence[str], languages: Sequence[str] = ()
+    ):
         self.splits = tuple(splits)
+        self.languages = tuple(languages)
         self.designs = tuple(designs)
         drawn = [
             (concept["index"], DESIGNS.index(design))
@@ -81,6 +90,10 @@ class Glyphs:
             texts=(
                 Text(text=concept["name"]),
                 *(Text(text=tag, role="tags") for tag in concept["tags"]),
+                *(
+                    Text(text=names()[concept["index"]][language], role=language)
+                    for language in self.languages
+                ),
             ),
             labels={
                 name: int(self.labels(name, index))
@@ -107,11 +120,12 @@ class Glyphs:
         return _label_of_concepts(name)[concept]
 
     def schema(self) -> Schema:
-        """Image, name, tags, four labels with their class names, and the mask."""
+        """Image, names, tags, four labels with their class names, and the mask."""
         return {
             "images.main": Field(kind="image"),
             "texts.caption": Field(kind="text"),
             "texts.tags": Field(kind="text"),
+            **{f"texts.{language}": Field(kind="text") for language in self.languages},
             "labels.concept": Field(
                 kind="int", classes=tuple(concept["name"] for concept in concepts())
             ),

@@ -5,7 +5,8 @@ A string is a text whose role is the field's name; a list of strings is several 
 `captions`, `text` and `texts` are captions; users set other roles by `roles_of`. An integer or
 float is a label; a list of numbers, or of equally long lists of numbers, is an array.
 
-    boxes               [{"name": …, "box": [x, y, w, h]}, …]
+    boxes               [{"name": …, "box": [x, y, w, h]}, …], with "image": ROLE if not of the image main
+    edits               [{"kind": …, and any of these fields}, …]
     lines, words        [{"text": …, "box": …}, …], text written in the image: boxes, and one text of role `ocr`
     segments            [{"index": …, "name": …}, …], names of the numbers of the mask `seg` in this image
     mask_classes        {MASK: {NUMBER: NAME}}, names of the numbers of a mask in all images
@@ -20,7 +21,8 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +71,7 @@ class Parts:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     segments: dict[int, str] = field(default_factory=dict)  # of the mask `seg`
     mask_classes: dict[str, dict[int, str]] = field(default_factory=dict)
+    edits: list[tuple[str, "Parts"]] = field(default_factory=list)  # each with its kind
     _noted: set[tuple[str, str]] = field(default_factory=set)
 
     def add_text(self, text: str, role: str) -> None:
@@ -102,6 +105,8 @@ class Parts:
                 self.segments |= _segments(value)
             elif name == "mask_classes":
                 self.mask_classes |= _mask_classes(value)
+            elif name == "edits" and _mappings(value):
+                self.edits += [_edit(entry, roles) for entry in value]
             elif name in _WRITTEN and _mappings(value):
                 self._add_written(value, _WRITTEN[name])
             elif isinstance(value, Mapping):
@@ -112,6 +117,31 @@ class Parts:
                         self.add_text(entry, role)
                 else:
                     self._add_numbers(name, value)
+
+    def edited(
+        self, key: str, source: str, images: MutableMapping[str, Any] | None = None
+    ) -> list[Sample]:
+        """The edits of the sample `key`, which take theirs out of `images`: NAME, and NAME.ROLE.
+
+        A name is the edit's kind in lower case, numbered from the second of a kind.
+        """
+        found = []
+        for name, (kind, parts) in zip(
+            edit_names([kind for kind, _ in self.edits]), self.edits, strict=True
+        ):
+            own = [role for role in images or () if role == name or role.startswith(f"{name}.")]
+            edit = Sample(
+                key=f"{key}/{name}",
+                source=source,
+                images={role[len(name) + 1 :] or "main": images.pop(role) for role in own},  # type: ignore[union-attr]
+                texts=parts.texts,
+                labels=parts.labels,
+                boxes=parts.boxes,
+                arrays=parts.arrays,
+                kind=kind,
+            )
+            found.append(edit)
+        return found
 
     def _add_written(self, entries: Sequence[Mapping[str, Any]], between: str) -> None:
         """Add the text written in an image: a box per entry, and all entries as one text."""
@@ -154,6 +184,29 @@ def _mappings(value: Any) -> bool:
         and bool(value)
         and all(isinstance(entry, Mapping) for entry in value)
     )
+
+
+def edit_names(kinds: Sequence[str]) -> list[str]:
+    """The names of edits of these kinds: in lower case, numbered from the second of a kind.
+
+    >>> edit_names(["swap", "add", "swap"])
+    ['swap', 'add', 'swap2']
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for kind in map(str.lower, kinds):
+        seen[kind] += 1
+        names.append(kind if seen[kind] == 1 else f"{kind}{seen[kind]}")
+    return names
+
+
+def _edit(entry: Mapping[str, Any], roles: Mapping[str, str]) -> tuple[str, Parts]:
+    kind = entry.get("kind")
+    if not isinstance(kind, str) or not kind.strip():
+        raise BadSample("edit", f"{brief(repr(entry))} has no kind; write {{'kind': 'swap', …}}")
+    parts = Parts()
+    parts.add({name: value for name, value in entry.items() if name != "kind"}, roles)
+    return kind, parts
 
 
 def _segments(value: Any) -> dict[int, str]:
@@ -207,6 +260,7 @@ def _box(entry: Any) -> Box:
             xyxy=(x, y, x + w, y + h),
             text=str(entry.get("name", "")),
             label=int(entry.get("label", -1)),
+            image=str(entry.get("image", "main")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadSample(
@@ -255,6 +309,8 @@ def _fields(sample: Sample) -> Iterable[tuple[str, str]]:
     yield from ((f"arrays.{name}", "array") for name in sample.arrays)
     if sample.boxes:
         yield "boxes", "box"
+    if sample.edits:
+        yield "edits", "edit"
 
 
 def class_names(
@@ -284,15 +340,25 @@ def _pairs(
         for label, value in sample.labels.items():
             if label in refused or not isinstance(value, int):
                 continue
-            held = (sample.captions(roles.get(name, name))[:1] for name in _partners(label))
-            text = next((text for texts in held for text in texts), None)
+            text = _name_of(sample, label, roles)
             if text is None or names.setdefault(label, {}).setdefault(value, text) != text:
                 refused.add(label)
+        for edit in sample.edits:  # may have classes that no sample has
+            for label in names.keys() & edit.labels.keys():
+                value = edit.labels[label]
+                text = _name_of(edit, label, roles)
+                if text is not None and names[label].setdefault(int(value), text) != text:
+                    refused.add(label)
     found = {}
     for label, table in names.items():
         if label not in refused and min(table) >= 0 and max(table) < 100_000:
             found[label] = [table.get(number, str(number)) for number in range(max(table) + 1)]
     return found
+
+
+def _name_of(sample: Sample, label: str, roles: Mapping[str, str]) -> str | None:
+    held = (sample.captions(roles.get(name, name))[:1] for name in _partners(label))
+    return next((text for texts in held for text in texts), None)
 
 
 def _partners(label: str) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Random access to the rows of a table, by an index of the rows' offsets."""
 
 import csv
+import gzip
 import io
 import itertools
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +48,7 @@ _DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 
 
 def open_rows(path: str, delimiter: str | None = None) -> Rows:
-    """The rows of a .csv, .tsv, .jsonl or .parquet file. Raises InputError if it is empty or has
+    """The rows of a .csv, .tsv, .jsonl, .jsonl.gz or .parquet file. Raises InputError if it is empty or has
     another format.
 
     `delimiter` separates the cells of a .csv or .tsv file: a character, or tab, comma, semicolon or
@@ -54,12 +56,14 @@ def open_rows(path: str, delimiter: str | None = None) -> Rows:
     semicolons or pipes.
     """
     suffix = Path(path).suffix.lower()
-    if suffix in (".parquet", ".jsonl"):
+    if suffix in (".parquet", ".jsonl", ".gz"):
         if delimiter is not None:
             raise InputError(
                 f"{path}: cells have delimiters in .csv and .tsv files alone; leave out :delimiter"
             )
-        return ParquetRows(path) if suffix == ".parquet" else JsonRows(path)
+        if suffix == ".parquet":
+            return ParquetRows(path)
+        return JsonRows(path, _unpacked(path) if suffix == ".gz" else None)
     if delimiter is None:
         return CsvRows(path, delimiter="\t" if suffix == ".tsv" else _sniffed(path))
     delimiter = _DELIMITERS.get(delimiter, delimiter)
@@ -119,6 +123,21 @@ class _Lines:
     def classes(self) -> Mapping[str, Sequence[str]]:
         """Empty: text files declare no class names."""
         return {}
+
+
+def _filled(path: str) -> np.ndarray:
+    """The offset of each line that is not blank, and the end of the file."""
+
+    def offsets() -> Iterator[int]:
+        position = 0
+        with Path(path).open("rb") as lines:
+            for line in lines:
+                if line.strip():
+                    yield position
+                position += len(line)
+        yield position
+
+    return np.fromiter(offsets(), np.int64)
 
 
 class CsvRows(_Lines):
@@ -202,21 +221,30 @@ class CsvRows(_Lines):
         }
 
 
+class TextRows(_Lines):
+    """Lines of text, each the caption of a row; blank lines are left out."""
+
+    columns: Sequence[str] = ("caption",)
+
+    def __init__(self, path: str):
+        self.path = path
+        self.file = path
+        self._offsets = _filled(path)
+        if len(self) < 1:
+            raise InputError(f"{path}: the file has no lines; it needs a text on each")
+
+    def _row(self, data: bytes, index: int) -> dict[str, Any]:
+        return {"caption": read_text(data).strip()}
+
+
 class JsonRows(_Lines):
     """Rows of a file with one JSON object per line."""
 
     def __init__(self, path: str, file: str | None = None):
         self.path = path
         self.file = file or path
-        offsets = []
-        position = 0
-        with Path(self.file).open("rb") as lines:
-            for line in lines:
-                if line.strip():
-                    offsets.append(position)
-                position += len(line)
-        self._offsets = np.array([*offsets, position], np.int64)
-        if not offsets:
+        self._offsets = _filled(self.file)
+        if len(self) < 1:
             raise InputError(f"{path}: the file has no lines; it needs a JSON object on each")
         self.columns = list(self._first())
 
@@ -230,6 +258,27 @@ class JsonRows(_Lines):
 
     def _row(self, data: bytes, index: int) -> dict[str, Any]:
         return read_json(data)
+
+
+def _unpacked(path: str) -> str:
+    """A copy of a gzip file in the user's cache, unpacked once, since gzip has no random access."""
+
+    def unpack(file: BinaryIO) -> None:
+        try:
+            with gzip.open(path) as packed:
+                while chunk := packed.read(1 << 20):
+                    file.write(chunk)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(
+                f"{path}: damaged, or not a gzip file ({brief(error)}); check where it came from"
+            ) from error
+
+    place = cache.place("gzip", [path], ".jsonl")
+    if not place.is_file() and not cache.write(place, unpack):
+        raise InputError(
+            f"{place}: cannot write the unpacked copy of {path}; make room, or set XDG_CACHE_HOME elsewhere"
+        )
+    return str(place)
 
 
 class ParquetRows:

@@ -1,4 +1,4 @@
-"""Tables of images and texts: CSV, TSV, JSON lines, Parquet; images as paths or as bytes.
+"""Tables of images and texts: CSV, TSV, JSON lines (also gzipped), Parquet; images as paths or as bytes.
 
 Rows with the same image are one sample with several texts. Columns are found by their usual names,
 or given: `table.csv:image=file:text=caption:label=kind:key=id`. `split=train+val` selects rows by
@@ -31,7 +31,7 @@ from diptych.spec import Spec, configure, several
 
 FORMAT = "table"
 ANY = True
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".parquet")
 _IMAGES = (
     *(
         "image",
@@ -249,6 +249,7 @@ class Table:
             labels=parts.labels,
             boxes=parts.boxes,
             arrays=parts.arrays,
+            edits=parts.edited(self._keys[index], self.name),
         )
 
     def _image(self, value: Any) -> EncodedImage | None:

@@ -158,8 +158,10 @@ class Tar:
             if number:
                 numbers = {segment: number[name] for segment, name in parts.segments.items()}
                 masks["class"] = ClassMask(masks["seg"], numbers)
+        key = self._index.keys[index]
+        edits = parts.edited(key, self.name, images)  # takes theirs out of images
         return Sample(
-            key=self._index.keys[index],
+            key=key,
             source=self.name,
             images=images,
             texts=parts.texts,
@@ -167,6 +169,7 @@ class Tar:
             boxes=parts.boxes,
             masks=masks,
             arrays=parts.arrays,
+            edits=edits,
         )
 
     def _read(self, index: int) -> tuple[Parts, dict[str, MemberImage], dict[str, Any]]:

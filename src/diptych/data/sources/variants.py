@@ -10,16 +10,15 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from diptych.data.compact import hash64, is_folder
-from diptych.data.drawings import COLUMNS, TILE, png_of
+from diptych.data.drawings import COLUMNS, TILE
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.tiles import TileImage
 from diptych.errors import InputError
 from diptych.rng import generator
 from diptych.spec import Spec, configure, several
@@ -97,31 +96,6 @@ def split_of(action: str) -> str:
     return "train" if at < 7 else "val" if at < 8 else "test"
 
 
-@lru_cache(maxsize=len(DESIGNS))
-def _atlas(path: str) -> Image.Image:
-    sheet = Image.open(path)
-    sheet.load()
-    return sheet.convert("RGBA")
-
-
-@dataclass(frozen=True, slots=True)
-class TileImage:
-    """One tile of a design's image file: RGBA, 64 x 64."""
-
-    sheet: str
-    index: int
-
-    def decode(self, at_least: int | None = None) -> Image.Image:
-        """The drawing, on a transparent background."""
-        x = self.index % COLUMNS * TILE
-        y = self.index // COLUMNS * TILE
-        return _atlas(self.sheet).crop((x, y, x + TILE, y + TILE))
-
-    def read(self) -> bytes:
-        """The drawing as a PNG file."""
-        return png_of(self.decode())
-
-
 class Variants:
     """One sample per drawing with another one of its action and design, which is chosen at random
     but fixed.
@@ -163,14 +137,14 @@ class Variants:
 
     def __getitem__(self, index: int) -> Sample:
         (action, design), row, other, kind, form = self._pairs[index]
-        sheet = str(self.path.with_name(f"{design}.webp"))
+        path = str(self.path.with_name(f"{design}.webp"))
         tone = "" if row["tone"] == "none" else f" with {row['tone']} skin tone"
         return Sample(
             key=f"{row['hexcode']}/{design}",
             source=self.name,
             images={
-                "main": TileImage(sheet, row["index"]),
-                "reference": TileImage(sheet, other["index"]),
+                "main": TileImage(path, row["index"], TILE, COLUMNS),
+                "reference": TileImage(path, other["index"], TILE, COLUMNS),
             },
             texts=(
                 Text(text=row["name"] + tone),
