@@ -9,6 +9,7 @@ import torch
 from tests.factories import make_method
 from tests.training.helpers import make_engine, read_log, run_until
 
+from diptych import collectives
 from diptych.data.plan import Distinct, Fixed, InOrder, OneGroup, Shuffled
 from diptych.data.views import LabelView
 from diptych.errors import InputError
@@ -194,7 +195,9 @@ def test_a_prefix_of_no_parameter_is_refused(tmp_path):
 NUMBERS = [0.3, 0.5, 0.4, 0.45, 0.2, 0.1]
 
 
-def selecting(folder, *, select="val/r1", numbers=NUMBERS, patience=None, seen=None, **recipe):
+def selecting(
+    folder, *, select="val/r1", numbers=NUMBERS, patience=None, seen=None, shard=False, **recipe
+):
     """An engine of six epochs of two steps, whose validation gives `numbers` in turn."""
     method = make_method()
     stage = Stage(select=select, patience=patience)
@@ -212,6 +215,7 @@ def selecting(folder, *, select="val/r1", numbers=NUMBERS, patience=None, seen=N
         validate=validate,
         recipe={"steps": 12, **recipe},
         save_every=1,
+        shard=shard,
     )
 
 
@@ -299,17 +303,19 @@ def test_a_damaged_file_of_the_best_weights_is_named(tmp_path):
         engine.run()
 
 
-def train_selecting(out):
+def train_selecting(out, shard=False):
     """Runs on each rank: the weights of the best epoch, and the steps taken."""
     torch.set_num_threads(1)
-    engine = selecting(out, patience=2, lr=1e-4)
+    engine = selecting(out, patience=2, lr=1e-4, shard=shard)
     engine.run()
-    return engine.summary.steps, {k: v.clone() for k, v in engine.method.state_dict().items()}
+    weights = {k: collectives.full_tensor(v) for k, v in engine.method.state_dict().items()}
+    return engine.summary.steps, {k: v.clone() for k, v in weights.items()}
 
 
-def test_all_ranks_select_the_same_epoch(tmp_path, two):
+@pytest.mark.parametrize("shard", [False, True])
+def test_all_ranks_select_the_same_epoch(tmp_path, two, shard):
     steps, alone = train_selecting(tmp_path / "one")
-    for found, weights in two.run(train_selecting, tmp_path / "two"):
+    for found, weights in two.run(train_selecting, tmp_path / "two", shard):
         assert found == steps == 8
         assert all(torch.allclose(value, weights[name], atol=5e-4) for name, value in alone.items())
 
