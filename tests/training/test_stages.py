@@ -104,7 +104,7 @@ def test_streams_take_turns_and_the_first_sets_the_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("cls", [Shared, Turns])
-@pytest.mark.parametrize("done", [3, 5, 6])
+@pytest.mark.parametrize("done", [3, 6])
 def test_stages_of_several_streams_resume_to_the_bit(tmp_path, cls, done):
     unbroken = engine_of(tmp_path / "a", cls)
     unbroken.run()
@@ -240,7 +240,7 @@ def test_patience_ends_a_stage(tmp_path):
     assert all(torch.equal(value, seen[4][name]) for name, value in engine.weights().items())
 
 
-@pytest.mark.parametrize("done", [3, 5, 7])
+@pytest.mark.parametrize("done", [5, 6])
 def test_selection_resumes_to_the_bit(tmp_path, done):
     unbroken = selecting(tmp_path / "a", patience=3)
     unbroken.run()
@@ -358,7 +358,7 @@ def test_views_and_plan_read_the_columns_of_their_epoch(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("done", [1, 2, 3])
+@pytest.mark.parametrize("done", [2, 3])
 def test_columns_of_epochs_resume_to_the_bit(tmp_path, done):
     unbroken = regrouped(tmp_path / "a", recipe={"steps": 6})
     unbroken.run()
