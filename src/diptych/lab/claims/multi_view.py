@@ -27,7 +27,7 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.wrap import Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, better, not_worse
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
@@ -37,7 +37,12 @@ SCENES = "scenes:number=1:size=32:texts=paraphrase"
 PARTS = {"train": 3000, "val": 1500, "test": 500}  # the probe learns from `val`
 DEPTH = {"depth": 32 * 32}
 STEPS = 300
-RATES = {"mv_dhel": 4e-3, "mv_infonce": 4e-3, "pairwise": 4e-3}
+RATES = {
+    "dhel5": {2e-3: 0.786, 4e-3: 0.893, 8e-3: 0.922, 1.6e-2: 0.954, 3.2e-2: 0.950},
+    "pairwise5": {2e-3: 0.756, 4e-3: 0.786, 8e-3: 0.787, 1.6e-2: 0.749},
+}
+"""Rates that were tried on seeds 100 and 101, and the mean `probe`. The rank falls with the rate, and
+is highest for a map that has learnt nothing, so it chooses none."""
 TOWER = "conv:image_size=32:widths=(32,64,128):depths=(1,1,1):pooling=max"
 
 
@@ -87,13 +92,19 @@ def trained(
                 "role": "paraphrase",
                 "augment": {},
             },
-            recipe={"steps": trial.steps(STEPS, quick=20), "lr": RATES[objective]},
+            recipe={"steps": trial.steps(STEPS, quick=20), "lr": rate(objective)},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run")
         return measure(trial)
 
     return arm
+
+
+def rate(objective: str) -> float:
+    """Return the best rate of an objective's arm; ablations have that of MV-DHEL."""
+    scores = RATES["pairwise5" if objective == "pairwise" else "dhel5"]
+    return max(scores, key=lambda each: scores[each])
 
 
 def measure(trial: Trial) -> dict[str, float]:
@@ -139,6 +150,8 @@ claim = Claim(
         not_worse("r1", "dhel5", than="dhel2", margin=0.03),
     ),
     delta={"rank": 3.0, "probe": 0.03},
+    tuned=Tuned(effect=31.9, sd=2.5, best=56.1, chance=1.0, seconds=890),
+    rates=RATES,
     floor=Floor("r1", chance=1 / PARTS["test"], arms=("pairwise5", "dhel5", "dhel2", "dhel3")),
     table=("rank", "probe", "r1"),
 )
