@@ -291,16 +291,12 @@ class Method(nn.Module):
         """
         return source
 
-    def needs(self, stage: Stage) -> tuple[str, ...]:
-        """Return the fields of the source that the stage reads; by default those that its views
-        read."""
+    def needs(self, stage: Stage, stream: str = "train") -> tuple[str, ...]:
+        """Return the fields that a stream of the stage must have; by default those that its views
+        and its plan read."""
+        readers = (*self.views(stage, stream), stage.plan_of(stream))
         return tuple(
-            dict.fromkeys(
-                name
-                for stream in stage.streams
-                for view in self.views(stage, stream)
-                for name in view.reads
-            )
+            dict.fromkeys(name for reader in readers for name in getattr(reader, "reads", ()))
         )
 
     def encode(self, batch: Any, at: At) -> Features:

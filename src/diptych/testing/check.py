@@ -222,7 +222,8 @@ def missing_field_is_refused(subject: Subject) -> None:
     method = subject.small()
     first = method.stages()[0]
     computed = {field for _, field in columns_of(subject)}
-    for name in method.needs(first):
+    needed = [name for stream in first.streams for name in method.needs(first, stream)]
+    for name in dict.fromkeys(needed):
         if name in computed:
             continue
         sources = subject.sources(method, without=name)

@@ -100,10 +100,9 @@ def _toys(
             plan = stage.plan_of(stream)
             views = method.views(stage, stream)
             toy = toys.setdefault(stream, {"fields": {}, "lacked": [], "floats": [], "shapes": {}})
-            for reader in (*views, plan):
-                for name in getattr(reader, "reads", ()):
-                    if name != without and number < columns.get((stream, name), sys.maxsize):
-                        toy["fields"][name] = None
+            for name in method.needs(stage, stream):
+                if name != without and number < columns.get((stream, name), sys.maxsize):
+                    toy["fields"][name] = None
             for view in views:
                 toy["lacked"] += getattr(view, "optional", ())
                 if isinstance(view, LabelView) and view.real:

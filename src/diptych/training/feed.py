@@ -77,10 +77,7 @@ class Feed:
                     f"give it with --data {stream}=SOURCE"
                 )
             found[stream] = self.method.samples(stage, stream, self.sources[stream])
-            views = self.method.views(stage, stream)
-            require(
-                found[stream], [name for view in views for name in view.reads], self.method.name
-            )
+            require(found[stream], self.method.needs(stage, stream), self.method.name)
         return found
 
     def loaders(self, stage: Stage, recipe: Recipe) -> dict[str, Loader]:
