@@ -245,7 +245,7 @@ def require(source: Source, names: Sequence[str], who: str) -> None:
             others = [have.removeprefix("labels.") for have in schema if have.startswith("labels.")]
             remedy = "name a source, column or role that has it"
             if kind == "labels" and others:
-                remedy = f"choose one of its labels with --method.label: {', '.join(others)}"
+                remedy = f"give the method's option another of its labels: {', '.join(others)}"
             raise InputError(
                 f"{source.name} has no {name}, which {who} needs; it has {', '.join(schema) or 'nothing'}; {remedy}"
             )
