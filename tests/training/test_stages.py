@@ -150,6 +150,17 @@ def test_a_share_below_the_smallest_batch_is_refused(tmp_path):
         engine_of(tmp_path, Shared, recipe={"batch_size": 4}).run()
 
 
+@pytest.mark.parametrize("cls", [Shared, Turns])
+def test_the_suite_runs_methods_of_several_streams(cls, two):
+    subject = Subject(cls)
+    suite.encode_mixes_no_samples(subject)
+    suite.loss_changes_no_state(subject)
+    suite.every_parameter_learns(subject)
+    suite.cached_gradients_are_the_whole_batchs(subject)
+    suite.missing_field_is_refused(subject)
+    suite.two_ranks_train_as_one(subject, two)
+
+
 # ---- gradients bounded by prefix
 
 

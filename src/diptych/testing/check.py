@@ -30,7 +30,8 @@ from diptych.testing.runs import (
     engine_of,
     found_by,
     gradients_of,
-    rows,
+    halves,
+    sizes,
     snapshot,
     train,
 )
@@ -48,13 +49,10 @@ def encode_mixes_no_samples(subject: Subject) -> None:
         at = At(0, 10, 0, 0, stage.name)
         with torch.no_grad():
             together = method.encode(batch, at)
-            halves = [
-                method.encode(rows(batch, start, start + BATCH // 2), at)
-                for start in (0, BATCH // 2)
-            ]
+            parts = [method.encode(half, at) for half in halves(batch)]
         for name, value in together.items():
-            apart = torch.cat([half[name] for half in halves])
-            assert value.shape == apart.shape and len(value) == BATCH, (
+            apart = torch.cat([part[name] for part in parts])
+            assert value.shape == apart.shape and len(value) in sizes(batch), (
                 f"feature {name!r} of encode has shape {tuple(value.shape)}; its first dimension must be the batch"
             )
             assert torch.allclose(value, apart, atol=1e-4, rtol=1e-3), (

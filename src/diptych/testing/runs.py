@@ -28,11 +28,19 @@ from diptych.training.step import Step
 BATCH = 8
 
 
-def rows(batch: Any, start: int, stop: int) -> Any:
-    """Return some samples of a batch, or of the batch of each stream."""
-    if isinstance(batch, Mapping):
-        return {name: each.rows(start, stop) for name, each in batch.items()}
-    return batch.rows(start, stop)
+def halves(batch: Any) -> list[Any]:
+    """Return the first and the second half of a batch, or of the batch of each stream."""
+    parts = dict(batch) if isinstance(batch, Mapping) else {"": batch}
+    cut = [
+        {name: each.rows(*bounds(len(each))) for name, each in parts.items()}
+        for bounds in (lambda size: (0, size // 2), lambda size: (size // 2, size))
+    ]
+    return cut if isinstance(batch, Mapping) else [part[""] for part in cut]
+
+
+def sizes(batch: Any) -> set[int]:
+    """Return the number of samples of a batch, or those of the batches of all streams."""
+    return {len(each) for each in batch.values()} if isinstance(batch, Mapping) else {len(batch)}
 
 
 def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
