@@ -401,5 +401,5 @@ def test_plans_by_labels_follow_from_seed_and_epoch_alone(plan):
 )
 def test_plans_by_labels_need_the_label(plan):
     source = WithColumns(Toy(16), {"near": np.zeros((16, 2), int)})
-    with pytest.raises(InputError, match="toy has no label 'y'"):
+    with pytest.raises(InputError, match="toy has no labels.y"):
         plan(source, 0, 0, 8)

@@ -133,7 +133,7 @@ def test_labels_of_a_source_that_keeps_none_are_read_at_the_rows_alone():
     source = Wrapped(Reading(samples), np.array([4, 0]))
     assert source.labels("class").tolist() == labels_of(source, "class").tolist() == [1, -1]
     assert set(read) == {4, 0}
-    with pytest.raises(InputError, match="rows has no label 'clas'"):
+    with pytest.raises(InputError, match="rows has no labels.clas"):
         source.labels("clas")
 
 

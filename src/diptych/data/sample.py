@@ -176,7 +176,7 @@ def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None
     """
     if f"labels.{label}" not in source.schema():
         raise InputError(
-            f"{source.name} has no label {label!r}; its fields are {', '.join(source.schema())}"
+            f"{source.name} has no labels.{label}; its fields are {', '.join(source.schema())}"
         )
     given = getattr(source, "labels", None)
     if given is None:
