@@ -118,7 +118,7 @@ def test_blocks_that_no_batch_holds_are_refused():
 
 
 def test_distinct_names_a_label_that_the_source_lacks():
-    with pytest.raises(InputError, match="no label 'colour'"):
+    with pytest.raises(InputError, match="no labels.colour"):
         Distinct("colour")(Toy(50), 0, 0, 8)
 
 
@@ -198,7 +198,7 @@ def test_stratified_by_a_label_shuffles_each_kind_anew():
     colours = labels_of(source, "colour")
     for each in Stratified("labels.colour")(source, 0, 0, 16):
         assert np.bincount(colours[each], minlength=8).min() >= 1
-    with pytest.raises(InputError, match="no label 'size'"):
+    with pytest.raises(InputError, match="no labels.size"):
         Stratified("labels.size")(source, 0, 0, 16)
 
 
