@@ -1,4 +1,4 @@
-"""Embed the images and captions of a source into a folder that can be searched.
+"""Embed the images and captions of a source, or its texts, into a folder that can be searched.
 
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too.
 """
@@ -20,7 +20,9 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "source", help="the images: a folder, 'shards/*.tar', a table, glyphs, …")
+    parser.option(
+        "What", "source", help="what to embed: a folder, 'shards/*.tar', a table, glyphs, …"
+    )
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
     parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
@@ -55,7 +57,7 @@ def run(args: Namespace) -> None:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))
     say(
-        f"{manifest.count:,} images embedded"
+        f"{manifest.count:,} {manifest.rows} embedded"
         + (f", {damaged:,} damaged ones left out" if damaged else "")
     )
     print(

@@ -86,7 +86,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
 
 def parts(model: Any) -> dict[str, Any]:
-    """Return the parts of a model: two towers, a language model, or all three."""
+    """Return the parts of a model: the towers that it has, a language model, or both."""
     if not hasattr(model, "encoder"):
         spec = model.lm.config()["text"]
         shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
@@ -97,13 +97,15 @@ def parts(model: Any) -> dict[str, Any]:
     )
     return {
         "parameters": count(encoder),
-        "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
-        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters"
-        if encoder.text
-        else None,
+        "image_tower": _tower(encoder.image) if "image" in encoder.sides else None,
+        "text_tower": _tower(encoder.text),
         "embed_dim": encoder.embed_dim,
         **writes,
     }
+
+
+def _tower(tower: Any) -> str | None:
+    return None if tower is None else f"{tower.spec['name']}, {count(tower):,} parameters"
 
 
 def count(module: Any) -> int:

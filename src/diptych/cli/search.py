@@ -1,4 +1,4 @@
-"""Find images by a text, by an image, or by an image and what should differ in it.
+"""Find images or texts by a text, by an image, or by an image and what should differ in it.
 
 Every embedding is compared, or the index is asked that `diptych index` made. The model that made
 the folder embeds the query.
@@ -86,7 +86,7 @@ def run(args: Namespace) -> None:
     if not any(hit.image_path for hit in hits):  # images in tars are not separate files
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
-    show_table(f"{asked} in {len(index):,} images", columns, rows)
+    show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows)
 
 
 def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel, check_tokenizer
-from diptych.models.model import Model
+from diptych.models.model import TextModel
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
@@ -51,18 +51,22 @@ class Make:
         self.delivered = delivered
 
     @classmethod
-    def of(cls, model: Model | LanguageModel) -> "Make":
+    def of(cls, model: TextModel | LanguageModel) -> "Make":
         """Return a `Make` that builds towers like those of `model`, with its weights."""
         if isinstance(model, LanguageModel):
             state = {f"text.{name}": value for name, value in model.lm.tower.state_dict().items()}
             text = model.lm.config()["text"]
             return cls(
-                image=NO_TOWER, text=text, embed_dim=0, tokenizer=model.tokenizer, state=state
+                image=NO_TOWER,
+                text=text,
+                embed_dim=model.lm.tower.width,
+                tokenizer=model.tokenizer,
+                state=state,
             )
         encoder = model.encoder
         config = encoder.config()
         return cls(
-            image=config["image"],
+            image=config["image"] or NO_TOWER,
             text=config["text"] or NO_TOWER,
             embed_dim=config["embed_dim"],
             tokenizer=model.tokenizer,
@@ -78,11 +82,10 @@ class Make:
         return self.words
 
     def image(self) -> ImageTower:
-        """Return a new image tower. Raises InputError if training starts from a model of texts
-        alone."""
+        """Return a new image tower. Raises InputError if the model has texts alone."""
         if self.image_spec == NO_TOWER:
             raise InputError(
-                "a language model has no image tower; start from a model of images and texts"
+                "a model of texts alone has no image tower; start from a model of images and texts"
             )
         tower = image_tower(self.image_spec)
         return self._load(tower, "image.")
@@ -114,12 +117,13 @@ class Make:
     def dual(
         self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str
     ) -> DualEncoder:
-        """Return a new dual encoder, without a text tower if that is `NO_TOWER`.
+        """Return a new dual encoder, without the tower of a side that is `NO_TOWER`.
 
         A given model keeps its scale and projections; a missing bias is added.
         """
         if self._dual is None:
-            image = self.image()  # first: both towers draw from the same random stream
+            # the image tower first: both towers draw from the same random stream
+            image = None if self.image_spec == NO_TOWER else self.image()
             text = None if self.text_spec == NO_TOWER else self.text()
             return DualEncoder(
                 image,

@@ -30,7 +30,7 @@ from diptych.models import pretrained
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
 from diptych.models.precision import set_precision
 from diptych.renamed import translated
 from diptych.spec import check_record
@@ -108,6 +108,13 @@ def describe(
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
         "preprocess": preprocess.to_dict() if preprocess else None,
     }
+
+
+def preprocess_of(delivered: nn.Module) -> Preprocess | None:
+    """Return the preprocessing of a delivered module's images, None if it reads none."""
+    if isinstance(delivered, DualEncoder) and "image" not in delivered.sides:
+        return None
+    return getattr(getattr(delivered, "image", None), "preprocess", None)
 
 
 def save_model(
@@ -208,8 +215,8 @@ def load(
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships
     with the package: `tiny`, `tiny-lm`.
 
-    Returns a `Model`, which embeds; for a RUN of a language model a `LanguageModel`, which
-    generates.
+    Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
+    and for a RUN of a language model a `LanguageModel`, which generates.
 
     `weights` names a local file for a model of another library: a state dict, safetensors, or a
     Hugging Face folder. `precision` is the type of the computation: "float32", "bfloat16", "int8",
@@ -221,7 +228,7 @@ def load(
     model = _load(spec, weights, precision if share is None else "float32")
     if share is None:
         return model
-    if not isinstance(model, Model):
+    if not isinstance(model, TextModel):
         raise InputError(
             f"a share weighs the two heads of a model that embeds, and {spec} has none; leave it out"
         )
@@ -340,7 +347,8 @@ def to_model(
         assert tokenizer is not None, "a language model is made for a tokenizer"
         return LanguageModel(module, tokenizer, name=name)
     assert isinstance(module, DualEncoder)
-    assert images is not None, "a dual encoder has a preprocessing"
+    if images is None:
+        return TextModel(module, tokenizer, name=name)
     return Model(module, tokenizer, images, name=name)
 
 
@@ -361,10 +369,9 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
         assert lm is not None
         make = Make(image=NO_TOWER, text=lm["text"], embed_dim=0, tokenizer=tokenizer)
     else:
-        text = dual["text"] or NO_TOWER
         make = Make(
-            image=dual["image"],
-            text=text,
+            image=dual["image"] or NO_TOWER,
+            text=dual["text"] or NO_TOWER,
             embed_dim=dual["embed_dim"],
             tokenizer=tokenizer,
             dual=dual,
