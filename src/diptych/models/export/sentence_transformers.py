@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from diptych.data.tokenizers.hf import quiet
 from diptych.models.export import _common as common
 from diptych.models.export import _sentences, hf
 from diptych.models.model import Model, TextModel
@@ -60,7 +61,7 @@ def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> 
     """Unit vectors (N, E) of images, if there are any, and of texts by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
-    with hf.still():
+    with quiet():
         model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     options = {"convert_to_tensor": True, "show_progress_bar": False}
     return [model.encode(list(given), **options) for given in (images, texts) if given]
