@@ -63,7 +63,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
         stored = read_description(folder)
     training = stored.get("training", {})
-    tokenizer = model.tokenizer
+    tokenizer = getattr(model, "tokenizer", None)
     weights = folder / "model.safetensors"
     return {
         "method": stored.get("method"),
@@ -78,7 +78,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "skipped": training.get("skipped"),
         "damaged": training.get("damaged") or None,
         "checksum": stored.get("weights"),
-        "identity": model.identity,
+        "identity": getattr(model, "identity", None),
         "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
         "diptych": stored.get("diptych"),
         "kept": stored.get("kept") or None,  # beside weights: classes, prompts
@@ -86,7 +86,10 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
 
 def parts(model: Any) -> dict[str, Any]:
-    """Return the parts of a model: the towers that it has, a language model, or both."""
+    """Return the parts of a model: the towers that it has, a language model, both, or only the size
+    of a module with parts of its own."""
+    if not hasattr(model, "encoder") and not hasattr(model, "lm"):
+        return {"parameters": count(model.delivered)}
     if not hasattr(model, "encoder"):
         spec = model.lm.config()["text"]
         shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}

@@ -63,6 +63,14 @@ class Make:
                 tokenizer=model.tokenizer,
                 state=state,
             )
+        if not hasattr(model, "encoder"):  # a module with parts of its own alone
+            return cls(
+                image=NO_TOWER,
+                text=NO_TOWER,
+                embed_dim=0,
+                tokenizer=getattr(model, "tokenizer", None),
+                delivered=getattr(model, "delivered", None),
+            )
         encoder = model.encoder
         config = encoder.config()
         return cls(
@@ -122,6 +130,11 @@ class Make:
         A given model keeps its scale and projections; a missing bias is added.
         """
         if self._dual is None:
+            if self.image_spec == self.text_spec == NO_TOWER:
+                raise InputError(
+                    "there is neither an image nor a text tower; start from a model that has what this "
+                    "method reads"
+                )
             # the image tower first: both towers draw from the same random stream
             image = None if self.image_spec == NO_TOWER else self.image()
             text = None if self.text_spec == NO_TOWER else self.text()

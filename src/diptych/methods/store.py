@@ -94,6 +94,8 @@ def describe(
     encoder = (
         delivered if isinstance(delivered, DualEncoder) else getattr(delivered, "encoder", None)
     )
+    if not isinstance(encoder, DualEncoder):  # a part of the module's own
+        encoder = None
     lm = delivered if isinstance(delivered, CausalLM) else getattr(delivered, "lm", None)
     return {
         "format": FORMAT,
@@ -114,7 +116,8 @@ def preprocess_of(delivered: nn.Module) -> Preprocess | None:
     """Return the preprocessing of a delivered module's images, None if it reads none."""
     if isinstance(delivered, DualEncoder) and "image" not in delivered.sides:
         return None
-    return getattr(getattr(delivered, "image", None), "preprocess", None)
+    holder = delivered if hasattr(delivered, "preprocess") else getattr(delivered, "image", None)
+    return getattr(holder, "preprocess", None)
 
 
 def save_model(
@@ -355,7 +358,6 @@ def to_model(
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """Return the delivered module of a description, with new weights."""
     dual = description["dual"]
-    lm = description.get("lm")
     if is_file(description["method"]):  # a model never says what code is run
         if not description["plain"]:
             raise InputError(
@@ -366,8 +368,8 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
         return DualEncoder.from_config(dual)
     cls = method_class(description["method"])
     if dual is None:
-        assert lm is not None
-        make = Make(image=NO_TOWER, text=lm["text"], embed_dim=0, tokenizer=tokenizer)
+        text = (description["lm"] or {}).get("text", NO_TOWER)
+        make = Make(image=NO_TOWER, text=text, embed_dim=0, tokenizer=tokenizer)
     else:
         make = Make(
             image=dual["image"] or NO_TOWER,

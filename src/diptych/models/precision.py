@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,11 @@ SECONDS = 5.0
 seconds."""
 
 
-M = TypeVar("M", bound=TextModel | LanguageModel)
+class _Named(Protocol):
+    name: str
+
+
+M = TypeVar("M", bound=_Named)
 
 
 def set_precision(model: M, precision: str) -> M:
@@ -52,20 +56,23 @@ def set_precision(model: M, precision: str) -> M:
     """
     if precision not in (*PRECISIONS, "auto"):
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
-    if model.precision != "float32":
+    if isinstance(model, TextModel):
+        if model.precision != "float32":
+            raise InputError(
+                f"{model.name} is in {model.precision}; load it anew to have it in {precision}"
+            )
+        if precision == "auto":
+            _auto(model)
+        else:
+            _convert(model, precision)
+        return model
+    if precision != "float32":
         raise InputError(
-            f"{model.name} is in {model.precision}; load it anew to have it in {precision}"
+            f"{model.name} embeds nothing and computes in float32 alone; leave precision out"
         )
     if isinstance(model, LanguageModel):
-        if precision != "float32":
-            raise InputError(
-                f"{model.name} is a language model, which computes in float32 alone; leave precision out"
-            )
         join(model.lm)
-        return model
-    if precision == "auto":
-        return _auto(model)
-    return _convert(model, precision)
+    return model
 
 
 def join(module: torch.nn.Module) -> None:

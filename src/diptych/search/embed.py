@@ -116,7 +116,13 @@ def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
         raise InputError(f"{source.name} is empty; name a source with samples")
     fields = source.schema()
     images = hasattr(model, "embed_images") and any(name.startswith("images.") for name in fields)
-    texts = model.tokenizer is not None and any(name.startswith("texts.") for name in fields)
+    texts = (
+        hasattr(model, "embed_texts")
+        and model.tokenizer is not None
+        and any(name.startswith("texts.") for name in fields)
+    )
+    if not hasattr(model, "embed_images") and not hasattr(model, "embed_texts"):
+        raise InputError(f"{model.name} embeds neither images nor texts; name a model that does")
     if not images and not texts:
         what = "images" if hasattr(model, "embed_images") else "texts"
         raise InputError(
