@@ -13,7 +13,7 @@ import diptych
 from diptych.cli import main
 from diptych.errors import InputError
 from diptych.methods import registry, store
-from diptych.testing import check_method
+from diptych.testing import check as suite
 
 HERE = Path(__file__).parent
 
@@ -37,8 +37,12 @@ def run(tmp_path_factory) -> Path:
     return out
 
 
-def test_it_keeps_the_contract_of_methods(two):
-    check_method("picture", ranks=two)
+def test_it_resumes_saves_and_trains_on_two_ranks(two):
+    subject = suite.Subject.of("picture")
+    suite.cached_gradients_are_the_whole_batchs(subject)
+    suite.saved_model_loads(subject)
+    suite.resume_is_exact(subject)
+    suite.two_ranks_train_as_one(subject, two)
 
 
 def test_it_saves_and_loads(named, run):

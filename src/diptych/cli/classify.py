@@ -14,6 +14,7 @@ from diptych.cli._model import (
     able_methods,
     add_precision,
     add_share,
+    add_space,
     add_weights,
     load_model,
 )
@@ -77,6 +78,7 @@ def add(parser: Parser) -> None:
     parser.option("More", "--json", type=bool, help="JSON, of all images, in place of tables")
     add_precision(parser)
     add_share(parser)
+    add_space(parser)
     add_weights(parser)
 
 
@@ -94,7 +96,11 @@ def run(args: Namespace) -> None:
 
     source = None if is_image(args.images) else open_source(args.images)
     model: Any = load_model(
-        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+        args.model,
+        args.get("weights"),
+        args.get("precision", "float32"),
+        args.get("share"),
+        args.get("space"),
     )
     route = bool(args.get("route"))
     if route and not hasattr(model, "route"):

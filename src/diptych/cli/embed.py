@@ -5,7 +5,7 @@ The folder has clip-retrieval's layout (npy and parquet), so that its tools read
 
 import shlex
 
-from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_share, add_space, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError
@@ -37,6 +37,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     add_share(parser)
+    add_space(parser)
     add_weights(parser)
 
 
@@ -51,7 +52,11 @@ def run(args: Namespace) -> None:
 
     settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
     model = load_model(
-        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+        args.model,
+        args.get("weights"),
+        args.get("precision", "float32"),
+        args.get("share"),
+        args.get("space"),
     )
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)

@@ -103,6 +103,7 @@ def parts(model: Any) -> dict[str, Any]:
         "image_tower": _tower(encoder.image) if "image" in encoder.sides else None,
         "text_tower": _tower(encoder.text),
         "embed_dim": encoder.embed_dim,
+        "spaces": list(getattr(model, "spaces", ())) or None,
         **writes,
     }
 

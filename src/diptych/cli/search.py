@@ -65,7 +65,8 @@ def run(args: Namespace) -> None:
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
     precision = args.get("precision", "float32")
-    model = load_model(*_model(args, index.manifest), precision, index.manifest.share)
+    manifest = index.manifest
+    model = load_model(*_model(args, manifest), precision, manifest.share, manifest.space)
     hits = query(
         model,
         index,

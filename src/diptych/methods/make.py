@@ -1,7 +1,7 @@
 """`Make`: builds the towers that a method asks for, new or with the weights of the model given by
 `--init`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -123,11 +123,18 @@ class Make:
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
     def dual(
-        self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str
+        self,
+        *,
+        logit_scale: Temperature,
+        logit_bias: float | None = None,
+        spaces: Sequence[str] = (),
+        **projections: str,
     ) -> DualEncoder:
         """Return a new dual encoder, without the tower of a side that is `NO_TOWER`.
 
-        A given model keeps its scale and projections; a missing bias is added.
+        A given model keeps its scale and projections; a missing bias is added. `spaces` names the
+        vectors of an image tower that pools several. Raises InputError if a given model has other
+        spaces.
         """
         if self._dual is None:
             if self.image_spec == self.text_spec == NO_TOWER:
@@ -144,9 +151,15 @@ class Make:
                 self.embed_dim,
                 logit_scale=logit_scale,
                 logit_bias=logit_bias,
+                spaces=spaces,
                 **projections,
             )
         config = dict(self._dual)
+        if spaces and list(spaces) != config.get("spaces"):
+            raise InputError(
+                f"this method wants a model with the spaces {', '.join(spaces)}, and the one that training starts "
+                f"from has {', '.join(config.get('spaces', ())) or 'none'}"
+            )
         missing_bias = logit_bias is not None and config.get("logit_bias") is None
         if missing_bias:
             config["logit_bias"] = logit_bias

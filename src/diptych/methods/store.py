@@ -214,6 +214,7 @@ def load(
     precision: str = "float32",
     *,
     share: float | None = None,
+    space: str | None = None,
 ) -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships
     with the package: `tiny`, `tiny-lm`.
@@ -225,17 +226,20 @@ def load(
     Hugging Face folder. `precision` is the type of the computation: "float32", "bfloat16", "int8",
     or "auto", the fastest of them on this machine whose probed embeddings stay within a cosine of
     0.9995 of float32 (`models.precision`). `share` sets the weight of the heads of a model that has
-    two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError if the
-    name, the files or their contents do not fit.
+    two (`DualEncoder.set_share`), in place of the share in model.json. `space` chooses one of the
+    embedding spaces of a model that has several (`TextModel.space`). Raises InputError if the name,
+    the files or their contents do not fit.
     """
-    model = _load(spec, weights, precision if share is None else "float32")
-    if share is None:
-        return model
+    if share is None and space is None:
+        return _load(spec, weights, precision)
+    model = _load(spec, weights, "float32")
     if not isinstance(model, TextModel):
-        raise InputError(
-            f"a share weighs the two heads of a model that embeds, and {spec} has none; leave it out"
-        )
-    model.set_share(share)
+        what = "a share weighs the two heads" if space is None else "a space is"
+        raise InputError(f"{what} of a model that embeds, which {spec} does not; leave it out")
+    if share is not None:
+        model.set_share(share)
+    if space is not None:
+        model = model.space(space)
     return set_precision(model, precision)
 
 

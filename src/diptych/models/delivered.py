@@ -8,6 +8,7 @@ from torch import nn
 
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
+from diptych.towers.dual import DualEncoder
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Delivered(nn.Module):
 
     reads: ClassVar[tuple[str, ...]] = ("images.main",)
     """The fields that a validation source needs."""
+
+    spaces: tuple[str, ...] = ()
+    """The names of several embedding spaces, the default first."""
+
+    def space(self, name: str) -> DualEncoder:
+        """The dual encoder of one of `spaces`, made of this module's parts."""
+        raise NotImplementedError
 
     def extra_state(self) -> dict[str, Any]:
         """Plain values to store in model.json, such as class names."""

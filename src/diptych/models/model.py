@@ -5,6 +5,7 @@ weights, ours or foreign.
 Dimensions: N images or texts, E embedding, H x W pixels.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ class TextModel:
         None  # the file or folder with which a foreign model's weights were replaced
     )
     validation = Validation("sts", ("spearman",))
+    chosen_space: str | None = None  # by `space`
 
     def __init__(
         self,
@@ -92,6 +94,33 @@ class TextModel:
         return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
 
     @property
+    def spaces(self) -> tuple[str, ...]:
+        """The names of several embedding spaces, the default first; none if there is but one."""
+        return self._whole.spaces  # type: ignore[return-value]
+
+    def space(self, name: str) -> Self:
+        """Return the model in one of its `spaces`; it shares the parameters. Its classes are not
+        set.
+
+        Raises InputError for a space that does not exist, and if the precision was set before.
+        """
+        if name not in self.spaces:
+            have = ", ".join(self.spaces) or "one that has no name; leave the space out"
+            raise InputError(f"{self.name} has no space {name!r}; it has {have}")
+        if self.precision != "float32":
+            raise InputError(
+                f"{self.name} is in {self.precision}; load it in float32, choose the space, then set the precision"
+            )
+        other = copy.copy(self)
+        for kept in ("identity", "classes", "_class_vectors"):
+            other.__dict__.pop(kept, None)
+        other.encoder = self._whole.space(name)  # type: ignore[operator]
+        other.chosen_space = name
+        if isinstance(other, Model):
+            other.preprocess = other.encoder.image.preprocess
+        return other
+
+    @property
     def shares(self) -> tuple[float, ...]:
         """Each head's share of an embedding's squared length (`DualEncoder.shares`)."""
         return self.encoder.shares
@@ -135,6 +164,7 @@ class TextModel:
             "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
             **({"preprocess": self.preprocess.to_dict()} if hasattr(self, "preprocess") else {}),
             **({"kept": self._kept} if self._kept else {}),
+            **({"space": self.chosen_space} if self.chosen_space in self.spaces[1:] else {}),
         }
         total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for name, value in sorted(self._whole.state_dict().items()):

@@ -101,6 +101,7 @@ def embed_source(
             damaged=state.damaged,
             exact=exact,
             share=shares[0] if len(shares) == 2 else None,
+            space=getattr(model, "chosen_space", None),
             rows=what,
         )
         manifest.write(folder)

@@ -35,7 +35,7 @@ class Manifest:
     - `texts` is the number of rows with a caption (None: no text_emb).
     - `damaged` are the keys of the samples left out, by reason.
     - `exact` is whether every JPEG was decoded in full (as it was before this field existed).
-    - `share` is the weight of the first of two heads.
+    - `share` is the weight of the first of two heads; `space` the chosen one of several spaces.
     """
 
     model: str
@@ -48,6 +48,7 @@ class Manifest:
     weights: str | None = None
     exact: bool = True
     share: float | None = None
+    space: str | None = None
     rows: Literal["images", "texts"] = "images"
     format: str = FORMAT
 

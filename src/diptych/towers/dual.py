@@ -3,8 +3,10 @@
 Dimensions: N images or texts, L tokens, D tower width, E embedding, K pooled vectors, H x W pixels.
 """
 
+import copy
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +30,9 @@ class DualEncoder(nn.Module):
 
     `logit_scale()` is the multiplier of similarities; `logit_bias` is added to them (SigLIP), or is
     None. A projection is given as the spec of a head (`towers.nn.heads`), such as "linear".
+
+    An image tower that pools K vectors (several CLS tokens) offers K named `spaces`: the encoder
+    embeds images in the first, `space(name)` in another one. Texts are the same in all of them.
 
     A model of images alone has `text` None. One of texts alone has no attribute `image`: whatever
     asks for it raises InputError.
@@ -55,14 +60,12 @@ class DualEncoder(nn.Module):
         logit_bias: float | None = None,
         image_projection: str = "linear",
         text_projection: str = "linear",
+        spaces: Sequence[str] = (),
     ):
         super().__init__()
         assert image is not None or text is not None, "a dual encoder has one tower at least"
-        if image is not None and image.vectors > 1:
-            raise InputError(
-                f"the image tower pools {image.vectors} vectors an image, and one is compared with "
-                "texts; set cls=1, or pooling=mean or map"
-            )
+        self.spaces = _named(spaces, 1 if image is None else image.vectors)
+        self._vector = 0  # of those that the image tower pools
         if image is not None:
             self.image = image
         self.text = text
@@ -99,9 +102,12 @@ class DualEncoder(nn.Module):
         return tuple(name for name in ("image", "text") if self._modules.get(name) is not None)
 
     def encode_image(self, x: Tensor, **options: Any) -> Encoded:
-        """Encode images (N, 3, H, W) at the tower's width. Keywords (`edit`, `hidden`, …) are
-        passed to the tower."""
-        return self.image(x, **options)
+        """Encode images (N, 3, H, W) at the tower's width; of several pooled vectors the result has
+        that of this space. Keywords (`edit`, `hidden`, …) are passed to the tower."""
+        encoded = self.image(x, **options)
+        if not self.spaces:
+            return encoded
+        return replace(encoded, pooled=encoded.pooled[:, self._vector])
 
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Encoded:
         """Encode ids (N, L) with lengths (N,) at the tower's width. Keywords (`edit`, `memory`, …)
@@ -128,6 +134,12 @@ class DualEncoder(nn.Module):
         return F.normalize(
             self.project_text(self.encode_text(ids, lengths, **options).pooled), dim=-1
         )
+
+    def space(self, name: str) -> "DualEncoder":
+        """The same encoder, with the same parameters, in one of its `spaces`."""
+        other = copy.copy(self)
+        other._vector = self.spaces.index(name)
+        return other
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -167,6 +179,7 @@ class DualEncoder(nn.Module):
             "embed_dim": self.embed_dim,
             "logit_scale": self.logit_scale.config(),
             **self._plain,
+            **({"spaces": list(self.spaces)} if self.spaces else {}),
         }
 
     @classmethod
@@ -184,6 +197,7 @@ class DualEncoder(nn.Module):
             "image_projection",
             "text_projection",
             "logit_bias",
+            "spaces",
         )
         for key in config:
             if key not in known:
@@ -202,6 +216,21 @@ class DualEncoder(nn.Module):
         image = None if config["image"] is None else image_tower(config["image"])
         text = None if config["text"] is None else text_tower(config["text"])
         return cls(image, text, logit_scale=logit_scale, **options)
+
+
+def _named(spaces: Sequence[str], vectors: int) -> tuple[str, ...]:
+    """The names of the spaces. Raises InputError unless there is one for each of several vectors
+    that are pooled."""
+    if vectors > 1 and len(spaces) != vectors:
+        raise InputError(
+            f"the image tower pools {vectors} vectors an image, and {len(spaces)} spaces are named for them; set "
+            "cls=1, or pooling=mean or map, or use a method that names its spaces"
+        )
+    if len(set(spaces)) != len(spaces) or (vectors == 1 and spaces):
+        raise InputError(
+            f"the spaces {', '.join(spaces)} are not one for each of the {vectors} vectors that the image tower pools"
+        )
+    return tuple(spaces)
 
 
 def renamed_entries(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
