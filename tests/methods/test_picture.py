@@ -62,6 +62,8 @@ def test_commands_know_it_by_what_it_can_do(run, capsys):
     for words in (
         ["evaluate", str(run), "--data", "scenes:count=4:size=32"],
         ["embed", str(run), "scenes:count=4:size=32", "--out", str(run / "emb")],
+        ["classify", str(run), "glyphs", "--names", "cat"],
+        ["export", str(run), "--to", "onnx", "--out", str(run / "onnx")],
         ["embed", str(run), "glyphs", "--out", str(run / "emb"), "--precision", "bfloat16"],
     ):
         assert main(words) == 2

@@ -102,6 +102,8 @@ def run(args: Namespace) -> None:
         args.get("share"),
         args.get("space"),
     )
+    if not hasattr(model, "class_logits"):
+        raise InputError(f"{args.model} gives images no classes; name a model of images and texts")
     route = bool(args.get("route"))
     if route and not hasattr(model, "route"):
         raise InputError(

@@ -78,6 +78,10 @@ def export(model: TextModel, target: str, folder: str | Path) -> Report:
     module = _target(target)
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder")
+    if not isinstance(model, TextModel):
+        raise InputError(
+            f"{model.name} embeds neither images nor texts, and only what embeds is exported"
+        )
     if model.tokenizer is None:
         raise InputError(
             f"{model.name} came without a tokenizer and cannot be exported; load it from a folder that "
