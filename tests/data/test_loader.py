@@ -161,7 +161,8 @@ class Priced(Toy):
 
 def test_a_label_that_is_lacking_names_the_option_and_the_labels_there_are():
     with pytest.raises(
-        InputError, match=r"no labels\.class, which maple needs; .* another of its labels: category$"
+        InputError,
+        match=r"no labels\.class, which maple needs; .* another of its labels: category$",
     ):
         loading.require(Priced(), ["images.main", "labels.class"], "maple")
     with pytest.raises(InputError, match="name a source, column or role that has it"):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import at_least_float32
-from diptych.errors import InputError
+from diptych.errors import InputError, Missing
 from diptych.models.delivered import Validation
 from diptych.models.generate import State, generate
 from diptych.models.model import Model, evaluating
@@ -187,10 +187,6 @@ class CausalLM(nn.Module):
     def log_prob(self, ids: Tensor, lengths: Tensor, **options: Any) -> Tensor:
         """log p of each text (B,), the sum of `token_log_probs`; keywords are the same."""
         return self.token_log_probs(ids, lengths, **options).sum(1)
-
-
-class Missing(InputError, AttributeError):
-    """The error for an attribute that a kind of model lacks; `hasattr` returns False."""
 
 
 class LanguageModel:

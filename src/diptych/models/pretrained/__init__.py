@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from diptych.errors import unknown
 
 if TYPE_CHECKING:
-    from diptych.models.model import Model
+    from diptych.models.model import TextModel
 
 LOADERS = {"openclip": "diptych.models.pretrained.openclip", "hf": "diptych.models.pretrained.hf"}
 
 
-def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> "Model":
+def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> "TextModel":
     """Load the model of a spec `PREFIX:NAME`.
 
     `weights` is a local state dict, safetensors file or folder; `precision` is as in
