@@ -354,8 +354,9 @@ def to_model(
         assert tokenizer is not None, "a language model is made for a tokenizer"
         return LanguageModel(module, tokenizer, name=name)
     assert isinstance(module, DualEncoder)
-    if images is None:
+    if "image" not in module.sides:
         return TextModel(module, tokenizer, name=name)
+    assert images is not None, "an image tower has a preprocessing"
     return Model(module, tokenizer, images, name=name)
 
 
