@@ -269,7 +269,7 @@ def test_a_field_that_is_lacking(refused, refused_training, run, tmp_path):
         refused_training(table, tmp_path / "other", "--method.distinct", "colour"),
         table,
         "labels.colour",
-        "its fields are",
+        "another of its labels: label",
     )
 
 
