@@ -15,18 +15,15 @@ from diptych.errors import InputError
 from diptych.methods import registry, store
 from diptych.testing import check as suite
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module", autouse=True)
 def named():
     """The method under its name, as a third party's entry point gives it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(HERE)
-        point = EntryPoint("picture", "picture", "diptych.methods")
+        point = EntryPoint("picture", "tests.methods.picture", "diptych.methods")
         patch.setattr(registry, "entry_points", lambda group: [point])
         registry.cards.cache_clear()
-        yield importlib.import_module("picture")
+        yield importlib.import_module("tests.methods.picture")
     registry.cards.cache_clear()
 
 

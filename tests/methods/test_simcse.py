@@ -59,11 +59,10 @@ def model(run) -> TextModel:
 @pytest.fixture
 def named(monkeypatch):
     """The method under its name, as a third party's entry point gives it."""
-    monkeypatch.syspath_prepend(HERE)
-    point = EntryPoint("simcse", "simcse", "diptych.methods")
+    point = EntryPoint("simcse", "tests.methods.simcse", "diptych.methods")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     registry.cards.cache_clear()
-    yield importlib.import_module("simcse")
+    yield importlib.import_module("tests.methods.simcse")
     registry.cards.cache_clear()
 
 

@@ -26,11 +26,10 @@ DATA = "scenes:count=40:size=32:texts=web+synthetic"
 @pytest.fixture
 def named(monkeypatch):
     """The method under its name, as a third party's entry point gives it."""
-    monkeypatch.syspath_prepend(HERE)
-    point = EntryPoint("two_captions", "two_captions", "diptych.methods")
+    point = EntryPoint("two_captions", "tests.methods.two_captions", "diptych.methods")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     registry.cards.cache_clear()
-    yield importlib.import_module("two_captions")
+    yield importlib.import_module("tests.methods.two_captions")
     registry.cards.cache_clear()
 
 
