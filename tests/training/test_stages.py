@@ -225,6 +225,14 @@ def test_a_stage_ends_with_the_weights_of_its_best_epoch(tmp_path, select, ema):
     assert [line["epoch"] for line in selected] == [1]
 
 
+def test_a_number_that_is_none_is_never_the_best(tmp_path):
+    seen = {}
+    numbers = [float("nan"), 0.5, float("nan"), 0.4, 0.4, 0.4]
+    engine = selecting(tmp_path, numbers=numbers, seen=seen)
+    engine.run()
+    assert all(torch.equal(value, seen[4][name]) for name, value in engine.weights().items())
+
+
 def test_patience_ends_a_stage(tmp_path):
     seen = {}
     engine = selecting(tmp_path, patience=2, seen=seen)

@@ -31,7 +31,7 @@ class Manifest:
 
     - `model` is a spec of `diptych.load`, with whole paths; `weights` is the weight file of a model
       of another library; `identity` is the checksum of its weights and configuration.
-    - `rows` tells what is searched: images, or texts where model or source has no images.
+    - `rows` is what is searched: images, or texts where model or source has no images.
     - `texts` is the number of rows with a caption (None: no text_emb).
     - `damaged` are the keys of the samples left out, by reason.
     - `exact` is whether every JPEG was decoded in full (as it was before this field existed).

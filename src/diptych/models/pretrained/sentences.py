@@ -22,8 +22,13 @@ from diptych.towers.dual import DualEncoder
 
 log = logging.getLogger(__name__)
 
-POOLING = {"mean": "mean", "mean_tokens": "mean", "cls": "first", "cls_token": "first",
-           "lasttoken": "eot"}  # fmt: skip
+POOLING = {
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "cls": "first",
+    "cls_token": "first",
+    "lasttoken": "eot",
+}
 """sentence-transformers' names, in the form of both of its versions, and ours."""
 
 
