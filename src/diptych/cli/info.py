@@ -92,7 +92,15 @@ def parts(model: Any) -> dict[str, Any]:
         return {"parameters": count(model.delivered)}
     if not hasattr(model, "encoder"):
         spec = model.lm.config()["text"]
-        shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
+        if "config" in spec:  # of transformers, where each kind names depth and heads its own way
+            kind = spec["config"]["model_type"]
+            shape = {
+                "kind": kind,
+                "width": model.lm.table.embedding_dim,
+                "context": model.lm.context,
+            }
+        else:
+            shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
         return {"parameters": count(model.lm), "language_model": shape}
     encoder = model.encoder
     writes = (

@@ -11,6 +11,7 @@ from diptych.errors import InputError
 from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.models.model import TextModel
+from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
@@ -55,11 +56,12 @@ class Make:
         """Return a `Make` that builds towers like those of `model`, with its weights."""
         if isinstance(model, LanguageModel):
             state = {f"text.{name}": value for name, value in model.lm.tower.state_dict().items()}
+            state |= {f"lm.{name}": value for name, value in model.lm.state_dict().items()}
             text = model.lm.config()["text"]
             return cls(
                 image=NO_TOWER,
                 text=text,
-                embed_dim=model.lm.tower.width,
+                embed_dim=model.lm.table.embedding_dim,
                 tokenizer=model.tokenizer,
                 state=state,
             )
@@ -117,9 +119,12 @@ class Make:
         return self._load(tower, "text.")
 
     def lm(self) -> CausalLM:
-        """Return a new causal language model on the text tower. Raises InputError if the tower or
+        """Return a new causal language model on the text tower, or of transformers if the given one
+        is. Raises InputError if the tower or
         the tokenizer does not suit one."""
         check_tokenizer(self.tokenizer)
+        if isinstance(self.text_spec, Mapping) and self.text_spec["name"] == HF_LM:
+            return self._load(HFCausalLM.fresh(self.text_spec["config"]), "lm.")
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
     def dual(
