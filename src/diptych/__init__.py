@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         precision: str = "float32",
         *,
         share: float | None = None,
+        space: str | None = None,
     ) -> Model | Any: ...
 
 

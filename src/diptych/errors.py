@@ -14,6 +14,10 @@ class InputError(ValueError):
     """Bad input. The message is one line that addresses the user."""
 
 
+class Missing(InputError, AttributeError):
+    """An attribute that this kind of model lacks; `hasattr` returns False."""
+
+
 @contextmanager
 def located(place: str) -> Iterator[None]:
     """Context that puts `place` in front of an InputError's message.

@@ -11,7 +11,7 @@ from diptych.evaluation import evaluate as run_suites
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
 from diptych.models.language import LanguageModel
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
 from diptych.training.config import preset_for, resolve
 from diptych.training.options import Options
 from diptych.training.run import run
@@ -78,7 +78,7 @@ def train(
 
 
 def evaluate(
-    model: Model | LanguageModel | str | Path,
+    model: TextModel | LanguageModel | str | Path,
     data: Source | str,
     suites: Sequence[str] = ("retrieval",),
     **settings: Any,

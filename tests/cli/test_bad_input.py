@@ -268,8 +268,8 @@ def test_a_field_that_is_lacking(refused, refused_training, run, tmp_path):
     has(
         refused_training(table, tmp_path / "other", "--method.distinct", "colour"),
         table,
-        "'colour'",
-        "its fields are",
+        "labels.colour",
+        "another of its labels: label",
     )
 
 

@@ -114,10 +114,10 @@ def test_info_tells_what_a_language_model_is(run, diptych):
 def test_verbs_that_embed_refuse_it_and_suites_of_texts_take_it(run, refused, diptych, tmp_path):
     texts = run.parent / "texts.csv"
     images = "glyphs:split=test:design=noto"
-    assert "is a language model and has no" in refused(
+    assert "embeds neither images nor texts; name a model that does" in refused(
         "embed", run, images, "--out", tmp_path / "emb"
     )
-    assert "is a language model and has no" in refused(
+    assert "embeds neither images nor texts, and only what embeds is exported" in refused(
         "export", run, "--to", "onnx", "--out", tmp_path / "onnx"
     )
     assert "embed_images" in refused("evaluate", run, "--data", images)

@@ -1,6 +1,7 @@
 """Comparisons: the grid, what a cell trains, a table that goes on, and its page."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -347,6 +348,26 @@ def test_a_method_on_images_alone_is_trained_and_counted(pairs_csv, tmp_path):
     )
 
 
+SIMCSE = str(Path(__file__).parents[1] / "methods" / "simcse.py")
+
+
+def test_a_method_of_texts_alone_is_trained_and_counted(tmp_path):
+    task = Task(
+        cell=cell_of(SIMCSE, budget=32),
+        common=Common(image_tower=SMALL_TOWER, embed_dim=16),
+        data="sentences:count=32",
+        test="sentences:count=32:paraphrases=1",
+        suites=("text_retrieval",),
+        folder=tmp_path / "run",
+    )
+    row = run(task, lambda line: None)
+    model = load(tmp_path / "run")
+    assert row["parameters"] == sum(p.numel() for p in model.encoder.parameters())
+    assert 0 < row["gflops"] < 0.01
+    assert (row["setting"]["image tower"], row["setting"]["dimension"]) == ("none", 16)
+    assert "text_retrieval/t2t_r1" in row["metrics"]
+
+
 def test_a_language_model_is_counted_by_one_text():
     model = load("tiny-lm")
     parameters = sum(p.numel() for p in delivered(model).parameters())
@@ -375,6 +396,7 @@ def test_what_a_suite_cannot_measure_is_told_before_anything_is_trained(fake, tm
         "language_model",
         suite="gap",
     )
+    refused(f"{SIMCSE} has no image tower, so gap .* such as sts", SIMCSE, suite="gap")
     refused("clip writes no texts, so perplexity .* such as retrieval", "clip", suite="perplexity")
     refused(
         "coop adapts a trained model.*diptych train coop --init MODEL",

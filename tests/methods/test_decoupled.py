@@ -19,11 +19,10 @@ HERE = Path(__file__).parent
 @pytest.fixture
 def decoupled(monkeypatch):
     """The example's module, installed as a third party's entry point would install it."""
-    monkeypatch.syspath_prepend(HERE)
-    point = EntryPoint("decoupled", "decoupled", "diptych.methods")
+    point = EntryPoint("decoupled", "tests.methods.decoupled", "diptych.methods")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     registry.cards.cache_clear()
-    yield importlib.import_module("decoupled")
+    yield importlib.import_module("tests.methods.decoupled")
     registry.cards.cache_clear()
 
 

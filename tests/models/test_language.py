@@ -349,8 +349,10 @@ def test_what_a_language_model_cannot_do_is_told_in_one_line():
 
 def test_a_tokenizer_without_start_or_end_or_of_another_size_is_refused():
     lm = model_of().lm
-    with pytest.raises(InputError, match="use the one it was trained with"):
-        LanguageModel(lm, train_bpe(TEXTS, 260, 24), name="x")
+    smaller = CausalLM(text_tower(f"text:width=32:depth=1:vocab_size={V}:context=24"))
+    for other, context in ((lm, 25), (smaller, 24)):
+        with pytest.raises(InputError, match="use the one it was trained with"):
+            LanguageModel(other, train_bpe(TEXTS * 2, 300, context), name="x")
     endless = train_bpe(TEXTS * 2, 300, 24)
     endless.after = ()
     with pytest.raises(InputError, match="choose bpe or clip"):

@@ -806,7 +806,9 @@ OTHERS = [
         counts={"columns": 1},
     ),
     Row(name="a box of no width", make=boxed([0, 0, 5, 5], [0, 0, 0, 5]), counts={"box": 1}),
-    Row(name="a box of three numbers", make=boxed([0, 0, 5]), says="a category or box lacks"),
+    Row(
+        name="a box of three numbers", make=boxed([0, 0, 5]), says="a category, box or image lacks"
+    ),
     Row(
         name="COCO that is a pipe",
         make=lambda folder: pipe(folder, "captions_x.json"),

@@ -20,6 +20,7 @@ from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
 from diptych.models.model import Model
 from diptych.search import index, writer
+from diptych.search.build import build_index
 from diptych.search.embed import embed_source
 from diptych.search.index import Index, best
 from diptych.search.layout import Manifest, parts_of
@@ -176,6 +177,40 @@ def test_sources_without_texts_and_models_without_tokenizer_write_no_text_emb(tm
     assert not (tmp_path / "a/text_emb").exists()
     assert not (tmp_path / "b/text_emb").exists()
     assert query(ColourModel(), Index.open(tmp_path / "a"), text="blue", k=1)[0].caption is None
+
+
+class TextsOfColours:
+    """Colour names alone to the unit vector of their colour."""
+
+    tokenizer = "by eye"
+    name, identity = "names of colours", "sha256:names"
+
+    def embed_texts(self, texts):
+        return ColourModel().embed_texts(texts)
+
+
+def test_a_model_of_texts_alone_embeds_texts_and_finds_them(tmp_path):
+    source = paintings("red", "green", "blue")
+    manifest = embed_source(TextsOfColours(), source, tmp_path / "emb", batch_size=2)
+    assert (manifest.rows, manifest.count, manifest.texts) == ("texts", 3, 3)
+    assert not (tmp_path / "emb/img_emb").exists()
+    index = Index.open(tmp_path / "emb")
+    assert [hit.caption for hit in query(TextsOfColours(), index, text="green", k=1)] == ["green"]
+    silent = Paintings(source.images, ("red", None, "blue"))
+    found = embed_source(TextsOfColours(), silent, tmp_path / "b", max_bad=0.4)
+    assert (found.count, found.damaged) == (2, {"no-caption": ["k1"]})
+    images_only = Paintings(source.images, fields=("images.main",))
+    with pytest.raises(InputError, match="has no texts to embed with names of colours; its fields"):
+        embed_source(TextsOfColours(), images_only, tmp_path / "c")
+
+
+def test_images_and_texts_are_not_in_one_index(tmp_path):
+    names = ["red", "green", "blue", "white", "yellow", "magenta"] * 2
+    embed_source(ColourModel(), paintings(*names), tmp_path / "images")
+    texts_only = Paintings(paintings(*names).images, tuple(names), fields=("texts.caption",))
+    embed_source(ColourModel(), texts_only, tmp_path / "texts")
+    with pytest.raises(InputError, match="holds texts, .*images; an index is of one kind"):
+        build_index(tmp_path / "images", add=[tmp_path / "texts"])
 
 
 def test_a_sample_without_caption_keeps_its_row(tmp_path):

@@ -156,3 +156,30 @@ GOLDEN_TEXT = [
     [-0.210797, -0.043456, -0.410420, 0.061970],
     [0.032422, -0.196131, -0.232775, 0.310247],
 ]
+
+
+def test_a_side_may_be_absent():
+    x, ids, lengths = inputs()
+    both = tiny()
+    texts = DualEncoder(None, both.text, 16).eval()
+    texts.load_state_dict(
+        {name: value for name, value in both.state_dict().items() if "image" not in name}
+    )
+    torch.testing.assert_close(texts.embed_texts(ids, lengths), both.embed_texts(ids, lengths))
+    assert (texts.sides, both.sides) == (("text",), ("image", "text"))
+    again = DualEncoder.from_config(json.loads(json.dumps(texts.config())))
+    assert again.state_dict().keys() == texts.state_dict().keys()
+    for asks in (texts.embed_images, texts.project_image):
+        with pytest.raises(InputError, match="no image tower: it embeds texts alone; name a model"):
+            asks(x)
+    images = DualEncoder.from_config({**both.config(), "text": None})
+    assert images.sides == ("image",)
+    with pytest.raises(InputError, match="no text tower: it embeds images alone"):
+        images.embed_texts(ids, lengths)
+
+
+def test_two_heads_of_texts_alone_have_shares_too():
+    dual = DualEncoder(None, tiny().text, 16, text_projection="two:hidden=8")
+    assert dual.shares == (0.5, 0.5)
+    dual.set_share(0.25)
+    assert dual.config()["text_projection"] == "two:hidden=8:share=0.25"

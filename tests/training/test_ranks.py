@@ -215,8 +215,8 @@ def test_ranks_draw_their_own_in_encode_and_the_same_in_the_loss(two):
 def ragged() -> list[str]:
     """Runs on each rank: what is said of tensors that cannot be gathered."""
     said = []
-    wide = torch.zeros(3, 5 + collectives.rank())
-    flat = wide[0] if collectives.rank() else wide
+    wide = torch.zeros(3, 2, 5 + collectives.rank())
+    flat = wide[0, 0] if collectives.rank() else wide
     typed = torch.zeros(2, 5, dtype=(torch.int32, torch.float32)[collectives.rank()])
     for x in (wide, flat, typed):
         try:
@@ -230,6 +230,6 @@ def test_features_of_other_sizes_are_refused_on_all_ranks_with_one_message(two):
     first, second = two.run(ragged)
     assert first == second
     assert first[0].startswith(
-        "feature 'tokens' is torch.float32 (3, 5) on rank 0 and torch.float32 (3, 6) on rank 1"
+        "feature 'tokens' is torch.float32 (3, 2, 5) on rank 0 and torch.float32 (3, 2, 6) on rank 1"
     )
     assert "torch.int32 (2, 5) on rank 0 and torch.float32 (2, 5) on rank 1" in first[2]

@@ -104,7 +104,7 @@ def test_streams_take_turns_and_the_first_sets_the_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("cls", [Shared, Turns])
-@pytest.mark.parametrize("done", [3, 6])
+@pytest.mark.parametrize("done", [3])
 def test_stages_of_several_streams_resume_to_the_bit(tmp_path, cls, done):
     unbroken = engine_of(tmp_path / "a", cls)
     unbroken.run()
@@ -113,24 +113,6 @@ def test_stages_of_several_streams_resume_to_the_bit(tmp_path, cls, done):
     resumed.run(resume=True)
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
     assert_equal(unbroken, resumed)
-
-
-def train_streams(out, name):
-    """Runs on each rank: the weights after four steps."""
-    torch.set_num_threads(1)
-    engine = engine_of(
-        out, {"shared": Shared, "turns": Turns}[name], recipe={"steps": 4, "lr": 1e-4}
-    )
-    engine.run()
-    return {key: value.clone() for key, value in engine.method.state_dict().items()}
-
-
-@pytest.mark.parametrize("name", ["shared", "turns"])
-def test_streams_on_two_ranks_are_those_of_one_process(tmp_path, two, name):
-    alone = train_streams(tmp_path / "one", name)
-    for found in two.run(train_streams, tmp_path / "two", name):
-        for key, value in alone.items():
-            assert torch.allclose(value, found[key], atol=5e-4), key
 
 
 @pytest.mark.parametrize(
@@ -241,6 +223,14 @@ def test_a_stage_ends_with_the_weights_of_its_best_epoch(tmp_path, select, ema):
         assert torch.equal(value, seen[4][name]), name
     selected = [line for line in read_log(tmp_path) if line.get("event") == "selected"]
     assert [line["epoch"] for line in selected] == [1]
+
+
+def test_a_number_that_is_none_is_never_the_best(tmp_path):
+    seen = {}
+    numbers = [float("nan"), 0.5, float("nan"), 0.4, 0.4, 0.4]
+    engine = selecting(tmp_path, numbers=numbers, seen=seen)
+    engine.run()
+    assert all(torch.equal(value, seen[4][name]) for name, value in engine.weights().items())
 
 
 def test_patience_ends_a_stage(tmp_path):
@@ -380,20 +370,6 @@ def test_columns_of_epochs_resume_to_the_bit(tmp_path, done):
     assert_equal(unbroken, resumed)
 
 
-def train_regrouped(out):
-    """Runs on each rank: the weights."""
-    torch.set_num_threads(1)
-    engine = regrouped(out, recipe={"steps": 4, "lr": 1e-4})
-    engine.run()
-    return {key: value.clone() for key, value in engine.method.state_dict().items()}
-
-
-def test_columns_of_epochs_on_two_ranks(tmp_path, two):
-    alone = train_regrouped(tmp_path / "one")
-    for found in two.run(train_regrouped, tmp_path / "two"):
-        assert all(torch.allclose(value, found[key], atol=5e-4) for key, value in alone.items())
-
-
 def test_a_column_that_no_prepare_fills_is_refused_before_the_first_step(tmp_path):
     engine = regrouped(tmp_path)
     engine.method.group = lambda run: run.store("train", {"of": np.zeros(32, np.int64)})
@@ -442,10 +418,10 @@ def test_prepare_of_an_epoch_leaves_frozen_parts_in_evaluation_mode(tmp_path):
 
 
 class Grouped(CLIP):
-    """A method whose plan and views read the column of its own `prepare`."""
+    """A method whose plan and views read the column of its own `prepare`, before each epoch."""
 
     def stages(self):
-        return (Stage(prepare=self.group, plan=Distinct("group")),)
+        return (Stage(prepare=self.group, every="epoch", plan=Distinct("group")),)
 
     def group(self, run):
         source = run.sources["train"]

@@ -8,7 +8,7 @@ from diptych.cli._screen import say
 if TYPE_CHECKING:
     from diptych.models.model import Model
 
-MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], or hf:REPO_OR_FOLDER"
+MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], hf:REPO_OR_FOLDER, hf-lm:FOLDER"
 
 
 def add_weights(parser: Parser, section: str = "More") -> None:
@@ -40,10 +40,24 @@ def add_share(parser: Parser) -> None:
     )
 
 
+def add_space(parser: Parser) -> None:
+    """Add `--space`, for verbs that compare embeddings."""
+    parser.option(
+        "How",
+        "--space",
+        metavar="NAME",
+        help="of a model with several embedding spaces: which (default: its first)",
+    )
+
+
 def load_model(
-    spec: str, weights: str | None = None, precision: str = "float32", share: float | None = None
+    spec: str,
+    weights: str | None = None,
+    precision: str = "float32",
+    share: float | None = None,
+    space: str | None = None,
 ) -> "Model":
-    """Return the model in a precision, on a GPU if there is one; `share` is that of
+    """Return the model in a precision, on a GPU if there is one; `share` and `space` are those of
     `diptych.load`."""
     import torch
 
@@ -51,7 +65,9 @@ def load_model(
     from diptych.models.precision import set_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = set_precision(load(spec, weights=weights, share=share).to(device), precision)
+    model = set_precision(
+        load(spec, weights=weights, share=share, space=space).to(device), precision
+    )
     if precision == "auto":
         say(f"computing in {model.precision}, the fastest that is close enough to float32 here")
     return model

@@ -13,6 +13,7 @@ from diptych.cli._model import (
     MODELS,
     add_precision,
     add_share,
+    add_space,
     add_weights,
     load_model,
 )
@@ -76,6 +77,7 @@ def add(parser: Parser) -> None:
     parser.option("More", "--json", type=bool, help="JSON, of all images, in place of tables")
     add_precision(parser)
     add_share(parser)
+    add_space(parser)
     add_weights(parser)
 
 
@@ -94,8 +96,13 @@ def run(args: Namespace) -> None:
 
     source = None if is_image(args.images) else open_source(args.images)
     model: Any = load_model(
-        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+        args.model,
+        args.get("weights"),
+        args.get("precision", "float32"),
+        args.get("share"),
+        args.get("space"),
     )
+    require(model, "class_logits", "diptych classify", args.model)
     route = bool(args.get("route"))
     if route:
         require(model, "route", "--route", args.model)

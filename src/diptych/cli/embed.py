@@ -1,11 +1,11 @@
-"""Embed the images and captions of a source into a folder that can be searched.
+"""Embed the images and captions of a source, or its texts, into a folder that can be searched.
 
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too.
 """
 
 import shlex
 
-from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_share, add_space, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError
@@ -20,7 +20,9 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "source", help="the images: a folder, 'shards/*.tar', a table, glyphs, …")
+    parser.option(
+        "What", "source", help="what to embed: a folder, 'shards/*.tar', a table, glyphs, …"
+    )
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
     parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
@@ -35,6 +37,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     add_share(parser)
+    add_space(parser)
     add_weights(parser)
 
 
@@ -49,13 +52,17 @@ def run(args: Namespace) -> None:
 
     settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
     model = load_model(
-        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+        args.model,
+        args.get("weights"),
+        args.get("precision", "float32"),
+        args.get("share"),
+        args.get("space"),
     )
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))
     say(
-        f"{manifest.count:,} images embedded"
+        f"{manifest.count:,} {manifest.rows} embedded"
         + (f", {damaged:,} damaged ones left out" if damaged else "")
     )
     print(

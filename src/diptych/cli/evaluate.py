@@ -7,7 +7,7 @@ Suites of texts alone read no image; a probe learns from --train, or from four f
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from diptych.cli._model import MODELS, add_precision, add_share, add_weights, load_model
+from diptych.cli._model import MODELS, add_precision, add_share, add_space, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -37,6 +37,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
     add_share(parser)
+    add_space(parser)
     some = "For some suites"
     parser.option(
         some,
@@ -217,7 +218,11 @@ def run(args: Namespace) -> None:
     settings = _settings(args)
     source = open_source(args.data)
     model = load_model(
-        args.model, args.get("weights"), args.get("precision", "float32"), args.get("share")
+        args.model,
+        args.get("weights"),
+        args.get("precision", "float32"),
+        args.get("share"),
+        args.get("space"),
     )
     with progress("evaluating") as report:
         results = evaluate(model, source, suites, progress=report, **settings)

@@ -40,7 +40,6 @@ def run(args: Namespace) -> None:
     report = export(load(args.model, weights=args.get("weights")), args.to, args.out)
     for note in report.notes:
         say(f"note: {note}")
-    print(
-        f"largest difference to ours: images {report.images:.1e}, texts {report.texts:.1e} (limit {LIMIT:.0e})"
-    )
+    images = "" if report.images is None else f"images {report.images:.1e}, "
+    print(f"largest difference to ours: {images}texts {report.texts:.1e} (limit {LIMIT:.0e})")
     print(f"{args.out} holds the model for {report.target}")

@@ -25,9 +25,7 @@ _OPTIONS = ("temperature", "top_k", "top_p", "beams", "length_penalty")
 
 
 def add(parser: Parser) -> None:
-    parser.option(
-        "What", "model", help="a RUN of a language model, or of a method that generates text"
-    )
+    parser.option("What", "model", help="a RUN that generates text, tiny-lm, or hf-lm:FOLDER")
     parser.option("What", "prompt", help="the beginning of the text, or the question, in quotes")
     parser.option(
         "What", "--images", metavar="SOURCE", help="a folder, one image, 'shards/*.tar', a table, …"

@@ -63,7 +63,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
         stored = read_description(folder)
     training = stored.get("training", {})
-    tokenizer = model.tokenizer
+    tokenizer = getattr(model, "tokenizer", None)
     weights = folder / "model.safetensors"
     return {
         "method": stored.get("method"),
@@ -78,7 +78,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "skipped": training.get("skipped"),
         "damaged": training.get("damaged") or None,
         "checksum": stored.get("weights"),
-        "identity": model.identity,
+        "identity": getattr(model, "identity", None),
         "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
         "diptych": stored.get("diptych"),
         "kept": stored.get("kept") or None,  # beside weights: classes, prompts
@@ -86,10 +86,21 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
 
 
 def parts(model: Any) -> dict[str, Any]:
-    """Return the parts of a model: two towers, a language model, or all three."""
+    """Return the parts of a model: the towers that it has, a language model, both, or only the size
+    of a module with parts of its own."""
+    if not hasattr(model, "encoder") and not hasattr(model, "lm"):
+        return {"parameters": count(model.delivered)}
     if not hasattr(model, "encoder"):
         spec = model.lm.config()["text"]
-        shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
+        if "config" in spec:  # of transformers, where each kind names depth and heads its own way
+            kind = spec["config"]["model_type"]
+            shape = {
+                "kind": kind,
+                "width": model.lm.table.embedding_dim,
+                "context": model.lm.context,
+            }
+        else:
+            shape = {name: spec[name] for name in ("width", "depth", "heads", "context")}
         return {"parameters": count(model.lm), "language_model": shape}
     encoder = model.encoder
     writes = (
@@ -97,13 +108,16 @@ def parts(model: Any) -> dict[str, Any]:
     )
     return {
         "parameters": count(encoder),
-        "image_tower": f"{encoder.image.spec['name']}, {count(encoder.image):,} parameters",
-        "text_tower": f"{encoder.text.spec['name']}, {count(encoder.text):,} parameters"
-        if encoder.text
-        else None,
+        "image_tower": _tower(encoder.image) if "image" in encoder.sides else None,
+        "text_tower": _tower(encoder.text),
         "embed_dim": encoder.embed_dim,
+        "spaces": list(getattr(model, "spaces", ())) or None,
         **writes,
     }
+
+
+def _tower(tower: Any) -> str | None:
+    return None if tower is None else f"{tower.spec['name']}, {count(tower):,} parameters"
 
 
 def count(module: Any) -> int:

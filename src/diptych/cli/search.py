@@ -1,4 +1,4 @@
-"""Find images by a text, by an image, or by an image and what should differ in it.
+"""Find images or texts by a text, by an image, or by an image and what should differ in it.
 
 Every embedding is compared, or the index is asked that `diptych index` made. The model that made
 the folder embeds the query.
@@ -65,7 +65,8 @@ def run(args: Namespace) -> None:
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
     precision = args.get("precision", "float32")
-    model = load_model(*_model(args, index.manifest), precision, index.manifest.share)
+    manifest = index.manifest
+    model = load_model(*_model(args, manifest), precision, manifest.share, manifest.space)
     hits = query(
         model,
         index,
@@ -86,7 +87,7 @@ def run(args: Namespace) -> None:
     if not any(hit.image_path for hit in hits):  # images in tars are not separate files
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
-    show_table(f"{asked} in {len(index):,} images", columns, rows)
+    show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows)
 
 
 def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:

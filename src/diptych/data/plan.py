@@ -3,9 +3,8 @@
 A plan is a pure function of (source, seed, epoch, batch size). It returns global batches, of which
 each rank takes its slice, so the order depends on neither ranks nor workers.
 
-An epoch of `InOrder`, `Shuffled`, `Together`, `Distinct`, `Stratified` and `AtLeast` contains every
-sample exactly once. One of the other plans leaves samples out or repeats some, as its docstring
-says.
+An epoch of `InOrder`, `Shuffled`, `Together`, `Distinct` and `Stratified` contains every sample
+exactly once. The other plans leave samples out or repeat some, as their docstrings say.
 """
 
 from collections.abc import Mapping
@@ -279,9 +278,9 @@ class PerClass:
     """Batches of `count` random samples of each of as many random values of `label` as fit.
 
     An epoch has as many batches as hold the source once. Which samples they hold is drawn: a value
-    is as likely as any other, whatever its number of samples, and gives each of its samples before
-    it gives one again. Of a value with fewer than `count` samples, some are repeated. Samples whose
-    label is missing (-1) are left out.
+    is as likely as any other, whatever its number of samples. It gives its samples in shuffled
+    passes of whole blocks of `count`, none twice in a pass; of a value with fewer samples, some are
+    repeated in a block. Samples whose label is missing (-1) are left out.
     """
 
     label: str

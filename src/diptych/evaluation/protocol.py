@@ -90,6 +90,7 @@ def describe(protocol: Protocol, model: object) -> dict[str, object]:
         "decoding": protocol.decoding,
         "precision": protocol.precision,
         "model": getattr(model, "identity", ""),
+        **({"space": space} if (space := getattr(model, "chosen_space", None)) else {}),
     }
 
 

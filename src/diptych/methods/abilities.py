@@ -10,7 +10,6 @@ positions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from diptych.errors import InputError
@@ -84,38 +83,45 @@ class Applies(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Ability:
-    """What a model with this ability `does`, for messages, and the methods that will bring it."""
+ABILITIES = frozenset(
+    [
+        "embed_images",
+        "embed_texts",
+        "represent",
+        "set_classes",
+        "class_logits",
+        "similarity",
+        "heat",
+        "match",
+        "generate",
+        "log_prob",
+        "compose",
+        "detect",
+        "draw",
+        "route",
+        "score",
+        "segment",
+        "embed_regions",
+        "embed_records",
+        "predict",
+        "fill",
+        "reconstruct",
+        "apply",
+    ]
+)
+"""All abilities; those of a card are among them."""
 
-    does: str
-    coming: tuple[str, ...] = ()
-
-
-ABILITIES: Mapping[str, Ability] = {
-    "embed_images": Ability("embeds images"),
-    "embed_texts": Ability("embeds texts"),
-    "represent": Ability("gives the tokens of images"),
-    "set_classes": Ability("classifies by names"),
-    "class_logits": Ability("classifies images"),
-    "similarity": Ability("compares embeddings"),
-    "heat": Ability("shows where a text is in an image"),
-    "match": Ability("scores pairs of an image and a text", ("albef", "nevlp")),
-    "generate": Ability("generates"),
-    "log_prob": Ability("gives the probability of a text"),
-    "compose": Ability("composes"),
-    "detect": Ability("detects"),
-    "draw": Ability("draws"),
-    "route": Ability("routes images to groups"),
-    "score": Ability("scores how visual a text is"),
-    "segment": Ability("segments images", ("denseclip", "cocu")),
-    "embed_regions": Ability("embeds regions", ("clim", "villa", "dito", "doco")),
-    "embed_records": Ability("embeds records of an image and a text", ("clippings",)),
-    "predict": Ability("predicts named numbers", ("renalclip", "urbanclip")),
-    "fill": Ability("fills masked words", ("biovil", "albef")),
-    "reconstruct": Ability("reconstructs hidden patches", ("sycoca", "pixel_linguist")),
-    "apply": Ability("applies a learned change to images and texts", ("c_pgc",)),
+COMING: Mapping[str, tuple[str, ...]] = {
+    "match": ("albef", "nevlp"),
+    "segment": ("denseclip", "cocu"),
+    "embed_regions": ("clim", "villa", "dito", "doco"),
+    "embed_records": ("clippings",),
+    "predict": ("renalclip", "urbanclip"),
+    "fill": ("biovil", "albef"),
+    "reconstruct": ("sycoca", "pixel_linguist"),
+    "apply": ("c_pgc",),
 }
+"""The methods that will bring an ability that none has yet."""
 
 
 def able_methods(ability: str) -> str:
@@ -133,9 +139,8 @@ def able_methods(ability: str) -> str:
     ]
     if commands:
         return f"train one with {' or '.join(commands)}"
-    coming = ABILITIES[ability].coming if ability in ABILITIES else ()
-    if coming:
-        return f"no method has it yet; {' and '.join(coming)} will"
+    if ability in COMING:
+        return f"no method has it yet; {' and '.join(COMING[ability])} will"
     return "name another model"
 
 

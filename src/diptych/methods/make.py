@@ -1,7 +1,7 @@
 """`Make`: builds the towers that a method asks for, new or with the weights of the model given by
 `--init`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel, check_tokenizer
-from diptych.models.model import Model
+from diptych.models.model import TextModel
+from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
@@ -51,18 +52,31 @@ class Make:
         self.delivered = delivered
 
     @classmethod
-    def of(cls, model: Model | LanguageModel) -> "Make":
+    def of(cls, model: TextModel | LanguageModel) -> "Make":
         """Return a `Make` that builds towers like those of `model`, with its weights."""
         if isinstance(model, LanguageModel):
             state = {f"text.{name}": value for name, value in model.lm.tower.state_dict().items()}
+            state |= {f"lm.{name}": value for name, value in model.lm.state_dict().items()}
             text = model.lm.config()["text"]
             return cls(
-                image=NO_TOWER, text=text, embed_dim=0, tokenizer=model.tokenizer, state=state
+                image=NO_TOWER,
+                text=text,
+                embed_dim=model.lm.table.embedding_dim,
+                tokenizer=model.tokenizer,
+                state=state,
+            )
+        if not hasattr(model, "encoder"):  # a module with parts of its own alone
+            return cls(
+                image=NO_TOWER,
+                text=NO_TOWER,
+                embed_dim=0,
+                tokenizer=getattr(model, "tokenizer", None),
+                delivered=getattr(model, "delivered", None),
             )
         encoder = model.encoder
         config = encoder.config()
         return cls(
-            image=config["image"],
+            image=config["image"] or NO_TOWER,
             text=config["text"] or NO_TOWER,
             embed_dim=config["embed_dim"],
             tokenizer=model.tokenizer,
@@ -78,11 +92,10 @@ class Make:
         return self.words
 
     def image(self) -> ImageTower:
-        """Return a new image tower. Raises InputError if training starts from a model of texts
-        alone."""
+        """Return a new image tower. Raises InputError if the model has texts alone."""
         if self.image_spec == NO_TOWER:
             raise InputError(
-                "a language model has no image tower; start from a model of images and texts"
+                "a model of texts alone has no image tower; start from a model of images and texts"
             )
         tower = image_tower(self.image_spec)
         return self._load(tower, "image.")
@@ -106,20 +119,36 @@ class Make:
         return self._load(tower, "text.")
 
     def lm(self) -> CausalLM:
-        """Return a new causal language model on the text tower. Raises InputError if the tower or
+        """Return a new causal language model on the text tower, or of transformers if the given one
+        is. Raises InputError if the tower or
         the tokenizer does not suit one."""
         check_tokenizer(self.tokenizer)
+        if isinstance(self.text_spec, Mapping) and self.text_spec["name"] == HF_LM:
+            return self._load(HFCausalLM.fresh(self.text_spec["config"]), "lm.")
         return CausalLM(self.text())  # type: ignore[arg-type]  # which refuses other towers
 
     def dual(
-        self, *, logit_scale: Temperature, logit_bias: float | None = None, **projections: str
+        self,
+        *,
+        logit_scale: Temperature,
+        logit_bias: float | None = None,
+        spaces: Sequence[str] = (),
+        **projections: str,
     ) -> DualEncoder:
-        """Return a new dual encoder, without a text tower if that is `NO_TOWER`.
+        """Return a new dual encoder, without the tower of a side that is `NO_TOWER`.
 
-        A given model keeps its scale and projections; a missing bias is added.
+        A given model keeps its scale and projections; a missing bias is added. `spaces` names the
+        vectors of an image tower that pools several. Raises InputError if a given model has other
+        spaces.
         """
         if self._dual is None:
-            image = self.image()  # first: both towers draw from the same random stream
+            if self.image_spec == self.text_spec == NO_TOWER:
+                raise InputError(
+                    "there is neither an image nor a text tower; start from a model that has what this "
+                    "method reads"
+                )
+            # the image tower first: both towers draw from the same random stream
+            image = None if self.image_spec == NO_TOWER else self.image()
             text = None if self.text_spec == NO_TOWER else self.text()
             return DualEncoder(
                 image,
@@ -127,9 +156,15 @@ class Make:
                 self.embed_dim,
                 logit_scale=logit_scale,
                 logit_bias=logit_bias,
+                spaces=spaces,
                 **projections,
             )
         config = dict(self._dual)
+        if spaces and list(spaces) != config.get("spaces"):
+            raise InputError(
+                f"this method wants a model with the spaces {', '.join(spaces)}, and the one that training starts "
+                f"from has {', '.join(config.get('spaces', ())) or 'none'}"
+            )
         missing_bias = logit_bias is not None and config.get("logit_bias") is None
         if missing_bias:
             config["logit_bias"] = logit_bias

@@ -164,16 +164,19 @@ class _LentEncoder(DualEncoder):
     """A dual encoder with the towers of another. Its attributes read the lender's, which a tuple
     keeps out of torch's registry, so that the towers are saved, trained and averaged once."""
 
-    image = property(lambda self: self._lender[0].image)
+    image = property(lambda self: self._lender[0].image)  # type: ignore[assignment]
     text = property(lambda self: self._lender[0].text)
-    image_projection = property(lambda self: self._lender[0].image_projection)
+    image_projection = property(lambda self: self._lender[0].image_projection)  # type: ignore[assignment]
     text_projection = property(lambda self: self._lender[0].text_projection)
     embed_dim = property(lambda self: self._lender[0].embed_dim)
+    sides = property(lambda self: self._lender[0].sides)
 
     def __init__(self, lender: DualEncoder, logit_scale: Temperature, logit_bias: float | None):
         nn.Module.__init__(self)
         self._lender = (lender,)
         self._plain = lender._plain
+        self.spaces = lender.spaces
+        self._vector = lender._vector
         self.logit_scale = logit_scale
         self.logit_bias = (
             None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))

@@ -30,7 +30,7 @@ from diptych.models import pretrained
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
 from diptych.models.precision import set_precision
 from diptych.renamed import translated
 from diptych.spec import check_record
@@ -94,6 +94,8 @@ def describe(
     encoder = (
         delivered if isinstance(delivered, DualEncoder) else getattr(delivered, "encoder", None)
     )
+    if not isinstance(encoder, DualEncoder):  # a part of the module's own
+        encoder = None
     lm = delivered if isinstance(delivered, CausalLM) else getattr(delivered, "lm", None)
     return {
         "format": FORMAT,
@@ -108,6 +110,14 @@ def describe(
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
         "preprocess": preprocess.to_dict() if preprocess else None,
     }
+
+
+def preprocess_of(delivered: nn.Module) -> Preprocess | None:
+    """Return the preprocessing of a delivered module's images, None if it reads none."""
+    if isinstance(delivered, DualEncoder) and "image" not in delivered.sides:
+        return None
+    holder = delivered if hasattr(delivered, "preprocess") else getattr(delivered, "image", None)
+    return getattr(holder, "preprocess", None)
 
 
 def save_model(
@@ -204,28 +214,32 @@ def load(
     precision: str = "float32",
     *,
     share: float | None = None,
+    space: str | None = None,
 ) -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, or one that ships
-    with the package: `tiny`, `tiny-lm`.
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`, or one
+    that ships with the package: `tiny`, `tiny-lm`.
 
-    Returns a `Model`, which embeds; for a RUN of a language model a `LanguageModel`, which
-    generates.
+    Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
+    and for a language model a `LanguageModel`, which generates.
 
     `weights` names a local file for a model of another library: a state dict, safetensors, or a
     Hugging Face folder. `precision` is the type of the computation: "float32", "bfloat16", "int8",
     or "auto", the fastest of them on this machine whose probed embeddings stay within a cosine of
     0.9995 of float32 (`models.precision`). `share` sets the weight of the heads of a model that has
-    two (`DualEncoder.set_share`), in place of the share in model.json. Raises InputError if the
-    name, the files or their contents do not fit.
+    two (`DualEncoder.set_share`), in place of the share in model.json. `space` chooses one of the
+    embedding spaces of a model that has several (`TextModel.space`). Raises InputError if the name,
+    the files or their contents do not fit.
     """
-    model = _load(spec, weights, precision if share is None else "float32")
-    if share is None:
-        return model
-    if not isinstance(model, Model):
-        raise InputError(
-            f"a share weighs the two heads of a model that embeds, and {spec} has none; leave it out"
-        )
-    model.set_share(share)
+    if share is None and space is None:
+        return _load(spec, weights, precision)
+    model = _load(spec, weights, "float32")
+    if not isinstance(model, TextModel):
+        what = "a share weighs the two heads" if space is None else "a space is"
+        raise InputError(f"{what} of a model that embeds, which {spec} does not; leave it out")
+    if share is not None:
+        model.set_share(share)
+    if space is not None:
+        model = model.space(space)
     return set_precision(model, precision)
 
 
@@ -240,7 +254,7 @@ def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
             f"--weights (weights=) goes with openclip: or hf: models; {spec} has its own"
         )
     if not folder.is_dir():
-        known = ", ".join([*shipped(), "openclip:NAME/TAG", "hf:FOLDER"])
+        known = ", ".join([*shipped(), "openclip:NAME/TAG", "hf:FOLDER", "hf-lm:FOLDER"])
         raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")
     return set_precision(_load_run(folder, str(spec) if ships else str(folder)), precision)
 
@@ -340,14 +354,15 @@ def to_model(
         assert tokenizer is not None, "a language model is made for a tokenizer"
         return LanguageModel(module, tokenizer, name=name)
     assert isinstance(module, DualEncoder)
-    assert images is not None, "a dual encoder has a preprocessing"
+    if "image" not in module.sides:
+        return TextModel(module, tokenizer, name=name)
+    assert images is not None, "an image tower has a preprocessing"
     return Model(module, tokenizer, images, name=name)
 
 
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """Return the delivered module of a description, with new weights."""
     dual = description["dual"]
-    lm = description.get("lm")
     if is_file(description["method"]):  # a model never says what code is run
         if not description["plain"]:
             raise InputError(
@@ -358,13 +373,12 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
         return DualEncoder.from_config(dual)
     cls = method_class(description["method"])
     if dual is None:
-        assert lm is not None
-        make = Make(image=NO_TOWER, text=lm["text"], embed_dim=0, tokenizer=tokenizer)
+        text = (description["lm"] or {}).get("text", NO_TOWER)
+        make = Make(image=NO_TOWER, text=text, embed_dim=0, tokenizer=tokenizer)
     else:
-        text = dual["text"] or NO_TOWER
         make = Make(
-            image=dual["image"],
-            text=text,
+            image=dual["image"] or NO_TOWER,
+            text=dual["text"] or NO_TOWER,
             embed_dim=dual["embed_dim"],
             tokenizer=tokenizer,
             dual=dual,

@@ -8,6 +8,7 @@ from torch import nn
 
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
+from diptych.towers.dual import DualEncoder
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,23 @@ class Validation:
 
 
 class Delivered(nn.Module):
-    """A dual encoder (`encoder`), a language model (`lm`) or both, and further learned parts.
+    """A dual encoder (`encoder`), a language model (`lm`), both or neither, and further learned
+    parts.
 
     model.json describes encoder and language model, which a loader builds first; the rest is built
-    from the method's options and the plain values of `extra_state`. A subclass implements
-    `to_model`.
+    from the method's options and the plain values of `extra_state`. `preprocess`, or that of the
+    tower `image`, prepares its images. A subclass implements `to_model`.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("images.main",)
     """The fields that a validation source needs."""
+
+    spaces: tuple[str, ...] = ()
+    """The names of several embedding spaces, the default first."""
+
+    def space(self, name: str) -> DualEncoder:
+        """The dual encoder of one of `spaces`, made of this module's parts."""
+        raise NotImplementedError
 
     def extra_state(self) -> dict[str, Any]:
         """Plain values to store in model.json, such as class names."""
@@ -44,6 +53,9 @@ class Delivered(nn.Module):
     def to_model(
         self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
     ) -> Any:
-        """The model for `diptych.load`, which accepts images and strings. Its attribute
-        `validation` is a `Validation`."""
+        """The model for `diptych.load`, which accepts images and strings.
+
+        It has `name`, `validation` (a `Validation`), `delivered` (this module), `to(device)`, and a
+        method for each of its abilities, as `Model` does for a dual encoder.
+        """
         raise NotImplementedError

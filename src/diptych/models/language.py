@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import at_least_float32
-from diptych.errors import InputError
+from diptych.errors import InputError, Missing
 from diptych.models.delivered import Validation
 from diptych.models.generate import State, generate
 from diptych.models.model import Model, evaluating
@@ -89,6 +89,16 @@ class CausalLM(nn.Module):
 
         Without a mask, padding must follow the real tokens. Raises InputError above the context.
         """
+        x, place = self._embedded(ids, mask, prefix)
+        x = x + self.tower.positions[place]
+        x = self.tower.blocks(x, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache)
+        return self.tower.norm(x)
+
+    def _embedded(
+        self, ids: Tensor | None, mask: Tensor | None, prefix: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The embeddings (B, N, D) of a prefix and ids, and their positions, (N,) without a
+        mask."""
         parts = [
             part for part in (prefix, None if ids is None else self.table(ids)) if part is not None
         ]
@@ -105,9 +115,7 @@ class CausalLM(nn.Module):
             raise InputError(
                 f"{most} tokens exceed the language model's context {self.context}; give or ask for fewer"
             )
-        x = x + self.tower.positions[place]
-        x = self.tower.blocks(x, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache)
-        return self.tower.norm(x)
+        return x, place
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of the token after each of the tokens (…, D)."""
@@ -124,7 +132,7 @@ class CausalLM(nn.Module):
     ) -> State:
         """Read prefix and ids. `mask` (B, N) covers both, None if all are real; each row needs a
         real token."""
-        cache = KVCache.empty(len(self.tower.transformer.layers))
+        cache = self._empty_cache()
         hidden = self(ids, mask, memory=memory, memory_mask=memory_mask, prefix=prefix, cache=cache)
         B, N, _ = hidden.shape
         mask = (
@@ -135,6 +143,9 @@ class CausalLM(nn.Module):
         last = N - 1 - mask.flip(1).int().argmax(1)
         logits = self.logits(hidden[torch.arange(B, device=hidden.device), last])
         return State(at_least_float32(logits), hidden, mask, cache, memory, memory_mask)
+
+    def _empty_cache(self) -> KVCache:
+        return KVCache.empty(len(self.tower.transformer.layers))
 
     def next(self, state: State, ids: Tensor) -> State:
         """Read one more token per row, ids (B,), or several (B, n). The given state is not
@@ -189,10 +200,6 @@ class CausalLM(nn.Module):
         return self.token_log_probs(ids, lengths, **options).sum(1)
 
 
-class Missing(InputError, AttributeError):
-    """The error for an attribute that a kind of model lacks; `hasattr` returns False."""
-
-
 class LanguageModel:
     """A causal language model for strings, in float32, as returned by `diptych.load`.
 
@@ -205,7 +212,7 @@ class LanguageModel:
 
     def __init__(self, lm: CausalLM, tokenizer: Tokenizer, *, name: str):
         check_tokenizer(tokenizer)
-        if tokenizer.vocab_size != lm.table.num_embeddings or tokenizer.context > lm.context:
+        if tokenizer.vocab_size > lm.table.num_embeddings or tokenizer.context > lm.context:
             raise InputError(
                 f"{name}: the model has {lm.table.num_embeddings} words and a context of {lm.context}, its tokenizer "
                 f"{tokenizer.vocab_size} and {tokenizer.context}; use the one it was trained with"

@@ -1,61 +1,210 @@
 """`Model`: a dual encoder with its tokenizer and preprocessing, which embeds images and strings as
-unit vectors. `diptych.load` returns one for any weights, ours or foreign.
+unit vectors, and `TextModel`, which embeds strings alone. `diptych.load` returns one of them for any
+weights, ours or foreign.
 
-Dimensions: N images or texts, E embedding, H x W pixels, L text length.
+Dimensions: N images or texts, E embedding, H x W pixels.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from diptych.data.decode import opened
-from diptych.data.images import FileImage, Preprocess
-from diptych.data.prefetch import ahead
-from diptych.data.sample import BadSample, EncodedImage
+from diptych.data.images import Preprocess
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.dtypes import at_least_float32
-from diptych.errors import InputError
+from diptych.errors import InputError, Missing
 from diptych.models.class_names import check_names, mean_directions, prompts
 from diptych.models.delivered import Delivered, Validation
+from diptych.models.pixels import ImagesLike, pixel_batches
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
-ImagesLike = (
-    str
-    | Path
-    | Image.Image
-    | EncodedImage
-    | Tensor
-    | Sequence[str | Path | Image.Image | EncodedImage]
-)
 Progress = Callable[[int, int], None]
 """`progress(done, total)`, called after each batch."""
 
 
-class Model:
-    """A dual encoder that accepts images and strings.
+class TextModel:
+    """A dual encoder that accepts strings, as `diptych.load` returns it for one of texts alone.
 
     `name` is what the model was loaded from. `delivered` is a method's module that holds the
-    encoder and further parts.
+    encoder and further parts. What only `Model` can do raises InputError.
+
+    Raises InputError if the tokenizer does not match the text tower.
+    """
+
+    weights: Path | None = (
+        None  # the file or folder with which a foreign model's weights were replaced
+    )
+    validation = Validation("sts", ("spearman",))
+    chosen_space: str | None = None  # by `space`
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer | None,
+        *,
+        name: str,
+        delivered: Delivered | None = None,
+    ):
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.name = name
+        self.delivered = delivered
+        self._kept = (
+            delivered.extra_state() if delivered is not None else {}
+        )  # before set_classes changes it
+        self.precision = "float32"  # of computation; changed by `models.precision.set_precision`
+        if tokenizer is not None:
+            _check_tokenizer(encoder, tokenizer, name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "preprocess" or (hasattr(Model, name) and not name.startswith("_")):
+            raise Missing(
+                f"{self.name} embeds texts alone and has no {name}; name a model of images and texts"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def embed_texts(
+        self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
+    ) -> Tensor:
+        """Embed texts as unit vectors (N, E), float32, on the CPU.
+
+        A text longer than the context is truncated (`tokenizer.lost` reports it).
+
+        Raises InputError if the model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
+                "holds its tokenizer files (tokenizer.json or spiece.model)"
+            )
+        rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
+        batches, places = by_length(rows, self.tokenizer, batch_size)
+        return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The names of several embedding spaces, the default first; none if there is but one."""
+        return self._whole.spaces  # type: ignore[return-value]
+
+    def space(self, name: str) -> Self:
+        """Return the model in one of its `spaces`; it shares the parameters. Its classes are not
+        set.
+
+        Raises InputError for a space that does not exist, and if the precision was set before.
+        """
+        if name not in self.spaces:
+            have = ", ".join(self.spaces) or "one that has no name; leave the space out"
+            raise InputError(f"{self.name} has no space {name!r}; it has {have}")
+        if self.precision != "float32":
+            raise InputError(
+                f"{self.name} is in {self.precision}; load it in float32, choose the space, then set the precision"
+            )
+        other = copy.copy(self)
+        for kept in ("identity", "classes", "_class_vectors"):
+            other.__dict__.pop(kept, None)
+        other.encoder = self._whole.space(name)  # type: ignore[operator]
+        other.chosen_space = name
+        if isinstance(other, Model):
+            other.preprocess = other.encoder.image.preprocess
+        return other
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Each head's share of an embedding's squared length (`DualEncoder.shares`)."""
+        return self.encoder.shares
+
+    def set_share(self, share: float) -> None:
+        """Reweigh the two heads (`DualEncoder.set_share`). This unsets the classes; set them
+        again."""
+        self.encoder.set_share(share)
+        self.__dict__.pop("identity", None)
+        if hasattr(self, "_class_vectors"):
+            self.classes = ()
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines (N, M) of embeddings (N, E) and (M, E)."""
+        return self.encoder.similarity(a, b)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the towers."""
+        return next(self.encoder.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model to a device. Raises InputError for a model in int8, which runs only on a
+        CPU."""
+        if self.precision == "int8" and torch.device(device).type != "cpu":
+            raise InputError(
+                f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}"
+            )
+        self._whole.to(device)
+        return self
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that determines the model's output, computed at first use.
+
+        It covers weights, towers, tokenizer, preprocessing and plain values from the method, such
+        as prompts, but not classes that are set later.
+        """
+        config = {
+            "towers": self.encoder.config(),
+            "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
+            **({"preprocess": self.preprocess.to_dict()} if hasattr(self, "preprocess") else {}),
+            **({"kept": self._kept} if self._kept else {}),
+            **({"space": self.chosen_space} if self.chosen_space in self.spaces[1:] else {}),
+        }
+        total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, value in sorted(self._whole.state_dict().items()):
+            value = value.detach().cpu().contiguous()
+            total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            total.update(value.reshape(-1).view(torch.uint8).numpy())
+        return total.hexdigest()
+
+    @property
+    def _whole(self) -> nn.Module:
+        """The module that holds all parameters."""
+        return self.encoder if self.delivered is None else self.delivered
+
+    def _embed(
+        self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None
+    ) -> Tensor:
+        found = [torch.empty(0, self.encoder.embed_dim)]
+        done = 0
+        with evaluating(self.encoder), torch.inference_mode():
+            for batch in batches:
+                vectors = embed(*(part.to(self.device) for part in batch))
+                if at_least_float32(vectors) is not vectors:  # normalised in 8 bits; again in 24
+                    vectors = F.normalize(at_least_float32(vectors), dim=-1)
+                vectors = vectors.cpu()
+                found.append(vectors)
+                done += len(vectors)
+                if progress:
+                    progress(done, count)
+        return torch.cat(
+            found[1:] or found
+        ).clone()  # a clone outside inference mode can take part in gradients
+
+
+class Model(TextModel):
+    """A dual encoder that accepts images and strings.
 
     Raises InputError if the tokenizer or the preprocessing does not match the towers.
     """
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
-    weights: Path | None = (
-        None  # the file or folder with which a foreign model's weights were replaced
-    )
     validation = Validation("retrieval", ("i2t_", "t2i_"))
 
     def __init__(
@@ -67,18 +216,9 @@ class Model:
         name: str,
         delivered: Delivered | None = None,
     ):
-        self.encoder = encoder
-        self.tokenizer = tokenizer
         self.preprocess = preprocess
-        self.name = name
-        self.delivered = delivered
-        self._kept = (
-            delivered.extra_state() if delivered is not None else {}
-        )  # before set_classes changes it
-        self.precision = "float32"  # of computation; changed by `models.precision.set_precision`
         _check_preprocess(encoder, preprocess, name)
-        if tokenizer is not None:
-            _check_tokenizer(encoder, tokenizer, name)
+        super().__init__(encoder, tokenizer, name=name, delivered=delivered)
 
     def embed_images(
         self,
@@ -158,24 +298,6 @@ class Model:
         positions, grid = patch_vectors(self, images, batch_size, exact=exact)
         return (positions @ self.embed_texts(texts).T).transpose(1, 2).unflatten(2, grid)
 
-    def embed_texts(
-        self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
-    ) -> Tensor:
-        """Embed texts as unit vectors (N, E), float32, on the CPU.
-
-        A text longer than the context is truncated (`tokenizer.lost` reports it).
-
-        Raises InputError if the model has no tokenizer.
-        """
-        if self.tokenizer is None:
-            raise InputError(
-                f"{self.name} came without a tokenizer and cannot embed text; load it from a folder that "
-                "holds its tokenizer files (tokenizer.json or spiece.model)"
-            )
-        rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
-        batches, places = by_length(rows, self.tokenizer, batch_size)
-        return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
-
     def set_classes(
         self,
         names: Sequence[str],
@@ -233,154 +355,11 @@ class Model:
             vectors, self._class_vectors
         )
 
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Each head's share of an embedding's squared length (`DualEncoder.shares`)."""
-        return self.encoder.shares
-
-    def set_share(self, share: float) -> None:
-        """Reweigh the two heads (`DualEncoder.set_share`). This unsets the classes; set them
-        again."""
-        self.encoder.set_share(share)
-        self.__dict__.pop("identity", None)
-        if hasattr(self, "_class_vectors"):
-            self.classes = ()
-
-    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cosines (N, M) of embeddings (N, E) and (M, E)."""
-        return self.encoder.similarity(a, b)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the towers."""
-        return next(self.encoder.parameters()).device
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the model to a device. Raises InputError for a model in int8, which runs only on a
-        CPU."""
-        if self.precision == "int8" and torch.device(device).type != "cpu":
-            raise InputError(
-                f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}"
-            )
-        self._whole.to(device)
-        return self
-
-    @cached_property
-    def identity(self) -> str:
-        """SHA-256 of all that determines the model's output, computed at first use.
-
-        It covers weights, towers, tokenizer, preprocessing and plain values from the method, such
-        as prompts, but not classes that are set later.
-        """
-        config = {
-            "towers": self.encoder.config(),
-            "tokenizer": self.tokenizer.fingerprint if self.tokenizer else None,
-            "preprocess": self.preprocess.to_dict(),
-            **({"kept": self._kept} if self._kept else {}),
-        }
-        total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, value in sorted(self._whole.state_dict().items()):
-            value = value.detach().cpu().contiguous()
-            total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            total.update(value.reshape(-1).view(torch.uint8).numpy())
-        return total.hexdigest()
-
-    @property
-    def _whole(self) -> nn.Module:
-        """The module that holds all parameters."""
-        return self.encoder if self.delivered is None else self.delivered
-
-    def _embed(
-        self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None
-    ) -> Tensor:
-        found = [torch.empty(0, self.encoder.embed_dim)]
-        done = 0
-        with evaluating(self.encoder), torch.inference_mode():
-            for batch in batches:
-                vectors = embed(*(part.to(self.device) for part in batch))
-                if at_least_float32(vectors) is not vectors:  # normalised in 8 bits; again in 24
-                    vectors = F.normalize(at_least_float32(vectors), dim=-1)
-                vectors = vectors.cpu()
-                found.append(vectors)
-                done += len(vectors)
-                if progress:
-                    progress(done, count)
-        return torch.cat(
-            found[1:] or found
-        ).clone()  # a clone outside inference mode can take part in gradients
-
     def _batches(
         self, images: ImagesLike, batch_size: int, exact: bool
     ) -> tuple[Iterator[tuple[Tensor]], int]:
         """Batches of pixels (N, 3, size, size), and the number of images."""
-        if isinstance(images, Tensor):
-            return self._tensor_batches(images, batch_size)
-        items = (
-            [images]
-            if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode")
-            else images
-        )
-        return self._decoded(list(items), batch_size, exact), len(items)  # type: ignore[arg-type]
-
-    def _tensor_batches(
-        self, images: Tensor, batch_size: int
-    ) -> tuple[Iterator[tuple[Tensor]], int]:
-        images = images[None] if images.ndim == 3 else images
-        size = self.preprocess.size
-        if (
-            images.ndim != 4
-            or images.shape[1] != 3
-            or not (images.dtype == torch.uint8 or images.is_floating_point())
-        ):
-            raise InputError(
-                f"image tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
-                f"{tuple(images.shape)}; permute or convert them"
-            )
-        if images.shape[2:] == (
-            size,
-            size,
-        ):  # preprocessed; uint8 of this size needs no resizing
-            return ((chunk,) for chunk in images.split(batch_size)), len(images)
-        if images.is_floating_point():
-            raise InputError(
-                f"float images are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
-                f"{images.shape[3]}; give uint8 pixels or PIL images"
-            )
-        items = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
-        return self._decoded(items, batch_size), len(items)
-
-    def _decoded(
-        self,
-        items: Sequence[str | Path | Image.Image | EncodedImage],
-        batch_size: int,
-        exact: bool = False,
-    ) -> Iterator[tuple[Tensor]]:
-        """Batches of pixels (N, 3, H, W); threads decode the next one while the caller computes."""
-        for pixels in ahead(partial(self._pixels, exact=exact), list(enumerate(items)), batch_size):
-            yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
-
-    def _pixels(
-        self, numbered: tuple[int, str | Path | Image.Image | EncodedImage], *, exact: bool
-    ) -> Tensor:
-        place, item = numbered
-        try:
-            if isinstance(item, Image.Image):
-                return self.preprocess(opened(item))
-            if isinstance(item, str | Path):
-                return self.preprocess.read(FileImage(str(item)), exact=exact)
-            if hasattr(item, "decode"):
-                return self.preprocess.read(item, exact=exact)
-        except (
-            BadSample,
-            OSError,
-        ) as error:  # PIL reads lazily: a truncated file given as an image fails here
-            where = str(item) if isinstance(item, str | Path) else f"image {place}"
-            raise InputError(
-                f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
-            ) from error
-        raise InputError(
-            f"image {place} is a {type(item).__name__}; give a path, a PIL image, or one tensor of all"
-        )
+        return pixel_batches(images, self.preprocess, batch_size, exact)
 
 
 def patch_vectors(

@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from diptych.data.sources import cache
 from diptych.errors import InputError, unknown
 from diptych.models import int8
 from diptych.models.language import LanguageModel
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
 from diptych.towers.nn.transformer import Attention
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,11 @@ SECONDS = 5.0
 seconds."""
 
 
-M = TypeVar("M", bound=Model | LanguageModel)
+class _Named(Protocol):
+    name: str
+
+
+M = TypeVar("M", bound=_Named)
 
 
 def set_precision(model: M, precision: str) -> M:
@@ -52,20 +56,23 @@ def set_precision(model: M, precision: str) -> M:
     """
     if precision not in (*PRECISIONS, "auto"):
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
-    if model.precision != "float32":
+    if isinstance(model, TextModel):
+        if model.precision != "float32":
+            raise InputError(
+                f"{model.name} is in {model.precision}; load it anew to have it in {precision}"
+            )
+        if precision == "auto":
+            _auto(model)
+        else:
+            _convert(model, precision)
+        return model
+    if precision != "float32":
         raise InputError(
-            f"{model.name} is in {model.precision}; load it anew to have it in {precision}"
+            f"{model.name} embeds nothing and computes in float32 alone; leave precision out"
         )
     if isinstance(model, LanguageModel):
-        if precision != "float32":
-            raise InputError(
-                f"{model.name} is a language model, which computes in float32 alone; leave precision out"
-            )
         join(model.lm)
-        return model
-    if precision == "auto":
-        return _auto(model)
-    return _convert(model, precision)
+    return model
 
 
 def join(module: torch.nn.Module) -> None:
@@ -76,7 +83,7 @@ def join(module: torch.nn.Module) -> None:
             part.join()
 
 
-def _convert(model: Model, precision: str) -> Model:
+def _convert(model: TextModel, precision: str) -> TextModel:
     if precision != "float32":
         _ = model.identity  # of the loaded weights, before they are converted
     if precision == "bfloat16":
@@ -94,15 +101,16 @@ def _convert(model: Model, precision: str) -> Model:
     return model
 
 
-def _towers(model: Model) -> tuple[torch.nn.Module, ...]:
+def _towers(model: TextModel) -> tuple[torch.nn.Module, ...]:
     """The modules to convert: towers and projections; scale and bias of similarities remain
     float32."""
     encoder = model.encoder
-    parts = encoder.image, encoder.text, encoder.image_projection, encoder.text_projection
-    return tuple(part for part in parts if part is not None)
+    return tuple(
+        getattr(encoder, name) for side in encoder.sides for name in (side, f"{side}_projection")
+    )
 
 
-def _auto(model: Model) -> Model:
+def _auto(model: TextModel) -> TextModel:
     join(model.encoder)  # the other precisions are compared with float32 as it would run
     place = cache.named("precision", [_VERSION, model.identity, *_machine(model.device)], ".json")
     known = _read(place)
@@ -158,7 +166,7 @@ def _read(place: Path) -> str | None:
     return precision if precision in PRECISIONS else None
 
 
-def _probe(model: Model) -> tuple[Model, dict[str, str]]:
+def _probe(model: TextModel) -> tuple[TextModel, dict[str, str]]:
     """The fastest model that is close enough, and the results of each, as text."""
     runs = _runs(model)
     exact = [run(model) for run in runs]
@@ -195,26 +203,23 @@ def _probe(model: Model) -> tuple[Model, dict[str, str]]:
     return close[min(share, key=share.__getitem__)], table
 
 
-def _copied(model: Model) -> Model:
-    other = Model(copy.deepcopy(model.encoder), model.tokenizer, model.preprocess, name=model.name)
+def _copied(model: TextModel) -> TextModel:
+    encoder = copy.deepcopy(model.encoder)
+    other = (
+        Model(encoder, model.tokenizer, model.preprocess, name=model.name)
+        if isinstance(model, Model)
+        else TextModel(encoder, model.tokenizer, name=model.name)
+    )
     other.__dict__["identity"] = model.identity  # the cached property, to avoid computing it again
     return other
 
 
-def _runs(model: Model) -> list[Callable[[Model], Tensor]]:
+def _runs(model: TextModel) -> list[Callable[[TextModel], Tensor]]:
     """The probe's inputs, always the same: images from smooth to noisy, texts of 1 to 16 words."""
-    size = model.preprocess.size
-    generator = torch.Generator().manual_seed(0)
-    soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
-    noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(
-        0, 60, IMAGES
-    ).view(-1, 1, 1, 1)
-    pixels = (
-        (F.interpolate(soft, size=(size, size), mode="bicubic") * 255 + noise)
-        .clamp(0, 255)
-        .to(torch.uint8)
-    )
-    runs: list[Callable[[Model], Tensor]] = [lambda other: other.embed_images(pixels)]
+    runs: list[Callable[[Any], Tensor]] = []
+    if isinstance(model, Model):
+        pixels = _pixels(model.preprocess.size)
+        runs.append(lambda other: other.embed_images(pixels))
     if model.tokenizer is not None:
         words = _WORDS.split()
         texts = [
@@ -225,6 +230,16 @@ def _runs(model: Model) -> list[Callable[[Model], Tensor]]:
     return runs
 
 
+def _pixels(size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
+    noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(
+        0, 60, IMAGES
+    ).view(-1, 1, 1, 1)
+    smooth = F.interpolate(soft, size=(size, size), mode="bicubic") * 255
+    return (smooth + noise).clamp(0, 255).to(torch.uint8)
+
+
 _WORDS = "a photo of two brown dogs that run over wet green grass near the old red house in 1950, while it rains; snow"
 
 
@@ -232,7 +247,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     return float(F.cosine_similarity(a, b, dim=-1).min())
 
 
-def _seconds(run: Callable[[Model], Tensor], model: Model) -> float:
+def _seconds(run: Callable[[TextModel], Tensor], model: TextModel) -> float:
     start = time.perf_counter()
     run(model)
     return time.perf_counter() - start

@@ -144,6 +144,10 @@ def _added(
                 f"{other} was embedded with {found.model} ({found.identity[:19]}, {found.dimension} numbers), {folder} "
                 f"with {manifest.model} ({manifest.identity[:19]}, {manifest.dimension}); embed it with that model"
             )
+        if found.rows != manifest.rows:
+            raise InputError(
+                f"{other} holds {found.rows}, {folder} {manifest.rows}; an index is of one kind"
+            )
         part = _part(folder, other.expanduser())
         if any(part.path == old.path for old in (*there, *parts)):
             raise InputError(f"{other} is in the index of {folder} already; add each folder once")
@@ -263,12 +267,13 @@ def _questions(
     """Return queries (Q, E), their own rows (Q,), which are no answer, and the smallest cosine (Q,
     1) of a correct answer.
 
-    The queries are images, and the captions of the same rows if every folder has them: texts are in
-    another region than images, and need more lists.
+    The queries are the rows themselves, and if they are images the captions of the same rows, if
+    every folder has them: texts are in another region than images, and need more lists.
     """
     own = torch.from_numpy(held_out)
-    kinds = {"images": (torch.from_numpy(exact.rows(held_out)), own)}
-    words = _texts(exact, held_out)
+    rows = exact.manifest.rows
+    kinds = {rows: (torch.from_numpy(exact.rows(held_out)), own)}
+    words = _texts(exact, held_out) if rows == "images" else None
     kinds |= {} if words is None else {"texts": (words, None)}
     asked = {}
     for name, (queries, own) in kinds.items():

@@ -1,4 +1,5 @@
-"""Embed the images of a source, and their first captions, to a folder in clip-retrieval's layout.
+"""Embed the images of a source and their first captions, or its texts alone, to a folder in
+clip-retrieval's layout.
 
 The same command continues where it was killed (`diptych.search.writer`), with batches split at the
 same places, so that the folder has the same bytes as after an uninterrupted run.
@@ -20,7 +21,7 @@ from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_tex
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.files import followed
-from diptych.models.model import Model
+from diptych.models.model import TextModel
 from diptych.models.pretrained import absolute
 from diptych.search import writer
 from diptych.search.layout import Manifest, parquet
@@ -28,7 +29,7 @@ from diptych.search.writer import Row, Stale, Writer
 
 
 def embed_source(
-    model: Model,
+    model: TextModel,
     source: str | Source,
     out: str | Path,
     *,
@@ -39,13 +40,14 @@ def embed_source(
 ) -> Manifest:
     """Write the unit-norm embeddings of every readable sample of `source` to the new folder `out`.
 
-    Rows are in the order of the source, which is a `Source` or its spec. A row's text is its first
-    caption, or its first text of any role. Without any text its text vector is zeros, so that row i
-    of every file is the same sample. `exact` is that of `Model.embed_images`; `progress(done,
-    total)` is called after each batch. What a killed process left unfinished is continued.
+    Rows are in the order of the source, which is a `Source` or its spec. A row is an image, or a text
+    where the model or the source has no images. A row's text is its first caption, or its first text
+    of any role. An image without any text has a text vector of zeros, so that row i of every file is
+    the same sample. `exact` is that of `Model.embed_images`; `progress(done, total)` is called after
+    each batch. What a killed process left unfinished is continued.
 
     Raises InputError, and leaves nothing behind, if `out` exists, more than `max_bad` of the
-    samples are damaged, there is no image, or embeddings are not finite. Raises InputError, and
+    samples are damaged, there is nothing to embed, or embeddings are not finite. Raises InputError, and
     keeps what is unfinished, for a full disk, another process that writes `out`, or an unfinished
     folder of another model, source or batch size.
     """
@@ -54,36 +56,27 @@ def embed_source(
     spec, source = (
         (source, open_source(source)) if isinstance(source, str) else (source.name, source)
     )
-    if not any(name.startswith("images.") for name in source.schema()):
-        raise InputError(
-            f"{source.name} has no images to embed; its fields are {', '.join(source.schema())}"
-        )
-    if len(source) == 0:
-        raise InputError(f"{source.name} is empty; name a source with images")
-    with_texts = model.tokenizer is not None and any(
-        name.startswith("texts.") for name in source.schema()
-    )
-    settings = _settings(model, spec, source, with_texts, batch_size, exact)
+    kinds = _kinds(model, source)
+    what = "images" if "img_emb" in kinds else "texts"
+    settings = _settings(model, spec, source, kinds, batch_size, exact)
     with writer.unfinished(out) as hidden, ExitStack() as stack:
         state = writer.saved(hidden, out, settings)
         damage = _Damage(source.name, len(source), max_bad, state.damaged, state.position)
         folder = hidden / followed(out).absolute().name
         rows: Writer | None = None
         if state.position:
-            rows = stack.enter_context(Writer(folder, state, len(source), with_texts))
+            rows = stack.enter_context(Writer(folder, state, len(source), kinds))
             rows.go_on(lambda count: _again(source, state, count, hidden))
             if progress:
                 progress(state.position, len(source))
-        for read in _decoded(model.preprocess, source, batch_size, exact, state.position):
+        preprocess = model.preprocess if "img_emb" in kinds else None
+        for read in _read(preprocess, source, batch_size, exact, state.position):
             damage.add(read)
             if read.rows:
-                images = _finite(model.embed_images(read.pixels, batch_size=batch_size), model.name)
-                arrays = (
-                    [images, _texts(model, read.rows, images.shape[1])] if with_texts else [images]
-                )
+                arrays = _embedded(model, read, kinds, batch_size)
                 if rows is None:
-                    state.dimension = images.shape[1]
-                    rows = stack.enter_context(Writer(folder, state, len(source), with_texts))
+                    state.dimension = arrays[0].shape[1]
+                    rows = stack.enter_context(Writer(folder, state, len(source), kinds))
                 rows.add(read.rows, arrays)
             state.position = damage.seen
             if rows is not None:
@@ -92,7 +85,7 @@ def embed_source(
                 progress(damage.seen, len(source))
         if rows is None:
             raise InputError(
-                f"none of the {len(source)} images of {source.name} can be read ({damage})"
+                f"none of the {len(source)} {what} of {source.name} can be read ({damage})"
             )
         rows.close()
         shares = getattr(model, "shares", (1.0,))
@@ -103,18 +96,49 @@ def embed_source(
             identity=model.identity,
             dimension=state.dimension,
             count=state.count,
-            texts=state.texts if with_texts else None,
+            texts=state.texts if "text_emb" in kinds else None,
             source=spec,
             damaged=state.damaged,
             exact=exact,
             share=shares[0] if len(shares) == 2 else None,
+            space=getattr(model, "chosen_space", None),
+            rows=what,
         )
         manifest.write(folder)
     return manifest
 
 
+def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
+    """Return the kinds of vectors to write: of images, of texts, or of both.
+
+    Raises InputError if the source has nothing that the model embeds.
+    """
+    if len(source) == 0:
+        raise InputError(f"{source.name} is empty; name a source with samples")
+    fields = source.schema()
+    images = hasattr(model, "embed_images") and any(name.startswith("images.") for name in fields)
+    texts = (
+        hasattr(model, "embed_texts")
+        and model.tokenizer is not None
+        and any(name.startswith("texts.") for name in fields)
+    )
+    if not hasattr(model, "embed_images") and not hasattr(model, "embed_texts"):
+        raise InputError(f"{model.name} embeds neither images nor texts; name a model that does")
+    if not images and not texts:
+        what = "images" if hasattr(model, "embed_images") else "texts"
+        raise InputError(
+            f"{source.name} has no {what} to embed with {model.name}; its fields are {', '.join(fields)}"
+        )
+    return ("img_emb",) * images + ("text_emb",) * texts
+
+
 def _settings(
-    model: Model, spec: str, source: Source, texts: bool, batch_size: int, exact: bool
+    model: TextModel,
+    spec: str,
+    source: Source,
+    kinds: Sequence[str],
+    batch_size: int,
+    exact: bool,
 ) -> dict[str, Any]:
     """Return everything that determines the bytes of the folder, as far as it is known without
     reading the images."""
@@ -124,7 +148,7 @@ def _settings(
         "source": spec,
         "samples": len(source),
         "keys": keys_digest(source),
-        "texts": texts,
+        "kinds": list(kinds),
         "batch size": batch_size,
         "exact": exact,
         "rows a part": writer.PART_ROWS,
@@ -132,7 +156,7 @@ def _settings(
 
 
 def _row(sample: Sample, position: int) -> Row:
-    image = sample.images["main"]
+    image = sample.images.get("main")
     # Only separate files have a path that other programs can open; members of tars are found by
     # key.
     path = path_text(str(Path(image.path).absolute())) if isinstance(image, FileImage) else ""
@@ -160,24 +184,31 @@ def _again(source: Source, state: writer.Progress, count: int, hidden: Path) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W), and
-    (key, reason) pairs of the others."""
+class _Batch:
+    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W) if
+    images are embedded, and (key, reason) pairs of the others."""
 
     rows: list[Row]
     pixels: Tensor
     bad: list[tuple[str, str]]
 
 
-def _decoded(
-    preprocess: Preprocess, source: Source, batch_size: int, exact: bool, start: int
-) -> Iterator[_Read]:
+def _read(
+    preprocess: Preprocess | None, source: Source, batch_size: int, exact: bool, start: int
+) -> Iterator[_Batch]:
+    """Yield batches of rows. Without a preprocessing they are texts, and no image is read."""
+
     def read(position: int) -> tuple[Row, Tensor]:
         sample = source[position]
+        row = _row(sample, position)
+        if preprocess is None:
+            if row.caption is None:
+                raise BadSample("no-caption")
+            return row, torch.empty(0)
         image = sample.images.get("main")
         if image is None:
             raise BadSample("no-image")
-        return _row(sample, position), preprocess.read(image, exact=exact)
+        return row, preprocess.read(image, exact=exact)
 
     keys = source.keys()
     position = start
@@ -189,7 +220,7 @@ def _decoded(
             if isinstance(made, BadSample)
         ]
         pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
-        yield _Read([row for row, _ in good], pixels, bad)
+        yield _Batch([row for row, _ in good], pixels, bad)
         position += len(batch)
 
 
@@ -205,7 +236,7 @@ class _Damage:
         self.seen = seen
         self.keys = keys
 
-    def add(self, read: _Read) -> None:
+    def add(self, read: _Batch) -> None:
         self.seen += len(read.rows) + len(read.bad)
         for key, reason in read.bad:
             self.keys.setdefault(reason, []).append(key)
@@ -230,11 +261,16 @@ def _finite(vectors: Tensor | np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _texts(model: Model, rows: Sequence[Row], dimension: int) -> np.ndarray:
-    vectors = np.zeros((len(rows), dimension), np.float32)
-    have = [i for i, row in enumerate(rows) if row.caption is not None]
-    if have:
-        vectors[have] = _finite(
-            model.embed_texts([rows[i].caption or "" for i in have]), model.name
-        )
-    return vectors
+def _embedded(model: Any, read: _Batch, kinds: Sequence[str], batch_size: int) -> list[np.ndarray]:
+    """Return the vectors (B, E) of each kind; a row without a caption has a text vector of zeros."""
+    found = []
+    if "img_emb" in kinds:
+        found.append(_finite(model.embed_images(read.pixels, batch_size=batch_size), model.name))
+    if "text_emb" in kinds:
+        there = [row.caption is not None for row in read.rows]
+        captions = [row.caption for row in read.rows if row.caption is not None]
+        texts = _finite(model.embed_texts(captions), model.name) if captions else found[0][:0]
+        vectors = np.zeros((len(there), texts.shape[1]), np.float32)
+        vectors[there] = texts
+        found.append(vectors)
+    return found

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import InputError
-from diptych.models.model import Model
+from diptych.models.model import TextModel
 from diptych.search.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.search.layout import Manifest, parquet, parts_of
 
@@ -45,7 +45,7 @@ class Hit:
 
 
 class Index:
-    """The images of a folder of embeddings, opened by `Index.open`."""
+    """The images of a folder of embeddings, or its texts, opened by `Index.open`."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Index:
     def __len__(self) -> int:
         return len(self._alive) - len(self.removed)
 
-    def check(self, model: Model) -> None:
+    def check(self, model: TextModel) -> None:
         """Raise InputError for a model other than the one that made these embeddings: the cosines
         would be meaningless."""
         if model.identity != self.manifest.identity:
@@ -237,7 +237,7 @@ def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
     """Return the manifest, mapped vectors and metadata files of one folder, after checking their
     counts."""
     manifest = Manifest.read(folder)
-    vectors = [mapped(path, manifest.dimension) for path in parts_of(folder, "img_emb")]
+    vectors = [mapped(path, manifest.dimension) for path in parts_of(folder, manifest.kind)]
     metadata = parts_of(folder, "metadata")
     count = sum(map(len, vectors))
     if count != manifest.count or len(metadata) != len(vectors):

@@ -2,6 +2,7 @@
 
     EMB/img_emb/img_emb_0.npy           float32 (rows, E), unit norm; img_emb_1.npy … if there are many rows
     EMB/text_emb/text_emb_0.npy         the same rows' first captions; only if the source has texts
+                                        (without images there is no img_emb, and rows are texts)
     EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption
     EMB/diptych.json                    the `Manifest`
 
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from diptych.errors import InputError, brief
 from diptych.files import read_json
@@ -29,10 +31,11 @@ class Manifest:
 
     - `model` is a spec of `diptych.load`, with whole paths; `weights` is the weight file of a model
       of another library; `identity` is the checksum of its weights and configuration.
+    - `rows` is what is searched: images, or texts where model or source has no images.
     - `texts` is the number of rows with a caption (None: no text_emb).
     - `damaged` are the keys of the samples left out, by reason.
     - `exact` is whether every JPEG was decoded in full (as it was before this field existed).
-    - `share` is the weight of the first of two heads.
+    - `share` is the weight of the first of two heads; `space` the chosen one of several spaces.
     """
 
     model: str
@@ -45,7 +48,14 @@ class Manifest:
     weights: str | None = None
     exact: bool = True
     share: float | None = None
+    space: str | None = None
+    rows: Literal["images", "texts"] = "images"
     format: str = FORMAT
+
+    @property
+    def kind(self) -> str:
+        """The kind of the part files whose vectors are searched."""
+        return "img_emb" if self.rows == "images" else "text_emb"
 
     def write(self, folder: Path) -> None:
         """Write EMB/diptych.json."""

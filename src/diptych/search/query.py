@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
 from diptych.errors import InputError
-from diptych.models.model import Model
 from diptych.search.embed import embed_source
 from diptych.search.index import Hit, Index
 
 
 def query(
-    model: Model,
+    model: Any,
     index: Index,
     *,
     text: str | None = None,
@@ -22,7 +22,7 @@ def query(
     minus: str | None = None,
     k: int = 10,
 ) -> list[Hit]:
-    """Return the `k` images of `index` nearest to a text, to an image (a path or PIL), or to both,
+    """Return the `k` rows of `index` nearest to a text, to an image (a path or PIL), or to both,
     best first.
 
     With several, the query is image + text - minus of their unit vectors (Jia et al., 2021),
@@ -52,7 +52,7 @@ def query(
 
 
 def embed_and_query(
-    model: Model, source: str, folder: Path, queries: Sequence[str | Image.Image], k: int
+    model: Any, source: str, folder: Path, queries: Sequence[str | Image.Image], k: int
 ) -> list[list[Hit]]:
     """Embed a source into a new folder, then answer each query, a text or an image."""
     embed_source(model, source, folder)

@@ -182,11 +182,11 @@ class Writer:
     `again(count)` returns the last `count` rows that were written before `progress.position`.
     """
 
-    def __init__(self, folder: Path, progress: Progress, total: int, with_texts: bool):
+    def __init__(self, folder: Path, progress: Progress, total: int, kinds: Sequence[str]):
         self.folder = folder
         self.progress = progress
         self.parts = -(-total // PART_ROWS)
-        self.kinds = ("img_emb", "text_emb") if with_texts else ("img_emb",)
+        self.kinds = kinds
         self.rows: list[Row] = []
         self.files: list[_Npy] = []
         self.saved_at = time.monotonic()

@@ -195,7 +195,7 @@ def saved_model_loads(subject: Subject) -> None:
     preset = subject.preset("small", 4)
     delivered = method.deliver()
     with tempfile.TemporaryDirectory() as folder:
-        preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
+        preprocess = store.preprocess_of(delivered)
         description = store.describe(
             subject.name or "unnamed", preset.config, delivered, toy_tokenizer(preset), preprocess
         )

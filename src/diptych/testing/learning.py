@@ -128,7 +128,7 @@ def knows_pairs_alone(subject: Subject) -> bool:
     """Whether a method trains a dual encoder of images and texts without a given model or a
     teacher."""
     module = subject.small().deliver()
-    pairs = isinstance(module, DualEncoder) and module.text is not None
+    pairs = isinstance(module, DualEncoder) and module.sides == ("image", "text")
     alone = not subject.cls.adapts and "teacher" not in subject.cls.presets["small"].config
     return pairs and alone and _descends(subject)
 
@@ -249,9 +249,9 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     source = sources.get("train") or next(iter(sources.values()))
     module = method.deliver()
     with evaluating(method):
-        if isinstance(module, DualEncoder) and module.text is None:
+        if isinstance(module, DualEncoder) and module.sides == ("image",):
             return agreement(module, _batch(method, source)), ENOUGH
-        preprocess = getattr(getattr(module, "image", None), "preprocess", None)
+        preprocess = store.preprocess_of(module)
         model = store.to_model(
             module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model"
         )

@@ -3,8 +3,10 @@
 Dimensions: N images or texts, L tokens, D tower width, E embedding, K pooled vectors, H x W pixels.
 """
 
+import copy
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,8 +29,13 @@ class DualEncoder(nn.Module):
     """Embed images and texts as unit vectors of one space; similarity is their dot product.
 
     `logit_scale()` is the multiplier of similarities; `logit_bias` is added to them (SigLIP), or is
-    None. A projection is given as the spec of a head (`towers.nn.heads`), such as "linear". A model
-    that embeds images only has no text tower (None).
+    None. A projection is given as the spec of a head (`towers.nn.heads`), such as "linear".
+
+    An image tower that pools K vectors (several CLS tokens) offers K named `spaces`: the encoder
+    embeds images in the first, `space(name)` in another one. Texts are the same in all of them.
+
+    A model of images alone has `text` None. One of texts alone has no attribute `image`: whatever
+    asks for it raises InputError.
 
     >>> from diptych.towers.build import image_tower, text_tower
     >>> image = image_tower("vit:image_size=32:patch=16:width=64:depth=1")
@@ -40,9 +47,12 @@ class DualEncoder(nn.Module):
     torch.Size([2, 3])
     """
 
+    image: ImageTower
+    image_projection: nn.Module
+
     def __init__(
         self,
-        image: ImageTower,
+        image: ImageTower | None,
         text: Tower | None,
         embed_dim: int,
         *,
@@ -50,21 +60,21 @@ class DualEncoder(nn.Module):
         logit_bias: float | None = None,
         image_projection: str = "linear",
         text_projection: str = "linear",
+        spaces: Sequence[str] = (),
     ):
         super().__init__()
-        if image.vectors > 1:
-            raise InputError(
-                f"the image tower pools {image.vectors} vectors an image, and one is compared with "
-                "texts; set cls=1, or pooling=mean or map"
-            )
-        self.image = image
+        assert image is not None or text is not None, "a dual encoder has one tower at least"
+        self.spaces = _named(spaces, 1 if image is None else image.vectors)
+        self._vector = 0  # of those that the image tower pools
+        if image is not None:
+            self.image = image
         self.text = text
         self.embed_dim = embed_dim
-        image_projection = fitted(image_projection, image.width, embed_dim)
-        text_projection = (
-            text_projection if text is None else fitted(text_projection, text.width, embed_dim)
-        )
-        self.image_projection = head(image_projection, image.width, embed_dim, "image")
+        if image is not None:
+            image_projection = fitted(image_projection, image.width, embed_dim)
+            self.image_projection = head(image_projection, image.width, embed_dim, "image")
+        if text is not None:
+            text_projection = fitted(text_projection, text.width, embed_dim)
         self.text_projection = (
             None if text is None else head(text_projection, text.width, embed_dim, "text")
         )
@@ -78,10 +88,26 @@ class DualEncoder(nn.Module):
             "logit_bias": logit_bias,
         }
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("image", "image_projection") and name not in self._modules:
+            # no AttributeError: a property that raises one would be reported as missing itself
+            raise InputError(
+                "this model has no image tower: it embeds texts alone; name a model of images and texts"
+            )
+        return super().__getattr__(name)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that it embeds: "image", "text" or both."""
+        return tuple(name for name in ("image", "text") if self._modules.get(name) is not None)
+
     def encode_image(self, x: Tensor, **options: Any) -> Encoded:
-        """Encode images (N, 3, H, W) at the tower's width. Keywords (`edit`, `hidden`, …) are
-        passed to the tower."""
-        return self.image(x, **options)
+        """Encode images (N, 3, H, W) at the tower's width; of several pooled vectors the result has
+        that of this space. Keywords (`edit`, `hidden`, …) are passed to the tower."""
+        encoded = self.image(x, **options)
+        if not self.spaces:
+            return encoded
+        return replace(encoded, pooled=encoded.pooled[:, self._vector])
 
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Encoded:
         """Encode ids (N, L) with lengths (N,) at the tower's width. Keywords (`edit`, `memory`, …)
@@ -109,10 +135,16 @@ class DualEncoder(nn.Module):
             self.project_text(self.encode_text(ids, lengths, **options).pooled), dim=-1
         )
 
+    def space(self, name: str) -> "DualEncoder":
+        """The same encoder, with the same parameters, in one of its `spaces`."""
+        other = copy.copy(self)
+        other._vector = self.spaces.index(name)
+        return other
+
     @property
     def shares(self) -> tuple[float, ...]:
         """Each head's share of an embedding's squared length; (1.0,) with one head per side."""
-        head = self.image_projection
+        head = self.image_projection if "image" in self.sides else self.text_projection
         return (head.share, 1 - head.share) if isinstance(head, TwoHeads) else (1.0,)
 
     def set_share(self, share: float) -> None:
@@ -123,10 +155,8 @@ class DualEncoder(nn.Module):
         """
         if len(self.shares) == 2 and self.shares[0] == share:
             return
-        for side in ("image_projection", "text_projection"):
+        for side in (f"{side}_projection" for side in self.sides):
             module = getattr(self, side)
-            if module is None:
-                continue
             if not isinstance(module, TwoHeads) or module.share == 1:
                 raise InputError(
                     "a share weighs the two heads of a model that was trained with two, and this one has "
@@ -144,11 +174,12 @@ class DualEncoder(nn.Module):
     def config(self) -> dict[str, Any]:
         """Plain values from which `from_config` builds the same module."""
         return {
-            "image": self.image.spec,
+            "image": self.image.spec if "image" in self.sides else None,
             "text": None if self.text is None else self.text.spec,
             "embed_dim": self.embed_dim,
             "logit_scale": self.logit_scale.config(),
             **self._plain,
+            **({"spaces": list(self.spaces)} if self.spaces else {}),
         }
 
     @classmethod
@@ -166,6 +197,7 @@ class DualEncoder(nn.Module):
             "image_projection",
             "text_projection",
             "logit_bias",
+            "spaces",
         )
         for key in config:
             if key not in known:
@@ -181,8 +213,24 @@ class DualEncoder(nn.Module):
             logit_scale = Temperature(**config.get("logit_scale", {}))
         except TypeError as error:
             raise InputError(f"the logit_scale of this dual encoder's config: {error}") from error
+        image = None if config["image"] is None else image_tower(config["image"])
         text = None if config["text"] is None else text_tower(config["text"])
-        return cls(image_tower(config["image"]), text, logit_scale=logit_scale, **options)
+        return cls(image, text, logit_scale=logit_scale, **options)
+
+
+def _named(spaces: Sequence[str], vectors: int) -> tuple[str, ...]:
+    """The names of the spaces. Raises InputError unless there is one for each of several vectors
+    that are pooled."""
+    if vectors > 1 and len(spaces) != vectors:
+        raise InputError(
+            f"the image tower pools {vectors} vectors an image, and {len(spaces)} spaces are named for them; set "
+            "cls=1, or pooling=mean or map, or use a method that names its spaces"
+        )
+    if len(set(spaces)) != len(spaces) or (vectors == 1 and spaces):
+        raise InputError(
+            f"the spaces {', '.join(spaces)} are not one for each of the {vectors} vectors that the image tower pools"
+        )
+    return tuple(spaces)
 
 
 def renamed_entries(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:

@@ -82,8 +82,10 @@ def resolve(
         raise InputError(
             f"--weights {weights} are those of a model that --init names, such as openclip:ViT-B-32; give that too"
         )
-    if chosen.image == NO_TOWER and (image_tower or embed_dim):
-        raise InputError(f"{method} reads texts alone; leave out --image-tower and --embed-dim")
+    if chosen.image == NO_TOWER and image_tower:
+        raise InputError(f"{method} reads texts alone; leave out --image-tower")
+    if not chosen.embed_dim and embed_dim:
+        raise InputError(f"{method} embeds nothing; leave out --embed-dim")
     merged = {**chosen.config, **(config or {})}
     cls.configure(merged)
     if cls.continues(merged) and not init:

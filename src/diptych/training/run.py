@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -101,22 +101,14 @@ def _train(
     if change is not None:
         change(method)
     if held_out is not None:
-        if isinstance(delivered, DualEncoder) and delivered.text is None:
-            raise InputError(
-                "the validation matches images and texts, and this run has no text tower; leave out "
-                "--val, and measure the model with `diptych evaluate --suite probe`"
-            )
-        fields = ("images.main", "texts.*") if isinstance(delivered, DualEncoder) else ("texts.*",)
-        if isinstance(delivered, Delivered):
-            fields = delivered.reads
-        require(held_out, fields, "validation")  # now, not after the first epoch
+        require(held_out, _validated(delivered), "validation")  # now, not after the first epoch
     if collectives.rank() == 0:
         if not resume:
             configs.write(config, out / "config.yaml")
         if not (resume and _tokenizer_file(out).exists()):
             _write_tokenizer(method.make.words, out)
     collectives.barrier()
-    preprocess = getattr(getattr(delivered, "image", None), "preprocess", None)
+    preprocess = store.preprocess_of(delivered)
 
     def loaded(module: nn.Module) -> Any:
         return store.to_model(
@@ -155,6 +147,23 @@ def _train(
         store.save_model(out, {**description, "training": _training(config, summary)}, weights)
     collectives.barrier()
     return summary
+
+
+def _validated(delivered: nn.Module) -> Sequence[str]:
+    """Return the fields that the validation of a delivered module reads.
+
+    Raises InputError for a model of images alone, which has no validation.
+    """
+    if isinstance(delivered, Delivered):
+        return delivered.reads
+    if not isinstance(delivered, DualEncoder):
+        return ("texts.*",)
+    if delivered.text is None:
+        raise InputError(
+            "the validation matches images and texts, and this run has no text tower; leave out "
+            "--val, and measure the model with `diptych evaluate --suite probe`"
+        )
+    return ("images.main", "texts.*") if "image" in delivered.sides else ("texts.*", "labels.*")
 
 
 def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method, nn.Module]:

@@ -1,5 +1,6 @@
 """Selection: a stage ends with the weights of the epoch that the validation rated best."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Selection:
                 f"number of the validation, which stage {stage.name!r} selects by,", name, values
             )
         value = -values[name] if stage.select.startswith("-") else values[name]
-        if self.best is not None and not value > self.best:
+        kept = self.best is not None and not math.isnan(self.best)
+        if kept and not value > self.best:  # type: ignore[operator]
             self.waited += 1
             return False
         self.best = value

@@ -17,6 +17,7 @@ from PIL import Image
 
 from diptych.data.sample import BadSample
 from diptych.data.sources import open_source
+from diptych.data.sources import rows as rows_module
 from diptych.data.views import SentenceView
 from diptych.errors import InputError
 
@@ -284,11 +285,23 @@ def test_gzipped_lines_are_unpacked_once(folder, monkeypatch):
     assert pickle.loads(pickle.dumps(open_source(str(path))))[1] == source[1]
 
 
-@pytest.mark.parametrize("data", [b"plain", gzip.compress(b"{}\n" * 99)[:-20], b"\x1f\x8b\x08"])
+@pytest.mark.parametrize(
+    "data",
+    [b"plain", gzip.compress(b"{}\n" * 99, mtime=0)[:-20], b"\x1f\x8b\x08"],
+    ids=["plain", "cut", "header"],
+)
 def test_damaged_gzip_files_are_refused(folder, data):
     (folder / "t.jsonl.gz").write_bytes(data)
     with pytest.raises(InputError, match="t.jsonl.gz: damaged, or not a gzip file"):
         open_source(f"{folder}/t.jsonl.gz")
+
+
+def test_a_gzip_file_that_unpacks_to_far_more_than_a_text_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(rows_module, "_UNPACKED", 1 << 20)
+    path = folder / "t.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{}\n" * (1 << 22)))
+    with pytest.raises(InputError, match="unpacks to more than .* bytes, which texts"):
+        open_source(str(path))
 
 
 def test_rows_may_list_edits(folder):

@@ -164,9 +164,15 @@ def test_make_builds_the_models_own_tower_or_refuses(run):
         Make(image=NO_TOWER, text="text:width=32:depth=1", embed_dim=0, tokenizer=endless).lm()
 
 
-@pytest.mark.parametrize("option", [{"image_tower": "conv"}, {"embed_dim": 64}])
-def test_what_only_images_need_is_refused(tmp_path, option):
-    with pytest.raises(InputError, match="language_model reads texts alone"):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"image_tower": "conv"}, "language_model reads texts alone"),
+        ({"embed_dim": 64}, "language_model embeds nothing"),
+    ],
+)
+def test_what_it_has_no_use_for_is_refused(tmp_path, option, message):
+    with pytest.raises(InputError, match=message):
         diptych.train("language_model", "texts.csv", tmp_path / "run", **option)
 
 

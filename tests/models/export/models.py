@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from diptych.data.tokenizers import Bpe, Tokenizer, train_bpe
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 
@@ -39,12 +39,12 @@ BPE = bpe()
 
 
 def make(
-    image: dict[str, Any],
+    image: dict[str, Any] | None,
     text: dict[str, Any],
     tokenizer: Tokenizer,
     embed_dim: int = 24,
     **dual: Any,
-) -> Model:
+) -> Any:
     torch.manual_seed(0)
     words = text_tower(
         text,
@@ -54,9 +54,11 @@ def make(
         eot=tokenizer.eot,
         padding=tokenizer.padding,
     )
-    encoder = DualEncoder(image_tower(image), words, embed_dim, **dual).eval()
+    encoder = DualEncoder(image and image_tower(image), words, embed_dim, **dual).eval()
     with torch.no_grad():
         for value in encoder.parameters():
             if value.ndim:
                 value += 0.05 * torch.randn_like(value)
+    if image is None:
+        return TextModel(encoder, tokenizer, name="tiny")
     return Model(encoder, tokenizer, encoder.image.preprocess, name="tiny")

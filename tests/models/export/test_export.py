@@ -95,6 +95,57 @@ def test_the_other_library_embeds_alike(target: str, name: str, tmp_path: Path, 
     )  # nothing collapsed into agreement
 
 
+BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 48, "max_position_embeddings": 24}  # fmt: skip
+TEXTS_ALONE: dict[str, Any] = {
+    "causal": lambda: make(None, {**WORDS, **QUICK}, BPE),
+    "affine": lambda: make(
+        None, {**WORDS, "causal": False, "pooling": "mean"}, BPE, text_projection="affine"
+    ),
+    "first": lambda: make(
+        None, {**WORDS, "causal": False, "pooling": "first"}, BPE, 32, text_projection="none"
+    ),
+    "bert": lambda: make(None, {"name": "hf", "config": BERT}, BPE, 32, text_projection="none"),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", TEXTS_ALONE)
+def test_texts_alone_become_modules_of_sentence_transformers(name: str, tmp_path: Path):
+    model = TEXTS_ALONE[name]()
+    report = export(model, "sentence-transformers", tmp_path / "out")
+    assert report.images is None
+    assert report.texts <= LIMIT
+    [vectors] = room._target("sentence-transformers").embed(report.folder, [], TEXTS)
+    torch.testing.assert_close(vectors, model.embed_texts(TEXTS), atol=LIMIT, rtol=0)
+    assert len({tuple(row) for row in np.round(vectors.numpy(), 4)}) == len(TEXTS)
+    listed = [each["type"] for each in json.loads((tmp_path / "out" / "modules.json").read_text())]
+    dense = [] if name in ("first", "bert") else ["Dense"]
+    kinds = ["Transformer", "Pooling", *dense, "Normalize"]
+    assert listed == [f"sentence_transformers.models.{kind}" for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("text", "dual", "words"),
+    [
+        ({"layer_scale": 0.1}, {}, "its text tower has layer_scale=0.1 (wanted: None)"),
+        ({}, {"text_projection": "mlp"}, "it has text_projection='mlp' (wanted: a linear one)"),
+    ],
+)
+def test_texts_alone_that_do_not_fit_are_named(text: Any, dual: Any, words: str, tmp_path: Path):
+    model = make(None, {**WORDS, **text}, BPE, **dual)
+    with pytest.raises(InputError, match="sentence-transformers cannot hold tiny") as caught:
+        export(model, "sentence-transformers", tmp_path / "out")
+    assert words in str(caught.value)
+    assert "no other target can either" in str(caught.value)
+
+
+def test_other_targets_hold_no_texts_alone(tmp_path: Path):
+    for target in ("hf", "onnx", "openclip"):
+        with pytest.raises(InputError, match="it embeds texts alone; sentence-transformers can"):
+            export(TEXTS_ALONE["causal"](), target, tmp_path / "out")
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["own words", "clip's words", "siglip"])
 def test_an_hf_folder_loads_again_and_embeds_alike(name: str, tmp_path: Path):

@@ -44,6 +44,8 @@ class Rows(Protocol):
         ...
 
 
+_RATIO = 200  # of the sizes of a text before and after gzip, at most
+_UNPACKED = 1 << 26  # bytes that any file may unpack to
 _DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 
 
@@ -261,13 +263,22 @@ class JsonRows(_Lines):
 
 
 def _unpacked(path: str) -> str:
-    """A copy of a gzip file in the user's cache, unpacked once, since gzip has no random access."""
+    """A copy of a gzip file in the user's cache, unpacked once, since gzip has no random access.
+
+    Raises InputError for a damaged file, and for one that unpacks to far more than texts do.
+    """
+    most = max(_UNPACKED, _RATIO * Path(path).stat().st_size)
 
     def unpack(file: BinaryIO) -> None:
         try:
             with gzip.open(path) as packed:
                 while chunk := packed.read(1 << 20):
                     file.write(chunk)
+                    if file.tell() > most:
+                        raise InputError(
+                            f"{path}: unpacks to more than {most:,} bytes, which texts of its size do not; "
+                            "check where it came from"
+                        )
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(
                 f"{path}: damaged, or not a gzip file ({brief(error)}); check where it came from"

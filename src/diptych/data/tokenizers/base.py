@@ -89,7 +89,7 @@ class Tokenizer(ABC):
         self.vocab_size += len(self.added)
 
     def _added(self) -> dict[str, str]:
-        """The part of `to_dict` that tells the added special tokens; empty without any, as in files
+        """The part of `to_dict` with the added special tokens; empty without any, as in files
         from before they existed."""
         return {"special": "+".join(self.added)} if self.added else {}
 

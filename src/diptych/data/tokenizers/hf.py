@@ -177,11 +177,18 @@ def _special(found: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @contextlib.contextmanager
 def quiet():
-    """Context without transformers' warnings, which are addressed to its own users."""
+    """Context without transformers' warnings and progress bars, which are addressed to its own
+    users."""
+    from transformers.utils import logging as theirs
+
     logger = logging.getLogger("transformers")
     level = logger.level
+    shown = theirs.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
+    theirs.disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if shown:
+            theirs.enable_progress_bar()

@@ -154,22 +154,24 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
     from diptych.methods.make import NO_TOWER
 
     asked = set(card["abilities"])
+    embeds = config.embed_dim > 0
     if config.text_tower == NO_TOWER and "embed_texts" in asked:
         raise InputError(
             f"{method} has no text tower, so {suite} cannot measure it; name a suite of images alone "
             "with --suite, such as probe"
         )
-    if config.image_tower == NO_TOWER and asked & {
-        "embed_images",
-        "represent",
-        "preprocess",
-        "embed_texts",
-    }:
+    images = asked & {"embed_images", "represent", "preprocess"}
+    if not embeds and (images or "embed_texts" in asked):
         raise InputError(
             f"{method} is a language model, so {suite} cannot measure it; name a suite of language models "
             "with --suite, such as perplexity"
         )
-    if config.image_tower != NO_TOWER and asked & {"log_prob", "generate"}:
+    if config.image_tower == NO_TOWER and images:
+        raise InputError(
+            f"{method} has no image tower, so {suite} cannot measure it; name a suite of texts alone "
+            "with --suite, such as sts"
+        )
+    if embeds and asked & {"log_prob", "generate"}:
         raise InputError(
             f"{method} writes no texts, so {suite} cannot measure it; name another suite with --suite, "
             "such as retrieval"

@@ -166,7 +166,7 @@ def resolved(cell: Cell, data: str, samples: int, common: Common = Common()) -> 
         image_tower=None if image == NO_TOWER else image,
         text_tower=text,
         tokenizer=None if text == NO_TOWER else common.tokenizer,
-        embed_dim=None if image == NO_TOWER else common.embed_dim,
+        embed_dim=common.embed_dim if _class(cell.method).preset("small").embed_dim else None,
         config={key: value for key, value in named.options.items() if key not in recipe},
         recipe={**common.recipe, **recipe, "epochs": cell.budget / samples, "steps": None},
         options={"seed": cell.seed, "quiet": True},
@@ -295,8 +295,9 @@ def gflops(model: Any) -> float:
             module(torch.zeros(1, model.tokenizer.context, dtype=torch.long))
             return counter.get_total_flops() / 1e9
         encoder = getattr(module, "encoder", module)
-        size = model.preprocess.size
-        encoder.embed_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        if "image" in encoder.sides:
+            size = model.preprocess.size
+            encoder.embed_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))
         if encoder.text is not None and model.tokenizer is not None:
             context = model.tokenizer.context
             encoder.embed_texts(

@@ -4,7 +4,8 @@ target.
 A target's module has `PACKAGES` (which it imports), `INSTALL` (pip's arguments for them),
 `misfit(model)` (why it cannot hold a model, or None), `notes(model)` (inherent differences of the
 target), `write(model, folder)`, and `embed(folder, images, texts)`, which returns the unit vectors
-that the other library computes from images and strings with the written files.
+that the other library computes from images and strings with the written files. A target with
+`TEXTS_ALONE` holds models of texts alone too, for which `images` is empty and has no vectors.
 """
 
 import importlib
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from diptych.errors import InputError, brief, unknown
 from diptych.files import followed, is_full, sync
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
 
 LIMIT = 1e-5  # the largest accepted difference of an entry of a unit vector
 
@@ -41,12 +42,12 @@ punctuation."""
 
 @dataclass(frozen=True)
 class Report:
-    """The result of an export: the largest differences of the other library's embeddings, and notes
-    on the target."""
+    """The result of an export: the largest differences of the other library's embeddings (`images`
+    is None for a model of texts alone), and notes on the target."""
 
     target: str
     folder: Path
-    images: float
+    images: float | None
     texts: float
     notes: tuple[str, ...]
 
@@ -64,7 +65,7 @@ def targets() -> list[str]:
     )
 
 
-def export(model: Model, target: str, folder: str | Path) -> Report:
+def export(model: TextModel, target: str, folder: str | Path) -> Report:
     """Write a model (float32, on the CPU) to a new folder in the format of `target`, and compare
     embeddings.
 
@@ -77,6 +78,10 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
     module = _target(target)
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder")
+    if not isinstance(model, TextModel):
+        raise InputError(
+            f"{model.name} embeds neither images nor texts, and only what embeds is exported"
+        )
     if model.tokenizer is None:
         raise InputError(
             f"{model.name} came without a tokenizer and cannot be exported; load it from a folder that "
@@ -88,13 +93,13 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
             "on the CPU and in float32"
         )
     _need(target, module)
-    if (reason := module.misfit(model)) is not None:
+    if (reason := _misfit(module, model)) is not None:
         raise InputError(f"{target} cannot hold {model.name}: {reason}; {_others(model, target)}")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         module.write(model, temporary)
-        images, texts = _compare(model, module, temporary, target)
+        found = _compare(model, module, temporary, target)
         for path in sorted(temporary.rglob("*")):
             sync(path)
         temporary.rename(folder)
@@ -107,7 +112,7 @@ def export(model: Model, target: str, folder: str | Path) -> Report:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Report(target, folder, images, texts, tuple(module.notes(model)))
+    return Report(target, folder, found.get("images"), found["texts"], tuple(module.notes(model)))
 
 
 def random_images(size: int) -> list[Image.Image]:
@@ -134,7 +139,14 @@ def _need(target: str, module: ModuleType) -> None:
             raise InputError(f"export to {target} needs {package}; pip install {module.INSTALL}")
 
 
-def _others(model: Model, target: str) -> str:
+def _misfit(module: ModuleType, model: TextModel) -> str | None:
+    """Why a target cannot hold a model, or None."""
+    if not isinstance(model, Model) and not getattr(module, "TEXTS_ALONE", False):
+        return "it embeds texts alone"
+    return module.misfit(model)
+
+
+def _others(model: TextModel, target: str) -> str:
     """The targets that can hold the model, as text."""
     able = []
     for other in targets():
@@ -142,15 +154,19 @@ def _others(model: Model, target: str) -> str:
         if (
             other != target
             and all(map(importlib.util.find_spec, module.PACKAGES))
-            and module.misfit(model) is None
+            and _misfit(module, model) is None
         ):
             able.append(other)
     return f"{' and '.join(able)} can" if able else "no other target can either"
 
 
-def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tuple[float, float]:
-    """The largest differences of embeddings of images and of texts."""
-    shown = random_images(model.preprocess.size)
+def _compare(model: TextModel, module: ModuleType, folder: Path, target: str) -> dict[str, float]:
+    """The largest differences of embeddings of images, if the model embeds them, and of texts."""
+    ours = {"texts": model.embed_texts(TEXTS)}
+    shown = []
+    if isinstance(model, Model):
+        shown = random_images(model.preprocess.size)
+        ours = {"images": model.embed_images(shown), **ours}
     try:
         theirs = module.embed(folder, shown, TEXTS)
     except InputError:
@@ -160,20 +176,15 @@ def _compare(model: Model, module: ModuleType, folder: Path, target: str) -> tup
             f"{target} cannot read what was written of {model.name} ({brief(error)}); nothing was kept, "
             "use another target"
         ) from error
-    found = []
-    for name, a, b in zip(
-        ("images", "texts"),
-        (model.embed_images(shown), model.embed_texts(TEXTS)),
-        theirs,
-        strict=True,
-    ):
-        found.append(difference := _farthest(a, b))
+    found = {}
+    for (name, a), b in zip(ours.items(), theirs, strict=True):
+        found[name] = difference = _farthest(a, b)
         if not difference <= LIMIT:
             raise InputError(
                 f"embeddings of {name} by {target} differ from those of {model.name} by {difference:.2g}, "
                 f"above {LIMIT:g}; nothing was kept, use another target"
             )
-    return found[0], found[1]
+    return found
 
 
 def _farthest(a: Tensor, b: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 from diptych.data.tokenizers import Bpe, Clip, HuggingFace, SentencePiece, Tokenizer
 from diptych.data.tokenizers.clip import END, PATTERN, START, _vocabulary
 from diptych.errors import InputError
-from diptych.models.model import Model
+from diptych.models.model import TextModel
 from diptych.towers.dual import DualEncoder
 
 CROP = ("where an image's margin is an odd number of pixels, its centre is cut one pixel further on one side than we "
@@ -69,7 +69,7 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     return state
 
 
-def tokenizer_of(model: Model) -> Tokenizer:
+def tokenizer_of(model: TextModel) -> Tokenizer:
     """The model's tokenizer; `export` has rejected models without one."""
     assert model.tokenizer is not None
     return model.tokenizer

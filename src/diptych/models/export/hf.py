@@ -2,8 +2,7 @@
 preprocessor, tokenizer."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def embed(
     siglip = (
         json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "siglip"
     )
-    with still(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         model: Any = AutoModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True
         ).eval()
@@ -135,21 +134,6 @@ def embed(
             F.normalize(getattr(x, "pooler_output", x), dim=-1) for x in found
         ]  # versions 4 and 5 differ
     return vectors[0], vectors[1]
-
-
-@contextmanager
-def still() -> Iterator[None]:
-    """Context without transformers' warnings and progress bars."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with quiet():
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _siglip(config: dict[str, Any]) -> bool:

@@ -1,5 +1,5 @@
-"""Export to a folder for `SentenceTransformer(FOLDER)`: CLIPModel in transformers' layout, then
-normalisation."""
+"""Export to a folder for `SentenceTransformer(FOLDER)`: CLIPModel in transformers' layout, or the
+transformer of texts alone with its pooling; then normalisation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,52 +8,60 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from diptych.data.tokenizers.hf import quiet
 from diptych.models.export import _common as common
-from diptych.models.export import hf
-from diptych.models.model import Model
+from diptych.models.export import _sentences, hf
+from diptych.models.model import Model, TextModel
 
 PACKAGES = (*hf.PACKAGES, "sentence_transformers")
 INSTALL = "'diptych[language]' sentence-transformers"
-MODULES = ("sentence_transformers.models.CLIPModel", "sentence_transformers.models.Normalize")
+TEXTS_ALONE = True
 
 
-def misfit(model: Model) -> str | None:
-    """Why its CLIP module does not compute what this model does, or None."""
+def misfit(model: TextModel) -> str | None:
+    """Why its modules do not compute what this model does, or None."""
+    if not isinstance(model, Model):
+        return _sentences.misfit(model)
     if model.encoder.config()["image"].get("pooling") == "map":
         return "its CLIP module does not know SigLIP's padding of texts"
     return hf.misfit(model)
 
 
-notes = hf.notes
+def notes(model: TextModel) -> list[str]:
+    """Inherent differences of the target."""
+    return hf.notes(model) if isinstance(model, Model) else []
 
 
-def write(model: Model, folder: Path) -> None:
-    """Write modules.json, the folder of `hf` as module 0, and normalisation as module 1."""
-    names = ["0_CLIPModel", "1_Normalize"]
-    for name in names:
-        (folder / name).mkdir()
-    hf.write(model, folder / names[0])
-    # transformers 5 would preprocess with torchvision, whose pixels differ slightly from Pillow's.
-    common.write_json(
-        folder / names[0] / "sentence_bert_config.json", {"processor_kwargs": {"backend": "pil"}}
-    )
+def write(model: TextModel, folder: Path) -> None:
+    """Write modules.json and a folder for each module, the last for normalisation."""
+    made = _clip(model, folder) if isinstance(model, Model) else _sentences.write(model, folder)
     common.write_json(
         folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"}
     )
     modules = [
-        {"idx": i, "name": str(i), "path": p, "type": t}
-        for i, (p, t) in enumerate(zip(names, MODULES, strict=True))
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(made)
     ]
     common.write_json(folder / "modules.json", modules)
 
 
-def embed(
-    folder: Path, images: Sequence[Image.Image], texts: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, E) of images and of texts by sentence-transformers."""
+def _clip(model: Model, folder: Path) -> list[tuple[str, str]]:
+    """Write the folder of `hf` as module 0, and normalisation as module 1."""
+    modules = [("0_CLIPModel", "CLIPModel"), ("1_Normalize", "Normalize")]
+    for name, _ in modules:
+        (folder / name).mkdir()
+    place = folder / modules[0][0]
+    hf.write(model, place)
+    # transformers 5 would preprocess with torchvision, whose pixels differ slightly from Pillow's.
+    common.write_json(place / "sentence_bert_config.json", {"processor_kwargs": {"backend": "pil"}})
+    return modules
+
+
+def embed(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> list[Tensor]:
+    """Unit vectors (N, E) of images, if there are any, and of texts by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
-    with hf.still():
+    with quiet():
         model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     options = {"convert_to_tensor": True, "show_progress_bar": False}
-    return model.encode(list(images), **options), model.encode(list(texts), **options)
+    return [model.encode(list(given), **options) for given in (images, texts) if given]

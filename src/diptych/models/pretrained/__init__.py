@@ -1,5 +1,5 @@
-"""Pretrained models of other libraries in our towers: `openclip:NAME[/TAG]` and
-`hf:REPO_OR_FOLDER`.
+"""Pretrained models of other libraries: `openclip:NAME[/TAG]` and `hf:REPO_OR_FOLDER` in our
+towers, `hf-lm:FOLDER` in transformers' modules.
 
 A loader is a module of this folder with `load(name, weights) -> Model`; its name is the prefix of
 its specs.
@@ -7,17 +7,18 @@ its specs.
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from diptych.errors import unknown
 
-if TYPE_CHECKING:
-    from diptych.models.model import Model
+LOADERS = {
+    "openclip": "diptych.models.pretrained.openclip",
+    "hf": "diptych.models.pretrained.hf",
+    "hf-lm": "diptych.models.pretrained.hf_lm",
+}
 
-LOADERS = {"openclip": "diptych.models.pretrained.openclip", "hf": "diptych.models.pretrained.hf"}
 
-
-def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> "Model":
+def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> Any:
     """Load the model of a spec `PREFIX:NAME`.
 
     `weights` is a local state dict, safetensors file or folder; `precision` is as in
@@ -44,6 +45,6 @@ def absolute(spec: str) -> str:
     'openclip:ViT-B-32/openai'
     """
     prefix, _, name = spec.partition(":")
-    if prefix == "hf" and Path(name).expanduser().is_dir():
-        return f"hf:{Path(name).expanduser().resolve()}"
+    if prefix in ("hf", "hf-lm") and Path(name).expanduser().is_dir():
+        return f"{prefix}:{Path(name).expanduser().resolve()}"
     return str(Path(spec).resolve()) if Path(spec).is_dir() else spec

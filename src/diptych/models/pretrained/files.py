@@ -54,8 +54,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises InputError if the file is missing or damaged."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON object, or a list of objects. Raises InputError if the file is missing or
+    damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -64,10 +65,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); copy it again") from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path} holds a {type(content).__name__}, not a JSON object; copy it again"
-        )
+    objects = content if isinstance(content, list) else [content]
+    if not isinstance(content, kind) or not all(isinstance(each, dict) for each in objects):
+        wanted = "a JSON object" if kind is dict else "a list of JSON objects"
+        raise InputError(f"{path} holds a {type(content).__name__}, not {wanted}; copy it again")
     return content
 
 

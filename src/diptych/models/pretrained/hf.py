@@ -1,6 +1,7 @@
-"""CLIP and SigLIP in transformers' layout: `hf:REPO` from the hub, `hf:FOLDER` from disk.
+"""CLIP and SigLIP in transformers' layout, and encoders of texts alone (`sentences`): `hf:REPO` from
+the hub, `hf:FOLDER` from disk.
 
-The towers are built from the folder's config.json, and the weights are loaded into our own;
+The towers of CLIP and SigLIP are built from the folder's config.json, and the weights are loaded into our own;
 transformers' modules are not used.
 """
 
@@ -12,7 +13,8 @@ from diptych.data.images import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer, quiet
 from diptych.errors import InputError, brief, unknown
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
+from diptych.models.pretrained import sentences
 from diptych.models.pretrained.convert import Rule, fill, row, rows, scalar, square, thirds, under
 from diptych.models.pretrained.files import NAMES, read_json, read_weights
 
@@ -61,13 +63,13 @@ ACTIVATION = {
 }
 
 
-def load(name: str, weights: Path | None = None) -> Model:
+def load(name: str, weights: Path | None = None) -> TextModel:
     """Load the model of a folder or a hub repository; `weights` is a file or folder of other
     weights.
 
     Missing preprocessor or tokenizer files are replaced by the standard ones of the model type,
-    with a warning. Raises InputError for a model that cannot be fetched, does not fit its weights,
-    or is neither CLIP nor SigLIP.
+    with a warning. Any other model with a vocabulary loads as an encoder of texts alone. Raises
+    InputError for a model that cannot be fetched, does not fit its weights, or is not supported.
     """
     where = f"hf:{name}"
     folder = (
@@ -75,17 +77,37 @@ def load(name: str, weights: Path | None = None) -> Model:
         if weights is not None and weights.is_dir()
         else _folder(name, with_weights=weights is None)
     )
-    source = folder if weights is None else weights
+    given = folder
+    folder = sentences.transformer_of(folder)
+    source = folder if weights is None or weights.is_dir() else weights
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} has no config.json; name a folder in transformers' layout or a hub repository"
         )
-    config = _config(folder, where)
+    if _kind(folder, where) not in ("clip", "siglip"):
+        if source != folder:
+            raise InputError(
+                f"{where} is an encoder of texts, whose weights are in its own folder; name that alone"
+            )
+        return sentences.load(given, where)
+    config = _config(folder)
     preprocess = _preprocess(folder, config, where)
     dual = _dual(config, preprocess, where)
     encoder = fill(dual, read_weights(source), RULES, f"{where} with the weights {source}")
     tokenizer = _tokenizer(folder, config, where)
     return Model(encoder, tokenizer, encoder.image.preprocess, name=where)
+
+
+def _kind(folder: Path, where: str) -> str:
+    """The model type in config.json. Raises InputError for one that transformers does not have."""
+    kind = str(read_json(folder / "config.json").get("model_type"))
+    try:
+        from transformers import CONFIG_MAPPING
+    except ImportError:
+        raise InputError("hf: models need transformers; pip install 'diptych[language]'") from None
+    if kind not in CONFIG_MAPPING:
+        raise unknown(f"model type of {where}", kind, ["clip", "siglip", "bert"])
+    return kind
 
 
 def _folder(name: str, with_weights: bool) -> Path:
@@ -104,10 +126,9 @@ def _folder(name: str, with_weights: bool) -> Path:
             "hf: models from the hub need huggingface_hub; pip install 'diptych[language]'"
         ) from None
     wanted = ["*.json", "*.txt", "*.model"]
+    weights = ["model*.safetensors", "*_Dense/*"]
     try:
-        folder = Path(
-            snapshot_download(name, allow_patterns=wanted + ["model*.safetensors"] * with_weights)
-        )
+        folder = Path(snapshot_download(name, allow_patterns=wanted + weights * with_weights))
         if (
             with_weights
             and not any((folder / file).is_file() for file in NAMES)
@@ -122,15 +143,10 @@ def _folder(name: str, with_weights: bool) -> Path:
     return folder
 
 
-def _config(folder: Path, where: str) -> Any:
+def _config(folder: Path) -> Any:
     """transformers' config, which adds the defaults that config.json leaves out."""
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in ("clip", "siglip"):
-        raise unknown(f"model type of {where}", str(kind), ["clip", "siglip"])
-    try:
-        from transformers import AutoConfig
-    except ImportError:
-        raise InputError("hf: models need transformers; pip install 'diptych[language]'") from None
+    from transformers import AutoConfig
+
     try:
         with quiet():
             return AutoConfig.from_pretrained(str(folder))

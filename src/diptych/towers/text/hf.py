@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, brief, some, unknown
 from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.transformer import edited
@@ -62,7 +62,7 @@ class HFTextTower(Tower):
                 raise InputError(
                     f"{config.folder} holds no config.json; give a model folder in transformers' layout"
                 )
-            model = transformers.AutoModel.from_pretrained(config.folder, local_files_only=True)
+            model = _stored(transformers, config.folder)
         else:
             options = dict(config.config or {})
             kind = options.pop("model_type", None)
@@ -82,11 +82,13 @@ class HFTextTower(Tower):
                 raise InputError(
                     f"transformers makes no model of type {kind!r}: {str(error).partition('.')[0]}"
                 ) from error
-        if "inputs_embeds" not in inspect.signature(model.forward).parameters:
+        takes = inspect.signature(model.forward).parameters
+        if "inputs_embeds" not in takes or not hasattr(model.config, "vocab_size"):
             raise InputError(
                 f"transformers' {type(model).__name__} takes no embeddings; choose text tower text"
             )
         plain = model.config.to_diff_dict() | {"model_type": model.config.model_type}
+        plain.pop("transformers_version", None)  # it would make an update another model
         held = int(model.config.vocab_size)
         if config.vocab_size is not None and held < config.vocab_size:
             raise InputError(
@@ -185,6 +187,22 @@ class HFTextTower(Tower):
         tokens = self.embed(ids, embeddings)
         tokens = self.blocks(tokens, edit, mask=self.mask(lengths, tokens.shape[1]))
         return self.finish(tokens, lengths)
+
+
+def _stored(transformers: Any, folder: str) -> Any:
+    """The model of a folder, in torch's default type. Raises InputError if it cannot be read or
+    lacks weights, in place of which transformers would draw random ones."""
+    try:
+        model, found = transformers.AutoModel.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises many kinds
+        raise InputError(f"{folder} holds no model for transformers ({brief(error)})") from None
+    unread = ("pooler", "decoder")  # parts that the tower does without
+    lacking = sorted(name for name in found["missing_keys"] if not name.startswith(unread))
+    if lacking:
+        raise InputError(f"{folder} lacks the weights {some(lacking)}; copy the model again")
+    return model.to(torch.get_default_dtype())
 
 
 def _transformers() -> Any:

@@ -402,7 +402,7 @@ def test_evaluation_and_validation_measure_it_as_a_composer(runs, tmp_path):
 class Pairs(SPRC):
     """The first stage, whose matching needs the pairs of all ranks."""
 
-    test_options: ClassVar = {"task": "pairs"}
+    test_options: ClassVar = {"task": "pairs", "depth": 2, "queries": 4}
 
 
 @pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)

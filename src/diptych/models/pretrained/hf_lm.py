@@ -1,0 +1,210 @@
+"""Causal language models of transformers: `hf-lm:FOLDER`.
+
+config.json                    of any `AutoModelForCausalLM`; without a model type it is a LLaMA
+model.safetensors              its weights
+tokenizer.json, …              its tokenizer, or vocab.json with pieces and scores
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.data.tokenizers import HuggingFace, Tokenizer, from_folder
+from diptych.data.tokenizers.hf import has_tokenizer, quiet
+from diptych.data.tokenizers.pieces import from_pieces, has_pieces
+from diptych.errors import InputError, brief
+from diptych.models.language import CausalLM, LanguageModel
+from diptych.models.pretrained.files import read_json
+
+HF_LM = "hf-lm"
+"""The prefix of these models, and the name in their spec."""
+_PROBE = 1e-3  # the largest difference of logits to transformers', relative to the largest logit
+
+
+class HFCausalLM(CausalLM):
+    """A causal language model of transformers, whose layers and cache are used as they are.
+
+    `tower` is its transformer up to the final norm. The spec of `config` keeps the model's config,
+    so a trained model is rebuilt without the folder.
+
+    Raises InputError for a model that says nothing about its context.
+    """
+
+    def __init__(self, model: Any):
+        nn.Module.__init__(self)  # it has no `TextTower`
+        most = getattr(model.config, "max_position_embeddings", None)
+        if most is None:
+            raise InputError(
+                f"a {type(model).__name__} has no max_position_embeddings; choose a model with a context"
+            )
+        self._context = int(most)
+        plain = model.config.to_diff_dict() | {"model_type": model.config.model_type}
+        # the version would make an update another model, the type of the file a model in float16
+        others = ("transformers_version", "dtype", "torch_dtype")
+        self.plain = {name: value for name, value in plain.items() if name not in others}
+        self.tower = model.base_model
+        takes = inspect.signature(self.tower.forward).parameters
+        self._cache = "cache" if "cache" in takes else "past_key_values"  # by transformers' version
+        head = model.get_output_embeddings()
+        tied = head.weight is model.get_input_embeddings().weight
+        self.head = None if tied else head  # a tied table is saved once
+
+    @classmethod
+    def fresh(cls, config: Mapping[str, Any]) -> "HFCausalLM":
+        """Return a model of a config in plain values, with new weights."""
+        transformers = _transformers()
+        options = dict(config)
+        kind = options.pop("model_type")
+        made = transformers.AutoConfig.for_model(kind, **options)
+        return cls(transformers.AutoModelForCausalLM.from_config(made))
+
+    @property
+    def table(self) -> nn.Embedding:
+        return self.tower.get_input_embeddings()
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    def config(self) -> dict[str, Any]:
+        return {"text": {"name": HF_LM, "config": self.plain}}
+
+    def forward(
+        self,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        prefix: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """As `CausalLM.forward`. Raises InputError for a memory, which these models do not read."""
+        if memory is not None or memory_mask is not None:
+            raise InputError("a language model of hf-lm: reads no memory; give it as a prefix")
+        x, place = self._embedded(ids, mask, prefix)
+        read = self.tower(
+            inputs_embeds=x,
+            attention_mask=None if mask is None else mask.long(),
+            position_ids=place.expand(x.shape[:2]),
+            use_cache=cache is not None,
+            **({} if cache is None else {self._cache: cache.past}),
+        )
+        if cache is not None:
+            cache.past = read[self._cache]
+        return read.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.table.weight) if self.head is None else self.head(hidden)
+
+    def _empty_cache(self) -> Any:
+        return _Past()
+
+
+class _Past:
+    """transformers' cache with the interface of `KVCache`; a forward pass fills it in place."""
+
+    def __init__(self, past: Any = None):
+        self.past = past
+
+    def select(self, index: Tensor | None = None) -> "_Past":
+        past = copy.deepcopy(self.past)
+        if index is not None:
+            past.batch_select_indices(index)
+        return _Past(past)
+
+
+def load(name: str, weights: Path | None = None) -> LanguageModel:
+    """Load the language model of a folder.
+
+    Raises InputError for a folder that transformers cannot read, without a tokenizer, or with a
+    model whose logits are more than an output layer on its last tokens.
+    """
+    where = f"{HF_LM}:{name}"
+    folder = Path(name).expanduser()
+    if weights is not None:
+        raise InputError(f"the weights of {where} are in its own folder; name that alone")
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"there is no config.json in {name!r}; name a folder in transformers' layout"
+        )
+    model = _model(folder, where)
+    lm = HFCausalLM(model).eval()
+    _check(lm, model, where)
+    return LanguageModel(lm, _tokenizer(folder, model.config, lm.context, where), name=where)
+
+
+def _model(folder: Path, where: str) -> Any:
+    """The model with its weights, in float32."""
+    transformers = _transformers()
+    typed = "model_type" in read_json(folder / "config.json")
+    cls = transformers.AutoModelForCausalLM if typed else transformers.LlamaForCausalLM
+    try:
+        with quiet():
+            model, found = cls.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers raises many kinds for damaged files
+        raise InputError(
+            f"{where} is no causal language model that transformers can read ({brief(error)})"
+        ) from None
+    lacks = sorted(found["missing_keys"])
+    if lacks:
+        raise InputError(
+            f"the weights of {where} lack {lacks[0]} ({len(lacks)} in all); copy the folder again"
+        )
+    return model.float().eval()
+
+
+def _check(lm: HFCausalLM, model: Any, where: str) -> None:
+    """Raise InputError unless the logits of some tokens are those of transformers."""
+    ids = torch.arange(8)[None] % lm.table.num_embeddings
+    with torch.inference_mode():
+        own = lm.logits(lm(ids))
+        theirs = model(input_ids=ids).logits
+    if (own - theirs).abs().max() > _PROBE * theirs.abs().max():
+        raise InputError(
+            f"{where} is not supported: its logits are more than an output layer on its last tokens"
+        )
+
+
+def _tokenizer(folder: Path, config: Any, context: int, where: str) -> Tokenizer:
+    """The folder's tokenizer, with the start and end of texts from config.json where it puts none
+    itself."""
+    if has_pieces(folder):
+        return from_pieces(folder, context=context)
+    if not has_tokenizer(folder):  # transformers would make an empty one
+        raise InputError(f"{folder} has no tokenizer files, such as tokenizer.json; copy them too")
+    found = from_folder(folder, context=context, local=True)
+    start = found.before or _ids(config.bos_token_id)
+    end = found.after or _ids(config.eos_token_id)
+    if not start or not end:
+        raise InputError(
+            f"{folder / 'config.json'} names no bos_token_id or no eos_token_id, which mark where "
+            f"texts start and end; add them to use {where}"
+        )
+    values = {**found.to_dict(), "before": start[-1:], "after": end[:1]}
+    return HuggingFace.from_dict(values)
+
+
+def _ids(given: int | list[int] | None) -> tuple[int, ...]:
+    return () if given is None else tuple(given) if isinstance(given, list) else (given,)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise InputError(
+            "hf-lm: models need transformers; pip install 'diptych[language]'"
+        ) from None
+    return transformers
