@@ -1,11 +1,13 @@
 """Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
-source, or label the sentences of documents.
+source, vary its images, or label the sentences of documents.
 
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
 every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
 scenes:count=5000`). A run of `make` that was stopped goes on where it was. `filter` drops pairs by
 ALIGN's rules of frequency, and writes a list that is read in place of the source (`--data
-filtered:FILE`). `label` finds by a model which sentences of a page speak of one of its images, and
+filtered:FILE`). `vary` puts other things in the place of each object, in the image and in its
+captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
+reads. `label` finds by a model which sentences of a page speak of one of its images, and
 writes a table that `diptych train visualness` reads.
 """
 
@@ -21,12 +23,14 @@ from diptych.errors import InputError, unknown
 GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
-    "label SOURCE --model MODEL --out labels.jsonl"
+    "vary SOURCE --model MODEL --out DIR | label SOURCE --model MODEL --out labels.jsonl"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
     "diptych data show scenes:edits=all:styles=seen --out page.html",
     "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
+    "diptych data vary scenes:number=2 --count 500 --model tiny --out varied/",
+    "diptych data vary coco.json --by sd2-inpainting/ --portrayals words.json --model hf:clip/ --out varied/",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
 )
 _SHOWN = 12
@@ -35,16 +39,18 @@ _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard"),
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test"),
+    "vary": ("model", "count", "seed", "by", "portrayals", "variations", "steps", "side"),
     "label": ("model", "positive", "negative", "page", "role"),
 }
-_OF_SOURCES = ("filter", "label")  # work on any source, not only on worlds
+_OF_SOURCES = ("filter", "vary", "label")  # work on any source, not only on worlds
 
 
 def add(parser: Parser) -> None:
     parser.option(
         "What",
         "what",
-        help="make (tar shards), show (a page of samples), filter (a list of what to keep) or label (a table)",
+        help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
+        "table) or label (a table)",
     )
     parser.option(
         "What",
@@ -95,7 +101,48 @@ def add(parser: Parser) -> None:
         metavar="ROLE",
         help="the texts that filter or label looks at (default: caption)",
     )
-    parser.option("How", "--model", metavar="MODEL", help=f"label: by {MODELS}")
+    parser.option(
+        "How",
+        "--model",
+        metavar="MODEL",
+        help=f"label, and vary for the match of captions: {MODELS}",
+    )
+    parser.option(
+        "How",
+        "--by",
+        metavar="FOLDER",
+        help="vary: an inpainting pipeline of diffusers (default: the world itself)",
+    )
+    parser.option(
+        "How",
+        "--portrayals",
+        metavar="FILE",
+        help="vary: what an inpainting pipeline paints in the place of which item (JSON)",
+    )
+    parser.option(
+        "How",
+        "--variations",
+        type=int,
+        least=2,
+        metavar="N",
+        help="vary: variations of each item (default: 4)",
+    )
+    parser.option(
+        "How",
+        "--steps",
+        type=int,
+        least=1,
+        metavar="N",
+        help="vary: of the diffusion (default: 100)",
+    )
+    parser.option(
+        "How",
+        "--side",
+        type=int,
+        least=8,
+        metavar="N",
+        help="vary: pixels of the diffusion's crop (default: 512)",
+    )
     parser.option(
         "How",
         "--positive",
@@ -130,7 +177,7 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
     out = Path(args.out)
     if args.what in _OF_SOURCES:
-        (_filter if args.what == "filter" else _label)(args, out)
+        {"filter": _filter, "vary": _vary, "label": _label}[args.what](args, out)
         return
     source = _open(args)
     if args.what == "make":
@@ -181,6 +228,57 @@ def _filter(args: Namespace, out: Path) -> None:
             f"{len(found.damaged):,} samples cannot be read and are left out; `diptych check` tells which"
         )
     print(f"{out} lists what is kept; read it as filtered:{out}")
+
+
+def _vary(args: Namespace, out: Path) -> None:
+    """Write the variations of a source, and show what was left out."""
+    from diptych.data.sources import open_source
+    from diptych.data.worlds import cards
+    from diptych.methods.robust.generative_negatives.generators import (
+        Inpainting,
+        WorldVariations,
+        read_portrayals,
+    )
+    from diptych.methods.robust.generative_negatives.vary import FILE, vary
+    from diptych.spec import parse
+
+    if out.suffix:
+        raise InputError(f"{out}: variations are a folder of images and a table; give a folder")
+    if "model" not in args:
+        raise InputError(
+            f"diptych data vary has no model to score captions by; name {MODELS} with --model"
+        )
+    if ("by" in args) != ("portrayals" in args):
+        raise InputError("--by and --portrayals go together: a pipeline, and what it paints")
+    world = parse(args.world).name in cards()
+    source = _open(args) if world else open_source(args.world)
+    if not world and "count" in args:
+        raise InputError(f"--count goes with a world; {args.world} is varied as a whole")
+    options = {name: args[name] for name in ("seed", "steps", "side") if name in args}
+    generator: Any
+    if "by" in args:
+        portrayals = read_portrayals(Path(args.portrayals))
+        generator = Inpainting(args.by, portrayals, source.schema(), **options)
+    else:
+        for name in ("steps", "side"):
+            if name in options:
+                raise InputError(f"--{name} is of a diffusion model; name one with --by")
+        generator = WorldVariations(source)
+    model = load_model(args.model)
+    with progress("varying") as report:
+        found = vary(
+            source, generator, model, out, count=args.get("variations", 4), progress=report
+        )
+    rows = [
+        ("variations", f"{found.variations:,}"),
+        ("groups", f"{found.groups:,}"),
+        *((f"left out: {reason}", f"{count:,}") for reason, count in sorted(found.dropped.items())),
+    ]
+    show_table(f"{args.world}: {len(source):,} samples", ("what", "number"), rows)
+    print(
+        f"{out / FILE} lists them; train with: diptych train generative_negatives "
+        f"--data train={out / FILE} --data pairs=SOURCE --out RUN"
+    )
 
 
 def _label(args: Namespace, out: Path) -> None:

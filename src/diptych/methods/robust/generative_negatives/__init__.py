@@ -15,21 +15,24 @@ whose variations differ in at most 14 % of the pixels, are left out. Inference i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from diptych.data.batch import Batch, Tokens
 from diptych.data.plan import Grouped, Plan, Shuffled
 from diptych.data.sample import Source, labels_of
+from diptych.data.views import LabelView, View
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.families.pairs import tune
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.clip import Config as ClipConfig
+from diptych.objectives import info_nce
 from diptych.spec import Count, ShareBelowOne
 
 card = {
@@ -41,6 +44,8 @@ card = {
 }
 
 STREAMS = ("train", "pairs")
+GROUP = "group"
+"""The field with the group of each variation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,9 @@ class Config(ClipConfig):
     - `variations` of a group share a batch.
     - `share` is the share of the batch that variations have; the rest are ordinary pairs. Without
       the stream `pairs` the batch has variations alone.
+    - `edited` is what varies: "both" images and captions, or "texts", where of the variations of a
+      group that share a batch only the first keeps its image, and the captions of the others are
+      negatives of all images and need no image themselves.
     - `itm` and `iva` are labels of the match score and of the area in percent, which choose what is
       kept (`least_itm`, `least_iva`, both exclusive); None if the data have none.
     """
@@ -59,10 +67,18 @@ class Config(ClipConfig):
     group: str = "item"
     variations: Count = 2
     share: ShareBelowOne = 0.2
+    edited: Literal["both", "texts"] = "both"
     itm: str | None = "itm"
     iva: str | None = "iva"
     least_itm: float = 0.0
     least_iva: float = 14.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.edited == "texts" and (not self.group or self.duplicates != "apart"):
+            raise InputError(
+                "edited=texts makes captions of a group negatives of its image; give a group, and leave out duplicates"
+            )
 
 
 class GenerativeNegatives(CLIP):
@@ -122,6 +138,12 @@ class GenerativeNegatives(CLIP):
             )
         return source if kept.all() else Wrapped(source, np.flatnonzero(kept))
 
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        views = super().views(stage, stream)
+        if self.config.edited == "both" or stream != "train":
+            return views
+        return (*views, LabelView(label=self.config.group, name=GROUP))
+
     def encode(self, batch: Any, at: At) -> Features:
         found: Features = {}
         for encode in self.parts().values():
@@ -133,12 +155,41 @@ class GenerativeNegatives(CLIP):
 
     def loss(self, features: Features, batch: Any, at: At) -> Losses:
         if not isinstance(batch, Mapping):
-            return super().loss(features, batch, at)
+            return self._loss(features, batch, at)
         names = ("image", *(f"text{end}" for end in self.roles))
         joined = {
             name: torch.cat([features[f"{stream}.{name}"] for stream in batch]) for name in names
         }
-        return super().loss(joined, _joined(list(batch.values())), at)
+        return self._loss(joined, _joined(list(batch.values())), at)
+
+    def _loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        """CLIP's, in which the images of some variations may be no rows."""
+        if self.config.edited == "both":
+            return super().loss(features, batch, at)
+        own = _firsts(batch.fields[GROUP])
+        image = features["image"][own]
+        scale = self.model.logit_scale()
+        found = [
+            info_nce(
+                image,
+                text[own],
+                scale,
+                text_keys=torch.cat([text[own], text[~own]]),
+                image_keys=image,
+            )
+            for text in (features[f"text{end}"] for end in self.roles)
+        ]
+        return Losses({"contrastive": torch.stack(found).mean()}, self.logged(features))
+
+
+def _firsts(groups: Tensor) -> Tensor:
+    """Whether each sample (B,) is the first of its group; those without one (-1) are.
+
+    >>> _firsts(torch.tensor([4, 4, -1, 7, 4, -1])).tolist()
+    [True, False, True, True, False, True]
+    """
+    same = groups[:, None] == groups[None]
+    return (groups < 0) | ~same.tril(diagonal=-1).any(1)
 
 
 def _of_streams(encode: Callable[[Batch, At], Features]) -> Callable[[Any, At], Features]:
@@ -157,14 +208,19 @@ def _of_streams(encode: Callable[[Batch, At], Features]) -> Callable[[Any, At], 
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
-    """Return the texts and keys of several batches as one."""
+    """Return the texts, groups and keys of several batches as one."""
     texts = {}
     for name in batches[0].texts:
         own = [batch.texts[name] for batch in batches]
         longest = max(tokens.ids.shape[-1] for tokens in own)
         ids = [F.pad(tokens.ids, (0, longest - tokens.ids.shape[-1])) for tokens in own]
         texts[name] = Tokens(torch.cat(ids), torch.cat([tokens.lengths for tokens in own]))
-    return Batch(texts=texts, keys=[key for batch in batches for key in batch.keys])
+    groups = [
+        batch.fields.get(GROUP, torch.full((len(batch.keys),), -1)) for batch in batches
+    ]  # ordinary pairs have none
+    fields = {GROUP: torch.cat([each.to(groups[0]) for each in groups])}
+    keys = [key for batch in batches for key in batch.keys]
+    return Batch(texts=texts, fields=fields, keys=keys)
 
 
 GenerativeNegatives.presets = {

@@ -128,3 +128,24 @@ def test_variations_alone_make_batches_too(tmp_path):
     made.setup({"train": variations()})
     engine(tmp_path, made, pairs=False, recipe={"batch_size": 16, "steps": 2}).run()
     assert len([line for line in read_log(tmp_path) if "loss" in line]) == 2
+
+
+def test_captions_alone_vary_where_images_of_siblings_are_no_rows(tmp_path):
+    """Of six variations of two items the first two keep their images; all six captions compete."""
+    made = method(edited="texts", variations=3, share=0.5)
+    image, text = torch.nn.functional.normalize(torch.randn(2, 7, 32), dim=-1)
+    batch = Batch(
+        texts={"main": Tokens(torch.ones(7, 1, 2, dtype=torch.int64), torch.full((7, 1), 2))},
+        fields={"group": torch.tensor([5, 5, 5, 8, 8, 8, -1])},
+        keys=tuple(map(str, range(7))),
+    )
+    scale = made.model.logit_scale().detach()
+    rows, others = torch.tensor([0, 3, 6]), torch.tensor([1, 2, 4, 5])
+    logits = scale * image[rows] @ torch.cat([text[rows], text[others]]).T
+    cross = torch.nn.functional.cross_entropy
+    expected = (cross(logits, torch.arange(3)) + cross(logits[:, :3].T, torch.arange(3))) / 2
+    found = made.loss({"image": image, "text": text}, batch, At(0, 1, 0, 0)).total
+    torch.testing.assert_close(found, expected)
+    engine(tmp_path, made, recipe={"batch_size": 12, "steps": 2}).run()
+    with pytest.raises(InputError, match="give a group, and leave out duplicates"):
+        method(edited="texts", group="")

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.variations import cleaned, image_variation_area, varied_captions
+from diptych.methods.robust.generative_negatives.variations import (
+    cleaned,
+    image_variation_area,
+    varied_captions,
+)
 
 
 def by_loops(images, threshold):

@@ -18,8 +18,16 @@ THRESHOLD = 10.0
 
 
 class VariationGenerator(Protocol):
-    """`generator(sample, item, count)` returns `count` variations of a sample's `item`, samples with
-    an image and captions."""
+    """Makes variations of samples.
+
+    `items(sample)` are what can be replaced; `generator(sample, item, count)` returns `count`
+    samples with an image of equal size, captions, and the texts of the roles `short` and `desc`
+    that say what took the item's place. `name` tells generators apart.
+    """
+
+    name: str
+
+    def items(self, sample: Sample) -> Sequence[str]: ...
 
     def __call__(self, sample: Sample, item: str, count: int) -> Sequence[Sample]: ...
 
