@@ -19,6 +19,8 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     filtered:kept.npz                           the output of `diptych data filter` on another source
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
+    examples.jsonl, visual_genome_relation.json, add_att.json   Winoground, ARO, SugarCrepe
+    variations.json                             images varied by `diptych data vary`, and as published
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 
 Any source may end with options that select a part of it: `:part=1/5`, `:shots=16`, `:classes=base`
