@@ -18,7 +18,7 @@ from diptych.data.images import BytesImage
 from diptych.data.sample import BadSample, Box, Sample, Schema, Source, Text
 from diptych.data.worlds import World, WorldSource
 from diptych.data.worlds.scenes.words import article
-from diptych.errors import InputError
+from diptych.errors import InputError, brief
 from diptych.files import read_json
 from diptych.methods.robust.generative_negatives.variations import varied_captions
 from diptych.rng import generator as numbers
@@ -271,7 +271,7 @@ def crop_of(area: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int
 def _pipeline(folder: str) -> Any:
     """The inpainting pipeline of a folder, on the GPU if there is one."""
     try:
-        from diffusers import AutoPipelineForInpainting
+        from diffusers.pipelines.auto_pipeline import AutoPipelineForInpainting
     except ImportError:
         raise InputError(
             "painting needs diffusers; install it with: pip install 'diptych[diffusion]'"
@@ -286,7 +286,7 @@ def _pipeline(folder: str) -> Any:
         )
     except Exception as error:  # diffusers raises many kinds
         raise InputError(
-            f"{folder} holds no inpainting pipeline that diffusers can read ({error}); copy it again"
+            f"{folder} holds no inpainting pipeline that diffusers can read ({brief(error)}); copy it again"
         ) from None
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
