@@ -43,7 +43,7 @@ class WorldVariations:
     >>> [item] = generator.items(source[0])
     >>> found = generator(source[0], item, 2)
     >>> [variation.captions("short") for variation in found]
-    [['a crab'], ['a bicycle']]
+    [['a cat'], ['a penguin']]
     """
 
     def __init__(self, source: Source):
