@@ -13,7 +13,9 @@ from diptych.lab.claims import multi_view
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):
     trial = Trial(seed=100, folder=tmp_path_factory.mktemp("prelude"), quick=True)
-    return replace(trial, prelude=multi_view.draw(trial))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multi_view, "PARTS", {"train": 1200, "val": 600, "test": 300})
+        return replace(trial, prelude=multi_view.draw(trial))
 
 
 def test_the_floor_is_of_the_arms_that_learn():
@@ -25,10 +27,10 @@ def test_the_floor_is_of_the_arms_that_learn():
 def test_parts_share_no_scene_and_have_texts_and_depth(trial):
     sources = {name: open_source(spec) for name, spec in trial.prelude.items()}
     assert {name: len(source) for name, source in sources.items()} == {
-        "train": 300,
-        "shuffled": 300,
-        "val": 150,
-        "test": 50,
+        "train": 120,
+        "shuffled": 120,
+        "val": 60,
+        "test": 30,
     }
     sample = sources["train"][0]
     assert len(set(sample.captions("paraphrase"))) >= 4
