@@ -7,9 +7,10 @@ scenes:count=5000`). A run of `make` that was stopped goes on where it was. `fil
 ALIGN's rules of frequency, and writes a list that is read in place of the source (`--data
 filtered:FILE`). `vary` puts other things in the place of each object, in the image and in its
 captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
-reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random, and
-the source's own edits, and writes the list that `diptych train mmgeolm` reads. `label` finds by a model which sentences of a page speak of one of its images, and
-writes a table that `diptych train visualness` reads.
+reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random,
+and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `label` finds by
+a model which sentences of a page speak of one of its images, and writes a table that `diptych train
+visualness` reads.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from diptych.errors import InputError, unknown
 GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
-    "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | label SOURCE --model MODEL --out labels.jsonl"
+    "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
+    "label SOURCE --model MODEL --out labels.jsonl"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",

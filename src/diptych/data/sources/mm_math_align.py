@@ -50,14 +50,10 @@ class AlignOptions:
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: a JSON file whose first object has a
     `positive_image_path`."""
-    name = spec.name
-    if (
-        not name.lower().endswith((".json", ".jsonl"))
-        or is_folder(spec)
-        or not os.path.isfile(name)
-    ):  # noqa: PTH113
+    listed = spec.name.lower().endswith((".json", ".jsonl")) and not is_folder(spec)
+    if not listed or not os.path.isfile(spec.name):  # noqa: PTH113
         return False
-    with Path(name).open("rb") as file:
+    with Path(spec.name).open("rb") as file:
         return _MARK in file.read(_PEEK)
 
 

@@ -27,6 +27,7 @@ from diptych.data.sources.rows import JsonRows
 from diptych.data.worlds import Drawn, Rendered
 from diptych.data.worlds.diagrams import Program, caption_of, draw
 from diptych.data.worlds.diagrams.edits import GROUPS
+from diptych.data.worlds.diagrams.program import MARKS
 from diptych.errors import InputError
 from diptych.rng import generator
 from diptych.spec import Spec, configure, several
@@ -244,11 +245,12 @@ def _numbers(program: Program) -> Iterator[Program]:
 
 
 def _relations(program: Program) -> Iterator[Program]:
-    """Another relation of the same group."""
+    """Two segments marked with another relation of the same group. Lines and circles lie where the
+    program has them, and keep theirs."""
     for at, (kind, *both) in enumerate(program.relations):
         [group] = [group for group in GROUPS if kind in group]
         for other in group:
-            if other != kind:
+            if other != kind and kind in MARKS:
                 new = (other, both[0], both[1])
                 rest = program.relations
                 yield replace(program, relations=(*rest[:at], new, *rest[at + 1 :]))

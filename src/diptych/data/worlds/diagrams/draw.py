@@ -8,11 +8,11 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diptych.data.worlds.diagrams.program import LINES, Point, Program, sides_of
+from diptych.data.worlds.diagrams.program import LINES, MARKS, Point, Program, ring, sides_of
 
 SCALE = 4
-_LETTER = 0.125  # the size of letters, as a share of the side of the image
-_AWAY = 0.072  # the distance of a letter or length from its point or side
+_LETTER = 0.16  # the size of letters, as a share of the side of the image
+_AWAY = 0.082  # the distance of a letter or length from its point or side
 _MARK = 0.035  # half the length of a mark
 
 
@@ -47,7 +47,7 @@ class Canvas:
         half = self.pen.textlength(text, font) / 2
         x = min(max(centre[0] * self.side, half + SCALE), self.side - half - SCALE)
         y = min(max(centre[1], size / 2), 1 - size / 2) * self.side
-        self.pen.text((x, y), text, fill=0, font=font, anchor="mm")
+        self.pen.text((x, y), text, fill=0, font=font, anchor="mm", stroke_width=self.width // 4)
 
 
 @cache
@@ -60,11 +60,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def draw(program: Program, size: int) -> Image.Image:
     """Draw a program whose points lie in the unit square; an RGB image of `size` pixels a side."""
     canvas = Canvas(size)
+    # by the first of their names, so that no pixel depends on how a figure is named
     for _, name in program.polygons:
-        for side in sides_of(name):
+        for side in sides_of(ring(name)):
             canvas.line(*program.ends(side))
     for segment in program.segments:
-        canvas.line(*program.ends(segment))
+        canvas.line(*program.ends(ring(segment)))
     for centre, radius in program.circles:
         canvas.circle(program.at[centre], radius)
     for kind, first, second in program.relations:
@@ -73,7 +74,7 @@ def draw(program: Program, size: int) -> Image.Image:
     for letter, point in program.points:
         canvas.write(_letter(program, letter, point, middle), letter)
     for segment, value in program.lengths:
-        a, b = program.ends(segment)
+        a, b = program.ends(ring(segment))
         canvas.write(_outside(_mean([a, b]), a, b, middle), value)
     small = canvas.image.resize((size, size), Image.Resampling.BOX)
     return small.convert("RGB")
@@ -84,7 +85,7 @@ def _letter(program: Program, letter: str, point: Point, middle: Point) -> Point
     straight out of the figure, and that of a centre that no line reaches on it."""
     for kind, first, second in program.relations:
         if kind in LINES and first[1] == letter:
-            return _outside(point, *program.ends(second), middle)
+            return _outside(point, *program.ends(ring(second)), middle)
     if letter not in "".join([*program.segments, *(name for _, name in program.polygons)]):
         return point
     gap = math.dist(point, middle)
@@ -117,6 +118,8 @@ def _outside(point: Point, a: Point, b: Point, middle: Point) -> Point:
 
 def _mark(canvas: Canvas, program: Program, kind: str, first: str, second: str) -> None:
     """Draw the mark of a relation."""
+    if kind in MARKS:
+        first, second = sorted((ring(first), ring(second)))
     if kind == "parallel":
         for segment in (first, second):
             _arrow(canvas, *_upward(*program.ends(segment)))
@@ -127,7 +130,7 @@ def _mark(canvas: Canvas, program: Program, kind: str, first: str, second: str) 
         _corner(canvas, program.ends(first), program.ends(second))
     elif kind in LINES:
         apex, foot = program.ends(first)
-        a, b = program.ends(second)
+        a, b = program.ends(ring(second))
         if kind == "altitude":
             _square(canvas, foot, apex, b if math.dist(foot, b) > math.dist(foot, a) else a)
         elif kind == "median":

@@ -55,7 +55,7 @@ def _foot_side(relation: Relation) -> int:
     return (corner + 1) % 3 if kind in LINES else -1
 
 
-def _pick(rng: np.random.Generator, options: list):  # noqa: ANN202
+def _pick(rng: np.random.Generator, options: list):
     return options[int(rng.integers(len(options)))]
 
 
