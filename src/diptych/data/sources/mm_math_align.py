@@ -65,7 +65,7 @@ def open(spec: Spec) -> "Align":
     rows = list(JsonRows(spec.name).scan()) if path.suffix == ".jsonl" else json_of(path)
     if not isinstance(rows, list):
         raise InputError(f"{path}: it is no list of objects; compare it with the published file")
-    good = [row for row in rows if _fits(row)]
+    good: list[Any] = [row for row in rows if _fits(row)]
     damage = {
         f"{path}:row {number}": row.reason if isinstance(row, BadSample) else "columns"
         for number, row in enumerate(rows)

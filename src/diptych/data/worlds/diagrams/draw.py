@@ -8,7 +8,15 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diptych.data.worlds.diagrams.program import LINES, MARKS, Point, Program, ring, sides_of
+from diptych.data.worlds.diagrams.program import (
+    LINES,
+    MARKS,
+    Point,
+    Program,
+    meeting,
+    ring,
+    sides_of,
+)
 
 SCALE = 4
 _LETTER = 0.16  # the size of letters, as a share of the side of the image
@@ -132,7 +140,7 @@ def _mark(canvas: Canvas, program: Program, kind: str, first: str, second: str) 
         apex, foot = program.ends(first)
         a, b = program.ends(ring(second))
         if kind == "altitude":
-            _square(canvas, foot, apex, b if math.dist(foot, b) > math.dist(foot, a) else a)
+            _square(canvas, foot, apex, _farther((a, b), foot))
         elif kind == "median":
             _tick(canvas, a, foot)
             _tick(canvas, foot, b)
@@ -163,28 +171,21 @@ def _arrow(canvas: Canvas, a: Point, b: Point) -> None:
 def _corner(canvas: Canvas, one: tuple[Point, Point], two: tuple[Point, Point]) -> None:
     """A right angle where two segments meet: at an end that both have, or where they cross."""
     shared = [point for point in one if point in two]
-    at = shared[0] if shared else _crossing(one, two)
+    at = shared[0] if shared else meeting(one, two)
     if at is not None:
-        ends = [max(segment, key=lambda point: math.dist(point, at)) for segment in (one, two)]
-        _square(canvas, at, *ends)
+        _square(canvas, at, _farther(one, at), _farther(two, at))
 
 
-def _crossing(one: tuple[Point, Point], two: tuple[Point, Point]) -> Point | None:
-    """Where the lines of two segments meet; None if they are parallel."""
-    ux, uy = _unit(*one)
-    vx, vy = _unit(*two)
-    across = ux * vy - uy * vx
-    if abs(across) < 1e-6:
-        return None
-    (ax, ay), (bx, by) = one[0], two[0]
-    t = ((bx - ax) * vy - (by - ay) * vx) / across
-    return ax + t * ux, ay + t * uy
+def _farther(segment: tuple[Point, Point], point: Point) -> Point:
+    """The end of a segment that is farther from a point."""
+    return max(segment, key=lambda end: math.dist(end, point))
 
 
 def _square(canvas: Canvas, corner: Point, a: Point, b: Point) -> None:
     """The small square of a right angle."""
     side = 1.8 * _MARK
-    (ux, uy), (vx, vy) = _unit(corner, a), _unit(corner, b)
+    ux, uy = _unit(corner, a)
+    vx, vy = _unit(corner, b)
     x, y = corner
     one = (x + side * ux, y + side * uy)
     two = (x + side * vx, y + side * vy)

@@ -9,7 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from diptych.data.worlds.diagrams.program import CIRCLES, LINES, MARKS, Point, Program, sides_of
+from diptych.data.worlds.diagrams.program import (
+    CIRCLES,
+    LINES,
+    MARKS,
+    Point,
+    Program,
+    meeting,
+    sides_of,
+)
 
 SHAPES: dict[str, tuple[Point, ...]] = {
     "equilateral triangle": ((0, -1), (-0.866, 0.5), (0.866, 0.5)),
@@ -85,7 +93,8 @@ def relations_of(shape: str) -> tuple[Relation, ...]:
 
 
 def _vector(corners: tuple[Point, ...], side: int) -> Point:
-    (ax, ay), (bx, by) = corners[side], corners[(side + 1) % len(corners)]
+    ax, ay = corners[side]
+    bx, by = corners[(side + 1) % len(corners)]
     return bx - ax, by - ay
 
 
@@ -127,10 +136,12 @@ def _circle(kind: str, corners: tuple[Point, ...]) -> tuple[Point, float] | None
     """The centre and radius of the circle through all corners, or touching all sides; None if there
     is none, or no room for the letter of its centre."""
     if kind == "circumscribed":
-        centre = _meeting([_middle_line(corners, side) for side in (0, 1)])
+        centre = meeting(_middle_line(corners, 0), _middle_line(corners, 1))
+        assert centre is not None, "two sides of a corner are not parallel"
         radii = [math.dist(centre, corner) for corner in corners]
     else:
-        centre = _meeting([_halving_line(corners, corner) for corner in (0, 1)])
+        centre = meeting(_halving_line(corners, 0), _halving_line(corners, 1))
+        assert centre is not None, "two halved angles of a convex shape meet"
         radii = [_distance(centre, corners, side) for side in range(len(corners))]
     room = min(_distance(centre, corners, side) for side in range(len(corners)))
     if max(radii) - min(radii) > _EXACT or room < _ROOM:
@@ -138,29 +149,22 @@ def _circle(kind: str, corners: tuple[Point, ...]) -> tuple[Point, float] | None
     return centre, sum(radii) / len(radii)
 
 
-Line = tuple[Point, Point]
-"""A point and a direction."""
+def _middle_line(corners: tuple[Point, ...], side: int) -> tuple[Point, Point]:
+    """Two points of the line on which both ends of a side are equally far."""
+    ax, ay = corners[side]
+    bx, by = corners[(side + 1) % len(corners)]
+    middle = (ax + bx) / 2, (ay + by) / 2
+    return middle, (middle[0] + ay - by, middle[1] + bx - ax)
 
 
-def _middle_line(corners: tuple[Point, ...], side: int) -> Line:
-    (ax, ay), (bx, by) = corners[side], corners[(side + 1) % len(corners)]
-    return ((ax + bx) / 2, (ay + by) / 2), (ay - by, bx - ax)
-
-
-def _halving_line(corners: tuple[Point, ...], corner: int) -> Line:
-    """The line that halves the angle at a corner."""
+def _halving_line(corners: tuple[Point, ...], corner: int) -> tuple[Point, Point]:
+    """Two points of the line that halves the angle at a corner."""
     to = _vector(corners, corner)
     back = _vector(corners, (corner - 1) % len(corners))
     long = math.hypot(*to)
     wide = math.hypot(*back)
-    return corners[corner], (to[0] / long - back[0] / wide, to[1] / long - back[1] / wide)
-
-
-def _meeting(lines: list[Line]) -> Point:
-    """The point that two lines share."""
-    ((ax, ay), (ux, uy)), ((bx, by), (vx, vy)) = lines
-    t = ((bx - ax) * vy - (by - ay) * vx) / (ux * vy - uy * vx)
-    return ax + t * ux, ay + t * uy
+    x, y = corners[corner]
+    return (x, y), (x + to[0] / long - back[0] / wide, y + to[1] / long - back[1] / wide)
 
 
 def _distance(point: Point, corners: tuple[Point, ...], side: int) -> float:

@@ -156,6 +156,21 @@ def sides_of(name: str) -> list[str]:
     return [name[at] + name[(at + 1) % len(name)] for at in range(len(name))]
 
 
+def meeting(one: tuple[Point, Point], two: tuple[Point, Point]) -> Point | None:
+    """Return the point that the lines through two segments share; None if they are parallel.
+
+    >>> meeting(((0, 0), (1, 1)), ((0, 4), (4, 0)))
+    (2.0, 2.0)
+    """
+    (ax, ay), (px, py) = one
+    (bx, by), (qx, qy) = two
+    across = (px - ax) * (qy - by) - (py - ay) * (qx - bx)
+    if abs(across) < 1e-9:
+        return None
+    share = ((bx - ax) * (qy - by) - (by - ay) * (qx - bx)) / across
+    return ax + share * (px - ax), ay + share * (py - ay)
+
+
 def crosses(one: tuple[Point, Point], two: tuple[Point, Point]) -> bool:
     """Whether two segments have a point in common."""
 

@@ -92,7 +92,7 @@ class MMGeoLM(Method):
     model: DualEncoder
     find_unused_parameters = True  # the bias, in a stage whose loss has none
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.model = make.dual(logit_scale=Temperature(config.scale), logit_bias=config.bias)
 
