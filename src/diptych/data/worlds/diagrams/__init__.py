@@ -25,6 +25,14 @@ card = {
 }
 
 SPLITS = ("train", "val", "test")
+_BOUNDS = {
+    "size": (32, 512),
+    "numbers": (3, 99),
+    "lengths": (0, 2),
+    "turn": (0, 180),
+    "number": (1, 99),
+}
+"""The least and the most of options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +60,7 @@ class Config:
     number: int = 9
 
     def __post_init__(self) -> None:
-        for option, least, most in (
-            ("size", 32, 512), ("numbers", 3, 99), ("lengths", 0, 2), ("turn", 0, 180), ("number", 1, 99),
-        ):  # fmt: skip
+        for option, (least, most) in _BOUNDS.items():
             value = getattr(self, option)
             if not least <= value <= most:
                 raise InputError(

@@ -122,11 +122,10 @@ def _other_names(caption: str, rng: np.random.Generator) -> Iterator[str]:
     letters = sorted({letter for match in _NAME.finditer(caption) for letter in match["name"]})
     for match in _NAME.finditer(caption):
         name = match["name"]
-        others = (
-            [a + b for a, b in permutations(letters, 2) if a < b and not {a, b} <= set(name)]
-            if len(name) == 2
-            else ["".join(order) for order in permutations(name)] if len(name) < 7 else []
-        )  # fmt: skip
+        others = ["".join(order) for order in permutations(name)] if len(name) < 7 else []
+        if len(name) == 2:
+            pairs = [a + b for at, a in enumerate(letters) for b in letters[at + 1 :]]
+            others = [pair for pair in pairs if set(pair) != set(name)]
         start, end = match.span("name")
         for other in others:
             if _figure(other, bool(match["angle"])) != _figure(name, bool(match["angle"])):
