@@ -68,7 +68,7 @@ def test_the_text_stage_compares_an_image_with_its_own_captions():
             cosines.append(scale * (image @ embedded.T).squeeze())
         z = torch.stack(cosines)
         total = total + z.logsumexp(0) - z[0]
-    assert float(loss) == pytest.approx(float(total) / 6, rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(float(total.detach()) / 6, rel=1e-4)
 
 
 def test_the_image_stage_is_sigmoid_with_the_bias_and_the_text_stage_softmax_without():
@@ -149,6 +149,18 @@ def test_stages_follow_in_order_and_frozen_towers_stay(tmp_path):
     assert "image" in changed
     assert "text" not in changed
     assert read_log(tmp_path)
+
+
+def test_negatives_that_a_stage_lacks_are_told_of_before_the_first_step():
+    def texts_alone(sample):
+        return replace(sample, edits=[replace(edit, images={}) for edit in sample.edits])
+
+    source = Changed(Toy(6, FIELDS), texts_alone)
+    method(order=["text"]).setup({"train": source})
+    with pytest.raises(InputError, match="no edits with images, which the stage 'image' compares"):
+        method().setup({"train": source})
+    with pytest.raises(InputError, match=r"leave the stage out with --method.order \[text\]"):
+        method().setup({"train": source})
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ card = {
 
 AXES = ("text", "image")
 _MEASURED = 500  # samples whose captions are compared before the text stage
+_READ = 100  # samples of which one must have negatives for each stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,31 @@ class MMGeoLM(Method):
         if self.config.keep_statistics:
             keep_statistics(self.model.image, self.model.text)
         return self
+
+    def setup(self, sources: Mapping[str, Any]) -> None:
+        """Raise InputError if the first samples have no negatives for a stage."""
+        source = sources["train"]
+        if "edits" not in source.schema():
+            return  # an error of its own, which names the field
+        lacking = {axis: "captions" if axis == "text" else "images" for axis in self.config.order}
+        for index in range(min(len(source), _READ)):
+            try:
+                edits = source[index].edits
+            except BadSample:
+                continue
+            if any(edit.captions(self.config.role) for edit in edits):
+                lacking.pop("text", None)
+            if any("main" in edit.images for edit in edits):
+                lacking.pop("image", None)
+            if not lacking:
+                return
+        for axis, what in lacking.items():
+            others = [each for each in self.config.order if each not in lacking]
+            remedy = f", or leave the stage out with --method.order [{others[0]}]" if others else ""
+            raise InputError(
+                f"{source.name}: the first samples have no edits with {what}, which the stage {axis!r} compares; "
+                f"`diptych data negatives` makes them{remedy}"
+            )
 
     def stages(self) -> Sequence[Stage]:
         frozen = {f"model.{tower}": 0.0 for tower in self.config.frozen}
