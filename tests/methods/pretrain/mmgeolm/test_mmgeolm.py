@@ -24,6 +24,10 @@ def method(**config):
     return make_method(MMGeoLM, **config).eval()
 
 
+def number(loss):
+    return float(loss.detach())
+
+
 def batch_of(made, axis, source=None, progress=None):
     stage = next(stage for stage in made.stages() if stage.name == axis)
     loader = Loader(source or Toy(6, FIELDS), made.views(stage), InOrder(), 6)
@@ -68,7 +72,7 @@ def test_the_text_stage_compares_an_image_with_its_own_captions():
             cosines.append(scale * (image @ embedded.T).squeeze())
         z = torch.stack(cosines)
         total = total + z.logsumexp(0) - z[0]
-    assert float(loss.detach()) == pytest.approx(float(total.detach()) / 6, rel=1e-4)
+    assert number(loss) == pytest.approx(number(total) / 6, rel=1e-4)
 
 
 def test_the_image_stage_is_sigmoid_with_the_bias_and_the_text_stage_softmax_without():
@@ -79,7 +83,7 @@ def test_the_image_stage_is_sigmoid_with_the_bias_and_the_text_stage_softmax_wit
         anchor = found["image" if axis == "text" else "text"]
         z = made.model.logit_scale() * torch.einsum("be,bne->bn", anchor, found[axis]) + bias
         want = list_loss(z, found["there"] > 0, form=form)
-        assert float(made.loss(found, batch, at).total) == pytest.approx(float(want), rel=1e-6)
+        assert number(made.loss(found, batch, at).total) == pytest.approx(number(want), rel=1e-6)
     other = method(image_loss="softmax", text_loss="sigmoid", text_bias=True)
     assert other.config.text_bias
     assert not torch.isnan(other.loss(found, batch, at).total)
@@ -96,11 +100,11 @@ def test_a_negative_that_equals_its_positive_is_left_out(axis):
     )
     shorter = Changed(Toy(6, FIELDS), lambda sample: replace(sample, edits=sample.edits[1:]))
     less, _ = batch_of(made, axis, shorter)
-    assert float(made.loss(found, batch, at).total) == pytest.approx(
-        float(made.loss(made.encode(less, at), less, at).total), rel=1e-5
+    assert number(made.loss(found, batch, at).total) == pytest.approx(
+        number(made.loss(made.encode(less, at), less, at).total), rel=1e-5
     )
     logged = made.loss(found, batch, at).logged
-    assert float(logged["negatives"]) == 2
+    assert number(logged["negatives"]) == 2
 
 
 def test_no_sample_depends_on_another():
@@ -112,7 +116,7 @@ def test_no_sample_depends_on_another():
         for index in range(6):
             one = batch.rows(index, index + 1)
             parts.append(made.loss(made.encode(one, at), one, at).total)
-        assert float(whole) == pytest.approx(float(torch.stack(parts).mean()), rel=1e-5)
+        assert number(whole) == pytest.approx(number(torch.stack(parts).mean()), rel=1e-5)
 
 
 def test_captions_that_the_tokenizer_cuts_are_told_of(tmp_path, caplog):
