@@ -1,5 +1,5 @@
 """Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
-source, vary its images, or label the sentences of documents.
+source, vary its images, give it wrong captions, or label the sentences of documents.
 
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
 every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
@@ -7,8 +7,10 @@ scenes:count=5000`). A run of `make` that was stopped goes on where it was. `fil
 ALIGN's rules of frequency, and writes a list that is read in place of the source (`--data
 filtered:FILE`). `vary` puts other things in the place of each object, in the image and in its
 captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
-reads. `label` finds by a model which sentences of a page speak of one of its images, and
-writes a table that `diptych train visualness` reads.
+reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random,
+and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `label` finds by
+a model which sentences of a page speak of one of its images, and writes a table that `diptych train
+visualness` reads.
 """
 
 from collections.abc import Sequence
@@ -23,7 +25,8 @@ from diptych.errors import InputError, unknown
 GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
-    "vary SOURCE --model MODEL --out DIR | label SOURCE --model MODEL --out labels.jsonl"
+    "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
+    "label SOURCE --model MODEL --out labels.jsonl"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -31,6 +34,7 @@ EXAMPLES = (
     "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
     "diptych data vary scenes:number=2 --count 500 --model tiny --out varied/",
     "diptych data vary coco.json --by sd2-inpainting/ --portrayals words.json --model hf:clip/ --out varied/",
+    "diptych data negatives diagrams:edits=all --kinds edits+rule+retrieval --count 1000 --out lists/",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
 )
 _SHOWN = 12
@@ -40,9 +44,10 @@ _OPTIONS = {  # the options that each word accepts
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test"),
     "vary": ("model", "count", "seed", "by", "portrayals", "variations", "steps", "side"),
+    "negatives": ("kinds", "each", "count", "seed", "role"),
     "label": ("model", "positive", "negative", "page", "role"),
 }
-_OF_SOURCES = ("filter", "vary", "label")  # work on any source, not only on worlds
+_OF_SOURCES = ("filter", "vary", "negatives", "label")  # work on any source, not only on worlds
 
 
 def add(parser: Parser) -> None:
@@ -50,7 +55,7 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
-        "table) or label (a table)",
+        "table), negatives (images and a list) or label (a table)",
     )
     parser.option(
         "What",
@@ -99,7 +104,21 @@ def add(parser: Parser) -> None:
         "How",
         "--role",
         metavar="ROLE",
-        help="the texts that filter or label looks at (default: caption)",
+        help="the texts that filter, negatives or label looks at (default: caption)",
+    )
+    parser.option(
+        "How",
+        "--kinds",
+        metavar="KIND+KIND",
+        help="negatives: edits (the source's own), rule, retrieval, random, or all",
+    )
+    parser.option(
+        "How",
+        "--each",
+        type=int,
+        least=1,
+        metavar="N",
+        help="negatives: how many of each kind a sample gets (default: 10)",
     )
     parser.option(
         "How",
@@ -177,7 +196,8 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
     out = Path(args.out)
     if args.what in _OF_SOURCES:
-        {"filter": _filter, "vary": _vary, "label": _label}[args.what](args, out)
+        works = {"filter": _filter, "vary": _vary, "negatives": _negatives, "label": _label}
+        works[args.what](args, out)
         return
     source = _open(args)
     if args.what == "make":
@@ -279,6 +299,38 @@ def _vary(args: Namespace, out: Path) -> None:
         f"{out / FILE} lists them; train with: diptych train generative_negatives "
         f"--data train={out / FILE} --data pairs=SOURCE --out RUN"
     )
+
+
+def _negatives(args: Namespace, out: Path) -> None:
+    """Write the samples of a source with negatives, and show how many there are of each kind."""
+    from collections import Counter
+
+    from diptych.data.sources import mm_math_align, open_source
+    from diptych.data.worlds import cards
+    from diptych.methods.pretrain.mmgeolm.negatives import WithNegatives
+    from diptych.spec import parse
+
+    if "kinds" not in args:
+        raise InputError(
+            "diptych data negatives has no kinds to make; give --kinds, such as edits+rule+retrieval"
+        )
+    world = parse(args.world).name in cards()
+    if not world and "count" in args:
+        raise InputError(f"--count goes with a world; {args.world} is taken as a whole")
+    source = WithNegatives(
+        _open(args) if world else open_source(args.world),
+        kinds=args.kinds,
+        count=args.get("each", 10),
+        role=args.get("role", "caption"),
+        seed=args.get("seed", 0),
+    )
+    with progress("writing") as report:
+        written = mm_math_align.write(source, out, role=source.role, progress=report)
+    path = out / mm_math_align.FILE
+    counts = Counter(edit.kind for sample in open_source(str(path)) for edit in sample.edits)
+    rows = [(kind, f"{count:,}", f"{count / written:.1f}") for kind, count in counts.items()]
+    show_table(f"{args.world}: {written:,} samples", ("kind", "negatives", "a sample"), rows)
+    print(f"{path} lists them; train with: diptych train mmgeolm --data {path} --out RUN")
 
 
 def _label(args: Namespace, out: Path) -> None:
