@@ -66,7 +66,9 @@ class Config(ClipConfig):
                 f"the batch norm of text_projection={self.text_projection} mixes samples; write norm=none or norm=layer"
             )
         if any(weight < 0 for weight in self.weights):
-            raise InputError(f"weights={self.weights} has one below 0; a source of weight 0 is unused")
+            raise InputError(
+                f"weights={self.weights} has one below 0; a source of weight 0 is unused"
+            )
         if self.weights and (self.distinct or self.together > 1):
             raise InputError("weights draw samples one by one; leave out distinct and together")
 
@@ -87,7 +89,9 @@ class UniMedCLIP(Pairs):
     def stages(self) -> Sequence[Stage]:
         (stage,) = super().stages()
         weights = self.config.weights
-        return (replace(stage, plan=Weighted(PART, dict(enumerate(weights)))) if weights else stage,)
+        return (
+            replace(stage, plan=Weighted(PART, dict(enumerate(weights)))) if weights else stage,
+        )
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
         weights = self.config.weights
