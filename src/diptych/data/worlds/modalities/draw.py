@@ -161,6 +161,7 @@ def draw(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """An image (S, S, 3), and where its finding is (S, S), 1 inside."""
     rng = np.random.Generator(np.random.PCG64(seed))
+    gain = rng.uniform(0.85, 1.1)
     canvas = Canvas(size, rng)
     image = _TEXTURES[modality](canvas)
     mask = np.zeros((size, size))
@@ -170,6 +171,5 @@ def draw(
         if modality == "ultrasound":
             mask = mask * _sector(canvas)
         image = _mixed(image, mask, colour)
-    gain = rng.uniform(0.85, 1.1)
     pixels = np.rint(255 * np.clip(gain * image, 0, 1)).astype(np.uint8)
     return pixels, (mask >= 0.5).astype(np.uint8)
