@@ -1,5 +1,5 @@
 """Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
-source, vary its images, or label the sentences of documents.
+source, vary its images, label the sentences of documents, or describe classes, images and texts.
 
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
 every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
@@ -8,13 +8,16 @@ ALIGN's rules of frequency, and writes a list that is read in place of the sourc
 filtered:FILE`). `vary` puts other things in the place of each object, in the image and in its
 captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
 reads. `label` finds by a model which sentences of a page speak of one of its images, and
-writes a table that `diptych train visualness` reads.
+writes a table that `diptych train visualness` reads. `describe` asks templates, a world, a language
+model or any program for texts about each class, image or text; a source reads those of classes with
+`:captions=FILE`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.cli import _describe
 from diptych.cli._model import MODELS, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
@@ -23,7 +26,8 @@ from diptych.errors import InputError, unknown
 GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
-    "vary SOURCE --model MODEL --out DIR | label SOURCE --model MODEL --out labels.jsonl"
+    "vary SOURCE --model MODEL --out DIR | label SOURCE --model MODEL --out labels.jsonl | "
+    "describe SOURCE --by WRITER --out texts.json"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -32,6 +36,8 @@ EXAMPLES = (
     "diptych data vary scenes:number=2 --count 500 --model tiny --out varied/",
     "diptych data vary coco.json --by sd2-inpainting/ --portrayals words.json --model hf:clip/ --out varied/",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
+    "diptych data describe pets/ --by templates --prompt 'a photo of a {} | one {}' --out bank.json",
+    "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
 )
 _SHOWN = 12
 _COUNT = 1000
@@ -41,8 +47,9 @@ _OPTIONS = {  # the options that each word accepts
     "filter": ("rules", "role", "test"),
     "vary": ("model", "count", "seed", "by", "portrayals", "variations", "steps", "side"),
     "label": ("model", "positive", "negative", "page", "role"),
+    "describe": _describe.OPTIONS,
 }
-_OF_SOURCES = ("filter", "vary", "label")  # work on any source, not only on worlds
+_OF_SOURCES = ("filter", "vary", "label", "describe")  # work on any source, not only on worlds
 
 
 def add(parser: Parser) -> None:
@@ -50,7 +57,7 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
-        "table) or label (a table)",
+        "table), label (a table) or describe (texts)",
     )
     parser.option(
         "What",
@@ -110,8 +117,9 @@ def add(parser: Parser) -> None:
     parser.option(
         "How",
         "--by",
-        metavar="FOLDER",
-        help="vary: an inpainting pipeline of diffusers (default: the world itself)",
+        metavar="WRITER",
+        help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
+        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates",
     )
     parser.option(
         "How",
@@ -161,6 +169,7 @@ def add(parser: Parser) -> None:
         metavar="FIELD",
         help="label: what samples of one page share (default: page_id)",
     )
+    _describe.add(parser)
 
 
 def run(args: Namespace) -> None:
@@ -177,7 +186,8 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
     out = Path(args.out)
     if args.what in _OF_SOURCES:
-        {"filter": _filter, "vary": _vary, "label": _label}[args.what](args, out)
+        does = {"filter": _filter, "vary": _vary, "label": _label, "describe": _describe.run}
+        does[args.what](args, out)
         return
     source = _open(args)
     if args.what == "make":
