@@ -39,11 +39,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.descriptions import bank
 from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
-from diptych.data.templates import BANKS, checked, filled
-from diptych.errors import InputError, located, unknown
+from diptych.data.templates import BANKS, filled
+from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import (
     Embedded,
     Progress,
@@ -53,11 +52,10 @@ from diptych.evaluation.embed import (
     read_images,
 )
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._prompts import prompts_of, warn_of_cuts
 from diptych.evaluation.suites._sources import mean_of_sources, parts_of
-from diptych.methods.store import read_prompts
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
 from diptych.models.class_names import mean_directions, standardised
-from diptych.models.class_prompts import ClassPrompts, cut
 
 card = {
     "title": "Zero-shot classification by class names",
@@ -221,31 +219,6 @@ def zeroshot(
         options=tuple(options),
     )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
-
-
-def prompts_of(
-    source: Source, label: str, templates: Sequence[str], given: str | Path | None
-) -> ClassPrompts:
-    """Return the prompts of a run for the classes of a label, or the sentences of a JSON file, or,
-    if neither is given, the templates.
-
-    Raises InputError as `read_prompts`, `ClassPrompts.for_classes` and `descriptions.bank` do.
-    """
-    if given is None:
-        return ClassPrompts(checked(templates, "zeroshot"))
-    names = source.schema()[f"labels.{label}"].classes
-    if str(given).lower().endswith(".json"):
-        return ClassPrompts.of_sentences(dict(zip(names, bank(str(given), names), strict=True)))
-    with located(f"{given} and {source.name}"):
-        return read_prompts(given).for_classes(names)
-
-
-def warn_of_cuts(model: Any, sets: Sequence[Sequence[str]]) -> None:
-    """Log how many prompts are longer than a model's context, if it has a tokenizer."""
-    tokenizer = getattr(model, "tokenizer", None)
-    texts = [prompt for own in sets for prompt in own]
-    if tokenizer is not None and (note := cut(tokenizer, texts)):
-        log.warning(note)
 
 
 def class_vectors(

@@ -111,6 +111,7 @@ UniMedCLIP.presets = {
         SMALL,
         config={**SMALL.config, "scale": 5.0},  # a scale of 14 lets small towers collapse
         text="text:width=128:depth=1:heads=4:causal=false:pooling=first:dropout=0.1",
+        tokenizer="bpe:vocab_size=2048:context=64",
     ),
     "paper": Preset(
         config={"augment": None},
