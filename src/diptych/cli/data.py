@@ -1,5 +1,6 @@
 """Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
-source, vary its images, give it wrong captions, or label the sentences of documents.
+source, vary its images, give it wrong captions, label the sentences of documents, or describe
+classes, images and texts.
 
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
 every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
@@ -10,23 +11,26 @@ captions, by a world or by a diffusion model, and writes what `diptych train gen
 reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random,
 and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `label` finds by
 a model which sentences of a page speak of one of its images, and writes a table that `diptych train
-visualness` reads.
+visualness` reads. `describe` asks templates, a world, a language model or any program for texts
+about each class, image or text; a source reads those of classes with `:captions=FILE`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.cli import _describe, _negatives, _vary
 from diptych.cli._model import MODELS, load_model
+from diptych.cli._page import page
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
+from diptych.cli._world import COUNT, SHOWN, open_world
 from diptych.errors import InputError, unknown
 
 GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
     "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
-    "label SOURCE --model MODEL --out labels.jsonl"
+    "label SOURCE --model MODEL --out labels.jsonl | describe SOURCE --by WRITER --out texts.json"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -36,18 +40,19 @@ EXAMPLES = (
     "diptych data vary coco.json --by sd2-inpainting/ --portrayals words.json --model hf:clip/ --out varied/",
     "diptych data negatives diagrams:edits=all --kinds edits+rule+retrieval --count 1000 --out lists/",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
+    "diptych data describe pets/ --by templates --prompt 'a photo of a {} | one {}' --out bank.json",
+    "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
 )
-_SHOWN = 12
-_COUNT = 1000
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard"),
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test"),
-    "vary": ("model", "count", "seed", "by", "portrayals", "variations", "steps", "side"),
-    "negatives": ("kinds", "each", "count", "seed", "role"),
+    "vary": _vary.OPTIONS,
+    "negatives": _negatives.OPTIONS,
     "label": ("model", "positive", "negative", "page", "role"),
+    "describe": _describe.OPTIONS,
 }
-_OF_SOURCES = ("filter", "vary", "negatives", "label")  # work on any source, not only on worlds
+_OF_SOURCES = ("filter", "vary", "negatives", "label", "describe")  # not only on worlds
 
 
 def add(parser: Parser) -> None:
@@ -55,7 +60,7 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
-        "table), negatives (images and a list) or label (a table)",
+        "table), negatives (images and a list), label (a table) or describe (texts)",
     )
     parser.option(
         "What",
@@ -74,7 +79,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help=f"how many samples (default: {_COUNT}, or {_SHOWN})",
+        help=f"how many samples (default: {COUNT}, show: {SHOWN})",
     )
     parser.option(
         "How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)"
@@ -108,17 +113,11 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         "How",
-        "--kinds",
-        metavar="KIND+KIND",
-        help="negatives: edits (the source's own), rule, retrieval, random, or all",
-    )
-    parser.option(
-        "How",
         "--each",
         type=int,
         least=1,
         metavar="N",
-        help="negatives: how many of each kind a sample gets (default: 10)",
+        help="negatives: of each kind (default: 10); describe: texts of each (default: all that an answer has)",
     )
     parser.option(
         "How",
@@ -129,38 +128,9 @@ def add(parser: Parser) -> None:
     parser.option(
         "How",
         "--by",
-        metavar="FOLDER",
-        help="vary: an inpainting pipeline of diffusers (default: the world itself)",
-    )
-    parser.option(
-        "How",
-        "--portrayals",
-        metavar="FILE",
-        help="vary: what an inpainting pipeline paints in the place of which item (JSON)",
-    )
-    parser.option(
-        "How",
-        "--variations",
-        type=int,
-        least=2,
-        metavar="N",
-        help="vary: variations of each item (default: 4)",
-    )
-    parser.option(
-        "How",
-        "--steps",
-        type=int,
-        least=1,
-        metavar="N",
-        help="vary: of the diffusion (default: 100)",
-    )
-    parser.option(
-        "How",
-        "--side",
-        type=int,
-        least=8,
-        metavar="N",
-        help="vary: pixels of the diffusion's crop (default: 512)",
+        metavar="WRITER",
+        help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
+        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates",
     )
     parser.option(
         "How",
@@ -180,6 +150,8 @@ def add(parser: Parser) -> None:
         metavar="FIELD",
         help="label: what samples of one page share (default: page_id)",
     )
+    for part in (_vary, _negatives, _describe):
+        part.add(parser)
 
 
 def run(args: Namespace) -> None:
@@ -196,10 +168,16 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
     out = Path(args.out)
     if args.what in _OF_SOURCES:
-        works = {"filter": _filter, "vary": _vary, "negatives": _negatives, "label": _label}
+        works = {
+            "filter": _filter,
+            "vary": _vary.run,
+            "negatives": _negatives.run,
+            "label": _label,
+            "describe": _describe.run,
+        }
         works[args.what](args, out)
         return
-    source = _open(args)
+    source = open_world(args)
     if args.what == "make":
         _make(source, out, args)
         return
@@ -250,89 +228,6 @@ def _filter(args: Namespace, out: Path) -> None:
     print(f"{out} lists what is kept; read it as filtered:{out}")
 
 
-def _vary(args: Namespace, out: Path) -> None:
-    """Write the variations of a source, and show what was left out."""
-    from diptych.data.sources import open_source
-    from diptych.data.worlds import cards
-    from diptych.methods.robust.generative_negatives.generators import (
-        Inpainting,
-        WorldVariations,
-        read_portrayals,
-    )
-    from diptych.methods.robust.generative_negatives.vary import FILE, vary
-    from diptych.spec import parse
-
-    if out.suffix:
-        raise InputError(f"{out}: variations are a folder of images and a table; give a folder")
-    if "model" not in args:
-        raise InputError(
-            f"diptych data vary has no model to score captions by; name {MODELS} with --model"
-        )
-    if ("by" in args) != ("portrayals" in args):
-        raise InputError("--by and --portrayals go together: a pipeline, and what it paints")
-    world = parse(args.world).name in cards()
-    source = _open(args) if world else open_source(args.world)
-    if not world and "count" in args:
-        raise InputError(f"--count goes with a world; {args.world} is varied as a whole")
-    options = {name: args[name] for name in ("seed", "steps", "side") if name in args}
-    generator: Any
-    if "by" in args:
-        portrayals = read_portrayals(Path(args.portrayals))
-        generator = Inpainting(args.by, portrayals, source.schema(), **options)
-    else:
-        for name in ("steps", "side"):
-            if name in options:
-                raise InputError(f"--{name} is of a diffusion model; name one with --by")
-        generator = WorldVariations(source)
-    model = load_model(args.model)
-    with progress("varying") as report:
-        found = vary(
-            source, generator, model, out, count=args.get("variations", 4), progress=report
-        )
-    rows = [
-        ("variations", f"{found.variations:,}"),
-        ("groups", f"{found.groups:,}"),
-        *((f"left out: {reason}", f"{count:,}") for reason, count in sorted(found.dropped.items())),
-    ]
-    show_table(f"{args.world}: {len(source):,} samples", ("what", "number"), rows)
-    print(
-        f"{out / FILE} lists them; train with: diptych train generative_negatives "
-        f"--data train={out / FILE} --data pairs=SOURCE --out RUN"
-    )
-
-
-def _negatives(args: Namespace, out: Path) -> None:
-    """Write the samples of a source with negatives, and show how many there are of each kind."""
-    from collections import Counter
-
-    from diptych.data.sources import mm_math_align, open_source
-    from diptych.data.worlds import cards
-    from diptych.methods.pretrain.mmgeolm.negatives import WithNegatives
-    from diptych.spec import parse
-
-    if "kinds" not in args:
-        raise InputError(
-            "diptych data negatives has no kinds to make; give --kinds, such as edits+rule+retrieval"
-        )
-    world = parse(args.world).name in cards()
-    if not world and "count" in args:
-        raise InputError(f"--count goes with a world; {args.world} is taken as a whole")
-    source = WithNegatives(
-        _open(args) if world else open_source(args.world),
-        kinds=args.kinds,
-        count=args.get("each", 10),
-        role=args.get("role", "caption"),
-        seed=args.get("seed", 0),
-    )
-    with progress("writing") as report:
-        written = mm_math_align.write(source, out, role=source.role, progress=report)
-    path = out / mm_math_align.FILE
-    counts = Counter(edit.kind for sample in open_source(str(path)) for edit in sample.edits)
-    rows = [(kind, f"{count:,}", f"{count / written:.1f}") for kind, count in counts.items()]
-    show_table(f"{args.world}: {written:,} samples", ("kind", "negatives", "a sample"), rows)
-    print(f"{path} lists them; train with: diptych train mmgeolm --data {path} --out RUN")
-
-
 def _label(args: Namespace, out: Path) -> None:
     """Write the table of labelled sentences, and show how many there are of each kind."""
     from diptych.data.sources import open_source
@@ -379,26 +274,6 @@ def _label(args: Namespace, out: Path) -> None:
     )
 
 
-def _open(args: Namespace) -> Any:
-    """Return the world as a source of --count samples."""
-    from diptych.data import worlds
-    from diptych.data.sources import worlds as opener
-    from diptych.spec import parse
-
-    spec = parse(args.world)
-    if spec.name not in worlds.cards():
-        raise unknown("world", spec.name, worlds.cards())
-    options = {"count": _COUNT if args.what == "make" else _SHOWN} | spec.options
-    for name in ("count", "seed", "start"):
-        if name in args:
-            if name in spec.options:
-                raise InputError(
-                    f"{name} is given twice, as --{name} and in {args.world!r}; give it once"
-                )
-            options[name] = args[name]
-    return opener.open(type(spec)(spec.name, options))
-
-
 def _make(source: Any, out: Path, args: Namespace) -> None:
     from diptych.data.shards import PER_SHARD, write_shards
 
@@ -408,161 +283,3 @@ def _make(source: Any, out: Path, args: Namespace) -> None:
     print(
         f"{out} holds {len(source):,} samples in {len(paths)} shards, {size:.1f} MB; read them as '{out}/*.tar'"
     )
-
-
-_STYLE = (
-    "<style>.row{grid-template-columns:repeat(auto-fill,136px)}figure img{width:128px;height:128px;"
-    "image-rendering:pixelated}td:first-child{color:var(--soft);vertical-align:top}</style>"
-)
-
-
-def page(source: Any, tell: Any) -> str:
-    """Return the page of samples: images, masks, depth, boxes, edits with instructions, and the
-    texts of every role."""
-    from diptych.lab import report
-
-    parts = [_STYLE]
-    for at in range(len(source)):
-        sample = source[at]
-        shown = _shown(sample, source.schema())
-        pieces = [report.strip(shown)] if shown else []
-        rows = [_row(text) for text in sample.texts]
-        head = ("role", "text", "notes")
-        columns = 3 if any(notes for *_, notes in rows) else 2
-        pieces.append(report.table(head[:columns], [row[:columns] for row in rows]))
-        parts.append(report.section(sample.key, _labels(sample, source.schema()), *pieces))
-        tell(at + 1, len(source))
-    title = source.world.name
-    from diptych.data.worlds import cards
-
-    return report.page(
-        title.capitalize(),
-        f"{cards()[title]['title']}. Made by {source.name}.",
-        *parts,
-        _fields(source),
-    )
-
-
-def _fields(source: Any) -> str:
-    from diptych.lab import report
-
-    rows = [
-        (
-            name,
-            field.kind + (", not in all" if field.optional else ""),
-            _cut(", ".join(field.classes), 160),
-        )
-        for name, field in source.schema().items()
-    ]
-    return report.section(
-        "Fields", "What each sample holds.", report.table(("field", "kind", "classes"), rows)
-    )
-
-
-def _row(text: Any) -> tuple[str, str, str]:
-    notes = [
-        f"{name} {_plain(value)}" for name, value in text.attrs.items() if value not in ((), "")
-    ]
-    return text.role, text.text, "; ".join(notes)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else str(value)
-    )
-
-
-def _labels(sample: Any, schema: Any) -> str:
-    parts = []
-    for name, value in sample.labels.items():
-        field = schema.get(f"labels.{name}")
-        if isinstance(value, int) and value < 0:
-            continue
-        named = (
-            field.classes[value]
-            if field and field.classes and isinstance(value, int)
-            else f"{value:g}"
-        )
-        parts.append(f"{name}: {named}")
-    return ", ".join(parts)
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: text.rindex(",", 0, length)] + ", …"
-
-
-def _shown(sample: Any, schema: Any) -> list[Any]:
-    """Return the images, with boxes, coloured masks, depth in grey, and the edits."""
-    from diptych.lab.report import Shown
-
-    shown = [
-        Shown(image=_grown(image.decode()), caption=role) for role, image in sample.images.items()
-    ]
-    if "main" in sample.images and sample.boxes:
-        image = sample.images["main"].decode()
-        names = "\n".join(dict.fromkeys(box.text for box in sample.boxes if box.image == "main"))
-        shown.append(Shown(image=_boxed(image, sample.boxes), caption=f"boxes\n{names}"))
-    shown += [
-        Shown(image=_coloured(mask.decode()), caption=f"mask: {name}")
-        for name, mask in sample.masks.items()
-    ]
-    if "depth" in sample.arrays:
-        shown.append(Shown(image=_grey(sample.arrays["depth"]), caption="depth\nnear is light"))
-    for edit in sample.edits:
-        said = " ".join(edit.captions("instruction"))
-        shown.append(
-            Shown(
-                image=_grown(edit.images["main"].decode()), caption=f"{edit.kind}: {said}", hit=True
-            )
-        )
-    return shown
-
-
-def _grown(image: Any) -> Any:
-    """Double a small image in size, by nearest neighbour."""
-    from PIL import Image
-
-    return (
-        image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
-        if image.width <= 64
-        else image
-    )
-
-
-def _boxed(image: Any, boxes: Any) -> Any:
-    from PIL import ImageDraw
-
-    scale = 2 if image.width <= 64 else 1
-    image = _grown(image).convert("RGB")
-    draw = ImageDraw.Draw(image)
-    for box in boxes:
-        if box.image == "main":
-            x0, y0, x1, y1 = (scale * value for value in box.xyxy)
-            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline="white", width=3)
-            draw.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline="black")
-    return image
-
-
-def _coloured(mask: Any) -> Any:
-    """Return numbers as distinct colours; 0 is dark."""
-    import colorsys
-
-    palette = [30, 32, 38]
-    for number in range(1, 256):
-        palette += [
-            round(255 * value) for value in colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.55, 0.95)
-        ]
-    image = mask.copy()
-    image.putpalette(palette)
-    return _grown(image.convert("RGB"))
-
-
-def _grey(depth: Any) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    return _grown(Image.fromarray(np.rint(255 * (1 - depth)).astype(np.uint8)).convert("RGB"))

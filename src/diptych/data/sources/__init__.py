@@ -24,7 +24,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 
 Any source may end with options that select a part of it: `:part=1/5`, `:shots=16`, `:classes=base`
-(see `subset`).
+(see `subset`), or give its classes captions: `:captions=bank.json` (see `captioned`).
 """
 
 import importlib
@@ -43,6 +43,7 @@ import numpy as np
 
 from diptych.data.compact import hash64
 from diptych.data.sample import Field, Sample, Schema, Source, labels_of
+from diptych.data.sources.captioned import Captioned
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
 from diptych.renamed import refuse
@@ -85,7 +86,11 @@ def _open_one(spec: Spec) -> Source:
     refuse("source", [spec.name.partition(":")[0]] if ":" in spec.name else ())
     own = {key: value for key, value in spec.options.items() if key not in OPTIONS}
     if len(own) < len(spec.options):
-        return narrowed(_open_one(replace(spec, options=own)), spec.options)
+        source = narrowed(_open_one(replace(spec, options=own)), spec.options)
+        if "captions" not in spec.options:
+            return source
+        of = spec.options.get("of")
+        return Captioned(source, str(spec.options["captions"]), None if of is None else str(of))
     _refuse_irregular(spec.name)
     prefixed = [
         module
