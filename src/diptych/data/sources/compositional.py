@@ -32,12 +32,15 @@ from diptych.spec import Spec, configure
 FORMAT = "compositional"
 WINOGROUND = "examples.jsonl"
 ARO = ("visual_genome_relation.json", "visual_genome_attribution.json")
-SUGARCREPE = tuple(
-    f"{kind}.json"
-    for kind in (
-        "add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj",
-    )
-)  # fmt: skip
+SUGARCREPE = (
+    "add_att.json",
+    "add_obj.json",
+    "replace_att.json",
+    "replace_obj.json",
+    "replace_rel.json",
+    "swap_att.json",
+    "swap_obj.json",
+)
 _FOLDERS = ("images", "val2017", "coco/val2017", "Images")
 _MARK = b'"caption_0"'
 _PEEK = 65_536  # bytes in which the first line of Winoground is

@@ -259,7 +259,8 @@ def crop_of(area: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int
     >>> crop_of(area, (100, 40))
     (27, 2, 52, 27)
     """
-    rows, columns = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
+    rows = np.flatnonzero(area.any(1))
+    columns = np.flatnonzero(area.any(0))
     width, height = size
     side = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     side = min(int(np.ceil(side * MARGIN)), width, height)

@@ -62,8 +62,11 @@ def vary(
         raise InputError(f"{folder / FILE} exists; name another folder, or remove it")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     settings = {
-        "source": source.name, "by": generator.name, "model": model.name, "count": count
-    }  # fmt: skip
+        "source": source.name,
+        "by": generator.name,
+        "model": model.name,
+        "count": count,
+    }
     with locked(folder, f"another run writes to {folder}; wait for it, or name another folder"):
         done = _begun(folder / _JOURNAL, settings)
         with (folder / _JOURNAL).open("a", encoding="utf-8") as file:
@@ -131,7 +134,8 @@ def _rows(
         path = folder / f"{name}-{number}.png"
         write_atomic(path, lambda at, image=image: image.save(at, "PNG"))
         captions = variation.captions()
-        [short], [desc] = variation.captions("short"), variation.captions("desc")
+        [short] = variation.captions("short")
+        [desc] = variation.captions("desc")
         rows.append(
             {
                 "name": f"{folder.name}/{path.name}",
