@@ -68,7 +68,8 @@ class Config:
     """Options.
 
     - `by` is what makes the perturbation: the "generator"s; "pgd", the same losses minimised by
-      signed steps on δ and the embedding themselves; "noise", random signs and a random word.
+      signed steps on δ and the embedding themselves; "noise", random signs and a random word, by
+      the run's seed.
     - `eps` is the bound of δ, of 255.
     - `role` and `captions` are the texts of an image, of which so many are read.
     - `temperature`, `contrast` and `alpha` are τ, the weight of L_c and that of the distance;
@@ -81,7 +82,6 @@ class Config:
     - `channels` and `text_channels` are those of the generators' first layers.
     - `export` says whether what is delivered comes from the "mean" condition or the "last" batch.
     - `step` is that of "pgd": a share of eps, and of the spread of the word embeddings.
-    - `seed` draws the noise of "noise".
     """
 
     by: Literal["generator", "pgd", "noise"] = "generator"
@@ -98,7 +98,6 @@ class Config:
     text_channels: Width = 256
     export: Literal["mean", "last"] = "mean"
     step: Positive = 0.1
-    seed: int = 0
 
 
 class CPGC(Method):
@@ -322,7 +321,7 @@ class CPGC(Method):
 
     def _draw(self, run: Any) -> None:
         """Set random signs and a random word."""
-        rng = generator(self.config.seed, "noise")
+        rng = generator(run.at.seed, "noise")
         signs = torch.from_numpy(2 * rng.integers(0, 2, tuple(self.model.levels.shape)) - 1)
         word = random_word(self.model.words, rng)
         self.model.set(self.config.eps * signs, self.model.table.detach()[word])

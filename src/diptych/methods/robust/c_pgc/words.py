@@ -38,8 +38,9 @@ def spans_of(row: Sequence[int], tokenizer: Tokenizer) -> list[Span]:
     first = len(tokenizer.before)
     inner = list(row[first : len(row) - len(tokenizer.after)])
     starts = [at for at, begins in enumerate(tokenizer.starts_word(inner), first) if begins]
-    stops = [*starts[1:], first + len(inner)]
-    return list(zip(starts, stops, strict=True)) or [(0, 1)]
+    if not starts:
+        return [(0, 1)]
+    return list(zip(starts, [*starts[1:], first + len(inner)], strict=True))
 
 
 @torch.no_grad()
