@@ -34,20 +34,24 @@ def test_success_rates_of_several_victims(change, diptych):
     words = ("attack", change, "--data", SCENES, "--victim", f"{change},tiny")
     called = diptych(*words)
     assert called.code == 0, called
-    assert "of what was right" in called.out and "t2i_asr10" in called.out
+    assert "of what was right" in called.out
+    assert "t2i_asr10" in called.out
     assert called.out.count("both") == 2
     found = json.loads(diptych(*words, "--json").out)
     one, other = found.values()
     assert one["by_changed"] == other["by_changed"], "the run holds tiny itself"
-    assert one["largest_change"] == 40 and 0 < one["i2t_asr1"] <= 1
+    assert one["largest_change"] == 40
+    assert 0 < one["i2t_asr1"] <= 1
 
 
 def test_what_is_written_is_what_victims_see(change, diptych, tmp_path):
     called = diptych("attack", change, "--data", SCENES, "--out", tmp_path / "changed")
-    assert called.code == 0 and "16 changed samples in 1 shards" in called.out, called
+    assert called.code == 0, called
+    assert "16 changed samples in 1 shards" in called.out
     changed = open_source(f"{tmp_path / 'changed'}/*.tar")
     source = open_source(SCENES)
-    assert changed[3].key == source[3].key and changed[3].labels == source[3].labels
+    assert changed[3].key == source[3].key
+    assert changed[3].labels == source[3].labels
     assert load(change).word in changed[3].captions()[0].split()
     victim = load("tiny")
     pixels, _ = load(change).apply([source[3].images["main"]])

@@ -95,7 +95,9 @@ def _show(args: Namespace, results: dict[str, dict[str, Any]]) -> None:
     if "by_changed" in first:
         columns = ("victim", "changed", *first["by_changed"]["both"])
         for name, result in results.items():
-            rows += [(name, what, *values.values()) for what, values in result["by_changed"].items()]
+            rows += [
+                (name, what, *values.values()) for what, values in result["by_changed"].items()
+            ]
     else:
         kept = [key for key, value in first.items() if isinstance(value, float)]
         columns = ("victim", *kept)

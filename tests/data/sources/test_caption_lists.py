@@ -9,7 +9,10 @@ from diptych.data.sources import open_source
 from diptych.errors import InputError
 
 FILES = [f"flickr30k-images/{number}.jpg" for number in (1007129816, 1009434119, 101362133)]
-TESTED = [{"image": file, "caption": [f"A dog {at}-{n} ." for n in range(5)]} for at, file in enumerate(FILES)]
+TESTED = [
+    {"image": file, "caption": [f"A dog {at}-{n} ." for n in range(5)]}
+    for at, file in enumerate(FILES)
+]
 TRAINED = [
     {"image": row["image"], "caption": text, "image_id": f"{row['image'][17:-4]}"}
     for row in TESTED
@@ -25,10 +28,13 @@ def write(folder, name, rows):
     return str(folder / name)
 
 
-@pytest.mark.parametrize(("name", "rows"), [("flickr30k_test.json", TESTED), ("flickr30k_train.json", TRAINED)])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("flickr30k_test.json", TESTED), ("flickr30k_train.json", TRAINED)]
+)
 def test_files_for_training_and_testing_give_an_image_with_its_captions(tmp_path, name, rows):
     source = open_source(write(tmp_path, name, rows))
-    assert len(source) == 3 and list(source.keys()) == FILES
+    assert len(source) == 3
+    assert list(source.keys()) == FILES
     assert source[1].captions() == TESTED[1]["caption"]
     assert source[-1].images["main"].decode().size == (4, 3)
     assert set(source.schema()) == {"images.main", "texts.caption"}
@@ -47,9 +53,15 @@ def test_images_may_lie_elsewhere(tmp_path):
 
 
 def test_rows_that_cannot_be_read_are_counted(tmp_path):
-    wrong = [{"image": "../x.jpg", "caption": "out"}, {"image": FILES[0]}, "a row", {"caption": ["x"]}]
+    wrong = [
+        {"image": "../x.jpg", "caption": "out"},
+        {"image": FILES[0]},
+        "a row",
+        {"caption": ["x"]},
+    ]
     source = open_source(write(tmp_path, "flickr30k_test.json", [TESTED[0], *wrong, TESTED[1]]))
-    assert len(source) == 2 and len(source.damage) == 4
+    assert len(source) == 2
+    assert len(source.damage) == 4
 
 
 @pytest.mark.parametrize(

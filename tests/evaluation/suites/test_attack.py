@@ -52,10 +52,12 @@ def test_images_and_texts_are_changed_together_and_alone():
     # the images 0 and 1 show number 5 now; so the text 5 has three images that tie
     assert found["by_changed"]["images"] == {"i2t_asr1": 2 / 6, "t2i_asr1": 3 / 6}
     assert found["by_changed"]["texts"] == {"i2t_asr1": 3 / 6, "t2i_asr1": 2 / 6}
-    assert found["i2t_r1"] == 1 and found["n"] == found["texts"] == 6
+    assert found["i2t_r1"] == 1
+    assert found["n"] == found["texts"] == 6
     assert found["i2t_asr1"] == found["by_changed"]["both"]["i2t_asr1"]
     assert found["i2t_r1_after"] == pytest.approx(1 - found["i2t_asr1"])
-    assert found["changed_texts"] == 2 / 6 and found["largest_change"] == 5
+    assert found["changed_texts"] == 2 / 6
+    assert found["largest_change"] == 5
 
 
 def test_another_victim_is_judged_by_its_own_errors():
@@ -75,7 +77,8 @@ def test_captions_and_answers_are_judged_as_their_suites_do():
     victim = Shift(images=[0, 1])
     victim.written = lambda number, prompt: f"number {number}" if number != 3 else "nothing"
     found = evaluate(victim, SOURCE, ["attack"], task="captions")["attack"]
-    assert found["asr"] == pytest.approx(2 / 5) and found["accuracy"] == pytest.approx(5 / 6)
+    assert found["asr"] == pytest.approx(2 / 5)
+    assert found["accuracy"] == pytest.approx(5 / 6)
     assert found["accuracy_after"] == pytest.approx(3 / 6)
     assert found["cider_after"] < found["cider"]
     samples = [
@@ -88,7 +91,9 @@ def test_captions_and_answers_are_judged_as_their_suites_do():
     victim.written = lambda number, prompt: f"{number}" if prompt == "which?" else ""
     asked = Rows(samples, fields=ASKED)
     found = evaluate(victim, asked, ["attack"], task="answers")["attack"]
-    assert found["n"] == 4 and found["exact"] == 1 and found["asr"] == found["exact_after"] == 0.5
+    assert found["n"] == 4
+    assert found["exact"] == 1
+    assert found["asr"] == found["exact_after"] == 0.5
 
 
 def test_what_cannot_be_attacked_is_said_in_one_line():
@@ -111,6 +116,8 @@ def test_what_cannot_be_attacked_is_said_in_one_line():
 
 def test_a_victim_without_a_text_tower_is_refused():
     encoder = make_method("simclr", text=NO_TOWER).model
-    victim = Model(encoder, None, Preprocess.from_dict(encoder.image.preprocess.to_dict()), name="v")
+    victim = Model(
+        encoder, None, Preprocess.from_dict(encoder.image.preprocess.to_dict()), name="v"
+    )
     with pytest.raises(InputError, match="the victim v has no text tower, so no text can be moved"):
         evaluate(Shift(), SOURCE, ["attack"], victim=victim)

@@ -55,7 +55,9 @@ def open(spec: Spec) -> "CaptionLists":
     for number, row in enumerate(rows):
         if _fits(row):
             found = row["caption"]
-            captions.setdefault(row["image"], []).extend([found] if isinstance(found, str) else found)
+            captions.setdefault(row["image"], []).extend(
+                [found] if isinstance(found, str) else found
+            )
         else:
             damage[f"{path}:row {number}"] = "columns"
     if not captions:

@@ -36,7 +36,9 @@ def batch_of(method, count=3):
     stage = method.stages()[0]
     return {
         stream: next(
-            Loader(Toy(12), method.views(stage, stream), stage.plan_of(stream), count, steps=1).epoch(0)
+            Loader(
+                Toy(12), method.views(stage, stream), stage.plan_of(stream), count, steps=1
+            ).epoch(0)
         )
         for stream in stage.streams
     }
@@ -101,7 +103,9 @@ def of_texts(method, batch, features, word):
             length = int(batch["train"].text.lengths[at, number])
             ids = batch["train"].text.ids[at, number, :length].tolist()
             start, size = (int(features[name][at, number]) for name in ("start", "size"))
-            rows = [table[i] for i in ids[:start]] + [word] + [table[i] for i in ids[start + size :]]
+            rows = (
+                [table[i] for i in ids[:start]] + [word] + [table[i] for i in ids[start + size :]]
+            )
             changed = encoder.embed_texts(
                 None, torch.tensor([len(rows)]), embeddings=torch.stack(rows)[None]
             )[0].tolist()
@@ -136,7 +140,9 @@ def test_images_are_seen_with_noise_and_at_each_scale():
     pixels = batch_of(method)["train"].image.flat
     first, *others = method._augmented(pixels)
     x = pixels.float() / 255
-    assert first.min() >= 0 and first.max() <= 1 and not torch.equal(first, x)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert not torch.equal(first, x)
     assert float((first - x).abs().max()) <= 4 / 255 + 1e-6
     assert [each.shape for each in others] == [first.shape] * 2
 
@@ -149,7 +155,8 @@ def test_the_bound_holds_exactly_and_in_images_of_8_bits(eps):
     method.after_step(losses.carry, AT)
     model = method.model.to_model(None, method.model.image.preprocess, "change")
     assert float(model.delta.abs().max()) <= float(np.float32(eps / 255))
-    assert model.delta.dtype == torch.float32 and (eps == 0 or model.delta.abs().max() > 0)
+    assert model.delta.dtype == torch.float32
+    assert eps == 0 or model.delta.abs().max() > 0
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     changed, _ = model.apply(pixels)
     assert changed.dtype == torch.uint8
@@ -161,7 +168,8 @@ def test_the_bound_holds_exactly_and_in_images_of_8_bits(eps):
 def test_training_sees_the_change_as_it_is_stored():
     method = make()
     levels, delta, saturated = method._delta(torch.zeros(3, 32))
-    assert torch.equal(levels, levels.round()) and torch.equal(delta, levels / 255)
+    assert torch.equal(levels, levels.round())
+    assert torch.equal(delta, levels / 255)
     assert 0 <= float(saturated) <= 1
     delta.sum().backward()
     assert float(method.image_source.merge.weight.grad.abs().sum()) > 0
@@ -181,7 +189,8 @@ def test_the_mean_condition_of_training_is_exported_or_the_last_batch():
     assert torch.equal(last, losses.carry["levels"].to(torch.int16))
     torch.testing.assert_close(method.conditions[0], torch.stack(conditions).mean(0))
     train, export = method.stages()
-    assert not export.optimize and train.plan_of("targets") != train.plan_of("train")
+    assert not export.optimize
+    assert train.plan_of("targets") != train.plan_of("train")
     export.prepare(Run(method, {}, AT, torch.device("cpu")))
     expected = method._delta(torch.stack(conditions).mean(0)[None])[0]
     assert torch.equal(method.model.levels, expected.to(torch.int16))
@@ -203,7 +212,9 @@ def test_the_important_word_is_the_one_that_is_replaced():
 def test_a_reversed_contrast_is_another_loss_and_distance_alone_has_none():
     plain = step(make(), batch_of(make()))
     alone = step(make(contrast=0.0), batch_of(make()))
-    assert float(alone.terms["image"].detach()) == pytest.approx(-0.1 * float(alone.logged["image_distance"]))
+    assert float(alone.terms["image"].detach()) == pytest.approx(
+        -0.1 * float(alone.logged["image_distance"])
+    )
     method = make()
     method.contrast = lambda *given: -inverted_contrast(*given)
     other = step(method, batch_of(method))
@@ -236,14 +247,16 @@ def test_noise_has_random_signs_at_the_bound_and_a_random_word():
         stage.prepare(Run(method, {}, At(0, 0, 0, seed), torch.device("cpu")))
         found.append((method.model.levels.clone(), method.model.word))
     assert found[0][0].abs().unique().tolist() == [4]
-    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
     assert not torch.equal(found[0][0], found[2][0])
     assert found[0][1] in method.model.words.values()
 
 
 def test_the_surrogate_stays_as_it_is():
     method = make()
-    assert not method.model.encoder.training and method.image_source.training
+    assert not method.model.encoder.training
+    assert method.image_source.training
     assert not any(p.requires_grad for p in method.model.encoder.parameters())
 
 

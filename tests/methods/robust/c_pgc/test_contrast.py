@@ -48,7 +48,8 @@ def test_no_similarity_is_too_large_for_single_precision():
     own = torch.full((2, 1), 1.0, requires_grad=True)
     found = inverted_contrast(own, torch.full((2, 1), -1.0), 0.001)
     found.backward()
-    assert torch.isfinite(found) and torch.isfinite(own.grad).all()
+    assert torch.isfinite(found)
+    assert torch.isfinite(own.grad).all()
     lost = inverted_contrast(-own.detach(), torch.full((2, 1), 1.0), 0.001)
     assert float(lost) == pytest.approx(-2000)
 

@@ -25,7 +25,8 @@ def model():
 def test_apply_changes_pixels_at_their_own_size_and_other_images_at_the_models(model):
     pixels = torch.full((2, 3, 48, 40), 128, dtype=torch.uint8)
     changed, texts = model.apply(pixels)
-    assert changed.shape == pixels.shape and texts == []
+    assert changed.shape == pixels.shape
+    assert texts == []
     assert 0 < int((changed.int() - 128).abs().max()) <= 6
     changed, _ = model.apply([Image.new("RGB", (50, 50), (128, 128, 128))])
     assert changed.shape == (1, 3, 32, 32)
@@ -45,14 +46,16 @@ def test_a_resized_change_keeps_its_bound():
     levels = torch.full((3, 4, 4), 4, dtype=torch.int16)
     levels[:, ::2] = -4
     found = resized(levels, (9, 2), 4)
-    assert found.shape == (3, 9, 2) and found.dtype == torch.int16
+    assert found.shape == (3, 9, 2)
+    assert found.dtype == torch.int16
     assert int(found.abs().max()) <= 4
     assert resized(levels, (4, 4), 4) is levels
 
 
 def test_apply_puts_the_word_into_texts(model):
     _, [text] = model.apply((), ["a red circle on the left"])
-    assert model.word in text.split() and len(text.split()) == 6
+    assert model.word in text.split()
+    assert len(text.split()) == 6
 
 
 def test_before_it_is_made_it_changes_nothing():
@@ -60,7 +63,9 @@ def test_before_it_is_made_it_changes_nothing():
     model = method.model.to_model(None, method.model.image.preprocess, "change")
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     changed, texts = model.apply(pixels, ["a red circle"])
-    assert torch.equal(changed, pixels) and texts == ["a red circle"] and model.word == ""
+    assert torch.equal(changed, pixels)
+    assert texts == ["a red circle"]
+    assert model.word == ""
     found = evaluate(model, Toy(24), ["attack"])["attack"]
     assert found["i2t_asr1"] == found["t2i_asr1"] == found["largest_change"] == 0
 

@@ -81,7 +81,8 @@ def test_a_vector_is_as_long_as_those_of_the_table(given, expected):
 def test_whole_words_are_single_tokens_that_say_something(model):
     encoder, tokenizer = model
     found = words.whole_words(tokenizer)
-    assert {"circle", "left"} <= set(found.values()) and not {"the", "on", "a"} & set(found.values())
+    assert {"circle", "left"} <= set(found.values())
+    assert not {"the", "on", "a"} & set(found.values())
     assert all(tokenizer.ids(word) == [number] for number, word in found.items())
     number = next(iter(found))
     table = encoder.text.table.weight.detach()
@@ -93,7 +94,11 @@ def test_texts_get_the_word_in_place_of_their_most_important_one(model):
     texts = ["A red  circle, on the left!", "on the", "", "(Square)"]
     found = words.replaced(texts, "bar", encoder, tokenizer)
     assert found[1:] == ["on the", "", "(bar)"]
-    assert found[0] in ("A bar circle, on the left!", "A red bar, on the left!", "A red circle, on the bar!")
+    assert found[0] in (
+        "A bar circle, on the left!",
+        "A red bar, on the left!",
+        "A red circle, on the bar!",
+    )
     assert words.replaced(found[1:3], "bar", encoder, tokenizer) == found[1:3]
 
 

@@ -107,7 +107,12 @@ class CPGC(Method):
     adapts = True
     chunkable = False  # `loss` sees the pixels of all images at once
     whole = True
-    test_options: ClassVar[Mapping[str, Any]] = {"eps": 255, "rows": 4, "captions": 2, "scales": (0.5,)}
+    test_options: ClassVar[Mapping[str, Any]] = {
+        "eps": 255,
+        "rows": 4,
+        "captions": 2,
+        "scales": (0.5,),
+    }
     conditions: Tensor
     seen: Tensor
 
@@ -190,10 +195,7 @@ class CPGC(Method):
     def _important(self, batch: Batch) -> tuple[Tensor, Tensor]:
         tokenizer = self.make.tokenizer
         ids, lengths = batch.text.flat
-        rows = [
-            row[:length]
-            for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)
-        ]
+        rows = [row[:length] for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
         spans = [spans_of(row, tokenizer) for row in rows]
         best = most_important(self.model.encoder, tokenizer, rows, spans)
         chosen = torch.tensor(

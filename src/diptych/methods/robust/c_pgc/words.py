@@ -155,7 +155,10 @@ def replaced(
     if not chosen:
         return found
     best = most_important(
-        encoder, tokenizer, [rows[number] for number in chosen], [spans[number] for number in chosen]
+        encoder,
+        tokenizer,
+        [rows[number] for number in chosen],
+        [spans[number] for number in chosen],
     )
     for number, at in zip(chosen, best, strict=True):
         words = list(cut[number])
