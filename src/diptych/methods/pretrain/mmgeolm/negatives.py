@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ RELATIONS: tuple[tuple[str, ...], ...] = (
 """Relations that a rule exchanges for another one of their group; gross errors are in no group."""
 
 _NAME = re.compile(r"(?<![A-Za-z])(?P<angle>(?:angle |∠ ?))?(?P<name>[A-Z]{2,8})(?![A-Za-z])")
+_TILE = 256  # captions that are compared with all others at once
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])")
 _WORDS = re.compile(
     "|".join(
@@ -154,14 +156,18 @@ def neighbours(captions: Sequence[str], count: int) -> list[list[int]]:
     """
     with lab("retrieval of captions"):
         from sklearn.feature_extraction.text import TfidfVectorizer
-    said = [content(caption) for caption in captions]
-    table = TfidfVectorizer(analyzer=_terms).fit_transform(captions)
+    said: dict[tuple[str, ...], int] = {}
+    facts = np.array([said.setdefault(content(caption), len(said)) for caption in captions])
+    analyzer: Any = _terms  # which may be a function, whatever its annotation says
+    table = TfidfVectorizer(analyzer=analyzer).fit_transform(captions)
     found = []
-    for row in range(len(captions)):
-        scores = (table[row] @ table.T).toarray()[0]  # type: ignore[index]
-        order = (int(other) for other in np.argsort(-scores, kind="stable"))
-        others = (other for other in order if said[other] != said[row])
-        found.append([other for other, _ in zip(others, range(count), strict=False)])
+    for start in range(0, len(captions), _TILE):
+        rows = slice(start, start + _TILE)
+        scores = (table[rows] @ table.T).toarray()  # type: ignore[index]
+        scores[facts[rows, None] == facts] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        for row, order in zip(scores, best, strict=True):
+            found.append([int(other) for other in order if row[other] > -np.inf])
     return found
 
 
