@@ -135,7 +135,10 @@ def test_negatives_writes_a_list_that_a_method_trains_on(diptych, tmp_path):
         (["show", "scenes", "--count", "1", "--out", "."], "is a folder; give a file"),
         (["filter", "--out", "x.npz"], "has no source"),
         (["filter", "glyphs", "--out", "x"], "give --out x.npz"),
-        (["filter", "glyphs", "--out", "x.npz", "--count", "3"], "--count goes with `data make`"),
+        (
+            ["filter", "glyphs", "--out", "x.npz", "--count", "3"],
+            "--count goes with `data make` and `data show` and",
+        ),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspekt=3"], "did you mean 'aspect'"),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspect=0"], "aspect is 0"),
         (
