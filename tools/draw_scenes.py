@@ -1,4 +1,4 @@
-"""Draws the images of docs/worlds/scenes.md anew: `python tools/draw_scenes.py [FOLDER]`."""
+"""Draws the images of docs/worlds/scenes.md and diagrams.md anew: `python tools/draw_scenes.py [FOLDER]`."""
 
 import sys
 from collections.abc import Sequence
@@ -70,7 +70,17 @@ def edits() -> Image.Image:
     )
 
 
-SHEETS = {"scenes": plain, "scenes-styles": styles, "scenes-edits": edits}
+def diagrams() -> Image.Image:
+    """Six figures, one a row, each with six edits."""
+    drawn = build("diagrams", {"edits": "all", "number": 6})
+    rows = []
+    for at in range(1, 7):
+        sample = drawn.example(drawn.sample(2, at), str(at))
+        rows.append([each.images["main"].decode() for each in (sample, *sample.edits)])
+    return sheet(rows)
+
+
+SHEETS = {"scenes": plain, "scenes-styles": styles, "scenes-edits": edits, "diagrams": diagrams}
 
 
 def main(folder: Path) -> None:

@@ -101,3 +101,17 @@ def test_a_corrupt_image_is_left_out_and_told(diptych, tmp_path):
 def test_bad_words_are_refused_in_one_line(words, message, images, refused):
     places = {"{images}": images, "{image}": next(images.glob("*/*.png"))}
     assert message in refused("classify", *(places.get(word, word) for word in words))
+
+
+def test_classes_may_have_sentences_in_a_file(images, diptych, tmp_path):
+    path = tmp_path / "sentences.json"
+    names = sorted(folder.name for folder in images.iterdir())
+    path.write_text(json.dumps({name: [f"a {name}", f"there is a {name}"] for name in names}))
+    reported = json.loads(diptych("classify", "tiny", images, "--names", path, "--json").out)
+    given = diptych("classify", "tiny", images, "--template", "a {} | there is a {}", "--json")
+    assert reported["images"] == json.loads(given.out)["images"]
+    called = diptych("classify", "tiny", images, "--names", path, "--template", "a {}")
+    assert (called.code, "leave out --template" in called.err) == (2, True)
+    path.write_text(json.dumps({"cat": []}))
+    called = diptych("classify", "tiny", images, "--names", path)
+    assert "the class 'cat' has no sentence" in called.err

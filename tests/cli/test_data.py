@@ -82,9 +82,44 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
     )  # its own image, and colours that look alike
 
 
+def test_negatives_writes_a_list_that_a_method_trains_on(diptych, tmp_path):
+    out = tmp_path / "lists"
+    world = "diagrams:edits=letters:number=2:size=32"
+    called = diptych(
+        "data", "negatives", world, "--kinds", "edits+rule", "--each", 3, "--count", 6, "--out", out
+    )
+    assert called.code == 0, called
+    assert re.search(r"letters\s+12\s+2.0", called.out), called.out
+    assert re.search(r"rule\s+18\s+3.0", called.out), called.out
+    samples = open_source(str(out / "align.json"))
+    assert [edit.kind for edit in samples[2].edits] == ["letters"] * 2 + ["rule"] * 3
+    assert samples[2].captions() == open_source(f"{world}:count=6")[2].captions()
+    trained = diptych(
+        "train", "mmgeolm", "--data", out / "align.json", "--out", tmp_path / "run",
+        "--steps", 1, "--batch-size", 2, "--image-tower", "conv:image_size=32:widths=(8,8):depths=(1,1)",
+        "--text-tower", "text:width=16:depth=1:heads=2",
+    )  # fmt: skip
+    assert trained.code == 0, trained
+    found = diptych(
+        "evaluate", tmp_path / "run", "--data", f"{world}:count=4", "--suite", "composition"
+    )
+    assert found.code == 0, found
+    assert "letters" in found.out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["negatives", "diagrams", "--out", "x"], "has no kinds to make; give --kinds"),
+        (["negatives", "diagrams", "--kinds", "rules", "--out", "x"], "did you mean 'rule'"),
+        (
+            ["negatives", "glyphs:split=val", "--kinds", "rule", "--count", "3", "--out", "x"],
+            "--count goes with a world",
+        ),
+        (
+            ["negatives", "glyphs:split=val", "--kinds", "edits", "--out", "x"],
+            "has no edits; leave kind edits out",
+        ),
         ([], "unknown word behind `diptych data` ''"),
         (["maek", "scenes", "--out", "x"], "did you mean 'make'"),
         (["make", "--out", "x"], "has no world; name one, such as scenes"),
@@ -100,7 +135,10 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
         (["show", "scenes", "--count", "1", "--out", "."], "is a folder; give a file"),
         (["filter", "--out", "x.npz"], "has no source"),
         (["filter", "glyphs", "--out", "x"], "give --out x.npz"),
-        (["filter", "glyphs", "--out", "x.npz", "--count", "3"], "--count goes with `data make`"),
+        (
+            ["filter", "glyphs", "--out", "x.npz", "--count", "3"],
+            "--count goes with `data make` and `data show` and",
+        ),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspekt=3"], "did you mean 'aspect'"),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspect=0"], "aspect is 0"),
         (

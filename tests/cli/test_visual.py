@@ -186,7 +186,7 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(
         ),
         (
             ("data", "filter", "{pages}", "--model", "tiny", "--out", "x.npz"),
-            "--model goes with `data label`",
+            "--model goes with `data vary` and `data label`",
         ),
         (("train", "visualness", "--data", "{auto}", "--out", "x"), "name one with --init"),
     ],

@@ -124,6 +124,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("classify tiny photos --names ,", ("name",)),
     ("compose tiny photos a.txt", ("no instruction", "in quotes")),
     ("visual tiny", ("no texts", "a .txt file")),
+    ("attack tiny --data photos", ("a model with apply", "diptych train c_pgc")),
     ("generate", ("no model", "RUN")),
     ("draw tiny", ("nothing to draw", "name of a concept")),
     # places to write that will not do

@@ -39,7 +39,7 @@ def add(parser: Parser) -> None:
         "What",
         "--names",
         metavar="A,B,…|FILE",
-        help="the classes: names, or a file with one a line",
+        help="the classes: names, a file with one a line, or a JSON file of sentences by class",
     )
     parser.option(
         "What",
@@ -91,7 +91,7 @@ def run(args: Namespace) -> None:
     from diptych.data.images import is_image
     from diptych.data.sources import open_source
     from diptych.data.templates import templates
-    from diptych.inference.classify import Named, likeliest, name_images
+    from diptych.inference.classify import Named, likeliest, name_images, set_sentences
     from diptych.methods.abilities import require
 
     source = None if is_image(args.images) else open_source(args.images)
@@ -107,8 +107,13 @@ def run(args: Namespace) -> None:
     if route:
         require(model, "route", "--route", args.model)
     own = () if model.classes else ("images",)  # a run with trained classes has its prompts
-    prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
-    model.set_classes(_names(args, model, source), prompts)
+    if args.get("names", "").lower().endswith(".json"):
+        if "templates" in args:
+            raise InputError(f"{args.names} has whole sentences; leave out --template")
+        set_sentences(model, args.names)
+    else:
+        prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
+        model.set_classes(_names(args, model, source), prompts)
     if source is None:
         logits = model.class_logits(args.images, exact=bool(args.get("exact")))
         [classes] = likeliest(logits, model.classes, args.get("k", 3))

@@ -1,50 +1,66 @@
 """Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
-source, or label the sentences of documents.
+source, vary its images, give it wrong captions, label the sentences of documents, or describe
+classes, images and texts.
 
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
 every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
 scenes:count=5000`). A run of `make` that was stopped goes on where it was. `filter` drops pairs by
 ALIGN's rules of frequency, and writes a list that is read in place of the source (`--data
-filtered:FILE`). `label` finds by a model which sentences of a page speak of one of its images, and
-writes a table that `diptych train visualness` reads.
+filtered:FILE`). `vary` puts other things in the place of each object, in the image and in its
+captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
+reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random,
+and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `label` finds by
+a model which sentences of a page speak of one of its images, and writes a table that `diptych train
+visualness` reads. `describe` asks templates, a world, a language model or any program for texts
+about each class, image or text; a source reads those of classes with `:captions=FILE`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.cli import _describe, _negatives, _vary
 from diptych.cli._model import MODELS, load_model
+from diptych.cli._page import page
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
+from diptych.cli._world import COUNT, SHOWN, open_world
 from diptych.errors import InputError, unknown
 
 GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
-    "label SOURCE --model MODEL --out labels.jsonl"
+    "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
+    "label SOURCE --model MODEL --out labels.jsonl | describe SOURCE --by WRITER --out texts.json"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
     "diptych data show scenes:edits=all:styles=seen --out page.html",
     "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
+    "diptych data vary scenes:number=2 --count 500 --model tiny --out varied/",
+    "diptych data vary coco.json --by sd2-inpainting/ --portrayals words.json --model hf:clip/ --out varied/",
+    "diptych data negatives diagrams:edits=all --kinds edits+rule+retrieval --count 1000 --out lists/",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
+    "diptych data describe pets/ --by templates --prompt 'a photo of a {} | one {}' --out bank.json",
+    "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
 )
-_SHOWN = 12
-_COUNT = 1000
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard"),
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test"),
+    "vary": _vary.OPTIONS,
+    "negatives": _negatives.OPTIONS,
     "label": ("model", "positive", "negative", "page", "role"),
+    "describe": _describe.OPTIONS,
 }
-_OF_SOURCES = ("filter", "label")  # work on any source, not only on worlds
+_OF_SOURCES = ("filter", "vary", "negatives", "label", "describe")  # not only on worlds
 
 
 def add(parser: Parser) -> None:
     parser.option(
         "What",
         "what",
-        help="make (tar shards), show (a page of samples), filter (a list of what to keep) or label (a table)",
+        help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
+        "table), negatives (images and a list), label (a table) or describe (texts)",
     )
     parser.option(
         "What",
@@ -63,7 +79,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help=f"how many samples (default: {_COUNT}, or {_SHOWN})",
+        help=f"how many samples (default: {COUNT}, show: {SHOWN})",
     )
     parser.option(
         "How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)"
@@ -93,9 +109,29 @@ def add(parser: Parser) -> None:
         "How",
         "--role",
         metavar="ROLE",
-        help="the texts that filter or label looks at (default: caption)",
+        help="the texts that filter, negatives or label looks at (default: caption)",
     )
-    parser.option("How", "--model", metavar="MODEL", help=f"label: by {MODELS}")
+    parser.option(
+        "How",
+        "--each",
+        type=int,
+        least=1,
+        metavar="N",
+        help="negatives: of each kind (default: 10); describe: texts of each (default: all that an answer has)",
+    )
+    parser.option(
+        "How",
+        "--model",
+        metavar="MODEL",
+        help=f"label, and vary for the match of captions: {MODELS}",
+    )
+    parser.option(
+        "How",
+        "--by",
+        metavar="WRITER",
+        help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
+        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates",
+    )
     parser.option(
         "How",
         "--positive",
@@ -114,6 +150,8 @@ def add(parser: Parser) -> None:
         metavar="FIELD",
         help="label: what samples of one page share (default: page_id)",
     )
+    for part in (_vary, _negatives, _describe):
+        part.add(parser)
 
 
 def run(args: Namespace) -> None:
@@ -127,12 +165,20 @@ def run(args: Namespace) -> None:
     for name in dict.fromkeys(name for options in _OPTIONS.values() for name in options):
         if name in args and name not in _OPTIONS[args.what]:
             others = [what for what, options in _OPTIONS.items() if name in options]
-            raise InputError(f"--{name} goes with `data {others[0]}`, not with `data {args.what}`")
+            where = " and ".join(f"`data {word}`" for word in others)
+            raise InputError(f"--{name} goes with {where}, not with `data {args.what}`")
     out = Path(args.out)
     if args.what in _OF_SOURCES:
-        (_filter if args.what == "filter" else _label)(args, out)
+        works = {
+            "filter": _filter,
+            "vary": _vary.run,
+            "negatives": _negatives.run,
+            "label": _label,
+            "describe": _describe.run,
+        }
+        works[args.what](args, out)
         return
-    source = _open(args)
+    source = open_world(args)
     if args.what == "make":
         _make(source, out, args)
         return
@@ -229,26 +275,6 @@ def _label(args: Namespace, out: Path) -> None:
     )
 
 
-def _open(args: Namespace) -> Any:
-    """Return the world as a source of --count samples."""
-    from diptych.data import worlds
-    from diptych.data.sources import worlds as opener
-    from diptych.spec import parse
-
-    spec = parse(args.world)
-    if spec.name not in worlds.cards():
-        raise unknown("world", spec.name, worlds.cards())
-    options = {"count": _COUNT if args.what == "make" else _SHOWN} | spec.options
-    for name in ("count", "seed", "start"):
-        if name in args:
-            if name in spec.options:
-                raise InputError(
-                    f"{name} is given twice, as --{name} and in {args.world!r}; give it once"
-                )
-            options[name] = args[name]
-    return opener.open(type(spec)(spec.name, options))
-
-
 def _make(source: Any, out: Path, args: Namespace) -> None:
     from diptych.data.shards import PER_SHARD, write_shards
 
@@ -258,161 +284,3 @@ def _make(source: Any, out: Path, args: Namespace) -> None:
     print(
         f"{out} holds {len(source):,} samples in {len(paths)} shards, {size:.1f} MB; read them as '{out}/*.tar'"
     )
-
-
-_STYLE = (
-    "<style>.row{grid-template-columns:repeat(auto-fill,136px)}figure img{width:128px;height:128px;"
-    "image-rendering:pixelated}td:first-child{color:var(--soft);vertical-align:top}</style>"
-)
-
-
-def page(source: Any, tell: Any) -> str:
-    """Return the page of samples: images, masks, depth, boxes, edits with instructions, and the
-    texts of every role."""
-    from diptych.lab import report
-
-    parts = [_STYLE]
-    for at in range(len(source)):
-        sample = source[at]
-        shown = _shown(sample, source.schema())
-        pieces = [report.strip(shown)] if shown else []
-        rows = [_row(text) for text in sample.texts]
-        head = ("role", "text", "notes")
-        columns = 3 if any(notes for *_, notes in rows) else 2
-        pieces.append(report.table(head[:columns], [row[:columns] for row in rows]))
-        parts.append(report.section(sample.key, _labels(sample, source.schema()), *pieces))
-        tell(at + 1, len(source))
-    title = source.world.name
-    from diptych.data.worlds import cards
-
-    return report.page(
-        title.capitalize(),
-        f"{cards()[title]['title']}. Made by {source.name}.",
-        *parts,
-        _fields(source),
-    )
-
-
-def _fields(source: Any) -> str:
-    from diptych.lab import report
-
-    rows = [
-        (
-            name,
-            field.kind + (", not in all" if field.optional else ""),
-            _cut(", ".join(field.classes), 160),
-        )
-        for name, field in source.schema().items()
-    ]
-    return report.section(
-        "Fields", "What each sample holds.", report.table(("field", "kind", "classes"), rows)
-    )
-
-
-def _row(text: Any) -> tuple[str, str, str]:
-    notes = [
-        f"{name} {_plain(value)}" for name, value in text.attrs.items() if value not in ((), "")
-    ]
-    return text.role, text.text, "; ".join(notes)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else str(value)
-    )
-
-
-def _labels(sample: Any, schema: Any) -> str:
-    parts = []
-    for name, value in sample.labels.items():
-        field = schema.get(f"labels.{name}")
-        if isinstance(value, int) and value < 0:
-            continue
-        named = (
-            field.classes[value]
-            if field and field.classes and isinstance(value, int)
-            else f"{value:g}"
-        )
-        parts.append(f"{name}: {named}")
-    return ", ".join(parts)
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: text.rindex(",", 0, length)] + ", …"
-
-
-def _shown(sample: Any, schema: Any) -> list[Any]:
-    """Return the images, with boxes, coloured masks, depth in grey, and the edits."""
-    from diptych.lab.report import Shown
-
-    shown = [
-        Shown(image=_grown(image.decode()), caption=role) for role, image in sample.images.items()
-    ]
-    if "main" in sample.images and sample.boxes:
-        image = sample.images["main"].decode()
-        names = "\n".join(dict.fromkeys(box.text for box in sample.boxes if box.image == "main"))
-        shown.append(Shown(image=_boxed(image, sample.boxes), caption=f"boxes\n{names}"))
-    shown += [
-        Shown(image=_coloured(mask.decode()), caption=f"mask: {name}")
-        for name, mask in sample.masks.items()
-    ]
-    if "depth" in sample.arrays:
-        shown.append(Shown(image=_grey(sample.arrays["depth"]), caption="depth\nnear is light"))
-    for edit in sample.edits:
-        said = " ".join(edit.captions("instruction"))
-        shown.append(
-            Shown(
-                image=_grown(edit.images["main"].decode()), caption=f"{edit.kind}: {said}", hit=True
-            )
-        )
-    return shown
-
-
-def _grown(image: Any) -> Any:
-    """Double a small image in size, by nearest neighbour."""
-    from PIL import Image
-
-    return (
-        image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
-        if image.width <= 64
-        else image
-    )
-
-
-def _boxed(image: Any, boxes: Any) -> Any:
-    from PIL import ImageDraw
-
-    scale = 2 if image.width <= 64 else 1
-    image = _grown(image).convert("RGB")
-    draw = ImageDraw.Draw(image)
-    for box in boxes:
-        if box.image == "main":
-            x0, y0, x1, y1 = (scale * value for value in box.xyxy)
-            draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline="white", width=3)
-            draw.rectangle((x0 + 1, y0 + 1, x1 - 2, y1 - 2), outline="black")
-    return image
-
-
-def _coloured(mask: Any) -> Any:
-    """Return numbers as distinct colours; 0 is dark."""
-    import colorsys
-
-    palette = [30, 32, 38]
-    for number in range(1, 256):
-        palette += [
-            round(255 * value) for value in colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.55, 0.95)
-        ]
-    image = mask.copy()
-    image.putpalette(palette)
-    return _grown(image.convert("RGB"))
-
-
-def _grey(depth: Any) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    return _grown(Image.fromarray(np.rint(255 * (1 - depth)).astype(np.uint8)).convert("RGB"))

@@ -50,8 +50,8 @@ def add(parser: Parser) -> None:
     parser.option(
         some,
         "--prompts",
-        metavar="RUN",
-        help="zeroshot: prompts that a run found for these classes, in place of templates",
+        metavar="RUN|FILE",
+        help="zeroshot: prompts that a run found for these classes, or a JSON file of sentences by class",
     )
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(
@@ -59,6 +59,13 @@ def add(parser: Parser) -> None:
         "--group",
         metavar="LABEL",
         help="zeroshot: accuracy for each of its values, and the worst",
+    )
+    parser.option(some, "--classnorm", type=bool, help="zeroshot: standardise the class embeddings")
+    parser.option(
+        some,
+        "--by-source",
+        type=bool,
+        help="zeroshot: each source of --data by itself, and their mean",
     )
     parser.option(
         some,
@@ -184,6 +191,8 @@ _PLAIN = (
         "exact",
         "prompts",
         "group",
+        "classnorm",
+        "by_source",
         "rerank",
         "by_sentence",
         "query",

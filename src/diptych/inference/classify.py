@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from diptych.data.descriptions import bank, read_lists
 from diptych.data.sample import Source
+from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, place_of, read_images
 from diptych.methods.abilities import require
+from diptych.models.class_names import mean_directions
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,21 @@ def counts(named: Sequence[Named]) -> dict[str, int]:
     {'cat': 1, 'dog': 1}
     """
     return dict(Counter(each.classes[0][0] for each in named).most_common())
+
+
+def set_sentences(model: Any, path: str) -> None:
+    """Set the classes of a JSON file {"cat": ["a cat has whiskers.", …], …}: each is the mean direction
+    of its sentences.
+
+    Raises InputError for a class without sentences, and a model with prompts of its own.
+    """
+    if hasattr(model, "classifier"):
+        raise InputError(
+            f"{model.name} was trained with prompts of its own; give names without sentences"
+        )
+    sentences = read_lists(path)
+    names = list(sentences)
+    texts = [text for own in bank(path, names) for text in own]
+    sizes = [len(own) for own in sentences.values()]
+    vectors = mean_directions(model.embed_texts(texts), sizes, model.shares)
+    model.set_classes(names, text_embeddings=vectors)

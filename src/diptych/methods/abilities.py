@@ -78,8 +78,11 @@ class Reconstructs(Protocol):
 
 
 class Applies(Protocol):
-    def apply(self, images: "ImagesLike", texts: Sequence[str]) -> "tuple[Tensor, Sequence[str]]":
-        """Images (N, 3, H, W) and texts with the learned change."""
+    def apply(
+        self, images: "ImagesLike" = ..., texts: Sequence[str] = ..., *, batch_size: int = 64
+    ) -> "tuple[Tensor, Sequence[str]]":
+        """Images (N, 3, H, W), uint8, and texts with the learned change; a uint8 tensor is changed
+        at its own size."""
         ...
 
 
@@ -119,7 +122,6 @@ COMING: Mapping[str, tuple[str, ...]] = {
     "predict": ("renalclip", "urbanclip"),
     "fill": ("biovil", "albef"),
     "reconstruct": ("sycoca", "pixel_linguist"),
-    "apply": ("c_pgc",),
 }
 """The methods that will bring an ability that none has yet."""
 

@@ -106,3 +106,15 @@ def mean_directions(
     means = torch.stack([part.mean(0) for part in normalize(vectors, dim=1).split(sizes)])
     heads = zip(means.chunk(len(shares), dim=1), shares, strict=True)
     return torch.cat([share**0.5 * normalize(head, dim=1) for head, share in heads], dim=1)
+
+
+def standardised(classes: Tensor) -> Tensor:
+    """Class embeddings (C, E) with mean 0 and standard deviation 1 of each coordinate over the
+    classes, as unit vectors.
+
+    >>> standardised(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    tensor([[ 0.7071, -0.7071],
+            [-0.7071,  0.7071]])
+    """
+    spread = classes.std(0, correction=0).clamp(min=1e-8)
+    return normalize((classes - classes.mean(0)) / spread, dim=1)

@@ -55,6 +55,16 @@ class ClassPrompts:
     templates: tuple[str, ...]
     units: Mapping[str, tuple[Unit, ...]] = field(default_factory=dict)
 
+    @classmethod
+    def of_sentences(cls, sentences: Mapping[str, Sequence[str]]) -> "ClassPrompts":
+        """Prompts that are whole sentences, at least one for each class.
+
+        >>> ClassPrompts.of_sentences({"cat": ["it purrs", "one cat"]}).of("cat")
+        ('it purrs', 'one cat')
+        """
+        units = {name: tuple(("", text) for text in own) for name, own in sentences.items()}
+        return cls(("{}",), units)
+
     def of(self, name: str) -> tuple[str, ...]:
         """All prompts of a class: those of its units, or of its name alone where it has none."""
         units = self.units.get(name, ((name, ""),))

@@ -159,7 +159,7 @@ def narrower(spec: str, factor: int) -> Spec:
     for key, value in options.items():
         if key.endswith("dropout"):
             options[key] = 0.0
-        elif key in {"width", "widths", "hidden"}:
+        elif key in {"width", "widths", "hidden"} and not isinstance(value, str):
             options[key] = tuple(map(cut, value)) if isinstance(value, tuple) else cut(value)
     if factor >= 16 and name == "vit" and {"image_size", "patch"} <= options.keys():
         options["image_size"] = min(options["image_size"], 8 * options["patch"])

@@ -130,7 +130,7 @@ def test_without_answers_and_images_it_is_a_source_of_questions(vqa, tmp_path):
     put(tmp_path / "else" / "jpg")
     place = tmp_path / "else"
     source = open_source(
-        f"{path}:annotations={place / 'answers.json'}:captions={place / 'reported.json'}:images={place / 'jpg'}"
+        f"{path}:annotations={place / 'answers.json'}:image_captions={place / 'reported.json'}:images={place / 'jpg'}"
     )
     assert set(source.schema()) == {
         "images.main",

@@ -60,28 +60,42 @@ def test_images_or_texts_may_be_left_out():
     assert tuple(view(SAMPLE, generator(0), None)) == view.gives
 
 
+IMAGE_ONLY = Sample(key="e", source="s", kind="add", images=plane(30))
+TEXT_ONLY = Sample(key="e", source="s", kind="add", texts=(Text(text="two cups"),))
+
+
+def test_edits_without_what_the_view_reads_are_no_rows():
+    mixed = Sample(key="a", source="s", edits=(IMAGE_ONLY, TEXT_ONLY, *SAMPLE.edits))
+    assert edits(mixed, most=4)["fields.edits.there"].tolist() == [True, True, False, False]
+    texts = EditsView(most=4, tokenizer=WORDS)(mixed, generator(0), None)
+    assert texts["fields.edits.there"].tolist() == [True, True, True, False]
+    images = EditsView(most=4, preprocess=Preprocess(size=4))(mixed, generator(0), None)
+    assert images["images.edits"][:, 0, 0, 0].tolist() == [30, 10, 20, 0]
+
+
 @pytest.mark.parametrize(
     ("one", "message"),
     [
         (Sample(key="e", source="s", images=plane(1)), "edit-without-kind"),
-        (
-            Sample(key="e", source="s", kind="add", texts=(Text(text="x"),)),
-            "edit 'add' has no image",
-        ),
-        (
-            Sample(key="e", source="s", kind="add", images=plane(1)),
-            "'add' has no text of role 'caption'",
-        ),
+        (TEXT_ONLY, "edit 'add', like all others, has no image"),
+        (IMAGE_ONLY, "edit 'add', like all others, has no text of role 'caption'"),
     ],
 )
-def test_an_edit_that_lacks_something_is_damage_that_says_so(one, message):
+def test_a_sample_without_an_edit_of_use_is_damage_that_says_so(one, message):
     with pytest.raises(BadSample, match=message):
         edits(Sample(key="a", source="s", edits=(one,)), most=2)
 
 
-def test_more_edits_than_rows_are_damage_that_says_so():
-    with pytest.raises(BadSample, match="more-than-1-edits: 2 edits; raise `most`"):
-        edits(most=1)
+def test_of_more_edits_than_rows_random_ones_are_drawn_in_training_alone():
+    view = EditsView(most=1, tokenizer=WORDS)
+    drawn = {
+        WORDS.decode(view(SAMPLE, generator(seed), 0.5)["texts.edits"][0]) for seed in range(8)
+    }
+    assert drawn == {"a blue cup", "two cups"}
+    first = {
+        WORDS.decode(view(SAMPLE, generator(seed), None)["texts.edits"][0]) for seed in range(8)
+    }
+    assert first == {"a blue cup"}
 
 
 def test_an_array_has_its_shape():

@@ -245,6 +245,13 @@ def test_a_scene_without_room_for_the_asked_edits_has_siblings_of_other_kinds():
     assert not set(kinds) <= {"", "replace", "move"}
 
 
+def test_siblings_differ_in_what_a_text_can_say():
+    """Not in the design or the exact position of an object alone."""
+    source = open_source("scenes:count=400:siblings=4:edits=replace:number=1:drop=0:texts=caption")
+    for start in range(0, 400, 4):
+        assert len({source[start + member].captions()[0] for member in range(4)}) == 4
+
+
 def test_siblings_are_one_scene_and_different_edits_of_it():
     source = open_source("scenes:count=48:siblings=6:number=1-3")
     for group in range(8):

@@ -26,8 +26,8 @@ def test_the_floor_is_of_the_arms_that_learn():
 
 def test_scenes_are_pixels_and_padded_tokens(trial):
     with np.load(trial.prelude["file"]) as data:
-        assert data["learnt_pixels"].shape == (2_000, 768)
-        assert data["held_out_ids"].shape == (lion.HELD_OUT, lion.CONTEXT)
+        assert data["learnt_pixels"].shape == (600, 768)
+        assert data["held_out_ids"].shape == (200, lion.CONTEXT)
         filled = data["learnt_ids"] > 0
         assert filled[:, 0].all()
         assert (np.diff(filled.astype(int), axis=1) <= 0).all()  # what pads is behind all tokens
@@ -44,7 +44,7 @@ def test_a_run_learns_and_reports_its_state(trial, monkeypatch, optimizer, bytes
     found = lion.pairs(optimizer, "64", 3e-3, replace(trial, quick=False))
     assert found["state_bytes_a_parameter"] == pytest.approx(bytes_kept, abs=0.01)
     assert found["lr"] == pytest.approx(3e-3 if optimizer == "adamw" else 3e-4)
-    assert found["r1"] > 10 / lion.HELD_OUT
+    assert found["r1"] > 4 / 200
 
 
 def test_padding_adds_nothing_to_a_text():

@@ -33,6 +33,22 @@ def test_an_mlp_has_its_layers_biases_and_norms():
     ]
 
 
+def test_norm_and_activation_are_chosen_and_the_hidden_width_may_lie_between():
+    """A bias-free head of two layers with GELU: 8 -> 6 -> 4."""
+    plain = head("mlp:hidden=mean:norm=none:activation=gelu", 8, 4, "text").double()
+    assert [type(layer) for layer in plain] == [nn.Linear, nn.GELU, nn.Linear]
+    assert {name: value.shape for name, value in plain.named_parameters()} == {
+        "0.weight": (6, 8),
+        "2.weight": (4, 6),
+    }
+    x = torch.linspace(-2, 2, 16, dtype=torch.float64).reshape(2, 8)
+    inner = x @ plain[0].weight.T
+    expected = (inner * 0.5 * (1 + torch.erf(inner / 2**0.5))) @ plain[2].weight.T
+    torch.testing.assert_close(plain(x), expected)
+    layered = head("mlp:norm=layer", 8, 4, "text")
+    assert [type(layer) for layer in layered] == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear]
+
+
 @pytest.mark.parametrize(
     ("norm", "learned"), [("plain", set()), ("scaled", {"weight"}), ("affine", {"weight", "bias"})]
 )
@@ -59,7 +75,9 @@ def test_leading_dimensions_are_samples():
         ("mpl", "did you mean 'mlp'"),
         ("linear:hidden=3", "linear takes no options"),
         ("mlp:hiden=3", "did you mean 'hidden'"),
-        ("mlp:layers=0", "must be at least 1"),
+        ("mlp:layers=0", "at least 1"),
+        ("mlp:hidden=most", "a whole number of at least 1 or mean or null"),
+        ("mlp:norm=group", "batch or layer or none"),
         ("mlp:last_norm=scale", "did you mean 'scaled'"),
         ("none", "8 wide and has no projection to 4"),
     ],

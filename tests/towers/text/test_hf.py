@@ -55,6 +55,21 @@ def test_tokens_are_those_of_transformers_itself(kind):
     assert encoded.pooled.shape == (3, tower.width)
 
 
+def test_a_fresh_bert_is_named_by_its_sizes():
+    sizes = "model_type=bert:width=32:depth=2:heads=2:dropout=0.2"
+    tower = text_tower(f"hf:{sizes}:pooling=first", vocab_size=60, context=24, pad=1)
+    held = tower.model.config
+    assert (held.hidden_size, held.intermediate_size, held.num_hidden_layers) == (32, 128, 2)
+    assert held.hidden_dropout_prob == held.attention_probs_dropout_prob == 0.2
+    assert held.pad_token_id == 1
+    again = text_tower(tower.spec)
+    again.load_state_dict(tower.state_dict())
+    ids, lengths = texts()
+    torch.testing.assert_close(again.eval()(ids, lengths).pooled, tower.eval()(ids, lengths).pooled)
+    assert again.spec == tower.spec
+    assert "width" not in tower.spec
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("pooling", ["mean", "first", "eot"])
 def test_padding_and_the_rest_of_the_batch_change_nothing(kind, pooling):

@@ -19,10 +19,13 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     filtered:kept.npz                           the output of `diptych data filter` on another source
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
+    examples.jsonl, visual_genome_relation.json, add_att.json   Winoground, ARO, SugarCrepe
+    flickr30k_test.json, coco_train.json        lists of captions, as ALBEF and BLIP read them
+    variations.json                             images varied by `diptych data vary`, and as published
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 
 Any source may end with options that select a part of it: `:part=1/5`, `:shots=16`, `:classes=base`
-(see `subset`).
+(see `subset`), or give its classes captions: `:captions=bank.json` (see `captioned`).
 """
 
 import importlib
@@ -41,6 +44,7 @@ import numpy as np
 
 from diptych.data.compact import hash64
 from diptych.data.sample import Field, Sample, Schema, Source, labels_of
+from diptych.data.sources.captioned import Captioned
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
 from diptych.renamed import refuse
@@ -83,7 +87,11 @@ def _open_one(spec: Spec) -> Source:
     refuse("source", [spec.name.partition(":")[0]] if ":" in spec.name else ())
     own = {key: value for key, value in spec.options.items() if key not in OPTIONS}
     if len(own) < len(spec.options):
-        return narrowed(_open_one(replace(spec, options=own)), spec.options)
+        source = narrowed(_open_one(replace(spec, options=own)), spec.options)
+        if "captions" not in spec.options:
+            return source
+        of = spec.options.get("of")
+        return Captioned(source, str(spec.options["captions"]), None if of is None else str(of))
     _refuse_irregular(spec.name)
     prefixed = [
         module

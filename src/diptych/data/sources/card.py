@@ -53,6 +53,20 @@ def cards() -> dict[str, Card]:
     return {name: _card(text, name) for name, text in texts.items()}
 
 
+def card_of(name: str) -> Card | None:
+    """The card that the name of a source means, in the package or in a file; None if it means none.
+
+    >>> card_of("sick").licence == cards()["sick"].licence, card_of("pets/")
+    (True, None)
+    """
+    if name in cards():
+        return cards()[name]
+    path = Path(name)
+    if name.endswith(".toml") and path.is_file():
+        return _card(path.read_text("utf-8", errors="replace"), name)
+    return None
+
+
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`."""
     return spec.name in cards() or (spec.name.endswith(".toml") and not is_folder(spec))

@@ -24,15 +24,16 @@ from diptych.rng import generator
 from diptych.spec import several
 
 log = logging.getLogger(__name__)
-OPTIONS = ("classes", "shots", "draw", "of", "part")
+OPTIONS = ("classes", "shots", "draw", "of", "part", "captions")
 
 
 def narrowed(source: Source, options: Mapping[str, Any]) -> Source:
-    """The part of a source selected by options; options other than OPTIONS are ignored.
+    """The part of a source selected by options; other options are ignored (`captions` is that of
+    `captioned`).
 
     Raises InputError for a part that the source does not have.
     """
-    for name, needs in (("of", ("classes", "shots")), ("draw", ("shots",))):
+    for name, needs in (("of", ("classes", "shots", "captions")), ("draw", ("shots",))):
         if name in options and not any(need in options for need in needs):
             raise InputError(
                 f"{source.name}: {name}= goes with {'= or '.join(needs)}=; add it, or leave {name}= out"

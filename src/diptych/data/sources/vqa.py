@@ -39,13 +39,13 @@ class VqaOptions:
     """Options: files of answers and captions, and the folder of COCO's images."""
 
     annotations: str | None = None
-    captions: str | None = None
+    image_captions: str | None = None
     images: str | None = None
 
 
 def open(spec: Spec) -> "Vqa":
     """Open
-    `v2_OpenEnded_mscoco_val2014_questions.json[:annotations=FILE][:captions=FILE][:images=FOLDER]`,
+    `v2_OpenEnded_mscoco_val2014_questions.json[:annotations=FILE][:image_captions=FILE][:images=FOLDER]`,
     or a file of VQA-E.
 
     Files that are not found next to it are left out; without images the source has only texts.
@@ -59,7 +59,7 @@ def open(spec: Spec) -> "Vqa":
             asked, damage, captions = _explained(data, path)
         else:
             asked, damage = _questions(data, path, options)
-            captions = _captions(path, word, options.captions)
+            captions = _captions(path, word, options.image_captions)
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:

@@ -20,7 +20,9 @@ from diptych.errors import InputError
 from diptych.files import read_json
 
 FILE = "vocab.json"
-_UNK, _BOS, _EOS = 0, 1, 2
+_UNK = 0
+_BOS = 1
+_EOS = 2
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _REMEDY = "copy the vocabulary again from the model's source"
 
@@ -70,7 +72,8 @@ def _read(path: Path) -> tuple[list[str], Sequence[float]]:
     """The pieces, with SentencePiece's sign for a space and without the line breaks around those of
     the ends, and their scores."""
     values = read_json(path, _REMEDY)
-    pieces, scores = values["pieces"], values["scores"]
+    pieces = values["pieces"]
+    scores = values["scores"]
     if (
         not isinstance(pieces, list)
         or not all(isinstance(piece, str) and piece for piece in pieces)

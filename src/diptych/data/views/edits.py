@@ -20,9 +20,10 @@ class EditsView:
     """The edits of a sample: images (B, R, 3, H, W) with a `preprocess`, texts (B, R, L) with a
     `tokenizer`, and fields.NAME.there (B, R), which of the `most` = R rows are real.
 
-    `kinds` are the kinds of edits to give, in this order, () for all in the sample's order. A text
-    is the first one of role `role`. Raises BadSample if an edit has no kind, lacks its image or
-    text, or if there are more than `most`.
+    `kinds` are the kinds of edits to give, in this order, () for all in the sample's order; edits
+    that lack the image or text are left out. Of more than `most`, random ones are drawn in
+    training, else the first ones are given. A text is the first one of role `role`. Raises
+    BadSample if an edit has no kind, or if no edit of the sample has what the view reads.
     """
 
     most: int
@@ -45,36 +46,43 @@ class EditsView:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        edits = self._chosen(sample)
+        edits = self._chosen(sample, rng, progress)
         found: dict[str, Any] = {}
         if self.preprocess is not None:
             size = self.preprocess.size
             pixels = torch.zeros(self.most, 3, size, size, dtype=torch.uint8)
             for row, edit in zip(pixels, edits, strict=False):
-                if "main" not in edit.images:
-                    raise BadSample("no-edit-image", f"edit {edit.kind!r} has no image")
                 row[:] = self.preprocess.read(edit.images["main"])
             found[f"images.{self.name}"] = pixels
         if self.tokenizer is not None:
-            texts = [edit.captions(self.role)[:1] for edit in edits]
-            for edit, text in zip(edits, texts, strict=True):
-                if not text:
-                    raise BadSample(
-                        "no-edit-text", f"edit {edit.kind!r} has no text of role {self.role!r}"
-                    )
-            filled = [text[0] for text in texts] + [""] * (self.most - len(texts))
-            found[f"texts.{self.name}"] = self.tokenizer.encode(filled)
+            texts = [edit.captions(self.role)[0] for edit in edits]
+            found[f"texts.{self.name}"] = self.tokenizer.encode(
+                texts + [""] * (self.most - len(texts))
+            )
         there = torch.arange(self.most) < len(edits)
         return {**found, f"fields.{self.name}.there": there}
 
-    def _chosen(self, sample: Sample) -> list[Sample]:
-        """The sample's edits of the view's kinds."""
+    def _chosen(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> list[Sample]:
+        """The edits of the view's kinds that have what it reads, at most `most`."""
         for edit in sample.edits:
             if not edit.kind:
                 raise BadSample("edit-without-kind", "an edit does not say what it changes")
-        edits = list(sample.edits)
+        edits = [edit for edit in sample.edits if self._lacks(edit) == ""]
+        if sample.edits and not edits:
+            edit = sample.edits[0]
+            raise BadSample("no-edit", f"edit {edit.kind!r}, like all others, {self._lacks(edit)}")
         if self.kinds:
             edits = [edit for kind in self.kinds for edit in edits if edit.kind == kind]
-        if len(edits) > self.most:
-            raise BadSample(f"more-than-{self.most}-edits", f"{len(edits)} edits; raise `most`")
-        return edits
+        if len(edits) > self.most and progress is not None:
+            edits = [edits[at] for at in sorted(rng.permutation(len(edits))[: self.most])]
+        return edits[: self.most]
+
+    def _lacks(self, edit: Sample) -> str:
+        """What the view reads and an edit does not have."""
+        if self.preprocess is not None and "main" not in edit.images:
+            return "has no image"
+        if self.tokenizer is not None and not edit.captions(self.role):
+            return f"has no text of role {self.role!r}"
+        return ""

@@ -90,6 +90,43 @@ def answers(
     reason, and the protocol.
     """
     ready(model, source, by=by)
+    given, asked, pairs, bad = replies(
+        model, source, by, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source))
+    )
+    right = np.array(
+        [correct(answer, question) for answer, (question, _) in zip(given, asked, strict=True)]
+    )
+    own = np.array([is_own for _, is_own in asked])
+    results = (
+        _written(given, asked)
+        if by == "generate"
+        else _chosen(right[own], [q for q, mine in asked if mine])
+    )
+    if pairs:
+        results["paired"] = float(np.mean([right[a] and right[b] for a, b in pairs]))
+        results["chance_paired"] = (
+            0.0
+            if by == "generate"
+            else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
+        )
+    protocol = protocol_of(
+        "answers",
+        source,
+        model,
+        exact=exact,
+        field="answer",
+        rule="lower case, no punctuation, no articles, numbers as digits; ties lose",
+        options=(f"by={by}",),
+    )
+    return {"n": int(own.sum())} | results | {"bad": dict(bad)} | describe(protocol, model)
+
+
+def replies(
+    model: Any, source: Source, by: By, *, exact: bool, batch_size: int, steps: Steps
+) -> tuple[list[Any], list[tuple[Question, bool]], list[tuple[int, int]], Counter[str]]:
+    """Return the answers of a model, texts or scores of the choices; their questions, and whether
+    each is of a sample or of its edit; pairs of questions of twins; and why samples were left
+    out."""
     bad: Counter[str] = Counter()
     asked: list[
         tuple[Question, bool]
@@ -109,7 +146,6 @@ def answers(
             ),
         ]
 
-    steps = Steps(progress, len(source))
     for pixels, kept in read_images(
         model,
         source,
@@ -135,32 +171,7 @@ def answers(
                     asked.append((question, at == 0))
                 image += 1
         given += _given(model, pixels, now, by, batch_size)
-    right = np.array(
-        [_right(answer, question) for answer, (question, _) in zip(given, asked, strict=True)]
-    )
-    own = np.array([is_own for _, is_own in asked])
-    results = (
-        _written(given, asked)
-        if by == "generate"
-        else _chosen(right[own], [q for q, mine in asked if mine])
-    )
-    if pairs:
-        results["paired"] = float(np.mean([right[a] and right[b] for a, b in pairs]))
-        results["chance_paired"] = (
-            0.0
-            if by == "generate"
-            else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
-        )
-    protocol = protocol_of(
-        "answers",
-        source,
-        model,
-        exact=exact,
-        field="answer",
-        rule="lower case, no punctuation, no articles, numbers as digits; ties lose",
-        options=(f"by={by}",),
-    )
-    return {"n": int(own.sum())} | results | {"bad": dict(bad)} | describe(protocol, model)
+    return given, asked, pairs, bad
 
 
 def questions(sample: Sample, choose: bool = False) -> list[Question]:
@@ -258,7 +269,7 @@ def _given(
     return [part.numpy() for part in torch.cat(scores).split(sizes)] if scores else []
 
 
-def _right(given: Any, question: Question) -> bool:
+def correct(given: Any, question: Question) -> bool:
     """Whether a generated answer is one of the correct ones, or a correct choice scores above all
     wrong ones."""
     if isinstance(given, str):

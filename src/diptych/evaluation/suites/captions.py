@@ -22,6 +22,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,16 @@ LONGEST = 4  # n-grams
 SIGMA = 6.0  # width of the Gaussian length penalty, in words
 
 
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A generated caption with the key, the reference captions and the objects of its image."""
+
+    key: str
+    text: str
+    right: Sequence[str]
+    objects: Sequence[str]
+
+
 def ready(model: Any, source: Source, *, role: str | None = None) -> None:
     """Raise InputError for a role that the source lacks."""
     role_of("captions", source, role)
@@ -67,28 +78,12 @@ def captions(
     `written`, the first ten captions by key, `bad` samples by reason, and the protocol.
     """
     role = role_of("captions", source, role)
-    bad = Counter()
-    names = source.schema()["boxes"].classes if "boxes" in source.schema() else ()
-
-    def facts(sample: Sample) -> tuple[str, list[str], list[str]]:
-        """Return the key, the captions and the names of the objects of a sample."""
-        boxes = [
-            (names[box.label] if box.label >= 0 else "") if names else box.text
-            for box in sample.boxes
-        ]
-        return sample.key, texts_of(sample, role), [name for name in boxes if name]
-
-    steps = Steps(progress, len(source))
-    made: list[tuple[str, str, list[str], list[str]]] = []  # key, caption, captions, objects
-    for pixels, kept in read_images(
-        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
-    ):
-        written = model.generate(pixels, batch_size=batch_size)
-        made += [(key, text, *rest) for text, (key, *rest) in zip(written, kept, strict=True)]
-    made.sort(key=lambda each: each[0])
-    written = [each[1] for each in made]
-    right = [each[2] for each in made]
-    objects = [each[3] for each in made]
+    made, bad = generated(
+        model, source, role, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source))
+    )
+    written = [each.text for each in made]
+    right = [each.right for each in made]
+    objects = [each.objects for each in made]
     blind = [right[(at + 1) % len(right)][0] for at in range(len(right))]
     found = report(written, right, objects)
     chance = report(blind, right, objects)
@@ -104,9 +99,46 @@ def captions(
         {"n": len(made)}
         | found
         | {f"chance_{name}": value for name, value in chance.items()}
-        | {"written": {key: text for key, text, *_ in made[:10]}, "bad": dict(bad)}
+        | {"written": {each.key: each.text for each in made[:10]}, "bad": dict(bad)}
         | describe(protocol, model)
     )
+
+
+def generated(
+    model: Any, source: Source, role: str, *, exact: bool, batch_size: int, steps: Steps
+) -> tuple[list[Written], Counter[str]]:
+    """Return the captions of a model by the keys of their images, and the reasons of images that
+    were left out."""
+    names = source.schema()["boxes"].classes if "boxes" in source.schema() else ()
+    bad: Counter[str] = Counter()
+
+    def facts(sample: Sample) -> tuple[str, list[str], list[str]]:
+        """Return the key, the captions and the names of the objects of a sample."""
+        boxes = [
+            (names[box.label] if box.label >= 0 else "") if names else box.text
+            for box in sample.boxes
+        ]
+        return sample.key, texts_of(sample, role), [name for name in boxes if name]
+
+    made = []
+    for pixels, kept in read_images(
+        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
+        texts = model.generate(pixels, batch_size=batch_size)
+        made += [
+            Written(key=key, text=text, right=right, objects=objects)
+            for text, (key, right, objects) in zip(texts, kept, strict=True)
+        ]
+    return sorted(made, key=lambda each: each.key), bad
+
+
+def correct(text: str, right: Sequence[str]) -> bool:
+    """Whether a caption equals one of the reference captions, word for word.
+
+    >>> correct("A dog.", ["a cat", "a dog"])
+    True
+    """
+    return words(text) in [words(each) for each in right]
 
 
 def report(
@@ -118,10 +150,7 @@ def report(
     >>> report(["A dog."], [["a cat", "a dog"]], [["dog", "ball"]])["object_recall"]
     0.5
     """
-    equal = [
-        words(text) in [words(each) for each in others]
-        for text, others in zip(written, right, strict=True)
-    ]
+    equal = [correct(text, others) for text, others in zip(written, right, strict=True)]
     found = {"accuracy": float(np.mean(equal)), "cider": float(cider(written, right).mean())}
     found |= {f"bleu{n}": value for n, value in enumerate(bleu(written, right), 1)}
     if any(objects):

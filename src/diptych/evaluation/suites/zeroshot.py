@@ -12,11 +12,18 @@ A model with learned prompts (`models.classifier`) computes its own logits and a
 If its class embeddings depend on each other, the classes of each half are set alone and the images
 are classified again.
 
-With `prompts`, a run that searched for prompts of the same classes gives each class's texts in place
-of the templates, to any model that embeds texts.
+With `prompts`, each class has texts of its own in place of the templates, for any model that embeds
+texts: those that a run found for the same classes, or the sentences of a file {"class": […], …}.
 
-With `group` a second label groups the images, and accuracy is reported for each group and for the
-worst one.
+With `classnorm` each coordinate of the class embeddings is standardised over the classes [choice]:
+
+    class_c <- unit( (class_c - mean_c class_c) / std_c class_c )
+
+With `group` a second label groups the images, and accuracy is reported for each group, for the worst
+one, and as their mean.
+
+With `by_source` each source is measured by itself, among its own classes, and all numbers are means
+over the sources.
 
 Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and Khattak et al. 2023
 (MaPLe), base and novel classes; Sagawa et al. 2020, the worst group.
@@ -34,8 +41,8 @@ from torch import Tensor
 
 from diptych.data.sample import BadSample, Field, Sample, Source
 from diptych.data.sources.subset import novel_half
-from diptych.data.templates import BANKS, checked, filled
-from diptych.errors import InputError, located, unknown
+from diptych.data.templates import BANKS, filled
+from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import (
     Embedded,
     Progress,
@@ -45,10 +52,10 @@ from diptych.evaluation.embed import (
     read_images,
 )
 from diptych.evaluation.protocol import describe, protocol_of
-from diptych.methods.store import read_prompts
+from diptych.evaluation.suites._prompts import prompts_of, warn_of_cuts
+from diptych.evaluation.suites._sources import mean_of_sources, parts_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
-from diptych.models.class_names import mean_directions
-from diptych.models.class_prompts import ClassPrompts, cut
+from diptych.models.class_names import mean_directions, standardised
 
 card = {
     "title": "Zero-shot classification by class names",
@@ -73,10 +80,23 @@ def ready(
     prompts: str | Path | None = None,
     group: str | None = None,
     novel: Novel | None = None,
+    classnorm: bool = False,
+    by_source: bool = False,
 ) -> None:
     """Raise InputError for labels, templates, prompts and class names that do not fit the
     source."""
+    if by_source:
+        if group is not None or novel is not None:
+            raise InputError("by_source measures whole sources; leave out group and novel")
+        how = {"label": label, "templates": templates, "prompts": prompts, "classnorm": classnorm}
+        for part in parts_of(source):
+            ready(model, part, **how)
+        return
     label = named_label("zeroshot", source, label)
+    if classnorm and _learnt(model):
+        raise InputError(
+            f"{model.name} computes logits of its own, without class embeddings; leave classnorm out"
+        )
     own_templates = tuple(templates) != TEMPLATES
     if _learnt(model) and (own_templates or prompts is not None):
         raise InputError(
@@ -100,6 +120,8 @@ def zeroshot(
     prompts: str | Path | None = None,
     group: str | None = None,
     novel: Novel | None = None,
+    classnorm: bool = False,
+    by_source: bool = False,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -108,16 +130,20 @@ def zeroshot(
     the chance values.
 
     `label` is a label with class names: "class", or the first. `prompts` is the folder of a run that
-    holds prompts of the classes, in place of `templates`. Also returned: `n` images,
+    holds prompts of the classes, or a JSON file of sentences by class, in place of `templates`. Also
+    returned: `n` images,
     `classes`, `classes_seen` (those with images, over which the mean is), `bad` samples by reason,
     and the protocol. Samples without the label (-1) are left out. Ties count against the model.
 
     With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`:
-    `worst_group_top1`, and the groups one by one in `by_group`.
+    `worst_group_top1`, `macro_group_top1`, and the groups one by one in `by_group`. With `by_source`:
+    the sources one by one in `by_source`.
     """
-    ready(
-        model, source, label=label, templates=templates, prompts=prompts, group=group, novel=novel
-    )
+    how: dict[str, Any] = {"templates": templates, "prompts": prompts, "classnorm": classnorm}
+    ready(model, source, label=label, group=group, novel=novel, by_source=by_source, **how)
+    if by_source:
+        how |= {"label": label, "batch_size": batch_size, "exact": exact}
+        return mean_of_sources(zeroshot, model, source, progress=progress, **how)
     label = named_label("zeroshot", source, label)
     names = source.schema()[f"labels.{label}"].classes
     found = prompts_of(source, label, templates, prompts)
@@ -135,13 +161,14 @@ def zeroshot(
     steps = Steps(
         progress, len(source) * (3 if again else 1) + (0 if learnt else sum(map(len, sets)))
     )
-    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    how = {"exact": exact, "batch_size": batch_size, "steps": steps}
     if learnt:
         images, classes = judged_images(model, source, known, names, **how)
     else:
         if prompts is not None:
             warn_of_cuts(model, sets)
         classes = prompt_vectors(model, sets, batch_size=batch_size, steps=steps)
+        classes = standardised(classes) if classnorm else classes
         images = embed_images(model, source, known, **how)
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
@@ -158,6 +185,8 @@ def zeroshot(
         "chance_mean_per_class": 1 / len(names),
     }
     options = [] if prompts is None else [f"prompts={found.digest()}"]
+    if classnorm:
+        options.append("classnorm")
     if novel is not None:
         held_out = novel_classes(names, novel)
         if again:  # the columns of each half are the logits with only its classes set
@@ -172,6 +201,7 @@ def zeroshot(
         by_group = group_accuracy(rank <= 1, groups, group_field(source, group).classes)
         results |= worst(by_group) | {
             "chance_worst_group_top1": 1 / len(names),
+            "chance_macro_group_top1": 1 / len(names),
             "by_group": by_group,
         }
         options.append(f"group={group}")
@@ -189,27 +219,6 @@ def zeroshot(
         options=tuple(options),
     )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
-
-
-def prompts_of(
-    source: Source, label: str, templates: Sequence[str], run: str | Path | None
-) -> ClassPrompts:
-    """Return the prompts of a run for the classes of a label, or, without a run, the templates.
-
-    Raises InputError as `read_prompts` and `ClassPrompts.for_classes` do.
-    """
-    if run is None:
-        return ClassPrompts(checked(templates, "zeroshot"))
-    with located(f"{run} and {source.name}"):
-        return read_prompts(run).for_classes(source.schema()[f"labels.{label}"].classes)
-
-
-def warn_of_cuts(model: Any, sets: Sequence[Sequence[str]]) -> None:
-    """Log how many prompts are longer than a model's context, if it has a tokenizer."""
-    tokenizer = getattr(model, "tokenizer", None)
-    texts = [prompt for own in sets for prompt in own]
-    if tokenizer is not None and (note := cut(tokenizer, texts)):
-        log.warning(note)
 
 
 def class_vectors(
@@ -313,12 +322,16 @@ def group_accuracy(
 
 
 def worst(by_group: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Return the group with the lowest accuracy, by name and number. Raises InputError if no sample
-    has a group."""
+    """Return the group with the lowest accuracy, by name and number, and the mean over groups.
+    Raises InputError if no sample has a group."""
     if not by_group:
         raise InputError("no image has the label that says its group; choose another with group=")
     name = min(by_group, key=lambda each: by_group[each]["top1"])
-    return {"worst_group": name, "worst_group_top1": by_group[name]["top1"]}
+    return {
+        "worst_group": name,
+        "worst_group_top1": by_group[name]["top1"],
+        "macro_group_top1": float(np.mean([each["top1"] for each in by_group.values()])),
+    }
 
 
 def named_label(suite: str, source: Source, label: str | None) -> str:

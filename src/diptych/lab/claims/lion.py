@@ -78,8 +78,8 @@ class Towers(nn.Module):
 def draw(trial: Trial) -> dict[str, Any]:
     """Draw the scenes once: the file with their pixels and tokens, their sources, and the images
     of the task of fine-tuning."""
-    learnt = f"{SCENES}:seed={trial.seed}:count={2_000 if trial.quick else LEARNT}"
-    held_out = f"{SCENES}:seed={trial.seed}:split=test:count={HELD_OUT}"
+    learnt = f"{SCENES}:seed={trial.seed}:count={600 if trial.quick else LEARNT}"
+    held_out = f"{SCENES}:seed={trial.seed}:split=test:count={200 if trial.quick else HELD_OUT}"
     file = trial.folder / "scenes.npz"
     found: dict[str, Any] = {}
     tokenizer: Any = None
@@ -94,7 +94,7 @@ def draw(trial: Trial) -> dict[str, Any]:
     np.savez(file, vocabulary=tokenizer.vocab_size + 1, **found)
     return {
         "file": str(file),
-        "captions": f"{SCENES}:seed={trial.seed}:count={500 if trial.quick else 5_000}",
+        "captions": f"{SCENES}:seed={trial.seed}:count={120 if trial.quick else 5_000}",
         "held_out": held_out,
         "few": few_images(trial, noise=30.0),
     }

@@ -2,7 +2,7 @@
 
     linear    W x, no bias (CLIP)              none    identity; the widths must be equal
     affine    W x + b (SigLIP's text)          fit     none if the widths are equal, else linear
-    mlp       layers of W, batch norm and ReLU, the last without ReLU: `mlp:hidden=4096:layers=3`
+    mlp       layers of W, norm and activation, the last without: `mlp:hidden=4096:norm=layer:activation=gelu`
     two       a linear head and an mlp, concatenated, E/2 each (CLIP-rocket)
 
 Dimensions: D tower width, E width of the space.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
-from diptych.spec import configure, parse
+from diptych.spec import Count, configure, parse
 
 KINDS = ("linear", "affine", "none", "fit", "mlp", "two")
 
@@ -26,26 +26,25 @@ KINDS = ("linear", "affine", "none", "fit", "mlp", "two")
 class MLPConfig:
     """Options of an MLP head.
 
-    `hidden` is the width between the layers (None: the tower's). `bias` and `last_bias` set whether
-    the linear layers, and the last of them, have a bias. `last_norm` is the batch norm after the
-    last layer: none, plain (nothing learned), scaled (a learned factor, no shift) or affine (both).
+    `hidden` is the width between the layers (None: the tower's; mean: half of the tower's and the
+    space's together). `bias` and `last_bias` set whether the linear layers, and the last of them,
+    have a bias. `norm` and `activation` follow each layer but the last. `last_norm` is the batch
+    norm after the last layer: none, plain (nothing learned), scaled (a learned factor, no shift) or
+    affine (both).
     """
 
-    hidden: int | None = None
-    layers: int = 2
+    hidden: Count | Literal["mean"] | None = None
+    layers: Count = 2
     bias: bool = False
     last_bias: bool = False
+    norm: Literal["batch", "layer", "none"] = "batch"
+    activation: Literal["relu", "gelu"] = "relu"
     last_norm: Literal["none", "plain", "scaled", "affine"] = "none"
 
-    def __post_init__(self) -> None:
-        if self.layers < 1 or (self.hidden is not None and self.hidden < 1):
-            raise InputError(
-                f"a head of {self.layers} layers of {self.hidden} is none; both must be at least 1"
-            )
-        if self.last_norm not in ("none", "plain", "scaled", "affine"):
-            raise unknown(
-                "last_norm of a head", self.last_norm, ("none", "plain", "scaled", "affine")
-            )
+    @property
+    def mixes_samples(self) -> bool:
+        """Whether a batch norm makes a sample's result depend on the others of its batch."""
+        return (self.norm == "batch" and self.layers > 1) or self.last_norm != "none"
 
 
 def fitted(spec: str, width: int, embed_dim: int) -> str:
@@ -62,6 +61,12 @@ def head(spec: str, width: int, embed_dim: int, where: str) -> nn.Module:
 
     >>> [type(layer).__name__ for layer in head("mlp:last_norm=plain", 8, 4, "image")]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear', 'BatchNorm1d']
+    >>> head("mlp:hidden=mean:norm=none:activation=gelu", 8, 4, "text")
+    MLP(
+      (0): Linear(in_features=8, out_features=6, bias=False)
+      (1): GELU(approximate='none')
+      (2): Linear(in_features=6, out_features=4, bias=False)
+    )
     """
     parsed = parse(fitted(spec, width, embed_dim))
     if parsed.name not in KINDS:
@@ -104,8 +109,8 @@ class TwoConfig:
     """
 
     share: float = 0.5
-    hidden: int | None = None
-    layers: int = 3
+    hidden: Count | None = None
+    layers: Count = 3
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -144,11 +149,18 @@ class TwoHeads(nn.Module):
         return torch.cat([math.sqrt(self.share) * first, math.sqrt(1 - self.share) * second], -1)
 
 
+_NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
 def _mlp(config: MLPConfig, width: int, embed_dim: int) -> MLP:
-    hidden = config.hidden or width
-    layers = []
+    hidden = (width + embed_dim) // 2 if config.hidden == "mean" else config.hidden or width
+    layers: list[nn.Module] = []
     for into in (width, *[hidden] * (config.layers - 2))[: config.layers - 1]:
-        layers += [nn.Linear(into, hidden, bias=config.bias), nn.BatchNorm1d(hidden), nn.ReLU()]
+        layers.append(nn.Linear(into, hidden, bias=config.bias))
+        if config.norm != "none":
+            layers.append(_NORMS[config.norm](hidden))
+        layers.append(_ACTIVATIONS[config.activation]())
     layers.append(
         nn.Linear(hidden if config.layers > 1 else width, embed_dim, bias=config.last_bias)
     )

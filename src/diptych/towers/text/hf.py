@@ -1,4 +1,5 @@
-"""Any text encoder of transformers as a tower: `hf:FOLDER`, or a config as plain values.
+"""Any text encoder of transformers as a tower: `hf:FOLDER`, `hf:model_type=bert:width=768`, or a
+config as plain values.
 
 Dimensions: N texts, L tokens, D width.
 """
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import InputError, brief, some, unknown
+from diptych.spec import Count, Dropout, Width
 from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.transformer import edited
@@ -21,11 +23,16 @@ from diptych.towers.tower import Tower
 
 @dataclass(frozen=True, kw_only=True)
 class HFTextConfig:
-    """Options of `hf`: a local folder in transformers' layout, or the `config` (with `model_type`)
-    of a fresh model."""
+    """Options of `hf`: a local folder in transformers' layout, the `config` (with `model_type`) of a
+    fresh model, or its `model_type` with sizes in BERT's terms."""
 
     folder: str | None = None
     config: Mapping[str, Any] | None = None
+    model_type: str | None = None
+    width: Width = 768
+    depth: Count = 12
+    heads: Count = 12
+    dropout: Dropout = 0.1
     pooling: Literal["first", "eot", "mean", "last"] = "mean"
     padding: Literal["longest", "max"] = (
         "longest"  # "max": always padded to `context`, and pads are attended to
@@ -36,12 +43,28 @@ class HFTextConfig:
     eot: int | None = None
 
     def __post_init__(self):
-        if (self.folder is None) == (self.config is None):
-            raise InputError("an hf text tower wants either a folder (hf:FOLDER) or a config")
+        if sum(each is not None for each in (self.folder, self.config, self.model_type)) != 1:
+            raise InputError(
+                "an hf text tower wants either a folder (hf:FOLDER), a config or a model_type"
+            )
         if self.pooling == "last" and self.padding != "max":
             raise InputError(
                 "hf pooling=last reads the last place, which moves with padding=longest; choose eot"
             )
+
+    def fresh(self) -> dict[str, Any]:
+        """The config of a fresh model, as transformers names its values."""
+        if self.config is not None:
+            return dict(self.config)
+        return {
+            "model_type": self.model_type,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.depth,
+            "num_attention_heads": self.heads,
+            "intermediate_size": 4 * self.width,
+            "hidden_dropout_prob": self.dropout,
+            "attention_probs_dropout_prob": self.dropout,
+        }
 
 
 @text("hf")
@@ -64,7 +87,7 @@ class HFTextTower(Tower):
                 )
             model = _stored(transformers, config.folder)
         else:
-            options = dict(config.config or {})
+            options = config.fresh()
             kind = options.pop("model_type", None)
             if kind not in transformers.CONFIG_MAPPING:
                 raise unknown(
@@ -94,12 +117,18 @@ class HFTextTower(Tower):
             raise InputError(
                 f"the hf text tower knows {held} tokens, its tokenizer gives {config.vocab_size}"
             )
-        super().__init__(replace(config, folder=None, config=plain, vocab_size=held))
+        plainly = replace(config, folder=None, model_type=None, config=plain, vocab_size=held)
+        super().__init__(plainly)
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
         if getattr(self.model, "pooler", None) is not None:
             # `finish` pools; parameters without gradient would stall the exchange between ranks
             self.model.pooler = None
         self.width = int(model.config.hidden_size)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        sizes = ("model_type", "width", "depth", "heads", "dropout")  # which the config has
+        return {name: value for name, value in super().spec.items() if name not in sizes}
 
     @property
     def table(self) -> nn.Module:

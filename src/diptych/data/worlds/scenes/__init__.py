@@ -16,7 +16,7 @@ from diptych.data.worlds.scenes.concepts import catalogue
 from diptych.data.worlds.scenes.config import EDITS, Config
 from diptych.data.worlds.scenes.documents import document, image_of, reported
 from diptych.data.worlds.scenes.draw import rendered
-from diptych.data.worlds.scenes.edits import edited, instruction, sibling
+from diptych.data.worlds.scenes.edits import edited, instruction, sibling, variations
 from diptych.data.worlds.scenes.example import example, schema
 from diptych.data.worlds.scenes.facts import Scene
 from diptych.data.worlds.scenes.sample import draw
@@ -98,6 +98,14 @@ class World(_base.World[Scene]):
         if kind not in EDITS:
             raise unknown("edit of scenes", kind, EDITS)
         return edited(facts, kind, self.config, self.catalogue, turn)
+
+    def items(self, facts: Scene) -> list[str]:
+        """The concepts that captions describe, which `vary` can replace."""
+        return [thing.concept for thing in facts.known if thing.described]
+
+    def vary(self, facts: Scene, item: str, count: int) -> list[Scene]:
+        """At most `count` scenes with another concept in the place of `item`, all else kept."""
+        return variations(facts, item, count, self.config, self.catalogue)
 
     def example(self, facts: Scene, key: str) -> Sample:
         """The sample of a scene, with the edits in the config."""

@@ -37,7 +37,8 @@ def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
     """The sibling with index `member`.
 
     Member 0 is the scene; the others are distinct edits of it, by the config's kinds in turn, or by
-    other kinds if the scene permits no more of these.
+    other kinds if the scene permits no more of these. Scenes that a text cannot tell apart, by the
+    design or the exact position of an object alone, are not distinct.
     """
     found = [scene]
     attempt = 0
@@ -52,9 +53,23 @@ def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
             attempt = 0
         new = edited(scene, kinds[attempt % len(kinds)], config, cat, attempt // len(kinds))
         attempt += 1
-        if new is not None and all(new.things != other.things for other in found):
+        if new is not None and all(_told(new) != _told(other) for other in found):
             found.append(replace(new, member=len(found)))
     return found[member]
+
+
+def _told(scene: Scene) -> list[tuple[object, ...]]:
+    """What texts can say of a scene's things."""
+    return [
+        (
+            thing.concept,
+            thing.colour,
+            thing.texture,
+            thing.size,
+            sorted(item.place for item in thing.items),
+        )
+        for thing in scene.things
+    ]
 
 
 _Done = tuple[Scene, Change] | None
@@ -132,11 +147,39 @@ def _replace(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
         ]
         if options:
             new = lot.pick(options)
-            designs = cat.designs(new, config.drawn)
-            items = tuple(replace(item, design=lot.pick(designs)) for item in thing.items)
-            change = Change(kind="replace", about=(thing.concept,), value=new)
-            return scene.with_thing(at, concept=new, items=items), change
+            return _with_concept(scene, at, new, lot, config, cat)
     return None
+
+
+def _with_concept(
+    scene: Scene, at: int, new: str, lot: Lot, config: Config, cat: Catalogue
+) -> tuple[Scene, Change]:
+    """The scene with another concept in thing `at`, in designs drawn anew."""
+    thing = scene.things[at]
+    designs = cat.designs(new, config.drawn)
+    items = tuple(replace(item, design=lot.pick(designs)) for item in thing.items)
+    change = Change(kind="replace", about=(thing.concept,), value=new)
+    return scene.with_thing(at, concept=new, items=items), change
+
+
+def variations(
+    scene: Scene, concept: str, count: int, config: Config, cat: Catalogue
+) -> list[Scene]:
+    """At most `count` scenes with other concepts in the place of one, all else kept."""
+    at = next(at for at in _mentioned(scene) if scene.things[at].concept == concept)
+    used = {thing.concept for thing in scene.things}
+    options = [
+        name
+        for name in cat.classes
+        if name not in used and _allowed(scene.things[at], cat, concept=name)
+    ]
+    lot = Lot(scene.seed, "variations", concept)
+    before = replace(scene, before=None, change=None, noise="", reported=None)
+    found = []
+    for new in lot.order(options)[:count]:
+        after, change = _with_concept(scene, at, new, lot, config, cat)
+        found.append(replace(after, before=before, change=change, noise="", reported=None))
+    return found
 
 
 def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:

@@ -1,0 +1,97 @@
+"""`diptych data vary`: variations of images, with their captions."""
+
+from pathlib import Path
+from typing import Any
+
+from diptych.cli._model import MODELS, load_model
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress, show_table
+from diptych.cli._world import open_world
+from diptych.errors import InputError
+
+OPTIONS = ("model", "count", "seed", "by", "portrayals", "variations", "steps", "side")
+
+
+def add(parser: Parser) -> None:
+    """Add the options of its own."""
+    parser.option(
+        "How",
+        "--portrayals",
+        metavar="FILE",
+        help="vary: what an inpainting pipeline paints in the place of which item (JSON)",
+    )
+    parser.option(
+        "How",
+        "--variations",
+        type=int,
+        least=2,
+        metavar="N",
+        help="vary: variations of each item (default: 4)",
+    )
+    parser.option(
+        "How",
+        "--steps",
+        type=int,
+        least=1,
+        metavar="N",
+        help="vary: of the diffusion (default: 100)",
+    )
+    parser.option(
+        "How",
+        "--side",
+        type=int,
+        least=8,
+        metavar="N",
+        help="vary: pixels of the diffusion's crop (default: 512)",
+    )
+
+
+def run(args: Namespace, out: Path) -> None:
+    """Write the variations of a source, and show what was left out."""
+    from diptych.data.sources import open_source
+    from diptych.data.worlds import cards
+    from diptych.methods.robust.generative_negatives.generators import (
+        Inpainting,
+        WorldVariations,
+        read_portrayals,
+    )
+    from diptych.methods.robust.generative_negatives.vary import FILE, vary
+    from diptych.spec import parse
+
+    if out.suffix:
+        raise InputError(f"{out}: variations are a folder of images and a table; give a folder")
+    if "model" not in args:
+        raise InputError(
+            f"diptych data vary has no model to score captions by; name {MODELS} with --model"
+        )
+    if ("by" in args) != ("portrayals" in args):
+        raise InputError("--by and --portrayals go together: a pipeline, and what it paints")
+    world = parse(args.world).name in cards()
+    source = open_world(args) if world else open_source(args.world)
+    if not world and "count" in args:
+        raise InputError(f"--count goes with a world; {args.world} is varied as a whole")
+    options = {name: args[name] for name in ("seed", "steps", "side") if name in args}
+    generator: Any
+    if "by" in args:
+        portrayals = read_portrayals(Path(args.portrayals))
+        generator = Inpainting(args.by, portrayals, source.schema(), **options)
+    else:
+        for name in ("steps", "side"):
+            if name in options:
+                raise InputError(f"--{name} is of a diffusion model; name one with --by")
+        generator = WorldVariations(source)
+    model = load_model(args.model)
+    with progress("varying") as report:
+        found = vary(
+            source, generator, model, out, count=args.get("variations", 4), progress=report
+        )
+    rows = [
+        ("variations", f"{found.variations:,}"),
+        ("groups", f"{found.groups:,}"),
+        *((f"left out: {reason}", f"{count:,}") for reason, count in sorted(found.dropped.items())),
+    ]
+    show_table(f"{args.world}: {len(source):,} samples", ("what", "number"), rows)
+    print(
+        f"{out / FILE} lists them; train with: diptych train generative_negatives "
+        f"--data train={out / FILE} --data pairs=SOURCE --out RUN"
+    )

@@ -1,0 +1,120 @@
+"""Measure how robust models are: what they get wrong once images and texts are changed by a run.
+
+The run holds one change of all images and one word (`diptych train c_pgc`). It was made for one
+model, and --victim names others, to see whether it transfers. Use it on models of your own. With
+--out the changed images and texts are written as shards, to train or measure on.
+"""
+
+from typing import Any, Literal
+
+from diptych.cli._model import load_model
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress, show, show_json, show_table
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "RUN --data SOURCE [--victim MODEL,…] [options]"
+EXAMPLES = (
+    "diptych attack runs/change --data photos/",
+    "diptych attack runs/change --data photos/ --victim runs/mine,runs/hardened --json",
+    "diptych attack runs/change --data vqa.json --victim runs/answers --task answers",
+    "diptych attack runs/change --data photos/ --out changed/",
+)
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help="a RUN that holds a change")
+    parser.option("What", "--data", metavar="SOURCE", help="what is changed")
+    parser.option(
+        "What",
+        "--victim",
+        metavar="MODEL,…",
+        help="whose errors are counted (default: the model that the change was made for)",
+    )
+    parser.option(
+        "What",
+        "--task",
+        type=Literal["retrieval", "captions", "answers"],
+        metavar="NAME",
+        help="what victims do: retrieval (default), captions or answers",
+    )
+    parser.option("What", "--role", help="role of the texts (default: caption)")
+    parser.option(
+        "What", "--out", metavar="DIR", help="write the changed data as shards, and measure nothing"
+    )
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+    )
+    parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
+    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+
+
+def run(args: Namespace) -> None:
+    if not args.model:
+        raise InputError(
+            "diptych attack has no model; name a RUN that holds a change (`diptych train c_pgc`)"
+        )
+    if "data" not in args:
+        raise InputError("diptych attack has no data; name a source with --data")
+    if "out" in args and (loose := [name for name in ("victim", "task") if name in args]):
+        raise InputError(
+            f"--{loose[0]} is of measuring, and --out writes the changed data; leave one out"
+        )
+    from diptych.data.sources import open_source
+    from diptych.methods.abilities import require
+
+    source = open_source(args.data)
+    model = load_model(args.model)
+    require(model, "apply", "diptych attack", args.model)
+    if "out" in args:
+        _write(args, model, source)
+        return
+    from diptych.evaluation import check, evaluate
+
+    settings: dict[str, Any] = {
+        name: args[name] for name in ("task", "role", "batch_size", "exact") if name in args
+    }
+    names = [name for name in args.get("victim", "").split(",") if name] or [args.model]
+    victims = {name: model if name == args.model else load_model(name) for name in names}
+    for victim in victims.values():
+        check(model, source, ["attack"], victim=victim, **settings)
+    results = {}
+    for name, victim in victims.items():
+        with progress(f"attacking {name}") as report:
+            found = evaluate(model, source, ["attack"], progress=report, victim=victim, **settings)
+        results[name] = found["attack"]
+    if args.get("json"):
+        show_json(results)
+        return
+    _show(args, results)
+
+
+def _show(args: Namespace, results: dict[str, dict[str, Any]]) -> None:
+    first = next(iter(results.values()))
+    rows: list[tuple[Any, ...]] = []
+    if "by_changed" in first:
+        columns = ("victim", "changed", *first["by_changed"]["both"])
+        for name, result in results.items():
+            rows += [
+                (name, what, *values.values()) for what, values in result["by_changed"].items()
+            ]
+    else:
+        kept = [key for key, value in first.items() if isinstance(value, float)]
+        columns = ("victim", *kept)
+        rows = [(name, *(result[key] for key in kept)) for name, result in results.items()]
+    count = f"{first['n']:,} {'questions' if first['field'] == 'answer' else 'images'}"
+    title = f"what {args.model} makes wrong of what was right, on {first['data']}: {count}"
+    note = "; ".join(f"{name}: protocol {result['protocol']}" for name, result in results.items())
+    show_table(title, columns, rows, note)
+
+
+def _write(args: Namespace, model: Any, source: Any) -> None:
+    from diptych.data.shards import write_shards
+    from diptych.evaluation.suites.retrieval import role_of
+    from diptych.inference.apply import Applied
+
+    role = role_of("diptych attack", source, args.get("role"))
+    changed = Applied(source, model, model.preprocess, role, args.get("exact", False))
+    with progress("writing") as report:
+        paths = write_shards(changed, args.out, progress=report)
+    show(f"{len(changed):,} changed samples in {len(paths)} shards of {args.out}")
