@@ -28,10 +28,11 @@ def number(loss):
     return float(loss.detach())
 
 
-def batch_of(made, axis, source=None, progress=None):
+def batch_of(made, axis, source=None):
+    """A batch in the middle of training."""
     stage = next(stage for stage in made.stages() if stage.name == axis)
-    loader = Loader(source or Toy(6, FIELDS), made.views(stage), InOrder(), 6)
-    return next(loader.epoch(0)), At(0, 10, 0, 0, axis)
+    loader = Loader(source or Toy(6, FIELDS), made.views(stage), InOrder(), 6, steps=10)
+    return next(loader.epoch(0, step=5)), At(5, 10, 0, 0, axis)
 
 
 class Changed(Wrapped):
@@ -87,6 +88,12 @@ def test_the_image_stage_is_sigmoid_with_the_bias_and_the_text_stage_softmax_wit
     other = method(image_loss="softmax", text_loss="sigmoid", text_bias=True)
     assert other.config.text_bias
     assert not torch.isnan(other.loss(found, batch, at).total)
+
+
+def test_a_sample_and_its_edits_are_read_alike():
+    """A crop of the sample alone would tell it from its edits without the caption."""
+    batch, _ = batch_of(method(), "image", Changed(Toy(6, FIELDS), same_first))
+    assert torch.equal(batch.image.pixels[:, 0], batch.images["edits"].pixels[:, 0])
 
 
 @pytest.mark.parametrize("axis", ["text", "image"])

@@ -152,7 +152,8 @@ class MMGeoLM(Method):
             else {"preprocess": self.model.image.preprocess, "most": config.images}
         )
         return (
-            ImageView(preprocess=self.model.image.preprocess),
+            # as the edits are read: a crop would tell the sample from its edits
+            ImageView(preprocess=self.model.image.preprocess, augment=None),
             TextView(tokenizer=self.make.tokenizer, role=config.role),
             EditsView(kinds=config.kinds, role=config.role, **edits),
         )
