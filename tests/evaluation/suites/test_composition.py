@@ -21,6 +21,7 @@ from diptych.evaluation.suites.composition import (
     closest,
     composition,
     n_way,
+    own_choices,
     pair_scores,
     report,
 )
@@ -303,3 +304,20 @@ def test_what_does_not_fit_is_told_before_anything_is_computed(settings, message
         evaluate(
             NoMatch(vectors(0)), Rows([row("a", 1, "t 1", label=0)]), ["composition"], **settings
         )
+
+
+def test_own_choices_are_among_what_is_there():
+    """A sample with two wrong texts that have no image, and two images that have no text."""
+    nan = np.nan
+    table = np.full((5, 5), nan)
+    table[0, :3] = 0.5, 0.4, 0.3
+    table[[0, 3, 4], 0] = 0.5, 0.5, 0.2  # a tie loses
+    found = own_choices([table, np.eye(2)])
+    assert found == {
+        "text_own": 1.0,
+        "image_own": 0.0,
+        "chance_text_own": pytest.approx(1 / 3),
+        "chance_image_own": pytest.approx(1 / 3),
+    }
+    assert own_choices([np.eye(2)]) == {}
+    assert report([table], [("", "a", "a", "b", "b")])["by_kind"]["a"]["text_own"] == 1.0

@@ -13,6 +13,9 @@ of image i with text j, and 0 is the sample itself.
     image_1     s_ii is the largest of its column                                           chance 1/n
     group_1     both                                                                        chance 1/(2n - 1)
     …_all       the same of all members of a unit at once
+    text_own    s_00 is the largest of row 0: the sample's image among all texts, with or without
+                images of their own                                                       chance 1/n
+    image_own   s_00 is the largest of column 0                                           chance 1/n
 
 Pairs are the sample with each of its edits; `by_kind` separates them by the kind of edit. Ties
 count as wrong. Edits of the text alone yield i2t_2way, edits of the image alone t2i_2way.
@@ -205,12 +208,13 @@ def report(scores: Sequence[np.ndarray], kinds: Sequence[Sequence[str]]) -> dict
     for kind, tables in by_kind.items():
         rows[kind] = {"n": len(tables), **_without_chance(pair_scores(np.stack(tables)))}
         if any(len(table) > 2 for table in sets[kind]):
-            rows[kind] |= _without_chance(n_way(sets[kind]))
+            rows[kind] |= _without_chance(n_way(sets[kind]) | own_choices(sets[kind]))
     return {
         "n": len(scores),
         "pairs": len(pairs),
         **pair_scores(np.stack(pairs)),
         **n_way(scores),
+        **own_choices(scores),
         "by_kind": rows,
     }
 
@@ -274,6 +278,24 @@ def n_way(scores: Sequence[np.ndarray]) -> dict[str, float]:
         for name, hits in found.items()
     }
     return {"ways": float(np.mean(sizes)), **results}
+
+
+def own_choices(scores: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return how often the sample's own image finds its text, and its own text its image, over units
+    (n, n) with more than one other text or image; entries that are missing are no candidates.
+
+    >>> own_choices([np.array([[0.9, 0.2, 0.95], [np.nan] * 3, [np.nan] * 3])])
+    {'text_own': 0.0, 'chance_text_own': 0.3333333333333333}
+    """
+    found: dict[str, list[float]] = {}
+    for table in scores:
+        for name, line in (("text_own", table[0]), ("image_own", table[:, 0])):
+            there = line[np.isfinite(line)]
+            if len(there) > 2 and np.isfinite(line[0]):
+                hit = there[0] > there[1:].max() + TIE * np.abs(there).max()
+                found.setdefault(name, []).append(float(hit))
+                found.setdefault(f"chance_{name}", []).append(1 / len(there))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def chance_group(n: int) -> float:
