@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from diptych import files
 from diptych.errors import InputError
-from diptych.files import followed, is_full, locked, read_json, write_atomic
+from diptych.files import followed, is_full, locked, read_json, whole_lines, write_atomic
 
 
 def limited(path, answers):
@@ -50,6 +50,15 @@ def test_other_errors_of_the_system_are_not_a_full_disk():
 def _wait(runs, go):
     runs.set()
     go.wait(60)
+
+
+def test_a_torn_last_line_is_removed(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert whole_lines(path) == []
+    for torn, kept in (("", []), ("a\nb\n", ["a\n", "b\n"]), ("a\nb", ["a\n"]), ("a", [])):
+        path.write_text(torn)
+        assert whole_lines(path) == kept
+        assert path.read_text() == "".join(kept)
 
 
 def test_a_lock_is_for_one_and_no_forked_process_keeps_it(tmp_path):

@@ -108,6 +108,18 @@ def parsed(path: Path, remedy: str, parse: Callable[[str], Any], most: int) -> A
         raise InputError(f"{path} is damaged ({brief(error) or 'too large'}); {remedy}") from None
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file to which a run appends; none of one that does not exist. A last line that
+    was torn, as the run was stopped, is removed from the file."""
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+        write_atomic(path, lambda at: at.write_text("".join(lines), "utf-8"))
+    return lines
+
+
 def followed(path: str | Path) -> Path:
     """A path with `~` expanded and a link resolved, dangling or not, so that renames affect its
     target."""

@@ -110,7 +110,7 @@ def _prompt(name: str) -> str:
 
 def _writer(args: Namespace, source: Any) -> Any:
     """Return the writer that --by names."""
-    from diptych.inference.describe import Generating, Prepared, Program, Templates, World
+    from diptych.inference.describe import Generating, Prepared, Templates, World
 
     by = args.by
     seed = args.get("seed", 0)
@@ -134,10 +134,17 @@ def _writer(args: Namespace, source: Any) -> Any:
         raise InputError(
             f"{by} is asked nothing; write a prompt with {{}} into a file and give --prompt FILE"
         )
-    if by.startswith("cmd:"):
-        return Program(by.removeprefix("cmd:"))
-    writer = Generating(load_model(by), by, seed)
-    if writer.reads_images != images:
+    writer = asked(by, seed)
+    if isinstance(writer, Generating) and writer.reads_images != images:
         what = "images; add --images" if writer.reads_images else "no images; leave out --images"
         raise InputError(f"{by} reads {what}")
     return writer
+
+
+def asked(by: str, seed: int) -> Any:
+    """Return the writer that answers prompts: `cmd:PROGRAM`, or a model that generates."""
+    from diptych.inference.describe import Generating, Program
+
+    if by.startswith("cmd:"):
+        return Program(by.removeprefix("cmd:"))
+    return Generating(load_model(by), by, seed)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from diptych.cli._describe import asked
 from diptych.cli._model import MODELS, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
@@ -17,8 +18,9 @@ def add(parser: Parser) -> None:
     parser.option(
         "How",
         "--portrayals",
-        metavar="FILE",
-        help="vary: what an inpainting pipeline paints in the place of which item (JSON)",
+        metavar="FILE|WRITER",
+        help="vary: what an inpainting pipeline paints in the place of which item (.json), or what is asked for it: "
+        "hf-lm:FOLDER, cmd:PROGRAM, a RUN that generates",
     )
     parser.option(
         "How",
@@ -53,7 +55,6 @@ def run(args: Namespace, out: Path) -> None:
     from diptych.methods.robust.generative_negatives.generators import (
         Inpainting,
         WorldVariations,
-        read_portrayals,
     )
     from diptych.methods.robust.generative_negatives.vary import FILE, vary
     from diptych.spec import parse
@@ -73,7 +74,7 @@ def run(args: Namespace, out: Path) -> None:
     options = {name: args[name] for name in ("seed", "steps", "side") if name in args}
     generator: Any
     if "by" in args:
-        portrayals = read_portrayals(Path(args.portrayals))
+        portrayals = _portrayals(args, source, out)
         generator = Inpainting(args.by, portrayals, source.schema(), **options)
     else:
         for name in ("steps", "side"):
@@ -95,3 +96,24 @@ def run(args: Namespace, out: Path) -> None:
         f"{out / FILE} lists them; train with: diptych train generative_negatives "
         f"--data train={out / FILE} --data pairs=SOURCE --out RUN"
     )
+
+
+def _portrayals(args: Namespace, source: Any, out: Path) -> Any:
+    """Return what to paint, of a file or asked of a writer, whose answers are kept beside the
+    images."""
+    from diptych.methods.robust.generative_negatives.generators import (
+        asked_portrayals,
+        read_portrayals,
+    )
+
+    if args.portrayals.endswith(".json"):
+        return read_portrayals(Path(args.portrayals))
+    writer = asked(args.portrayals, args.get("seed", 0))
+    with progress("asking") as report:
+        return asked_portrayals(
+            source,
+            writer,
+            out / "portrayals.jsonl",
+            count=args.get("variations", 4),
+            progress=report,
+        )

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.errors import InputError
-from diptych.files import locked, write_atomic
+from diptych.files import locked, whole_lines
 
 BATCH = 32
 """Questions that a writer gets at once."""
@@ -183,14 +183,8 @@ class _Cache:
         self._file.close()
 
     def _lines(self) -> Iterator[Mapping[str, Any]]:
-        """The lines of the file. A last one that is torn is removed."""
-        if not self.path.exists():
-            return
-        found = self.path.read_text("utf-8").splitlines(keepends=True)
-        if found and not found[-1].endswith("\n"):
-            found.pop()
-            write_atomic(self.path, lambda at: at.write_text("".join(found), "utf-8"))
-        for number, line in enumerate(found, 1):
+        """The lines of the file."""
+        for number, line in enumerate(whole_lines(self.path), 1):
             try:
                 yield json.loads(line)
             except ValueError as error:

@@ -93,7 +93,13 @@ def result(name: str, results: Path, claims: Path = CLAIMS) -> list[str]:
         if record is not None
         for line in _block(title, record, path)
     ]
-    return shown or [f"No verdict is stored yet; `diptych reproduce {name}` makes one."]
+    if shown:
+        return shown
+    if not path.exists():
+        return [
+            "Not judged yet: its claim is not written, so nothing is said of how well it works."
+        ]
+    return [f"No verdict is stored yet; `diptych reproduce {name}` makes one."]
 
 
 def _block(title: str, record: Record, path: Path) -> list[str]:

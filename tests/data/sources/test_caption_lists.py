@@ -43,13 +43,14 @@ def test_files_for_training_and_testing_give_an_image_with_its_captions(tmp_path
 
 
 def test_images_may_lie_elsewhere(tmp_path):
-    (tmp_path / "lists").mkdir()
-    write(tmp_path, "x.json", TESTED)
-    (tmp_path / "lists" / "coco_test.json").write_text(json.dumps(TESTED))
-    path = tmp_path / "lists" / "coco_test.json"
-    with pytest.raises(InputError, match="its first image, .*, is not in .*:images=FOLDER"):
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere", "x.json", TESTED)
+    path = tmp_path / "coco_test.json"
+    path.write_text(json.dumps(TESTED))
+    with pytest.raises(InputError, match="its first image, .*, is not near it; .*:images=FOLDER"):
         open_source(str(path))
-    assert open_source(f"{path}:images={tmp_path}")[0].images["main"].decode()
+    named = open_source(f"{path}:images={tmp_path / 'elsewhere'}")
+    assert named[0].images["main"].decode()
 
 
 def test_rows_that_cannot_be_read_are_counted(tmp_path):

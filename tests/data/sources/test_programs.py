@@ -1,7 +1,9 @@
 """Files of diagram programs, one's own and Geometry3K's logic forms."""
 
+import io
 import json
 import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -49,6 +51,16 @@ def test_a_program_of_ones_own_is_drawn_described_and_edited(tmp_path):
     images = [np.asarray(each.images["main"].decode()) for each in (sample, *sample.edits)]
     assert images[0].shape == (48, 48, 3)
     assert all(not np.array_equal(images[0], other) for other in images[1:])
+
+
+@pytest.mark.parametrize("data", [b"{", b"[" * 100_000, b" " * ((1 << 20) + 1)])
+def test_a_damaged_member_of_a_tar_is_named(tmp_path, data):
+    with tarfile.open(tmp_path / "forms.tar", "w") as tar:
+        member = tarfile.TarInfo("one.json")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(InputError, match=r"forms.tar, one.json: no diagram program"):
+        open_source(f"programs:{tmp_path}/forms.tar")
 
 
 def test_marks_of_two_segments_are_exchanged(tmp_path):

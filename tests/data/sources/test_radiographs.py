@@ -48,6 +48,14 @@ def nih(tmp_path):
     return tmp_path / "Data_Entry_2017.csv"
 
 
+def test_paths_that_leave_the_folder_are_counted_and_not_read(chexpert):
+    line = "../../secret.jpg,Male,41,Frontal,AP,,,,\n/etc/secret.jpg,Male,41,Frontal,AP,,,,\n"
+    chexpert.write_text(CHEXPERT + line)
+    source = open_source(str(chexpert))
+    assert len(source) == 3
+    assert list(source.damage.values()) == ["label", "columns", "columns"]
+
+
 def test_chexpert_tells_present_absent_uncertain_and_unmentioned(chexpert):
     source = open_source(str(chexpert))
     assert isinstance(source, Source)

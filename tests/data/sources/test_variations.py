@@ -52,12 +52,14 @@ def test_variations_have_their_item_and_their_scores(tmp_path):
 
 
 def test_images_may_lie_elsewhere(tmp_path):
-    (tmp_path / "images").mkdir()
+    (tmp_path / "elsewhere").mkdir()
     path = write(tmp_path, [row("0.png")], images=())
-    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "0.png")
-    with pytest.raises(InputError, match="its first image, 0.png, is not in .*:images=FOLDER"):
+    Image.new("RGB", (4, 4)).save(tmp_path / "elsewhere" / "0.png")
+    with pytest.raises(
+        InputError, match="its first image, 0.png, is not near it; .*:images=FOLDER"
+    ):
         open_source(path)
-    assert open_source(f"{path}:images={tmp_path / 'images'}")[0].images["main"].decode()
+    assert open_source(f"{path}:images={tmp_path / 'elsewhere'}")[0].images["main"].decode()
 
 
 @pytest.mark.parametrize(

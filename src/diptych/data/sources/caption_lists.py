@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.compact import Strings, is_folder
+from diptych.data.compact import Strings
 from diptych.data.images import FileImage
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.sources._files import beginning, inside, root_of
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "caption_lists"
 _FIRST = re.compile(rb'\s*\[\s*\{(?=[^{}]*"image"\s*:\s*")[^{}]*"caption"\s*:\s*["\[]')
-_PEEK = 65_536  # bytes in which the first object is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,7 @@ class ListOptions:
 
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: a JSON list whose first object has `image` and `caption`."""
-    if not spec.name.lower().endswith(".json") or is_folder(spec) or not os.path.isfile(spec.name):  # noqa: PTH113
-        return False
-    with Path(spec.name).open("rb") as file:
-        return _FIRST.match(file.read(_PEEK)) is not None
+    return _FIRST.match(beginning(spec, ".json")) is not None
 
 
 def open(spec: Spec) -> "CaptionLists":
@@ -64,12 +61,7 @@ def open(spec: Spec) -> "CaptionLists":
         raise InputError(
             f"{path}: no row has an image and a caption, or a list of them; compare it with the published files"
         )
-    root = Path(options.images) if options.images is not None else path.parent
-    first = next(iter(captions))
-    if not (root / first).is_file():
-        raise InputError(
-            f"{path}: its first image, {first}, is not in {root}; name the folder with :images=FOLDER"
-        )
+    root, _ = root_of(path, [next(iter(captions))], options.images, ("images",))
     return CaptionLists(spec.name, root, captions, damage)
 
 
@@ -80,9 +72,7 @@ def _fits(row: Any) -> bool:
     caption = row.get("caption")
     texts = [caption] if isinstance(caption, str) else caption
     return (
-        image.strip() != ""
-        and not os.path.isabs(image)  # noqa: PTH117
-        and ".." not in Path(image).parts
+        inside(image)
         and isinstance(texts, list)
         and bool(texts)
         and all(isinstance(text, str) for text in texts)

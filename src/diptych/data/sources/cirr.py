@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from diptych.data.compact import is_folder
+from diptych.data.sources._files import root_of
 from diptych.data.sources.records import json_of
 from diptych.data.sources.triples import (
     Triple,
@@ -13,7 +14,6 @@ from diptych.data.sources.triples import (
     below,
     beside,
     entries,
-    root_of,
 )
 from diptych.errors import InputError
 from diptych.spec import Spec, configure

@@ -23,9 +23,9 @@ from PIL import Image
 from diptych.data.compact import Strings, is_folder
 from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Text
+from diptych.data.sources._files import beginning, inside, root_of
 from diptych.data.sources.records import json_of
 from diptych.data.sources.rows import JsonRows
-from diptych.data.sources.triples import root_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
@@ -43,7 +43,6 @@ SUGARCREPE = (
 )
 _FOLDERS = ("images", "val2017", "coco/val2017", "Images")
 _MARK = b'"caption_0"'
-_PEEK = 65_536  # bytes in which the first line of Winoground is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +67,9 @@ class Row:
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: by its name, Winoground's also by its first line."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
-    if is_folder(spec):
-        return False
-    if name != WINOGROUND or not os.path.isfile(spec.name):  # noqa: PTH113
-        return name in (*ARO, *SUGARCREPE)
-    with Path(spec.name).open("rb") as file:
-        return _MARK in file.read(_PEEK)
+    if name == WINOGROUND:
+        return _MARK in beginning(spec, WINOGROUND)
+    return name in (*ARO, *SUGARCREPE) and not is_folder(spec)
 
 
 def open(spec: Spec) -> "Compositional":
@@ -117,7 +113,7 @@ def _given(path: Path, name: str) -> Sequence[tuple[str, Any]]:
 def _winoground(row: Any, where: str, stem: str) -> Row | None:
     texts = _of(row, str, "caption_0", "caption_1")
     images = _of(row, str, "image_0", "image_1")
-    if texts is None or images is None or not all(map(_inside, images)):
+    if texts is None or images is None or not all(map(inside, images)):
         return None
     named = tuple(image if Path(image).suffix else f"{image}.png" for image in images)
     kind = row.get("collapsed_tag") or row.get("tag") or "swap"
@@ -128,7 +124,7 @@ def _aro(row: Any, where: str, stem: str) -> Row | None:
     texts = _of(row, str, "true_caption", "false_caption")
     image = _of(row, str, "image_path")
     region = _of(row, int, "bbox_x", "bbox_y", "bbox_w", "bbox_h")
-    if texts is None or image is None or region is None or not _inside(image[0]):
+    if texts is None or image is None or region is None or not inside(image[0]):
         return None
     x, y, width, height = region
     if min(width, height) < 1:
@@ -141,7 +137,7 @@ def _aro(row: Any, where: str, stem: str) -> Row | None:
 def _sugarcrepe(row: Any, where: str, stem: str) -> Row | None:
     texts = _of(row, str, "caption", "negative_caption")
     image = _of(row, str, "filename")
-    if texts is None or image is None or not _inside(image[0]):
+    if texts is None or image is None or not inside(image[0]):
         return None
     return Row(key=f"{stem}-{where}", images=image, texts=texts, kind=stem)
 
@@ -153,11 +149,6 @@ def _of(row: Any, kind: type, *names: str) -> Any:
     found = tuple(row.get(name) for name in names)
     good = all(type(value) is kind and value != "" for value in found)
     return found if good else None
-
-
-def _inside(name: str) -> bool:
-    """Whether the path of an image stays in its folder."""
-    return not os.path.isabs(name) and ".." not in Path(name).parts  # noqa: PTH117
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from diptych.data.compact import Strings, is_folder
+from diptych.data.compact import Strings
 from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
+from diptych.data.sources._files import beginning, inside, root_of
 from diptych.data.sources.records import json_of
 from diptych.data.sources.rows import JsonRows
-from diptych.data.sources.triples import root_of
 from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.spec import Spec, configure
@@ -35,7 +35,6 @@ KIND = "negative"
 QUESTION = "<image>\nDescribe the figure."
 """The question of each caption that `write` writes."""
 _MARK = b'"positive_image_path"'
-_PEEK = 65_536  # bytes in which the first object is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +49,7 @@ class AlignOptions:
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: a JSON file whose first object has a
     `positive_image_path`."""
-    listed = spec.name.lower().endswith((".json", ".jsonl")) and not is_folder(spec)
-    if not listed or not os.path.isfile(spec.name):  # noqa: PTH113
-        return False
-    with Path(spec.name).open("rb") as file:
-        return _MARK in file.read(_PEEK)
+    return _MARK in beginning(spec, ".json", ".jsonl")
 
 
 def open(spec: Spec) -> "Align":
@@ -101,14 +96,9 @@ def _fits(row: Any) -> bool:
         isinstance(image, str)
         and all(isinstance(each, list) for each in lists)
         and all(isinstance(value, str) for each in lists for value in each)
-        and all(map(_inside, [image, *filter(None, images)]))
+        and all(map(inside, [image, *filter(None, images)]))
         and bool(images or captions)
     )
-
-
-def _inside(name: str) -> bool:
-    """Whether the path of an image stays in its folder."""
-    return bool(name) and not os.path.isabs(name) and ".." not in Path(name).parts  # noqa: PTH117
 
 
 class Align:

@@ -35,6 +35,7 @@ from diptych.spec import Spec, configure, several
 FORMAT = "programs"
 PREFIX = "programs:"
 KINDS = ("letters", "number", "relation")
+_MOST = 1 << 20  # bytes of a program
 _MARGIN = 0.16  # of the image around the points, for letters
 _LINE = r"Line\((\w+), ?(\w+)\)"
 _FORMS = {
@@ -108,7 +109,17 @@ def _rows(path: str) -> Iterator[tuple[str, Any]]:
         for member in tar:
             file = tar.extractfile(member) if member.name.endswith(".json") else None
             if file is not None:
-                yield member.name, json.loads(file.read())
+                yield member.name, _member(file.read(_MOST + 1))
+
+
+def _member(data: bytes) -> Any:
+    """The content of a JSON file in a tar; a BadSample for one that is damaged or far too large."""
+    if len(data) > _MOST:
+        return BadSample("bomb", f"more than {_MOST:,} bytes")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return BadSample("json", str(error))
 
 
 def program_of(row: Mapping[str, Any]) -> Program:

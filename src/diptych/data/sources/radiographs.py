@@ -16,6 +16,7 @@ import numpy as np
 from diptych.data.compact import Strings, is_folder
 from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, Field, Sample, Schema
+from diptych.data.sources._files import inside
 from diptych.data.sources._findings import ABSENT, PRESENT, UNCERTAIN, Findings
 from diptych.data.sources.rows import CsvRows
 from diptych.errors import InputError
@@ -71,7 +72,7 @@ def _chexpert(name: str, options: RadiographOptions) -> "Radiographs":
     values = []
     damage = {}
     for number, row in enumerate(rows.scan(), 1):
-        if isinstance(row, BadSample) or "Path" not in row:
+        if isinstance(row, BadSample) or not inside(row.get("Path", "")):
             damage[f"{name}:{number}"] = row.reason if isinstance(row, BadSample) else "columns"
             continue
         marks = [_MARKS.get(row.get(each, "")) for each in names]
@@ -90,8 +91,10 @@ def _nih(name: str, options: RadiographOptions) -> "Radiographs":
     found: dict[str, list[str]] = {}
     damage = {}
     for number, row in enumerate(CsvRows(name).scan(), 1):
-        if isinstance(row, BadSample) or not {"Image Index", "Finding Labels"} <= row.keys():
-            damage[f"{name}:{number}"] = row.reason if isinstance(row, BadSample) else "columns"
+        if isinstance(row, BadSample):
+            damage[f"{name}:{number}"] = row.reason
+        elif "Finding Labels" not in row or not inside(row.get("Image Index", "")):
+            damage[f"{name}:{number}"] = "columns"
         elif kept is None or row["Image Index"] in kept:
             found[row["Image Index"]] = row["Finding Labels"].split("|")
     names = sorted({finding for own in found.values() for finding in own})

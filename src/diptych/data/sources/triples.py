@@ -4,7 +4,6 @@ of images."""
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -144,28 +143,6 @@ def beside(path: Path, name: str, given: str | None, folders: Sequence[str]) -> 
             f"{path}: its list of images, {tried[0] if given else name}, is not there; name it with :image_list=FILE"
         )
     return found
-
-
-def root_of(
-    path: Path, firsts: Sequence[str], given: str | None, folders: Sequence[str]
-) -> tuple[Path, str]:
-    """The folder that contains one of the images `firsts`, and that image.
-
-    It is the folder `given`, or one of `folders` up to three levels above the file.
-    """
-    above = list(path.absolute().parents)[:3]
-    places = (
-        [Path(given)]
-        if given is not None
-        else [base / folder for base in above for folder in ("", *folders)]
-    )
-    for place, first in product(places, firsts):
-        if os.path.isfile(place / first):  # noqa: PTH113  (False for any text)
-            return place, first
-    where = f"in {given}" if given is not None else "near it"
-    raise InputError(
-        f"{path}: its first image, {firsts[0]}, is not {where}; name the folder with :images=FOLDER"
-    )
 
 
 def below(path: Path, name: str) -> str:

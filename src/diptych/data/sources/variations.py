@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.compact import Strings, is_folder
+from diptych.data.compact import Strings
 from diptych.data.images import FileImage
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.sources._files import beginning, inside, root_of
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "variations"
 _MARK = b'"iva_score"'
-_PEEK = 65_536  # bytes in which the first object is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,7 @@ class VariationOptions:
 
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: a JSON file whose first object has an `iva_score`."""
-    if not spec.name.lower().endswith(".json") or is_folder(spec) or not os.path.isfile(spec.name):  # noqa: PTH113
-        return False
-    with Path(spec.name).open("rb") as file:
-        return _MARK in file.read(_PEEK)
+    return _MARK in beginning(spec, ".json")
 
 
 def open(spec: Spec) -> "Variations":
@@ -63,11 +60,7 @@ def open(spec: Spec) -> "Variations":
             f"{path}: no variation has a name, origin_name, item, captions and scores; compare it with the "
             "published files"
         )
-    root = Path(options.images) if options.images is not None else path.parent
-    if not (root / good[0]["name"]).is_file():
-        raise InputError(
-            f"{path}: its first image, {good[0]['name']}, is not in {root}; name the folder with :images=FOLDER"
-        )
+    root, _ = root_of(path, [good[0]["name"]], options.images, ("images",))
     return Variations(spec.name, root, good, damage)
 
 
@@ -75,9 +68,7 @@ def _fits(row: Any) -> bool:
     return (
         isinstance(row, Mapping)
         and all(isinstance(row.get(name), str) for name in ("name", "origin_name", "item"))
-        and row["name"].strip() != ""
-        and not os.path.isabs(row["name"])  # noqa: PTH117
-        and ".." not in Path(row["name"]).parts
+        and inside(row["name"])
         and _all(row.get("captions"), str)
         and _all(row.get("itm_score"), (int, float))
         and isinstance(row.get("iva_score"), int | float)

@@ -185,19 +185,20 @@ def _tokenizer(folder: Path, config: Any, context: int, where: str) -> Tokenizer
     if not has_tokenizer(folder):  # transformers would make an empty one
         raise InputError(f"{folder} has no tokenizer files, such as tokenizer.json; copy them too")
     found = from_folder(folder, context=context, local=True)
-    start = found.before or _ids(config.bos_token_id)
-    end = found.after or _ids(config.eos_token_id)
+    start = found.before or _first(config.bos_token_id)
+    end = found.after or _first(config.eos_token_id)
     if not start or not end:
         raise InputError(
             f"{folder / 'config.json'} names no bos_token_id or no eos_token_id, which mark where "
             f"texts start and end; add them to use {where}"
         )
-    values = {**found.to_dict(), "before": start[-1:], "after": end[:1]}
-    return HuggingFace.from_dict(values)
+    return HuggingFace.from_dict({**found.to_dict(), "before": start, "after": end})
 
 
-def _ids(given: int | list[int] | None) -> tuple[int, ...]:
-    return () if given is None else tuple(given) if isinstance(given, list) else (given,)
+def _first(given: int | list[int] | None) -> tuple[int, ...]:
+    """The special token of a config, which may list several; none if it has none."""
+    ids = [given] if isinstance(given, int) else given or []
+    return tuple(ids[:1])
 
 
 def _transformers() -> Any:

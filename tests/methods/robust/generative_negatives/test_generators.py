@@ -17,6 +17,7 @@ from diptych.errors import InputError
 from diptych.methods.robust.generative_negatives.generators import (
     Inpainting,
     Portrayal,
+    asked_portrayals,
     crop_of,
     portrayals_of,
     read_portrayals,
@@ -128,6 +129,40 @@ def test_portrayals_are_read_from_a_file_and_from_an_answer(tmp_path: Path):
     for wrong in ("a dog", "1. a dog (dog)", answer + "and so on"):
         with pytest.raises(InputError, match="is not 2 lines"):
             portrayals_of(wrong, 2)
+
+
+class Says:
+    """A writer that answers in the wrong form at first."""
+
+    name = "says"
+
+    def __init__(self, late: int):
+        self.late = late
+        self.prompts: list[str] = []
+
+    def __call__(self, questions: Any, attempt: int) -> list[str]:
+        self.prompts += [question.prompt for question in questions]
+        if attempt < self.late:
+            return ["I cannot say." for _ in questions]
+        return ["1. a fox, asleep (red fox)\n2. an owl on it (grey owl)" for _ in questions]
+
+
+def test_a_writer_is_asked_for_each_item_of_each_image(tmp_path: Path):
+    writer = Says(late=1)
+    found = asked_portrayals(SOURCE, writer, tmp_path / "answers.jsonl", count=2)
+    first = SOURCE[0]
+    assert found[first.key].keys() == {"crown", "bell"}
+    assert [each.short for each in found[first.key]["crown"]] == ["red fox", "grey owl"]
+    assert found[first.key]["crown"][0].desc == "a fox, asleep"
+    assert len(writer.prompts) == 2 * sum(len(items) for items in found.values())
+    assert first.captions()[0] in writer.prompts[0]
+    assert "Portray crown in this image in 2 different ways" in writer.prompts[0]
+    again = Says(late=0)
+    again.name = writer.name
+    assert asked_portrayals(SOURCE, again, tmp_path / "answers.jsonl", count=2) == found
+    assert again.prompts == []
+    with pytest.raises(InputError, match="no answer of says about 6 items is 2 lines"):
+        asked_portrayals(SOURCE, Says(late=9), tmp_path / "other.jsonl", count=2)
 
 
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path):

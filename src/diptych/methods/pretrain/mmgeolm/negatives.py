@@ -268,7 +268,10 @@ class WithNegatives(Wrapped):
         for other in rng.permutation(len(self.source))[: 4 * self.count + 1]:
             if left == 0:
                 return
-            found = self.source[int(other)]
+            try:
+                found = self.source[int(other)]
+            except BadSample:  # the loader counts it where it is read for itself
+                continue
             texts = found.captions(self.role)[:1]
             if other != index and [content(each) for each in texts] != said:
                 left -= 1

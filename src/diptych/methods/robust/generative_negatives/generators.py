@@ -4,9 +4,11 @@ another thing over an item.
 Dimensions: H x W pixels.
 """
 
+import hashlib
 import io
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diptych.data.answers import Question, Writer, describe
 from diptych.data.images import BytesImage
 from diptych.data.sample import BadSample, Box, Sample, Schema, Source, Text
 from diptych.data.worlds import World, WorldSource
@@ -27,6 +30,7 @@ STEPS = 100
 GUIDANCE = 7.5
 SIDE = 512
 """Steps, guidance and pixels of a crop, as published with Stable Diffusion 2."""
+_TRIES = 3  # answers about an item
 MARGIN = 1.25
 """The side of a crop over that of its item [choice]."""
 
@@ -90,7 +94,7 @@ PROMPT = (
     "description of what could be in its place, then two or three visible words for it with a colour in parentheses. "
     "Replace an animal by other animals. One line replaces it by something of a similar meaning."
 )
-"""What to ask a language model for (`portrayals_of` reads the answer)."""
+"""What a language model is asked for each item of an image."""
 _LINE = re.compile(r"^\s*(?:\d+[.):]|[-*])?\s*(?P<desc>.*\S)\s*\((?P<short>[^()]+)\)\s*\.?\s*$")
 
 
@@ -114,6 +118,60 @@ def portrayals_of(answer: str, count: int = 4) -> list[Portrayal]:
         for match in found
         if match
     ]
+
+
+def asked_portrayals(
+    source: Source,
+    writer: Writer,
+    cache: Path,
+    *,
+    count: int = 4,
+    role: str = "caption",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, list[Portrayal]]]:
+    """Ask a writer (`data.answers`) for `count` portrayals of each item of each sample, by its key
+    and the item's name. Answers of another form are asked for again, twice at most.
+
+    Raises InputError if no answer has the form.
+    """
+    names = source.schema()["boxes"].classes if "boxes" in source.schema() else ()
+    questions = []
+    places = {}
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+        except BadSample:  # `vary` counts it
+            continue
+        said = (sample.captions(role) or [""])[0]
+        items = dict.fromkeys(name_of(box, names) for box in sample.boxes if box.image == "main")
+        for item in filter(None, items):
+            key = f"{sample.key}/{item}"
+            places[key] = (sample.key, item)
+            prompt = PROMPT.format(caption=said, item=item, count=count)
+            questions.append(Question(key=key, prompt=prompt))
+
+    def read(answer: str) -> list[str]:
+        return [f"{each.desc} ({each.short})" for each in portrayals_of(answer, count)]
+
+    found = describe(
+        questions, writer, cache, read=read, each=count, tries=_TRIES, progress=progress
+    )
+    portrayals: dict[str, dict[str, list[Portrayal]]] = {}
+    for key, texts in found.texts.items():
+        sample_key, item = places[key]
+        own = portrayals.setdefault(sample_key, {})
+        own[item] = portrayals_of("\n".join(texts), len(texts))
+    if not portrayals:
+        raise InputError(
+            f"no answer of {writer.name} about {len(questions)} items is {count} lines of a description with short "
+            "words in parentheses; take another one, or write portrayals into a file"
+        )
+    return portrayals
+
+
+def name_of(box: Box, names: Sequence[str]) -> str:
+    """The name of a box's label, or its text."""
+    return names[box.label] if 0 <= box.label < len(names) else box.text
 
 
 def read_portrayals(path: Path) -> dict[str, dict[str, list[Portrayal]]]:
@@ -168,16 +226,16 @@ class Inpainting:
         self.steps = steps
         self.side = side
         self.role = role
-        self.name = f"{folder} seed={seed} steps={steps} side={side}"
+        said = json.dumps(portrayals, default=vars, sort_keys=True)
+        digest = hashlib.sha256(said.encode()).hexdigest()[:12]
+        self.name = f"{folder} seed={seed} steps={steps} side={side} portrayals={digest}"
 
     def items(self, sample: Sample) -> Sequence[str]:
         own = self._of(sample)
-        names = dict.fromkeys(self._name(box) for box in sample.boxes if box.image == "main")
+        names = dict.fromkeys(
+            name_of(box, self.names) for box in sample.boxes if box.image == "main"
+        )
         return [name for name in names if name in own]
-
-    def _name(self, box: Box) -> str:
-        """The name of a box's label, or its text."""
-        return self.names[box.label] if 0 <= box.label < len(self.names) else box.text
 
     def _of(self, sample: Sample) -> Mapping[str, Sequence[Portrayal]]:
         return {**self.portrayals.get("*", {}), **self.portrayals.get(sample.key, {})}
@@ -207,7 +265,9 @@ class Inpainting:
 
     def _area(self, sample: Sample, item: str, size: tuple[int, int]) -> np.ndarray:
         """The pixels (H, W) of an item, bool."""
-        box = next(box for box in sample.boxes if box.image == "main" and self._name(box) == item)
+        box = next(
+            box for box in sample.boxes if box.image == "main" and name_of(box, self.names) == item
+        )
         width, height = size
         x0, y0, x1, y1 = box.xyxy
         area = np.zeros((height, width), bool)

@@ -18,7 +18,7 @@ import numpy as np
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
-from diptych.files import locked, write_atomic
+from diptych.files import locked, whole_lines, write_atomic
 from diptych.methods.abilities import require
 from diptych.methods.robust.generative_negatives.variations import (
     VariationGenerator,
@@ -81,18 +81,15 @@ def vary(
 
 def _begun(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a stopped run has done with each sample; begins the journal if there is none."""
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]  # the last may be torn
-    if not whole:
+    lines = whole_lines(path)
+    if not lines:
         write_atomic(path, lambda at: at.write_text(json.dumps(settings) + "\n", "utf-8"))
         return []
-    if json.loads(whole[0]) != settings:
+    if json.loads(lines[0]) != settings:
         raise InputError(
-            f"{path.parent} holds variations of other settings ({whole[0].strip()}); name another folder"
+            f"{path.parent} holds variations of other settings ({lines[0].strip()}); name another folder"
         )
-    if whole != lines:
-        write_atomic(path, lambda at: at.write_text("".join(whole), "utf-8"))
-    return [json.loads(line) for line in whole[1:]]
+    return [json.loads(line) for line in lines[1:]]
 
 
 def _of_sample(
@@ -129,11 +126,12 @@ def _rows(
     """Write the images of a group; returns its rows."""
     images = [variation.images["main"].decode().convert("RGB") for variation in found]
     area = image_variation_area(np.stack([np.asarray(image) for image in images]))
+    captions = [variation.captions() for variation in found]
+    matches = _matches(model, images, captions)
     rows = []
     for number, (variation, image) in enumerate(zip(found, images, strict=True)):
         path = folder / f"{name}-{number}.png"
         write_atomic(path, lambda at, image=image: image.save(at, "PNG"))
-        captions = variation.captions()
         [short] = variation.captions("short")
         [desc] = variation.captions("desc")
         rows.append(
@@ -142,8 +140,8 @@ def _rows(
                 "origin_name": sample.key,
                 "item": item,
                 "source": getattr(sample.images["main"], "path", sample.key),
-                "captions": captions,
-                "itm_score": _match(model, image, captions),
+                "captions": captions[number],
+                "itm_score": matches[number],
                 "iva_score": area,
                 "short": short,
                 "desc": desc,
@@ -152,12 +150,17 @@ def _rows(
     return rows
 
 
-def _match(model: Any, image: Any, captions: Sequence[str]) -> list[float]:
-    """How well each caption matches an image."""
+def _matches(
+    model: Any, images: Sequence[Any], captions: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """How well each caption matches its image."""
+    texts = [text for own in captions for text in own]
+    owner = [number for number, own in enumerate(captions) for _ in own]
     if hasattr(model, "match"):
-        return model.match([image] * len(captions), list(captions)).tolist()
-    cosines = model.embed_images([image]) @ model.embed_texts(list(captions)).T
-    return cosines[0].tolist()
+        scores = model.match([images[number] for number in owner], texts)
+    else:
+        scores = (model.embed_images(images)[owner] * model.embed_texts(texts)).sum(1)
+    return [part.tolist() for part in scores.split([len(own) for own in captions])]
 
 
 def _finished(folder: Path, done: Sequence[Mapping[str, Any]]) -> Varied:
