@@ -80,8 +80,10 @@ class Ranks:
             raise RankError(f"rank {rank} gave no answer in {timeout:.0f} s")
         try:
             good, value = pipe.recv()
-        except EOFError:
-            raise RankError(f"rank {rank} died") from None
+        except (EOFError, ConnectionError):
+            raise RankError(
+                f"rank {rank} died; a script that starts ranks does so under `if __name__ == '__main__':`"
+            ) from None
         if not good:
             raise RankError(f"rank {rank} failed:\n{value}")
         return value
