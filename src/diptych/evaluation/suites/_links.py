@@ -20,7 +20,7 @@ from diptych.evaluation.suites._records import NO_ENTITY, Records, Similarity, c
 from diptych.metrics import TIE, lab
 from diptych.rng import generator
 
-CUTS = 50
+CUTS = 25
 """Random distances that are tried for each weight."""
 _MOVED = 2.0
 
@@ -48,7 +48,7 @@ class Links:
 
 def link(queries: Records, exemplars: Records, similarity: Similarity) -> Links:
     """Link queries to their nearest exemplars; ties between entities are wrong."""
-    parts = []
+    parts: list[tuple[np.ndarray, ...]] = []
     for rows, scores in chunks(queries, similarity, exemplars):
         own = queries.entities[rows]
         same = (own[:, None] == exemplars.entities[None]) & (own != NO_ENTITY)[:, None]
@@ -56,6 +56,8 @@ def link(queries: Records, exemplars: Records, similarity: Similarity) -> Links:
         best_wrong = np.where(same, -np.inf, scores).max(1)
         right = best_right > best_wrong + TIE
         parts.append((scores.argmax(1), scores.max(1), right, same.any(1)))
+    if not parts:
+        return Links(*np.empty((2, 0)), *np.empty((2, 0), bool))
     return Links(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

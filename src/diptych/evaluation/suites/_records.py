@@ -65,9 +65,7 @@ def read_records(
     def facts(sample: Sample) -> tuple[str, str, str]:
         return sample.key, texts_of(sample, role)[0], entity_of(sample, label, names)
 
-    found = embed_images(
-        model, source, facts, exact=exact, batch_size=batch_size, steps=steps
-    )
+    found = embed_images(model, source, facts, exact=exact, batch_size=batch_size, steps=steps)
     bad.update(found.bad)
     keys, texts, entities = (np.array(part) for part in zip(*found.facts, strict=True))
     text = embed_texts(model, texts.tolist(), batch_size=batch_size, steps=steps)

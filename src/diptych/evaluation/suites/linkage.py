@@ -73,7 +73,7 @@ def linkage(
     val: Source | str | None = None,
     weight: float | None = None,
     strings: bool = False,
-    trials: int = 40,
+    trials: int = 32,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -145,14 +145,15 @@ def measured(
     """Return the numbers of `queries` by similarities with a weight of images, and of their clusters
     with the best of `weights`; the records are by the names of `linkage`'s sources."""
     exemplars, queries = split_with(read["queries"], read.get("targets"))
-    if not len(queries) or not len(exemplars):
-        raise InputError(
-            f"{name} has no entity with two records, so there is nothing to link; name exemplars with targets"
-        )
     found = link(queries, exemplars, similarity(weight))
     if not found.known.any():
         raise InputError(
-            f"no query of {name} has an exemplar of its entity; name targets with the same entities"
+            f"no query of {name} has an exemplar of its entity: "
+            + (
+                "name targets with the same entities"
+                if "targets" in read
+                else "no entity has two records; name exemplars with targets"
+            )
         )
     numbers: dict[str, Any] = {
         "n": len(queries),
@@ -164,9 +165,10 @@ def measured(
     if "val" not in read:
         return numbers
     held, asked = split_with(read["val"], None)
-    if not len(asked):
+    chosen = link(asked, held, similarity(weight))
+    if not chosen.known.any():
         raise InputError("no entity of val has two records, so it tells no threshold")
-    threshold = best_threshold(link(asked, held, similarity(weight)))
+    threshold = best_threshold(chosen)
     cut = best_cut(read["val"], similarity, weights)
     groups = tree(read["queries"], similarity(cut.weight)).cut(cut.distance)
     return numbers | {

@@ -82,7 +82,8 @@ class World(_base.World[Facts]):
 
     >>> world = World(Config())
     >>> facts = world.sample(0, 0)
-    >>> facts.name, [text.text for text in world.captions(facts)][0]
+    >>> facts.name, world.captions(facts)[0].text
+    ('niyoya insurance company', 'niy0ya ins empany')
     """
 
     name = "names"

@@ -130,7 +130,7 @@ class Clippings(Pairs):
         return (
             "evaluate {run} --data {data} --suite linkage",
             "link {run} TARGETS QUERIES",
-            "cluster {run} {data} --tune VALIDATION",
+            "cluster {run} {data} --val VALIDATION",
         )
 
     def stages(self) -> Sequence[Stage]:

@@ -25,9 +25,12 @@ def pairwise(z: Tensor, labels: Tensor, positive: float = 0.0, negative: float =
         z = at_least_float32(z)
         squared = (z[:, None] - z[None]).square().sum(2)
         distance = squared.clamp(min=_LEAST).sqrt()
-        same = (labels[:, None] == labels[None]) & (labels >= 0)[:, None]
-        same.fill_diagonal_(False)
-        apart = ~same.logical_or(torch.eye(len(z), dtype=torch.bool, device=z.device))
-        pull = (distance - positive).clamp(min=0) * same
-        push = (negative - distance).clamp(min=0) * apart
-        return sum((part.sum() / (part > 0).sum().clamp(min=1) for part in (pull, push)))
+        others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+        same = (labels[:, None] == labels) & (labels >= 0)
+        pull = (distance - positive).clamp(min=0) * (same & others)
+        push = (negative - distance).clamp(min=0) * (~same & others)
+        return _mean_of_positive(pull) + _mean_of_positive(push)
+
+
+def _mean_of_positive(terms: Tensor) -> Tensor:
+    return terms.sum() / (terms > 0).sum().clamp(min=1)
