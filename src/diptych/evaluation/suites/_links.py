@@ -117,7 +117,8 @@ def tree(records: Records, similarity: Similarity) -> Tree:
     with lab("clustering"):
         from scipy.sparse.csgraph import minimum_spanning_tree
     count = len(records)
-    first = second = np.empty(0, np.int64)
+    first = np.empty(0, np.int64)
+    second = np.empty(0, np.int64)
     distance = np.empty(0)
     for rows, scores in chunks(records, similarity, records):
         at, other = np.nonzero(np.arange(count)[None] > rows[:, None])
@@ -127,7 +128,9 @@ def tree(records: Records, similarity: Similarity) -> Tree:
         # SciPy takes 0 for no edge, so distances, which may be 0, are moved
         graph = _graph(first, second, distance + _MOVED, count)
         found = minimum_spanning_tree(graph).tocoo()
-        first, second, distance = found.row, found.col, found.data - _MOVED
+        first = found.row
+        second = found.col
+        distance = found.data - _MOVED
     return Tree(first, second, distance)
 
 
