@@ -345,7 +345,7 @@ class Preprocess:
         if exact:
             image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if not exact:
+        if not exact and pixels.shape[1:] != (height, width):
             pixels = F.interpolate(
                 pixels[None], (height, width), mode=self.interpolation, antialias=True
             )[0]

@@ -4,7 +4,7 @@ Dimensions: N records, A and B records that are compared, E embedding.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +133,8 @@ def by_grams(a: Records, b: Records) -> np.ndarray:
     with lab("the similarity of letters in a row"):
         from sklearn.feature_extraction.text import CountVectorizer
     count = CountVectorizer(analyzer="char_wb", ngram_range=(_GRAM, _GRAM), binary=True)
-    both = count.fit_transform([*a.texts, *b.texts]).astype(np.float32)
+    both: Any = count.fit_transform([*a.texts, *b.texts])
+    both = both.astype(np.float32)
     one = both[: len(a)]
     other = both[len(a) :]
     shared = np.asarray((one @ other.T).todense())
@@ -145,7 +146,9 @@ STRINGS: dict[str, Similarity] = {"levenshtein": by_edits, "ngram": by_grams}
 """Similarities of the texts alone."""
 
 
-def chunks(records: Records, similarity: Similarity, others: Records, size: int = 512):
+def chunks(
+    records: Records, similarity: Similarity, others: Records, size: int = 512
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of some records and their similarities to all others, a part at a time."""
     for start in range(0, len(records), size):
         rows = np.arange(start, min(start + size, len(records)))

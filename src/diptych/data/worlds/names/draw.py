@@ -94,8 +94,8 @@ def _line(text: str, face: Face) -> Image.Image:
     edge = 2 * face.stroke + 1
     line = Image.new("L", (int(x1 - x0) + 2 * edge, int(y1 - y0) + 2 * edge), 0)
     pen = ImageDraw.Draw(line)
-    thick = {} if face.bitmap else {"stroke_width": face.stroke}
-    pen.text((edge - x0, edge - y0), text, fill=255, font=font, **thick)
+    stroke = 0 if face.bitmap else face.stroke
+    pen.text((edge - x0, edge - y0), text, fill=255, font=font, stroke_width=stroke)
     if face.slant:
         lean = round(face.slant * line.height)
         shear = (1, face.slant, -lean, 0, 1, 0)
