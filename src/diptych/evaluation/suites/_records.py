@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from diptych.data.sample import Sample, Source
@@ -151,5 +150,5 @@ def chunks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of some records and their similarities to all others, a part at a time."""
     for start in range(0, len(records), size):
-        rows = np.arange(start, min(start + size, len(records)))
-        yield rows, similarity(records.at(torch.from_numpy(rows)), others)
+        part = records.at(slice(start, start + size))
+        yield np.arange(start, start + len(part)), similarity(part, others)

@@ -17,6 +17,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.domain.clippings import NEAR, Clippings, with_own_first
 from diptych.methods.domain.clippings.pairwise import pairwise
+from diptych.methods.mix import mixed
 from diptych.metrics import nearest
 from diptych.objectives import nt_xent, supervised
 from diptych.testing import Toy
@@ -297,3 +298,8 @@ def test_images_are_padded_with_their_border():
 def test_too_few_entities_are_told():
     with pytest.raises(InputError, match="has 2 values of labels.entity.*lower --method.nearest"):
         mined(method(nearest=3), Firms([0, 0, 1]))
+
+
+def test_its_loss_is_not_added_to_another_method():
+    with pytest.raises(InputError, match="clippings"):
+        mixed(make_method("clip"), ["clippings"])

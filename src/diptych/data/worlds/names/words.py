@@ -64,7 +64,7 @@ def vowels(split: str) -> tuple[str, ...]:
     """The vowels of three syllables that stems of a split have.
 
     >>> len(vowels("train")), vowels("val")[0]
-    (75, 'aau')
+    (75, 'aao')
     """
     return tuple(
         "".join(VOWELS[number] for number in numbers)

@@ -32,7 +32,7 @@ from diptych.data.sample import BadSample, Source, labels_of
 from diptych.data.views import LabelView, View
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.domain.clippings.pairwise import pairwise
 from diptych.methods.domain.clippings.records import Records
 from diptych.methods.families.pairs import SMALL, Pairs, tune
@@ -107,6 +107,7 @@ class Clippings(Pairs):
 
     Config = Config
     test_options: ClassVar[dict[str, Any]] = {"nearest": 2, "each": 2, "select": False}
+    features_from = Method.features_from  # the loss reads entities, which no other method gives
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
