@@ -235,3 +235,19 @@ def test_a_margin_is_told_only_where_there_is_one():
     for bad in ({"margin": 0.9}, {"margin": float("nan")}, {"margin": 1.2, "resize": "longest"}):
         with pytest.raises(InputError, match="preprocess margin"):
             Preprocess(size=8, **bad)
+
+
+def test_padding_has_the_median_colour_of_the_border():
+    pixels = np.full((8, 20, 3), (200, 190, 180), np.uint8)
+    pixels[2:6, 3:17] = 0  # a word, that does not touch the border
+    pixels[0, :6] = 255  # and a stain that does
+    preprocess = Preprocess(size=20, resize="longest", fill="border")
+    found = preprocess(Image.fromarray(pixels))
+    assert found[:, 0, 0].tolist() == found[:, -1, -1].tolist() == [200, 190, 180]
+    assert found[:, 6:14].permute(1, 2, 0).numpy().tolist() == pixels.tolist()
+    again = Preprocess.from_dict(preprocess.to_dict())
+    assert again == preprocess
+    clear = Image.new("RGBA", (20, 8), (0, 0, 0, 0))
+    assert preprocess(clear).unique().tolist() == [255], "transparent images lie on white"
+    with pytest.raises(InputError, match="needs three numbers"):
+        Preprocess(size=20, fill="edge")

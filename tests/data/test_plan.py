@@ -328,6 +328,13 @@ def test_mined_puts_each_sample_with_samples_of_the_nearest_values():
     assert {int(row) for row in blocks.ravel()} == set(range(6))
 
 
+def test_mined_has_a_block_for_each_anchor_alone():
+    near = np.array([[0, 1], [-1, -1], [1, 0], [-1, -1]])
+    source = labelled([0, 0, 1, 1], near=near)
+    blocks = np.concatenate(Mined("y", "near", 2)(source, 0, 0, 4)).reshape(-1, 4) // 2
+    assert sorted(blocks.tolist()) == [[0, 0, 1, 1], [1, 1, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("near", "batch", "message"),
     [

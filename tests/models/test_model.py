@@ -305,3 +305,15 @@ def test_classes_are_named_before_images_are():
             fresh.set_classes(names)
     with pytest.raises(InputError, match="must hold {} once"):
         fresh.set_classes(["a"], ["{} and {}"])
+
+
+def test_records_are_the_weighted_mean_of_image_and_text(model: Model, images: list[Image.Image]):
+    texts = TEXTS[: len(images)]
+    x = model.embed_images(images)
+    y = model.embed_texts(texts)
+    found = model.embed_records(images, texts)
+    torch.testing.assert_close(found, torch.nn.functional.normalize(x + y, dim=1))
+    torch.testing.assert_close(model.embed_records(images, texts, weight=1.0), x)
+    torch.testing.assert_close(model.embed_records(images, texts, weight=0.0), y)
+    with pytest.raises(InputError, match="make no records; give a text for each image"):
+        model.embed_records(images, texts[1:])

@@ -125,6 +125,8 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("compose tiny photos a.txt", ("no instruction", "in quotes")),
     ("visual tiny", ("no texts", "a .txt file")),
     ("attack tiny --data photos", ("a model with apply", "diptych train c_pgc")),
+    ("link tiny photos", ("no queries", "a source of images and texts")),
+    ("cluster tiny photos", ("needs a distance", "--val")),
     ("generate", ("no model", "RUN")),
     ("draw tiny", ("nothing to draw", "name of a concept")),
     # places to write that will not do

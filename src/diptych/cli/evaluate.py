@@ -129,7 +129,24 @@ def add(parser: Parser) -> None:
         metavar="WAY",
         help="probe: logistic regression (default), or a layer by SGD",
     )
-    parser.option(some, "--val", metavar="SOURCE", help="probe: what C, or the epoch, is chosen on")
+    parser.option(
+        some,
+        "--val",
+        metavar="SOURCE",
+        help="probe: what C, or the epoch, is chosen on; linkage: thresholds",
+    )
+    parser.option(
+        some,
+        "--targets",
+        metavar="SOURCE",
+        help="linkage: the exemplars (default: the first record of each entity)",
+    )
+    parser.option(
+        some, "--weight", type=float, metavar="W", help="linkage: of images (default: the model's)"
+    )
+    parser.option(
+        some, "--strings", type=bool, help="linkage: also by the texts alone, without the model"
+    )
     parser.option(
         some,
         "--bootstrap",
@@ -205,6 +222,9 @@ _PLAIN = (
         "features",
         "fit",
         "val",
+        "targets",
+        "weight",
+        "strings",
         "bootstrap",
         "by",
         "measure",
@@ -280,6 +300,9 @@ _COUNTS = {  # numbers above the table, and what they count
     "n_train": "learnt from",
     "classes": "classes",
     "classes_seen": "classes with images",
+    "exemplars": "exemplars",
+    "known": "queries with an exemplar",
+    "clusters": "clusters",
     "pairs": "pairs",
     "boxes": "boxes",
     "flagged": "flagged",
@@ -295,6 +318,7 @@ _OF = {  # what `n` counts where it is not images
     "noisy_pairs": "pairs",
     "gap": "pairs",
     "hard_negatives": "wrong texts",
+    "linkage": "queries",
     "clip_i": "drawings",
     "sts": "pairs",
     "text_retrieval": "queries",

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -245,9 +245,10 @@ class Preprocess:
     `mean` and `std` are applied later, by the tower on its device.
 
     `resize`: "shortest" scales the short side to `size` and crops the centre, "squash" ignores the
-    proportions, "longest" scales the long side and pads with `fill`. `crop` sets the rounding of an
-    odd margin: "round" as in torchvision and open_clip, "floor" as in transformers. Transparent
-    images are pasted on a background of colour `fill`. The pixels are bit-equal to those of
+    proportions, "longest" scales the long side and pads with `fill`: a colour, or "border", the
+    median colour of the outermost pixels. `crop` sets the rounding of an odd margin: "round" as in
+    torchvision and open_clip, "floor" as in transformers. Transparent images are pasted on a
+    background of colour `fill`, white for "border". The pixels are bit-equal to those of
     open_clip's and (slow) transformers' pipelines, which also use Pillow; files read without
     `exact` differ a little, see `read`. An image whose long side is more than `ratio` times the
     short one is first padded with black bars to that ratio (Baldrati et al. 2022, TargetPad). With
@@ -262,7 +263,7 @@ class Preprocess:
     resize: str = "shortest"
     interpolation: str = "bicubic"
     crop: str = "round"
-    fill: tuple[int, int, int] = (255, 255, 255)
+    fill: tuple[int, int, int] | Literal["border"] = (255, 255, 255)
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     ratio: float | None = None
@@ -281,7 +282,10 @@ class Preprocess:
             if value not in choices:
                 raise unknown(kind, value, choices)
         for name in ("fill", "mean", "std"):  # lists come from JSON
-            value = tuple(getattr(self, name))
+            value = getattr(self, name)
+            if name == "fill" and value == "border":
+                continue
+            value = tuple(value)
             if len(value) != 3:
                 raise InputError(
                     f"preprocess {name} {value} needs three numbers, one for each of red, green, blue"
@@ -320,6 +324,11 @@ class Preprocess:
         """The side to which an image is scaled before the centre is cropped."""
         return round(self.size * (self.margin or 1))
 
+    @property
+    def ground(self) -> tuple[int, int, int]:
+        """The colour on which transparent images are pasted."""
+        return (255, 255, 255) if isinstance(self.fill, str) else self.fill
+
     def __call__(self, image: Image.Image, *, exact: bool = True) -> Tensor:
         """The preprocessed image, uint8 (3, size, size).
 
@@ -328,7 +337,7 @@ class Preprocess:
         one or, rarely, two of 255. Raises BadSample("bomb") for an image so thin that the scaled
         one exceeds the pixel limit.
         """
-        image = on_ground(image, self.fill)
+        image = on_ground(image, self.ground)
         if self.ratio is not None:
             image = barred(image, self.ratio)
         width, height = self.scaled(*image.size)
@@ -336,7 +345,7 @@ class Preprocess:
         if exact:
             image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if not exact:
+        if not exact and pixels.shape[1:] != (height, width):
             pixels = F.interpolate(
                 pixels[None], (height, width), mode=self.interpolation, antialias=True
             )[0]
@@ -359,9 +368,12 @@ class Preprocess:
             left = self.start(width)
             top = self.start(height)
             return pixels[:, top : top + self.size, left : left + self.size]
-        ground = (
-            torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, self.size, self.size)
+        colour = (
+            border_colour(pixels)
+            if isinstance(self.fill, str)
+            else torch.tensor(self.fill, dtype=torch.uint8)
         )
+        ground = colour.view(3, 1, 1).repeat(1, self.size, self.size)
         left = (self.size - width) // 2
         top = (self.size - height) // 2
         ground[:, top : top + height, left : left + width] = pixels
@@ -401,6 +413,17 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """The inverse of `to_dict`. Raises InputError for an unknown key, with the nearest one."""
         return configure(cls, dict(values), "preprocess")
+
+
+def border_colour(pixels: Tensor) -> Tensor:
+    """The median (3,) of the outermost pixels of an image (3, H, W), for each channel; of two middle
+    values, the lower.
+
+    >>> border_colour(torch.tensor([[9, 9, 9], [9, 0, 9], [9, 9, 5]], dtype=torch.uint8).expand(3, 3, 3))
+    tensor([9, 9, 9], dtype=torch.uint8)
+    """
+    edges = [pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1]]
+    return torch.cat(edges, 1).median(1).values
 
 
 def on_ground(image: Image.Image, fill: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

@@ -353,9 +353,9 @@ class Mined:
     """Batches of hard negatives: each sample with samples of similar values of `label`.
 
     The column `neighbours` (N, k) of a stage's `prepare` holds the k values of `label` that are
-    nearest to each sample, its own first. An epoch contains a block of k · `count` samples for every
-    sample, `count` random ones of each of these values, so some are repeated. Blocks are shuffled
-    and not split.
+    nearest to a sample, its own first, or -1 for a sample that is no anchor. An epoch contains a
+    block of k · `count` samples for every anchor, `count` random ones of each of these values, so
+    some are repeated. Blocks are shuffled and not split.
     """
 
     label: str
@@ -369,6 +369,7 @@ class Mined:
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         rng = generator(seed, "plan", epoch)
         near = column_of(source, self.neighbours)
+        near = near[near[:, 0] >= 0]
         groups = _by_value(source, self.label, rng)
         values = np.array(sorted(groups))
         places = np.searchsorted(values, near).clip(max=len(values) - 1)

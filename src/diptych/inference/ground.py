@@ -100,7 +100,7 @@ def shown(
     before."""
     side = max(_LEAST, round(max(seen[2] - seen[0], seen[3] - seen[1])))
     x0, y0, x1, y1 = map(round, seen)
-    return on_ground(image, preprocess.fill).crop((x0, y0, x1, y1)).resize((side, side))
+    return on_ground(image, preprocess.ground).crop((x0, y0, x1, y1)).resize((side, side))
 
 
 def laid_over(image: Image.Image, weights: np.ndarray) -> Image.Image:

@@ -27,7 +27,7 @@ from diptych.errors import InputError, Missing
 from diptych.models.class_names import check_names, mean_directions, prompts
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.pixels import ImagesLike, pixel_batches
-from diptych.towers.dual import DualEncoder
+from diptych.towers.dual import DualEncoder, pooled
 from diptych.towers.encoded import Encoded
 
 Progress = Callable[[int, int], None]
@@ -206,6 +206,7 @@ class Model(TextModel):
 
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
     validation = Validation("retrieval", ("i2t_", "t2i_"))
+    record_weight = 0.5  # of the image in `embed_records`
 
     def __init__(
         self,
@@ -238,6 +239,29 @@ class Model(TextModel):
         """
         batches, count = self._batches(images, batch_size, exact)
         return self._embed(batches, self.encoder.embed_images, count, progress)
+
+    def embed_records(
+        self,
+        images: ImagesLike,
+        texts: Sequence[str],
+        *,
+        weight: float | None = None,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
+        """Embed records, an image with its text each, as unit vectors (N, E), float32, on the CPU:
+        the weighted mean of both embeddings, normalised (`towers.dual.pooled`).
+
+        `weight` is that of the image, by default `record_weight`. `images` and errors are those of
+        `embed_images`; InputError also for another number of texts.
+        """
+        of_images = self.embed_images(images, batch_size=batch_size, exact=exact)
+        of_texts = self.embed_texts(texts, batch_size=batch_size)
+        if len(of_images) != len(of_texts):
+            raise InputError(
+                f"{len(of_images)} images and {len(of_texts)} texts make no records; give a text for each image"
+            )
+        return pooled(of_images, of_texts, self.record_weight if weight is None else weight)
 
     def project_images(
         self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False

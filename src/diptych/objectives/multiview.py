@@ -164,13 +164,14 @@ def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = 
         L = mean over the N·M of -1/|P(i)| Σ_{p in P(i)} log [ exp s_ip / Σ_{k≠i} exp s_ik ]
 
     labels (M,): P(i) are the other views with the label of i. An instance with a negative label
-    shares it with no other. Source: Khosla et al. 2020 (SupCon, L_out).
+    shares it with no other. An embedding without positives, as there may be with one view, is no
+    anchor, and the mean is over anchors. Source: Khosla et al. 2020 (SupCon, L_out).
 
     >>> x = torch.eye(2).expand(2, 2, 2)
     >>> round(supervised(x, torch.tensor([0, 1]), 1.0).item(), 4)  # as NT-Xent: log(e + 2) - 1
     0.5514
     """
-    count, instances = _check(views, "code")
+    count, instances = _check(views, "code", least=1)
     if labels.shape != (instances,):
         raise InputError(
             f"labels {tuple(labels.shape)} must be one for each of the {instances} instances"
@@ -182,7 +183,7 @@ def supervised(views: Tensor, labels: Tensor, tau: float, *, tile: int | None = 
         (own[:, None] == own).to(at_least_float32(views).dtype).fill_diagonal_(0)
     )  # in float64 for float64 views
     flat = views.flatten(0, 1)
-    targets = positive / positive.sum(1, keepdim=True)
+    targets = positive / positive.sum(1, keepdim=True).clamp(min=1)
     return pair_losses(
         flat, flat, 1 / tau, targets=targets, allowed=off_diagonal(views.device), tile=tile
     ).mean()
@@ -224,12 +225,13 @@ def poly_view(views: Tensor, tau: float, *, tile: int | None = None) -> Tensor:
     )
 
 
-def _check(views: Tensor, form: str) -> tuple[int, int]:
+def _check(views: Tensor, form: str, least: int = 2) -> tuple[int, int]:
     if form not in ("code", "paper"):
         raise InputError(f"form is {form!r}; choose 'code' or 'paper'")
-    if views.dim() != 3 or views.shape[0] < 2 or views.shape[1] < 2:
+    if views.dim() != 3 or views.shape[0] < least or views.shape[1] < 2:
+        few = "two views" if least == 2 else "a view"
         raise InputError(
-            f"views of shape {tuple(views.shape)} cannot be contrasted; give (N, M, D), two views of two "
+            f"views of shape {tuple(views.shape)} cannot be contrasted; give (N, M, D), {few} of two "
             "instances at the least"
         )
     return views.shape[0], views.shape[1]

@@ -23,6 +23,8 @@ from diptych.towers.tower import ImageTower, Tower
 
 _OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
 """Keys of saved configs before 0.2."""
+_SHORTEST = 1e-4
+"""The length below which the mean of two unit vectors has no direction; it bounds the gradient."""
 
 
 class DualEncoder(nn.Module):
@@ -216,6 +218,21 @@ class DualEncoder(nn.Module):
         image = None if config["image"] is None else image_tower(config["image"])
         text = None if config["text"] is None else text_tower(config["text"])
         return cls(image, text, logit_scale=logit_scale, **options)
+
+
+def pooled(image: Tensor, text: Tensor, weight: float) -> Tensor:
+    """The unit vectors (N, E) of records, from unit vectors of their images and texts (N, E).
+
+        z = unit(w x + (1 - w) y)
+
+    Opposite vectors with w = 1/2 have no direction; they give 0.
+
+    >>> x = torch.tensor([[1.0, 0.0]])
+    >>> y = torch.tensor([[0.6, 0.8]])
+    >>> pooled(x, y, 0.5)
+    tensor([[0.8944, 0.4472]])
+    """
+    return F.normalize(weight * image + (1 - weight) * text, dim=-1, eps=_SHORTEST)
 
 
 def _named(spaces: Sequence[str], vectors: int) -> tuple[str, ...]:

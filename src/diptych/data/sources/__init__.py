@@ -21,6 +21,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
     examples.jsonl, visual_genome_relation.json, add_att.json   Winoground, ARO, SugarCrepe
     flickr30k_test.json, coco_train.json        lists of captions, as ALBEF and BLIP read them
+    ocr.json:links=pairs.csv                    texts read in images, and which belong together
     variations.json                             images varied by `diptych data vary`, and as published
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 

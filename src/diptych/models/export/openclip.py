@@ -46,6 +46,8 @@ def misfit(model: Model) -> str | None:
         return problem
     if model.preprocess.ratio is not None:
         return f"its images are padded (ratio={model.preprocess.ratio})"
+    if model.preprocess.fill == "border":
+        return "its images are padded with the colour of their border"
     if model.preprocess.margin is not None:
         return f"its images are scaled with a margin ({model.preprocess.margin:.3f})"
     if not text["causal"] and text["padding"] != "max":
