@@ -113,7 +113,7 @@ class Denoise(Method):
     """The mean squared error of the predicted noise."""
 
     Config = Config
-    test_options: ClassVar[Mapping[str, Any]] = {"size": 16, "depth": 2}
+    test_options: ClassVar[Mapping[str, Any]] = {"size": 16, "depth": 1}
     model: TextDenoiser
 
     @classmethod

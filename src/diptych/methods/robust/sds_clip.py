@@ -187,7 +187,9 @@ class SDSCLIP(CLIP):
             alone = {"model": 0.0}
             stages.insert(0, replace(stage, name="map", lr_scale=alone, recipe=self.config.warm))
         if self.measures:
-            measure = Stage("measure", (HELD_OUT,), prepare=self._measure, optimize=False)
+            measure = Stage(
+                name="measure", streams=(HELD_OUT,), prepare=self._measure, optimize=False
+            )
             stages.append(measure)
         return stages
 

@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, time: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
         """`rows` (B, L, E) are attended to where `mask` (B, L) is True."""
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
-        tokens = tokens + self.time(waves(time, self.config.width))[:, None]
+        tokens = tokens + self.time(waves(time, self.config.width).to(x.dtype))[:, None]
         tokens = self.norm(self.transformer(tokens, memory=rows, memory_mask=mask))
         side = self.config.size // self.config.patch
         return F.pixel_shuffle(
