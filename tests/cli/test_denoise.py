@@ -22,7 +22,9 @@ def test_a_denoiser_draws_judges_and_teaches(diptych, tmp_path):
     assert called.code == 0, called.err
     assert len(list(drawn.glob("*.png"))) == 2
     swaps = f"{WORLD}:split=val:edits=swap:count=4"
-    called = diptych("evaluate", teacher, "--data", swaps, "--suite", "composition", "--by", "match")
+    called = diptych(
+        "evaluate", teacher, "--data", swaps, "--suite", "composition", "--by", "match"
+    )
     assert called.code == 0, called.err
     assert "i2t_2way" in called.out
     out = tmp_path / "run"

@@ -20,6 +20,7 @@ from diptych.methods import store
 from diptych.methods.base import At, Method, Preset
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import find, is_file, method_class
+from diptych.rng import generator
 from diptych.spec import Spec, annotations, parse, role
 from diptych.testing.toy import Toy
 from diptych.training.prepare import Run, with_columns
@@ -188,10 +189,11 @@ def toy_denoiser() -> "tempfile.TemporaryDirectory[str]":
     noise at all."""
     subject = Subject.of("denoise")
     preset = subject.preset("small", 8)
+    rng = generator(0, "denoiser")  # the same in any default type
     with torch.random.fork_rng(), torch.no_grad():
         module: Any = subject.make(preset).deliver().float()
-        for parameter in module.denoiser.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+        for parameter in module.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(0, 0.2, tuple(parameter.shape))))
     folder = tempfile.TemporaryDirectory(prefix="diptych-denoiser-")
     description = store.describe(
         "denoise", preset.config, module, toy_tokenizer(preset), module.preprocess

@@ -21,7 +21,11 @@ SMALL = {"size": 8, "patch": 4, "width": 32, "depth": 1, "steps": 20}
 
 def method(**config):
     made = make_method(
-        Denoise, image=NO_TOWER, text="text:width=32:depth=1:heads=2:causal=false", **SMALL, **config
+        Denoise,
+        image=NO_TOWER,
+        text="text:width=32:depth=1:heads=2:causal=false",
+        **SMALL,
+        **config,
     )
     torch.nn.init.normal_(made.model.denoiser.out.weight, std=0.1)
     return made.eval()

@@ -112,14 +112,13 @@ def method(**config):
 
 def batch(made):
     shape = made.teacher.module.shape
-    given = make_batch(
+    return make_batch(
         3,
         {"main": 1},
         {"main": 1, "teacher": 1},
         noise=torch.randn(3, *shape, dtype=torch.float64),
         time=torch.tensor([0, 400, 999]),
     )
-    return given
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -141,7 +140,10 @@ def test_the_loss_is_that_of_loops(reduction):
         weight, bias = (each.tolist() for each in made.mapper.linear.parameters())
         errors = []
         for at, vector in enumerate(vectors.tolist()):
-            z = [sum(map(float.__mul__, line, vector)) + b for line, b in zip(weight, bias, strict=True)]
+            z = [
+                sum(map(float.__mul__, line, vector)) + b
+                for line, b in zip(weight, bias, strict=True)
+            ]
             time = given.fields["time"][at]
             kept = float(teacher.kept[time])
             e = given.fields["noise"][at].flatten().tolist()
@@ -188,15 +190,15 @@ def test_norms_and_map_learn_and_all_else_stays_to_the_bit(tmp_path):
 
 
 def test_without_weight_or_without_a_way_to_the_vectors_it_is_clip_on_its_norms(tmp_path):
-    alone, _ = method(weight=0.0, denoiser=""), None
+    alone = method(weight=0.0, denoiser="")
     assert alone.teacher is None
     cut = method(weight=1.0)
-    mapper = cut.mapper
     setup = cut.setup
 
     def detached(sources):
         setup(sources)
-        cut.mapper.forward = lambda x: type(mapper).forward(cut.mapper, x.detach())
+        mapper = cut.mapper
+        mapper.forward = lambda x: LatentMapper.forward(mapper, x.detach())
 
     cut.setup = detached
     _, one = trained(alone, tmp_path / "alone")
@@ -234,7 +236,10 @@ def test_times_are_drawn_between_two_shares():
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"denoiser": "", "weight": 1.0}, "no denoiser is given; train one with `diptych train denoise`"),
+        (
+            {"denoiser": "", "weight": 1.0},
+            "no denoiser is given; train one with `diptych train denoise`",
+        ),
         ({"decay": 0.5}, "decay is of whole layers"),
         ({"times": (0.5, 0.5)}, "holds no time"),
         ({"weight": 0.0, "warm": {"steps": 1}}, "leave warm out"),
@@ -246,7 +251,7 @@ def test_options_that_do_not_fit_are_refused(config, said):
         method(**config)
 
 
-def test_a_teacher_that_predicts_no_noise_and_a_victim_without_a_tower_are_refused():
+def test_a_teacher_that_predicts_no_noise_and_a_model_without_a_tower_are_refused():
     with pytest.raises(InputError, match="tiny predicts no noise; name a RUN of denoise"):
         _ = NoiseTeacher("tiny").model
     with pytest.raises(InputError, match="the denoiser cannot be loaded: there is no model at"):

@@ -123,7 +123,7 @@ class Denoise(Method):
             "draw {run} 'SOME WORDS' --out IMAGES",
         )
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         encoder = make.dual(logit_scale=Temperature(1.0, form="fixed"))
         own = DenoiserConfig(

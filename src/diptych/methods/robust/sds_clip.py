@@ -56,7 +56,7 @@ MEASURED = "sds_error.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClipConfig):
-    """Options beside CLIP's; layer decay has none of the layers to work on that it is for.
+    """Options beside CLIP's, of which `decay` is none.
 
     - `denoiser` is the diffusion model: a RUN of `denoise`, or `diffusers:FOLDER`.
     - `weight` is λ; 0 leaves CLIP's loss on the norms alone, and needs no denoiser.
@@ -80,11 +80,6 @@ class Config(ClipConfig):
             raise InputError("decay is of whole layers, and only norms are trained; leave it out")
         if self.times[0] >= self.times[1]:
             raise InputError(f"times={self.times} holds no time; give a lower and a higher share")
-        if self.weight and not self.denoiser:
-            raise InputError(
-                "no denoiser is given; train one with `diptych train denoise` and name its run with "
-                "--method.denoiser, or diffusers:FOLDER"
-            )
         if self.warm and not self.weight:
             raise InputError("warm trains a map that weight=0 does not need; leave warm out")
 
@@ -157,6 +152,11 @@ class SDSCLIP(CLIP):
             raise InputError(
                 "distillation tunes images and texts together, and this model lacks one of the towers; start from "
                 "a model of both"
+            )
+        if config.weight and not config.denoiser:
+            raise InputError(
+                "no denoiser is given; train one with `diptych train denoise` and name its run with "
+                "--method.denoiser, or diffusers:FOLDER"
             )
         self.teacher = NoiseTeacher(config.denoiser) if config.weight else None
         self.mapper: nn.Module | None = None

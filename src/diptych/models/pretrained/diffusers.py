@@ -77,7 +77,9 @@ def load(name: str, weights: Path | None = None) -> DiffusionModel:
     if not (folder / "model_index.json").is_file():
         raise InputError(f"{name} holds no model_index.json; name a folder of diffusers")
     if "tokenizer_2" in read_json(folder / "model_index.json"):
-        raise InputError(f"{where} reads two text encoders, of which one is supported; name another")
+        raise InputError(
+            f"{where} reads two text encoders, of which one is supported; name another"
+        )
     module = LatentDiffusion(*_parts(folder, where)).eval().requires_grad_(False)
     context = module.text_encoder.config.max_position_embeddings
     tokenizer = from_folder(folder / "tokenizer", context=context, padding="max", local=True)
@@ -87,7 +89,9 @@ def load(name: str, weights: Path | None = None) -> DiffusionModel:
 def _parts(folder: Path, where: str) -> tuple[Any, Any, Any, Tensor]:
     """The network, the autoencoder, the text encoder and the shares of variance that remain."""
     try:
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
         from transformers import CLIPTextModel
     except ImportError:
         raise InputError(
@@ -99,7 +103,7 @@ def _parts(folder: Path, where: str) -> tuple[Any, Any, Any, Tensor]:
             unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)
             vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **options)
             text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **options)
-            noise = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+            noise: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # diffusers raises many kinds
         raise InputError(
             f"{where} is no latent diffusion model that diffusers can read ({brief(error)}); copy it again"

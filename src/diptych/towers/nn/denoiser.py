@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
 
     def pixels(self, x: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) in [-1, 1]."""
-        return x.to(self.kept.dtype) / 127.5 - 1
+        return x.to(self.positions.dtype) / 127.5 - 1
 
     def noised(self, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """x_t of images (B, 3, S, S) in [-1, 1]."""
