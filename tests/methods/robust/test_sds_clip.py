@@ -17,6 +17,7 @@ from diptych.evaluation import evaluate
 from diptych.methods.base import Recipe
 from diptych.methods.robust.sds_clip import HELD_OUT, SDSCLIP, LatentMapper, NoiseTeacher
 from diptych.methods.store import load
+from diptych.methods.tuning import norm_rates
 from diptych.testing import Toy
 from diptych.testing.subject import toy_denoiser
 from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig, noise_errors, noised
@@ -190,8 +191,9 @@ def test_norms_and_map_learn_and_all_else_stays_to_the_bit(tmp_path):
 
 
 def test_without_weight_or_without_a_way_to_the_vectors_it_is_clip_on_its_norms(tmp_path):
-    alone = method(weight=0.0, denoiser="")
+    alone = method(weight=0.0, denoiser="", warm={"steps": 5})
     assert alone.teacher is None
+    assert len(alone.stages()) == 1
     cut = method(weight=1.0)
     setup = cut.setup
 
@@ -205,6 +207,13 @@ def test_without_weight_or_without_a_way_to_the_vectors_it_is_clip_on_its_norms(
     _, other = trained(cut, tmp_path / "cut")
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], msg=name)
+
+
+def test_a_model_without_norms_is_refused():
+    with pytest.raises(InputError, match="no norms with weights to train"):
+        norm_rates(
+            "model", nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2, elementwise_affine=False))
+        )
 
 
 def test_the_map_is_trained_first_where_it_is_asked_for():
@@ -242,7 +251,6 @@ def test_times_are_drawn_between_two_shares():
         ),
         ({"decay": 0.5}, "decay is of whole layers"),
         ({"times": (0.5, 0.5)}, "holds no time"),
-        ({"weight": 0.0, "warm": {"steps": 1}}, "leave warm out"),
         ({"role": "caption;long"}, "names several texts"),
     ],
 )

@@ -80,8 +80,6 @@ class Config(ClipConfig):
             raise InputError("decay is of whole layers, and only norms are trained; leave it out")
         if self.times[0] >= self.times[1]:
             raise InputError(f"times={self.times} holds no time; give a lower and a higher share")
-        if self.warm and not self.weight:
-            raise InputError("warm trains a map that weight=0 does not need; leave warm out")
 
 
 class NoiseTeacher(Frozen):
@@ -183,7 +181,7 @@ class SDSCLIP(CLIP):
         (stage,) = super().stages()
         frozen = norm_rates("model", self.model)
         stages = [replace(stage, lr_scale=frozen)]
-        if self.config.warm:
+        if self.config.warm and self.teacher is not None:
             alone = {"model": 0.0}
             stages.insert(0, replace(stage, name="map", lr_scale=alone, recipe=self.config.warm))
         if self.measures:
