@@ -147,7 +147,7 @@ class Role:
     """The role of an option, used in an annotation; the contract suite makes smaller models by
     it."""
 
-    name: Literal["width", "dropout", "network", "model"]
+    name: Literal["width", "dropout", "network", "model", "denoiser"]
 
 
 def role(hint: Any) -> str | None:
@@ -177,6 +177,8 @@ NetworkSpec = Annotated[str, Role("network")]
 """The spec of a tower or a head, such as `mlp:hidden=2048`."""
 ModelSpec = Annotated[str, Role("model")]
 """The spec of a whole model, as `diptych.load` takes it."""
+DenoiserSpec = Annotated[str, Role("denoiser")]
+"""The spec of a model that predicts noise, as `diptych.load` takes it."""
 
 
 def configure(cls: type, options: Mapping[str, Any], where: str) -> Any:

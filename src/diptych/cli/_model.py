@@ -8,7 +8,7 @@ from diptych.cli._screen import say
 if TYPE_CHECKING:
     from diptych.models.model import Model
 
-MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], hf:REPO_OR_FOLDER, hf-lm:FOLDER"
+MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], hf:REPO_OR_FOLDER, hf-lm:FOLDER, diffusers:FOLDER"
 
 
 def add_weights(parser: Parser, section: str = "More") -> None:

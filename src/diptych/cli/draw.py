@@ -1,7 +1,7 @@
-"""Draw images of a concept by a run that was trained to, into a folder.
+"""Draw images of a concept or of a text by a model that was trained to, into a folder.
 
-The concept is a name that it learnt; `--words` are ordinary ones beside it, where the run keeps its
-text tower.
+A run of cones draws a name that it learnt; `--words` are ordinary ones beside it, where the run
+keeps its text tower. Runs of denoise and diffusers:FOLDER draw any text.
 """
 
 from pathlib import Path
@@ -14,13 +14,14 @@ GROUP = "Use a model"
 USAGE = "RUN NAME --out FOLDER [options]"
 EXAMPLES = (
     "diptych draw runs/mine 'my cat' --out drawn/",
+    "diptych draw runs/denoiser 'a red apple on a table' --out drawn/",
     "diptych draw runs/mine 'my cat' --words 'on grass' --guidance 5 --count 8 --out drawn/",
 )
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that was trained to draw")
-    parser.option("What", "name", metavar="NAME", help="the concept, in quotes")
+    parser.option("What", "model", help="a RUN that was trained to draw, or diffusers:FOLDER")
+    parser.option("What", "name", metavar="NAME", help="the concept or the text, in quotes")
     parser.option("What", "--words", metavar="TEXT", help="ordinary words beside it")
     parser.option("What", "--out", metavar="FOLDER", help="where the images go")
     parser.option("How", "--count", type=int, least=1, metavar="N", help="images (4)")

@@ -98,6 +98,7 @@ ABILITIES = frozenset(
         "match",
         "generate",
         "log_prob",
+        "noise_error",
         "compose",
         "detect",
         "draw",
@@ -115,7 +116,6 @@ ABILITIES = frozenset(
 """All abilities; those of a card are among them."""
 
 COMING: Mapping[str, tuple[str, ...]] = {
-    "match": ("albef", "nevlp"),
     "segment": ("denseclip", "cocu"),
     "embed_regions": ("clim", "villa", "dito", "doco"),
     "predict": ("renalclip", "urbanclip"),

@@ -216,11 +216,12 @@ def load(
     share: float | None = None,
     space: str | None = None,
 ) -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`, or one
-    that ships with the package: `tiny`, `tiny-lm`.
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
+    `diffusers:FOLDER`, or one that ships with the package: `tiny`, `tiny-lm`.
 
     Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
-    and for a language model a `LanguageModel`, which generates.
+    for a language model a `LanguageModel`, which generates, and for a predictor of noise a
+    `DiffusionModel`.
 
     `weights` names a local file for a model of another library: a state dict, safetensors, or a
     Hugging Face folder. `precision` is the type of the computation: "float32", "bfloat16", "int8",
@@ -254,7 +255,9 @@ def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
             f"--weights (weights=) goes with openclip: or hf: models; {spec} has its own"
         )
     if not folder.is_dir():
-        known = ", ".join([*shipped(), "openclip:NAME/TAG", "hf:FOLDER", "hf-lm:FOLDER"])
+        known = ", ".join(
+            [*shipped(), "openclip:NAME/TAG", "hf:FOLDER", "hf-lm:FOLDER", "diffusers:FOLDER"]
+        )
         raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")
     return set_precision(_load_run(folder, str(spec) if ships else str(folder)), precision)
 

@@ -7,12 +7,15 @@ Layer decay: lower learning rates for lower blocks.
 Patch embeddings, token tables and positions have the rate of a block before the first; everything
 behind the blocks has the full rate.
 
+Norms alone: only the scales and shifts of norms are trained, all other weights are frozen.
+
 Kept statistics: batch norms keep the means and variances that they were loaded with. The statistics
 of a small batch differ, and the layers behind were trained for the old ones.
 """
 
 from typing import Annotated, Any
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from diptych.errors import InputError
@@ -50,6 +53,27 @@ def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
         name for name, module in tower.named_children() if any(True for _ in module.parameters())
     }
     return rates | {f"{prefix}.{name}": 1.0 for name in ("norm", "pool") if name in named}
+
+
+def norm_rates(prefix: str, module: nn.Module) -> dict[str, float]:
+    """Return learning-rate multipliers by parameter prefix that train the norms of a module alone.
+
+    Raises InputError for a module without norms that have weights.
+
+    >>> from collections import OrderedDict
+    >>> layers = OrderedDict(first=nn.Linear(2, 2), norm=nn.LayerNorm(2), last=nn.Linear(2, 2))
+    >>> norm_rates("model", nn.Sequential(layers))
+    {'model': 0.0, 'model.norm': 1.0}
+    """
+    found = {
+        f"{prefix}.{name}": 1.0
+        for name, part in module.named_modules()
+        if isinstance(part, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | _BatchNorm)
+        and any(True for _ in part.parameters())
+    }
+    if not found:
+        raise InputError("the model has no norms with weights to train; start from another one")
+    return {prefix: 0.0} | found
 
 
 def keep_statistics(*towers: Any) -> None:

@@ -243,6 +243,7 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
 
     - a dual encoder of images alone: `agreement`
     - a method that logs a perplexity: the probability of a token, of which a half is sufficient
+    - a predictor of noise: the share of the noise that it explains, a half is sufficient
     - otherwise: accuracy by names if the data name classes, or recall, or the first measure of its
       validation
     """
@@ -268,7 +269,8 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
             suite = "zeroshot"
             names = ("top1",)
         found = evaluate(model, source, [suite], **settings)[suite]
-    return next(value for name, value in found.items() if name.startswith(tuple(names))), ENOUGH
+    reached = next(value for name, value in found.items() if name.startswith(tuple(names)))
+    return reached, 0.5 if suite == "denoising" else ENOUGH
 
 
 def agreement(module: DualEncoder, batch: Batch) -> float:

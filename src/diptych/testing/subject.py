@@ -2,9 +2,11 @@
 second, and toys as its data."""
 
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +16,11 @@ from diptych.data.plan import Grouped
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer, build
 from diptych.data.views import ArrayView, LabelView
+from diptych.methods import store
 from diptych.methods.base import At, Method, Preset
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import find, is_file, method_class
+from diptych.rng import generator
 from diptych.spec import Spec, annotations, parse, role
 from diptych.testing.toy import Toy
 from diptych.training.prepare import Run, with_columns
@@ -43,10 +47,10 @@ class Subject:
 
     def preset(self, name: str, shrink: int) -> Preset:
         """Return a preset with towers and heads `shrink` times narrower, no dropout, and the model
-        that ships with the package in place of any other.
+        that ships with the package, or a denoiser of random weights, in place of any other.
 
-        Options are recognised by their annotations: `Width`, `NetworkSpec`, `Dropout` and
-        `ModelSpec` of `diptych.spec`. The method's `test_options` are applied last.
+        Options are recognised by their annotations: `Width`, `NetworkSpec`, `Dropout`, `ModelSpec`
+        and `DenoiserSpec` of `diptych.spec`. The method's `test_options` are applied last.
         """
         preset = self.cls.preset(name)
         narrow = {
@@ -65,6 +69,8 @@ class Subject:
                     config[key] = str(narrower(value, shrink))
                 case "model":
                     config[key] = "tiny"
+                case "denoiser":
+                    config[key] = toy_denoiser().name
         config |= self.cls.test_options
         return replace(
             preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink)
@@ -117,6 +123,7 @@ def _toys(
 
 
 @cache
+@torch.random.fork_rng()  # the first call draws no other numbers for its caller than the next
 def columns_of(subject: Subject) -> dict[tuple[str, str], int]:
     """Return (stream, field) of the columns that the stages of a method compute, with the number of
     the stage whose `prepare` does."""
@@ -174,6 +181,26 @@ def _smallest_of_family(spec: str) -> str:
         name for name in list_models("test_*") if model.startswith(name.removeprefix("test_"))
     ]
     return f"timm:{max(families, key=len, default=model)}"
+
+
+@cache
+def toy_denoiser() -> "tempfile.TemporaryDirectory[str]":
+    """Return the folder of a small denoiser of the toy, with random weights: a new one predicts no
+    noise at all."""
+    subject = Subject.of("denoise")
+    preset = subject.preset("small", 8)
+    rng = generator(0, "denoiser")  # the same in any default type
+    with torch.random.fork_rng(), torch.no_grad():
+        module: Any = subject.make(preset).deliver().float()
+        for parameter in module.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(0, 0.2, tuple(parameter.shape))))
+    folder = tempfile.TemporaryDirectory(prefix="diptych-denoiser-")
+    description = store.describe(
+        "denoise", preset.config, module, toy_tokenizer(preset), module.preprocess
+    )
+    # in half precision, which loads as any
+    store.save_model(Path(folder.name), description, module.state_dict(), half=True)
+    return folder
 
 
 def toy_tokenizer(preset: Preset) -> Tokenizer | None:

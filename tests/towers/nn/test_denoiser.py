@@ -102,3 +102,11 @@ def test_who_knows_the_noise_finds_the_image():
 def test_sizes_that_do_not_fit_are_refused(options, said):
     with pytest.raises(InputError, match=said):
         DenoiserConfig(**options)
+
+
+def test_the_schedule_of_latent_diffusion_is_the_published_one():
+    kept = kept_at(1000, "scaled_linear")[[0, 100, 500, 999]]
+    assert kept.tolist() == pytest.approx([0.99915, 0.894223, 0.276333, 0.004660], abs=1e-6)
+    fewer = kept_at(50, "scaled_linear")
+    assert bool((fewer.diff() < 0).all())
+    assert float(fewer[-1]) == pytest.approx(0.0047, abs=3e-3)

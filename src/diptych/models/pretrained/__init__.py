@@ -1,5 +1,5 @@
 """Pretrained models of other libraries: `openclip:NAME[/TAG]` and `hf:REPO_OR_FOLDER` in our
-towers, `hf-lm:FOLDER` in transformers' modules.
+towers, `hf-lm:FOLDER` and `diffusers:FOLDER` in modules of transformers and diffusers.
 
 A loader is a module of this folder with `load(name, weights) -> Model`; its name is the prefix of
 its specs.
@@ -15,6 +15,7 @@ LOADERS = {
     "openclip": "diptych.models.pretrained.openclip",
     "hf": "diptych.models.pretrained.hf",
     "hf-lm": "diptych.models.pretrained.hf_lm",
+    "diffusers": "diptych.models.pretrained.diffusers",
 }
 
 
@@ -45,6 +46,6 @@ def absolute(spec: str) -> str:
     'openclip:ViT-B-32/openai'
     """
     prefix, _, name = spec.partition(":")
-    if prefix in ("hf", "hf-lm") and Path(name).expanduser().is_dir():
+    if prefix in ("hf", "hf-lm", "diffusers") and Path(name).expanduser().is_dir():
         return f"{prefix}:{Path(name).expanduser().resolve()}"
     return str(Path(spec).resolve()) if Path(spec).is_dir() else spec

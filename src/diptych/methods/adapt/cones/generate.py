@@ -26,10 +26,11 @@ from diptych.methods.families.few_shot import class_names
 from diptych.methods.make import Make
 from diptych.models.adapted import TrainedClassesModel
 from diptych.models.delivered import Validation
+from diptych.models.diffusion import check_drawing, to_images
 from diptych.models.model import evaluating
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
-from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig
+from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig, noise_errors
 
 
 class ConceptDrawer(ConceptModule):
@@ -73,8 +74,7 @@ class ConceptDrawer(ConceptModule):
         Inputs: uint8 images (B, 3, S, S), noise of the same shape, times (B,), and rows (B, L, E)
         with their mask.
         """
-        noisy = self.denoiser.noised(self.denoiser.pixels(x), noise, time)
-        return (self.denoiser(noisy, time, rows, mask) - noise).square().flatten(1).mean(1)
+        return noise_errors(self.denoiser, self.denoiser.pixels(x), noise, time, rows, mask)
 
     def extra_state(self) -> dict[str, Any]:
         return {
@@ -123,11 +123,7 @@ class ConceptDrawerModel(TrainedClassesModel):
         Raises InputError for a name that was not trained, for words without a text tower, and for
         numbers that are out of range.
         """
-        if count < 1 or steps < 1 or guidance < 0:
-            raise InputError(
-                f"{count} images in {steps} steps with guidance {guidance:g} are none; give 1 or more "
-                "images and steps, and a guidance of 0 or more"
-            )
+        check_drawing(count, steps, guidance)
         before = self.delivered.classes
         self.delivered.set_classes([name])
         try:
@@ -145,8 +141,7 @@ class ConceptDrawerModel(TrainedClassesModel):
                 )
         finally:
             self.delivered.classes = before
-        values = ((pixels.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in values]
+        return to_images(pixels)
 
     def _with(self, rows: Tensor, mask: Tensor, words: str) -> tuple[Tensor, Tensor]:
         side = self.delivered.side()
