@@ -81,8 +81,8 @@ class Config:
     - `shuffle` draws the order of the sentences of a section anew each time.
     - `rate` is the share of masked words.
     - `tau` and `sections_tau` are the temperatures of the joint stage and of the sections.
-    - `matching` and `sections_words` weigh RSM and MLM of the stage sections, `alignment`, `words`
-      and `local` GA, MLM and the local loss of the joint stage. BioViL-L has local=1.
+    - `matching` and `sections_masking` weigh RSM and MLM of the stage sections, `alignment`,
+      `masking` and `local` GA, MLM and the local loss of the joint stage. BioViL-L has local=1.
     - `image_projection` and `text_projection` are P_v and P_t, of a new model.
     - `projector` and `views_tau` are the head and the temperature of the stage images, `views` its
       augmentation; `augment` is that of the joint stage. None of them mirrors: reports name sides.
@@ -98,9 +98,9 @@ class Config:
     tau: Positive = 0.5
     sections_tau: Positive = 0.5
     matching: NotNegative = 1.0
-    sections_words: NotNegative = 0.1
+    sections_masking: NotNegative = 0.1
     alignment: NotNegative = 0.5
-    words: NotNegative = 1.0
+    masking: NotNegative = 1.0
     local: NotNegative = 0.0
     image_projection: NetworkSpec = "mlp:hidden=128:last_bias=true"
     text_projection: NetworkSpec = TEXT_PROJECTION
@@ -118,8 +118,8 @@ class Config:
             if stage not in STAGES:
                 raise unknown("stage of recipes", stage, STAGES)
         for stage, weights in (
-            ("sections", (self.matching, self.sections_words)),
-            ("joint", (self.alignment, self.words, self.local)),
+            ("sections", (self.matching, self.sections_masking)),
+            ("joint", (self.alignment, self.masking, self.local)),
         ):
             if not any(weights):
                 raise InputError(f"all losses of the stage {stage} have weight 0; leave it out")
@@ -189,11 +189,11 @@ class BioViL(Method):
             pair = (config.findings, config.impression)
             roles = {"findings": pair, "impression": pair[::-1]}
             own = [BothView(roles=pair)]
-            weight = config.sections_words
+            weight = config.sections_masking
         else:
             roles = {"main": (config.impression, config.findings)}
             own = [ImageView(preprocess=self.model.encoder.image.preprocess, augment=self.augment)]
-            weight = config.words
+            weight = config.masking
         return (*own, *self._sections(roles, masked if weight else None))
 
     def _sections(
@@ -260,7 +260,7 @@ class BioViL(Method):
                 terms["matching"] = config.matching * matched(
                     features["findings"], features["impression"], both, config.sections_tau
                 )
-                weight = config.sections_words
+                weight = config.sections_masking
             case "images":
                 one, other = normalize(features["views"], dim=-1).unbind(1)
                 return Losses({"nt_xent": nt_xent(one, other, config.views_tau)})
@@ -274,7 +274,7 @@ class BioViL(Method):
                     terms["local"] = config.local * local_alignment(
                         features["patches"], features["tokens"], there, scale
                     )
-                weight = config.words
+                weight = config.masking
             case _:
                 weight = 1.0
         if weight:

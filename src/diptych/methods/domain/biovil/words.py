@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.data.batch import Tokens
+from diptych.dtypes import at_least_float32
 
 
 class WordHead(nn.Module):
@@ -44,7 +45,7 @@ def masked_losses(head: WordHead, text: nn.Module, tokens: Tokens) -> dict[str, 
     marks = tokens.marks.flatten(0, 1)
     chosen = marks >= 0
     logits = head(hidden[chosen], text.table.weight)  # type: ignore[union-attr]
-    losses = F.cross_entropy(logits.float(), marks[chosen], reduction="none")
+    losses = F.cross_entropy(at_least_float32(logits), marks[chosen], reduction="none")
     right = logits.argmax(-1) == marks[chosen]
     owner = chosen.nonzero()[:, 0] // tokens.ids.shape[1]
     empty = losses.new_zeros(len(tokens.ids))
