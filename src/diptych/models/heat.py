@@ -69,7 +69,9 @@ def heat_map(
             [nan, 1., 1., nan]])
     """
     if preprocess.ratio is not None:
-        raise InputError("an image with bars has no map of its own; give a preprocess without ratio")
+        raise InputError(
+            "an image with bars has no map of its own; give a preprocess without ratio"
+        )
     width, height = size
     across, down = _sides(preprocess, width, height)
     grids = smoothed(heat, sigma).reshape(1, -1, *heat.shape[-2:])

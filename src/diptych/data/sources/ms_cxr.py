@@ -26,7 +26,9 @@ from diptych.spec import Spec, configure
 
 FORMAT = "ms-cxr"
 FILE = "MS_CXR.csv"
-COLUMNS = ("dicom_id", "category_name", "label_text", "x", "y", "w", "h", "image_width", "image_height", "split")  # fmt: skip
+COLUMNS: Sequence[str] = (
+    "dicom_id", "category_name", "label_text", "x", "y", "w", "h", "image_width", "image_height", "split",
+)  # fmt: skip
 _NAME = re.compile(r"ms[-_]cxr.*\.json", re.IGNORECASE)
 _ENDINGS = (".jpg", ".png")
 

@@ -31,9 +31,7 @@ card = {
 }
 
 
-def ready(
-    model: Any, source: Source, *, role: str | None = None, rate: float = 0.15
-) -> None:
+def ready(model: Any, source: Source, *, role: str | None = None, rate: float = 0.15) -> None:
     """Raise InputError for a role that the source lacks, and for a rate that is no share."""
     role_of("masked_tokens", source, role)
     if not 0 < rate <= 1:
@@ -88,7 +86,9 @@ def masked_tokens(
         steps.add(len(some))
     wanted = np.concatenate(masked)
     if not len(wanted):
-        raise InputError(f"no token of {source.name!r} was masked; give more texts or a larger rate")
+        raise InputError(
+            f"no token of {source.name!r} was masked; give more texts or a larger rate"
+        )
     protocol = protocol_of(
         "masked_tokens",
         source,

@@ -31,9 +31,7 @@ card = {
 }
 
 
-def ready(
-    model: Any, source: Source, *, train: Source | str | None = None, seed: int = 0
-) -> None:
+def ready(model: Any, source: Source, *, train: Source | str | None = None, seed: int = 0) -> None:
     """Raise InputError for training pairs of other classes."""
     halves = split(source, train, seed)
     for name in card["needs"]:

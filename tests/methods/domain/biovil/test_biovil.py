@@ -63,9 +63,19 @@ class Lacking(Wrapped):
 def test_a_stage_reads_the_first_of_its_streams_that_is_given():
     made = method()
     assert [each.name for each in made.stages()] == list(STAGES)
-    assert [each.streams for each in made.stages()] == [("texts",), ("reports",), ("images",), ("train",)]
+    assert [each.streams for each in made.stages()] == [
+        ("texts",),
+        ("reports",),
+        ("images",),
+        ("train",),
+    ]
     made.setup({"train": Toy(4), "reports": Toy(4)})
-    assert [each.streams for each in made.stages()] == [("reports",), ("reports",), ("train",), ("train",)]
+    assert [each.streams for each in made.stages()] == [
+        ("reports",),
+        ("reports",),
+        ("train",),
+        ("train",),
+    ]
     only = method(stages=("joint",), recipes={"joint": {"lr": 0.5}})
     only.setup({})
     assert [(each.streams, each.recipe) for each in only.stages()] == [(("train",), {"lr": 0.5})]
@@ -89,7 +99,9 @@ def test_each_stage_has_its_losses_and_weights():
     half = info_nce(found["image"], found["text"], 2.0)
     torch.testing.assert_close(terms["alignment"], 0.75 * 2 * half)
     assert set(losses(method(local=1.0), "joint", batch).terms) == {"alignment", "words", "local"}
-    assert set(losses(method(masking=0.0), "joint", batch_of(method(masking=0.0), "joint")).terms) == {"alignment"}
+    assert set(
+        losses(method(masking=0.0), "joint", batch_of(method(masking=0.0), "joint")).terms
+    ) == {"alignment"}
     views = losses(made, "images", batch_of(made, "images"))
     assert set(views.terms) == {"nt_xent"}
     assert set(losses(made, "language", batch_of(made, "language", Toy(8))).terms) == {"words"}

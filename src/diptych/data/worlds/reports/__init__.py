@@ -122,9 +122,7 @@ class World(_base.World[Facts]):
             _finding(kind, cell, rng) for kind, cell in zip(kinds[:count], cells, strict=False)
         )
         denied = tuple(kinds[count : count + int(rng.integers(1, 3))])
-        return Facts(
-            findings=found, denied=denied, lacking=lacking, seed=int(rng.integers(2**63))
-        )
+        return Facts(findings=found, denied=denied, lacking=lacking, seed=int(rng.integers(2**63)))
 
     def render(self, facts: Facts) -> Rendered:
         """The image, and the boxes of its phrases."""
@@ -237,9 +235,7 @@ def _finding(kind: str, cell: int, rng: np.random.Generator) -> Finding:
     lower = bool(cell // 2)
     x = (0.47 if left else -0.47) + float(rng.uniform(-0.12, 0.12))
     y = (0.36 if lower else -0.36) + float(rng.uniform(-0.12, 0.12))
-    return Finding(
-        kind=kind, left=left, lower=lower, large=bool(rng.random() < 0.5), place=(x, y)
-    )
+    return Finding(kind=kind, left=left, lower=lower, large=bool(rng.random() < 0.5), place=(x, y))
 
 
 def _said(section: str, finding: Finding, rng: np.random.Generator) -> str:

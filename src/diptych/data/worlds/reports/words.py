@@ -29,7 +29,7 @@ NAMES = {
         "pneumothorax": ("pneumothorax", "air leak", "collapse", "barotrauma", "trapped air", "rupture"),
         "calcification": ("calcification", "tuberculosis", "silicosis", "histoplasmosis", "mineralisation",
                           "asbestosis"),
-        "catheter": ("catheter", "drain", "pacemaker", "cannula", "port", "tube"),
+        "catheter": ("catheter", "drain", "pacemaker", "cannula", "port", "stent"),
     },
 }  # fmt: skip
 LEVELS = {

@@ -65,9 +65,7 @@ _STREAMS = {
 }
 """The streams that a stage can read; it reads the first that is given."""
 
-TEXT_PROJECTION = (
-    "mlp:hidden=128:bias=true:last_bias=true:norm=layer:activation=gelu:activation_first=true:eps=1e-12"
-)
+TEXT_PROJECTION = "mlp:hidden=128:bias=true:last_bias=true:norm=layer:activation=gelu:activation_first=true:eps=1e-12"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,7 @@ class BioViL(Method):
     find_unused_parameters = True  # each stage trains other parts
     model: Reports
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         encoder = make.dual(
             logit_scale=Temperature(1 / config.tau, form="fixed"),
