@@ -177,6 +177,7 @@ def add(parser: Parser) -> None:
     parser.option(
         some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated"
     )
+    parser.option(some, "--auroc", type=bool, help="zeroshot: area under the curve, of two classes")
     parser.option(
         some,
         "--sigma",
@@ -231,7 +232,7 @@ _PLAIN = (
         "length",
         "keep_reference",
     ),
-    *("sigma", "interpolation", "signed", "rate", "whole_word"),
+    *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word"),
 )
 
 
