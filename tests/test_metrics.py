@@ -10,7 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, top_k_accuracy_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 from diptych import metrics
 from diptych.errors import InputError
@@ -467,3 +472,13 @@ def test_items_of_several_vectors_score_as_the_best_of_them(q, g, k, tile, seed)
     np.testing.assert_allclose(found.numpy(), scores)
     with pytest.raises(InputError, match="two or three dimensions"):
         metrics.ranks(queries, gallery[None], positives)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20)
+def test_the_area_under_the_curve_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 6, 20) / 5
+    positive = np.arange(20) < rng.integers(1, 20)
+    assert metrics.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+    assert math.isnan(metrics.auroc(scores, np.ones(20, bool)))

@@ -285,6 +285,24 @@ def accuracy(scores: Array, labels: Array, topk: Sequence[int] = (1, 5)) -> dict
     return {k: float((rank <= k).mean()) for k in topk}
 
 
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The share of pairs of a positive and another sample (N,) in which the positive one has the
+    higher score; equal scores are half a pair. NaN if all samples are of one kind.
+
+    >>> auroc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+    0.875
+    """
+    values, place = np.unique(scores, return_inverse=True)
+    counts = np.bincount(place, minlength=len(values))
+    below = np.cumsum(counts) - counts
+    rank = (below + (counts + 1) / 2)[place]
+    hits = int(positive.sum())
+    others = len(positive) - hits
+    if not hits or not others:
+        return math.nan
+    return float((rank[positive].sum() - hits * (hits + 1) / 2) / (hits * others))
+
+
 def class_ranks(scores: Array, labels: Array) -> np.ndarray:
     """The rank (N,) of each sample's right class among scores (N, C).
 

@@ -183,3 +183,22 @@ def test_two_heads_of_texts_alone_have_shares_too():
     assert dual.shares == (0.5, 0.5)
     dual.set_share(0.25)
     assert dual.config()["text_projection"] == "two:hidden=8:share=0.25"
+
+
+def test_patches_may_be_pooled_behind_the_projection():
+    image = image_tower("conv:image_size=16:widths=(8,):depths=(0,)")
+    projection = "mlp:hidden=6:bias=true:norm=layer:activation_first=true:eps=1e-6"
+    dual = DualEncoder(image, None, 4, image_projection=projection, pool="after").eval()
+    kinds = [type(layer).__name__ for layer in dual.image_projection]
+    assert kinds == ["Linear", "ReLU", "LayerNorm", "Linear"]
+    assert dual.image_projection[2].eps == 1e-6
+    x = torch.rand(2, 3, 16, 16)
+    patches = dual.project_image(dual.encode_image(x).patches)
+    expected = torch.nn.functional.normalize(patches.mean(1), dim=-1)
+    torch.testing.assert_close(dual.embed_images(x), expected)
+    again = DualEncoder.from_config(json.loads(json.dumps(dual.config())))
+    again.load_state_dict(dual.state_dict())
+    torch.testing.assert_close(again.eval().embed_images(x), expected)
+    assert "pool" not in DualEncoder(image, None, 4).config()
+    with pytest.raises(InputError, match="unknown pool of a dual encoder 'behind'"):
+        DualEncoder(image, None, 4, pool="behind")

@@ -34,6 +34,7 @@ USAGE = (
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
+    "diptych data make reports:split=test --count 500 --form ms-cxr --out phrases/",
     "diptych data show scenes:edits=all:styles=seen --out page.html",
     "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
     "diptych data vary scenes:number=2 --count 500 --model tiny --out varied/",
@@ -44,7 +45,7 @@ EXAMPLES = (
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
 )
 _OPTIONS = {  # the options that each word accepts
-    "make": ("count", "seed", "start", "shard"),
+    "make": ("count", "seed", "start", "shard", "form"),
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test"),
     "vary": _vary.OPTIONS,
@@ -52,6 +53,7 @@ _OPTIONS = {  # the options that each word accepts
     "label": ("model", "positive", "negative", "page", "role"),
     "describe": _describe.OPTIONS,
 }
+_FORMS = ("shards", "ms-cxr")
 _OF_SOURCES = ("filter", "vary", "negatives", "label", "describe")  # not only on worlds
 
 
@@ -94,6 +96,12 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         "How", "--shard", type=int, least=1, metavar="N", help="samples a shard (default: 1000)"
+    )
+    parser.option(
+        "How",
+        "--form",
+        metavar="NAME",
+        help="make: shards (default), or ms-cxr, a table of phrases with boxes, and images",
     )
     parser.option(
         "How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out"
@@ -276,6 +284,18 @@ def _label(args: Namespace, out: Path) -> None:
 
 
 def _make(source: Any, out: Path, args: Namespace) -> None:
+    form = args.get("form", "shards")
+    if form not in _FORMS:
+        raise unknown("form of `data make`", form, _FORMS)
+    if form == "ms-cxr":
+        from diptych.data.sources import ms_cxr
+
+        if "shard" in args:
+            raise InputError("--shard goes with shards; leave it out, or --form")
+        with progress("writing") as report:
+            phrases = ms_cxr.write(source, out, progress=report)
+        print(f"{out / ms_cxr.FILE} holds {phrases:,} phrases with their boxes")
+        return
     from diptych.data.shards import PER_SHARD, write_shards
 
     with progress("writing") as report:

@@ -112,7 +112,7 @@ def add(parser: Parser) -> None:
         some,
         "--train",
         metavar="SOURCE",
-        help="probes: what they learn from; visualness: its threshold",
+        help="probes, nli: what they learn from; visualness: its threshold",
     )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(
@@ -194,6 +194,26 @@ def add(parser: Parser) -> None:
     parser.option(
         some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated"
     )
+    parser.option(some, "--auroc", type=bool, help="zeroshot: area under the curve, of two classes")
+    parser.option(
+        some,
+        "--sigma",
+        type=float,
+        metavar="N",
+        help="heatmaps: the width of the filter in positions (default: 1.5)",
+    )
+    parser.option(
+        some,
+        "--interpolation",
+        type=Literal["nearest", "bilinear"],
+        metavar="WAY",
+        help="heatmaps: how positions become pixels (default: nearest)",
+    )
+    parser.option(some, "--signed", type=bool, help="heatmaps: contrast with its sign")
+    parser.option(
+        some, "--rate", type=float, metavar="X", help="masked_tokens: the share (default: 0.15)"
+    )
+    parser.option(some, "--whole-word", type=bool, help="masked_tokens: mask whole words")
     parser.option("More", "--json", type=bool, help="JSON in place of tables")
     add_weights(parser)
 
@@ -232,6 +252,7 @@ _PLAIN = (
         "length",
         "keep_reference",
     ),
+    *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word"),
 )
 
 

@@ -27,6 +27,13 @@ def add(parser: Parser) -> None:
     parser.option(
         "What", "--out", metavar="FILE.png", help="where the image goes (default: IMAGE-heat.png)"
     )
+    parser.option(
+        "How",
+        "--sigma",
+        type=float,
+        metavar="N",
+        help="smooth the map by a Gaussian of this many positions (default: 0, none)",
+    )
     parser.option("More", "--json", type=bool, help="JSON; an image only where --out is given")
     add_weights(parser)
 
@@ -52,7 +59,7 @@ def run(args: Namespace) -> None:
         )
     out = _out(args)
     model: Any = load_model(args.model, args.get("weights"))
-    found, image = ground_image(model, args.image, args.sentence)
+    found, image = ground_image(model, args.image, args.sentence, sigma=args.get("sigma", 0.0))
     if out is not None:
         image.save(out)
     x, y = found.best

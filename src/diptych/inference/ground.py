@@ -15,6 +15,7 @@ from PIL import Image
 
 from diptych.data.images import FileImage, Preprocess, barred, on_ground
 from diptych.methods.abilities import require
+from diptych.models.heat import smoothed
 
 _LEAST = 384  # the side below which an image is enlarged
 _COLOURS = np.array(
@@ -43,15 +44,18 @@ class Grounded:
         return (self.cosines - low) / (high - low) if high > low else np.ones_like(self.cosines)
 
 
-def ground_image(model: Any, path: str, sentence: str) -> tuple[Grounded, Image.Image]:
+def ground_image(
+    model: Any, path: str, sentence: str, *, sigma: float = 0.0
+) -> tuple[Grounded, Image.Image]:
     """Return where the image of a file is similar to a sentence, and the part of it that the model
-    reads, in grey, with the weights overlaid in colours, red where they are 1.
+    reads, in grey, with the weights overlaid in colours, red where they are 1. With `sigma` the
+    cosines are smoothed (`models.heat`).
 
     Raises InputError for a model without `heat`, or whose image tower has no positions, and for a
     file that is no image.
     """
     require(model, "heat", "grounding a sentence")
-    cosines = model.heat(path, sentence, exact=True)[0, 0].numpy()
+    cosines = smoothed(model.heat(path, sentence, exact=True)[0, 0], sigma).numpy()
     image = FileImage(path).decode()
     seen = part_seen(model.preprocess, image.size)
     row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)

@@ -65,7 +65,11 @@ class Fills(Protocol):
     def fill(
         self, texts: Sequence[str], images: "ImagesLike | None" = None, *, k: int = 5
     ) -> Sequence[Sequence[Sequence[tuple[str, float]]]]:
-        """The k likeliest words with their probabilities, for each mask of each text."""
+        """The k likeliest words with their probabilities, for each [MASK] of each text."""
+        ...
+
+    def masked_logits(self, ids: "Tensor", lengths: "Tensor") -> "Tensor":
+        """The logits (N, L, W) of the word at each place of ids (N, L), some of them masked."""
         ...
 
 
@@ -119,7 +123,6 @@ COMING: Mapping[str, tuple[str, ...]] = {
     "segment": ("denseclip", "cocu"),
     "embed_regions": ("clim", "villa", "dito", "doco"),
     "predict": ("renalclip", "urbanclip"),
-    "fill": ("biovil", "albef"),
     "reconstruct": ("sycoca", "pixel_linguist"),
 }
 """The methods that will bring an ability that none has yet."""

@@ -13,7 +13,7 @@ from diptych.models.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.models.model import TextModel
 from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
 from diptych.towers.build import image_tower, text_tower
-from diptych.towers.dual import DualEncoder
+from diptych.towers.dual import DualEncoder, Pool
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
@@ -132,12 +132,13 @@ class Make:
         *,
         logit_scale: Temperature,
         logit_bias: float | None = None,
+        pool: Pool = "before",
         spaces: Sequence[str] = (),
         **projections: str,
     ) -> DualEncoder:
         """Return a new dual encoder, without the tower of a side that is `NO_TOWER`.
 
-        A given model keeps its scale and projections; a missing bias is added. `spaces` names the
+        A given model keeps its scale, projections and pool; a missing bias is added. `spaces` names the
         vectors of an image tower that pools several. Raises InputError if a given model has other
         spaces.
         """
@@ -156,6 +157,7 @@ class Make:
                 self.embed_dim,
                 logit_scale=logit_scale,
                 logit_bias=logit_bias,
+                pool=pool,
                 spaces=spaces,
                 **projections,
             )

@@ -270,9 +270,7 @@ class Model(TextModel):
         batches, count = self._batches(images, batch_size, exact)
 
         def project(pixels: Tensor) -> Tensor:
-            return at_least_float32(
-                self.encoder.project_image(self.encoder.encode_image(pixels).pooled)
-            )
+            return at_least_float32(self.encoder.image_vectors(self.encoder.encode_image(pixels)))
 
         return self._embed(batches, project, count, None)
 

@@ -7,7 +7,7 @@ import copy
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,17 @@ _OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
 _SHORTEST = 1e-4
 """The length below which the mean of two unit vectors has no direction; it bounds the gradient."""
 
+Pool = Literal["before", "after"]
+
 
 class DualEncoder(nn.Module):
     """Embed images and texts as unit vectors of one space; similarity is their dot product.
 
     `logit_scale()` is the multiplier of similarities; `logit_bias` is added to them (SigLIP), or is
     None. A projection is given as the spec of a head (`towers.nn.heads`), such as "linear".
+
+    With `pool="before"` the image tower's pooled vector is projected; with "after" its patches are,
+    and the vector is their mean.
 
     An image tower that pools K vectors (several CLS tokens) offers K named `spaces`: the encoder
     embeds images in the first, `space(name)` in another one. Texts are the same in all of them.
@@ -62,10 +67,14 @@ class DualEncoder(nn.Module):
         logit_bias: float | None = None,
         image_projection: str = "linear",
         text_projection: str = "linear",
+        pool: Pool = "before",
         spaces: Sequence[str] = (),
     ):
         super().__init__()
         assert image is not None or text is not None, "a dual encoder has one tower at least"
+        if pool not in get_args(Pool):
+            raise unknown("pool of a dual encoder", pool, get_args(Pool))
+        self.pool = pool
         self.spaces = _named(spaces, 1 if image is None else image.vectors)
         self._vector = 0  # of those that the image tower pools
         if image is not None:
@@ -127,9 +136,17 @@ class DualEncoder(nn.Module):
         assert self.text_projection is not None, "encode_text refuses where there is no text tower"
         return self.text_projection(x)
 
+    def image_vectors(self, encoded: Encoded) -> Tensor:
+        """Encoded images -> vectors (N, E), not normalised."""
+        if self.pool == "before":
+            return self.project_image(encoded.pooled)
+        if encoded.grid is None:
+            raise InputError("this image tower has no patches to pool; choose vit or conv")
+        return self.project_image(encoded.patches).mean(1)
+
     def embed_images(self, x: Tensor, **options: Any) -> Tensor:
         """Images (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E)."""
-        return F.normalize(self.project_image(self.encode_image(x, **options).pooled), dim=-1)
+        return F.normalize(self.image_vectors(self.encode_image(x, **options)), dim=-1)
 
     def embed_texts(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Tensor:
         """Ids (N, L) with lengths (N,) -> unit vectors (N, E)."""
@@ -181,6 +198,7 @@ class DualEncoder(nn.Module):
             "embed_dim": self.embed_dim,
             "logit_scale": self.logit_scale.config(),
             **self._plain,
+            **({"pool": self.pool} if self.pool != "before" else {}),
             **({"spaces": list(self.spaces)} if self.spaces else {}),
         }
 
@@ -199,6 +217,7 @@ class DualEncoder(nn.Module):
             "image_projection",
             "text_projection",
             "logit_bias",
+            "pool",
             "spaces",
         )
         for key in config:

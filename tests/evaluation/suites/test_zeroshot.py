@@ -262,3 +262,20 @@ def test_what_does_not_go_together_is_refused():
         evaluate(model, source([0], [0]), ["zeroshot"], by_source=True, group="g")
     with pytest.raises(InputError, match="leave classnorm out"):
         evaluate(Learnt(vectors(3, 30), True), source([0]), ["zeroshot"], classnorm=True)
+
+
+def test_two_classes_have_an_area_under_the_curve():
+    labels = [0, 1, 1, 0, 1, 0]
+    model = Fake(vectors(3, 30))
+    found = zeroshot(model, source(labels, names=NAMES[:2]), templates=("{}",), auroc=True)
+    axis = model.vectors[1] - model.vectors[0]
+    scores = [float(model.vectors[10 + at] @ axis) for at in range(len(labels))]
+    pairs = [
+        scores[a] > scores[b]
+        for a, one in enumerate(labels)
+        for b, two in enumerate(labels)
+        if one > two
+    ]
+    assert found["auroc"] == pytest.approx(np.mean(pairs))
+    with pytest.raises(InputError, match="has 5 classes; auroc is of two"):
+        zeroshot(model, source([0, 1]), templates=("{}",), auroc=True)

@@ -18,7 +18,8 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     datasets:saved/:split=train                 Hugging Face datasets, written by save_to_disk
     filtered:kept.npz                           the output of `diptych data filter` on another source
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
-    snli_ve_dev.jsonl, snli_1.0_train.jsonl     premise, hypothesis and label
+    snli_ve_dev.jsonl, radnli_test_v1.jsonl     premise, hypothesis and label
+    NLMCXR/, mimic-cxr-jpg/, MS_CXR.csv         reports of Open-I and MIMIC-CXR, phrases with boxes
     examples.jsonl, visual_genome_relation.json, add_att.json   Winoground, ARO, SugarCrepe
     flickr30k_test.json, coco_train.json        lists of captions, as ALBEF and BLIP read them
     ocr.json:links=pairs.csv                    texts read in images, and which belong together

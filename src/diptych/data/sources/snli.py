@@ -1,5 +1,6 @@
-"""SNLI and SNLI-VE (`snli_1.0_train.jsonl`, `snli_ve_dev.jsonl`): JSON lines of a premise, a
-hypothesis and a label.
+"""SNLI and SNLI-VE (`snli_1.0_train.jsonl`, `snli_ve_dev.jsonl`), and what has their form, as MedNLI
+and RadNLI (`mli_train_v1.jsonl`, `radnli_test_v1.jsonl`): JSON lines of a premise, a hypothesis and a
+label.
 
 The premise is the caption of a Flickr30k image, which is the premise of SNLI-VE. So here the
 premise is a caption, the hypothesis a question and the label its answer.
@@ -16,20 +17,26 @@ import numpy as np
 from diptych.data.compact import Strings, is_folder
 from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Text
+from diptych.data.sources._files import beginning
 from diptych.data.sources.rows import JsonRows
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
 FORMAT = "snli"
 CLASSES = ("entailment", "neutral", "contradiction")
+_MARKS = (b'"sentence1"', b'"sentence2"', b'"gold_label"')
+_IDS = ("pairID", "pair_id")  # RadNLI's is the second
 _DISPUTED = "-"  # the label if annotators disagree
 _FOLDERS = ("flickr30k-images", "flickr30k_images", "Flickr30K", "images", "Images")
 
 
 def claims(spec: Spec) -> bool:
-    """Whether this module reads `spec`: by its name."""
+    """Whether this module reads `spec`: by its name, or by the fields of its first line."""
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
-    return name.startswith("snli") and name.endswith(".jsonl") and not is_folder(spec)
+    if name.startswith("snli") and name.endswith(".jsonl"):
+        return not is_folder(spec)
+    first = beginning(spec, ".jsonl").partition(b"\n")[0]
+    return all(mark in first for mark in _MARKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,7 @@ class Snli:
                 damage[f"{name}:{number + 1}"] = bad
             elif row["gold_label"] != _DISPUTED:  # type: ignore[index]
                 good.append(number)
-                keys.append(str(row.get("pairID", number)))  # type: ignore[union-attr]
+                keys.append(next((str(row[key]) for key in _IDS if key in row), str(number)))  # type: ignore[operator, index]
                 labels.append(CLASSES.index(row["gold_label"]))  # type: ignore[index]
                 first = first or _image(row)
         if not good:

@@ -43,9 +43,10 @@ class MaskedTextView(TextView):
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
         found = super().__call__(sample, rng, progress)
-        return {name: [self._mask(ids, rng) for ids in texts] for name, texts in found.items()}
+        return {name: [self.masked(ids, rng) for ids in texts] for name, texts in found.items()}
 
-    def _mask(self, ids: Sequence[int], rng: np.random.Generator) -> Masked:
+    def masked(self, ids: Sequence[int], rng: np.random.Generator) -> Masked:
+        """The ids of a text, special ones included, with some masked."""
         begin = len(self.tokenizer.before)
         own = np.array(ids[begin : len(ids) - len(self.tokenizer.after)], np.int64)
         chosen = rng.random(len(own)) < self.rate

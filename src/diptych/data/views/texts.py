@@ -28,10 +28,11 @@ class TextView:
     "long*" is all texts of role long, in order, joined by spaces. "long[fact=place]" are those
     whose attribute `fact` is "place".
 
-    Only the forms whose roles a sample has are drawn; outside training the first of them is used. A
-    sample with fewer texts than `count` repeats them, or raises BadSample("few-captions") with
-    repeat=False. With `like` and the same roles, the texts are those of another view, tokenized by
-    this view's tokenizer. Raises BadSample("no-caption") if a sample has no text of any form.
+    Only the forms whose roles a sample has are drawn; outside training, or with `first`, the first
+    of them is used. A sample with fewer texts than `count` repeats them, or raises
+    BadSample("few-captions") with repeat=False. With `like` and the same roles, the texts are those
+    of another view, tokenized by this view's tokenizer. Raises BadSample("no-caption") if a sample
+    has no text of any form.
     """
 
     tokenizer: Tokenizer
@@ -41,6 +42,7 @@ class TextView:
     repeat: bool = True
     like: str | None = None
     between: str = ", "
+    first: bool = False
 
     @cached_property
     def forms(self) -> list[tuple[tuple[str, ...], float]]:
@@ -99,10 +101,10 @@ class TextView:
                         name: [texts[i] for i in rng.permutation(len(texts))]
                         for name, texts in held.items()
                     }
-                weights = np.cumsum([weight for _, weight in possible])
-                roles = possible[
-                    int(np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right"))
-                ][0]
+                if not self.first:
+                    weights = np.cumsum([weight for _, weight in possible])
+                    drawn_at = np.searchsorted(weights, rng.uniform(0, weights[-1]), side="right")
+                    roles = possible[int(drawn_at)][0]
             parts = [" ".join(held[_bare(r)]) if _is_whole(r) else _take(orders[r]) for r in roles]
             drawn.append(self.said(self.between.join(parts), rng, progress))
         return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
@@ -202,7 +204,7 @@ class SentenceView:
         for role in self.roles:
             said = [part for text in sample.captions(role) for part in sentences(text)]
             last = max(1, len(said) - self.merged + 1)
-            pool += [_merged(said[at : at + self.merged]) for at in range(last) if said]
+            pool += [merged(said[at : at + self.merged]) for at in range(last) if said]
         if not pool:
             raise BadSample("no-caption", f"no sentence in texts of role {' or '.join(self.roles)}")
         if progress is None:
@@ -231,10 +233,10 @@ def sentences(text: str) -> list[str]:
     return [part for part in parts if part.strip(". ")]
 
 
-def _merged(said: list[str]) -> str:
+def merged(said: list[str]) -> str:
     """Join sentences into one text.
 
-    >>> _merged(["A red cat", "Is it wet?", "No"])
+    >>> merged(["A red cat", "Is it wet?", "No"])
     'A red cat. Is it wet? No'
     """
     return " ".join(part if part[-1] in "!?" else f"{part}." for part in said).removesuffix(".")

@@ -47,6 +47,7 @@ from diptych.evaluation.embed import (
     Embedded,
     Progress,
     Steps,
+    as_vectors,
     embed_images,
     embed_texts,
     read_images,
@@ -55,6 +56,7 @@ from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._prompts import prompts_of, warn_of_cuts
 from diptych.evaluation.suites._sources import mean_of_sources, parts_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
+from diptych.metrics import auroc as area
 from diptych.models.class_names import mean_directions, standardised
 
 card = {
@@ -82,17 +84,23 @@ def ready(
     novel: Novel | None = None,
     classnorm: bool = False,
     by_source: bool = False,
+    auroc: bool = False,
 ) -> None:
     """Raise InputError for labels, templates, prompts and class names that do not fit the
     source."""
     if by_source:
-        if group is not None or novel is not None:
-            raise InputError("by_source measures whole sources; leave out group and novel")
+        if group is not None or novel is not None or auroc:
+            raise InputError("by_source measures whole sources; leave out group, novel and auroc")
         how = {"label": label, "templates": templates, "prompts": prompts, "classnorm": classnorm}
         for part in parts_of(source):
             ready(model, part, **how)
         return
     label = named_label("zeroshot", source, label)
+    classes = source.schema()[f"labels.{label}"].classes
+    if auroc and len(classes) != 2:
+        raise InputError(
+            f"{label} of {source.name} has {len(classes)} classes; auroc is of two, leave it out"
+        )
     if classnorm and _learnt(model):
         raise InputError(
             f"{model.name} computes logits of its own, without class embeddings; leave classnorm out"
@@ -108,7 +116,7 @@ def ready(
     if group is not None:
         group_field(source, group)
     if novel is not None:
-        novel_classes(source.schema()[f"labels.{label}"].classes, novel)
+        novel_classes(classes, novel)
 
 
 def zeroshot(
@@ -122,6 +130,7 @@ def zeroshot(
     novel: Novel | None = None,
     classnorm: bool = False,
     by_source: bool = False,
+    auroc: bool = False,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -137,10 +146,20 @@ def zeroshot(
 
     With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`:
     `worst_group_top1`, `macro_group_top1`, and the groups one by one in `by_group`. With `by_source`:
-    the sources one by one in `by_source`.
+    the sources one by one in `by_source`. With `auroc`, of two classes, the area under the curve of
+    the difference of their scores.
     """
     how: dict[str, Any] = {"templates": templates, "prompts": prompts, "classnorm": classnorm}
-    ready(model, source, label=label, group=group, novel=novel, by_source=by_source, **how)
+    ready(
+        model,
+        source,
+        label=label,
+        group=group,
+        novel=novel,
+        by_source=by_source,
+        auroc=auroc,
+        **how,
+    )
     if by_source:
         how |= {"label": label, "batch_size": batch_size, "exact": exact}
         return mean_of_sources(zeroshot, model, source, progress=progress, **how)
@@ -184,6 +203,10 @@ def zeroshot(
         "chance_top5": min(5, len(names)) / len(names),
         "chance_mean_per_class": 1 / len(names),
     }
+    if auroc:
+        scores = as_vectors(images.vectors) @ as_vectors(classes).T
+        results["auroc"] = area((scores[:, 1] - scores[:, 0]).numpy(), labels == 1)
+        results["chance_auroc"] = 0.5
     options = [] if prompts is None else [f"prompts={found.digest()}"]
     if classnorm:
         options.append("classnorm")

@@ -28,6 +28,8 @@ class TimmConfig:
     margin: float | None = (
         None  # the image is scaled to this many times the size, and its centre cropped
     )
+    mean: tuple[float, float, float] | None = None  # of the pixels, from 0 to 1
+    std: tuple[float, float, float] | None = None
     levels: bool = False  # return the maps of all stages (or layers)
     head_conv: bool = (
         True  # False: an EfficientNet without the 1x1 convolution that widens its last map
@@ -59,8 +61,8 @@ class TimmTower(ImageTower):
             known = replace(known, interpolation="bicubic")
         default = {
             "size": size,
-            "mean": known.mean,
-            "std": known.std,
+            "mean": config.mean or known.mean,
+            "std": config.std or known.std,
             "interpolation": known.interpolation,
         }
         default["margin"] = config.margin

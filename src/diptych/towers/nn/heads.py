@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
-from diptych.spec import Count, configure, parse
+from diptych.spec import Count, Positive, configure, parse
 
 KINDS = ("linear", "affine", "none", "fit", "mlp", "two")
 
@@ -28,9 +28,9 @@ class MLPConfig:
 
     `hidden` is the width between the layers (None: the tower's; mean: half of the tower's and the
     space's together). `bias` and `last_bias` set whether the linear layers, and the last of them,
-    have a bias. `norm` and `activation` follow each layer but the last. `last_norm` is the batch
-    norm after the last layer: none, plain (nothing learned), scaled (a learned factor, no shift) or
-    affine (both).
+    have a bias. `norm`, whose epsilon is `eps`, and `activation` follow each layer but the last;
+    with `activation_first` in the other order. `last_norm` is the batch norm after the last layer:
+    none, plain (nothing learned), scaled (a learned factor, no shift) or affine (both).
     """
 
     hidden: Count | Literal["mean"] | None = None
@@ -39,6 +39,8 @@ class MLPConfig:
     last_bias: bool = False
     norm: Literal["batch", "layer", "none"] = "batch"
     activation: Literal["relu", "gelu"] = "relu"
+    activation_first: bool = False
+    eps: Positive = 1e-5
     last_norm: Literal["none", "plain", "scaled", "affine"] = "none"
 
     @property
@@ -157,10 +159,10 @@ def _mlp(config: MLPConfig, width: int, embed_dim: int) -> MLP:
     hidden = (width + embed_dim) // 2 if config.hidden == "mean" else config.hidden or width
     layers: list[nn.Module] = []
     for into in (width, *[hidden] * (config.layers - 2))[: config.layers - 1]:
+        norm = [] if config.norm == "none" else [_NORMS[config.norm](hidden, eps=config.eps)]
+        activation = _ACTIVATIONS[config.activation]()
         layers.append(nn.Linear(into, hidden, bias=config.bias))
-        if config.norm != "none":
-            layers.append(_NORMS[config.norm](hidden))
-        layers.append(_ACTIVATIONS[config.activation]())
+        layers += [activation, *norm] if config.activation_first else [*norm, activation]
     layers.append(
         nn.Linear(hidden if config.layers > 1 else width, embed_dim, bias=config.last_bias)
     )
