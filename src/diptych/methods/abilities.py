@@ -119,7 +119,6 @@ COMING: Mapping[str, tuple[str, ...]] = {
     "segment": ("denseclip", "cocu"),
     "embed_regions": ("clim", "villa", "dito", "doco"),
     "embed_records": ("clippings",),
-    "predict": ("renalclip", "urbanclip"),
     "fill": ("biovil", "albef"),
     "reconstruct": ("sycoca", "pixel_linguist"),
 }

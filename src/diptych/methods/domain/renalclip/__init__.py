@@ -171,9 +171,16 @@ class RenalCLIP(Method):
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
         match options.get("task", "align"):
             case "diagnosis":
-                return "classify {run} VOLUMES", "evaluate {run} --data {data} --suite zeroshot"
+                label = options.get("label", Config.label)
+                measure = f"evaluate {{run}} --data {{data}} --suite zeroshot --label {label}"
+                return "classify {run} VOLUMES", measure
             case "survival":
-                return "predict {run} VOLUMES", "evaluate {run} --data {data} --suite survival"
+                labels = [options.get(name, getattr(Config, name)) for name in ("time", "event")]
+                which = "--time {} --event {}".format(*labels)
+                return (
+                    "predict {run} VOLUMES",
+                    f"evaluate {{run}} --data {{data}} --suite survival {which}",
+                )
             case _:
                 return "evaluate {run} --data {data}", "embed {run} SOURCE --out EMB"
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diptych.data.sample import BadSample, Sample, Source, labels_of
+from diptych.data.sources import Concat
 from diptych.data.views.volumes import VolumeAugment, drawn_phase, prepared
 from diptych.data.volumes import VolumePreprocess
 from diptych.data.wrap import Wrapped
@@ -22,7 +23,8 @@ KIDNEYS = 2
 
 class Patients(Wrapped):
     """A source of kidneys with one sample for each value of a label: the first kidney that has it,
-    with all of them as `edits`, in order.
+    with all of them as `edits`, in order. Equal values of several joined sources are different
+    patients.
 
     A value with more than two kidneys, such as those of several scans, gives several samples of two.
     Kidneys whose label is missing (-1) are left out. Raises InputError if no kidney has the label.
@@ -30,14 +32,16 @@ class Patients(Wrapped):
 
     def __init__(self, source: Source, label: str):
         values = labels_of(source, label)
-        order = np.argsort(values, kind="stable")
+        order = np.lexsort((values, _parts(source)))
         order = order[values[order] >= 0]
         if not len(order):
             raise InputError(
                 f"no sample of {source.name} has the label {label!r}, by which both kidneys of a patient are found; "
                 "give another with --method.patient"
             )
-        starts = np.flatnonzero(np.diff(values[order], prepend=values[order[0]] - 1))
+        parts = _parts(source)[order]
+        new = np.diff(values[order], prepend=-1) != 0
+        starts = np.flatnonzero(new | (np.diff(parts, prepend=-1) != 0))
         # how far behind the first of its patient a kidney is
         within = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
         self.groups = np.split(order, np.flatnonzero(within % KIDNEYS == 0)[1:])
@@ -46,6 +50,14 @@ class Patients(Wrapped):
     def __getitem__(self, index: int) -> Sample:
         kidneys = [self.source[int(row)] for row in self.groups[index]]
         return replace(kidneys[0], edits=kidneys)
+
+
+def _parts(source: Source) -> np.ndarray:
+    """The number (N,) of the joined source that each sample is of."""
+    while isinstance(source, Wrapped) and source.rows is None:
+        source = source.source
+    parts = source.sources if isinstance(source, Concat) else [source]
+    return np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
 @dataclass(frozen=True, kw_only=True)
