@@ -17,7 +17,7 @@ USAGE = "RUN[,RUN…] IMAGES [--roles ROLE,ROLE…] [options]"
 EXAMPLES = (
     "diptych predict runs/risk volumes/",
     "diptych predict runs/risk scan.nii.gz --json",
-    "diptych predict runs/arterial,runs/venous kidneys:split=test --roles A,V",
+    "diptych predict runs/arterial,runs/venous kidneys:split=test --roles arterial,venous",
 )
 _SHOWN = 40  # samples in the table
 

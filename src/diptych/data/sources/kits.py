@@ -228,7 +228,7 @@ def _facts(root: Path) -> dict[str, Any]:
         for name in _FACTS:
             if (folder / name).is_file():
                 path = folder / name
-                entries = json_of(path.read_bytes(), path)
+                entries = json_of(path)
                 if not isinstance(entries, list) or not all(
                     isinstance(entry, Mapping) and "case_id" in entry for entry in entries
                 ):

@@ -44,7 +44,7 @@ from diptych.spec import several
 card = {"title": "CT volumes of kidneys with reports, attributes and survival times"}
 
 SPLITS = ("train", "val", "test")
-DEFAULT_PHASES = ("A", "V", "D", "N")
+DEFAULT_PHASES = ("arterial", "venous", "delayed", "plain")
 """The volume `main` is that of the first of these phases that a patient has."""
 
 FOLLOWED = 10.0
@@ -56,7 +56,8 @@ class Config:
     """Options of the world.
 
     `split` is train, val or test, three streams; `slices` and `size` the shape of volumes.
-    `centres` are some of a, b, c and d, joined by `+`; `phases` some of N, A, V and D. `missing` is
+    `centres` are some of a, b, c and d, joined by `+`; `phases` some of plain, arterial, venous
+    and delayed. `missing` is
     the share of attributes that a report does not tell, whose labels are then missing. `mass` is
     the share of kidneys with a mass. `wordings` are the sentences of reports: seen or reserved.
     `swapped` gives each kidney the report of the patient's other one.

@@ -24,12 +24,12 @@ SHIFT = 0.3
 """How far the sinus lies from the middle towards the spine, in semi-axes of the kidney."""
 
 FAT = -100.0
-CORTEX = {"N": 35.0, "A": 160.0, "V": 150.0, "D": 110.0}
-SINUS_HU = {"N": -40.0, "A": -30.0, "V": 0.0, "D": 220.0}
+CORTEX = {"plain": 35.0, "arterial": 160.0, "venous": 150.0, "delayed": 110.0}
+SINUS_HU = {"plain": -40.0, "arterial": -30.0, "venous": 0.0, "delayed": 220.0}
 MASS = {
-    0: {"N": 8.0, "A": 8.0, "V": 8.0, "D": 8.0},
-    1: {"N": 35.0, "A": 65.0, "V": 75.0, "D": 70.0},
-    2: {"N": 35.0, "A": 190.0, "V": 110.0, "D": 80.0},
+    0: {"plain": 8.0, "arterial": 8.0, "venous": 8.0, "delayed": 8.0},
+    1: {"plain": 35.0, "arterial": 65.0, "venous": 75.0, "delayed": 70.0},
+    2: {"plain": 35.0, "arterial": 190.0, "venous": 110.0, "delayed": 80.0},
 }
 """The density of a mass by its enhancement and the phase."""
 
@@ -114,7 +114,7 @@ def draw(
         if mass.calcified:
             hu = _mixed(hu, 0.8 * _inside(np.abs(far - 0.85) / 0.12 + (y > mass.centre[1])), CHALK)
         labels[far < 1] = 2
-    own = np.random.Generator(np.random.PCG64([seed, ord(phase)]))
+    own = np.random.Generator(np.random.PCG64([seed, list(CORTEX).index(phase)]))
     hu = _blurred(hu, scanner.blur) * scanner.gain + scanner.offset
     hu = hu + scanner.noise * own.standard_normal(hu.shape, dtype=np.float32)
     return np.rint(hu).astype(np.float32), labels

@@ -9,8 +9,8 @@ import numpy as np
 
 SIDES = ("left", "right")
 CENTRES = ("a", "b", "c", "d")
-PHASES = ("N", "A", "V", "D")
-"""Plain, arterial, venous and delayed."""
+PHASES = ("plain", "arterial", "venous", "delayed")
+"""The contrast phases."""
 
 ATTRIBUTES: Mapping[str, Sequence[str]] = {
     "kind": ("no mass", "cyst", "solid mass"),

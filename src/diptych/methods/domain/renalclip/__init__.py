@@ -63,8 +63,8 @@ KNOWLEDGE = ("attributes", "words", "reports")
 CLAMP = 4.6052
 """The largest logarithm of the scale, which is a little more than ln 100."""
 
-PHASES = ("N", "A", "V", "D")
-"""Roles of volumes by contrast phase: plain, arterial, venous, delayed."""
+PHASES = ("plain", "arterial", "venous", "delayed")
+"""Roles of volumes, by contrast phase."""
 
 RENAL = (
     *("kind", "radius", "exophytic", "nearness", "anterior", "location"),
