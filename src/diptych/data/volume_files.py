@@ -114,7 +114,7 @@ def _nifti(data: bytes) -> np.ndarray:
     """The numbers of a NIfTI file, scaled, in the order of axial slices."""
     order = "<" if struct.unpack_from("<i", data)[0] == _HEADER else ">"
     count, *shape = struct.unpack_from(f"{order}8h", data, 40)
-    kind, = struct.unpack_from(f"{order}h", data, 70)
+    (kind,) = struct.unpack_from(f"{order}h", data, 70)
     offset, slope, inter = struct.unpack_from(f"{order}3f", data, 108)
     if kind not in _TYPES:
         raise BadSample("unsupported", f"a NIfTI file of number type {kind}")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from diptych.data.sample import BadSample, EncodedImage, Sample, Source
-from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.errors import InputError
+from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.methods.abilities import require
 
 
@@ -69,8 +69,8 @@ def predict(
             for row, key in enumerate(keys):
                 own = {name: float(values[row]) for name, values in numbers.items()}
                 found.setdefault(key, []).append(own)
-    order = [key for key in source.keys() if key in found]
-    return [Predicted(key, _means(found[key])) for key in order], bad
+    keys = source.keys()
+    return [Predicted(key, _means(found[key])) for key in keys if key in found], bad
 
 
 def _of_role(sample: Sample, role: str) -> Sequence[EncodedImage]:

@@ -112,15 +112,13 @@ def _pixels(
         if isinstance(item, str | Path):
             return preprocess.read(FileImage(str(item)), exact=exact)
         if hasattr(item, "decode"):
-            return preprocess.read(item, exact=exact)
+            return preprocess.read(item, exact=exact)  # type: ignore[arg-type]  # it decodes
     except (
         BadSample,
         OSError,
     ) as error:  # PIL reads lazily: a truncated file given as an image fails here
         where = str(item) if isinstance(item, str | Path) else f"image {place}"
-        raise InputError(
-            f"{where} cannot be embedded ({error}); give {kinds}"
-        ) from error
+        raise InputError(f"{where} cannot be embedded ({error}); give {kinds}") from error
     other = "an array (slices, rows, columns)" if volumes else "a PIL image"
     raise InputError(
         f"image {place} is a {type(item).__name__}; give a path, {other}, or one tensor of all"

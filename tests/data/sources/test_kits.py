@@ -60,7 +60,12 @@ def test_a_sample_is_a_kidney_with_a_margin_on_its_side(root, tmp_path):
 def test_outcomes_are_of_the_side_with_the_tumour(root):
     source = open_source(str(root))
     left, right, cyst = (source[at].labels for at in (0, 1, 3))
-    assert (left["mass"], left["malignant"], left["death_time"], left["death_event"]) == (2, 1, 400, 1)
+    assert (left["mass"], left["malignant"], left["death_time"], left["death_event"]) == (
+        2,
+        1,
+        400,
+        1,
+    )
     assert (right["mass"], right["malignant"], right["death_event"]) == (0, -1, -1)
     assert np.isnan(right["death_time"])
     assert (cyst["patient"], cyst["side"], cyst["mass"], cyst["malignant"]) == (1, 1, 1, -1)

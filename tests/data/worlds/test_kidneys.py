@@ -72,7 +72,7 @@ def test_sentences_are_unambiguous_and_reserved_ones_are_not_seen():
 
 def test_kidneys_of_a_patient_share_centre_and_phases_and_swapped_reports_are_the_others():
     plain = open_source("kidneys:count=60")
-    swapped = open_source("kidneys:count=60:swapped=true")
+    swapped = open_source("kidneys:count=60:swapped=1.0")
     for index in range(0, 60, 2):
         left, right = plain[index], plain[index + 1]
         for name in ("patient", "centre"):
@@ -84,6 +84,13 @@ def test_kidneys_of_a_patient_share_centre_and_phases_and_swapped_reports_are_th
         assert swapped[index].labels.keys() == left.labels.keys()
         volume = swapped[index].images["main"].volume()
         np.testing.assert_array_equal(volume, left.images["main"].volume())
+
+
+def test_a_share_of_patients_has_swapped_reports():
+    plain = open_source("kidneys:count=200")
+    half = open_source("kidneys:count=200:swapped=0.5")
+    changed = [plain[at].captions() != half[at].captions() for at in range(0, 200, 2)]
+    assert 30 < sum(changed) < 70
 
 
 def test_the_sinus_faces_the_spine():
@@ -163,7 +170,8 @@ def test_an_irregular_margin_leaves_the_sphere():
 def test_centres_differ_and_all_else_stays():
     [facts] = masses(1, radius=2)
     volumes = [
-        draw(facts.side, facts.mass, "venous", SCANNERS[name], 24, 48, facts.seed) for name in "abcd"
+        draw(facts.side, facts.mass, "venous", SCANNERS[name], 24, 48, facts.seed)
+        for name in "abcd"
     ]
     assert all(np.array_equal(volumes[0][1], labels) for _, labels in volumes)
     means = [volume[labels == 1].mean() for volume, labels in volumes]

@@ -47,7 +47,9 @@ def test_concordance_knows_only_the_order_of_risks():
 
 
 def test_pairs_are_of_an_event_and_a_later_time():
-    assert c_index(np.array([2.0, 1.0, 0.0]), np.array([1.0, 2.0, 3.0]), np.array([1, 0, 1]))[1] == 2
+    assert (
+        c_index(np.array([2.0, 1.0, 0.0]), np.array([1.0, 2.0, 3.0]), np.array([1, 0, 1]))[1] == 2
+    )
     with pytest.raises(InputError, match="no event"):
         c_index(np.zeros(3), np.arange(3.0), np.zeros(3))
 
@@ -90,7 +92,9 @@ def test_what_does_not_fit_is_refused(model):
     source = rows([1.0, 2.0], [1, 1])
     with pytest.raises(InputError, match="label of source"):
         evaluate(model, source, ["survival"], time="tiem")
-    with pytest.raises(InputError, match="predict, which Fake has not; train one with `diptych train ren"):
+    with pytest.raises(
+        InputError, match="predict, which Fake has not; train one with `diptych train ren"
+    ):
         evaluate(Fake(np.eye(WIDTH)), source, ["survival"])
     model.number = "weight"
     with pytest.raises(InputError, match="predicts weight"):

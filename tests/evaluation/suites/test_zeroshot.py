@@ -265,7 +265,9 @@ def test_what_does_not_go_together_is_refused():
 
 
 def prompts_of_two(path, sentences):
-    path.write_text(json.dumps({name: list(own) for name, own in zip(NAMES, sentences, strict=True)}))
+    path.write_text(
+        json.dumps({name: list(own) for name, own in zip(NAMES, sentences, strict=True)})
+    )
     return str(path)
 
 
@@ -310,7 +312,9 @@ def test_random_choices_of_prompts_have_the_mean_over_all_of_them(tmp_path):
     every = []
     for first in (1, 2):
         for second in (3, 4):
-            scores = np.stack([model.vectors[10 : 10 + 6] @ model.vectors[n] for n in (first, second)])
+            scores = np.stack(
+                [model.vectors[10 : 10 + 6] @ model.vectors[n] for n in (first, second)]
+            )
             every.append(np.mean(scores.argmax(0) == np.array(labels)))
     found = zeroshot(model, two, prompts=str(path), draws=400)
     assert found["drawn_top1"] == pytest.approx(np.mean(every), abs=0.03)

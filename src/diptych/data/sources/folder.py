@@ -226,4 +226,5 @@ def _nothing(root: str, texts: int, foreign: Sequence[str]) -> str:
         return f"{root}: no images, but a table; write {Path(root) / tables[0]}"
     if texts:
         return f"{root}: {texts} texts and no image; put each image beside its text, under the same name"
-    return f"{root}: no images in this folder; the kinds read are {' '.join(f'.{kind}' for kind in (*IMAGES, *VOLUMES))}"
+    kinds = " ".join(f".{kind}" for kind in (*IMAGES, *VOLUMES))
+    return f"{root}: no images in this folder; the kinds read are {kinds}"

@@ -30,7 +30,7 @@ from diptych.data.sample import BadSample, Field, Sample, Schema
 from diptych.data.sources.records import json_of
 from diptych.data.volume_files import middle_slice, npy_bytes, read_volume
 from diptych.errors import InputError
-from diptych.spec import Spec, Share, configure
+from diptych.spec import Share, Spec, configure
 
 FORMAT = "kits"
 SIDES = ("left", "right")
@@ -186,13 +186,13 @@ class Part:
 def kidneys_of(path: str, margin: float) -> Mapping[int, Kidney]:
     """The kidneys that a mask shows, by side: 0 left, 1 right."""
     mask = read_volume(FileImage(path).read())
-    columns = (mask > 0).any((0, 1))
+    columns = np.asarray((mask > 0).any((0, 1)))
     found = {}
     for side, part in _sides(columns).items():
         own = mask[:, :, part]
         if own.any():
             box = tuple(
-                _around((own > 0).any(axes), margin, start)
+                _around(np.asarray((own > 0).any(axes)), margin, start)
                 for axes, start in (((1, 2), 0), ((0, 2), 0), ((0, 1), part.start))
             )
             mass = 2 if (own == 2).any() else 1 if (own == 3).any() else 0

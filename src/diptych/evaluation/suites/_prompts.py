@@ -63,7 +63,9 @@ def check_combined(combine: Combine, draws: int, classnorm: bool, learnt: bool) 
     if classnorm and combine == "max":
         raise InputError("classnorm standardises mean directions; leave out combine=max")
     if learnt and (combine == "max" or draws):
-        raise InputError("this model has classes of its own, without prompts; leave out combine and draws")
+        raise InputError(
+            "this model has classes of its own, without prompts; leave out combine and draws"
+        )
 
 
 def nearest_of_class(cosines: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -150,7 +149,9 @@ class ResNet3D(ImageTower):
         """Run `embed`, `blocks` and `finish`. Raises InputError for an `edit` or `hidden` patches,
         which a convolutional tower does not have."""
         if edit is not None or hidden is not None:
-            raise InputError("resnet3d has no tokens to edit or hide; choose a tower of images, vit")
+            raise InputError(
+                "resnet3d has no tokens to edit or hide; choose a tower of images, vit"
+            )
         if x.ndim != 5:
             raise InputError(
                 f"resnet3d reads volumes (N, 1, slices, rows, columns), not {tuple(x.shape)}"

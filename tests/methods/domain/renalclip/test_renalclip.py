@@ -233,7 +233,10 @@ def test_stages_train_their_own_tower_and_share_nothing_else(words):
     assert list(trained) == ["attributes", "words", "reports", "train"]
     assert trained["attributes"] == {"": 0, "model.image": 1, "heads": 1}
     assert trained["words"] == trained["reports"] == {"": 0, "model.text": 1}
-    assert [stage.name for stage in method(words, knowledge=("words",)).stages()] == ["words", "train"]
+    assert [stage.name for stage in method(words, knowledge=("words",)).stages()] == [
+        "words",
+        "train",
+    ]
 
 
 def test_a_stream_of_texts_takes_the_reports_place(words):
@@ -286,7 +289,12 @@ def test_two_passes_of_a_report_are_contrasted_at_the_temperature(words):
 def test_the_text_tower_starts_from_a_language_model(tmp_path):
     kept = load("tiny-lm")
     made = make_method(
-        RenalCLIP, image=TOWER, text=WORDS, embed_dim=kept.lm.tower.width, lm="tiny-lm", augment=None
+        RenalCLIP,
+        image=TOWER,
+        text=WORDS,
+        embed_dim=kept.lm.tower.width,
+        lm="tiny-lm",
+        augment=None,
     )
     tower = made.model.text
     assert not tower.config.causal

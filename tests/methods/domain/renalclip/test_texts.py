@@ -27,7 +27,10 @@ REPORT = (
         ("The R.E.N.A.L. score is 7. Cyst.", ["The R.E.N.A.L. score is 7.", "Cyst."]),
         ("1. One cyst. 2. Two. 10. Ten.", ["One cyst.", "Two.", "Ten."]),
         ("1) A. B is here\n2) C", ["A.", "B is here", "C"]),
-        ("Size 2.0 x 3.5 cm! Is it wet? No; dry.", ["Size 2.0 x 3.5 cm!", "Is it wet?", "No;", "dry."]),
+        (
+            "Size 2.0 x 3.5 cm! Is it wet? No; dry.",
+            ["Size 2.0 x 3.5 cm!", "Is it wet?", "No;", "dry."],
+        ),
         ("approx. 4 cm, e.g. large. End", ["approx. 4 cm, e.g. large.", "End"]),
         ("", []),
         ("no stop", ["no stop"]),

@@ -60,7 +60,7 @@ class Config:
     and delayed. `missing` is
     the share of attributes that a report does not tell, whose labels are then missing. `mass` is
     the share of kidneys with a mass. `wordings` are the sentences of reports: seen or reserved.
-    `swapped` gives each kidney the report of the patient's other one.
+    `swapped` is the share of patients whose kidneys have the report of the other one.
     """
 
     split: str = "train"
@@ -71,7 +71,7 @@ class Config:
     missing: float = 0.3
     mass: float = 0.7
     wordings: str = "seen"
-    swapped: bool = False
+    swapped: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class World(worlds.World[Facts]):
                 raise InputError(
                     f"{option} of kidneys is {getattr(config, option)}; it must be from {least} to {most}"
                 )
-        for option in ("missing", "mass"):
+        for option in ("missing", "mass", "swapped"):
             if not 0 <= getattr(config, option) <= 1:
                 raise InputError(
                     f"{option} of kidneys is {getattr(config, option)}; it is a share, from 0 to 1"
@@ -140,7 +140,8 @@ class World(worlds.World[Facts]):
     def sample(self, seed: int, index: int) -> Facts:
         """The facts of sample `index` of the stream `seed` of the config's split."""
         facts = self._facts(seed, index)
-        if not self.config.swapped:
+        rng = generator(seed, self.name, self.config.split, index // 2, "swapped")
+        if rng.random() >= self.config.swapped:
             return facts
         return replace(facts, said=self._facts(seed, index ^ 1).said)
 
@@ -182,9 +183,7 @@ class World(worlds.World[Facts]):
         mass."""
         scanner = SCANNERS[facts.centre]
         config = self.config
-        return draw(
-            facts.side, facts.mass, phase, scanner, config.slices, config.size, facts.seed
-        )
+        return draw(facts.side, facts.mass, phase, scanner, config.slices, config.size, facts.seed)
 
     def main_phase(self, facts: Facts) -> str:
         """The phase of the volume `main`."""
@@ -203,7 +202,7 @@ class World(worlds.World[Facts]):
         return [Text(text=report(SIDES[said.side], said.values, wordings, asides, rng))]
 
     def texts_of(self, label: str, name: str, count: int, seed: int = 0) -> list[str]:
-        """`count` sentences about a value of an attribute; some are repeated if there are fewer.
+        """`count` different sentences about a value of an attribute, or all if there are fewer.
 
         >>> World(Config()).texts_of("kind", "cyst", 2)
         ['a water-dense cyst is noted', 'a fluid-filled lesion is seen']
@@ -214,7 +213,7 @@ class World(worlds.World[Facts]):
             )
         choices = WORDS[self.config.wordings][key_of(label, name)]
         order = generator(seed, label, name).permutation(len(choices))
-        return [choices[at] for at in np.resize(order, min(count, len(choices)))]
+        return [choices[int(at)] for at in order[:count]]
 
     def example(self, facts: Facts, key: str) -> Sample:
         """The sample of some facts."""
@@ -250,7 +249,9 @@ class World(worlds.World[Facts]):
             **{f"images.{phase}": Field(kind="image", optional=True) for phase in self.phases},
             "texts.caption": Field(kind="text"),
             "labels.patient": Field(kind="int"),
-            **{f"labels.{name}": Field(kind="int", classes=tuple(of)) for name, of in named.items()},
+            **{
+                f"labels.{name}": Field(kind="int", classes=tuple(of)) for name, of in named.items()
+            },
             **outcomes,
         }
 
@@ -276,9 +277,7 @@ class DrawnVolume:
         return npy_bytes(self.volume().astype(np.int16))
 
 
-def _mass(
-    side: int, rng: np.random.Generator, share: float
-) -> tuple[dict[str, int], Mass | None]:
+def _mass(side: int, rng: np.random.Generator, share: float) -> tuple[dict[str, int], Mass | None]:
     """The values of a kidney's attributes, and its mass if there is one."""
     there = rng.random() < share
     solid = rng.random() < 0.65

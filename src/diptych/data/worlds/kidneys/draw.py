@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Grid = NDArray[np.float32]
+Grid = NDArray[np.floating]
 """One number a voxel (D, H, W)."""
 
 SEMI = (0.72, 0.44, 0.46)
@@ -99,9 +99,7 @@ def draw(
     a, b, c = (semi * part for semi, part in zip(SEMI, stretch, strict=True))
     kidney = np.sqrt((z / a) ** 2 + (y / b) ** 2 + (x / c) ** 2)
     middle = towards_spine(side) * SHIFT
-    sinus = np.sqrt(
-        (z / SINUS[0]) ** 2 + (y / SINUS[1]) ** 2 + ((x - middle) / SINUS[2]) ** 2
-    )
+    sinus = np.sqrt((z / SINUS[0]) ** 2 + (y / SINUS[1]) ** 2 + ((x - middle) / SINUS[2]) ** 2)
     hu = np.full((slices, size, size), FAT, np.float32)
     hu = _mixed(hu, _inside(kidney), CORTEX[phase])
     hu = _mixed(hu, _inside(sinus), SINUS_HU[phase])

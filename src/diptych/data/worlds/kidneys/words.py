@@ -39,7 +39,11 @@ WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "seen": {
         "no mass": ("no focal lesion is seen", "the parenchyma is normal", "there is no mass"),
         "cyst": ("there is a cyst", "a fluid-filled lesion is seen", "a water-dense cyst is noted"),
-        "solid mass": ("there is a solid mass", "a soft-tissue lesion is seen", "a tumour is noted"),
+        "solid mass": (
+            "there is a solid mass",
+            "a soft-tissue lesion is seen",
+            "a tumour is noted",
+        ),
         "small": ("it is small", "the diameter is below 4.0 cm", "little in size"),
         "medium": ("it is of medium size", "the diameter is 4.5 cm", "moderate in size"),
         "large": ("it is large", "the diameter exceeds 7.0 cm", "sizeable in extent"),
@@ -47,8 +51,16 @@ WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "partly outside": ("it is partly outside", "half of it is exophytic", "the contour bulges"),
         "mostly outside": ("it is mostly outside", "largely exophytic", "it hangs on the surface"),
         "far from the sinus": ("far from the sinus", "the sinus fat is free", "well clear of it"),
-        "near the sinus": ("near the sinus", "close to the collecting system", "little fat between"),
-        "touching the sinus": ("touching the sinus", "it abuts the collecting system", "no fat left"),
+        "near the sinus": (
+            "near the sinus",
+            "close to the collecting system",
+            "little fat between",
+        ),
+        "touching the sinus": (
+            "touching the sinus",
+            "it abuts the collecting system",
+            "no fat left",
+        ),
         "anterior": ("it is anterior", "on the ventral side", "at the front"),
         "posterior": ("it is posterior", "on the dorsal side", "at the back"),
         "lateral": ("it is lateral", "on the outer side", "at the convexity"),
@@ -57,7 +69,11 @@ WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "upper pole": ("in the upper pole", "located cranially", "at the top third"),
         "enhancement none": ("without enhancement", "no uptake of contrast", "it does not enhance"),
         "enhancement mild": ("mild enhancement", "weak uptake of contrast", "it enhances slightly"),
-        "enhancement avid": ("avid enhancement", "strong uptake of contrast", "it enhances brightly"),
+        "enhancement avid": (
+            "avid enhancement",
+            "strong uptake of contrast",
+            "it enhances brightly",
+        ),
         "margin smooth": ("the margin is smooth", "well-defined edge", "round in outline"),
         "margin irregular": ("the margin is irregular", "ill-defined edge", "lobulated in outline"),
         "calcification absent": ("no calcification", "free of chalk", "no dense specks"),
@@ -138,5 +154,9 @@ def report(
     findings = " ".join(f"{each[0].upper()}{each[1:]}." for each in said)
     if not said:
         findings = f"No abnormalities in the {side} kidney."
-    kind = ("without a mass", "with a cyst", "with a solid mass")[told["kind"]] if "kind" in told else ""
+    kind = (
+        ("without a mass", "with a cyst", "with a solid mass")[told["kind"]]
+        if "kind" in told
+        else ""
+    )
     return f"Findings: {findings}\nImpression: {side.capitalize()} kidney {kind or 'examined'}."

@@ -36,7 +36,7 @@ from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.domain.renalclip.downstream import Diagnosis, Survival
 from diptych.methods.domain.renalclip.objectives import cox, masked_tasks, next_token_loss
-from diptych.methods.domain.renalclip.patients import KIDNEYS, PatientView, Patients
+from diptych.methods.domain.renalclip.patients import KIDNEYS, Patients, PatientView
 from diptych.methods.domain.renalclip.texts import VariantsView
 from diptych.methods.make import Make
 from diptych.methods.store import load
@@ -184,7 +184,7 @@ class RenalCLIP(Method):
             case _:
                 return "evaluate {run} --data {data}", "embed {run} SOURCE --out EMB"
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = None
         if config.augment is not None:
@@ -210,12 +210,14 @@ class RenalCLIP(Method):
         """The dual encoder, whose text tower may start from a language model."""
         config = self.config
         scale = Temperature(1 / 0.07, clamp=(1.0, float(np.exp(CLAMP))))
-        how = {"image_projection": "affine", "text_projection": "none"}
+        how: Any = {"logit_scale": scale, "image_projection": "affine", "text_projection": "none"}
         if config.lm is None or not self.make.fresh:
-            return self.make.dual(logit_scale=scale, **how)
+            return self.make.dual(**how)
         given = load(config.lm)
         if not isinstance(given, LanguageModel) or not isinstance(given.lm.tower, TextTower):
-            raise InputError(f"lm={config.lm} is no language model of diptych; name one, such as tiny-lm")
+            raise InputError(
+                f"lm={config.lm} is no language model of diptych; name one, such as tiny-lm"
+            )
         tower = given.lm.tower
         self.make = Make(
             image=self.make.image_spec,
@@ -223,7 +225,7 @@ class RenalCLIP(Method):
             embed_dim=tower.width,
             tokenizer=given.tokenizer,
         )
-        encoder = self.make.dual(logit_scale=scale, **how)
+        encoder = self.make.dual(**how)
         assert encoder.text is not None, "it was just built"
         encoder.text.load_state_dict(tower.state_dict())
         return encoder
@@ -387,9 +389,7 @@ class RenalCLIP(Method):
             )
         return text
 
-    def _knowledge(
-        self, name: str, trained: Mapping[str, float], streams: Sequence[str]
-    ) -> Stage:
+    def _knowledge(self, name: str, trained: Mapping[str, float], streams: Sequence[str]) -> Stage:
         recipe = self.config.recipes.get(name, {})
         return Stage(name=name, streams=streams, recipe=recipe, lr_scale={"": 0.0, **trained})
 

@@ -119,7 +119,12 @@ class SurvivalModel(Model):
     """A model that predicts risks, and embeds as its encoder does."""
 
     def __init__(
-        self, survival: Survival, tokenizer: Tokenizer | None, preprocess: AnyPreprocess, *, name: str
+        self,
+        survival: Survival,
+        tokenizer: Tokenizer | None,
+        preprocess: AnyPreprocess,
+        *,
+        name: str,
     ):
         super().__init__(survival.encoder, tokenizer, preprocess, name=name, delivered=survival)
         self.survival = survival

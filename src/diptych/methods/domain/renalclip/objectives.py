@@ -32,9 +32,7 @@ def masked_tasks(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> 
     return torch.stack(terms).sum()
 
 
-def next_token_loss(
-    tokens: Tensor, table: Tensor, marks: Tensor
-) -> tuple[Tensor, Tensor]:
+def next_token_loss(tokens: Tensor, table: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
     """The sum (B,) of -log p of masked ids, and their number (B,).
 
     A masked id is predicted by the token before it, as a language model predicts the next one:

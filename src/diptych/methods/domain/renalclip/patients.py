@@ -81,7 +81,12 @@ class PatientView:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return "images.main", f"labels.{self.label}", f"arrays.{self.variants}", f"labels.{self.same}"
+        return (
+            "images.main",
+            f"labels.{self.label}",
+            f"arrays.{self.variants}",
+            f"labels.{self.same}",
+        )
 
     @property
     def gives(self) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from diptych.data.tokenizers import Tokenizer
 _HEAD = re.compile(r"\b(findings|impression)s?:\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:^|(?<=\n)|(?<=[.;:!?]\s))\(?\d{1,2}[.)]\s+(?=\S)")
 _END = re.compile(r"(?<=[.!?;])\s+(?=\S)|\n+")
-_ABBREVIATION = re.compile(r"(?:\b[A-Za-z]\.){2,}$|\b(?:approx|cf|dr|e\.g|fig|i\.e|no|vs)\.$", re.IGNORECASE)
+_ABBREVIATION = re.compile(
+    r"(?:\b[A-Za-z]\.){2,}$|\b(?:approx|cf|dr|e\.g|fig|i\.e|no|vs)\.$", re.IGNORECASE
+)
 
 
 def sentences(text: str) -> list[str]:
