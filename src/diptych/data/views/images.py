@@ -117,8 +117,7 @@ class ImageView:
     A mirrored view has x0 and x1 exchanged. Transparent images, which are placed and not cropped,
     raise BadSample.
 
-    With the preprocessing of volumes these are volumes (B, V, 1, D, H, W), without augmentation
-    (`views.volumes` has theirs).
+    With the preprocessing of volumes these are volumes (B, V, 1, D, H, W), without augmentation.
     """
 
     preprocess: AnyPreprocess

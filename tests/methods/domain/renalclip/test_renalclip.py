@@ -239,6 +239,18 @@ def test_stages_train_their_own_tower_and_share_nothing_else(words):
     ]
 
 
+def test_heads_have_a_class_for_each_name_or_number(words):
+    made = method(words, attributes=("kind", "margin", "patient"), head_dropout=0.3)
+    made.setup({"train": open_source("kidneys:count=8")})
+    sizes = {name: (head[0].p, head[1].out_features) for name, head in made.heads.items()}
+    assert sizes == {"kind": (0.3, 3), "margin": (0.3, 2), "patient": (0.3, 4)}
+
+
+def test_the_best_epoch_of_the_validation_may_be_delivered(words):
+    assert method(words).stages()[-1].select is None
+    assert method(words, select="val/t2i_r5").stages()[-1].select == "val/t2i_r5"
+
+
 def test_a_stream_of_texts_takes_the_reports_place(words):
     made = method(words)
     source = open_source("kidneys:count=6")
@@ -398,8 +410,8 @@ def test_what_does_not_fit_is_refused_before_training(words):
         method(words, attributes=())
     with pytest.raises(InputError, match="reads volumes"):
         make_method(RenalCLIP, text=WORDS, embed_dim=16, words=words)
-    made = method(words, attributes=("patient",))
-    with pytest.raises(InputError, match="names 0 classes"):
+    made = method(words, attributes=("death_time",))
+    with pytest.raises(InputError, match="has 0 classes"):
         made.setup({"train": source})
     with pytest.raises(InputError, match="adapts a model"):
         resolve("renalclip", {"train": "kidneys"}, preset="survival")

@@ -29,7 +29,6 @@ from diptych.data.batch import Batch
 from diptych.data.sample import Source, labels_of
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, MaskedTextView, TextView, View
-from diptych.data.views.volumes import VolumeAugment, VolumeView
 from diptych.data.volumes import VolumePreprocess
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError, unknown
@@ -38,6 +37,7 @@ from diptych.methods.domain.renalclip.downstream import Diagnosis, Survival
 from diptych.methods.domain.renalclip.objectives import cox, masked_tasks, next_token_loss
 from diptych.methods.domain.renalclip.patients import KIDNEYS, Patients, PatientView
 from diptych.methods.domain.renalclip.texts import VariantsView
+from diptych.methods.domain.renalclip.volumes import VolumeAugment, VolumeView
 from diptych.methods.make import Make
 from diptych.methods.store import load
 from diptych.models.language import LanguageModel
@@ -80,7 +80,7 @@ class Config:
     - `task` is what is trained: align, or from a trained model a diagnosis or survival.
     - `knowledge` names the stages before the alignment, and `recipes` holds the differences of their
       recipes from the run's, by stage.
-    - `augment` holds options of `data.views.volumes.VolumeAugment`, None for none.
+    - `augment` holds options of `volumes.VolumeAugment`, None for none.
     - `phases` are the roles of which one is drawn for each volume, or for both of a patient.
 
     Of the knowledge stages:
@@ -97,6 +97,7 @@ class Config:
     - `variants` is the number K of variants of a report.
     - `image_lr` multiplies the learning rate of the image tower.
     - `duplicates` are equal reports of others: apart (negatives), masked, or positives.
+    - `select` is a number of the validation whose best epoch is delivered, such as val/t2i_r5.
 
     Of the tasks:
 
@@ -120,6 +121,7 @@ class Config:
     variants: Count = 5
     image_lr: NotNegative = 0.02
     duplicates: Literal["apart", "masked", "positives"] = "apart"
+    select: str | None = None
     label: str = "malignant"
     time: str = "recurrence_time"
     event: str = "recurrence_event"
@@ -231,8 +233,8 @@ class RenalCLIP(Method):
         return encoder
 
     def setup(self, sources: Mapping[str, Source]) -> None:
-        """Find the streams and the class names of labels. Raises InputError for a stream that is not
-        read, and a label without class names."""
+        """Find the streams and the classes of labels. Raises InputError for a stream that is not read,
+        and a label that is no class."""
         for name in sources:
             if name not in ("train", "texts"):
                 raise unknown("stream of renalclip", name, ("train", "texts"))
@@ -242,16 +244,11 @@ class RenalCLIP(Method):
         if config.task == "align" and f"labels.{config.side}" in schema:
             self.sides = schema[f"labels.{config.side}"].classes
         labels = {"align": config.attributes, "diagnosis": (config.label,), "survival": ()}
-        classes = {}
-        for name in labels[config.task]:
-            field = schema.get(f"labels.{name}")
-            if field is not None:  # a missing label is reported with all other missing fields
-                classes[name] = field.classes
-                if len(field.classes) < 2:
-                    raise InputError(
-                        f"the label {name!r} of {sources['train'].name} names {len(field.classes)} classes; name one "
-                        "with two at least"
-                    )
+        classes = {
+            name: _classes(sources["train"], name)
+            for name in labels[config.task]
+            if f"labels.{name}" in schema  # else reported with all other missing fields
+        }
         if config.task == "diagnosis" and classes:
             self.model.hold(classes[config.label])
         if config.task == "align" and "attributes" in config.knowledge:
@@ -424,6 +421,7 @@ class RenalCLIP(Method):
         stage = Stage(
             share={"train": 1 / KIDNEYS},  # a sample is a patient
             prepare=self.fill,
+            select=config.select,
             lr_scale={
                 "": 1.0,
                 "model.image": config.image_lr,
@@ -492,6 +490,22 @@ class RenalCLIP(Method):
 
         volume = self.volume_view((), config.phase)
         return Objective(Stage(lr_scale=trained), lambda: (volume, *views), encode, loss)
+
+
+def _classes(source: Source, label: str) -> tuple[str, ...]:
+    """The class names of a label; without any, its numbers up to the largest.
+
+    Raises InputError for a label that is no whole number, or has but one class.
+    """
+    field = source.schema()[f"labels.{label}"]
+    names = field.classes
+    if not names and field.kind == "int":
+        names = tuple(map(str, range(int(labels_of(source, label).max(initial=-1)) + 1)))
+    if len(names) < 2:
+        raise InputError(
+            f"the label {label!r} of {source.name} ({field.kind}) has {len(names)} classes; name one with two at least"
+        )
+    return names
 
 
 SMALL = Preset(

@@ -12,10 +12,10 @@ import torch
 
 from diptych.data.sample import BadSample, Sample, Source, labels_of
 from diptych.data.sources import Concat
-from diptych.data.views.volumes import VolumeAugment, drawn_phase, prepared
 from diptych.data.volumes import VolumePreprocess
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
+from diptych.methods.domain.renalclip.volumes import VolumeAugment, drawn_phase, prepared
 
 KIDNEYS = 2
 """The kidneys of a patient."""
