@@ -246,6 +246,19 @@ def test_heads_have_a_class_for_each_name_or_number(words):
     assert sizes == {"kind": (0.3, 3), "margin": (0.3, 2), "patient": (0.3, 4)}
 
 
+def test_heads_depend_on_the_runs_seed_alone(words):
+    found = []
+    for seed, later in ((0, 1), (0, 2), (5, 1)):
+        made = make_method(
+            RenalCLIP, seed, image=TOWER, text=WORDS, embed_dim=16, words=words, augment=None
+        )
+        torch.manual_seed(later)
+        made.setup({"train": open_source("kidneys:count=8")})
+        found.append(made.heads["kind"][1].weight)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_the_best_epoch_of_the_validation_may_be_delivered(words):
     assert method(words).stages()[-1].select is None
     assert method(words, select="val/t2i_r5").stages()[-1].select == "val/t2i_r5"

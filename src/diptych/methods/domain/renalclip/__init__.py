@@ -197,6 +197,8 @@ class RenalCLIP(Method):
                 f"renalclip reads volumes, and the image tower {encoder.image.kind!r} reads images; give "
                 "--image-tower resnet3d, or start from a run of renalclip"
             )
+        # of the heads, which are built when the data are known; it follows from the run's seed
+        self.seed = int(torch.randint(2**31, (), device="cpu"))
         self.streams: Sequence[str] = ("train",)
         self.sides: tuple[str, ...] = ()
         if config.task == "diagnosis":
@@ -249,6 +251,13 @@ class RenalCLIP(Method):
             for name in labels[config.task]
             if f"labels.{name}" in schema  # else reported with all other missing fields
         }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self._build_heads(classes)
+
+    def _build_heads(self, classes: Mapping[str, Sequence[str]]) -> None:
+        """Build the heads of labels with these classes."""
+        config = self.config
         if config.task == "diagnosis" and classes:
             self.model.hold(classes[config.label])
         if config.task == "align" and "attributes" in config.knowledge:
