@@ -53,6 +53,21 @@ def add(parser: Parser) -> None:
         metavar="RUN|FILE",
         help="zeroshot: prompts that a run found for these classes, or a JSON file of sentences by class",
     )
+    parser.option(
+        some,
+        "--combine",
+        type=Literal["mean", "max"],
+        metavar="HOW",
+        help="zeroshot: a class is the mean of its prompts (default), or the nearest of them",
+    )
+    parser.option(
+        some,
+        "--draws",
+        type=int,
+        least=0,
+        metavar="N",
+        help="zeroshot: choices of one random prompt a class, for the spread of accuracy",
+    )
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(
         some,
@@ -191,6 +206,8 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="degeneration: tokens of the text that are given",
     )
+    parser.option(some, "--time", metavar="LABEL", help="survival: how long a sample was followed")
+    parser.option(some, "--event", metavar="LABEL", help="survival: 1 if the event was observed")
     parser.option(
         some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated"
     )
@@ -230,6 +247,8 @@ _PLAIN = (
         "group",
         "classnorm",
         "by_source",
+        "combine",
+        "draws",
         "rerank",
         "by_sentence",
         "query",
@@ -251,6 +270,8 @@ _PLAIN = (
         "prefix",
         "length",
         "keep_reference",
+        "time",
+        "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word"),
 )

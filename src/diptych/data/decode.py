@@ -19,6 +19,7 @@ from PIL import (
 )
 
 from diptych.data.sample import BadSample
+from diptych.data.volume_files import is_volume, middle_slice, read_volume
 
 # a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras take 60 million pixels
 MAX_PIXELS = 89_478_485
@@ -70,12 +71,14 @@ def decode(
     converted. With `at_least`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its
     size whose short side has at least this many pixels; other formats ignore it. Raises BadSample:
     zero-byte, html, unsupported, bomb (more than `max_pixels`, by the header), truncated,
-    unreadable.
+    unreadable. Of a volume (`data.volume_files`) it is the middle slice.
 
     >>> decode(b"<html>404</html>")
     Traceback (most recent call last):
     diptych.data.sample.BadSample: html: a web page, not an image
     """
+    if is_volume(data):
+        return middle_slice(read_volume(data))
     plugin = _plugin(data)
     try:
         # Plugins raise many kinds of exceptions on damaged bytes (SyntaxError, struct.error,
@@ -93,13 +96,16 @@ def decode(
 
 
 def dimensions(data: bytes) -> tuple[int, int]:
-    """The stored width and height of an image, read from its header only. Raises BadSample as
+    """The stored width and height of an image, read from its header only, or of a volume's slices,
+    which is unpacked. Raises BadSample as
     `decode`.
 
     >>> dimensions(b"")
     Traceback (most recent call last):
     diptych.data.sample.BadSample: zero-byte
     """
+    if is_volume(data):
+        return middle_slice(read_volume(data)).size
     plugin = _plugin(data)
     try:
         image = plugin(io.BytesIO(data))

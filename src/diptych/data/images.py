@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
 from diptych.data.sample import BadSample, EncodedImage
+from diptych.data.volume_files import VOLUMES
 from diptych.errors import InputError, unknown
 from diptych.rng import generator
 from diptych.spec import configure
@@ -61,8 +62,19 @@ FOREIGN = (
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether a path is an existing file with the extension of an image, supported or not."""
-    return Path(path).suffix.lower()[1:] in (*IMAGES, *FOREIGN) and Path(path).is_file()
+    """Whether a path is an existing file with the extension of an image or a volume, supported or
+    not."""
+    return ending(str(path)) in (*IMAGES, *VOLUMES, *FOREIGN) and Path(path).is_file()
+
+
+def ending(path: str) -> str:
+    """The extension of a file's name in lower case, of packed volumes both.
+
+    >>> ending("case/CT.nii.gz"), ending("a.b.JPG")
+    ('nii.gz', 'jpg')
+    """
+    name = os.path.basename(path).lower()  # noqa: PTH119  (millions of paths: no Path objects)
+    return "nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1][1:]  # noqa: PTH122
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -304,6 +316,11 @@ class Preprocess:
                 f"preprocess margin {self.margin} is the scaled side over the cropped one; give 1 or "
                 "more, and resize=shortest or squash"
             )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a preprocessed image."""
+        return (3, self.size, self.size)
 
     def read(self, image: EncodedImage, *, exact: bool = False) -> Tensor:
         """Decode and preprocess `image`; unless `exact`, a JPEG is decoded at a reduced scale of at

@@ -122,7 +122,6 @@ ABILITIES = frozenset(
 COMING: Mapping[str, tuple[str, ...]] = {
     "segment": ("denseclip", "cocu"),
     "embed_regions": ("clim", "villa", "dito", "doco"),
-    "predict": ("renalclip", "urbanclip"),
     "reconstruct": ("sycoca", "pixel_linguist"),
 }
 """The methods that will bring an ability that none has yet."""

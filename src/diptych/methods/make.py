@@ -86,6 +86,11 @@ class Make:
         )
 
     @property
+    def fresh(self) -> bool:
+        """Whether towers are built from their specs, with new weights."""
+        return self._dual is None and self._state is None
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer. Use `words` where there may be none; it is None then."""
         assert self.words is not None, "this model came without a tokenizer"

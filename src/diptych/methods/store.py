@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
+from diptych.data.volumes import AnyPreprocess, preprocess_from
 from diptych.errors import InputError, brief, located
 from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
@@ -86,7 +86,7 @@ def describe(
     config: Mapping[str, Any],
     delivered: nn.Module,
     tokenizer: Tokenizer | None,
-    preprocess: Preprocess | None,
+    preprocess: AnyPreprocess | None,
 ) -> dict[str, Any]:
     """Return the contents of model.json without the checksum."""
     from diptych import __version__
@@ -112,7 +112,7 @@ def describe(
     }
 
 
-def preprocess_of(delivered: nn.Module) -> Preprocess | None:
+def preprocess_of(delivered: nn.Module) -> AnyPreprocess | None:
     """Return the preprocessing of a delivered module's images, None if it reads none."""
     if isinstance(delivered, DualEncoder) and "image" not in delivered.sides:
         return None
@@ -350,7 +350,7 @@ def to_model(
 ) -> Any:
     """Wrap a delivered module in a model that accepts images and strings; `preprocess` is in plain
     values."""
-    images = Preprocess.from_dict(preprocess) if preprocess else None
+    images: Any = preprocess_from(preprocess) if preprocess else None
     if isinstance(module, Delivered):
         return module.to_model(tokenizer, images, name)
     if isinstance(module, CausalLM):

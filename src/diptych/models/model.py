@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.data.images import Preprocess
 from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
+from diptych.data.volumes import AnyPreprocess
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError, Missing
 from diptych.models.class_names import check_names, mean_directions, prompts
@@ -212,12 +212,12 @@ class Model(TextModel):
         self,
         encoder: DualEncoder,
         tokenizer: Tokenizer | None,
-        preprocess: Preprocess,
+        preprocess: AnyPreprocess,
         *,
         name: str,
         delivered: Delivered | None = None,
     ):
-        self.preprocess = preprocess
+        self.preprocess: Any = preprocess
         _check_preprocess(encoder, preprocess, name)
         super().__init__(encoder, tokenizer, name=name, delivered=delivered)
 
@@ -233,9 +233,12 @@ class Model(TextModel):
 
         `images` is a path, an image, or a list of them; a uint8 tensor (N, 3, H, W), which is
         preprocessed like images; or a float tensor (N, 3, size, size), which counts as
-        preprocessed. A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, so that at least
-        twice the model's size is left (see `Preprocess.read`); `exact` decodes it in full. Raises
-        InputError with index and name for an image that cannot be read.
+        preprocessed. A model of volumes takes paths, arrays (D, H, W) and preprocessed tensors (N, 1,
+        D, H, W) of volumes in their place.
+
+        A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, so that at least twice the
+        model's size is left (see `Preprocess.read`); `exact` decodes it in full. Raises InputError
+        with index and name for an image that cannot be read.
         """
         batches, count = self._batches(images, batch_size, exact)
         return self._embed(batches, self.encoder.embed_images, count, progress)
@@ -413,7 +416,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _check_preprocess(encoder: DualEncoder, preprocess: Preprocess, name: str) -> None:
+def _check_preprocess(encoder: DualEncoder, preprocess: AnyPreprocess, name: str) -> None:
     built = encoder.image.preprocess.to_dict()
     given = preprocess.to_dict()
     for key in built | given:

@@ -1,20 +1,23 @@
-"""Images in any form (paths, PIL images, tensors) as batches of pixels for a model.
+"""Images and volumes in any form (paths, PIL images, arrays, tensors) as batches of pixels for a
+model.
 
-Dimensions: N images, H x W pixels.
+Dimensions: N images, D slices, H x W pixels.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from diptych.data.decode import opened
-from diptych.data.images import FileImage, Preprocess
+from diptych.data.images import FileImage
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, EncodedImage
+from diptych.data.volumes import AnyPreprocess, ArrayVolume, VolumePreprocess
 from diptych.errors import InputError
 
 ImagesLike = (
@@ -22,30 +25,40 @@ ImagesLike = (
     | Path
     | Image.Image
     | EncodedImage
+    | np.ndarray
     | Tensor
-    | Sequence[str | Path | Image.Image | EncodedImage]
+    | Sequence[str | Path | Image.Image | EncodedImage | np.ndarray]
 )
+"""Images, or for a model of volumes paths of volumes and arrays (D, H, W)."""
 
 
 def pixel_batches(
-    images: ImagesLike, preprocess: Preprocess, batch_size: int, exact: bool
+    images: ImagesLike, preprocess: AnyPreprocess, batch_size: int, exact: bool
 ) -> tuple[Iterator[tuple[Tensor]], int]:
-    """Batches of pixels (N, 3, size, size), and the number of images; as in `Model.embed_images`."""
+    """Batches of pixels (N, *shape of the preprocessing), and the number of images; as in
+    `Model.embed_images`."""
     if isinstance(images, Tensor):
         return _tensor_batches(images, preprocess, batch_size)
     items = (
         [images]
-        if isinstance(images, str | Path | Image.Image) or hasattr(images, "decode")
+        if isinstance(images, str | Path | Image.Image | np.ndarray) or hasattr(images, "decode")
         else images
     )
     return _decoded(list(items), preprocess, batch_size, exact), len(items)  # type: ignore[arg-type]
 
 
 def _tensor_batches(
-    images: Tensor, preprocess: Preprocess, batch_size: int
+    images: Tensor, preprocess: AnyPreprocess, batch_size: int
 ) -> tuple[Iterator[tuple[Tensor]], int]:
-    images = images[None] if images.ndim == 3 else images
     size = preprocess.size
+    if isinstance(preprocess, VolumePreprocess):
+        if images.shape[1:] != preprocess.shape or not images.is_floating_point():
+            raise InputError(
+                f"tensors of volumes are taken as preprocessed, float (N, {', '.join(map(str, preprocess.shape))}), "
+                f"got {images.dtype} {tuple(images.shape)}; give a list of arrays (slices, rows, columns)"
+            )
+        return ((chunk,) for chunk in images.split(batch_size)), len(images)
+    images = images[None] if images.ndim == 3 else images
     if (
         images.ndim != 4
         or images.shape[1] != 3
@@ -70,12 +83,12 @@ def _tensor_batches(
 
 
 def _decoded(
-    items: Sequence[str | Path | Image.Image | EncodedImage],
-    preprocess: Preprocess,
+    items: Sequence[str | Path | Image.Image | EncodedImage | np.ndarray],
+    preprocess: AnyPreprocess,
     batch_size: int,
     exact: bool = False,
 ) -> Iterator[tuple[Tensor]]:
-    """Batches of pixels (N, 3, H, W); threads decode the next one while the caller computes."""
+    """Batches of pixels; threads decode the next one while the caller computes."""
     for pixels in ahead(
         partial(_pixels, preprocess=preprocess, exact=exact), list(enumerate(items)), batch_size
     ):
@@ -83,27 +96,30 @@ def _decoded(
 
 
 def _pixels(
-    numbered: tuple[int, str | Path | Image.Image | EncodedImage],
+    numbered: tuple[int, str | Path | Image.Image | EncodedImage | np.ndarray],
     *,
-    preprocess: Preprocess,
+    preprocess: AnyPreprocess,
     exact: bool,
 ) -> Tensor:
     place, item = numbered
+    volumes = isinstance(preprocess, VolumePreprocess)
+    kinds = ".npy, .nii or .nii.gz" if volumes else "a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
     try:
-        if isinstance(item, Image.Image):
+        if volumes and isinstance(item, np.ndarray):
+            return preprocess.read(ArrayVolume(item))
+        if not volumes and isinstance(item, Image.Image):
             return preprocess(opened(item))
         if isinstance(item, str | Path):
             return preprocess.read(FileImage(str(item)), exact=exact)
         if hasattr(item, "decode"):
-            return preprocess.read(item, exact=exact)
+            return preprocess.read(item, exact=exact)  # type: ignore[arg-type]  # it decodes
     except (
         BadSample,
         OSError,
     ) as error:  # PIL reads lazily: a truncated file given as an image fails here
         where = str(item) if isinstance(item, str | Path) else f"image {place}"
-        raise InputError(
-            f"{where} cannot be embedded ({error}); give a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
-        ) from error
+        raise InputError(f"{where} cannot be embedded ({error}); give {kinds}") from error
+    other = "an array (slices, rows, columns)" if volumes else "a PIL image"
     raise InputError(
-        f"image {place} is a {type(item).__name__}; give a path, a PIL image, or one tensor of all"
+        f"image {place} is a {type(item).__name__}; give a path, {other}, or one tensor of all"
     )

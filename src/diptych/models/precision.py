@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.data.sources import cache
+from diptych.data.volumes import AnyPreprocess, VolumePreprocess
 from diptych.errors import InputError, unknown
 from diptych.models import int8
 from diptych.models.language import LanguageModel
@@ -218,7 +219,7 @@ def _runs(model: TextModel) -> list[Callable[[TextModel], Tensor]]:
     """The probe's inputs, always the same: images from smooth to noisy, texts of 1 to 16 words."""
     runs: list[Callable[[Any], Tensor]] = []
     if isinstance(model, Model):
-        pixels = _pixels(model.preprocess.size)
+        pixels = _pixels(model.preprocess)
         runs.append(lambda other: other.embed_images(pixels))
     if model.tokenizer is not None:
         words = _WORDS.split()
@@ -230,8 +231,11 @@ def _runs(model: TextModel) -> list[Callable[[TextModel], Tensor]]:
     return runs
 
 
-def _pixels(size: int) -> Tensor:
+def _pixels(preprocess: AnyPreprocess) -> Tensor:
     generator = torch.Generator().manual_seed(0)
+    if isinstance(preprocess, VolumePreprocess):
+        return torch.rand(IMAGES, *preprocess.shape, generator=generator)
+    size = preprocess.size
     soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
     noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(
         0, 60, IMAGES

@@ -145,7 +145,7 @@ def columns_of(subject: Subject) -> dict[tuple[str, str], int]:
 
 def narrower(spec: str, factor: int) -> Spec:
     """Return a tower spec with every width divided by `factor`, without dropout, and from a factor
-    of 16 on with at most 8 x 8 patches.
+    of 16 on with at most 12 blocks, at most 8 x 8 patches, and volumes of a quarter of the side.
 
     Models of timm have fixed widths: they are replaced by timm's test model of the same family, on
     images of 64 pixels.
@@ -170,6 +170,11 @@ def narrower(spec: str, factor: int) -> Spec:
             options[key] = tuple(map(cut, value)) if isinstance(value, tuple) else cut(value)
     if factor >= 16 and name == "vit" and {"image_size", "patch"} <= options.keys():
         options["image_size"] = min(options["image_size"], 8 * options["patch"])
+    if factor >= 16 and isinstance(options.get("depth"), int):
+        options["depth"] = min(options["depth"], 12)
+    if factor >= 16 and "slices" in options:
+        for key in {"image_size", "slices", "scaled_size", "scaled_slices"} & options.keys():
+            options[key] //= 4
     return Spec(name, options)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from diptych.data.images import Preprocess
+from diptych.data.volumes import AnyPreprocess
 
 
 class Tower(nn.Module):
@@ -48,17 +49,18 @@ class Tower(nn.Module):
 
 
 class ImageTower(Tower):
-    """Base of image towers, which accept uint8 images, or floats that are already preprocessed."""
+    """Base of image towers, which accept uint8 images, or floats that are already preprocessed, as
+    volumes always are."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: Any, preprocess: Preprocess):
+    def __init__(self, config: Any, preprocess: AnyPreprocess):
         super().__init__(config)
-        self.preprocess = preprocess
+        self.preprocess: Any = preprocess
         # not persistent: the config holds them, and a state dict must not silently override it
-        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(-1, 1, 1), persistent=False)
 
     @property
     def vectors(self) -> int:

@@ -279,3 +279,74 @@ def test_two_classes_have_an_area_under_the_curve():
     assert found["auroc"] == pytest.approx(np.mean(pairs))
     with pytest.raises(InputError, match="has 5 classes; auroc is of two"):
         zeroshot(model, source([0, 1]), templates=("{}",), auroc=True)
+
+
+def prompts_of_two(path, sentences):
+    path.write_text(
+        json.dumps({name: list(own) for name, own in zip(NAMES, sentences, strict=True)})
+    )
+    return str(path)
+
+
+def test_the_nearest_prompt_of_a_class_equals_loops(tmp_path):
+    model = Fake(vectors(3, 30))
+    labels = [0, 1, 2, 3, 4, 2, 1]
+    sentences = [("1", "2"), ("3",), ("4", "5", "6"), ("7",), ("8", "9")]
+    prompts = prompts_of_two(tmp_path / "p.json", sentences)
+    found = zeroshot(model, source(labels), prompts=prompts, combine="max")
+    hits = []
+    for at, label in enumerate(labels):
+        scores = [
+            max(float(model.vectors[10 + at] @ model.vectors[int(text)]) for text in own)
+            for own in sentences
+        ]
+        hits.append(all(scores[label] > s for c, s in enumerate(scores) if c != label))
+    assert found["top1"] == pytest.approx(np.mean(hits))
+    mean = zeroshot(model, source(labels), prompts=prompts)
+    assert mean["protocol"] != found["protocol"]
+
+
+def test_max_and_mean_agree_where_the_prompts_of_a_class_are_identical(tmp_path):
+    model = Fake(vectors(4, 30))
+    prompts = prompts_of_two(tmp_path / "p.json", [(str(n), f"{n} ", f" {n}") for n in range(1, 6)])
+    one, other = (
+        zeroshot(model, source([0, 1, 2, 3, 4]), prompts=prompts, combine=how, draws=5)
+        for how in ("mean", "max")
+    )
+    for name in ("top1", "mean_per_class", "drawn_top1"):
+        assert one[name] == other[name]
+    assert one["drawn_top1"] == one["top1"]
+    assert one["drawn_top1_std"] == 0
+
+
+def test_random_choices_of_prompts_have_the_mean_over_all_of_them(tmp_path):
+    """Two classes of two prompts each: four choices."""
+    model = Fake(vectors(5, 30))
+    labels = [0, 1, 0, 1, 1, 0]
+    two = source(labels, names=NAMES[:2])
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({"c0": ["1", "2"], "c1": ["3", "4"]}))
+    every = []
+    for first in (1, 2):
+        for second in (3, 4):
+            scores = np.stack(
+                [model.vectors[10 : 10 + 6] @ model.vectors[n] for n in (first, second)]
+            )
+            every.append(np.mean(scores.argmax(0) == np.array(labels)))
+    found = zeroshot(model, two, prompts=str(path), draws=400)
+    assert found["drawn_top1"] == pytest.approx(np.mean(every), abs=0.03)
+    assert found["drawn_top1_std"] == pytest.approx(np.std(every), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"combine": "median"}, "way to combine prompts"),
+        ({"combine": "max", "classnorm": True}, "mean directions"),
+        ({"draws": -1}, "draws is -1"),
+        ({"draws": 3, "by_source": True}, "leave out group, novel and draws"),
+    ],
+)
+def test_ways_to_combine_that_do_not_fit_are_refused(settings, match):
+    with pytest.raises(InputError, match=match):
+        zeroshot(Fake(vectors(0)), source([0, 1]), **settings)

@@ -1,5 +1,5 @@
-"""A folder of images: `class/image.jpg` gives labels, `image.jpg` with `image.txt` or `.json` gives
-texts.
+"""A folder of images or volumes: `class/image.jpg` gives labels, `image.jpg` with `image.txt` or
+`.json` gives texts.
 
 If every image is in a subfolder, the first subfolder is its class (label `class`). An empty
 subfolder is a class too, so that tasks that need images of every class can report it. Each line of
@@ -15,9 +15,10 @@ from types import MappingProxyType
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.images import FOREIGN, IMAGES, FileImage
+from diptych.data.images import FOREIGN, IMAGES, FileImage, ending
 from diptych.data.sample import Sample, Schema, path_text
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
+from diptych.data.volume_files import VOLUMES
 from diptych.errors import InputError, some
 from diptych.spec import Spec, configure
 
@@ -73,14 +74,14 @@ class Folder:
         others = set()
         paths, closed = _walk(root)
         for path in paths:
-            suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (millions of paths: no Path objects)
-            if suffix[1:] in IMAGES:
+            kind = ending(path)
+            if kind in IMAGES or kind in VOLUMES:
                 images.append(path)
                 continue
             others.add(path.partition(os.sep)[0])
-            if suffix in _TEXTS:
+            if f".{kind}" in _TEXTS:
                 texts.add(path)
-            elif suffix[1:] in FOREIGN:
+            elif kind in FOREIGN:
                 foreign.append(path)
         if not images:
             raise InputError(_nothing(root, len(texts), foreign))
@@ -164,7 +165,8 @@ def _bytes(image: str, kind: str) -> bytes:
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]  # noqa: PTH122
+    kind = ending(path)
+    return path[: -len(kind) - 1] if kind else path
 
 
 def _walk(root: str) -> tuple[list[str], list[str]]:
@@ -224,4 +226,5 @@ def _nothing(root: str, texts: int, foreign: Sequence[str]) -> str:
         return f"{root}: no images, but a table; write {Path(root) / tables[0]}"
     if texts:
         return f"{root}: {texts} texts and no image; put each image beside its text, under the same name"
-    return f"{root}: no images in this folder; the kinds read are {' '.join(f'.{ending}' for ending in IMAGES)}"
+    kinds = " ".join(f".{kind}" for kind in (*IMAGES, *VOLUMES))
+    return f"{root}: no images in this folder; the kinds read are {kinds}"

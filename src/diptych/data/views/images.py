@@ -13,8 +13,10 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from diptych.data.images import Preprocess, luma
+from diptych.data.images import luma
 from diptych.data.sample import BadSample, Sample
+from diptych.data.volumes import AnyPreprocess, VolumePreprocess
+from diptych.errors import InputError
 from diptych.spec import configure
 
 
@@ -114,15 +116,23 @@ class ImageView:
 
     A mirrored view has x0 and x1 exchanged. Transparent images, which are placed and not cropped,
     raise BadSample.
+
+    With the preprocessing of volumes these are volumes (B, V, 1, D, H, W), without augmentation.
     """
 
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     name: str = "main"
     role: str = "main"
     augment: Augment | None = Augment()
     count: int = 1
     like: str | None = None
     crops: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.preprocess, VolumePreprocess) and (self.augment or self.crops):
+            raise InputError(
+                "this image tower reads volumes, and crops and colours are of images; give --method.augment null"
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -139,6 +149,10 @@ class ImageView:
         encoded = sample.images.get(self.role)
         if encoded is None:
             raise BadSample("no-image", f"no image of role {self.role!r}")
+        if isinstance(self.preprocess, VolumePreprocess):
+            return {
+                f"images.{self.name}": torch.stack([self.preprocess.read(encoded)] * self.count)
+            }
         image = encoded.decode(self._least(progress))
         if self.crops and image.mode == "RGBA":
             raise BadSample("transparent", "a transparent image is placed and has no crop")
@@ -158,7 +172,7 @@ class ImageView:
         """The fewest pixels of the image's short side for which the smallest crop has the target's
         size."""
         if progress is None or self.augment is None:
-            return self.preprocess.least()
+            return self.preprocess.least()  # type: ignore[union-attr]  # of images
         augment = self.augment
         strength = self.augment.strength(progress)
         area = 1 + (min(augment.crop) - 1) * strength

@@ -15,6 +15,14 @@ are classified again.
 With `prompts`, each class has texts of its own in place of the templates, for any model that embeds
 texts: those that a run found for the same classes, or the sentences of a file {"class": […], …}.
 
+With `combine="max"` the score of a class is that of its nearest prompt, in place of the mean
+direction:
+
+    score_c = max_t <image, unit(text_tc)>
+
+`draws` measures how much the choice of prompts matters: the accuracy with one random prompt for each
+class, its mean and standard deviation over that many choices.
+
 With `classnorm` each coordinate of the class embeddings is standardised over the classes [choice]:
 
     class_c <- unit( (class_c - mean_c class_c) / std_c class_c )
@@ -32,6 +40,7 @@ Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and 
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +62,14 @@ from diptych.evaluation.embed import (
     read_images,
 )
 from diptych.evaluation.protocol import describe, protocol_of
-from diptych.evaluation.suites._prompts import prompts_of, warn_of_cuts
+from diptych.evaluation.suites._prompts import (
+    Combine,
+    check_combined,
+    drawn_accuracy,
+    nearest_of_class,
+    prompts_of,
+    warn_of_cuts,
+)
 from diptych.evaluation.suites._sources import mean_of_sources, parts_of
 from diptych.metrics import Array, harmonic_mean, per_class, ranks
 from diptych.metrics import auroc as area
@@ -85,13 +101,23 @@ def ready(
     classnorm: bool = False,
     by_source: bool = False,
     auroc: bool = False,
+    combine: Combine = "mean",
+    draws: int = 0,
 ) -> None:
     """Raise InputError for labels, templates, prompts and class names that do not fit the
     source."""
     if by_source:
-        if group is not None or novel is not None or auroc:
-            raise InputError("by_source measures whole sources; leave out group, novel and auroc")
-        how = {"label": label, "templates": templates, "prompts": prompts, "classnorm": classnorm}
+        if group is not None or novel is not None or draws or auroc:
+            raise InputError(
+                "by_source measures whole sources; leave out group, novel, draws and auroc"
+            )
+        how = {
+            "label": label,
+            "templates": templates,
+            "prompts": prompts,
+            "classnorm": classnorm,
+            "combine": combine,
+        }
         for part in parts_of(source):
             ready(model, part, **how)
         return
@@ -105,6 +131,7 @@ def ready(
         raise InputError(
             f"{model.name} computes logits of its own, without class embeddings; leave classnorm out"
         )
+    check_combined(combine, draws, classnorm, _learnt(model))
     own_templates = tuple(templates) != TEMPLATES
     if _learnt(model) and (own_templates or prompts is not None):
         raise InputError(
@@ -131,6 +158,8 @@ def zeroshot(
     classnorm: bool = False,
     by_source: bool = False,
     auroc: bool = False,
+    combine: Combine = "mean",
+    draws: int = 0,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -140,26 +169,30 @@ def zeroshot(
 
     `label` is a label with class names: "class", or the first. `prompts` is the folder of a run that
     holds prompts of the classes, or a JSON file of sentences by class, in place of `templates`. Also
-    returned: `n` images,
-    `classes`, `classes_seen` (those with images, over which the mean is), `bad` samples by reason,
-    and the protocol. Samples without the label (-1) are left out. Ties count against the model.
+    returned: `n` images, `classes`, `classes_seen` (those with images, over which the mean is),
+    `bad` samples by reason, and the protocol. Samples without the label (-1) are left out. Ties count against the model.
+
+    With `draws`: `drawn_top1` and `drawn_top1_std`, of one random prompt for each class.
 
     With `novel`: `base_top1`, `novel_top1` and their harmonic mean `harmonic`. With `group`:
     `worst_group_top1`, `macro_group_top1`, and the groups one by one in `by_group`. With `by_source`:
     the sources one by one in `by_source`. With `auroc`, of two classes, the area under the curve of
     the difference of their scores.
     """
-    how: dict[str, Any] = {"templates": templates, "prompts": prompts, "classnorm": classnorm}
-    ready(
-        model,
-        source,
-        label=label,
-        group=group,
-        novel=novel,
-        by_source=by_source,
-        auroc=auroc,
-        **how,
-    )
+    how: dict[str, Any] = {
+        "templates": templates,
+        "prompts": prompts,
+        "classnorm": classnorm,
+        "combine": combine,
+    }
+    fitting = {
+        "group": group,
+        "novel": novel,
+        "by_source": by_source,
+        "draws": draws,
+        "auroc": auroc,
+    }
+    ready(model, source, label=label, **fitting, **how)
     if by_source:
         how |= {"label": label, "batch_size": batch_size, "exact": exact}
         return mean_of_sources(zeroshot, model, source, progress=progress, **how)
@@ -181,14 +214,24 @@ def zeroshot(
         progress, len(source) * (3 if again else 1) + (0 if learnt else sum(map(len, sets)))
     )
     how = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    drawn: dict[str, float] = {}
     if learnt:
         images, classes = judged_images(model, source, known, names, **how)
     else:
         if prompts is not None:
             warn_of_cuts(model, sets)
-        classes = prompt_vectors(model, sets, batch_size=batch_size, steps=steps)
+        texts = [prompt for own in sets for prompt in own]
+        vectors = embed_texts(model, texts, batch_size=batch_size, steps=steps)
+        sizes = [len(own) for own in sets]
+        classes = mean_directions(vectors, sizes, getattr(model, "shares", (1.0,)))
         classes = standardised(classes) if classnorm else classes
         images = embed_images(model, source, known, **how)
+        if draws:
+            truth = np.array(images.facts)[:, 0]
+            drawn = drawn_accuracy(images.vectors, vectors, sizes, truth, draws)
+        if combine == "max":
+            images = replace(images, vectors=nearest_of_class(images.vectors @ vectors.T, sizes))
+            classes = torch.eye(len(names))
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
     by_class = per_class(rank <= 1, labels, len(names))
@@ -207,7 +250,12 @@ def zeroshot(
         scores = as_vectors(images.vectors) @ as_vectors(classes).T
         results["auroc"] = area((scores[:, 1] - scores[:, 0]).numpy(), labels == 1)
         results["chance_auroc"] = 0.5
+    results |= drawn
     options = [] if prompts is None else [f"prompts={found.digest()}"]
+    if combine == "max":
+        options.append("combine=max")
+    if draws:
+        options.append(f"draws={draws}")
     if classnorm:
         options.append("classnorm")
     if novel is not None:

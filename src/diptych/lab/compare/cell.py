@@ -296,8 +296,7 @@ def gflops(model: Any) -> float:
             return counter.get_total_flops() / 1e9
         encoder = getattr(module, "encoder", module)
         if "image" in encoder.sides:
-            size = model.preprocess.size
-            encoder.embed_images(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+            encoder.embed_images(torch.zeros(1, *model.preprocess.shape))
         if encoder.text is not None and model.tokenizer is not None:
             context = model.tokenizer.context
             encoder.embed_texts(

@@ -1,0 +1,581 @@
+"""RenalCLIP: A Disease-Centric Vision-Language Foundation Model for Precision Oncology in Kidney
+Cancer (2025).
+
+Each tower learns the domain on its own before both are aligned. A sample is a kidney: a CT volume
+in one or more contrast phases, a report, and attributes mined from reports, with missing values.
+
+    attributes  image tower:  L = sum_t mean_{i: y_ti >= 0} CE(head_t(h_i), y_ti)
+    words       text tower:   L = -mean log softmax(table · h_{i-1})[x_i] at masked ids x_i
+    reports     text tower:   L = InfoNCE of two passes of each report, which differ by dropout
+    train       both:         L = 1/2 [ CE(s V T^T, diagonal) + CE(s T V^T, diagonal) ]
+
+In the last stage the text tower is frozen and not projected: t is its unit vector, one of K variants
+of the report computed before (`texts`). v is the projected volume. Both kidneys of a patient are in
+the batch, in the same phase (`patients`), and are negatives of each other.
+
+With `task` the image tower is fine-tuned to a diagnosis or to survival (`downstream`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.data.batch import Batch
+from diptych.data.sample import Source, labels_of
+from diptych.data.tokenizers import Tokenizer
+from diptych.data.views import LabelView, MaskedTextView, TextView, View
+from diptych.data.volumes import VolumePreprocess
+from diptych.data.wrap import Wrapped
+from diptych.errors import InputError, unknown
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.domain.renalclip.downstream import Diagnosis, Survival
+from diptych.methods.domain.renalclip.objectives import cox, masked_tasks, next_token_loss
+from diptych.methods.domain.renalclip.patients import KIDNEYS, Patients, PatientView
+from diptych.methods.domain.renalclip.texts import VariantsView
+from diptych.methods.domain.renalclip.volumes import VolumeAugment, VolumeView
+from diptych.methods.make import Make
+from diptych.methods.store import load
+from diptych.models.language import LanguageModel
+from diptych.objectives import info_nce
+from diptych.objectives.core import different_group, group_targets
+from diptych.spec import Count, Dropout, ModelSpec, NotNegative, Positive, ShareBelowOne, configure
+from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import Temperature
+from diptych.towers.text.text import TextTower
+
+card = {
+    "title": "RenalCLIP: A Disease-Centric Vision-Language Foundation Model for Precision Oncology in Kidney Cancer",
+    "year": 2025,
+    "kind": "method",
+    "entry": "RenalCLIP",
+    "provenance": "code",
+    "abilities": {"predict": "--preset survival --init RUN"},
+}
+
+KNOWLEDGE = ("attributes", "words", "reports")
+"""The stages before the alignment."""
+
+CLAMP = 4.6052
+"""The largest logarithm of the scale, which is a little more than ln 100."""
+
+PHASES = ("plain", "arterial", "venous", "delayed")
+"""Roles of volumes, by contrast phase."""
+
+RENAL = (
+    *("kind", "radius", "exophytic", "nearness", "anterior", "location"),
+    *("enhancement", "margin", "calcification", "necrosis"),
+)
+"""The attributes of the world `kidneys`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of all stages.
+
+    - `task` is what is trained: align, or from a trained model a diagnosis or survival.
+    - `knowledge` names the stages before the alignment, and `recipes` holds the differences of their
+      recipes from the run's, by stage.
+    - `augment` holds options of `volumes.VolumeAugment`, None for none.
+    - `phases` are the roles of which one is drawn for each volume, or for both of a patient.
+
+    Of the knowledge stages:
+
+    - `attributes` are labels with class names; `head_dropout` is that before their heads.
+    - `lm` is a language model whose weights and words the text tower starts from; its attention
+      becomes bidirectional.
+    - `mask_rate` is the share of masked ids, `tau` the temperature of passes of a report.
+
+    Of the alignment:
+
+    - `role` is the role of the reports; `side` a label that is left or right, for reports without
+      findings; `patient` the label of both kidneys of a patient.
+    - `variants` is the number K of variants of a report.
+    - `image_lr` multiplies the learning rate of the image tower.
+    - `duplicates` are equal reports of others: apart (negatives), masked, or positives.
+    - `select` is a number of the validation whose best epoch is delivered, such as val/t2i_r5.
+
+    Of the tasks:
+
+    - `label` is that of a diagnosis; `time` and `event` are those of survival; `phase` is the role of
+      the volumes that are read; `hidden` and `dropout` are those of the head.
+    """
+
+    task: Literal["align", "diagnosis", "survival"] = "align"
+    knowledge: tuple[str, ...] = KNOWLEDGE
+    recipes: Mapping[str, Any] = field(default_factory=dict)
+    augment: Mapping[str, Any] | None = field(default_factory=dict)
+    phases: tuple[str, ...] = PHASES
+    attributes: tuple[str, ...] = RENAL
+    head_dropout: ShareBelowOne = 0.0
+    lm: ModelSpec | None = None
+    mask_rate: ShareBelowOne = 0.2
+    tau: Positive = 0.05
+    role: str = "caption"
+    side: str = "side"
+    patient: str = "patient"
+    variants: Count = 5
+    image_lr: NotNegative = 0.02
+    duplicates: Literal["apart", "masked", "positives"] = "apart"
+    select: str | None = None
+    label: str = "malignant"
+    time: str = "recurrence_time"
+    event: str = "recurrence_event"
+    phase: str = "main"
+    hidden: Count = 128
+    dropout: Dropout = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.knowledge:
+            if name not in KNOWLEDGE:
+                raise unknown("knowledge stage of renalclip", name, KNOWLEDGE)
+        for name, recipe in self.recipes.items():
+            if name not in KNOWLEDGE:
+                raise unknown("stage in recipes of renalclip", name, KNOWLEDGE)
+            configure(Recipe, {**asdict(Recipe()), **recipe}, f"recipes of stage {name!r}")
+        if "attributes" in self.knowledge and not self.attributes:
+            raise InputError(
+                "the stage of attributes has no attribute; name labels with --method.attributes, or leave "
+                "the stage out of --method.knowledge"
+            )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A stage: how its batches are read, encoded and judged."""
+
+    stage: Stage
+    views: Callable[[], Sequence[View]]
+    encode: Callable[[Batch], Features]
+    loss: Callable[[Features, Batch], Losses]
+
+
+class RenalCLIP(Method):
+    """Knowledge of the domain for each tower, then the alignment of volumes with frozen texts."""
+
+    Config = Config
+    chunkable = False  # the batch norms of the image tower mix samples
+    test_options: ClassVar[Mapping[str, Any]] = {
+        "attributes": ("kind", "margin"),
+        "recipes": {"words": {"lr": 5e-4}, "reports": {"lr": 5e-4}},
+        "augment": None,
+    }
+
+    @classmethod
+    def continues(cls, options: Mapping[str, Any]) -> bool:
+        return options.get("task", "align") != "align"
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        match options.get("task", "align"):
+            case "diagnosis":
+                label = options.get("label", Config.label)
+                measure = f"evaluate {{run}} --data {{data}} --suite zeroshot --label {label}"
+                return "classify {run} VOLUMES", measure
+            case "survival":
+                labels = [options.get(name, getattr(Config, name)) for name in ("time", "event")]
+                which = "--time {} --event {}".format(*labels)
+                return (
+                    "predict {run} VOLUMES",
+                    f"evaluate {{run}} --data {{data}} --suite survival {which}",
+                )
+            case _:
+                return "evaluate {run} --data {data}", "embed {run} SOURCE --out EMB"
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        self.augment = None
+        if config.augment is not None:
+            self.augment = configure(VolumeAugment, dict(config.augment), "augment")
+        encoder = self._encoder()
+        if not isinstance(encoder.image.preprocess, VolumePreprocess):
+            raise InputError(
+                f"renalclip reads volumes, and the image tower {encoder.image.kind!r} reads images; give "
+                "--image-tower resnet3d, or start from a run of renalclip"
+            )
+        # of the heads, which are built when the data are known; it follows from the run's seed
+        self.seed = int(torch.randint(2**31, (), device="cpu"))
+        self.streams: Sequence[str] = ("train",)
+        self.sides: tuple[str, ...] = ()
+        if config.task == "diagnosis":
+            self.model = Diagnosis(encoder, self.make.words, config.hidden, config.dropout)
+            self.model.label = config.label
+        elif config.task == "survival":
+            self.model = Survival(encoder, config.hidden, config.time, config.event)
+        else:
+            self.model = encoder
+            self.heads = nn.ModuleDict()
+
+    def _encoder(self) -> DualEncoder:
+        """The dual encoder, whose text tower may start from a language model."""
+        config = self.config
+        scale = Temperature(1 / 0.07, clamp=(1.0, float(np.exp(CLAMP))))
+        how: Any = {"logit_scale": scale, "image_projection": "affine", "text_projection": "none"}
+        if config.lm is None or not self.make.fresh:
+            return self.make.dual(**how)
+        given = load(config.lm)
+        if not isinstance(given, LanguageModel) or not isinstance(given.lm.tower, TextTower):
+            raise InputError(
+                f"lm={config.lm} is no language model of diptych; name one, such as tiny-lm"
+            )
+        tower = given.lm.tower
+        self.make = Make(
+            image=self.make.image_spec,
+            text={**tower.spec, "causal": False, "pooling": "mean"},
+            embed_dim=tower.width,
+            tokenizer=given.tokenizer,
+        )
+        encoder = self.make.dual(**how)
+        assert encoder.text is not None, "it was just built"
+        encoder.text.load_state_dict(tower.state_dict())
+        return encoder
+
+    def setup(self, sources: Mapping[str, Source]) -> None:
+        """Find the streams and the classes of labels. Raises InputError for a stream that is not read,
+        and a label that is no class."""
+        for name in sources:
+            if name not in ("train", "texts"):
+                raise unknown("stream of renalclip", name, ("train", "texts"))
+        self.streams = tuple(sources)
+        config = self.config
+        schema = sources["train"].schema()
+        if config.task == "align" and f"labels.{config.side}" in schema:
+            self.sides = schema[f"labels.{config.side}"].classes
+        labels = {"align": config.attributes, "diagnosis": (config.label,), "survival": ()}
+        classes = {
+            name: _classes(sources["train"], name)
+            for name in labels[config.task]
+            if f"labels.{name}" in schema  # else reported with all other missing fields
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self._build_heads(classes)
+
+    def _build_heads(self, classes: Mapping[str, Sequence[str]]) -> None:
+        """Build the heads of labels with these classes."""
+        config = self.config
+        if config.task == "diagnosis" and classes:
+            self.model.hold(classes[config.label])
+        if config.task == "align" and "attributes" in config.knowledge:
+            for name, own in classes.items():
+                layer = nn.Linear(self.model.image.width, len(own))
+                self.heads[name] = nn.Sequential(nn.Dropout(config.head_dropout), layer)
+            self.heads.to(next(self.model.parameters()).device)
+
+    # ---- stages
+
+    def objectives(self) -> list[Objective]:
+        """The stages in order."""
+        if self.config.task != "align":
+            return [self._task()]
+        known = {"attributes": self._attributes, "words": self._words, "reports": self._reports}
+        found = [known[name]() for name in KNOWLEDGE if name in self.config.knowledge]
+        return [*found, self._alignment()]
+
+    def _of(self, stage: str) -> Objective:
+        return next(each for each in self.objectives() if each.stage.name == stage)
+
+    def stages(self) -> Sequence[Stage]:
+        return [each.stage for each in self.objectives()]
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        return self._of(stage.name).views()
+
+    def needs(self, stage: Stage, stream: str = "train") -> tuple[str, ...]:
+        found = super().needs(stage, stream)
+        # reports, which `fill` reads
+        return (*found, f"texts.{self.config.role}") if stage.prepare else found
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        return self._of(at.stage).encode(batch)
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        return self._of(at.stage).loss(features, batch)
+
+    def samples(self, stage: Stage, stream: str, source: Source) -> Source:
+        """Return kidneys by patient for the alignment, and for a task those whose labels are
+        known."""
+        config = self.config
+        if config.task != "align":
+            needed = (config.label,) if config.task == "diagnosis" else (config.time, config.event)
+            known = np.ones(len(source), bool)
+            for name in needed:
+                known &= labels_of(source, name) >= 0  # of NaN it is false
+            if not known.any():
+                raise InputError(f"no sample of {source.name} has labels {' and '.join(needed)}")
+            return Wrapped(source, np.flatnonzero(known))
+        return Patients(source, config.patient) if stage.name == "train" else source
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of reports."""
+        return self.make.tokenizer
+
+    def volume_view(self, phases: Sequence[str], role: str = "main") -> VolumeView:
+        """The view of single kidneys."""
+        preprocess: Any = self._image.preprocess
+        return VolumeView(preprocess=preprocess, phases=phases, role=role, augment=self.augment)
+
+    @property
+    def _image(self) -> Any:
+        return self.model.image
+
+    def _attributes(self) -> Objective:
+        names = self.config.attributes
+
+        def views() -> Sequence[View]:
+            labels = [LabelView(label=name) for name in names]
+            return self.volume_view(self.config.phases), *labels
+
+        def encode(batch: Batch) -> Features:
+            pooled = self.model.encode_image(batch.image.flat).pooled
+            return {name: head(pooled) for name, head in self.heads.items()}
+
+        def loss(features: Features, batch: Batch) -> Losses:
+            labels = {name: batch.fields[name] for name in features}
+            known = torch.stack([labels[name] >= 0 for name in features])
+            right = torch.stack([features[name].argmax(1) == labels[name] for name in features])
+            accuracy = (right & known).sum() / known.sum().clamp(min=1)
+            return Losses({"attributes": masked_tasks(features, labels)}, {"accuracy": accuracy})
+
+        stage = self._knowledge("attributes", {"model.image": 1.0, "heads": 1.0}, ("train",))
+        return Objective(stage, views, encode, loss)
+
+    def _words(self) -> Objective:
+        config = self.config
+
+        def views() -> Sequence[View]:
+            how = {"rate": config.mask_rate, "kept": 0.0, "random": 0.0}
+            return (MaskedTextView(tokenizer=self.tokenizer, role=config.role, **how),)
+
+        def encode(batch: Batch) -> Features:
+            text = self._text
+            marks: Any = batch.text.marks
+            tokens = text(*batch.text.flat).tokens
+            sums, counts = next_token_loss(tokens, text.table.weight, marks.flatten(0, 1))
+            return {"nll": sums, "count": counts}
+
+        def loss(features: Features, batch: Batch) -> Losses:
+            mean = features["nll"].sum() / features["count"].sum().clamp(min=1)
+            return Losses({"masked": mean}, {"perplexity": mean.detach().exp()})
+
+        return Objective(self._of_texts("words"), views, encode, loss)
+
+    def _reports(self) -> Objective:
+        def views() -> Sequence[View]:
+            return (TextView(tokenizer=self.tokenizer, role=self.config.role),)
+
+        def encode(batch: Batch) -> Features:
+            ids, lengths = batch.text.flat
+            one, two = (self._text(ids, lengths).pooled for _ in range(2))
+            return {"one": F.normalize(one, dim=-1), "two": F.normalize(two, dim=-1)}
+
+        def loss(features: Features, batch: Batch) -> Losses:
+            keys = features["two"]
+            logits = features["one"] @ keys.T / self.config.tau
+            found = F.cross_entropy(logits, torch.arange(len(keys), device=keys.device))
+            return Losses({"reports": found})
+
+        return Objective(self._of_texts("reports"), views, encode, loss)
+
+    def _of_texts(self, name: str) -> Stage:
+        streams = ("texts",) if "texts" in self.streams else ("train",)
+        return self._knowledge(name, {"model.text": 1.0}, streams)
+
+    @property
+    def _text(self) -> Any:
+        text = self.model.text
+        if not isinstance(text, TextTower):
+            raise InputError(
+                "masked words and reports are of the text tower text; give --text-tower text:causal=false:pooling=mean"
+            )
+        return text
+
+    def _knowledge(self, name: str, trained: Mapping[str, float], streams: Sequence[str]) -> Stage:
+        recipe = self.config.recipes.get(name, {})
+        return Stage(name=name, streams=streams, recipe=recipe, lr_scale={"": 0.0, **trained})
+
+    def _alignment(self) -> Objective:
+        config = self.config
+        preprocess: Any = self._image.preprocess
+
+        def views() -> Sequence[View]:
+            view = PatientView(
+                preprocess=preprocess,
+                label=config.patient,
+                phases=config.phases,
+                augment=self.augment,
+            )
+            return (view,)
+
+        def encode(batch: Batch) -> Features:
+            there: Any = batch.fields["there"]
+            vectors = self.model.embed_images(batch.image.flat[there.flatten()])
+            rows = vectors.new_zeros(there.numel(), vectors.shape[1])
+            rows[there.flatten()] = vectors
+            return {"image": rows.unflatten(0, there.shape)}
+
+        def loss(features: Features, batch: Batch) -> Losses:
+            there = batch.fields["there"]
+            image = features["image"][there]
+            text = batch.fields["text"][there].to(image.dtype)
+            scale = self.model.logit_scale()
+            how = self._equal(batch.fields["same"][there])
+            return Losses({"contrastive": info_nce(image, text, scale, **how)}, {"scale": scale})
+
+        stage = Stage(
+            share={"train": 1 / KIDNEYS},  # a sample is a patient
+            prepare=self.fill,
+            select=config.select,
+            lr_scale={
+                "": 1.0,
+                "model.image": config.image_lr,
+                "model.text": 0.0,
+                **({"heads": 0.0} if len(self.heads) else {}),
+            },
+        )
+        return Objective(stage, views, encode, loss)
+
+    def _equal(self, groups: Tensor) -> dict[str, Any]:
+        """Keywords of the loss for reports with equal texts, given their numbers (N,)."""
+        if self.config.duplicates == "apart":
+            return {}
+        if self.config.duplicates == "masked":
+            return {"allowed": different_group(groups)}
+        return {"targets": group_targets(groups)}
+
+    def fill(self, run: Any) -> None:
+        """Compute the vectors of all variants of the reports, arrays.variants (N, K, E), and the
+        number of each report among different ones."""
+        source = run.sources["train"]
+        config = self.config
+        view = VariantsView(
+            tokenizer=self.tokenizer,
+            role=config.role,
+            count=config.variants,
+            side=config.side,
+            sides=self.sides,
+        )
+
+        def embed(batch: Batch) -> dict[str, Tensor]:
+            ids, lengths = batch.texts["variants"].flat
+            different, places = torch.unique(ids, dim=0, return_inverse=True)
+            longest = lengths.new_zeros(len(different)).scatter(0, places, lengths)
+            vectors = self.model.embed_texts(different, longest)[places]
+            return {"variants": vectors.unflatten(0, (len(batch), -1))}
+
+        found = run.map(embed, [view], source)
+        texts = [source[row].captions(config.role)[0] for row in range(len(source))]
+        same = np.unique(texts, return_inverse=True)[1]
+        run.store("train", {**found, "same_text": same})
+
+    # ---- tasks
+
+    def _task(self) -> Objective:
+        config = self.config
+        trained = {"": 0.0, "model.encoder.image": 1.0, "model.head": 1.0}
+        if config.task == "diagnosis":
+            views: Sequence[View] = (LabelView(label=config.label, name="class", needed=True),)
+        else:
+            views = (
+                LabelView(label=config.time, name="time", needed=True, real=True),
+                LabelView(label=config.event, name="event", needed=True),
+            )
+
+        def encode(batch: Batch) -> Features:
+            return {"output": self.model(batch.image.flat)}
+
+        def loss(features: Features, batch: Batch) -> Losses:
+            output = features["output"]
+            if config.task == "survival":
+                return Losses({"cox": cox(output, batch.fields["time"], batch.fields["event"])})
+            labels = batch.fields["class"].long()
+            accuracy = (output.argmax(1) == labels).float().mean()
+            return Losses({"classes": F.cross_entropy(output, labels)}, {"accuracy": accuracy})
+
+        volume = self.volume_view((), config.phase)
+        return Objective(Stage(lr_scale=trained), lambda: (volume, *views), encode, loss)
+
+
+def _classes(source: Source, label: str) -> tuple[str, ...]:
+    """The class names of a label; without any, its numbers up to the largest.
+
+    Raises InputError for a label that is no whole number, or has but one class.
+    """
+    field = source.schema()[f"labels.{label}"]
+    names = field.classes
+    if not names and field.kind == "int":
+        names = tuple(map(str, range(int(labels_of(source, label).max(initial=-1)) + 1)))
+    if len(names) < 2:
+        raise InputError(
+            f"the label {label!r} of {source.name} ({field.kind}) has {len(names)} classes; name one with two at least"
+        )
+    return names
+
+
+SMALL = Preset(
+    config={
+        "recipes": {
+            "attributes": {"lr": 2e-3, "epochs": 10},
+            "words": {"lr": 5e-4, "epochs": 5},
+            "reports": {"lr": 5e-4, "epochs": 2},
+        },
+        "image_lr": 1.0,
+    },
+    image="resnet3d:image_size=32:slices=16:widths=(32,64,128):depths=(1,1,1):stem=3",
+    text="text:width=256:depth=1:heads=4:causal=false:pooling=mean:dropout=0.1",
+    tokenizer="bpe:vocab_size=1024:context=160:special=mask",
+    embed_dim=256,
+    recipe=Recipe(lr=2e-3, weight_decay=0.01, warmup=0.1, clip=1.0, batch_size=64, epochs=20),
+)
+TASK = replace(
+    SMALL, recipe=Recipe(lr=5e-4, weight_decay=0.01, warmup=0.1, batch_size=64, epochs=20)
+)
+
+RenalCLIP.presets = {
+    "small": SMALL,
+    "paper": Preset(
+        config={
+            "recipes": {
+                "attributes": {
+                    "lr": 5e-4,
+                    "betas": (0.9, 0.999),
+                    "weight_decay": 0.005,
+                    "warmup": 0.025,
+                    "min_lr": 2e-5,
+                    "batch_size": 300,
+                    "epochs": 200,
+                    "clip": None,
+                    "precision": "float32",
+                },
+                "words": {"lr": 1e-4, "epochs": 1, "batch_size": 256},
+                "reports": {"lr": 3e-5, "epochs": 1, "batch_size": 256},
+            },
+        },
+        image="resnet3d:image_size=128:slices=32:scaled_size=140:scaled_slices=40",
+        text="text:width=4096:depth=32:heads=32:causal=false:pooling=mean:dropout=0.1",
+        tokenizer="bpe:vocab_size=128256:context=224:special=mask",
+        embed_dim=4096,
+        recipe=Recipe(
+            lr=5e-4,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            warmup=0.1,
+            min_lr=0.01,
+            clip=0.2,
+            batch_size=4096,
+            epochs=100,
+            precision="bfloat16",
+        ),
+    ),
+    "diagnosis": replace(TASK, config={"task": "diagnosis"}),
+    "survival": replace(
+        TASK,
+        config={"task": "survival"},
+        recipe=replace(TASK.recipe, optimizer="adam", weight_decay=0.0),
+    ),
+}
