@@ -170,7 +170,8 @@ def zeroshot(
     `label` is a label with class names: "class", or the first. `prompts` is the folder of a run that
     holds prompts of the classes, or a JSON file of sentences by class, in place of `templates`. Also
     returned: `n` images, `classes`, `classes_seen` (those with images, over which the mean is),
-    `bad` samples by reason, and the protocol. Samples without the label (-1) are left out. Ties count against the model.
+    `bad` samples by reason, and the protocol. Samples without the label (-1) are left out. Ties
+    count against the model.
 
     With `draws`: `drawn_top1` and `drawn_top1_std`, of one random prompt for each class.
 
