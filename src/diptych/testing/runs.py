@@ -20,6 +20,7 @@ from diptych.testing.subject import Subject
 from diptych.training.engine import Engine
 from diptych.training.gradcache import strategy
 from diptych.training.launch import make_accelerator
+from diptych.training.optim import freeze
 from diptych.training.options import Options
 from diptych.training.prepare import Run, with_columns
 from diptych.training.replicated import wrap_ddp
@@ -82,6 +83,7 @@ def gradients_of(subject: Subject, batch: int, chunk: int | None = None) -> dict
     torch.set_num_threads(1)
     method = subject.small()
     stage, part = batches(subject, method, batch)[0]
+    freeze(method, stage.lr_scale)
     step = Step(method, "float32")
     model = wrap_ddp(make_accelerator(), step) if chunk is None else step
     losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
