@@ -4,20 +4,19 @@ A volume is an array (D, H, W): slices from feet to head, rows from front to bac
 patient's right to the left, as axial slices are shown. NIfTI files are brought into this order by
 their affine, along its nearest axes; .npy files must have it.
 
-Source: the NIfTI-1 standard (Cox et al. 2004), its header of 348 bytes.
+nibabel reads NIfTI (extra `medical`).
 
 Dimensions: D slices, H rows, W columns.
 """
 
 import io
-import struct
 import zlib
-from itertools import permutations
 
 import numpy as np
 from PIL import Image
 
 from diptych.data.sample import BadSample
+from diptych.errors import brief
 
 VOLUMES = ("npy", "nii", "nii.gz")
 """The extensions of files that are read as volumes."""
@@ -29,8 +28,6 @@ _NPY = b"\x93NUMPY"
 _GZIP = b"\x1f\x8b"
 _MAGIC = b"n+1\0"
 _HEADER = 348
-_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
-"""NumPy's name of each number type of NIfTI."""
 
 
 def is_volume(data: bytes) -> bool:
@@ -112,58 +109,29 @@ def _npy(data: bytes) -> np.ndarray:
 
 def _nifti(data: bytes) -> np.ndarray:
     """The numbers of a NIfTI file, scaled, in the order of axial slices."""
-    order = "<" if struct.unpack_from("<i", data)[0] == _HEADER else ">"
-    count, *shape = struct.unpack_from(f"{order}8h", data, 40)
-    (kind,) = struct.unpack_from(f"{order}h", data, 70)
-    offset, slope, inter = struct.unpack_from(f"{order}3f", data, 108)
-    if kind not in _TYPES:
-        raise BadSample("unsupported", f"a NIfTI file of number type {kind}")
-    shape = shape[: max(count, 0)]
-    while len(shape) > 3 and shape[-1] == 1:
-        shape.pop()
-    if len(shape) != 3 or min(shape) < 1:
-        raise BadSample("axes", f"a volume has three axes, this NIfTI file {tuple(shape)}")
-    dtype = np.dtype(order + _TYPES[kind])
-    size = int(np.prod(shape))
-    if len(data) < int(offset) + size * dtype.itemsize:
-        raise BadSample("truncated", f"a NIfTI file of {tuple(shape)} ends too early")
-    values = np.frombuffer(data, dtype, size, int(offset)).reshape(shape, order="F")
-    volume = values.astype(dtype.newbyteorder("="))
-    if slope not in (0.0, 1.0) or (slope == 1.0 and inter):
-        volume = volume.astype(np.float32) * np.float32(slope) + np.float32(inter)
-    return _axial(volume, _directions(data, order))
+    try:
+        import nibabel
+    except ImportError:
+        raise BadSample(
+            "unsupported", "NIfTI needs nibabel; install it with pip install 'diptych[medical]'"
+        ) from None
+    from nibabel import orientations
+    from nibabel.spatialimages import HeaderDataError
 
-
-def _directions(data: bytes, order: str) -> np.ndarray:
-    """Column j is the direction of voxel axis j: right, front, head (the form's, else the
-    quaternion's, else those of the axes)."""
-    quaternion, form = struct.unpack_from(f"{order}2h", data, 252)
-    if form > 0:
-        rows = np.array(struct.unpack_from(f"{order}12f", data, 280)).reshape(3, 4)
-        return rows[:, :3]
-    if quaternion <= 0:
-        return np.eye(3)
-    b, c, d = struct.unpack_from(f"{order}3f", data, 256)
-    a = max(0.0, 1 - b * b - c * c - d * d) ** 0.5
-    found = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
+    try:
+        image = nibabel.Nifti1Image.from_bytes(data)
+        values = np.asarray(image.dataobj)
+    except OSError as error:
+        raise BadSample("truncated", f"a NIfTI file ends too early ({brief(error)})") from None
+    except (HeaderDataError, ValueError) as error:
+        raise BadSample("unsupported", f"a NIfTI file of another kind ({brief(error)})") from None
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise BadSample("axes", f"a volume has three axes, this NIfTI file {values.shape}")
+    # columns run to the left, rows to the back, slices to the head
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(image.affine), orientations.axcodes2ornt("LPS")
     )
-    (handed,) = struct.unpack_from(f"{order}f", data, 76)
-    found[:, 2] *= -1 if handed < 0 else 1
-    return found
-
-
-def _axial(volume: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """The volume with axes head, back, left, by the permutation and the flips nearest to its
-    directions."""
-    unit = directions / np.linalg.norm(directions, axis=0).clip(1e-12)
-    best = max(permutations(range(3)), key=lambda own: sum(abs(unit[i, own[i]]) for i in range(3)))
-    wanted = (-1, -1, 1)  # columns run to the left, rows to the back, slices to the head
-    for world, axis in enumerate(best):
-        if unit[world, axis] * wanted[world] < 0:
-            volume = np.flip(volume, axis)
-    return np.ascontiguousarray(volume.transpose(best[2], best[1], best[0]))
+    axial = orientations.apply_orientation(values, turn).transpose(2, 1, 0)
+    return np.ascontiguousarray(axial, axial.dtype.newbyteorder("="))

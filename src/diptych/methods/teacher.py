@@ -11,6 +11,7 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.data.images import Preprocess
 from diptych.data.views import ImageView, TextView, View
+from diptych.data.volumes import AnyPreprocess
 from diptych.errors import InputError
 from diptych.methods import store
 from diptych.models.model import Model
@@ -77,6 +78,8 @@ class Teacher(Frozen):
         return self.module.embed_texts(*batch.texts.get("teacher", batch.text).flat)
 
 
-def _alike(one: Preprocess, other: Preprocess) -> bool:
+def _alike(one: AnyPreprocess, other: AnyPreprocess) -> bool:
     """Whether both give the same pixels; each tower applies its own mean and standard deviation."""
-    return replace(one, mean=other.mean, std=other.std) == other
+    if isinstance(one, Preprocess) and isinstance(other, Preprocess):
+        return replace(one, mean=other.mean, std=other.std) == other
+    return one == other
