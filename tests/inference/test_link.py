@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from tests.evaluation.helpers import Fake, row
-from tests.evaluation.suites.test_linkage import Named, known_model, three_each
+from tests.evaluation.records import Named, known_model, three_each
 
 from diptych.errors import InputError
 from diptych.inference.link import Cluster, Link, Linker, as_rows

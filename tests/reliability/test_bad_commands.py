@@ -127,6 +127,8 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("attack tiny --data photos", ("a model with apply", "diptych train c_pgc")),
     ("link tiny photos", ("no queries", "a source of images and texts")),
     ("cluster tiny photos", ("needs a distance", "--val")),
+    ("fill tiny cat", ("a model with fill", "diptych train biovil")),
+    ("predict tiny photos", ("a model with predict", "diptych train renalclip")),
     ("generate", ("no model", "RUN")),
     ("draw tiny", ("nothing to draw", "name of a concept")),
     # places to write that will not do

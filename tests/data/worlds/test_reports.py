@@ -1,5 +1,7 @@
 """Reports: sentences are true of the image, sections share no names, boxes lie where findings are."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +19,11 @@ DENIALS = ("no ", "not ", "free of", "excluded", "without", "negative")
 def read(sentence: str, section: str) -> tuple[str, tuple[bool, bool, bool] | None]:
     """The kind of a sentence, and side, level and size if it says that the kind is there."""
     said = sentence.lower()
-    [kind] = [kind for kind, names in NAMES[section].items() if any(name in said for name in names)]
+    [kind] = [
+        kind
+        for kind, names in NAMES[section].items()
+        if re.search(rf"\b({'|'.join(map(re.escape, names))})\b", said)
+    ]
     if any(word in f"{said} " for word in DENIALS):
         return kind, None
     left = SIDES[True] in said.split()

@@ -3,15 +3,14 @@ validation decides, and similarities of texts."""
 
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.helpers import Fake, Rows, row
+from tests.evaluation.helpers import row
+from tests.evaluation.records import Named, known_model, three_each
 from torch.nn.functional import normalize
 
-from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites import _links
@@ -32,7 +31,6 @@ from diptych.evaluation.suites._records import (
     label_of_entities,
 )
 from diptych.objectives import info_nce
-from diptych.towers.nn.parts import Temperature
 
 
 def records(image, entities=None, text=None, texts=None) -> Records:
@@ -152,44 +150,6 @@ def test_similarities_of_texts():
     assert edits[0, 0] == 1
     assert edits[0, 1] == pytest.approx(1 - 2 / 7)
     assert edits.shape == (2, 3)
-
-
-class Named(Rows):
-    """Rows with the label entity, of whole numbers."""
-
-    def __init__(self, rows):
-        numbered = [
-            replace(each, labels={"entity": next(iter(each.labels.values()))}) for each in rows
-        ]
-        super().__init__(numbered)
-
-    def schema(self):
-        fields = {name: each for name, each in super().schema().items() if name != "labels.class"}
-        return {**fields, "labels.entity": Field(kind="int")}
-
-
-class Linked(Fake):
-    """A fake with a scale."""
-
-    def __init__(self, vectors):
-        super().__init__(vectors)
-        self.encoder = SimpleNamespace(logit_scale=Temperature(10.0))
-
-
-def three_each(shift: int = 0) -> Named:
-    """Three records of four entities and two of one record; each record is a dot of its own."""
-    entities = [at // 3 for at in range(12)] + [10, 11]
-    return Named(
-        [
-            row(f"{shift}/{at}", at, f"text {at}", label=entity + 100 * shift)
-            for at, entity in enumerate(entities)
-        ]
-    )
-
-
-def known_model() -> Linked:
-    table = np.eye(6)[[at // 3 for at in range(12)] + [4, 5]]
-    return Linked(table + 0.01 * np.random.default_rng(0).normal(size=table.shape))
 
 
 def test_a_model_that_knows_entities_links_and_clusters_all():

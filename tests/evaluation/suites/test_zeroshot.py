@@ -344,7 +344,7 @@ def test_random_choices_of_prompts_have_the_mean_over_all_of_them(tmp_path):
         ({"combine": "median"}, "way to combine prompts"),
         ({"combine": "max", "classnorm": True}, "mean directions"),
         ({"draws": -1}, "draws is -1"),
-        ({"draws": 3, "by_source": True}, "leave out group, novel and draws"),
+        ({"draws": 3, "by_source": True}, "leave out group, novel, draws and auroc"),
     ],
 )
 def test_ways_to_combine_that_do_not_fit_are_refused(settings, match):

@@ -61,6 +61,7 @@ def shortcut(x: Tensor, width: int, stride: int, detached: bool = False) -> Tens
     """The shortcut of type A: every `stride`-th position of (B, C, d, h, w), and zeros as further
     channels up to `width`.
 
+    >>> import torch
     >>> shortcut(torch.ones(1, 2, 4, 4, 3), 5, 2).sum((0, 2, 3, 4)).tolist()
     [8.0, 8.0, 0.0, 0.0, 0.0]
     """
@@ -94,6 +95,7 @@ class ResNet3D(ImageTower):
     """A 3D ResNet on volumes (B, 1, D, H, W) in 0 … 1. Its tokens are the positions of the last
     map, `pooled` is their mean.
 
+    >>> import torch
     >>> tower = ResNet3D(ResNet3DConfig(image_size=32, slices=16, widths=(8, 16), depths=(1, 1)))
     >>> encoded = tower(torch.zeros(2, 1, 16, 32, 32))
     >>> encoded.pooled.shape, encoded.tokens.shape

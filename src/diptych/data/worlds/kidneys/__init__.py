@@ -205,7 +205,7 @@ class World(worlds.World[Facts]):
         """`count` different sentences about a value of an attribute, or all if there are fewer.
 
         >>> World(Config()).texts_of("kind", "cyst", 2)
-        ['a water-dense cyst is noted', 'a fluid-filled lesion is seen']
+        ['a fluid-filled lesion is seen', 'a water-dense cyst is noted']
         """
         if label not in ATTRIBUTES:
             raise InputError(

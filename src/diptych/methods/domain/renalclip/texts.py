@@ -55,7 +55,7 @@ def sections(report: str) -> list[tuple[str, str]]:
 def shuffled(report: str, rng: np.random.Generator) -> str:
     """The report with the sentences of each section in random order.
 
-    >>> shuffled("Findings: A cyst. No stone.\\nImpression: Benign.", np.random.default_rng(2))
+    >>> shuffled("Findings: A cyst. No stone.\\nImpression: Benign.", np.random.default_rng(3))
     'Findings: No stone. A cyst.\\nImpression: Benign.'
     """
     written = []
