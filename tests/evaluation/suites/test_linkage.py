@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.helpers import row
+from tests.evaluation.helpers import Rows, row
 from tests.evaluation.records import Named, known_model, three_each
 from torch.nn.functional import normalize
 
