@@ -13,12 +13,17 @@ In the last stage the text tower is frozen and not projected: t is its unit vect
 of the report computed before (`texts`). v is the projected volume. Both kidneys of a patient are in
 the batch, in the same phase (`patients`), and are negatives of each other.
 
-With `task` the image tower is fine-tuned to a diagnosis or to survival (`downstream`).
+With `task` the image tower is fine-tuned to a diagnosis or to survival.
+
+config.py       options                              patients.py    both kidneys of a patient
+knowledge.py    stages before the alignment          texts.py       variants of reports
+objectives.py   losses                               volumes.py     phases and augmentation
+downstream.py   a diagnosis, survival
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,13 +33,15 @@ from torch import Tensor, nn
 from diptych.data.batch import Batch
 from diptych.data.sample import Source, labels_of
 from diptych.data.tokenizers import Tokenizer
-from diptych.data.views import LabelView, MaskedTextView, TextView, View
+from diptych.data.views import LabelView, View
 from diptych.data.volumes import VolumePreprocess
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.domain.renalclip.config import CLAMP, Config
 from diptych.methods.domain.renalclip.downstream import Diagnosis, Survival
-from diptych.methods.domain.renalclip.objectives import cox, masked_tasks, next_token_loss
+from diptych.methods.domain.renalclip.knowledge import Objective, attributes, reports, words
+from diptych.methods.domain.renalclip.objectives import cox
 from diptych.methods.domain.renalclip.patients import KIDNEYS, Patients, PatientView
 from diptych.methods.domain.renalclip.texts import VariantsView
 from diptych.methods.domain.renalclip.volumes import VolumeAugment, VolumeView
@@ -43,7 +50,7 @@ from diptych.methods.store import load
 from diptych.models.language import LanguageModel
 from diptych.objectives import info_nce
 from diptych.objectives.core import different_group, group_targets
-from diptych.spec import Count, Dropout, ModelSpec, NotNegative, Positive, ShareBelowOne, configure
+from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.text.text import TextTower
@@ -56,102 +63,6 @@ card = {
     "provenance": "code",
     "abilities": {"predict": "--preset survival --init RUN"},
 }
-
-KNOWLEDGE = ("attributes", "words", "reports")
-"""The stages before the alignment."""
-
-CLAMP = 4.6052
-"""The largest logarithm of the scale, which is a little more than ln 100."""
-
-PHASES = ("plain", "arterial", "venous", "delayed")
-"""Roles of volumes, by contrast phase."""
-
-RENAL = (
-    *("kind", "radius", "exophytic", "nearness", "anterior", "location"),
-    *("enhancement", "margin", "calcification", "necrosis"),
-)
-"""The attributes of the world `kidneys`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Options of all stages.
-
-    - `task` is what is trained: align, or from a trained model a diagnosis or survival.
-    - `knowledge` names the stages before the alignment, and `recipes` holds the differences of their
-      recipes from the run's, by stage.
-    - `augment` holds options of `volumes.VolumeAugment`, None for none.
-    - `phases` are the roles of which one is drawn for each volume, or for both of a patient.
-
-    Of the knowledge stages:
-
-    - `attributes` are labels with class names; `head_dropout` is that before their heads.
-    - `lm` is a language model whose weights and words the text tower starts from; its attention
-      becomes bidirectional.
-    - `mask_rate` is the share of masked ids, `tau` the temperature of passes of a report.
-
-    Of the alignment:
-
-    - `role` is the role of the reports; `side` a label that is left or right, for reports without
-      findings; `patient` the label of both kidneys of a patient.
-    - `variants` is the number K of variants of a report.
-    - `image_lr` multiplies the learning rate of the image tower.
-    - `duplicates` are equal reports of others: apart (negatives), masked, or positives.
-    - `select` is a number of the validation whose best epoch is delivered, such as val/t2i_r5.
-
-    Of the tasks:
-
-    - `label` is that of a diagnosis; `time` and `event` are those of survival; `phase` is the role of
-      the volumes that are read; `hidden` and `dropout` are those of the head.
-    """
-
-    task: Literal["align", "diagnosis", "survival"] = "align"
-    knowledge: tuple[str, ...] = KNOWLEDGE
-    recipes: Mapping[str, Any] = field(default_factory=dict)
-    augment: Mapping[str, Any] | None = field(default_factory=dict)
-    phases: tuple[str, ...] = PHASES
-    attributes: tuple[str, ...] = RENAL
-    head_dropout: ShareBelowOne = 0.0
-    lm: ModelSpec | None = None
-    mask_rate: ShareBelowOne = 0.2
-    tau: Positive = 0.05
-    role: str = "caption"
-    side: str = "side"
-    patient: str = "patient"
-    variants: Count = 5
-    image_lr: NotNegative = 0.02
-    duplicates: Literal["apart", "masked", "positives"] = "apart"
-    select: str | None = None
-    label: str = "malignant"
-    time: str = "recurrence_time"
-    event: str = "recurrence_event"
-    phase: str = "main"
-    hidden: Count = 128
-    dropout: Dropout = 0.0
-
-    def __post_init__(self) -> None:
-        for name in self.knowledge:
-            if name not in KNOWLEDGE:
-                raise unknown("knowledge stage of renalclip", name, KNOWLEDGE)
-        for name, recipe in self.recipes.items():
-            if name not in KNOWLEDGE:
-                raise unknown("stage in recipes of renalclip", name, KNOWLEDGE)
-            configure(Recipe, {**asdict(Recipe()), **recipe}, f"recipes of stage {name!r}")
-        if "attributes" in self.knowledge and not self.attributes:
-            raise InputError(
-                "the stage of attributes has no attribute; name labels with --method.attributes, or leave "
-                "the stage out of --method.knowledge"
-            )
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A stage: how its batches are read, encoded and judged."""
-
-    stage: Stage
-    views: Callable[[], Sequence[View]]
-    encode: Callable[[Batch], Features]
-    loss: Callable[[Features, Batch], Losses]
 
 
 class RenalCLIP(Method):
@@ -272,9 +183,19 @@ class RenalCLIP(Method):
         """The stages in order."""
         if self.config.task != "align":
             return [self._task()]
-        known = {"attributes": self._attributes, "words": self._words, "reports": self._reports}
-        found = [known[name]() for name in KNOWLEDGE if name in self.config.knowledge]
-        return [*found, self._alignment()]
+        return [*self._knowledge(), self._alignment()]
+
+    def _knowledge(self) -> list[Objective]:
+        config = self.config
+        found = []
+        if "attributes" in config.knowledge:
+            volumes = self.volume_view(config.phases)
+            found.append(attributes(self.model, self.heads, config, volumes))
+        streams = ("texts",) if "texts" in self.streams else ("train",)
+        for name, stage in (("words", words), ("reports", reports)):
+            if name in config.knowledge:
+                found.append(stage(self.model, config, self.tokenizer, streams))
+        return found
 
     def _of(self, stage: str) -> Objective:
         return next(each for each in self.objectives() if each.stage.name == stage)
@@ -323,81 +244,6 @@ class RenalCLIP(Method):
     @property
     def _image(self) -> Any:
         return self.model.image
-
-    def _attributes(self) -> Objective:
-        names = self.config.attributes
-
-        def views() -> Sequence[View]:
-            labels = [LabelView(label=name) for name in names]
-            return self.volume_view(self.config.phases), *labels
-
-        def encode(batch: Batch) -> Features:
-            pooled = self.model.encode_image(batch.image.flat).pooled
-            return {name: head(pooled) for name, head in self.heads.items()}
-
-        def loss(features: Features, batch: Batch) -> Losses:
-            labels = {name: batch.fields[name] for name in features}
-            known = torch.stack([labels[name] >= 0 for name in features])
-            right = torch.stack([features[name].argmax(1) == labels[name] for name in features])
-            accuracy = (right & known).sum() / known.sum().clamp(min=1)
-            return Losses({"attributes": masked_tasks(features, labels)}, {"accuracy": accuracy})
-
-        stage = self._knowledge("attributes", {"model.image": 1.0, "heads": 1.0}, ("train",))
-        return Objective(stage, views, encode, loss)
-
-    def _words(self) -> Objective:
-        config = self.config
-
-        def views() -> Sequence[View]:
-            how = {"rate": config.mask_rate, "kept": 0.0, "random": 0.0}
-            return (MaskedTextView(tokenizer=self.tokenizer, role=config.role, **how),)
-
-        def encode(batch: Batch) -> Features:
-            text = self._text
-            marks: Any = batch.text.marks
-            tokens = text(*batch.text.flat).tokens
-            sums, counts = next_token_loss(tokens, text.table.weight, marks.flatten(0, 1))
-            return {"nll": sums, "count": counts}
-
-        def loss(features: Features, batch: Batch) -> Losses:
-            mean = features["nll"].sum() / features["count"].sum().clamp(min=1)
-            return Losses({"masked": mean}, {"perplexity": mean.detach().exp()})
-
-        return Objective(self._of_texts("words"), views, encode, loss)
-
-    def _reports(self) -> Objective:
-        def views() -> Sequence[View]:
-            return (TextView(tokenizer=self.tokenizer, role=self.config.role),)
-
-        def encode(batch: Batch) -> Features:
-            ids, lengths = batch.text.flat
-            one, two = (self._text(ids, lengths).pooled for _ in range(2))
-            return {"one": F.normalize(one, dim=-1), "two": F.normalize(two, dim=-1)}
-
-        def loss(features: Features, batch: Batch) -> Losses:
-            keys = features["two"]
-            logits = features["one"] @ keys.T / self.config.tau
-            found = F.cross_entropy(logits, torch.arange(len(keys), device=keys.device))
-            return Losses({"reports": found})
-
-        return Objective(self._of_texts("reports"), views, encode, loss)
-
-    def _of_texts(self, name: str) -> Stage:
-        streams = ("texts",) if "texts" in self.streams else ("train",)
-        return self._knowledge(name, {"model.text": 1.0}, streams)
-
-    @property
-    def _text(self) -> Any:
-        text = self.model.text
-        if not isinstance(text, TextTower):
-            raise InputError(
-                "masked words and reports are of the text tower text; give --text-tower text:causal=false:pooling=mean"
-            )
-        return text
-
-    def _knowledge(self, name: str, trained: Mapping[str, float], streams: Sequence[str]) -> Stage:
-        recipe = self.config.recipes.get(name, {})
-        return Stage(name=name, streams=streams, recipe=recipe, lr_scale={"": 0.0, **trained})
 
     def _alignment(self) -> Objective:
         config = self.config
