@@ -373,6 +373,7 @@ def run(args: Namespace) -> int:
     from diptych.front import remembered, validation
     from diptych.training.config import preset_for, resolve
     from diptych.training.engine import Interrupted
+    from diptych.training.launch import leave
     from diptych.training.run import run as train
 
     names = ("preset", "val", "guard", "init", "weights", "image_tower", "text_tower", "tokenizer", "embed_dim",
@@ -399,6 +400,7 @@ def run(args: Namespace) -> int:
             )
         except Interrupted:
             say(f"stopped, and the state is saved; go on with: diptych train --resume --out {out}")
+            leave()
             return 130 if interrupted() else 0
         except KeyboardInterrupt:
             if not (out / "config.yaml").exists():
@@ -409,6 +411,7 @@ def run(args: Namespace) -> int:
             return 130
     if first_rank():
         _report(out, config.val, summary)
+    leave()
     return 0
 
 

@@ -36,6 +36,16 @@ def make_accelerator() -> Any:
         ) from error
 
 
+def leave() -> None:
+    """Disconnect the ranks of a launched run once all of them are done.
+
+    A rank whose peer has exited while both are connected may be aborted by the system.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def strategy(accelerator: Any, shard: bool) -> Replicated:
     """Return how a run uses its ranks; with a single rank the share is everything."""
     if not shard or collectives.world_size() == 1:
