@@ -26,8 +26,18 @@ def test_errors_with_own_and_other_texts():
 
 
 def test_the_other_text_is_the_next_that_differs():
-    assert others(["a", "b", "b"]) == ["b", "a", "a"]
-    assert others(["a", "a"]) == ["a", "a"]
+    assert others(["a", "b", "b", "c", "a"]) == {"a": "b", "b": "c", "c": "a"}
+    assert others(["a", "a"]) == {"a": "a"}
+
+
+def test_what_is_returned_does_not_hang_on_the_batch():
+    source = Rows([row(f"k{number}", number, f"number {number % 3}") for number in range(5)])
+    model = Predictor(vectors(5))
+    whole, parts = (
+        evaluate(model, source, ["denoising"], batch_size=size)["denoising"] for size in (5, 2)
+    )
+    assert whole["other_error"] == parts["other_error"] == pytest.approx((1 + 1 + 2 + 2 + 2) / 20)
+    assert whole["n"] == parts["n"] == 5
 
 
 def test_a_model_that_predicts_no_noise_is_refused():

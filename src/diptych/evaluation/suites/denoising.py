@@ -5,7 +5,7 @@
     other_error  the same with the text of another sample: what the texts tell is the difference
 
 Times and noises are the same for all pairs (`models.diffusion`). The text of a sample is its first
-of the role; that of the next sample with another text is the other one.
+of the role; the next different text of the source is the other one.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from diptych.data.sample import Sample, Source
-from diptych.evaluation.embed import Progress, Steps, as_vectors, read_images
+from diptych.evaluation.embed import Progress, Steps, as_vectors, read_images, read_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 
@@ -49,41 +49,33 @@ def denoising(
     def text_of(sample: Sample) -> str:
         return texts_of(sample, role)[0]
 
-    pixels: list[torch.Tensor] = []
-    texts: list[str] = []
-    for part, own in read_images(
+    other = others(read_texts(source, text_of, Counter()))
+    own: list[torch.Tensor] = []
+    wrong: list[torch.Tensor] = []
+    for pixels, texts in read_images(
         model, source, text_of, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
-        pixels.append(part)
-        texts += own
-    images = torch.cat(pixels)
-    errors = [
-        as_vectors(model.noise_error(images, words, batch_size=batch_size))
-        for words in (texts, others(texts))
-    ]
+        for errors, words in ((own, texts), (wrong, [other[text] for text in texts])):
+            errors.append(as_vectors(model.noise_error(pixels, words, batch_size=batch_size)))
     protocol = protocol_of(
         "denoising", source, model, exact=exact, field=role, rule="first text of each sample"
     )
-    error, other = (float(each.double().mean()) for each in errors)
+    error, other_error = (float(torch.cat(each).double().mean()) for each in (own, wrong))
     return {
         "explained": 1 - error,
         "chance_explained": 0.0,
         "error": error,
-        "other_error": other,
-        "n": len(texts),
+        "other_error": other_error,
+        "n": sum(map(len, own)),
         "bad": dict(bad),
     } | describe(protocol, model)
 
 
-def others(texts: Sequence[str]) -> list[str]:
-    """Return for each text the next one that differs, in a circle; the text itself if none does.
+def others(texts: Sequence[str]) -> dict[str, str]:
+    """Return for each text the next different one, in a circle; the text itself if there is no other.
 
     >>> others(["a", "a", "b"])
-    ['b', 'b', 'a']
+    {'a': 'b', 'b': 'a'}
     """
-    count = len(texts)
-    found = []
-    for at, text in enumerate(texts):
-        behind = (texts[(at + more) % count] for more in range(1, count))
-        found.append(next((other for other in behind if other != text), text))
-    return found
+    different = list(dict.fromkeys(texts))
+    return dict(zip(different, [*different[1:], different[0]], strict=True))
