@@ -304,3 +304,48 @@ def test_abbreviations_and_numbers_part_no_sentence_and_other_marks_do():
         "a bus",
     ]
     assert sentences(" \n.</s>") == sentences("...") == []
+
+
+def dot(x, y, size=65):
+    """A white dot of 3 x 3 pixels at an offset from the centre, on black."""
+    pixels = np.zeros((size, size, 3), np.uint8)
+    column = size // 2 + x
+    row = size // 2 + y
+    pixels[row - 1 : row + 2, column - 1 : column + 2] = 255
+    return pixels
+
+
+def offset(pixels):
+    """The offset of the dot's centre of mass from the centre of the image."""
+    mass = np.asarray(pixels, float).sum(0)
+    rows, columns = np.indices(mass.shape)
+    middle = (mass.shape[0] - 1) / 2
+    return (columns * mass).sum() / mass.sum() - middle, (rows * mass).sum() / mass.sum() - middle
+
+
+def test_an_image_is_rotated_about_its_centre_by_at_most_the_angle():
+    angles = []
+    for seed in range(40):
+        x, y = offset(varied(dot(20, 0), seed, rotate=30.0))
+        assert np.hypot(x, y) == pytest.approx(20, abs=0.5)
+        angles.append(np.degrees(np.arctan2(y, x)))
+    assert -30.5 < min(angles) < -15
+    assert 15 < max(angles) < 30.5
+    assert (varied(np.full((65, 65, 3), 255, np.uint8), 3, rotate=30.0) == 0).any()
+
+
+def test_shear_moves_rows_sideways_in_proportion_to_their_height():
+    slants = []
+    for seed in range(40):
+        x, y = offset(varied(dot(0, 20), seed, shear=20.0))
+        again, _ = offset(varied(dot(0, 10), seed, shear=20.0))
+        assert y == pytest.approx(20, abs=0.5)
+        assert again == pytest.approx(x / 2, abs=0.5)
+        slants.append(np.degrees(np.arctan(x / 20)))
+    assert -20.5 < min(slants) < -10
+    assert 10 < max(slants) < 20.5
+
+
+def test_a_rotated_view_has_no_position_in_its_image():
+    with pytest.raises(InputError, match="rotate and shear"):
+        ImageView(preprocess=Preprocess(size=32), augment=Augment(rotate=5.0), crops=True)

@@ -209,15 +209,17 @@ def toy_denoiser() -> "tempfile.TemporaryDirectory[str]":
 
 
 def toy_tokenizer(preset: Preset) -> Tokenizer | None:
-    """Return a small vocabulary of the toy's words, with the preset's padding rule and special
-    tokens; None if it reads no texts."""
+    """Return a small vocabulary of the toy's words, of the preset's kind (byte pairs for a kind that
+    is not trained), with its padding rule and special tokens; None if it reads no texts."""
     if preset.text == NO_TOWER:
         return None
     toy = Toy(128)
-    options = parse(preset.tokenizer).options
+    parsed = parse(preset.tokenizer)
+    kind = parsed.name if parsed.name == "wordpiece" else "bpe"
+    options = parsed.options
     padding = options.get("padding", "longest")
     special = options.get("special", "")
     return build(
-        f"bpe:vocab_size=320:context=24:padding={padding}:special={special}",
+        f"{kind}:vocab_size=320:context=24:padding={padding}:special={special}",
         (text for i in range(128) for text in toy[i].captions()),
     )

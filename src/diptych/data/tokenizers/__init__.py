@@ -1,4 +1,4 @@
-"""Tokenizers: `bpe` (trained here), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from
+"""Tokenizers: `bpe` and `wordpiece` (trained here), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from
 model folders).
 
 A tokenizer is saved in a model's file as plain values (`to_dict`), with a fingerprint of all that
@@ -14,12 +14,13 @@ from diptych.data.tokenizers.bpe import Bpe, train_bpe
 from diptych.data.tokenizers.clip import Clip
 from diptych.data.tokenizers.hf import HuggingFace, from_folder
 from diptych.data.tokenizers.sentencepiece import SentencePiece
+from diptych.data.tokenizers.wordpiece import train_wordpiece
 from diptych.errors import InputError, brief, unknown
 from diptych.files import read_json
 from diptych.spec import parse
 
 __all__ = ["Bpe", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "build", "by_length", "from_dict", "from_folder",
-           "pad_batch", "train_bpe"]  # fmt: skip
+           "pad_batch", "train_bpe", "train_wordpiece"]  # fmt: skip
 
 KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFace, SentencePiece)}
 
@@ -27,9 +28,10 @@ KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFa
 def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
     """Build the tokenizer of a spec.
 
-    The specs are `bpe[:vocab_size=…:context=…]`, trained on `texts`; `clip[:context=…]`;
-    `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's model.json. Each but the
-    last takes `special=mask+extra_id_0-extra_id_9`, special tokens that are added to its vocabulary.
+    The specs are `bpe[:vocab_size=…:context=…]` and `wordpiece[:…]`, trained on `texts`;
+    `clip[:context=…]`; `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's
+    model.json. Each but the last takes `special=mask+extra_id_0-extra_id_9`, special tokens that
+    are added to its vocabulary.
 
     Raises InputError for an unknown name or option, and for a file without a tokenizer.
 
@@ -40,12 +42,13 @@ def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
     name, _, place = parsed.name.partition(":")
     makers: dict[str, Any] = {
         "bpe": lambda **options: train_bpe(texts, **options),
+        "wordpiece": lambda **options: train_wordpiece(texts, **options),
         "clip": Clip,
         "hf": lambda **options: from_folder(place, **options),
         "saved": lambda: _saved(Path(place)),
     }
     if name not in makers or bool(place) != (name in ("hf", "saved")):
-        raise unknown("tokenizer", parsed.name, ["bpe", "clip", "hf:FOLDER", "saved:FILE"])
+        raise unknown("tokenizer", parsed.name, ["bpe", "wordpiece", "clip", "hf:FOLDER", "saved:FILE"])
     try:
         return makers[name](**parsed.options)
     except TypeError as error:

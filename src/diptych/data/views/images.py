@@ -27,7 +27,9 @@ class Augment:
     A random crop keeps a share `crop` of the image's area at an aspect ratio `ratio` (log-uniform);
     `flip` mirrors half of the images. An image with transparency is not cropped but placed: it is
     shrunk by 1/s, s uniform in [1, `place`], rotated by up to `turn` degrees and pasted wholly
-    inside a background of one random colour, at a uniform position.
+    inside a background of one random colour, at a uniform position. An image without transparency
+    is rotated about the centre of its crop by up to `rotate` degrees and sheared along x by up to
+    `shear` degrees; what lies outside is black.
 
     `colour` c varies brightness and contrast by factors in 1 ± c and saturation in 1 ± 2c. A tuple
     (b, c, s, h) sets each of them, and the rotation of the hue in ± h, where 1 is a whole turn. A
@@ -41,6 +43,8 @@ class Augment:
     flip: bool = False
     place: float = 1.8
     turn: float = 0.0
+    rotate: float = 0.0
+    shear: float = 0.0
     colour: float | tuple[float, float, float, float] = 0.0
     recoloured: float = 1.0
     grey: float = 0.0
@@ -133,6 +137,10 @@ class ImageView:
             raise InputError(
                 "this image tower reads volumes, and crops and colours are of images; give --method.augment null"
             )
+        if self.crops and self.augment and (self.augment.rotate or self.augment.shear):
+            raise InputError(
+                "a rotated view is no crop of its image; give rotate and shear of --method.augment as 0"
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -199,6 +207,7 @@ class ImageView:
         else:
             box = _crop_box(image.size, augment, strength, rng)
             image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+            image = _tilt(image, augment, strength, rng)
         if augment.flip and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             box = (box[2], box[1], box[0], box[3])
@@ -312,3 +321,24 @@ def _crop_box(
     x = rng.uniform(0, width - w)
     y = rng.uniform(0, height - h)
     return float(x), float(y), float(x + w), float(y + h)
+
+
+def _tilt(
+    image: Image.Image, augment: Augment, strength: float, rng: np.random.Generator
+) -> Image.Image:
+    """The image rotated and sheared about its centre by random angles."""
+    if not augment.rotate and not augment.shear:
+        return image
+    angle = math.radians(augment.rotate * strength * rng.uniform(-1, 1))
+    slant = math.tan(math.radians(augment.shear * strength * rng.uniform(-1, 1)))
+    # from a position in the result to that in the image, relative to the centre
+    a = math.cos(angle)
+    b = math.sin(angle) + slant * math.cos(angle)
+    d = -math.sin(angle)
+    e = math.cos(angle) - slant * math.sin(angle)
+    x = image.width / 2
+    y = image.height / 2
+    matrix = (a, b, x - a * x - b * y, d, e, y - d * x - e * y)
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    )

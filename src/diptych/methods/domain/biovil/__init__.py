@@ -105,7 +105,9 @@ class Config:
     projector: NetworkSpec = "mlp:hidden=2048:last_norm=scaled"
     views_tau: Positive = 0.1
     views: Mapping[str, Any] = field(default_factory=lambda: {**STRONG, "flip": False})
-    augment: Mapping[str, Any] | None = field(default_factory=dict)
+    augment: Mapping[str, Any] | None = field(
+        default_factory=lambda: {"rotate": 20.0, "shear": 10.0, "colour": 0.2}
+    )
 
     def __post_init__(self) -> None:
         if not self.stages or list(self.stages) != [each for each in STAGES if each in self.stages]:
@@ -314,14 +316,14 @@ BioViL.presets = {
             "recipes": {"language": {"epochs": 5.0}, "images": {"epochs": 10.0}},
         },
         text="text:width=128:depth=2:heads=4:causal=false:pooling=first:dropout=0.1",
-        tokenizer="bpe:vocab_size=2048:context=96:special=mask",
+        tokenizer="wordpiece:vocab_size=2048:context=96",
         embed_dim=128,
     ),
     "paper": Preset(
         config={"recipes": {"language": {"lr": 4e-4}, "images": {"lr": 1e-3, "epochs": 100.0}}},
         image="timm:resnet50:image_size=480:margin=1.0667:mean=(0.0,0.0,0.0):std=(1.0,1.0,1.0)",
         text="hf:model_type=bert:width=768:depth=12:heads=12:dropout=0.25:pooling=first",
-        tokenizer="bpe:vocab_size=30522:context=512:special=mask",
+        tokenizer="wordpiece:vocab_size=30522:context=512",
         embed_dim=128,
         recipe=Recipe(lr=2e-5, warmup=0.03, epochs=50, batch_size=80, precision="bfloat16"),
     ),
