@@ -48,7 +48,9 @@ def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
         "saved": lambda: _saved(Path(place)),
     }
     if name not in makers or bool(place) != (name in ("hf", "saved")):
-        raise unknown("tokenizer", parsed.name, ["bpe", "wordpiece", "clip", "hf:FOLDER", "saved:FILE"])
+        raise unknown(
+            "tokenizer", parsed.name, ["bpe", "wordpiece", "clip", "hf:FOLDER", "saved:FILE"]
+        )
     try:
         return makers[name](**parsed.options)
     except TypeError as error:

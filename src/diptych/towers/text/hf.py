@@ -24,7 +24,8 @@ from diptych.towers.tower import Tower
 @dataclass(frozen=True, kw_only=True)
 class HFTextConfig:
     """Options of `hf`: a local folder in transformers' layout, the `config` (with `model_type`) of a
-    fresh model, or its `model_type` with sizes in BERT's terms."""
+    fresh model, or its `model_type` with sizes in BERT's terms. `causal=False` makes a causal
+    language model attend in both directions; True leaves the model as it is."""
 
     folder: str | None = None
     config: Mapping[str, Any] | None = None
@@ -33,6 +34,7 @@ class HFTextConfig:
     depth: Count = 12
     heads: Count = 12
     dropout: Dropout = 0.1
+    causal: bool = True
     pooling: Literal["first", "eot", "mean", "last"] = "mean"
     padding: Literal["longest", "max"] = (
         "longest"  # "max": always padded to `context`, and pads are attended to
@@ -161,8 +163,9 @@ class HFTextTower(Tower):
         input of each layer."""
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        seen = mask.long() if self.config.causal else _both_ways(mask, tokens.dtype)
         with edited(self.layers(), edit):
-            return self.model(inputs_embeds=tokens, attention_mask=mask.long()).last_hidden_state
+            return self.model(inputs_embeds=tokens, attention_mask=seen).last_hidden_state
 
     def layers(self) -> list[nn.Module]:
         """The model's blocks: the first module list whose length is the config's number of
@@ -216,6 +219,14 @@ class HFTextTower(Tower):
         tokens = self.embed(ids, embeddings)
         tokens = self.blocks(tokens, edit, mask=self.mask(lengths, tokens.shape[1]))
         return self.finish(tokens, lengths)
+
+
+def _both_ways(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the logits of attention (N, 1, L, L) so that every token attends to all
+    tokens of a key mask (N, L); transformers takes four dimensions as they are."""
+    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    added = added.masked_fill(~mask, torch.finfo(dtype).min)
+    return added[:, None, None].expand(-1, 1, mask.shape[1], -1)
 
 
 def _stored(transformers: Any, folder: str) -> Any:

@@ -1,16 +1,19 @@
 """RenalCLIP: patients and phases, the alignment by loops, frozen texts, stages, start from a language
 model, and the tasks from the world to a number."""
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import transformers
 from tests.factories import make_method
 from torch.nn.functional import normalize
 
-from diptych.data.batch import Batch, Images
+from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
 from diptych.data.sample import Sample
@@ -311,24 +314,77 @@ def test_two_passes_of_a_report_are_contrasted_at_the_temperature(words):
     assert float(found) == pytest.approx(total / 4)
 
 
-def test_the_text_tower_starts_from_a_language_model(tmp_path):
+def started(lm):
+    return make_method(RenalCLIP, image=TOWER, text=WORDS, embed_dim=16, lm=lm, augment=None)
+
+
+def test_the_text_tower_starts_from_a_language_model_and_knows_a_mask():
     kept = load("tiny-lm")
-    made = make_method(
-        RenalCLIP,
-        image=TOWER,
-        text=WORDS,
-        embed_dim=kept.lm.tower.width,
-        lm="tiny-lm",
-        augment=None,
-    )
+    made = started("tiny-lm")
     tower = made.model.text
     assert not tower.config.causal
     assert tower.config.pooling == "mean"
-    assert made.make.words.fingerprint == kept.tokenizer.fingerprint
-    for name, value in kept.lm.tower.state_dict().items():
-        assert torch.equal(value, tower.state_dict()[name])
+    assert made.output is None
+    assert made.make.words.ids("a red cat") == kept.tokenizer.ids("a red cat")
+    assert made.make.words.special_id("mask") == kept.tokenizer.vocab_size
+    own = tower.state_dict()
+    table = own.pop("table.weight")
+    theirs = kept.lm.tower.state_dict()
+    words = theirs.pop("table.weight")
+    assert torch.equal(table[:-1], words)
+    torch.testing.assert_close(table[-1], words.mean(0))
+    assert all(torch.equal(value, theirs[name]) for name, value in own.items())
     with pytest.raises(InputError, match="no language model"):
-        make_method(RenalCLIP, image=TOWER, text=WORDS, embed_dim=16, lm="tiny")
+        started("tiny")
+
+
+def foreign_lm(folder, words):
+    """A random LLaMA in a folder of transformers, whose words are those of a tokenizer."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=words.vocab_size, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=96,
+        initializer_range=0.4, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(words.pipeline)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 96})
+    )
+    return f"hf-lm:{folder}"
+
+
+def test_a_foreign_language_model_reads_in_both_directions(tmp_path):
+    made = started(foreign_lm(tmp_path, build("bpe:vocab_size=300", ["a cyst of the kidney"] * 3)))
+    words = made.make.words
+    mask = words.special_id("mask")
+    tower = made.model.text
+    assert tower.table.weight.shape == (words.vocab_size, 16)
+    ids = torch.tensor([words.ids("a cyst of the kidney")])
+    lengths = torch.tensor([ids.shape[1]])
+    found = tower(ids, lengths).tokens
+    changed = ids.clone()
+    changed[0, -1] = mask
+    assert not torch.allclose(found[0, 0], tower(changed, lengths).tokens[0, 0], atol=1e-5)
+    padded = torch.cat([ids, ids[:, :2]], 1)
+    torch.testing.assert_close(tower(padded, lengths).pooled, tower(ids, lengths).pooled)
+    # the layer of its own output predicts the words
+    batch = tokens_of(changed, ids, lengths)
+    stage = made.stages()[1]
+    assert stage.lr_scale["output"] == 1.0
+    loss = made.loss(
+        made.encode(batch, replace(ALIGN, stage="words")), batch, replace(ALIGN, stage="words")
+    )
+    logits = tower(changed, lengths).tokens[0, -2] @ made.output.weight.T
+    torch.testing.assert_close(loss.total, F.cross_entropy(logits[None], ids[:, -1]))
+
+
+def tokens_of(ids, original, lengths):
+    """A batch of one text whose changed ids are marked."""
+    marks = torch.where(ids == original, -1, original)
+    return Batch(
+        keys=("0",), texts={"main": Tokens(ids[:, None], lengths[:, None], marks[:, None])}
+    )
 
 
 # ---- from the world to a number

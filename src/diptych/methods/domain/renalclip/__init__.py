@@ -17,8 +17,8 @@ With `task` the image tower is fine-tuned to a diagnosis or to survival.
 
 config.py       options                              patients.py    both kidneys of a patient
 knowledge.py    stages before the alignment          texts.py       variants of reports
-objectives.py   losses                               volumes.py     phases and augmentation
-downstream.py   a diagnosis, survival
+language.py     a language model as the start        volumes.py     phases and augmentation
+objectives.py   losses                               downstream.py  a diagnosis, survival
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,19 +41,17 @@ from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, S
 from diptych.methods.domain.renalclip.config import CLAMP, Config
 from diptych.methods.domain.renalclip.downstream import Diagnosis, Survival
 from diptych.methods.domain.renalclip.knowledge import Objective, attributes, reports, words
+from diptych.methods.domain.renalclip.language import from_language_model
 from diptych.methods.domain.renalclip.objectives import cox
 from diptych.methods.domain.renalclip.patients import KIDNEYS, Patients, PatientView
 from diptych.methods.domain.renalclip.texts import VariantsView
 from diptych.methods.domain.renalclip.volumes import VolumeAugment, VolumeView
 from diptych.methods.make import Make
-from diptych.methods.store import load
-from diptych.models.language import LanguageModel
 from diptych.objectives import info_nce
 from diptych.objectives.core import different_group, group_targets
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
-from diptych.towers.text.text import TextTower
 
 card = {
     "title": "RenalCLIP: A Disease-Centric Vision-Language Foundation Model for Precision Oncology in Kidney Cancer",
@@ -99,6 +97,7 @@ class RenalCLIP(Method):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
+        self.output: nn.Module | None = None
         self.augment = None
         if config.augment is not None:
             self.augment = configure(VolumeAugment, dict(config.augment), "augment")
@@ -128,21 +127,17 @@ class RenalCLIP(Method):
         how: Any = {"logit_scale": scale, "image_projection": "affine", "text_projection": "none"}
         if config.lm is None or not self.make.fresh:
             return self.make.dual(**how)
-        given = load(config.lm)
-        if not isinstance(given, LanguageModel) or not isinstance(given.lm.tower, TextTower):
-            raise InputError(
-                f"lm={config.lm} is no language model of diptych; name one, such as tiny-lm"
-            )
-        tower = given.lm.tower
+        start = from_language_model(config.lm)
         self.make = Make(
             image=self.make.image_spec,
-            text={**tower.spec, "causal": False, "pooling": "mean"},
-            embed_dim=tower.width,
-            tokenizer=given.tokenizer,
+            text=start.spec,
+            embed_dim=start.width,
+            tokenizer=start.tokenizer,
         )
         encoder = self.make.dual(**how)
         assert encoder.text is not None, "it was just built"
-        encoder.text.load_state_dict(tower.state_dict())
+        encoder.text.load_state_dict(start.weights)
+        self.output = start.output
         return encoder
 
     def setup(self, sources: Mapping[str, Source]) -> None:
@@ -192,9 +187,10 @@ class RenalCLIP(Method):
             volumes = self.volume_view(config.phases)
             found.append(attributes(self.model, self.heads, config, volumes))
         streams = ("texts",) if "texts" in self.streams else ("train",)
-        for name, stage in (("words", words), ("reports", reports)):
-            if name in config.knowledge:
-                found.append(stage(self.model, config, self.tokenizer, streams))
+        if "words" in config.knowledge:
+            found.append(words(self.model, self.output, config, self.tokenizer, streams))
+        if "reports" in config.knowledge:
+            found.append(reports(self.model, config, self.tokenizer, streams))
         return found
 
     def _of(self, stage: str) -> Objective:

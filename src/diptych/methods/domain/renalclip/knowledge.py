@@ -18,7 +18,6 @@ from diptych.methods.domain.renalclip.config import Config
 from diptych.methods.domain.renalclip.objectives import masked_tasks, next_token_loss
 from diptych.methods.domain.renalclip.volumes import VolumeView
 from diptych.towers.dual import DualEncoder
-from diptych.towers.text.text import TextTower
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,14 @@ def attributes(
 
 
 def words(
-    encoder: DualEncoder, config: Config, tokenizer: Tokenizer, streams: Sequence[str]
+    encoder: DualEncoder,
+    output: nn.Module | None,
+    config: Config,
+    tokenizer: Tokenizer,
+    streams: Sequence[str],
 ) -> Objective:
-    """The text tower predicts each masked word from the place before it."""
+    """The text tower predicts each masked word from the place before it, by the word table or by
+    the layer `output` of the language model that it started from."""
 
     def views() -> Sequence[View]:
         how: dict[str, Any] = {"rate": config.mask_rate, "kept": 0.0, "random": 0.0}
@@ -68,14 +72,16 @@ def words(
         text = _text_of(encoder)
         marks: Any = batch.text.marks
         tokens = text(*batch.text.flat).tokens
-        sums, counts = next_token_loss(tokens, text.table.weight, marks.flatten(0, 1))
+        table: Any = (text.table if output is None else output).weight
+        sums, counts = next_token_loss(tokens, table, marks.flatten(0, 1))
         return {"nll": sums, "count": counts}
 
     def loss(features: Features, batch: Batch) -> Losses:
         mean = features["nll"].sum() / features["count"].sum().clamp(min=1)
         return Losses({"masked": mean}, {"perplexity": mean.detach().exp()})
 
-    stage = _stage("words", config, {"model.text": 1.0}, streams)
+    trained = {"model.text": 1.0} | ({} if output is None else {"output": 1.0})
+    stage = _stage("words", config, trained, streams)
     return Objective(stage, views, encode, loss)
 
 
@@ -112,8 +118,9 @@ def _stage(
 
 
 def _text_of(encoder: DualEncoder) -> Any:
-    if not isinstance(encoder.text, TextTower):
+    text: Any = encoder.text
+    if text is None or not hasattr(text, "table"):
         raise InputError(
-            "masked words and reports are of the text tower text; give --text-tower text:causal=false:pooling=mean"
+            "masked words and reports are of a text tower; give --text-tower text:causal=false:pooling=mean"
         )
-    return encoder.text
+    return text
