@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from diptych.data.tokenizers import build, from_dict, train_wordpiece
 from diptych.errors import InputError
 
-WORDS = ["no", "pleural", "effusion", "or", "pneumothorax", "the", "lungs", "are", "clear", "mild", "opacity", "at", "left", "base"]
+WORDS = ["no", "pleural", "effusion", "or", "pneumothorax", "the", "lungs", "are", "clear", "mild",
+         "opacity", "at", "left", "base"]  # fmt: skip
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=6)) + "." for seed in range(200)]
 TOKENIZER = train_wordpiece(TEXTS, vocab_size=90, context=16)
 
