@@ -1,0 +1,160 @@
+"""Every family of open_clip: equal embeddings for a small model of each, there and back, and a
+place for every tensor of every configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from diptych.methods.store import load
+from diptych.models.export import export
+from diptych.models.pretrained.openclip.texts import CONFIGS
+
+WORDS = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+FAMILIES = [
+    "RN50",
+    "convnext_tiny",
+    "convnext_large_d",
+    "EVA01-g-14",
+    "EVA02-B-16",
+    "MobileCLIP2-S0",
+    "MobileCLIP-B",
+    "MobileCLIP2-L-14",
+    "PE-Core-T-16-384",
+    "ViTamin-S",
+    "swin_base_patch4_window7_224",
+    "vit_medium_patch16_gap_256",
+    "vit_relpos_medium_patch16_cls_224",
+]
+ONE = {"depth": 1, "embed_dim": 64, "num_heads": 2}
+NARROW: dict[str, dict[str, Any]] = {  # in place of timm's sizes, in open_clip's model and ours
+    "convnext_tiny": {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64)},
+    "convnext_large": {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64)},
+    "eva_giant_patch14_224": ONE,
+    "eva02_base_patch16_clip_224": ONE,
+    "fastvit_mci0": {"layers": (1, 1, 1, 1), "embed_dims": (32, 64, 128, 256)},
+    "vit_base_mci_224": {"depth": 1},
+    "vit_large_patch14_clip_224": ONE,
+    "vit_pe_core_tiny_patch16_384": {"depth": 1},
+    "vitamin_small_224": {"depth": 1},
+    "swin_base_patch4_window7_224": {"depths": (2, 1, 1, 1), "embed_dim": 32, "num_heads": (1, 2, 4, 8)},
+    "vit_medium_patch16_gap_256": ONE,
+    "vit_relpos_medium_patch16_cls_224": ONE,
+}  # fmt: skip
+TEXTS: dict[str, dict[str, Any]] = {
+    "roberta-base": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+                     "max_position_embeddings": 90},
+    "xlm-roberta-base": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+                         "max_position_embeddings": 90},
+    "google/mt5-base": {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 2, "d_kv": 16},
+    "facebook/nllb-200-distilled-600M": {"d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 48,
+                                         "decoder_ffn_dim": 48, "encoder_attention_heads": 2,
+                                         "decoder_attention_heads": 2},
+}  # fmt: skip
+VIT = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
+CREATE = timm.create_model
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's models in sizes that a test can afford, with their names, for open_clip and for us."""
+
+    def create(name: str, **options: Any) -> Any:
+        return CREATE(name, **{**NARROW.get(name, {}), **options})
+
+    monkeypatch.setattr(timm, "create_model", create)
+
+
+def register(name: str, config: dict[str, Any], folder: Path) -> str:
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{name}.json")
+    return name
+
+
+def there_and_back(name: str, folder: Path, exported: bool = True) -> Any:
+    """Compare embeddings with open_clip's, and, exported again, the weights with theirs."""
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_text=False)
+    tiny.stir(model)
+    for key, value in model.named_buffers():
+        if "running" in key:  # a batch norm's statistics
+            value += 0.1
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    pictures = tiny.images()[:2]
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(image) for image in pictures])
+        images = tiny.unit(model.encode_image(pixels))
+        texts = tiny.unit(model.encode_text(open_clip.get_tokenizer(name)(tiny.TEXTS)))
+    ours = load(f"openclip:{name}", weights=folder / "weights.safetensors")
+    torch.testing.assert_close(ours.embed_images(pictures), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.embed_texts(tiny.TEXTS), texts, atol=1e-5, rtol=0)
+    if exported:
+        back = load_file(
+            export(ours, "openclip", folder / "out").folder / "open_clip_model.safetensors"
+        )
+        kept = {key: value for key, value in state.items() if not key.startswith("text_decoder.")}
+        named = {key.removeprefix("text."): value for key, value in back.items()}
+        assert named.keys() == {key.removeprefix("text.") for key in kept}
+        for key, value in kept.items():
+            torch.testing.assert_close(named[key.removeprefix("text.")], value, atol=0, rtol=0)
+    return ours
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", FAMILIES)
+def test_image_towers_of_each_family(name: str, tmp_path: Path, narrow: None):
+    config = open_clip.get_model_config(name)
+    attends = {"no_causal_mask": config["text_cfg"].get("no_causal_mask", False)}
+    config["text_cfg"] = {**WORDS, **attends}
+    ours = there_and_back(register(f"small-{name}", config, tmp_path), tmp_path)
+    encoded = ours.encoder.encode_image(torch.zeros(1, *ours.preprocess.shape))
+    assert encoded.patches.shape[1] == encoded.grid[0] * encoded.grid[1]
+    assert ours.tokenizer.padding == ("max" if attends["no_causal_mask"] else "longest")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_towers_of_transformers(name: str, tmp_path: Path):
+    (folder := tmp_path / "text").mkdir()
+    tiny.bert_like(folder)
+    small = {**CONFIGS[name], **TEXTS[name], "vocab_size": 40, "pad_token_id": 0}
+    AutoConfig.for_model(**small).save_pretrained(folder)
+    published = next(
+        config
+        for config in map(open_clip.get_model_config, open_clip.list_models())
+        if config["text_cfg"].get("hf_model_name") == name and "multimodal_cfg" not in config
+    )
+    cfg = {**published["text_cfg"], "hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
+    config = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": cfg}
+    kind = register(f"small-{name.replace('/', '-')}", config, tmp_path)
+    ours = there_and_back(kind, tmp_path)
+    assert ours.tokenizer.padding == "longest"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("pooler", [True, False])
+def test_the_encoders_of_coca(pooler: bool, tmp_path: Path):
+    words = {**WORDS, "context_length": 76, "embed_cls": True, "output_tokens": True}
+    pool = {"attentional_pool": True, "attn_pooler_heads": 4} if pooler else {}
+    config = {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {**VIT, **pool, "output_tokens": True},
+        "text_cfg": words,
+        "multimodal_cfg": {**WORDS, "context_length": 76},
+    }
+    ours = there_and_back(register(f"small-coca-{pooler}", config, tmp_path), tmp_path)
+    assert ours.tokenizer.padding == "max"  # the token at the end sees one pad
+    text = ours.encoder.text
+    text.resize(40)
+    assert torch.equal(
+        text.positions[-1],
+        load_file(tmp_path / "weights.safetensors")["text.positional_embedding"][-1],
+    )
