@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from diptych.errors import InputError
 from diptych.methods.store import load
 from diptych.models.export import export
+from diptych.models.pretrained.convert import fill
+from diptych.models.pretrained.openclip import _tag, describe
 from diptych.models.pretrained.openclip.texts import CONFIGS
 
 WORDS = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -158,3 +161,57 @@ def test_the_encoders_of_coca(pooler: bool, tmp_path: Path):
         text.positions[-1],
         load_file(tmp_path / "weights.safetensors")["text.positional_embedding"][-1],
     )
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's models with one layer where their layers are alike; each is built once, on the meta
+    device."""
+    made: dict[Any, Any] = {}
+
+    def create(name: str, **options: Any) -> Any:
+        key = (name, *sorted(options.items()))
+        alike = name.startswith(("vit_", "eva", "vitamin"))
+        if key not in made:
+            made[key] = CREATE(name, **options, **({"depth": 1} if alike else {}))
+        return made[key]
+
+    monkeypatch.setattr(timm, "create_model", create)
+    layers = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers")
+    for name, config in CONFIGS.items():
+        monkeypatch.setitem(CONFIGS, name, {**config, **dict.fromkeys(layers, 1)})
+    monkeypatch.setattr(
+        AutoConfig, "from_pretrained", lambda name, **_: AutoConfig.for_model(**CONFIGS[name])
+    )
+
+
+@pytest.mark.parity
+def test_every_configuration_takes_its_weights(shallow: None):
+    for name in (
+        name for name in open_clip.list_models() if not name.startswith(("nano", "small"))
+    ):
+        config = open_clip.get_model_config(name)
+        for part in ("vision_cfg", "text_cfg", "multimodal_cfg"):
+            if isinstance(config.get(part, {}).get("layers"), int):
+                config[part]["layers"] = 1
+        dual, rules = describe(config, name)
+        config["text_cfg"]["hf_model_pretrained"] = False
+        custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+        kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+        with torch.device("meta"):
+            made = (open_clip.CoCa if "multimodal_cfg" in config else kind)(**config)
+        wanted = sum(
+            value.numel() for key, value in made.state_dict().items() if "decoder" not in key
+        )
+        encoder = fill(dual, dict(made.state_dict()), rules, name)
+        assert sum(value.numel() for value in encoder.state_dict().values()) == wanted, name
+
+
+def test_every_tag_loads_or_names_the_configuration_that_does():
+    for name, tag in open_clip.list_pretrained():
+        config = open_clip.get_model_config(name)
+        try:
+            assert _tag(open_clip, name, tag, config), (name, tag)
+        except InputError as error:
+            other = str(error).rpartition("use openclip:")[2].partition("/")[0]
+            assert _tag(open_clip, other, tag, open_clip.get_model_config(other)), (name, tag)

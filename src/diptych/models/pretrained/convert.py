@@ -123,9 +123,10 @@ def fill(
             f"{where}: {problems[0]}{more}; name the model that these weights belong to"
         )
     encoder.load_state_dict(found, assign=True)
-    for module in encoder.modules():  # buffers that timm places where the parameters are
-        if any(value.is_meta for value in module.buffers(recurse=False)):
-            module.init_non_persistent_buffers()  # type: ignore[operator]
+    for module in encoder.modules():  # timm places some buffers where the parameters are
+        refresh = getattr(module, "init_non_persistent_buffers", None)
+        if refresh and any(value.is_meta for value in module.buffers(recurse=False)):
+            refresh()
     return encoder.eval()
 
 

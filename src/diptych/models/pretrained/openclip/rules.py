@@ -33,6 +33,7 @@ TIMM_POOL = [
 SCALES = [
     Rule("logit_scale", ("logit_scale.value",), scalar),
     Rule("logit_bias", ("logit_bias",), scalar),
+    Rule(r"input_resolution|context_length|vocab_size"),  # numbers in OpenAI's archives
     Rule(r"text_decoder\..*"),  # CoCa's decoder, which a dual encoder does without
 ]
 TEXT = [  # CLIP has its text tower at the top, CustomTextCLIP under "text."
