@@ -2,6 +2,7 @@
 place for every tensor of every configuration."""
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from diptych.cli import main
 from diptych.errors import InputError
 from diptych.methods.store import load
 from diptych.models.export import export
@@ -63,6 +65,8 @@ TEXTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 VIT = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
 CREATE = timm.create_model
+TOOL = runpy.run_path(str(Path(__file__).resolve().parents[3] / "tools" / "list_models.py"))
+LISTED = json.loads(TOOL["LIST"].read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -215,3 +219,92 @@ def test_every_tag_loads_or_names_the_configuration_that_does():
         except InputError as error:
             other = str(error).rpartition("use openclip:")[2].partition("/")[0]
             assert _tag(open_clip, other, tag, open_clip.get_model_config(other)), (name, tag)
+
+
+def configurations() -> list[str]:
+    """open_clip's own; other tests register more."""
+    return [name for name in open_clip.list_models() if not name.startswith(("nano", "small"))]
+
+
+@pytest.mark.parity
+def test_the_list_of_models_is_that_of_the_code():
+    smallest: dict[str, str] = {}
+    listed = {name.removeprefix("openclip:"): row for name, row in LISTED.items()}
+    assert set(listed) == {*configurations(), "tiny", "tiny-lm"}
+    for name in configurations():
+        config = open_clip.get_model_config(name)
+        dual, _ = describe(config, name)
+        assert listed[name]["pixels"] == dual["image"]["image_size"]
+        assert listed[name]["towers"] == TOOL["towers"](dual)
+        assert listed[name]["tags"] == open_clip.list_pretrained_tags_by_model(name)
+        other = smallest.setdefault(TOOL["family"](name), name)
+        if listed[name]["parameters"] < listed[other]["parameters"]:
+            smallest[TOOL["family"](name)] = name
+    assert len(smallest) == len(TOOL["FAMILIES"])
+    found = TOOL["rows"](list(smallest.values()))
+    assert found == {name: LISTED[name] for name in found}
+
+
+def test_the_table_of_families_is_up_to_date_and_every_family_is_compared():
+    page = TOOL["PAGE"].read_text(encoding="utf-8")
+    assert page == TOOL["paged"](page, TOOL["table"](LISTED)), "run tools/list_models.py"
+    compared = {TOOL["family"](name) for name in FAMILIES}
+    wanted = {title for title, _, test in TOOL["FAMILIES"] if test == TOOL["TRUNKS"]}
+    assert wanted - {"MobileCLIP 2"} <= compared
+    assert "MobileCLIP 2" in compared
+    published = {
+        open_clip.get_model_config(name)["text_cfg"].get("hf_model_name")
+        for name in configurations()
+    }
+    assert published - {None} == set(CONFIGS)
+
+
+@pytest.mark.parametrize("kind", ["coca", "foreign"])
+def test_a_run_that_continues_a_model_loads_embeds_and_evaluates(
+    kind: str, tmp_path: Path, narrow: None, capsys: pytest.CaptureFixture
+):
+    (folder := tmp_path / "text").mkdir()
+    tiny.bert_like(folder)
+    small = {
+        **CONFIGS["roberta-base"],
+        **TEXTS["roberta-base"],
+        "vocab_size": 40,
+        "pad_token_id": 0,
+    }
+    AutoConfig.for_model(**small).save_pretrained(folder)
+    config = open_clip.get_model_config("coca_ViT-B-32" if kind == "coca" else "MobileCLIP2-S0")
+    if kind == "coca":
+        config["vision_cfg"] |= VIT
+        config["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
+        config["multimodal_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
+    else:
+        config["text_cfg"] = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
+    name = register(f"small-continued-{kind}", config, tmp_path)
+    model = open_clip.create_model(name, pretrained_text=False)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    rows = ["filepath,caption"]
+    for number, (image, text) in enumerate(zip(tiny.images(), tiny.TEXTS, strict=False)):
+        image.save(tmp_path / f"{number}.png")
+        rows.append(f'{number}.png,"{text or "none"}"')
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    pairs = tmp_path / "pairs.csv"
+    run = tmp_path / "run"
+    command = [
+        "train",
+        "clip",
+        "--init",
+        f"openclip:{name}",
+        "--weights",
+        tmp_path / "weights.safetensors",
+    ]
+    command += ["--data", pairs, "--steps", 2, "--batch-size", 4, "--out", run, "--quiet"]
+    for words in (
+        command,
+        ["embed", run, pairs, "--out", tmp_path / "vectors"],
+        ["evaluate", run, "--suite", "retrieval", "--data", pairs],
+    ):
+        assert main([str(word) for word in words]) == 0, capsys.readouterr().err
+    trained = load(str(run))
+    assert trained.encoder.config()["image"]["name"] == ("vit" if kind == "coca" else "timm")
+    assert torch.isfinite(trained.embed_texts(tiny.TEXTS)).all()
+    assert trained.identity == load(str(run)).identity
