@@ -58,6 +58,7 @@ def test_version(diptych):
     [
         ("", "siglip"),
         ("methods", "clip"),
+        ("models", "openclip:RN50"),
         ("towers", "vit"),
         ("sources", "tar"),
         ("suites", "zeroshot"),
@@ -69,6 +70,13 @@ def test_lists_as_tables_and_as_json(diptych, what, name):
     assert name in diptych("list", *words).out
     rows = json.loads(diptych("list", *words, "--json").out)
     assert any(name in row.values() for row in rows)
+
+
+def test_a_list_is_filtered_by_any_column(diptych):
+    rows = json.loads(diptych("list", "models", "--filter", "DATACOMPDR_lt", "--json").out)
+    assert [row["name"] for row in rows] == ["openclip:MobileCLIP-B"]
+    assert {"pixels": 224, "towers": "timm:vit_base_mci_224, text"}.items() <= rows[0].items()
+    assert "149.8 M" in diptych("list", "models", "--filter", "datacompdr_lt").out
 
 
 def test_every_format_is_listed(diptych):

@@ -35,6 +35,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         "evaluate tiny --data photos --suite retrievel",
         ("suite 'retrievel'", "did you mean 'retrieval'"),
     ),
+    ("list models --filter CLAP", ("none of the 146 models has 'CLAP'", "leave out --filter")),
     ("list twoers", ("unknown list 'twoers'", "did you mean 'towers'")),
     ("reproduce lino", ("claim 'lino'", "did you mean 'lion'")),
     ("data mkae scenes --out x", ("'mkae'", "did you mean 'make'")),

@@ -1,25 +1,31 @@
-"""List methods, and with another word towers, sources, worlds, suites or optimizers.
+"""List methods, and with another word models, towers, sources, worlds, suites or optimizers.
 
 `diptych list` alone lists the methods.
 """
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
-from diptych.errors import unknown
+from diptych.errors import InputError, unknown
 
 GROUP = "Look up"
-USAGE = "[methods|towers|sources|worlds|suites|optimizers] [--json]"
-EXAMPLES = ("diptych list", "diptych list towers")
+USAGE = "[methods|models|towers|sources|worlds|suites|optimizers] [--filter TEXT] [--json]"
+EXAMPLES = ("diptych list", "diptych list models --filter siglip2")
 
 
 def add(parser: Parser) -> None:
     parser.option(
-        "What", "what", help="methods (the default), towers, sources, worlds, suites or optimizers"
+        "What",
+        "what",
+        help="methods (the default), models, towers, sources, worlds, suites or optimizers",
+    )
+    parser.option(
+        "What", "--filter", metavar="TEXT", help="only rows that contain TEXT, in any column"
     )
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
@@ -29,14 +35,33 @@ def run(args: Namespace) -> None:
     if what not in LISTS:
         raise unknown("list", what, LISTS)
     rows = LISTS[what]()
+    wanted = args.get("filter")
+    if wanted:
+        found = [row for row in rows if wanted.lower() in str(list(row.values())).lower()]
+        if not found:
+            raise InputError(f"none of the {len(rows)} {what} has {wanted!r}; leave out --filter")
+        rows = found
     if args.get("json"):
         show_json(rows)
         return
     columns = list(rows[0]) if rows else []
     others = ", ".join(name for name in LISTS if name != what)
-    show_table(
-        what, columns, [list(row.values()) for row in rows], note=f"also: diptych list {others}"
-    )
+    cells = [[_cell(column, value) for column, value in row.items()] for row in rows]
+    show_table(what, columns, cells, note=f"also: diptych list {others}")
+
+
+def _cell(column: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(value)
+    if column == "parameters":
+        return f"{value / 1e6:,.1f} M"
+    return "" if value is None else value
+
+
+def _models() -> list[dict[str, Any]]:
+    """Return the models that load by name, from a list that tools/list_models.py writes."""
+    path = Path(__file__).parents[1] / "models" / "pretrained" / "models.json"
+    return [{"name": name, **row} for name, row in json.loads(path.read_text("utf-8")).items()]
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -111,6 +136,7 @@ def _literals(tree: ast.Module) -> Iterator[tuple[str, Any]]:
 
 LISTS = {
     "methods": _methods,
+    "models": _models,
     "towers": _towers,
     "sources": _sources,
     "worlds": _worlds,

@@ -81,11 +81,6 @@ def configs(t5: Path, bert: Path) -> dict[str, dict[str, Any]]:
                 "act_kwargs": {"approximate": "tanh"},
             },
         },
-        "nano-resnet": {
-            "embed_dim": 24,
-            "vision_cfg": {**VISION, "layers": [1, 1, 1, 1]},
-            "text_cfg": TEXT,
-        },
     }
 
 
@@ -121,7 +116,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name.endswith(("-siglip", "-clipa")):
             own = root / ("t5" if name == "nano-siglip" else "bert")
             shutil.copytree(own, root / name, dirs_exist_ok=True)
-        if name not in ("nano-large", "nano-resnet"):
+        if name != "nano-large":
             model = open_clip.create_model(name, pretrained_text=False)
             torch.save(tiny.stir(model).state_dict(), root / name / "weights.pt")
     return root

@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -40,12 +42,60 @@ def test_a_malicious_pickle_is_refused_and_leaves_no_side_effect(
     assert not trace.exists()
 
 
-def test_a_torchscript_archive_is_refused_by_name(nano: Path, tmp_path: Path):
-    torch.jit.save(
-        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "ViT-B-32.pt"
-    )
-    with pytest.raises(InputError, match=r"TorchScript.*quickgelu/openai"):
-        load("openclip:nano", weights=tmp_path / "ViT-B-32.pt")
+def archive(path: Path, pickled: bytes) -> Path:
+    """A TorchScript archive with another data.pkl."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path.with_suffix(".true"))
+    with (
+        zipfile.ZipFile(path.with_suffix(".true")) as true,
+        zipfile.ZipFile(path, "w") as made,
+    ):
+        for name in true.namelist():
+            made.writestr(name, pickled if name.endswith("/data.pkl") else true.read(name))
+    return path
+
+
+class OpenAILike(torch.nn.Module):
+    """The tensors of a CLIP under OpenAI's names, with their three numbers."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        for name, module in model.named_children():
+            self.add_module(name, module)
+        for name, value in model.named_parameters(recurse=False):
+            self.register_parameter(name, value)
+        for name in ("input_resolution", "context_length", "vocab_size"):
+            self.register_buffer(name, torch.tensor(32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.logit_scale
+
+
+def test_openais_torchscript_archives_are_read_without_their_program(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = nano / "nano-quickgelu" / "weights.pt"
+    model = OpenAILike(open_clip.create_model("nano-quickgelu", pretrained=str(path))).eval()
+    torch.jit.save(torch.jit.trace(model, torch.zeros(1)), tmp_path / "ViT.pt")
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the program was loaded"))
+    found = read_weights(tmp_path / "ViT.pt")
+    assert found.keys() == model.state_dict().keys()
+    assert all(torch.equal(found[key], value) for key, value in model.state_dict().items())
+    ours = load("openclip:nano-quickgelu", weights=tmp_path / "ViT.pt")
+    assert ours.identity == load("openclip:nano-quickgelu", weights=path).identity
+
+
+def test_a_malicious_torchscript_archive_is_refused(tmp_path: Path):
+    path = archive(tmp_path / "evil.pt", pickle.dumps(Hostile(tmp_path / "trace")))
+    with pytest.raises(InputError, match="was not opened: a pickle can run code"):
+        read_weights(path)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("pickled", [b"", pickle.dumps({"a": 1}), pickle.dumps(3)])
+def test_a_damaged_torchscript_archive_is_one_line(pickled: bytes, tmp_path: Path):
+    with pytest.raises(InputError) as error:
+        read_weights(archive(tmp_path / "cut.pt", pickled))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

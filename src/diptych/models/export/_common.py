@@ -54,8 +54,15 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     patches is added to each patch's position, which is equivalent; with True it exists, as zeros if
     ours has none. The temperature is the logarithm of the multiplier.
     """
-    state = {name: value.detach().float().clone() for name, value in encoder.state_dict().items()}
+    state = {
+        name: value.detach().float().clone() if value.is_floating_point() else value.clone()
+        for name, value in encoder.state_dict().items()
+    }
+    if encoder.logit_scale.form != "exp":
+        state["logit_scale.value"] = encoder.logit_scale().detach().float().log().clone()
     spec = encoder.image.spec
+    if spec["name"] != "vit":
+        return state
     own = spec["cls"] if spec["cls_position"] else 0
     if not patch_bias and "image.patch_embed.bias" in state:
         state["image.positions"][own:] += state.pop("image.patch_embed.bias")
@@ -64,8 +71,6 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     if spec["cls"] and not own:
         zeros = torch.zeros(spec["cls"], spec["width"])
         state["image.positions"] = torch.cat([zeros, state["image.positions"]])
-    if encoder.logit_scale.form != "exp":
-        state["logit_scale.value"] = encoder.logit_scale().detach().float().log().clone()
     return state
 
 
@@ -115,10 +120,14 @@ def swapped(pipeline: RustTokenizer, a: int, b: int) -> RustTokenizer:
 
 
 def write_tokenizer(
-    tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer | None = None
+    tokenizer: Tokenizer,
+    folder: Path,
+    pipeline: RustTokenizer | None = None,
+    *,
+    own_pad: bool = False,
 ) -> None:
     """Write files with which transformers' AutoTokenizer gives the same ids; `pipeline` replaces
-    the tokenizer's."""
+    the tokenizer's. Set `own_pad` if the id of pads tells them from words."""
     config: dict[str, Any] = {"model_max_length": tokenizer.context, "padding_side": "right"}
     if isinstance(tokenizer, SentencePiece):
         (folder / "spiece.model").write_bytes(tokenizer.model)
@@ -140,7 +149,7 @@ def write_tokenizer(
         # pad id matters.
         pad = (
             pipeline.id_to_token(tokenizer.pad)
-            if tokenizer.padding == "max" or end is None
+            if own_pad or tokenizer.padding == "max" or end is None
             else end
         )
         config |= {

@@ -1,8 +1,9 @@
 """Export to a folder that open_clip loads as `local-dir:FOLDER`: open_clip_config.json, weights,
 tokenizer.
 
-ViTs that pool a CLS token or the mean use open_clip's own towers. SigLIP's attention pooling exists
-only in timm's models, and so only in timm's sizes.
+ViTs that pool a CLS token, the mean or queries use open_clip's own towers. SigLIP's attention pooling
+exists only in timm's models, and so only in timm's sizes. Towers of timm and transformers are theirs
+there too; for the latter, config.json is written.
 """
 
 import logging
@@ -19,30 +20,34 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.data.tokenizers import Clip, Tokenizer
-from diptych.errors import InputError
 from diptych.models.export import _common as common
 from diptych.models.model import Model
 from diptych.models.pretrained.convert import back
-from diptych.models.pretrained.openclip import TEXT, TIMM_VIT, VIT, timm_image
+from diptych.models.pretrained.files import read_json
+from diptych.models.pretrained.openclip.describe import (
+    RESNETS,
+    describe,
+    siglip_image,
+    timm_mlp,
+)
+from diptych.models.pretrained.openclip.texts import CONFIGS, PROJECTIONS
 
 PACKAGES = ("open_clip", "timm")
 INSTALL = "'diptych[openclip,vision]'"
 
 IMAGE = {"name": ["vit"], "stem": ["patch"], "registers": [0], "mask_token": [False]}
-OWN = IMAGE | {"cls": [1], "pooling": ["cls", "mean"]}
-TIMM = IMAGE | {"cls": [0], "pooling": ["map"], "pre_norm": [False]}
-WORDS = {"name": ["text"], "cross": [None], "pooling": ["eot", "last", "first"]}
+OWN = IMAGE | {"cls": [1], "pooling": ["cls", "mean", "queries"]}
+SIGLIP = IMAGE | {"cls": [0], "pooling": ["map"], "pre_norm": [False]}
+TIMM = {"name": ["timm", "vit"], "levels": [False], "head_conv": [True]}
+WORDS = {"name": ["text"], "cross": [None], "pooling": ["eot", "last", "first", "cls"]}
+HF = {"name": ["hf"], "padding": ["longest"], "pooling": ["mean", "first"]}
+POOLERS = {"mean": "mean_pooler", "first": "cls_last_hidden_state_pooler"}
 
 
 def misfit(model: Model) -> str | None:
     """Why open_clip's towers do not compute what this model does, or None."""
     config = model.encoder.config()
-    image = config["image"]
-    text = config["text"]
-    pooled = image.get("pooling") == "map"
-    if problem := common.differs(image, TIMM if pooled else OWN, "image") or common.differs(
-        text, WORDS, "text"
-    ):
+    if problem := _image_misfit(config) or _text_misfit(config):
         return problem
     if model.preprocess.ratio is not None:
         return f"its images are padded (ratio={model.preprocess.ratio})"
@@ -50,14 +55,42 @@ def misfit(model: Model) -> str | None:
         return "its images are padded with the colour of their border"
     if model.preprocess.margin is not None:
         return f"its images are scaled with a margin ({model.preprocess.margin:.3f})"
-    if not text["causal"] and text["padding"] != "max":
-        return "its text tower is not causal and does not read padding"
-    if config["image_projection"] != ("none" if pooled else "linear"):
-        return f"it has image_projection={config['image_projection']!r}"
+    return None
+
+
+def _image_misfit(config: Mapping[str, Any]) -> str | None:
+    image = config["image"]
+    text = config["text"]
+    projection = config["image_projection"]
+    if image["name"] == "timm":
+        if problem := common.differs(image, TIMM, "image"):
+            return problem
+        known = _timm_projection(config) is not None
+        return None if known else f"it has image_projection={projection!r}"
+    pooled = image.get("pooling") == "map"
+    if problem := common.differs(image, SIGLIP if pooled else OWN, "image"):
+        return problem
+    if projection != ("none" if pooled else "linear"):
+        return f"it has image_projection={projection!r}"
     if pooled:
         return None if _timm_name(image) else "timm names no SigLIP tower of its size"
-    if (image["activation"] == "quick_gelu") != (text["activation"] == "quick_gelu"):
+    if image["pooling"] == "queries" and image["pool_width"] != config["embed_dim"]:
+        return f"its queries are {image['pool_width']} wide, its embeddings {config['embed_dim']}"
+    quick = image["activation"] == "quick_gelu"
+    if text["name"] == "text" and quick != (text["activation"] == "quick_gelu"):
         return "only one of its towers has quick_gelu"
+    return None
+
+
+def _text_misfit(config: Mapping[str, Any]) -> str | None:
+    text = config["text"]
+    foreign = text["name"] == "hf"
+    if problem := common.differs(text, HF if foreign else WORDS, "text"):
+        return problem
+    if foreign and config["text_projection"] not in PROJECTIONS.values():
+        return f"it has text_projection={config['text_projection']!r}"
+    if not foreign and not text["causal"] and text["padding"] != "max":
+        return "its text tower is not causal and does not read padding"
     return None
 
 
@@ -70,6 +103,8 @@ def notes(model: Model) -> list[str]:
         found.append(
             "open_clip mends texts with broken encodings or HTML entities before it splits them; we do not"
         )
+    if model.encoder.text is not None and _hf_name(model.encoder.text.spec) == ".":
+        found.append("open_clip looks for the text tower's config.json in the working directory")
     return found
 
 
@@ -81,9 +116,12 @@ def write(model: Model, folder: Path) -> None:
     tokenizer = common.tokenizer_of(model)
     preprocess = model.preprocess
     config = _config(model, tokenizer)
+    foreign = "hf_model_name" in config["text_cfg"]
     if not isinstance(tokenizer, Clip):
-        common.write_tokenizer(tokenizer, folder)
-    state = common.tensors(model.encoder, patch_bias="timm_model_name" in config["vision_cfg"])
+        common.write_tokenizer(tokenizer, folder, own_pad=foreign)
+    if foreign:
+        made = {**model.encoder.text.spec["config"], "pad_token_id": tokenizer.pad}  # type: ignore[union-attr]
+        common.write_json(folder / "config.json", made)
     reported = {
         "size": preprocess.size,
         "mode": "RGB",
@@ -99,14 +137,23 @@ def write(model: Model, folder: Path) -> None:
     plain = {key: value for key, value in config.items() if key != "custom_text"}
     with torch.device("meta"), _quiet():
         theirs = (open_clip.CustomTextCLIP if "custom_text" in config else open_clip.CLIP)(
-            **plain
+            **{**plain, **_located(config, folder)}
         ).state_dict()
-    rules = [*TEXT, *(TIMM_VIT if "timm_model_name" in config["vision_cfg"] else VIT)]
+    rules = describe({**config, **_located(config, folder)}, str(folder))[1]
+    state = common.tensors(model.encoder, patch_bias="timm_model_name" in config["vision_cfg"])
     save_file(
         back(state, theirs, rules),
         folder / "open_clip_model.safetensors",
         metadata={"format": "pt"},
     )
+
+
+def _located(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The text part of a config whose tower of transformers is that of a folder, else nothing."""
+    cfg = config["text_cfg"]
+    if "hf_model_name" not in cfg:
+        return {}
+    return {"text_cfg": {**cfg, "hf_model_name": str(folder), "hf_model_pretrained": False}}
 
 
 def embed(
@@ -117,7 +164,8 @@ def embed(
 
     with _quiet(), torch.inference_mode():
         name = f"local-dir:{folder}"
-        made: Any = open_clip.create_model_and_transforms(name)
+        config = read_json(folder / "open_clip_config.json")["model_cfg"]
+        made: Any = open_clip.create_model_and_transforms(name, **_located(config, folder))
         model = made[0].eval()
         preprocess = made[2]
         pixels = torch.stack([preprocess(image) for image in images])
@@ -132,36 +180,122 @@ def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     dual = model.encoder.config()
     image = dual["image"]
     text = dual["text"]
+    text_cfg = (
+        _hf_words(text, dual["text_projection"], tokenizer)
+        if text["name"] == "hf"
+        else _words(text, dual["text_projection"], tokenizer)
+    )
     config: dict[str, Any] = {
         "embed_dim": dual["embed_dim"],
         "init_logit_scale": math.log(dual["logit_scale"]["init"]),
-        "vision_cfg": _timm_vision(image) if image["pooling"] == "map" else _vision(image),
-        "text_cfg": _words(text, dual["text_projection"], tokenizer),
+        "vision_cfg": _vision(dual),
+        "text_cfg": text_cfg,
     }
-    if text["activation"] == "quick_gelu":
+    if "quick_gelu" in (text.get("activation"), image.get("activation")):
         config["quick_gelu"] = True
     if dual["logit_bias"] is not None:
         config["init_logit_bias"] = dual["logit_bias"]
-    cfg = config["text_cfg"]
-    if (
-        cfg.keys() & {"proj_type", "proj_bias", "no_causal_mask", "ls_init_value"}
-        or cfg["pool_type"] != "argmax"
-    ):
+    custom = {
+        "proj_type",
+        "proj_bias",
+        "no_causal_mask",
+        "ls_init_value",
+        "embed_cls",
+        "hf_model_name",
+    }
+    if text_cfg.keys() & custom or text_cfg.get("pool_type") != "argmax":
         config["custom_text"] = True
     return config
 
 
-def _vision(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _vision(dual: Mapping[str, Any]) -> dict[str, Any]:
+    spec = dual["image"]
+    if spec["name"] == "timm":
+        return _timm_vision(dual)
+    if spec["pooling"] == "map":
+        return {
+            "image_size": spec["image_size"],
+            "timm_model_name": _timm_name(spec),
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        }
+    queries = {
+        "attentional_pool": True,
+        "attn_pooler_queries": spec["queries"],
+        "attn_pooler_heads": spec["pool_heads"],
+    }
     return {
         **_common(spec),
         "image_size": spec["image_size"],
         "patch_size": spec["patch"],
         "head_width": spec["width"] // common.heads(spec),
         "no_ln_pre": not spec["pre_norm"],
-        "pool_type": {"cls": "tok", "mean": "avg"}[spec["pooling"]],
+        "pool_type": "avg" if spec["pooling"] == "mean" else "tok",
         "final_ln_after_pool": spec["norm_after_pool"],
         "patch_dropout": spec["patch_dropout"],
+        **(queries if spec["pooling"] == "queries" else {}),
     }
+
+
+def _timm_vision(dual: Mapping[str, Any]) -> dict[str, Any]:
+    spec = dual["image"]
+    size = {"image_size": spec["image_size"]}
+    found = next((key for key, name in RESNETS.items() if name == spec["model"]), None)
+    if found is not None and dual["image_projection"] == "affine" and spec["pool"] is None:
+        return {**size, "width": found[0], "layers": list(found[1:])}
+    return {
+        **size,
+        "timm_model_name": spec["model"],
+        "timm_model_pretrained": False,
+        "timm_pool": spec["pool"] or "",
+        **(_timm_projection(dual) or {}),
+        **({"timm_drop_path": spec["drop_path"]} if spec["drop_path"] else {}),
+    }
+
+
+def _timm_projection(dual: Mapping[str, Any]) -> dict[str, Any] | None:
+    """open_clip's options for the projection of a timm tower, or None where there are none."""
+    pool = dual["image"]["pool"]
+    projection = dual["image_projection"]
+    options: dict[str, dict[str, Any]] = {
+        "linear": {"timm_proj": "linear"},
+        "affine": {"timm_proj": None} if pool else {"timm_proj": "linear", "timm_proj_bias": True},
+        **({"none": {"timm_proj": "none"}} if pool else {}),
+        **{
+            timm_mlp(dual["embed_dim"], bias): {"timm_proj": "mlp", "timm_proj_bias": bias}
+            for bias in (False, True)
+        },
+    }
+    return options.get(projection)
+
+
+def _hf_words(spec: Mapping[str, Any], projection: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    kinds = {head: kind for kind, head in PROJECTIONS.items()}
+    return {
+        "hf_model_name": _hf_name(spec),
+        "hf_model_pretrained": False,
+        "hf_proj_type": kinds[projection],
+        "hf_pooler_type": POOLERS[spec["pooling"]],
+        "context_length": tokenizer.context,
+        **_tokenizer(tokenizer),
+    }
+
+
+def _hf_name(spec: Mapping[str, Any]) -> str | None:
+    """The repository of the tower's config if open_clip's configurations name it, else ".", where
+    config.json is; None for a tower of ours."""
+    if spec["name"] != "hf":
+        return None
+    own = _values(spec["config"])
+    return next((name for name, config in CONFIGS.items() if _values(config) == own), ".")
+
+
+def _values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of a config of transformers, in one form."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**config).to_dict()
 
 
 def _words(spec: Mapping[str, Any], projection: str, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -179,6 +313,13 @@ def _words(spec: Mapping[str, Any], projection: str, tokenizer: Tokenizer) -> di
         cfg["no_causal_mask"] = True
     if projection != "linear":
         cfg |= {"proj_type": "none"} if projection == "none" else {"proj_bias": True}
+    if spec["pooling"] == "cls":
+        cfg |= {"pool_type": "argmax", "embed_cls": True, "pad_id": spec["pad"] or 0}
+    return {**cfg, **_tokenizer(tokenizer)}
+
+
+def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    cfg: dict[str, Any] = {}
     clean = getattr(tokenizer, "clean", None)
     if not isinstance(tokenizer, Clip):
         cfg["hf_tokenizer_name"] = (
@@ -207,16 +348,6 @@ def _common(spec: Mapping[str, Any]) -> dict[str, Any]:
     return cfg
 
 
-def _timm_vision(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "image_size": spec["image_size"],
-        "timm_model_name": _timm_name(spec),
-        "timm_model_pretrained": False,
-        "timm_pool": "map",
-        "timm_proj": "none",
-    }
-
-
 def _timm_name(spec: Mapping[str, Any]) -> str | None:
     """The name of timm's SigLIP tower that is equivalent to the spec, or None."""
     import timm
@@ -229,20 +360,10 @@ def _timm_name(spec: Mapping[str, Any]) -> str | None:
         if f"patch{spec['patch']}_" in name and name.endswith(f"_{spec['image_size']}")
     ]
     for name in sized:
-        try:
-            found = timm_image(
-                {
-                    "timm_model_name": name,
-                    "timm_pool": "map",
-                    "timm_proj": "none",
-                    "image_size": spec["image_size"],
-                },
-                name,
-            )
-        except InputError:
-            continue
+        found = siglip_image({"timm_model_name": name, "image_size": spec["image_size"]})
         if (
-            all(found[key] == spec[key] for key in computes)
+            found is not None
+            and all(found[key] == spec[key] for key in computes)
             and found["heads"] == common.heads(spec)
             and common.hidden(found) == common.hidden(spec)
         ):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.errors import InputError, brief
+from diptych.models.pretrained.torchscript import is_torchscript, read_torchscript
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +100,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    """Read a file by torch.load, restricted to tensors."""
+    """Read the tensors of a file of torch.save or torch.jit.save; no code of it is run."""
     packed = zipfile.is_zipfile(path)
-    if packed and _is_torchscript(path):
-        raise InputError(
-            f"{path} is a TorchScript archive, a program and no state dict (OpenAI's own files are); use "
-            "the same weights in another form: openclip:NAME-quickgelu/openai or hf:openai/…"
-        )
     try:
+        if packed and is_torchscript(path):
+            return read_torchscript(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's warnings about the pickle's format
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
@@ -124,14 +122,8 @@ def _read_pickle(path: Path) -> Any:
         AttributeError,
         TypeError,
         IndexError,
+        zipfile.BadZipFile,
     ) as error:
         raise InputError(f"{path} is not a readable state dict ({brief(error)})") from None
     log.warning("%s is a pickle: only its tensors were read. safetensors is the safer form", path)
     return content
-
-
-def _is_torchscript(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(
-            name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist()
-        )

@@ -24,6 +24,7 @@ class TimmConfig:
     model: str  # timm's name, with or without a tag
     image_size: int | None = None
     pretrained: bool = False  # download timm's weights when building; later not part of the spec
+    pool: str | None = None  # timm's global_pool; None: the model's own
     drop_path: float = 0.0
     margin: float | None = (
         None  # the image is scaled to this many times the size, and its centre cropped
@@ -67,7 +68,8 @@ class TimmTower(ImageTower):
         }
         default["margin"] = config.margin
         super().__init__(config, preprocess_of(config.preprocess, **default))
-        options: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+        given = {"drop_path_rate": config.drop_path or None, "global_pool": config.pool}
+        options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         if known.fixed_input_size and size != known.input_size[-1]:
             options["img_size"] = size
         try:
@@ -149,11 +151,13 @@ class TimmTower(ImageTower):
             return None
         count = features.shape[1] - self.prefix
         patch = getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
-        if patch is None:  # hybrids have no patch size; a square image has a square grid
-            side = round(count**0.5)
-            return (side, side) if side**2 == count and x.shape[-2] == x.shape[-1] else None
-        grid = (x.shape[-2] // patch[0], x.shape[-1] // patch[1])
-        return grid if count >= grid[0] * grid[1] else None
+        if patch is not None:
+            grid = (x.shape[-2] // patch[0], x.shape[-1] // patch[1])
+            if count >= grid[0] * grid[1]:
+                return grid
+        # the patches of hybrids lie on a map of unknown size; a square image has a square grid
+        side = round(count**0.5)
+        return (side, side) if side**2 == count and x.shape[-2] == x.shape[-1] else None
 
 
 def _timm() -> Any:

@@ -38,8 +38,11 @@ class ViTConfig:
     cls_position: bool = False  # whether CLS tokens have positions
     registers: int = 0
     pre_norm: bool = False
-    pooling: Literal["cls", "mean", "map"] = "cls"
+    pooling: Literal["cls", "mean", "map", "queries"] = "cls"
     norm_after_pool: bool = False  # with "mean": norm(mean) instead of mean(norm)
+    queries: int = 256  # with "queries": how many attend to the tokens; the first is pooled
+    pool_width: int | None = None  # of the queries, and so of pooled; None: the tower's
+    pool_heads: int = 8
     layer_scale: float | None = None
     dropout: float = 0.0
     patch_dropout: float = 0.0  # share of patches left out while training
@@ -87,7 +90,8 @@ class ViT(ImageTower):
             raise InputError(
                 f"vit has image_size {config.image_size} but a preprocess of {self.preprocess.size}; make them equal"
             )
-        D = self.width = config.width
+        D = config.width
+        self.width = (config.pooling == "queries" and config.pool_width) or D
         self.prefix = config.cls + config.registers
         self.patch_embed = _stem(config)
         self.cls = nn.Parameter(torch.randn(config.cls, D) * D**-0.5) if config.cls else None
@@ -112,7 +116,8 @@ class ViT(ImageTower):
             dropout=config.dropout,
         )
         self.norm = nn.LayerNorm(D, config.eps)
-        self.pool = AttentionPool(config) if config.pooling == "map" else None
+        pools = {"map": AttentionPool, "queries": QueryPool}
+        self.pool = pools[config.pooling](config) if config.pooling in pools else None
 
     @property
     def vectors(self) -> int:
@@ -262,6 +267,25 @@ class AttentionPool(nn.Module):
         """(B, N, D) -> (B, D)."""
         x = self.attn(self.probe.expand(tokens.shape[0], 1, -1), tokens)
         return (x + self.mlp(self.norm(x)))[:, 0]
+
+
+class QueryPool(nn.Module):
+    """The attentional pooler of CoCa (Yu et al., 2022): learned queries attend to all tokens; the
+    first gives the pooled vector, the others are those of a decoder."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        D = config.pool_width or config.width
+        self.query = nn.Parameter(torch.randn(config.queries, D))
+        self.norm_query = nn.LayerNorm(D, config.eps)
+        self.attn = Attention(D, config.pool_heads, memory_width=config.width)
+        self.norm = nn.LayerNorm(D, config.eps)
+        init(self, D, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, width of the queries)."""
+        query = self.norm_query(self.query[:1]).expand(len(tokens), 1, -1)
+        return self.norm(self.attn(query, tokens))[:, 0]
 
 
 def interpolate(positions: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
@@ -35,8 +36,8 @@ class TextConfig:
     activation: str = "gelu"
     eps: float = 1e-5
     causal: bool = True
-    pooling: Literal["eot", "first", "last", "mean"] = (
-        "eot"  # eot: the last real token; last: the last position
+    pooling: Literal["eot", "first", "last", "mean", "cls"] = (
+        "eot"  # eot: the last real token; last: the last position; cls: a learned token at the end
     )
     layer_scale: float | None = None
     dropout: float = 0.0
@@ -49,9 +50,9 @@ class TextConfig:
         for name in ("vocab_size", "context", "width", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"text {name} is {getattr(self, name)}; it must be at least 1")
-        if self.pooling == "last" and self.padding != "max":
+        if self.pooling in ("last", "cls") and self.padding != "max":
             raise InputError(
-                "text pooling=last reads the last place, which moves with padding=longest; choose pooling=eot"
+                f"text pooling={self.pooling} reads the last place, which moves with padding=longest; choose eot"
             )
         if self.pooling == "first" and self.causal:
             raise InputError(
@@ -77,7 +78,9 @@ class TextTower(Tower):
         super().__init__(config)
         D = self.width = config.width
         self.table = nn.Embedding(config.vocab_size, D)
-        self.positions = nn.Parameter(torch.randn(config.context, D) * 0.01)
+        own = int(config.pooling == "cls")
+        self.cls = nn.Parameter(torch.randn(1, D) * 0.01) if own else None
+        self.positions = nn.Parameter(torch.randn(config.context + own, D) * 0.01)
         self.transformer = Transformer(
             D,
             config.depth,
@@ -113,11 +116,16 @@ class TextTower(Tower):
             raise InputError(
                 f"this text tower wants texts padded to {self.context}, got {length}; pad with its tokenizer's rule"
             )
-        return x + self.positions[:length]
+        if self.cls is not None:
+            x = torch.cat([x, self.cls.to(x.dtype).expand(len(x), 1, -1)], 1)
+        return x + self.positions[: x.shape[1]]
 
     def mask(self, lengths: Tensor, L: int) -> Tensor | None:
         """The key mask (N, L), True at real tokens; None if pads are attended to
-        (padding="max")."""
+        (padding="max"). With pooling="cls" the token after the last real one is True too, as CoCa
+        was trained in open_clip."""
+        if self.cls is not None:
+            return torch.arange(L, device=lengths.device) <= lengths[:, None]
         if self.config.padding == "max":
             return None
         return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
@@ -143,7 +151,7 @@ class TextTower(Tower):
         match self.config.pooling:
             case "first":
                 pooled = x[:, 0]
-            case "last":
+            case "last" | "cls":
                 pooled = x[:, -1]
             case "eot":
                 pooled = x[torch.arange(x.shape[0], device=x.device), lengths.clamp(min=1) - 1]
@@ -171,9 +179,12 @@ class TextTower(Tower):
         tokens = self.embed(ids, embeddings)
         L = tokens.shape[1]
         causal = self.config.causal if causal is None else causal
-        mask = (
-            None if causal else self.mask(lengths, L)
-        )  # pads come last, so causal attention never reaches one
+        # pads come last, so causal attention reaches none but by a token at the end
+        mask = None if causal and self.cls is None else self.mask(lengths, L)
+        if (
+            self.cls is not None and ids is not None
+        ):  # the id of pads counts as one inside of a text
+            mask = F.pad(ids != (self.config.pad or 0), (1, 0), value=True)
         tokens = self.blocks(
             tokens, edit, causal=causal, mask=mask, memory=memory, memory_mask=memory_mask
         )
@@ -185,6 +196,7 @@ class TextTower(Tower):
 
     def resize(self, context: int, keep: int = 0) -> None:
         """Change the context: interpolate all positions but the first `keep`."""
-        moved = stretch(self.positions.detach(), context, keep).clone()
+        old = self.positions.detach()
+        moved = torch.cat([stretch(old[: self.context], context, keep), old[self.context :]])
         self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
         self.config = replace(self.config, context=context)

@@ -1,0 +1,123 @@
+"""Models of open_clip: `openclip:NAME[/TAG]`; configs, tags and preprocessing are read from the
+installed library.
+
+ViT CLIP, SigLIP, CoCa's two encoders and CLIP's text towers are rebuilt in our own towers. Other
+image towers are modules of timm, other text towers modules of transformers.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.data.tokenizers import Clip, Tokenizer, from_folder
+from diptych.data.tokenizers.hf import has_tokenizer
+from diptych.errors import InputError, brief, unknown
+from diptych.models.model import Model
+from diptych.models.pretrained.convert import fill
+from diptych.models.pretrained.files import read_weights
+from diptych.models.pretrained.openclip.describe import describe
+from diptych.models.pretrained.openclip.preprocess import preprocess_of
+
+log = logging.getLogger(__name__)
+
+
+def load(name: str, weights: Path | None = None) -> Model:
+    """Load the model NAME of open_clip with the weights of TAG, or of a local file or folder.
+
+    The preprocessing is that of the TAG; without one, that of an open_clip_config.json next to the
+    weights, else that of open_clip's `create_model_and_transforms(NAME)`. Raises InputError for
+    unknown names and tags, an activation other than the tag's, weights that cannot be fetched or do
+    not fit, and architectures that are not supported.
+    """
+    open_clip = _open_clip()
+    name, _, tag = name.partition("/")
+    where = f"openclip:{name}/{tag}" if tag else f"openclip:{name}"
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise unknown("open_clip model", name, open_clip.list_models())
+    tagged = _tag(open_clip, name, tag, config) if tag else None
+    dual, rules = describe(config, where)
+    folder = None if weights is None else weights if weights.is_dir() else weights.parent
+    if weights is None:
+        weights = _download(open_clip, where, tagged)
+    dual["image"]["preprocess"] = preprocess_of(config, tagged, folder, where).to_dict()
+    encoder = fill(dual, read_weights(weights), rules, f"{where} with the weights {weights}")
+    tokenizer = _tokenizer(config["text_cfg"], dual["text"]["padding"], folder, where)
+    return Model(encoder, tokenizer, encoder.image.preprocess, name=where)
+
+
+def _open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError:
+        raise InputError(
+            "openclip: models need open_clip_torch; pip install 'diptych[openclip]'"
+        ) from None
+    return open_clip
+
+
+def _tag(open_clip: Any, name: str, tag: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """open_clip's config of a tag. Raises InputError for a tag with another activation than
+    NAME's."""
+    tagged = open_clip.get_pretrained_cfg(name, tag)
+    plain = name.removesuffix("-quickgelu")
+    other = plain if name != plain else f"{name}-quickgelu"
+    if not tagged and not open_clip.get_pretrained_cfg(other, tag):
+        raise unknown(f"tag of {name}", tag, open_clip.list_pretrained_tags_by_model(name))
+    named = (
+        open_clip.get_model_config(other) is not None
+    )  # else NAME stands for its tags as they are
+    if not tagged or (named and bool(tagged.get("quick_gelu")) != bool(config.get("quick_gelu"))):
+        names = ("GELU", "QuickGELU") if config.get("quick_gelu") else ("QuickGELU", "GELU")
+        raise InputError(
+            f"openclip:{name}/{tag}: its weights are of {names[0]}, {name} computes {names[1]}; "
+            f"use openclip:{other}/{tag}"
+        )
+    return tagged
+
+
+def _download(open_clip: Any, where: str, tagged: Mapping[str, Any] | None) -> Path:
+    if tagged is None:
+        name = where.removeprefix("openclip:")
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "no tags"
+        raise InputError(
+            f"{where} names no weights; write {where}/TAG ({tags}) or name a local file with --weights FILE (weights=)"
+        )
+    from open_clip.pretrained import download_pretrained
+
+    try:
+        found = download_pretrained(dict(tagged))
+    except Exception as error:  # the network raises many kinds
+        source = tagged.get("hf_hub") or tagged.get("url")
+        raise InputError(
+            f"the weights of {where} cannot be fetched from {source} ({brief(error)}); "
+            "fetch them elsewhere and name the file: --weights FILE (weights=)"
+        ) from error
+    return Path(found)
+
+
+def _tokenizer(
+    cfg: Mapping[str, Any], padding: Any, folder: Path | None, where: str
+) -> Tokenizer | None:
+    """CLIP's tokenizer or, if the config names another, the one next to the weights or on the hub;
+    None if unavailable."""
+    options = dict(cfg.get("tokenizer_kwargs") or {})
+    context = cfg.get("context_length", 77)
+    if not cfg.get("hf_tokenizer_name"):
+        return Clip(context, options.get("clean", "lower"), padding)
+    source = folder if folder is not None and has_tokenizer(folder) else cfg["hf_tokenizer_name"]
+    try:
+        return from_folder(
+            source,
+            context=context,
+            padding=padding,
+            clean=options.pop("clean", "whitespace"),
+            strip_end=options.pop("strip_sep_token", False),
+            local=folder is not None,
+        )
+    except InputError as error:
+        if source == folder:
+            raise
+        log.warning("%s comes without a tokenizer, it can embed images only: %s", where, error)
+        return None
