@@ -31,6 +31,7 @@ def train(
     init: str | None = None,
     weights: str | Path | None = None,
     added: Sequence[str] = (),
+    adapt: str | None = None,
     image_tower: str | None = None,
     text_tower: str | None = None,
     tokenizer: str | None = None,
@@ -45,7 +46,8 @@ def train(
     `init` to `tune` if the method has it. `weights` is the weights file of the foreign model in
     `init`. `guard` is a source of an earlier task: training ends before the accuracy (or recall) on
     it falls by more than `forget`. `config` are the method's options; `added` are other methods
-    whose losses are added, such as "multi_view:weight=0.5" (`methods.mix`). `settings` are those of
+    whose losses are added, such as "multi_view:weight=0.5" (`methods.mix`); `adapt` is what is
+    trained in place of the towers' weights, such as "lora:r=8" (`methods.adapters`). `settings` are those of
     the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers,
     max_bad, …). Raises InputError for an unknown name or option, and for data that does not fit.
     """
@@ -66,6 +68,7 @@ def train(
         init=init,
         weights=None if weights is None else str(weights),
         added=added,
+        adapt=adapt,
         image_tower=image_tower,
         text_tower=text_tower,
         tokenizer=tokenizer,

@@ -114,6 +114,12 @@ def add(parser: Parser) -> None:
     parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
     add_weights(parser, _MODEL)
     parser.option(
+        _MODEL,
+        "--adapt",
+        metavar="lora[:OPTION=VALUE]",
+        help="train low-rank factors in place of the towers' weights: lora:r=8:layers=q+v:towers=text",
+    )
+    parser.option(
         _MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18"
     )
     parser.option(_MODEL, "--text-tower", metavar="SPEC", help="such as text:width=256:depth=4")
@@ -377,7 +383,7 @@ def run(args: Namespace) -> int:
     from diptych.training.run import run as train
 
     names = ("preset", "val", "guard", "init", "weights", "image_tower", "text_tower", "tokenizer", "embed_dim",
-             "added")  # fmt: skip
+             "added", "adapt")  # fmt: skip
     groups = {
         name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")
     }

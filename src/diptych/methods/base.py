@@ -31,6 +31,7 @@ from diptych.spec import (
 )
 
 if TYPE_CHECKING:
+    from diptych.methods.adapters import LowRank
     from diptych.methods.make import Make
 
 Features = dict[str, Tensor]
@@ -217,6 +218,9 @@ class Method(nn.Module):
     """Options for the contract suite's toy data, in place of the presets', where those do not fit:
     files, prompts."""
 
+    adapter: "LowRank | None" = None
+    """What is trained in place of the towers' weights (`methods.adapters`); set on instances."""
+
     adapts: ClassVar[bool] = False
     """Whether training starts from a trained model, given by `--init`. `continues` is the same by
     options."""
@@ -225,6 +229,12 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.make = make
+
+    @classmethod
+    def of(cls, config: Any, make: "Make") -> "Method":
+        """Return the method with these options. A method that trains in several ways returns an
+        instance of the class for the one that the options name."""
+        return cls(config, make)
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ from diptych import collectives
 from diptych.data.loader import worker_errors
 from diptych.data.sample import Source
 from diptych.errors import InputError, brief
+from diptych.methods.adapters import attach
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.models.model import evaluating
 from diptych.spec import check_record, configure
@@ -92,6 +93,7 @@ class Engine:
         self.ranks = strategy(self.accelerator, options.shard)
         self.device: torch.device = self.accelerator.device
         method.setup(sources)
+        attach(method)
         self.method = method.to(self.device)
         self.step = Step(self.method, recipe.precision)
         self.recipe = recipe
