@@ -82,6 +82,30 @@ def add(parser: Parser) -> None:
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
     parser.option(
         _DATA,
+        "--select",
+        dest="recipe.select",
+        metavar="NUMBER",
+        help="of the validation, such as t2i_r1, -NUMBER if less is better: keep the best epoch (the last)",
+    )
+    parser.option(
+        _DATA,
+        "--patience",
+        dest="recipe.patience",
+        type=int,
+        least=1,
+        metavar="N",
+        help="end after N epochs without a better one",
+    )
+    parser.option(
+        _DATA,
+        "--keep",
+        dest="recipe.keep",
+        type=Literal["best", "last"],
+        metavar="best|last",
+        help="the weights to keep where --select is given (best)",
+    )
+    parser.option(
+        _DATA,
         "--guard",
         metavar="SOURCE",
         help="what the model could do before: training ends before it forgets that",
@@ -461,10 +485,11 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
 
 
 def _last_validation(out: Path) -> dict[str, float]:
+    """Return the numbers of the selected epoch, or of the last one."""
     last: dict[str, float] = {}
     with (out / "metrics.jsonl").open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            if '"validation"' in line:
+            if '"validation"' in line or '"selected"' in line:
                 last = {
                     name: value
                     for name, value in json.loads(line).items()

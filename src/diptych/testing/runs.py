@@ -116,6 +116,7 @@ def engine_of(
     **options: Any,
 ) -> Engine:
     """Return an engine with the recipe of `small`."""
+    attach(method)
     recipe = replace(subject.cls.preset("small").recipe, steps=steps, batch_size=batch)
     return Engine(method, recipe, sources, out, Options(quiet=True, **options))
 

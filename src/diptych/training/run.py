@@ -24,7 +24,7 @@ from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError
 from diptych.files import followed, locked, read_json, write_atomic
 from diptych.methods import store
-from diptych.methods.adapters import adapter, merged
+from diptych.methods.adapters import adapter, attach, merged
 from diptych.methods.base import Method
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
@@ -184,6 +184,7 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
     method = mixed(cls.of(cls.configure(config.config), make), config.added)
     if config.adapt:
         method.adapter = adapter(config.adapt)
+    attach(method)
     return method, method.deliver()
 
 

@@ -55,7 +55,7 @@ class Config(TunedConfig):
             raise InputError("neither tower is trained; set image or text")
 
 
-class OnPairs(TunedOnPairs):
+class FineTuneOnPairs(TunedOnPairs):
     """Trains the towers on pairs."""
 
     def __init__(self, config: Config, make: Make):
@@ -78,11 +78,14 @@ class OnPairs(TunedOnPairs):
         source = run.sources["train"]
         view = super().views(Stage())[0]
         require(source, view.reads, self.name)
-        run.store("train", run.map(super()._encode_images, [view], source))
+        embed = self.model.embed_images
+        run.store(
+            "train", run.map(lambda batch: {"image": embed(batch.image.flat)}, [view], source)
+        )
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         images, *texts = super().views(stage, stream)
-        if stage.prepare is not None:
+        if stage.prepare == self.embed:
             images = ArrayView(array="image", shape=(self.model.embed_dim,))
         return images, *texts
 
@@ -95,7 +98,7 @@ class FineTune(TunedOnClasses):
     """Trains the image tower against the embeddings of the class names."""
 
     Config = Config
-    on_pairs = OnPairs
+    on_pairs = FineTuneOnPairs
 
     def build(self, encoder: DualEncoder) -> Classifier:
         freeze(encoder.logit_scale, encoder.logit_bias)

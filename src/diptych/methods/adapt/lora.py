@@ -56,7 +56,7 @@ class LowRankClassifier(Classifier):
         return merged(state, self._adapter)  # before 0.2, files held the factors
 
 
-class OnPairs(TunedOnPairs):
+class LoRAOnPairs(TunedOnPairs):
     """Low-rank products, trained on pairs."""
 
     def __init__(self, config: Config, make: Make):
@@ -68,7 +68,7 @@ class LoRA(TunedOnClasses):
     """Low-rank products beside the weights of the blocks, trained on classes."""
 
     Config = Config
-    on_pairs = OnPairs
+    on_pairs = LoRAOnPairs
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)

@@ -62,7 +62,7 @@ class _Interpolated:
         )
 
 
-class OnPairs(_Interpolated, fine_tune.OnPairs):
+class WiSEFTOnPairs(_Interpolated, fine_tune.FineTuneOnPairs):
     """Fine-tuning on pairs, then interpolation with the weights before."""
 
 
@@ -70,4 +70,4 @@ class WiSEFT(_Interpolated, fine_tune.FineTune):
     """Fine-tuning on classes, then interpolation with the weights before."""
 
     Config = Config
-    on_pairs = OnPairs
+    on_pairs = WiSEFTOnPairs

@@ -56,7 +56,11 @@ class TunedOnClasses(Classify):
 
     @classmethod
     def of(cls, config: Any, make: Make) -> Method:
-        return (cls.on_pairs if config.on == "pairs" else cls)(config, make)
+        if config.on == "classes":
+            return cls(config, make)
+        method = cls.on_pairs(config, make)
+        method.presets = cls.presets  # type: ignore[misc]  # set on the instance
+        return method
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
