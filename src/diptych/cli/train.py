@@ -440,6 +440,7 @@ def run(args: Namespace) -> int:
             )
             return 130
     if first_rank():
+        _write_report(out)
         _report(out, config.val, summary)
     leave()
     return 0
@@ -454,6 +455,16 @@ def _tell_tune(config: Any) -> Callable[[], None] | None:
     return lambda: say(
         f"--init takes the preset tune: {taken}; --lr and the like change it, --preset small trains as from scratch"
     )
+
+
+def _write_report(out: Path) -> None:
+    """Write RUN/report.html. The run is complete without it, so what it lacks is reported alone."""
+    from diptych.lab.run_report import write
+
+    try:
+        write(out)
+    except InputError as error:
+        say(f"no report is written: {error}")
 
 
 def _report(out: Path, val: str | None, summary: Any) -> None:
@@ -475,7 +486,7 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
                 f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()
             )
         )
-    print(f"{out} holds the model ({summary.steps:,} steps). Next:")
+    print(f"{out} holds the model ({summary.steps:,} steps) and report.html. Next:")
     from diptych.methods.registry import method_class
     from diptych.methods.store import read_description
 

@@ -63,8 +63,9 @@ def attach(method: Any) -> None:
     """Freeze the towers and projections that a method trains, and add the factors of its `adapter`,
     if it has one.
 
-    Temperature and bias are trained as before. A method that has its factors keeps them. Raises InputError if the method trains no dual
-    encoder, or if a tower or a layer does not exist.
+    Temperature and bias are trained as before. A method that has its factors keeps them.
+
+    Raises InputError if the method trains no dual encoder, or if a tower or a layer does not exist.
     """
     options: LowRank | None = method.adapter
     if options is None:

@@ -384,6 +384,7 @@ class Engine:
                 if len(losses.terms) > 1
             },
             **losses.logged,
+            samples=_samples(batch),
             lr=recipe.lr * rate,
             grad_norm=norm,
             **({"skipped": True} if broken or spike else {}),
@@ -550,6 +551,12 @@ class Engine:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._asked = True
+
+
+def _samples(batch: Any) -> int:
+    """Return how many samples the ranks read together in a step, up to one for each of them."""
+    parts = batch.values() if isinstance(batch, Mapping) else (batch,)
+    return sum(len(each.keys) for each in parts) * collectives.world_size()
 
 
 def _shapes(method: Method) -> dict[str, torch.Size]:
