@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from open_clip.loss import ClipLoss
+from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from benchmarks.material import captions, peer, photographs, same_weights
 from benchmarks.measure import flops, interleaved, judged, roofline
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.tokenizers import pad_batch
+from diptych.methods.adapters import adapter, attach
 from diptych.methods.base import At, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
@@ -54,9 +56,20 @@ def run(pairs: int = 7) -> list[dict]:
 
 class Sides:
     """Steps of both libraries on the same batch from the same weights; a call takes one and returns
-    its loss."""
+    its loss.
 
-    def __init__(self, photos: list[Image.Image], texts: list[str], device: str = "cpu"):
+    `adapters` are our spec of low-rank adapters and the names of open_clip's layers that are theirs;
+    None trains all weights.
+    """
+
+    def __init__(
+        self,
+        photos: list[Image.Image],
+        texts: list[str],
+        device: str = "cpu",
+        adapters: tuple[str, list[str]] | None = None,
+    ):
+        self.adapters = adapters
         self.model, preprocess, self.tokenize = peer()
         self.pixels = torch.stack([preprocess(photo) for photo in photos]).to(device)
         self.texts = texts
@@ -65,7 +78,11 @@ class Sides:
     def ours(self, precision: str) -> Callable[[], float]:
         with TemporaryDirectory() as folder:
             twin = same_weights(self.model, Path(folder), "float32")
-        method = CLIP(CLIP.configure({}), Make.of(twin)).train().to(self.device)
+        method = CLIP(CLIP.configure({}), Make.of(twin))
+        if self.adapters is not None:
+            method.adapter = adapter(self.adapters[0])
+            attach(method)
+        method = method.train().to(self.device)
         tokenizer = method.make.tokenizer
         ids, lengths = (
             part.to(self.device) for part in pad_batch(tokenizer.encode(self.texts), tokenizer)
@@ -80,11 +97,20 @@ class Sides:
     def theirs(self, precision: str) -> Callable[[], float]:
         """As open_clip_train takes it; `ours` is to be made before, as this step changes the
         weights."""
-        model = self.model.to(self.device).train()
+        model = self.model
+        if self.adapters is not None:
+            options = adapter(self.adapters[0])
+            config = LoraConfig(
+                r=options.r, lora_alpha=options.alpha, target_modules=self.adapters[1]
+            )
+            inject_adapter_in_model(config, model)  # which freezes all other weights
+            model.logit_scale.requires_grad_(True)
+        model = model.to(self.device).train()
         ids = self.tokenize(self.texts).to(self.device)
+        learnt = [p for p in model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+            {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": 0.1},
         ]
         optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.98), eps=1e-6)
         loss = ClipLoss()

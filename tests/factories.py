@@ -45,7 +45,7 @@ def make_method(
     torch.manual_seed(seed)
     cls = method_class(cls) if isinstance(cls, str) else cls
     make = make or small_make(image, text, embed_dim, words)
-    return cls(cls.configure(config), make)
+    return cls.of(cls.configure(config), make)
 
 
 def make_batch(

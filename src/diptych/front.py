@@ -1,13 +1,16 @@
 """The functions `diptych.train` and `diptych.evaluate` of the Python interface."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych import collectives
 from diptych.data.sample import Source
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.evaluation import evaluate as run_suites
+from diptych.lab import run_report
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
 from diptych.models.language import LanguageModel
@@ -15,6 +18,8 @@ from diptych.models.model import Model, TextModel
 from diptych.training.config import preset_for, resolve
 from diptych.training.options import Options
 from diptych.training.run import run
+
+log = logging.getLogger(__name__)
 
 _RECIPE = set(Recipe.__dataclass_fields__)
 _OPTIONS = set(Options.__dataclass_fields__)
@@ -31,6 +36,7 @@ def train(
     init: str | None = None,
     weights: str | Path | None = None,
     added: Sequence[str] = (),
+    adapt: str | None = None,
     image_tower: str | None = None,
     text_tower: str | None = None,
     tokenizer: str | None = None,
@@ -39,13 +45,15 @@ def train(
     resume: bool = False,
     **settings: Any,
 ) -> Model | Any:
-    """Train a method on a source, save the run in the folder `out` and return the model.
+    """Train a method on a source, save the run and its report in the folder `out`, and return the
+    model.
 
     `data` is a source spec, or a mapping of streams to specs. `preset` defaults to `small`, or with
     `init` to `tune` if the method has it. `weights` is the weights file of the foreign model in
     `init`. `guard` is a source of an earlier task: training ends before the accuracy (or recall) on
     it falls by more than `forget`. `config` are the method's options; `added` are other methods
-    whose losses are added, such as "multi_view:weight=0.5" (`methods.mix`). `settings` are those of
+    whose losses are added, such as "multi_view:weight=0.5" (`methods.mix`); `adapt` is what is
+    trained in place of the towers' weights, such as "lora:r=8" (`methods.adapters`). `settings` are those of
     the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers,
     max_bad, …). Raises InputError for an unknown name or option, and for data that does not fit.
     """
@@ -66,6 +74,7 @@ def train(
         init=init,
         weights=None if weights is None else str(weights),
         added=added,
+        adapt=adapt,
         image_tower=image_tower,
         text_tower=text_tower,
         tokenizer=tokenizer,
@@ -74,6 +83,11 @@ def train(
         **given,
     )
     run(resolved, out, resume=resume, validate=validation, remember=remembered)
+    if collectives.rank() == 0:
+        try:
+            run_report.write(out)
+        except InputError as error:  # the run is complete without it
+            log.warning("no report is written: %s", error)
     return load(out)
 
 

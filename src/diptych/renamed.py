@@ -17,6 +17,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "option of cocoop": {"length": "n_ctx", "start": "init_from_template"},
     "option of coop": {"length": "n_ctx", "start": "init_from_template", "own": "class_specific"},
     "option of ivlp": {"length": "n_ctx", "image_length": "image_n_ctx"},
+    "option of lora": {"rank": "r"},
     "option of maple": {"length": "n_ctx"},
     "option of multi_view": {"pictures": "images"},
     "option of scenes": {"hands": "designs"},

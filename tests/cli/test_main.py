@@ -179,7 +179,7 @@ def test_the_word_for_how_long_beats_the_file(diptych, photos, tmp_path):
 def test_a_run_is_trained_measured_embedded_searched_and_told(train, diptych, tmp_path):
     data, run, emb = make_table(tmp_path / "table"), tmp_path / "run", tmp_path / "emb"
     called = train(data, run, "--val", data, "--recipe.precision", "float32")
-    assert f"{run} holds the model (3 steps)" in called.out
+    assert f"{run} holds the model (3 steps) and report.html" in called.out
     assert "i2t_r1" in called.err
 
     measured = json.loads(

@@ -64,8 +64,14 @@ def test_methods_on_pairs_have_it(name):
     assert preset_for(name, None) == "small"
 
 
+ON_EITHER = ("fine_tune", "lora", "wise_ft")  # on classes where --preset tune is not given
+
+
 def test_other_methods_keep_their_preset():
-    for name in set(cards()) - {*ON_PAIRS, *ON_LISTS}:
+    for name in ON_EITHER:
+        assert method_class(name).presets["tune"].config["on"] == "pairs"
+        assert preset_for(name, "tiny") == "small"
+    for name in set(cards()) - {*ON_PAIRS, *ON_LISTS, *ON_EITHER}:
         if issubclass(cls := method_class(name), Method):
             assert "tune" not in cls.presets
             assert preset_for(name, "tiny") == "small"

@@ -11,13 +11,18 @@ from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Look up"
-USAGE = "MODEL [--json]"
-EXAMPLES = ("diptych info runs/first", "diptych info openclip:ViT-B-32 --json")
+USAGE = "MODEL [--json] | RUN --report"
+EXAMPLES = (
+    "diptych info runs/first",
+    "diptych info openclip:ViT-B-32 --json",
+    "diptych info runs/first --report",
+)
 
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("More", "--report", type=bool, help="write RUN/report.html again")
     add_weights(parser)
 
 
@@ -30,6 +35,11 @@ def run(args: Namespace) -> None:
             f"{folder} holds a run that is not finished{_where(folder)}; go on with: "
             f"diptych train --resume --out {folder}"
         )
+    if args.get("report"):
+        from diptych.lab.run_report import write
+
+        print(f"{write(folder)} shows the run")
+        return
     facts = describe(load_model(args.model, args.get("weights")), folder)
     if args.get("json"):
         show_json(facts)

@@ -82,6 +82,30 @@ def add(parser: Parser) -> None:
     parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
     parser.option(
         _DATA,
+        "--select",
+        dest="recipe.select",
+        metavar="NUMBER",
+        help="of the validation, such as t2i_r1, -NUMBER if less is better: keep the best epoch (the last)",
+    )
+    parser.option(
+        _DATA,
+        "--patience",
+        dest="recipe.patience",
+        type=int,
+        least=1,
+        metavar="N",
+        help="end after N epochs without a better one",
+    )
+    parser.option(
+        _DATA,
+        "--keep",
+        dest="recipe.keep",
+        type=Literal["best", "last"],
+        metavar="best|last",
+        help="the weights to keep where --select is given (best)",
+    )
+    parser.option(
+        _DATA,
         "--guard",
         metavar="SOURCE",
         help="what the model could do before: training ends before it forgets that",
@@ -113,6 +137,12 @@ def add(parser: Parser) -> None:
     )
     parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
     add_weights(parser, _MODEL)
+    parser.option(
+        _MODEL,
+        "--adapt",
+        metavar="lora[:OPTION=VALUE]",
+        help="train low-rank factors in place of the towers' weights: lora:r=8:layers=q+v:towers=text",
+    )
     parser.option(
         _MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18"
     )
@@ -377,7 +407,7 @@ def run(args: Namespace) -> int:
     from diptych.training.run import run as train
 
     names = ("preset", "val", "guard", "init", "weights", "image_tower", "text_tower", "tokenizer", "embed_dim",
-             "added")  # fmt: skip
+             "added", "adapt")  # fmt: skip
     groups = {
         name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")
     }
@@ -410,6 +440,7 @@ def run(args: Namespace) -> int:
             )
             return 130
     if first_rank():
+        _write_report(out)
         _report(out, config.val, summary)
     leave()
     return 0
@@ -424,6 +455,16 @@ def _tell_tune(config: Any) -> Callable[[], None] | None:
     return lambda: say(
         f"--init takes the preset tune: {taken}; --lr and the like change it, --preset small trains as from scratch"
     )
+
+
+def _write_report(out: Path) -> None:
+    """Write RUN/report.html. The run is complete without it, so what it lacks is reported alone."""
+    from diptych.lab.run_report import write
+
+    try:
+        write(out)
+    except InputError as error:
+        say(f"no report is written: {error}")
 
 
 def _report(out: Path, val: str | None, summary: Any) -> None:
@@ -445,7 +486,7 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
                 f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()
             )
         )
-    print(f"{out} holds the model ({summary.steps:,} steps). Next:")
+    print(f"{out} holds the model ({summary.steps:,} steps) and report.html. Next:")
     from diptych.methods.registry import method_class
     from diptych.methods.store import read_description
 
@@ -455,10 +496,11 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
 
 
 def _last_validation(out: Path) -> dict[str, float]:
+    """Return the numbers of the selected epoch, or of the last one."""
     last: dict[str, float] = {}
     with (out / "metrics.jsonl").open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            if '"validation"' in line:
+            if '"validation"' in line or '"selected"' in line:
                 last = {
                     name: value
                     for name, value in json.loads(line).items()

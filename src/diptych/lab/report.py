@@ -138,28 +138,28 @@ class Line:
     points: Sequence[tuple[float, float, float, float]]
 
 
-def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
-    """Return lines with intervals over a logarithmic x, distinguished by colour and mark, with a
-    legend."""
+def lines(shown: Sequence[Line], *, x: str, y: str, logarithmic: bool = True) -> str:
+    """Return lines with intervals over x, distinguished by colour and mark, with a legend."""
+    scaled = math.log10 if logarithmic else float
     points = [point for line in shown for point in line.points]
     if not points:
         return '<p class="note">There is nothing to draw yet.</p>'
     low = min(point[2] for point in points)
     high = max(point[3] for point in points)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    left = math.log10(min(point[0] for point in points))
-    right = math.log10(max(point[0] for point in points))
+    left = scaled(min(point[0] for point in points))
+    right = scaled(max(point[0] for point in points))
     around = 0.04 * (right - left) or 0.1
     frame = _Frame(left - around, right + around, low - room, high + room)
     marked: list[float] = []
     for value in sorted({point[0] for point in points}):
-        if not marked or math.log10(value / marked[-1]) > 0.06 * (
-            right - left
-        ):  # enough space for its number
+        # enough space for its number
+        if not marked or scaled(value) - scaled(marked[-1]) > 0.06 * (right - left):
             marked.append(value)
-    parts = [frame.axes(x, y, [(math.log10(value), _short(value)) for value in marked])]
+    parts = [frame.axes(x, y, [(scaled(value), _short(value)) for value in marked])]
     for number, line in enumerate(shown):
-        parts.append(_line(frame, line, number, 7 * (number - (len(shown) - 1) / 2)))
+        placed = [(scaled(point[0]), *point[1:]) for point in line.points]
+        parts.append(_line(frame, placed, number, 7 * (number - (len(shown) - 1) / 2)))
     key = "".join(
         f'<span><svg viewBox="-16 -8 32 16" aria-hidden="true"><path d="M-16 0H16" {_stroke(number)}/>'
         f"{_mark(number, 0, 0)}</svg>{escape(line.name)}</span>"
@@ -172,15 +172,17 @@ def lines(shown: Sequence[Line], *, x: str, y: str) -> str:
     )
 
 
-def _line(frame: "_Frame", line: Line, number: int, aside: float) -> str:
+def _line(
+    frame: "_Frame", points: Sequence[tuple[float, float, float, float]], number: int, aside: float
+) -> str:
     """Return one line; its marks and intervals are shifted a little, so that they do not hide those
     of the others."""
     placed = [
         (
-            frame.at(math.log10(x), y)[0] + aside,
+            frame.at(x, y)[0] + aside,
             *(frame.at(0, value)[1] for value in (y, low, high)),
         )
-        for x, y, low, high in line.points
+        for x, y, low, high in points
     ]
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _, _ in placed)
     parts = (
@@ -229,7 +231,7 @@ def _short(value: float) -> str:
 _WIDTH = 960
 _HEIGHT = 300
 # Margins.
-_LEFT = 56
+_LEFT = 68
 _RIGHT = 16
 _TOP = 14
 _BOTTOM = 40
@@ -334,6 +336,12 @@ def finds(rows: Sequence[tuple[str | Shown, Sequence[Shown]]]) -> str:
         )
         parts.append(f'<div class="query">{asked}</div>{strip(hits)}')
     return f'<div class="finds">{"".join(parts)}</div>'
+
+
+def compared(query: str, rows: Sequence[tuple[str, Sequence[Shown]]]) -> str:
+    """Return a text and the results of several searches for it, a named row each."""
+    parts = [f'<div class="query">{escape(name)}</div>{strip(hits)}' for name, hits in rows]
+    return f'<p><b>{escape(f"“{query}”")}</b></p><div class="finds">{"".join(parts)}</div>'
 
 
 def strip(shown: Sequence[Shown]) -> str:

@@ -31,6 +31,7 @@ from diptych.spec import (
 )
 
 if TYPE_CHECKING:
+    from diptych.methods.adapters import LowRank
     from diptych.methods.make import Make
 
 Features = dict[str, Tensor]
@@ -83,6 +84,10 @@ class Recipe:
     their place; it averages over about 1 / (1 - ema) steps, so use it for runs that are several
     times as long. `chunk` is the largest number of tokens that a tower encodes at once; None means
     no limit (see `training.gradcache`).
+
+    `select` names a number of the validation, such as "t2i_r1", or "-NAME" one that should be small.
+    Each stage then ends after `patience` epochs without a better one, and `keep` says with which
+    weights: those of its best epoch, or the last. Stages that select by themselves keep their own.
     """
 
     optimizer: str = "adamw"
@@ -100,9 +105,18 @@ class Recipe:
     ema: Annotated[float, Above(0), Below(1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     chunk: Count | None = None
+    select: str | None = None
+    patience: Count | None = None
+    keep: Literal["best", "last"] = "best"
 
     def __post_init__(self):
         check(Recipe, vars(self), "the recipe")
+        if self.select is None and (self.patience is not None or self.keep == "last"):
+            given = "keep" if self.patience is None else "patience"
+            raise InputError(
+                f"{given} is about the epochs that a number of the validation rates; name it with select, such as "
+                "t2i_r1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +162,7 @@ class Stage:
       its `prepare` searches or solves, and changes the method's buffers.
     - `select` names a number of the validation, "-NAME" one that should be small. The stage ends
       with the weights of the epoch at which it was best, and after `patience` epochs without a
-      better one.
+      better one. `keep="last"` keeps the last weights instead.
     """
 
     name: str = "train"
@@ -163,6 +177,7 @@ class Stage:
     every: Literal["stage", "epoch"] = "stage"
     select: str | None = None
     patience: int | None = None
+    keep: Literal["best", "last"] = "best"
     min_batch: int = 2
     optimize: bool = True
 
@@ -217,6 +232,9 @@ class Method(nn.Module):
     """Options for the contract suite's toy data, in place of the presets', where those do not fit:
     files, prompts."""
 
+    adapter: "LowRank | None" = None
+    """What is trained in place of the towers' weights (`methods.adapters`); set on instances."""
+
     adapts: ClassVar[bool] = False
     """Whether training starts from a trained model, given by `--init`. `continues` is the same by
     options."""
@@ -225,6 +243,12 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.make = make
+
+    @classmethod
+    def of(cls, config: Any, make: "Make") -> "Method":
+        """Return the method with these options. A method that trains in several ways returns an
+        instance of the class for the one that the options name."""
+        return cls(config, make)
 
     @property
     def name(self) -> str:

@@ -41,6 +41,7 @@ class Mixed(Method):
         self.whole = any(method.whole for method, _ in added.values()) or main.whole  # type: ignore[misc]
         self.averaged = main.averaged  # type: ignore[misc]
         self.presets = main.presets  # type: ignore[misc]
+        self.adapter = main.adapter
 
     @property
     def name(self) -> str:
@@ -127,7 +128,7 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
         if getattr(cls.Config, "several", False) and hasattr(main.config, "role"):
             options = {"role": main.config.role, **options}  # the texts that main reads
         config = cls.configure({**cls.preset("small").config, **options})
-        added[name] = cls(config, Lent(main)), float(weight)
+        added[name] = cls.of(config, Lent(main)), float(weight)
     return Mixed(main, added) if added else main
 
 

@@ -303,8 +303,6 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
         )
     module = rebuild(description, tokenizer).eval()
     load_state(module, folder / "model.safetensors", half=description["stored"] == "float16")
-    if isinstance(module, Delivered):
-        module.merge()
     return to_model(module, tokenizer, description["preprocess"], name=name)
 
 
@@ -386,7 +384,7 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
             tokenizer=tokenizer,
             dual=dual,
         )
-    module: Any = cls(cls.configure(description["config"]), make).deliver()
+    module: Any = cls.of(cls.configure(description["config"]), make).deliver()
     if isinstance(module, Delivered):
         module.load_extra_state(description["kept"])
     return module
@@ -408,6 +406,8 @@ def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
         }
     own = module.state_dict()
     state = renamed_entries(state, own)
+    if isinstance(module, Delivered):
+        state = module.current(state)
     problems = [f"lacks {name}" for name in own.keys() - state.keys()]
     problems += [f"has the unknown {name}" for name in state.keys() - own.keys()]
     for name in own.keys() & state.keys():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
@@ -47,8 +47,9 @@ class Delivered(nn.Module):
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
         """Load the values of `extra_state`, before the weights, whose shapes may depend on them."""
 
-    def merge(self) -> None:
-        """Merge adapters into the weights where possible; called after the weights are loaded."""
+    def current(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The entries of a saved file as this version has them, before they are loaded."""
+        return dict(state)
 
     def to_model(
         self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str

@@ -247,7 +247,7 @@ def paper_preset_builds(subject: Subject) -> None:
             embed_dim=full.embed_dim,
             tokenizer=toy_tokenizer(full),
         )
-        method = subject.cls(subject.cls.configure(full.config), maker)
+        method = subject.cls.of(subject.cls.configure(full.config), maker)
     assert sum(p.numel() for p in method.parameters()) > 1_000_000, (
         "the paper preset is no full-size model"
     )

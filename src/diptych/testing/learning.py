@@ -203,7 +203,7 @@ def _begun(subject: Subject) -> Method:
     if not subject.cls.adapts:
         return subject.make(replace(preset, config=config))
     torch.manual_seed(0)
-    return subject.cls(subject.cls.configure(config), Make.of(store.load(_start().name)))
+    return subject.cls.of(subject.cls.configure(config), Make.of(store.load(_start().name)))
 
 
 def _cropped(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Subject:
             embed_dim=preset.embed_dim,
             tokenizer=toy_tokenizer(preset),
         )
-        return self.cls(self.cls.configure(preset.config), maker)
+        return self.cls.of(self.cls.configure(preset.config), maker)
 
     def small(self) -> Method:
         """Return the `small` preset, narrowed so that it trains within a second."""

@@ -9,6 +9,7 @@ import yaml
 
 from diptych.errors import InputError
 from diptych.files import parsed, write_atomic
+from diptych.methods.adapters import RATE, adapter
 from diptych.methods.base import Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import find, method_class
@@ -29,7 +30,8 @@ _MAY_DIFFER = {
 class RunConfig:
     """Everything that determines a run. `data` maps streams to source specs; `weights` is the
     weight file of the model of another library that `init` names; `config` holds the method's
-    options and `added` the methods whose losses are added to it (`methods.mix`)."""
+    options, `added` the methods whose losses are added to it (`methods.mix`), and `adapt` what is
+    trained in place of the towers' weights (`methods.adapters`)."""
 
     method: str
     data: Mapping[str, str]
@@ -43,6 +45,7 @@ class RunConfig:
     init: str | None = None
     weights: str | None = None
     added: tuple[str, ...] = ()
+    adapt: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe = Recipe()
     options: Options = Options()
@@ -65,6 +68,7 @@ def resolve(
     init: str | None = None,
     weights: str | None = None,
     added: Sequence[str] = (),
+    adapt: str | None = None,
     config: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -95,6 +99,9 @@ def resolve(
             "RUN or openclip:ViT-B-32/laion2b_s34b_b79k"
         )
     given = dict(recipe or {})
+    if adapt:
+        _check_adapter(adapt, method, init)
+        given = {"lr": RATE * chosen.recipe.lr, **given}
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
     reported = configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe")
@@ -115,16 +122,33 @@ def resolve(
         init=init,
         weights=weights,
         added=tuple(added),
+        adapt=adapt,
         config=dict(cls.resolve_options(merged)),
         recipe=reported,
         options=configure(Options, dict(options or {}), "the run"),
     )
 
 
+def _check_adapter(adapt: str, method: str, init: str | None) -> None:
+    """Raise InputError if an adapter does not exist or does not suit the method."""
+    adapter(adapt)
+    if method_class(method).adapts:
+        raise InputError(
+            f"{method} adapts a model in its own way; leave out --adapt, or train a method on pairs, such as clip"
+        )
+    if not init:
+        raise InputError(
+            f"--adapt {adapt} keeps the weights of a trained model; name one with --init, such as tiny, a RUN or "
+            "openclip:ViT-B-32/laion2b_s34b_b79k"
+        )
+
+
 def preset_for(method: str, init: str | None) -> str:
     """Return the default preset: `tune` if training starts from a trained model and the method has
-    it."""
-    return "tune" if init and "tune" in getattr(method_class(method), "presets", ()) else "small"
+    it, except for those that only adapt a model."""
+    cls = method_class(method)
+    tunes = init and not cls.adapts and "tune" in getattr(cls, "presets", ())
+    return "tune" if tunes else "small"
 
 
 def plain(config: Any) -> Any:

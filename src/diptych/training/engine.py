@@ -37,7 +37,7 @@ from diptych.training.log import Log, finite
 from diptych.training.options import Options
 from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.schedule import factor
-from diptych.training.selection import Selection
+from diptych.training.selection import Selection, by_recipe
 from diptych.training.state import Checkpoints, Position, Saved
 from diptych.training.step import Step, clamp, freeze_modes
 
@@ -139,10 +139,11 @@ class Engine:
                 world_size=collectives.world_size(),
                 device=str(self.device),
             )
-            stages = self.method.stages()
+            stages = by_recipe(self.method.stages(), self.recipe)
             self._check_stages(stages)
             if self.position.done == 0:
                 self._forgets()
+                self._try_selection(stages)
             with worker_errors(", ".join(source.name for source in self.feed.given.values())):
                 while self.position.stage < len(stages) and not self.memory.lost:
                     self._run_stage(stages[self.position.stage], saved)
@@ -236,19 +237,29 @@ class Engine:
                     "is best in the validation; give it with --val SOURCE"
                 )
 
+    def _try_selection(self, stages: Sequence[Stage]) -> None:
+        """Validate before the first step if the recipe selects, so that a wrong name costs no epoch
+        and the log shows the start."""
+        if self.recipe.select is None:
+            return
+        values = self._validate()
+        for stage in stages:
+            if stage.select:
+                self.selection.check(stage, values)
+
     def _select(self, stage: Stage, values: Mapping[str, float]) -> bool:
         """Keep the weights if the epoch is the stage's best, and return whether its patience is at
         an end. All ranks must call it."""
         if stage.select is None:
             return False
         epoch = self.position.epoch - (self.position.batch == 0)
-        if self.selection.look(stage, epoch, values):
+        if self.selection.look(stage, epoch, values) and stage.keep == "best":
             self.selection.write(stage, self.ranks.full_tensors(self._weights()))
         return self.selection.ended(stage)
 
     def _take_selected(self, stage: Stage) -> None:
         """Load the weights of the stage's best epoch."""
-        if stage.select is None or self.memory.lost:
+        if stage.select is None or stage.keep == "last" or self.memory.lost:
             return
         best = self.selection.read(stage)
         with torch.no_grad():
@@ -259,6 +270,7 @@ class Engine:
             done=self.position.done - 1,
             stage=stage.name,
             epoch=self.selection.epoch,
+            **self.selection.values,
         )
 
     def _weights(self) -> dict[str, Tensor]:
@@ -372,6 +384,7 @@ class Engine:
                 if len(losses.terms) > 1
             },
             **losses.logged,
+            samples=_samples(batch),
             lr=recipe.lr * rate,
             grad_norm=norm,
             **({"skipped": True} if broken or spike else {}),
@@ -538,6 +551,12 @@ class Engine:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._asked = True
+
+
+def _samples(batch: Any) -> int:
+    """Return how many samples the ranks read together in a step, up to one for each of them."""
+    parts = batch.values() if isinstance(batch, Mapping) else (batch,)
+    return sum(len(each.keys) for each in parts) * collectives.world_size()
 
 
 def _shapes(method: Method) -> dict[str, torch.Size]:

@@ -24,6 +24,7 @@ from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError
 from diptych.files import followed, locked, read_json, write_atomic
 from diptych.methods import store
+from diptych.methods.adapters import adapter, attach, merged
 from diptych.methods.base import Method
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
@@ -139,7 +140,7 @@ def _train(
     if begun is not None:
         begun()
     summary = engine.run(resume)
-    weights = engine.weights()
+    weights = merged(engine.weights(), method.adapter)
     if collectives.rank() == 0:
         description = store.describe(
             config.method, config.config, engine.delivered(), method.make.words, preprocess
@@ -180,7 +181,10 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
             tokenizer=tokenizer,
         )
     cls = method_class(config.method)
-    method = mixed(cls(cls.configure(config.config), make), config.added)
+    method = mixed(cls.of(cls.configure(config.config), make), config.added)
+    if config.adapt:
+        method.adapter = adapter(config.adapt)
+    attach(method)
     return method, method.deliver()
 
 
@@ -295,6 +299,7 @@ def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:
     return {
         "data": dict(config.data),
         **({"added": list(config.added)} if config.added else {}),
+        **({"adapt": config.adapt} if config.adapt else {}),
         "seed": config.options.seed,
         "steps": summary.steps,
         "skipped": summary.skipped,

@@ -1,7 +1,8 @@
-"""Selection: a stage ends with the weights of the epoch that the validation rated best."""
+"""Selection: a stage ends with the weights of the epoch that the validation rated best, or early."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,32 @@ from torch import Tensor
 from diptych import collectives
 from diptych.errors import InputError, brief, unknown
 from diptych.files import write_atomic
-from diptych.methods.base import Stage
+from diptych.methods.base import Recipe, Stage
+
+
+def by_recipe(stages: Sequence[Stage], recipe: Recipe) -> list[Stage]:
+    """Return the stages with the recipe's selection, where they have steps and none of their own.
+
+    >>> [stage] = by_recipe([Stage()], Recipe(select="-pair_loss", patience=2))
+    >>> stage.select, stage.patience
+    ('-val/pair_loss', 2)
+    """
+    if recipe.select is None:
+        return list(stages)
+    sign = "-" if recipe.select.startswith("-") else ""
+    select = f"{sign}val/{recipe.select.removeprefix('-').removeprefix('val/')}"
+    chosen = {"select": select, "patience": recipe.patience, "keep": recipe.keep}
+    return [
+        replace(stage, **chosen) if stage.optimize and stage.select is None else stage
+        for stage in stages
+    ]
 
 
 class Selection:
     """The best epoch of a stage with `select`, and its weights, in a file of the folder `folder`.
 
-    `best` is the number (negated if it should be small), `epoch` where it was reached, and `waited`
-    the number of epochs since.
+    `best` is the number (negated if it should be small), `epoch` where it was reached, `values` all
+    numbers of that epoch, and `waited` the number of epochs since.
     """
 
     def __init__(self, folder: Path):
@@ -27,17 +46,23 @@ class Selection:
         self.best: float | None = None
         self.epoch = 0
         self.waited = 0
+        self.values: dict[str, float] = {}
 
-    def look(self, stage: Stage, epoch: int, values: Mapping[str, float]) -> bool:
-        """Return whether this epoch is the best so far. Raises InputError if the validation gives
-        no such number."""
+    def check(self, stage: Stage, values: Mapping[str, float]) -> str:
+        """Return the name of the number that a stage selects by. Raises InputError if the validation
+        gives no such number."""
         assert stage.select is not None
         name = stage.select.removeprefix("-")
         if name not in values:
             raise unknown(
                 f"number of the validation, which stage {stage.name!r} selects by,", name, values
             )
-        value = -values[name] if stage.select.startswith("-") else values[name]
+        return name
+
+    def look(self, stage: Stage, epoch: int, values: Mapping[str, float]) -> bool:
+        """Return whether this epoch is the best so far. Raises InputError as `check` does."""
+        name = self.check(stage, values)
+        value = -values[name] if f"-{name}" == stage.select else values[name]
         kept = self.best is not None and not math.isnan(self.best)
         if kept and not value > self.best:  # type: ignore[operator]
             self.waited += 1
@@ -45,6 +70,7 @@ class Selection:
         self.best = value
         self.epoch = epoch
         self.waited = 0
+        self.values = dict(values)
         return True
 
     def ended(self, stage: Stage) -> bool:
@@ -73,13 +99,19 @@ class Selection:
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint; the weights are in the file."""
-        return {"best": self.best, "epoch": self.epoch, "waited": self.waited}
+        return {
+            "best": self.best,
+            "epoch": self.epoch,
+            "waited": self.waited,
+            "values": self.values,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the state of a checkpoint."""
         self.best = state.get("best")
         self.epoch = state.get("epoch", 0)
         self.waited = state.get("waited", 0)
+        self.values = dict(state.get("values", {}))
 
     def _path(self, stage: Stage) -> Path:
         return self.folder / f"best-{stage.name}.safetensors"

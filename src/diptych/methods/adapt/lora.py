@@ -2,26 +2,29 @@
 dual encoder.
 
 Each chosen weight W is frozen, and the product of two low-rank matrices is added to it; only these
-are trained:
+are trained (`methods.adapters`):
 
     y = W x + (alpha / r) B A x,   A (r, D) random, B (D', r) zero at the start
 
-The class embeddings come from the class names in a prompt, as for zero-shot:
-
-    L = mean_i CE(s <x_i, t_c>, c = y_i)
-
-The layers are those of peft. Inference: the same, with any names.
+On classes, the class embeddings come from the class names in a prompt, as for zero-shot; on pairs
+the loss is CLIP's (`families.tuned`). Inference: the same, with any names. Saved weights contain the
+products.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
-from diptych.errors import InputError
-from diptych.methods.families.few_shot import PAPER, SMALL, Classify, ClassifyConfig
+from diptych.methods.adapters import RATE, LowRank, merged
+from diptych.methods.base import Stage
+from diptych.methods.families import pairs
+from diptych.methods.families.few_shot import PAPER, SMALL
+from diptych.methods.families.tuned import TunedConfig, TunedOnClasses, TunedOnPairs
+from diptych.methods.make import Make
+from diptych.methods.tuning import layer_rates
 from diptych.models.classifier import Classifier
-from diptych.spec import Count, Dropout
 from diptych.towers.dual import DualEncoder
 
 card = {
@@ -34,73 +37,55 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClassifyConfig):
-    """`rank` is r, `alpha` its numerator, `dropout` the dropout before A. `layers` are the linear
-    layers of each block, joined by `+`; `towers` are the towers that have them."""
-
-    rank: Count = 8
-    alpha: float = 16.0
-    dropout: Dropout = 0.0
-    layers: str = "q+v"
-    towers: str = "image+text"
+class Config(TunedConfig, LowRank):
+    """The options of both kinds of data, and those of the adapter."""
 
     def __post_init__(self) -> None:
-        for name in self.towers.split("+"):
-            if name not in ("image", "text"):
-                raise InputError(f"towers is {self.towers!r}; join image and text by +")
+        TunedConfig.__post_init__(self)
+        LowRank.__post_init__(self)
 
 
-class LowRank(Classifier):
-    """A classifier with low-rank products beside its encoder's weights. After loading they are
-    merged into the weights, so that the encoder is an ordinary one to embed with, to export and to
-    start from."""
+class LowRankClassifier(Classifier):
+    """A classifier whose encoder had an adapter in training."""
 
-    def merge(self) -> None:
-        from peft.tuners.lora import LoraLayer
+    def __init__(self, encoder: DualEncoder, make: Make, config: Config):
+        super().__init__(encoder, make.tokenizer, config.template)
+        self._adapter = config
 
-        for parent in list(self.encoder.modules()):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, LoraLayer):
-                    layer.merge()  # type: ignore[attr-defined]  # of the linear ones
-                    setattr(parent, name, layer.get_base_layer())
+    def current(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return merged(state, self._adapter)  # before 0.2, files held the factors
 
 
-class LoRA(Classify):
-    """Low-rank products beside the weights of the blocks."""
+class LoRAOnPairs(TunedOnPairs):
+    """Low-rank products, trained on pairs."""
+
+    def __init__(self, config: Config, make: Make):
+        super().__init__(config, make)
+        self.adapter = config
+
+
+class LoRA(TunedOnClasses):
+    """Low-rank products beside the weights of the blocks, trained on classes."""
 
     Config = Config
+    on_pairs = LoRAOnPairs
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        self.adapter = config
 
     def build(self, encoder: DualEncoder) -> Classifier:
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError:
-            raise InputError(
-                "lora needs peft; install it with: pip install 'diptych[language]'"
-            ) from None
-        config = self.config
-        classifier = LowRank(encoder, self.make.tokenizer, config.template)
-        wanted = set(config.layers.split("+"))
-        for name in config.towers.split("+"):
-            tower: Any = getattr(encoder, name)
-            found = {
-                path.rpartition(".")[2]
-                for path, module in tower.named_modules()
-                if isinstance(module, nn.Linear)
-            }
-            if missing := wanted - found:
-                raise InputError(
-                    f"the {name} tower has no linear layer {sorted(missing)[0]!r}; there are "
-                    f"{', '.join(sorted(found))}: name them with --method.layers"
-                )
-            options = LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,
-                lora_dropout=config.dropout,
-                target_modules=sorted(wanted),
-            )
-            inject_adapter_in_model(options, tower)
-        return classifier
+        return LowRankClassifier(encoder, self.make, self.config)
 
+    def stages(self) -> Sequence[Stage]:
+        scale: dict[str, float] = {}
+        for name in self.config.towers.split("+"):
+            tower = getattr(self.encoder, name)
+            scale |= layer_rates(f"model.encoder.{name}", tower, self.config.decay)
+        return (Stage(lr_scale=scale, min_batch=1),)
+
+
+TUNE = pairs.tune(SMALL, on="pairs", decay=1.0)
 
 LoRA.presets = {
     "small": replace(
@@ -111,4 +96,5 @@ LoRA.presets = {
         PAPER,
         recipe=replace(PAPER.recipe, optimizer="adamw", betas=(0.9, 0.999), lr=2e-4, batch_size=32),
     ),
+    "tune": replace(TUNE, recipe=replace(TUNE.recipe, lr=RATE * TUNE.recipe.lr)),
 }

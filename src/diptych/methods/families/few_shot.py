@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from diptych.data.batch import Batch
 from diptych.data.loader import require
 from diptych.data.sample import Source, labels_of
-from diptych.data.views import ArrayView, Augment, ImageView, LabelView, View
+from diptych.data.views import ArrayView, ImageView, LabelView, View, augmentation
 from diptych.errors import InputError, located, some
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
@@ -25,7 +25,6 @@ from diptych.methods.store import read_prompts
 from diptych.models.class_names import check_names
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.classifier import Classifier
-from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
 
@@ -71,7 +70,7 @@ class Classify(Method):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        self.augment = configure(Augment, dict(config.augment), "augment")
+        self.augment = augmentation(config.augment)
         if self.cached and config.augment:
             raise InputError(
                 "images that are cached are embedded once and cannot vary; leave augment out"

@@ -1,0 +1,141 @@
+"""Low-rank adapters (LoRA; Hu et al., ICLR 2022) on the towers of a dual encoder.
+
+Each chosen weight W is frozen, and the product of two low-rank matrices is added to it; only these
+are trained:
+
+    y = W x + (alpha / r) B A x,   A (r, D) random, B (D', r) zero at the start
+
+The layers are those of peft. A method with an `adapter` trains these factors in place of the
+towers' weights. Saved weights contain the products, so that a loaded model is an ordinary one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from diptych.errors import InputError, unknown
+from diptych.spec import Count, Dropout, configure, parse
+from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import freeze
+
+RATE = 10.0
+"""The learning rate of adapters as a multiple of that of all weights [choice]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """`r` is the rank, `alpha` the numerator of the factor of the product, `dropout` the dropout
+    before A. `layers` are the names of linear layers, joined by `+`; `towers` are the towers that
+    have them. A tower that is not named is frozen.
+
+    >>> LowRank(towers="image+words")
+    Traceback (most recent call last):
+    diptych.errors.InputError: towers is 'image+words'; join image and text by +
+    """
+
+    r: Count = 8
+    alpha: float = 16.0
+    dropout: Dropout = 0.0
+    layers: str = "q+v"
+    towers: str = "image+text"
+
+    def __post_init__(self) -> None:
+        for name in self.towers.split("+"):
+            if name not in ("image", "text"):
+                raise InputError(f"towers is {self.towers!r}; join image and text by +")
+
+
+def adapter(spec: str) -> LowRank:
+    """Return the adapter of a spec. Raises InputError for an unknown name or option.
+
+    >>> adapter("lora:r=4:layers=q+v+out").r
+    4
+    """
+    parsed = parse(spec)
+    if parsed.name != "lora":
+        raise unknown("adapter", parsed.name, ["lora"])
+    return configure(LowRank, parsed.options, f"adapter {parsed.name!r}")
+
+
+def attach(method: Any) -> None:
+    """Freeze the towers and projections that a method trains, and add the factors of its `adapter`,
+    if it has one.
+
+    Temperature and bias are trained as before. A method that has its factors keeps them.
+
+    Raises InputError if the method trains no dual encoder, or if a tower or a layer does not exist.
+    """
+    options: LowRank | None = method.adapter
+    if options is None:
+        return
+    delivered = method.deliver()
+    encoder = (
+        delivered if isinstance(delivered, DualEncoder) else getattr(delivered, "encoder", None)
+    )
+    if not isinstance(encoder, DualEncoder):
+        raise InputError(
+            f"{method.name} trains no dual encoder, which an adapter is for; leave out --adapt"
+        )
+    if any(".lora_" in name for name, _ in encoder.named_parameters()):
+        return
+    for side in encoder.sides:
+        freeze(getattr(encoder, side), getattr(encoder, f"{side}_projection"))
+    for name in options.towers.split("+"):
+        if name not in encoder.sides:
+            raise InputError(
+                f"the model has no {name} tower to adapt; set towers={encoder.sides[0]}"
+            )
+        _add(getattr(encoder, name), name, options)
+
+
+def _add(tower: nn.Module, name: str, options: LowRank) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise InputError(
+            "low-rank adapters need peft; install it with: pip install 'diptych[language]'"
+        ) from None
+    wanted = set(options.layers.split("+"))
+    found = {
+        path.rpartition(".")[2]
+        for path, module in tower.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if missing := sorted(wanted - found):
+        raise InputError(
+            f"the {name} tower has no linear layer {missing[0]!r}; there are "
+            f"{', '.join(sorted(found))}: join some with layers=A+B"
+        )
+    config = LoraConfig(
+        r=options.r,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft divides it by r
+        lora_dropout=options.dropout,
+        target_modules=sorted(wanted),
+    )
+    inject_adapter_in_model(config, tower)
+
+
+def merged(state: Mapping[str, Tensor], options: LowRank | None) -> dict[str, Tensor]:
+    """Return a state dict with the products added to the weights, under the names of a model
+    without adapters; one that has no factors is returned as it is.
+
+    >>> import torch
+    >>> factors = {"q.lora_A.default.weight": torch.ones(1, 2), "q.lora_B.default.weight": torch.ones(2, 1)}
+    >>> merged({"q.base_layer.weight": torch.zeros(2, 2), **factors}, LowRank(r=1, alpha=3.0))
+    {'q.weight': tensor([[3., 3.],
+            [3., 3.]])}
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        layer, based, part = name.partition(".base_layer.")
+        if based and part == "weight":
+            assert options is not None, "a state with factors comes from a method with an adapter"
+            down = state[f"{layer}.lora_A.default.weight"]
+            up = state[f"{layer}.lora_B.default.weight"]
+            value = value + options.alpha / options.r * (up @ down)
+        found[f"{layer}.{part}" if based else name] = value
+    return found
