@@ -3,6 +3,7 @@ place for every tensor of every configuration."""
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import timm
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import byobnet
 from transformers import AutoConfig
 
 from diptych.cli import main
@@ -20,6 +22,7 @@ from diptych.methods.store import load
 from diptych.models.export import export
 from diptych.models.pretrained.convert import fill
 from diptych.models.pretrained.openclip import _tag, describe
+from diptych.models.pretrained.openclip.describe import RESNETS
 from diptych.models.pretrained.openclip.texts import CONFIGS
 
 WORDS = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -77,6 +80,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         return CREATE(name, **{**NARROW.get(name, {}), **options})
 
     monkeypatch.setattr(timm, "create_model", create)
+    whole = byobnet.model_cfgs["resnet50_clip"]
+    one = replace(whole, blocks=tuple(replace(each, d=1) for each in whole.blocks))
+    monkeypatch.setitem(byobnet.model_cfgs, "resnet50_clip", one)
+    monkeypatch.delitem(RESNETS, (64, 3, 4, 6, 3))
+    monkeypatch.setitem(RESNETS, (64, 1, 1, 1, 1), "resnet50_clip")
 
 
 def register(name: str, config: dict[str, Any], folder: Path) -> str:
@@ -120,6 +128,8 @@ def test_image_towers_of_each_family(name: str, tmp_path: Path, narrow: None):
     config = open_clip.get_model_config(name)
     attends = {"no_causal_mask": config["text_cfg"].get("no_causal_mask", False)}
     config["text_cfg"] = {**WORDS, **attends}
+    if name == "RN50":
+        config["vision_cfg"]["layers"] = [1, 1, 1, 1]
     ours = there_and_back(register(f"small-{name}", config, tmp_path), tmp_path)
     encoded = ours.encoder.encode_image(torch.zeros(1, *ours.preprocess.shape))
     assert encoded.patches.shape[1] == encoded.grid[0] * encoded.grid[1]

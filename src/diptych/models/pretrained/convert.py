@@ -142,7 +142,8 @@ def _empty(config: Mapping[str, Any]) -> DualEncoder:
     kept = encoder.state_dict()
     if not any(value.is_meta and name not in kept for name, value in encoder.named_buffers()):
         return encoder
-    handle = register_module_parameter_registration_hook(_on_meta)
+    # torch annotates the hook without the value that it may return
+    handle = register_module_parameter_registration_hook(_on_meta)  # type: ignore[arg-type]
     try:
         with torch.random.fork_rng(devices=[]):
             return DualEncoder.from_config(config)

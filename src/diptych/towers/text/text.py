@@ -52,7 +52,8 @@ class TextConfig:
                 raise InputError(f"text {name} is {getattr(self, name)}; it must be at least 1")
         if self.pooling in ("last", "cls") and self.padding != "max":
             raise InputError(
-                f"text pooling={self.pooling} reads the last place, which moves with padding=longest; choose eot"
+                f"text pooling={self.pooling} reads the last place, which moves with padding=longest; "
+                "choose pooling=eot"
             )
         if self.pooling == "first" and self.causal:
             raise InputError(

@@ -93,6 +93,10 @@ def timm_rules(classifier: str) -> list[Rule]:
     ]
 
 
+SIZES = {1: "1x1", 2: "kxk", 3: "1x1"}
+"""How timm names the three convolutions of a bottleneck."""
+
+
 def resnet_rules() -> list[Rule]:
     """The rules of a modified ResNet, which is timm's `resnet…_clip` here."""
     model = "image.model."
@@ -103,14 +107,12 @@ def resnet_rules() -> list[Rule]:
         Rule(rf"visual\.attnpool\.(?P<part>[qkv])_proj\.{W}", (model + r"head.\g<part>.\g<w>",)),
         Rule(rf"visual\.attnpool\.c_proj\.{W}", (r"image_projection.\g<w>",)),
     ]
-    layers = [
-        *((f"conv{n}", f"bn{n}", f"conv{n}_{size}") for n, size in ((1, "1x1"), (2, "kxk"), (3, "1x1"))),
-        (r"downsample\.0", r"downsample\.1", "shortcut.conv"),
-    ]  # fmt: skip
+    parts = [(rf"conv{n}", rf"bn{n}", f"conv{n}_{size}") for n, size in SIZES.items()]
+    parts.append((r"downsample\.0", r"downsample\.1", "shortcut.conv"))
     for stage in range(4):
         theirs = rf"visual\.layer{stage + 1}\.{LAYER}"
         ours = rf"{model}stages.{stage}.\g<layer>."
-        for conv, norm, name in layers:
+        for conv, norm, name in parts:
             rules += [
                 Rule(rf"{theirs}{conv}\.weight", (f"{ours}{name}.conv.weight",)),
                 Rule(rf"{theirs}{norm}\.{REST}", (rf"{ours}{name}.bn.\g<rest>",)),

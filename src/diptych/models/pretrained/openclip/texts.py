@@ -19,13 +19,18 @@ _NLLB = {"model_type": "m2m_100", "vocab_size": 256206, "d_model": 1024, "max_po
 CONFIGS: dict[str, dict[str, Any]] = {
     "roberta-base": _ROBERTA,
     "xlm-roberta-base": _XLM_R,
-    "xlm-roberta-large": {**_XLM_R, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-                          "intermediate_size": 4096},
+    "xlm-roberta-large": {
+        **_XLM_R,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
     "google/mt5-base": {**_MT5, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "google/mt5-xl": {**_MT5, "d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
     "facebook/nllb-200-distilled-600M": {**_NLLB, "encoder_layers": 12, "encoder_ffn_dim": 4096},
     "facebook/nllb-200-distilled-1.3B": {**_NLLB, "encoder_layers": 24, "encoder_ffn_dim": 8192},
-}  # fmt: skip
+}
 """config.json of the repositories that open_clip's own configurations name
 (https://huggingface.co/NAME/blob/main/config.json), without what is transformers' default."""
 
