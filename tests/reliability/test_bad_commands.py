@@ -29,6 +29,17 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     (f"train clip {PAIR} --optimizer admw", ("optimizer 'admw'", "did you mean 'adamw'")),
     (f"train clip {PAIR} --image-tower vti", ("image tower 'vti'", "did you mean 'vit'")),
     (f"train clip {PAIR} --tokenizer bpee", ("tokenizer 'bpee'", "did you mean 'bpe'")),
+    (f"train clip {PAIR} --init tiny --adapt lroa", ("adapter 'lroa'", "did you mean 'lora'")),
+    (
+        f"train clip {PAIR} --init tiny --adapt lora:layers=qkv",
+        ("no linear layer 'qkv'", "there are"),
+    ),
+    (f"train lora {PAIR} --init tiny --preset tune --method.layers fc3", ("'fc3'", "fc1, fc2")),
+    (f"train clip {PAIR} --adapt lora", ("--adapt lora", "name one with --init")),
+    (f"train coop {PAIR} --init tiny --adapt lora", ("coop adapts a model", "leave out --adapt")),
+    (f"train clip {PAIR} --patience 2", ("patience", "name it with select")),
+    (f"train clip {PAIR} --select t2i_r1", ("--select t2i_r1", "data with --val")),
+    ("info tiny --report", ("tiny is no run", "diptych train --out")),
     (f"train clip {PAIR} --method.scal 3", ("--method.scal", "did you mean '--method.scale'")),
     (f"train clip {PAIR} --with simclr", ("simclr", "cannot be added")),
     (

@@ -105,6 +105,10 @@ def resolve(
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
     reported = configure(Recipe, {**asdict(chosen.recipe), **given}, "recipe")
+    if reported.select and not val:
+        raise InputError(
+            f"--select {reported.select} is a number of the validation; give its data with --val SOURCE"
+        )
     optim.chosen(reported.optimizer)
     factor(
         0, 1, schedule=reported.schedule
