@@ -32,10 +32,10 @@ from diptych.errors import InputError
 from diptych.lab.demo.trial import FINAL, Placed
 from diptych.models.model import Model
 from diptych.rng import generator
-from diptych.search.build import build_index
-from diptych.search.embed import embed_source
-from diptych.search.index import Index
-from diptych.search.ivf import State
+from diptych.embeddings.build import build_index
+from diptych.embeddings.embed import embed_source
+from diptych.embeddings.index import Index
+from diptych.embeddings.ivf import State
 
 PACKAGES = ("faiss-cpu",)
 ROWS = 250_000

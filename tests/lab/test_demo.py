@@ -16,7 +16,7 @@ from diptych.lab import demo
 from diptych.lab.demo import CHOICE, FINAL, run_demo
 from diptych.lab.demo.page import Queries
 from diptych.lab.demo.trial import LOOKUP, Placed, Trial, pixel_lookup, small_pixels
-from diptych.search.query import embed_and_query
+from diptych.embeddings.query import embed_and_query
 
 TINY = Trial(designs=("noto", "fluent-flat"), held_out="emojione", learnt="val", unseen="val")
 

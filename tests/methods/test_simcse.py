@@ -175,7 +175,7 @@ def test_it_computes_in_bfloat16_and_by_a_probe(run, model):
 
 def test_a_model_of_both_embeds_a_source_of_texts_too(data):
     pytest.importorskip("pyarrow")
-    from diptych.search.embed import embed_source
+    from diptych.embeddings.embed import embed_source
 
     tiny = diptych.load("tiny")
     assert isinstance(tiny, Model)

@@ -46,7 +46,7 @@ def run(args: Namespace) -> None:
             raise InputError(f"diptych compose has no {name}; name {wanted}")
     from diptych.data.sources import open_source
     from diptych.methods.abilities import require
-    from diptych.search.compose import compose
+    from diptych.embeddings.compose import compose
 
     source = open_source(args.images)
     model = load_model(args.model, None, args.get("precision", "float32"))

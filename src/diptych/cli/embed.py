@@ -48,7 +48,7 @@ def run(args: Namespace) -> None:
         )
     if "out" not in args:
         raise InputError("diptych embed has no place to write to; name a new folder with --out EMB")
-    from diptych.search.embed import embed_source
+    from diptych.embeddings.embed import embed_source
 
     settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
     model = load_model(

@@ -14,7 +14,7 @@ from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
 
 if TYPE_CHECKING:
-    from diptych.search.layout import Manifest
+    from diptych.embeddings.layout import Manifest
 
 GROUP = "Use a model"
 USAGE = "EMB 'some words' | EMB --image FILE ['more of this'] [--minus 'less of that'] [options]"
@@ -60,8 +60,8 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych search has nothing to look for; give some words in quotes, or --image FILE"
         )
-    from diptych.search.index import Index
-    from diptych.search.query import query
+    from diptych.embeddings.index import Index
+    from diptych.embeddings.query import query
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
     precision = args.get("precision", "float32")

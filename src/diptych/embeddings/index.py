@@ -1,5 +1,5 @@
 """Search in a folder of embeddings: exactly, or with the index that `diptych index` made (see
-`diptych.search.ivf`).
+`diptych.embeddings.ivf`).
 
 Exact search compares every vector, read through a memory map in tiles: a million vectors of 512
 dimensions take a fraction of a second on two cores and little memory.
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from diptych.errors import InputError
 from diptych.models.model import TextModel
-from diptych.search.ivf import STATE, Ivf, Part, State, anew, fingerprint
-from diptych.search.layout import Manifest, parquet, parts_of
+from diptych.embeddings.ivf import STATE, Ivf, Part, State, anew, fingerprint
+from diptych.embeddings.layout import Manifest, parquet, parts_of
 
 TILE = 16_384
 """The number of rows compared at once: 32 MB of vectors of 512 dimensions."""

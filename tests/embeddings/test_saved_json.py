@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diptych.errors import InputError
-from diptych.search.ivf import Part, State
-from diptych.search.layout import Manifest
+from diptych.embeddings.ivf import Part, State
+from diptych.embeddings.layout import Manifest
 
 ODD = st.sampled_from(
     [

@@ -9,8 +9,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from diptych.errors import InputError
-from diptych.search.embed import embed_source
-from diptych.search.index import Hit, Index
+from diptych.embeddings.embed import embed_source
+from diptych.embeddings.index import Hit, Index
 
 
 def query(
