@@ -63,15 +63,20 @@ def formats() -> dict[str, ModuleType]:
     return {module.FORMAT: module for module in found if hasattr(module, "FORMAT")}
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: Any) -> Source:
     """Open the source `NAME_OR_PATH[:option=value…]`; several, separated by commas, are
-    concatenated.
+    concatenated. Data of a Python program become a source as in `python.source_of`, and a source
+    stays as it is.
 
     Raises InputError if the source does not exist, is empty, or has no format that reads it.
 
     >>> len(open_source("glyphs:split=val:design=noto,glyphs:split=test:design=noto"))
     369
     """
+    if isinstance(spec, Path):
+        spec = str(spec)
+    if not isinstance(spec, str):
+        return spec if isinstance(spec, Source) else formats()["python"].source_of(spec)
     if not spec:
         raise InputError(
             "no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'"
