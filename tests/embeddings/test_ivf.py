@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.cli import main
-from diptych.errors import InputError
-from diptych.files import locked
 from diptych.embeddings import build
 from diptych.embeddings.build import build_index
 from diptych.embeddings.index import Index, take
 from diptych.embeddings.ivf import State
 from diptych.embeddings.layout import Manifest
+from diptych.errors import InputError
+from diptych.files import locked
 
 DIMENSION, ROWS = 16, 4000
 

@@ -159,7 +159,7 @@ def test_a_run_continues_from_it_from_a_language_model_and_not_as_one_of_images(
     again = make.dual(logit_scale=model.encoder.logit_scale).eval()
     assert torch.equal(again.embed_texts(*ids), model.encoder.embed_texts(*ids))
     config = {"init": "tiny-lm", **SETTINGS, "steps": 1}
-    found = diptych.train(FILE, str(data / "lines.jsonl"), data / "from_lm", **config)
+    found = diptych.train(FILE, str(data / "lines.jsonl"), data / "from_lm", **config).model
     assert found.embed_texts(["a red cat"]).shape == (1, found.encoder.text.width)
     with pytest.raises(InputError, match="has no image tower: it embeds texts alone"):
         diptych.train("clip", "scenes:count=8:size=32", data / "clip", init=str(run), **SETTINGS)

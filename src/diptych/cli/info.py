@@ -30,7 +30,7 @@ def run(args: Namespace) -> None:
             f"{folder} holds a run that is not finished{_where(folder)}; go on with: "
             f"diptych train --resume --out {folder}"
         )
-    facts = describe(load_model(args.model, args.get("weights")), folder)
+    facts = describe(load_model(args.model, args, device="cpu"), folder)
     if args.get("json"):
         show_json(facts)
         return

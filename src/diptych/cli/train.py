@@ -7,7 +7,6 @@ recipe's (--recipe.X). The file may be another run's config.yaml. On several ran
 """
 
 import errno
-import json
 import os
 import re
 import signal
@@ -370,7 +369,7 @@ def run(args: Namespace) -> int:
         raise InputError(
             "diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs"
         )
-    from diptych.front import remembered, validation
+    from diptych.front.training import remembered, validation
     from diptych.training.config import preset_for, resolve
     from diptych.training.engine import Interrupted
     from diptych.training.launch import leave
@@ -455,16 +454,11 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
 
 
 def _last_validation(out: Path) -> dict[str, float]:
-    last: dict[str, float] = {}
-    with (out / "metrics.jsonl").open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if '"validation"' in line:
-                last = {
-                    name: value
-                    for name, value in json.loads(line).items()
-                    if name.startswith("val/")
-                }
-    return last
+    from diptych.front.training import Run
+
+    lines = Run(out).validations
+    last = lines[-1] if lines else {}
+    return {name: value for name, value in last.items() if name.startswith("val/")}
 
 
 @contextmanager

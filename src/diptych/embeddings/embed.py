@@ -19,13 +19,13 @@ from diptych.data.images import FileImage, Preprocess
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_text
 from diptych.data.sources import open_source
+from diptych.embeddings import writer
+from diptych.embeddings.layout import Manifest, parquet
+from diptych.embeddings.writer import Row, Stale, Writer
 from diptych.errors import InputError
 from diptych.files import followed
 from diptych.models.model import TextModel
 from diptych.models.pretrained import absolute
-from diptych.embeddings import writer
-from diptych.embeddings.layout import Manifest, parquet
-from diptych.embeddings.writer import Row, Stale, Writer
 
 
 def embed_source(

@@ -22,16 +22,17 @@ from torch import Tensor, nn
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.data.volumes import AnyPreprocess, preprocess_from
-from diptych.errors import InputError, brief, located
+from diptych.errors import InputError, brief, located, unknown
 from diptych.files import read_json, write_atomic
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import is_file, method_class
 from diptych.models import pretrained
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
+from diptych.models.device import find_device
 from diptych.models.language import CausalLM, LanguageModel
 from diptych.models.model import Model, TextModel
-from diptych.models.precision import set_precision
+from diptych.models.precision import PRECISIONS, set_precision
 from diptych.renamed import translated
 from diptych.spec import check_record
 from diptych.towers.dual import DualEncoder, renamed_entries
@@ -213,41 +214,30 @@ def load(
     weights: str | Path | None = None,
     precision: str = "float32",
     *,
+    device: str = "cpu",
     share: float | None = None,
     space: str | None = None,
 ) -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
-    `diffusers:FOLDER`, or one that ships with the package: `tiny`, `tiny-lm`.
-
-    Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
-    for a language model a `LanguageModel`, which generates, and for a predictor of noise a
-    `DiffusionModel`.
-
-    `weights` names a local file for a model of another library: a state dict, safetensors, or a
-    Hugging Face folder. `precision` is the type of the computation: "float32", "bfloat16", "int8",
-    or "auto", the fastest of them on this machine whose probed embeddings stay within a cosine of
-    0.9995 of float32 (`models.precision`). `share` sets the weight of the heads of a model that has
-    two (`DualEncoder.set_share`), in place of the share in model.json. `space` chooses one of the
-    embedding spaces of a model that has several (`TextModel.space`). Raises InputError if the name,
-    the files or their contents do not fit.
-    """
-    if share is None and space is None:
-        return _load(spec, weights, precision)
-    model = _load(spec, weights, "float32")
-    if not isinstance(model, TextModel):
+    """Load a model as `diptych.load` does, but on the CPU where no device is given."""
+    if precision not in (*PRECISIONS, "auto"):
+        raise unknown("precision", precision, (*PRECISIONS, "auto"))
+    place = find_device(device, precision)
+    model = _load(spec, weights)
+    if isinstance(model, TextModel):
+        if share is not None:
+            model.set_share(share)
+        if space is not None:
+            model = model.space(space)
+    elif share is not None or space is not None:
         what = "a share weighs the two heads" if space is None else "a space is"
         raise InputError(f"{what} of a model that embeds, which {spec} does not; leave it out")
-    if share is not None:
-        model.set_share(share)
-    if space is not None:
-        model = model.space(space)
-    return set_precision(model, precision)
+    return set_precision(model.to(place), precision)
 
 
-def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
+def _load(spec: str | Path, weights: str | Path | None) -> Any:
     prefix = str(spec).split(":", 1)[0]
     if prefix in pretrained.LOADERS and ":" in str(spec):
-        return pretrained.load(str(spec), weights=weights, precision=precision)
+        return pretrained.load(str(spec), weights=weights)
     ships = shipped().get(str(spec))
     folder = ships or Path(spec).expanduser()
     if weights is not None:
@@ -259,7 +249,7 @@ def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
             [*shipped(), "openclip:NAME/TAG", "hf:FOLDER", "hf-lm:FOLDER", "diffusers:FOLDER"]
         )
         raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")
-    return set_precision(_load_run(folder, str(spec) if ships else str(folder)), precision)
+    return _load_run(folder, str(spec) if ships else str(folder))
 
 
 def shipped() -> dict[str, Path]:

@@ -3,13 +3,13 @@
 import pickle
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas
 import pytest
 import torch
 from PIL import Image
 
-import datasets
 from diptych.data.sample import BadSample, labels_of
 from diptych.data.sources import open_source
 from diptych.errors import InputError
@@ -71,7 +71,10 @@ def test_targets_of_torchvision_spare_the_images():
         ("a.png", ("is a str",)),
         ((GREY, None), ("has a NoneType beside its image",)),
         ((GREY, [1, 2]), ("has a list of 2 beside its image",)),
-        ((torch.rand(3, 4, 4), "a"), ("tensor (3, 4, 4) of torch.float32", "without the transform")),
+        (
+            (torch.rand(3, 4, 4), "a"),
+            ("tensor (3, 4, 4) of torch.float32", "without the transform"),
+        ),
         ((GREY / 255, "a"), ("array (5, 7, 3) of float64", "uint8")),
         ((GREY[None], "a"), ("array (1, 5, 7, 3)",)),
         ((7, "a"), ("a int is no image", "a PIL image")),

@@ -114,12 +114,12 @@ class Pairs:
             raise InputError(f"item {index} of {self.name}: {error}") from None
         texts = [other] if isinstance(other, str) else other
         if isinstance(texts, tuple | list) and texts and all(isinstance(t, str) for t in texts):
-            given = {"texts": tuple(Text(text=text) for text in texts)}
-        elif (label := _number(other)) is not None:
-            given = {"labels": {"class": label}}
-        else:
+            said = tuple(Text(text=text) for text in texts)
+            return Sample(key=str(index), source=self.name, images=images, texts=said)
+        label = _number(other)
+        if label is None:
             raise self._wrong(index, f"has a {_shown(other)} beside its image")
-        return Sample(key=str(index), source=self.name, images=images, **given)
+        return Sample(key=str(index), source=self.name, images=images, labels={"class": label})
 
     def _wrong(self, index: int, what: str) -> InputError:
         return InputError(f"item {index} of {self.name} {what}; give {_ITEMS}")
