@@ -66,7 +66,9 @@ def test_what_is_missing_is_named_with_its_remedy(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no run; name a folder"):
         diptych.Run(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"matplotlib; install it with pip install 'diptych\[lab\]'"):
+    with pytest.raises(
+        InputError, match=r"matplotlib; install it with pip install 'diptych\[lab\]'"
+    ):
         run.plot()
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match="pandas; install it with pip install pandas"):

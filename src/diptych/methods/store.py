@@ -6,8 +6,6 @@ tokenizer, preprocessing, and the checksum of the weights. Both files are writte
 in the same folder and then renamed over the old ones.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,14 +14,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.data.volumes import AnyPreprocess, preprocess_from
 from diptych.errors import InputError, brief, located, unknown
-from diptych.files import read_json, write_atomic
+from diptych.files import read_json
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import is_file, method_class
 from diptych.models import pretrained
@@ -33,25 +31,19 @@ from diptych.models.device import find_device
 from diptych.models.language import CausalLM, LanguageModel
 from diptych.models.model import Model, TextModel
 from diptych.models.precision import PRECISIONS, set_precision
+from diptych.models.saved import (
+    FORMAT,
+    METADATA,
+    Saved,
+    checksum,
+    digest,
+)
+from diptych.models.saved import (
+    save_model as save_model,  # what writes and what reads are both found here
+)
 from diptych.renamed import translated
 from diptych.spec import check_record
 from diptych.towers.dual import DualEncoder, renamed_entries
-
-FORMAT = "diptych-model/1"
-
-_DECIDES = (
-    "method",
-    "config",
-    "dual",
-    "lm",
-    "kept",
-    "tokenizer",
-    "tokenizer_fingerprint",
-    "preprocess",
-    "stored",
-)
-"""The parts of a description that determine embeddings. Their digest detects a file that was
-changed by hand, which would otherwise give other embeddings silently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +69,6 @@ class Description:
     weights: str | None = None
 
 
-_METADATA = "diptych-description"
 _REMEDY = "copy it again or resume the run"
 SHIPPED = Path(pretrained.__file__).parent
 
@@ -119,40 +110,6 @@ def preprocess_of(delivered: nn.Module) -> AnyPreprocess | None:
         return None
     holder = delivered if hasattr(delivered, "preprocess") else getattr(delivered, "image", None)
     return getattr(holder, "preprocess", None)
-
-
-def save_model(
-    folder: Path, description: Mapping[str, Any], state: Mapping[str, Tensor], *, half: bool = False
-) -> None:
-    """Write model.safetensors, then model.json with its checksum; a failure leaves the old pair.
-
-    With `half` float32 weights are rounded to float16, half the bytes; `load` returns them as
-    float32.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "model.safetensors"
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    if half:
-        state = {
-            name: value.half() if value.dtype == torch.float32 else value
-            for name, value in state.items()
-        }
-        description = {**description, "stored": "float16"}
-    write_atomic(weights, lambda path: save_file(state, path, {_METADATA: digest(description)}))
-    text = json.dumps({**description, "weights": _checksum(weights)}, indent=1, ensure_ascii=False)
-    write_atomic(folder / "model.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def digest(description: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the parts of model.json that determine embeddings; model.safetensors
-    stores it too.
-
-    Empty values are left out. It covers the values as they were saved, before old names in them are
-    translated.
-    """
-    saved = json.loads(json.dumps(description))
-    decides = {name: saved[name] for name in _DECIDES if saved.get(name)}
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -237,7 +194,7 @@ def load(
 def _load(spec: str | Path, weights: str | Path | None) -> Any:
     prefix = str(spec).split(":", 1)[0]
     if prefix in pretrained.LOADERS and ":" in str(spec):
-        return pretrained.load(str(spec), weights=weights)
+        return _described_anew(pretrained.load(str(spec), weights=weights))
     ships = shipped().get(str(spec))
     folder = ships or Path(spec).expanduser()
     if weights is not None:
@@ -252,6 +209,17 @@ def _load(spec: str | Path, weights: str | Path | None) -> Any:
     return _load_run(folder, str(spec) if ships else str(folder))
 
 
+def _described_anew(model: Any) -> Any:
+    """The model of another library, with the description that `save` writes: that of a run of clip,
+    or of a language model."""
+    if type(model) in (Model, TextModel):
+        preprocess = getattr(model, "preprocess", None)
+        model.description = describe("clip", {}, model.encoder, model.tokenizer, preprocess)
+    elif isinstance(model, LanguageModel):
+        model.description = describe("language_model", {}, model.lm, model.tokenizer, None)
+    return model
+
+
 def shipped() -> dict[str, Path]:
     """Return the models that ship with the package, by name; `make tiny` writes them."""
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/model.json"))}
@@ -263,7 +231,7 @@ def _load_run(folder: Path, name: str) -> Any:
     path = folder / "model.safetensors"
     if description["weights"] is None or not path.exists():
         raise _unfinished(folder)
-    if _checksum(path) != description["weights"]:
+    if checksum(path) != description["weights"]:
         raise InputError(
             f"{path} is not the file that model.json describes (checksum differs); copy both again"
         )
@@ -293,9 +261,13 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
         )
     module = rebuild(description, tokenizer).eval()
     load_state(module, folder / "model.safetensors", half=description["stored"] == "float16")
+    names = module.state_dict().keys()
     if isinstance(module, Delivered):
         module.merge()
-    return to_model(module, tokenizer, description["preprocess"], name=name)
+    model = to_model(module, tokenizer, description["preprocess"], name=name)
+    if module.state_dict().keys() == names and isinstance(model, Saved):
+        model.description = description
+    return model
 
 
 @contextmanager
@@ -324,7 +296,7 @@ def _trusting_nothing(path: Path) -> Iterator[None]:
 def _saved_digest(path: Path) -> str | None:
     try:
         with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get(_METADATA)
+            return (file.metadata() or {}).get(METADATA)
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({brief(error)}); copy it again"
@@ -412,8 +384,3 @@ def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
         raise InputError(f"{path} does not fit the model: it {sorted(problems)[0]}{more}")
     with torch.no_grad():
         module.load_state_dict(state)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
