@@ -20,6 +20,7 @@ from tests.cli.helpers import TINY, make_folder
 
 from diptych.cli import main
 from diptych.files import locked
+from diptych.models.saved import checksum
 
 
 @pytest.fixture(scope="module")

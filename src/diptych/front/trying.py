@@ -22,7 +22,6 @@ def compare(
     sizes: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0, 1, 2),
     suites: Sequence[str] = ("retrieval",),
-    metrics: Sequence[str] | None = None,
     image_tower: str | None = None,
     text_tower: str | None = None,
     tokenizer: str | None = None,
@@ -57,7 +56,7 @@ def compare(
         at_once=jobs,
         warn=warn,
     )
-    write_report(table, metrics)
+    write_report(table)
     return table
 
 

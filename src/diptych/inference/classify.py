@@ -19,6 +19,7 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, place_of, read_images
 from diptych.evaluation.suites.zeroshot import named_label
 from diptych.methods.abilities import require
+from diptych.models.adapted import TrainedClassesModel
 from diptych.models.class_names import mean_directions
 from diptych.results import Tabular
 
@@ -86,10 +87,11 @@ def name_source(
             raise InputError(f"{names} has whole sentences; leave out --template")
         set_sentences(model, str(names))
     else:
-        own = () if model.classes else ("images",)  # a run with trained classes has its prompts
-        specs = own if templates is None else templates
+        trained = isinstance(model, TrainedClassesModel)  # it has prompts of its own
+        specs = templates if templates is not None else () if trained else ("images",)
         prompts = [template for spec in specs for template in banks(spec)]
-        model.set_classes(_classes(model, source, names, label), prompts)
+        own = model.classes if trained else ()
+        model.set_classes(_classes(own, source, names, label), prompts)
     found = Classified()
     if source is None:
         path = Path(str(images))
@@ -106,13 +108,16 @@ def name_source(
 
 
 def _classes(
-    model: Any, source: Source | None, names: Sequence[str] | str | Path | None, label: str | None
+    trained: Sequence[str],
+    source: Source | None,
+    names: Sequence[str] | str | Path | None,
+    label: str | None,
 ) -> list[str]:
     """Return the requested classes, else those that the model was trained on, else those of the
     images."""
     missing = "no class is named; give --names 'A,B,C', or a file with one a line"
-    if names is None and model.classes and label is None:
-        return list(model.classes)
+    if names is None and trained and label is None:
+        return list(trained)
     if names is None and source is None:
         raise InputError(missing)
     if names is None:
