@@ -55,6 +55,15 @@ if TYPE_CHECKING:
         share: float | None = None,
         space: str | None = None,
     ) -> Model | Any: ...
+    def load(
+        spec: str | Path,
+        weights: str | Path | None = None,
+        precision: str = "float32",
+        *,
+        device: str = "auto",
+        share: float | None = None,
+        space: str | None = None,
+    ) -> Any: ...
 
 
 __all__ = [
