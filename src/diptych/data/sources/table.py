@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Groups, Strings, hash64, is_folder
+from diptych.data.endings import TABLES
 from diptych.data.held import encoded
 from diptych.data.images import FileImage, ZipImage
 from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
@@ -32,7 +33,6 @@ from diptych.spec import Spec, configure, several
 
 FORMAT = "table"
 ANY = True
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".parquet")
 _IMAGES = (
     *(
         "image",
@@ -56,7 +56,7 @@ _WHOLE = re.compile(r"-?[0-9]+")
 
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: by its suffix."""
-    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec)
+    return spec.name.lower().endswith(TABLES) and not is_folder(spec)
 
 
 def open(spec: Spec) -> "Table":
