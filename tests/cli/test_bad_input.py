@@ -509,7 +509,7 @@ def full_disk(*_: object, **__: object):
     "where",
     [
         "diptych.training.state.save_file",
-        "diptych.methods.store.save_file",
+        "diptych.models.saved.save_file",
         "diptych.training.log.Log.write",
         "diptych.training.config.yaml.safe_dump",
     ],

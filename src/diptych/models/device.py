@@ -2,7 +2,7 @@
 
 import torch
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -18,7 +18,7 @@ def find_device(name: str, precision: str = "float32") -> torch.device:
     """
     kind, _, number = name.partition(":")
     if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
-        raise unknown("device", name, DEVICES)
+        raise InputError(f"unknown device {name!r}; choose {', '.join(DEVICES)}, or cuda:N")
     have = {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
