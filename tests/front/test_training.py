@@ -59,12 +59,14 @@ def test_a_run_is_drawn(run):
     loss, validation = figure.axes
     [line] = loss.lines
     assert line.get_xdata().tolist() == [1, 2, 3, 4]
+    assert figure._repr_png_().startswith(b"\x89PNG")
     assert "val/t2i_r1" in {line.get_label() for line in validation.lines}
 
 
 def test_what_is_missing_is_named_with_its_remedy(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no run; name a folder"):
         diptych.Run(tmp_path)
+    monkeypatch.delitem(sys.modules, "diptych.front._curves", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(
         InputError, match=r"matplotlib; install it with pip install 'diptych\[lab\]'"

@@ -111,25 +111,12 @@ class Run(Tabular):
         Raises InputError if matplotlib is missing.
         """
         try:
-            from matplotlib.figure import Figure
+            from diptych.front._curves import curves
         except ImportError:
             raise InputError(
                 "plot needs matplotlib; install it with pip install 'diptych[lab]'"
             ) from None
-        figure = Figure(figsize=(9, 3), layout="constrained")
-        names = dict.fromkeys(
-            name for line in self.validations for name in line if name.startswith("val/")
-        )
-        left, *right = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
-        curves = [(left, "loss", self.steps)]
-        curves += [(axes, name, self.validations) for axes in right for name in names]
-        for axes, name, lines in curves:
-            points = [(line["done"] + 1, float(line[name])) for line in lines if name in line]
-            axes.plot(*zip(*points, strict=True), label=name) if points else None
-        for axes in (left, *right):
-            axes.set_xlabel("step")
-            axes.legend()
-        return figure
+        return curves(self.steps, self.validations)
 
 
 def train(
