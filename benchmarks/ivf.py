@@ -28,14 +28,14 @@ import diptych
 from benchmarks.measure import interleaved, judged, roofline
 from diptych.data.sample import Sample, Schema
 from diptych.data.sources.glyphs import Glyphs
+from diptych.embeddings.build import build_index
+from diptych.embeddings.embed import embed_source
+from diptych.embeddings.index import Index
+from diptych.embeddings.ivf import State
 from diptych.errors import InputError
 from diptych.lab.demo.trial import FINAL, Placed
 from diptych.models.model import Model
 from diptych.rng import generator
-from diptych.search.build import build_index
-from diptych.search.embed import embed_source
-from diptych.search.index import Index
-from diptych.search.ivf import State
 
 PACKAGES = ("faiss-cpu",)
 ROWS = 250_000

@@ -22,7 +22,7 @@ def test_trains_saves_loads_and_evaluates(tmp_path):
         image_tower=TOWER,
         seed=0,
         quiet=True,
-    )
+    ).model
     loaded = diptych.load(tmp_path / "run")
     words = ["a red apple", "clock"]
     assert torch.equal(loaded.embed_texts(words), trained.embed_texts(words))

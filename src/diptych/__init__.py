@@ -9,7 +9,7 @@ Importing this package does not import torch; the names below do, on first use.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 __version__ = "0.1.0"
 
@@ -17,34 +17,97 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from diptych import objectives, testing
-    from diptych.front import evaluate, train
-    from diptych.models.model import Model
+    from diptych.front.checking import check
+    from diptych.front.training import Run, train
+    from diptych.front.trying import compare, reproduce
+    from diptych.front.using import classify, embed, evaluate, export, index, search
+    from diptych.models.language import LanguageModel
+    from diptych.models.model import Model, TextModel
 
-    # `diptych.methods.store.load`. `Any` covers `LanguageModel`, and models that do more than
-    # embed.
+    # `diptych.front.loading.load` by what it returns; `Any` covers models that do more than embed.
+    @overload
+    def load(
+        spec: Literal["tiny"],
+        weights: str | Path | None = None,
+        precision: str = "float32",
+        *,
+        device: str = "auto",
+        share: float | None = None,
+        space: str | None = None,
+    ) -> Model: ...
+    @overload
+    def load(
+        spec: Literal["tiny-lm"],
+        weights: str | Path | None = None,
+        precision: str = "float32",
+        *,
+        device: str = "auto",
+        share: float | None = None,
+        space: str | None = None,
+    ) -> LanguageModel: ...
+    @overload
     def load(
         spec: str | Path,
         weights: str | Path | None = None,
         precision: str = "float32",
         *,
+        device: str = "auto",
         share: float | None = None,
         space: str | None = None,
     ) -> Model | Any: ...
+    def load(
+        spec: str | Path,
+        weights: str | Path | None = None,
+        precision: str = "float32",
+        *,
+        device: str = "auto",
+        share: float | None = None,
+        space: str | None = None,
+    ) -> Any: ...
 
 
-__all__ = ["Model", "evaluate", "load", "objectives", "testing", "train"]
+__all__ = [
+    "LanguageModel",
+    "Model",
+    "Run",
+    "TextModel",
+    "check",
+    "classify",
+    "compare",
+    "embed",
+    "evaluate",
+    "export",
+    "index",
+    "load",
+    "objectives",
+    "reproduce",
+    "search",
+    "testing",
+    "train",
+]
 
 _WHERE = {
-    "load": "diptych.methods.store",
-    "train": "diptych.front",
-    "evaluate": "diptych.front",
-    "Model": "diptych.models.model",
+    "LanguageModel": "models.language",
+    "Model": "models.model",
+    "Run": "front.training",
+    "TextModel": "models.model",
+    "check": "front.checking",
+    "classify": "front.using",
+    "compare": "front.trying",
+    "embed": "front.using",
+    "evaluate": "front.using",
+    "export": "front.using",
+    "index": "front.using",
+    "load": "front.loading",
+    "reproduce": "front.trying",
+    "search": "front.using",
+    "train": "front.training",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
+        return getattr(importlib.import_module(f"diptych.{_WHERE[name]}"), name)
     if name in __all__:
         return importlib.import_module(f"diptych.{name}")
     raise AttributeError(f"module 'diptych' has no attribute {name!r}")

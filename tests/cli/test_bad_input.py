@@ -509,7 +509,7 @@ def full_disk(*_: object, **__: object):
     "where",
     [
         "diptych.training.state.save_file",
-        "diptych.methods.store.save_file",
+        "diptych.models.saved.save_file",
         "diptych.training.log.Log.write",
         "diptych.training.config.yaml.safe_dump",
     ],
@@ -533,7 +533,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 def test_a_full_disk_leaves_nothing_half_written_by_embed(
     refused, run, photos, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("diptych.search.writer._Npy.append", full_disk)
+    monkeypatch.setattr("diptych.embeddings.writer._Npy.append", full_disk)
     has(
         refused("embed", run, photos, "--out", tmp_path / "emb"),
         "no space left",

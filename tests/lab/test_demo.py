@@ -11,12 +11,12 @@ from PIL import Image
 
 from diptych.data.images import Preprocess, on_ground
 from diptych.data.views import place
+from diptych.embeddings.query import embed_and_query
 from diptych.errors import InputError
 from diptych.lab import demo
 from diptych.lab.demo import CHOICE, FINAL, run_demo
 from diptych.lab.demo.page import Queries
 from diptych.lab.demo.trial import LOOKUP, Placed, Trial, pixel_lookup, small_pixels
-from diptych.search.query import embed_and_query
 
 TINY = Trial(designs=("noto", "fluent-flat"), held_out="emojione", learnt="val", unseen="val")
 

@@ -192,7 +192,7 @@ def test_the_command_and_the_function_train_the_same_model(tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "a")]) == 0, capsys.readouterr().err
     model = diptych.train(
         "clip", data, tmp_path / "b", added=added, steps=3, batch_size=8, quiet=True
-    )
+    ).model
     one, other = diptych.load(tmp_path / "a").encoder.state_dict(), model.encoder.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one | other)
     logged = [

@@ -74,7 +74,7 @@ def test_commands_know_it_by_what_it_can_do(run, capsys):
 def test_a_run_continues_from_it_and_one_that_wants_towers_does_not(run, tmp_path):
     settings = {"init": str(run), "steps": 1, "lr": 1e-6, "quiet": True}
     data = "scenes:count=8:size=32"
-    again = diptych.train("picture", data, tmp_path / "again", **settings)
+    again = diptych.train("picture", data, tmp_path / "again", **settings).model
     pixels = diptych.load(run).delivered.pixels
     torch.testing.assert_close(again.delivered.pixels, pixels, atol=1e-4, rtol=0)
     with pytest.raises(InputError, match="there is neither an image nor a text tower"):

@@ -159,7 +159,7 @@ def test_a_run_continues_from_it_from_a_language_model_and_not_as_one_of_images(
     again = make.dual(logit_scale=model.encoder.logit_scale).eval()
     assert torch.equal(again.embed_texts(*ids), model.encoder.embed_texts(*ids))
     config = {"init": "tiny-lm", **SETTINGS, "steps": 1}
-    found = diptych.train(FILE, str(data / "lines.jsonl"), data / "from_lm", **config)
+    found = diptych.train(FILE, str(data / "lines.jsonl"), data / "from_lm", **config).model
     assert found.embed_texts(["a red cat"]).shape == (1, found.encoder.text.width)
     with pytest.raises(InputError, match="has no image tower: it embeds texts alone"):
         diptych.train("clip", "scenes:count=8:size=32", data / "clip", init=str(run), **SETTINGS)
@@ -175,7 +175,7 @@ def test_it_computes_in_bfloat16_and_by_a_probe(run, model):
 
 def test_a_model_of_both_embeds_a_source_of_texts_too(data):
     pytest.importorskip("pyarrow")
-    from diptych.search.embed import embed_source
+    from diptych.embeddings.embed import embed_source
 
     tiny = diptych.load("tiny")
     assert isinstance(tiny, Model)

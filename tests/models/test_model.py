@@ -217,8 +217,8 @@ def test_bad_images_are_named(model: Model, paths: list[Path], tmp_path: Path):
         (tmp_path / "page.jpg", "page.jpg.*html"),
         (tmp_path / "none.jpg", "none.jpg.*missing"),
         (Image.open(tmp_path / "cut.png"), "image 1 .*trunc"),
-        (3, "image 1 is a int"),
-        (None, "image 1 is a NoneType"),
+        (3, "image 1: a int is no image"),
+        (None, "image 1: a NoneType is no image"),
     ]:
         with pytest.raises(InputError, match=message) as error:
             model.embed_images([paths[0], image])  # type: ignore[list-item]
@@ -317,3 +317,13 @@ def test_records_are_the_weighted_mean_of_image_and_text(model: Model, images: l
     torch.testing.assert_close(model.embed_records(images, texts, weight=0.0), y)
     with pytest.raises(InputError, match="make no records; give a text for each image"):
         model.embed_records(images, texts[1:])
+
+
+def test_arrays_are_images_one_or_many(model):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 56, 3), dtype=np.uint8)
+    wanted = model.embed_images([Image.fromarray(each) for each in pixels])
+    for given in (pixels, list(pixels)):
+        assert torch.equal(model.embed_images(given), wanted)
+    torch.testing.assert_close(model.embed_images(pixels[1]), wanted[1:2])
+    with pytest.raises(InputError, match=r"image 0: an array \(40, 56, 3\) of float64 is no image"):
+        model.embed_images(pixels[0] / 255)

@@ -20,7 +20,7 @@ from tests.cli.helpers import TINY, make_folder
 
 from diptych.cli import main
 from diptych.files import locked
-from diptych.methods import store
+from diptych.models.saved import checksum
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def weights(change: Callable[[dict], Any]) -> Damage:
         state = load_file(path)
         change(state)
         save_file(state, path)
-        put("run/model.json", "weights", value=store._checksum(path))(here)
+        put("run/model.json", "weights", value=checksum(path))(here)
 
     return damage
 
@@ -424,9 +424,9 @@ ROWS: list[tuple[str, str, Damage, tuple[str, ...]]] = [
         "embed",
         then(
             text("run/model.safetensors", "hello"),
-            lambda here: put(
-                MODEL, "weights", value=store._checksum(here.run / "model.safetensors")
-            )(here),
+            lambda here: put(MODEL, "weights", value=checksum(here.run / "model.safetensors"))(
+                here
+            ),
         ),
         ("not a readable safetensors file",),
     ),

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from diptych import __version__
+from diptych.cli._here import here
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import visible
 from diptych.errors import InputError, unknown
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
+        found = here() if not words else ""
+        print("\n\n".join([_help(), *([visible(found)] if found else [])]))
         return 0
     if words[0] == "--version":
         print(f"diptych {__version__}")

@@ -8,7 +8,7 @@ from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_table
 from diptych.errors import InputError, some
 
-OPTIONS = ("of", "images", "texts", "by", "prompt", "each", "whole", "tries", "seed")
+OPTIONS = ("of", "images", "texts", "by", "prompt", "each", "whole", "tries", "seed", "device")
 _TRIES = 3  # for each text that is wanted
 
 
@@ -134,17 +134,17 @@ def _writer(args: Namespace, source: Any) -> Any:
         raise InputError(
             f"{by} is asked nothing; write a prompt with {{}} into a file and give --prompt FILE"
         )
-    writer = asked(by, seed)
+    writer = asked(by, args)
     if isinstance(writer, Generating) and writer.reads_images != images:
         what = "images; add --images" if writer.reads_images else "no images; leave out --images"
         raise InputError(f"{by} reads {what}")
     return writer
 
 
-def asked(by: str, seed: int) -> Any:
+def asked(by: str, args: Namespace) -> Any:
     """Return the writer that answers prompts: `cmd:PROGRAM`, or a model that generates."""
     from diptych.inference.describe import Generating, Program
 
     if by.startswith("cmd:"):
         return Program(by.removeprefix("cmd:"))
-    return Generating(load_model(by), by, seed)
+    return Generating(load_model(by, args), by, args.get("seed", 0))

@@ -1,12 +1,9 @@
 """The model of a verb, and how the command line names it."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
-from diptych.cli._parser import Parser
+from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import say
-
-if TYPE_CHECKING:
-    from diptych.models.model import Model
 
 MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], hf:REPO_OR_FOLDER, hf-lm:FOLDER, diffusers:FOLDER"
 
@@ -50,24 +47,24 @@ def add_space(parser: Parser) -> None:
     )
 
 
-def load_model(
-    spec: str,
-    weights: str | None = None,
-    precision: str = "float32",
-    share: float | None = None,
-    space: str | None = None,
-) -> "Model":
-    """Return the model in a precision, on a GPU if there is one; `share` and `space` are those of
-    `diptych.load`."""
-    import torch
-
-    from diptych.methods.store import load
-    from diptych.models.precision import set_precision
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = set_precision(
-        load(spec, weights=weights, share=share, space=space).to(device), precision
+def add_device(parser: Parser) -> None:
+    """Add `--device`, for verbs that compute with a model."""
+    parser.option(
+        "How",
+        "--device",
+        metavar="NAME",
+        help="auto (default: a GPU if there is one), cpu, cuda, cuda:N or mps",
     )
-    if precision == "auto":
+
+
+def load_model(spec: str, args: Namespace, **given: Any) -> Any:
+    """Return the model of a spec with the options of the command line, or those `given` in their
+    place, as `diptych.load` takes them."""
+    from diptych.front.loading import load
+
+    names = ("weights", "precision", "device", "share", "space")
+    settings = {name: args[name] for name in names if name in args} | given
+    model = load(spec, **settings)
+    if settings.get("precision") == "auto":
         say(f"computing in {model.precision}, the fastest that is close enough to float32 here")
     return model

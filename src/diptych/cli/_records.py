@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, add_weights, load_model
+from diptych.cli._model import MODELS, add_device, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -31,6 +31,7 @@ def add_options(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     parser.option("More", "--json", type=bool, help="JSON, of all records, in place of a table")
     add_weights(parser)
+    add_device(parser)
 
 
 def check(verb: str, args: Namespace, *sources: str) -> None:
@@ -58,7 +59,7 @@ def linker(args: Namespace, **settings: Any) -> Any:
     names = ("role", "weight", "batch_size", "exact")
     settings |= {name: args[name] for name in names if name in args}
     val = open_source(args.val) if "val" in args else None
-    made = Linker(load_model(args.model, args.get("weights")), **settings)
+    made = Linker(load_model(args.model, args), **settings)
     if val is not None:
         with progress("choosing thresholds") as report:
             made.progress = report

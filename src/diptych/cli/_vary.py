@@ -10,7 +10,7 @@ from diptych.cli._screen import progress, show_table
 from diptych.cli._world import open_world
 from diptych.errors import InputError
 
-OPTIONS = ("model", "count", "seed", "by", "portrayals", "variations", "steps", "side")
+OPTIONS = ("model", "count", "seed", "by", "portrayals", "variations", "steps", "side", "device")
 
 
 def add(parser: Parser) -> None:
@@ -71,17 +71,17 @@ def run(args: Namespace, out: Path) -> None:
     source = open_world(args) if world else open_source(args.world)
     if not world and "count" in args:
         raise InputError(f"--count goes with a world; {args.world} is varied as a whole")
-    options = {name: args[name] for name in ("seed", "steps", "side") if name in args}
+    options = {name: args[name] for name in ("seed", "steps", "side", "device") if name in args}
     generator: Any
     if "by" in args:
         portrayals = _portrayals(args, source, out)
         generator = Inpainting(args.by, portrayals, source.schema(), **options)
     else:
-        for name in ("steps", "side"):
+        for name in ("steps", "side", "device"):
             if name in options:
                 raise InputError(f"--{name} is of a diffusion model; name one with --by")
         generator = WorldVariations(source)
-    model = load_model(args.model)
+    model = load_model(args.model, args)
     with progress("varying") as report:
         found = vary(
             source, generator, model, out, count=args.get("variations", 4), progress=report
@@ -108,7 +108,7 @@ def _portrayals(args: Namespace, source: Any, out: Path) -> Any:
 
     if args.portrayals.endswith(".json"):
         return read_portrayals(Path(args.portrayals))
-    writer = asked(args.portrayals, args.get("seed", 0))
+    writer = asked(args.portrayals, args)
     with progress("asking") as report:
         return asked_portrayals(
             source,

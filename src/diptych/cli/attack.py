@@ -7,7 +7,7 @@ model, and --victim names others, to see whether it transfers. Use it on models 
 
 from typing import Any, Literal
 
-from diptych.cli._model import load_model
+from diptych.cli._model import add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show, show_json, show_table
 from diptych.errors import InputError
@@ -47,6 +47,7 @@ def add(parser: Parser) -> None:
     )
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -64,7 +65,7 @@ def run(args: Namespace) -> None:
     from diptych.methods.abilities import require
 
     source = open_source(args.data)
-    model = load_model(args.model)
+    model = load_model(args.model, args)
     require(model, "apply", "diptych attack", args.model)
     if "out" in args:
         _write(args, model, source)
@@ -75,7 +76,7 @@ def run(args: Namespace) -> None:
         name: args[name] for name in ("task", "role", "batch_size", "exact") if name in args
     }
     names = [name for name in args.get("victim", "").split(",") if name] or [args.model]
-    victims = {name: model if name == args.model else load_model(name) for name in names}
+    victims = {name: model if name == args.model else load_model(name, args) for name in names}
     for victim in victims.values():
         check(model, source, ["attack"], victim=victim, **settings)
     results = {}

@@ -5,12 +5,11 @@ prompts of its own. Without --names they are the classes of such a run, else tho
 bring along: subfolders, named labels.
 """
 
-import os
-from pathlib import Path
 from typing import Any
 
 from diptych.cli._model import (
     MODELS,
+    add_device,
     add_precision,
     add_share,
     add_space,
@@ -76,6 +75,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON, of all images, in place of tables")
     add_precision(parser)
+    add_device(parser)
     add_share(parser)
     add_space(parser)
     add_weights(parser)
@@ -88,42 +88,13 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych classify has no images; name a folder, an image, or any other source"
         )
-    from diptych.data.images import is_image
-    from diptych.data.sources import open_source
-    from diptych.data.templates import templates
-    from diptych.inference.classify import Named, likeliest, name_images, set_sentences
-    from diptych.methods.abilities import require
+    from diptych.inference.classify import name_source
 
-    source = None if is_image(args.images) else open_source(args.images)
-    model: Any = load_model(
-        args.model,
-        args.get("weights"),
-        args.get("precision", "float32"),
-        args.get("share"),
-        args.get("space"),
-    )
-    require(model, "class_logits", "diptych classify", args.model)
-    route = bool(args.get("route"))
-    if route:
-        require(model, "route", "--route", args.model)
-    own = () if model.classes else ("images",)  # a run with trained classes has its prompts
-    if args.get("names", "").lower().endswith(".json"):
-        if "templates" in args:
-            raise InputError(f"{args.names} has whole sentences; leave out --template")
-        set_sentences(model, args.names)
-    else:
-        prompts = [template for spec in args.get("templates", own) for template in templates(spec)]
-        model.set_classes(_names(args, model, source), prompts)
-    if source is None:
-        logits = model.class_logits(args.images, exact=bool(args.get("exact")))
-        [classes] = likeliest(logits, model.classes, args.get("k", 3))
-        [groups] = model.route(args.images, exact=bool(args.get("exact"))) if route else [()]
-        found = [Named(Path(args.images).name, args.images, classes, groups)]
-        bad = {}
-    else:
-        settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
-        with progress("naming") as report:
-            found, bad = name_images(model, source, route=route, progress=report, **settings)
+    model: Any = load_model(args.model, args)
+    names = ("names", "templates", "label", "k", "batch_size", "exact", "route")
+    settings = {name: args[name] for name in names if name in args}
+    with progress("naming") as report:
+        found = name_source(model, args.images, progress=report, **settings)
     if args.get("json"):
         reported = [
             {
@@ -132,7 +103,7 @@ def run(args: Namespace) -> None:
                 "classes": [{"name": name, "probability": share} for name, share in each.classes],
                 **(
                     {"groups": [{"name": name, "weight": share} for name, share in each.groups]}
-                    if route
+                    if args.get("route")
                     else {}
                 ),
             }
@@ -143,44 +114,16 @@ def run(args: Namespace) -> None:
                 "model": args.model,
                 "names": list(model.classes),
                 "images": reported,
-                "bad": dict(bad),
+                "bad": dict(found.bad),
             }
         )
     else:
         _show(args, model, found)
-    if bad:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
+    if found.bad:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in found.bad.items())
         say(
             f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
         )
-
-
-def _names(args: Namespace, model: Any, source: Any) -> list[str]:
-    """Return the requested classes, else those that the model was trained on, else those of the
-    images."""
-    if "names" not in args and model.classes and "label" not in args:
-        return list(model.classes)
-    if "names" not in args and source is None:
-        raise InputError("no class is named; give --names 'A,B,C', or a file with one a line")
-    if "names" not in args:
-        from diptych.evaluation.suites.zeroshot import named_label
-
-        try:
-            return list(
-                source.schema()[
-                    f"labels.{named_label('classify', source, args.get('label'))}"
-                ].classes
-            )
-        except InputError as error:
-            raise InputError(
-                f"no class is named; give --names 'A,B,C', or a file with one a line ({error})"
-            ) from None
-    path = Path(args.names).expanduser()
-    if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for long texts)
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if path.suffix == ".txt":
-        raise InputError(f"--names {args.names}: there is no such file; check the path")
-    return args.names.split(",")
 
 
 def _show(args: Namespace, model: Any, found: list[Any]) -> None:

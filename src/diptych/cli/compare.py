@@ -117,7 +117,7 @@ def run(args: Namespace) -> int:
 
 
 def _run(args: Namespace, methods: Sequence[str]) -> "Table":
-    from diptych.lab.compare import Common, compare, grid
+    from diptych.front.trying import compare
 
     if not methods:
         raise InputError(
@@ -131,29 +131,20 @@ def _run(args: Namespace, methods: Sequence[str]) -> "Table":
     ):
         if name not in args:
             raise InputError(f"diptych compare {why}")
-    wanted = grid(
-        methods,
-        _numbers("--sizes", args.get("sizes", "1"), float),
-        _numbers("--budget", args.budget, int),
-        _numbers("--seeds", args.get("seeds", "0,1,2"), int),
-    )
-    suites = _words(args.get("suite", "retrieval"))
-    out = Path(args.out).expanduser()
-    towers = {
-        name: args[name]
-        for name in ("image_tower", "text_tower", "tokenizer", "embed_dim")
-        if name in args
-    }
-    common = Common(**towers, recipe=args.get("recipe", Namespace()).as_dict())
+    towers = ("image_tower", "text_tower", "tokenizer", "embed_dim")
     return compare(
-        wanted,
+        methods,
         data=args.data,
         test=args.test,
-        out=out,
-        suites=suites,
-        common=common,
-        at_once=args.get("jobs"),
+        budget=_numbers("--budget", args.budget, int),
+        out=args.out,
+        sizes=_numbers("--sizes", args.get("sizes", "1"), float),
+        seeds=_numbers("--seeds", args.get("seeds", "0,1,2"), int),
+        suites=_words(args.get("suite", "retrieval")),
+        **{name: args[name] for name in towers if name in args},
+        jobs=args.get("jobs"),
         warn=say,
+        **args.get("recipe", Namespace()).as_dict(),
     )
 
 

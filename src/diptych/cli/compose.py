@@ -6,7 +6,7 @@ images by the sum of both with `diptych search EMB --image REFERENCE WORDS`.
 
 from dataclasses import asdict
 
-from diptych.cli._model import add_precision, load_model
+from diptych.cli._model import add_device, add_precision, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -33,6 +33,7 @@ def add(parser: Parser) -> None:
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
     add_precision(parser)
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -45,11 +46,11 @@ def run(args: Namespace) -> None:
         if not args[name]:
             raise InputError(f"diptych compose has no {name}; name {wanted}")
     from diptych.data.sources import open_source
+    from diptych.embeddings.compose import compose
     from diptych.methods.abilities import require
-    from diptych.search.compose import compose
 
     source = open_source(args.images)
-    model = load_model(args.model, None, args.get("precision", "float32"))
+    model = load_model(args.model, args)
     require(model, "compose", "diptych compose", args.model)
     settings = {name: args[name] for name in ("k", "batch_size", "exact") if name in args}
     with progress("looking") as report:

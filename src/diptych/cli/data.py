@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.cli import _describe, _negatives, _vary
-from diptych.cli._model import MODELS, load_model
+from diptych.cli._model import MODELS, add_device, load_model
 from diptych.cli._page import page
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
@@ -50,7 +50,7 @@ _OPTIONS = {  # the options that each word accepts
     "filter": ("rules", "role", "test"),
     "vary": _vary.OPTIONS,
     "negatives": _negatives.OPTIONS,
-    "label": ("model", "positive", "negative", "page", "role"),
+    "label": ("model", "positive", "negative", "page", "role", "device"),
     "describe": _describe.OPTIONS,
 }
 _FORMS = ("shards", "ms-cxr")
@@ -160,6 +160,7 @@ def add(parser: Parser) -> None:
     )
     for part in (_vary, _negatives, _describe):
         part.add(parser)
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -254,7 +255,7 @@ def _label(args: Namespace, out: Path) -> None:
     settings = {
         name: args[name] for name in ("positive", "negative", "page", "role") if name in args
     }
-    model = load_model(args.model)
+    model = load_model(args.model, args)
     with progress("comparing") as report:
         found = label(source, model, progress=report, **settings)
     count = write(found, source, out)

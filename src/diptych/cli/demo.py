@@ -22,8 +22,8 @@ def add(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from diptych.embeddings.query import embed_and_query
     from diptych.lab.demo import run_demo
-    from diptych.search.query import embed_and_query
 
     out = Path(args.get("out", "demo"))
     metrics = run_demo(out, seed=args.get("seed", 0), search=embed_and_query, progress=say)

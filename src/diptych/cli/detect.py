@@ -6,6 +6,7 @@ right and lower side, in pixels of the image.
 
 from typing import Any
 
+from diptych.cli._model import add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -39,6 +40,7 @@ def add(parser: Parser) -> None:
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
     )
     parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -53,13 +55,12 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
     from dataclasses import asdict
 
-    from diptych.cli._model import load_model
     from diptych.data.images import FileImage, is_image
     from diptych.data.sources import open_source
     from diptych.inference.detect import boxed, find_in_images
     from diptych.methods.abilities import require
 
-    model: Any = load_model(args.model)
+    model: Any = load_model(args.model, args)
     require(model, "detect", "diptych detect", args.model)
     if "names" in args:
         model.set_classes(args.names.split(","))

@@ -7,6 +7,7 @@ keeps its text tower. Runs of denoise and diffusers:FOLDER draw any text.
 from pathlib import Path
 from typing import Any
 
+from diptych.cli._model import add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.errors import InputError
 
@@ -36,6 +37,7 @@ def add(parser: Parser) -> None:
         "How", "--steps", type=int, least=1, metavar="N", help="steps from noise to an image (50)"
     )
     parser.option("How", "--seed", type=int, metavar="N", help="decides the noise (0)")
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -45,10 +47,9 @@ def run(args: Namespace) -> None:
         raise InputError("diptych draw has nothing to draw; give the name of a concept")
     if "out" not in args:
         raise InputError("diptych draw has no place to write to; name a folder with --out FOLDER")
-    from diptych.cli._model import load_model
     from diptych.methods.abilities import require
 
-    model: Any = load_model(args.model)
+    model: Any = load_model(args.model, args)
     require(model, "draw", "diptych draw", args.model)
     settings = {name: args[name] for name in ("words", "guidance", "steps", "seed") if name in args}
     images = model.draw(args.name, args.get("count", 4), **settings)

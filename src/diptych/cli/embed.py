@@ -5,7 +5,15 @@ The folder has clip-retrieval's layout (npy and parquet), so that its tools read
 
 import shlex
 
-from diptych.cli._model import MODELS, add_precision, add_share, add_space, add_weights, load_model
+from diptych.cli._model import (
+    MODELS,
+    add_device,
+    add_precision,
+    add_share,
+    add_space,
+    add_weights,
+    load_model,
+)
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError
@@ -36,6 +44,7 @@ def add(parser: Parser) -> None:
     )
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
+    add_device(parser)
     add_share(parser)
     add_space(parser)
     add_weights(parser)
@@ -48,16 +57,10 @@ def run(args: Namespace) -> None:
         )
     if "out" not in args:
         raise InputError("diptych embed has no place to write to; name a new folder with --out EMB")
-    from diptych.search.embed import embed_source
+    from diptych.embeddings.embed import embed_source
 
     settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
-    model = load_model(
-        args.model,
-        args.get("weights"),
-        args.get("precision", "float32"),
-        args.get("share"),
-        args.get("space"),
-    )
+    model = load_model(args.model, args)
     with progress("embedding") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
     damaged = sum(map(len, manifest.damaged.values()))

@@ -7,7 +7,15 @@ Suites of texts alone read no image; a probe learns from --train, or from four f
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from diptych.cli._model import MODELS, add_precision, add_share, add_space, add_weights, load_model
+from diptych.cli._model import (
+    MODELS,
+    add_device,
+    add_precision,
+    add_share,
+    add_space,
+    add_weights,
+    load_model,
+)
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -36,6 +44,7 @@ def add(parser: Parser) -> None:
     )
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
+    add_device(parser)
     add_share(parser)
     add_space(parser)
     some = "For some suites"
@@ -288,13 +297,7 @@ def run(args: Namespace) -> None:
     suites = _names(args.get("suite", "retrieval"))
     settings = _settings(args)
     source = open_source(args.data)
-    model = load_model(
-        args.model,
-        args.get("weights"),
-        args.get("precision", "float32"),
-        args.get("share"),
-        args.get("space"),
-    )
+    model = load_model(args.model, args)
     with progress("evaluating") as report:
         results = evaluate(model, source, suites, progress=report, **settings)
     if args.get("json"):

@@ -32,12 +32,12 @@ def run(args: Namespace) -> None:
     for name, what in (("to", "a target"), ("out", "a new folder")):
         if name not in args:
             raise InputError(f"diptych export lacks --{name}; name {what}: diptych export {USAGE}")
-    from diptych.methods.store import load
-    from diptych.models.export import LIMIT, export, targets
+    from diptych.front.using import export
+    from diptych.models.export import LIMIT, targets
 
     if args.to not in targets():
         raise unknown("target", args.to, targets())
-    report = export(load(args.model, weights=args.get("weights")), args.to, args.out)
+    report = export(args.model, args.to, args.out, weights=args.get("weights"))
     for note in report.notes:
         say(f"note: {note}")
     images = "" if report.images is None else f"images {report.images:.1e}, "

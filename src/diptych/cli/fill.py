@@ -5,7 +5,7 @@ A mask stands for one token of the model's vocabulary, which is a whole word whe
 
 from typing import Any
 
-from diptych.cli._model import load_model
+from diptych.cli._model import add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
@@ -32,13 +32,14 @@ def add(parser: Parser) -> None:
         help=f"words for each mask (default: {_COUNT})",
     )
     parser.option("More", "--json", type=bool, help="print JSON")
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
     for name, wanted in (("model", "a RUN"), ("text", "a text with [MASK]")):
         if not args[name]:
             raise InputError(f"diptych fill has no {name}; name {wanted}")
-    model: Any = load_model(args.model)
+    model: Any = load_model(args.model, args)
     require(model, "fill", "filling in words", args.model)
     [found] = model.fill([args.text], k=args.get("count", _COUNT))
     if args.get("json"):

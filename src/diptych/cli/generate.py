@@ -6,7 +6,7 @@ line holds an image and what is written about it; the prompt is the question tha
 
 from typing import Any
 
-from diptych.cli._model import load_model
+from diptych.cli._model import add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show, show_json
 from diptych.errors import InputError
@@ -73,6 +73,7 @@ def add(parser: Parser) -> None:
     parser.option(
         "More", "--json", type=bool, help="a JSON list of the texts, of images with keys and paths"
     )
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -81,7 +82,7 @@ def run(args: Namespace) -> None:
             "diptych generate has no model; name a RUN of language_model, or of one that writes"
         )
     count = args.get("count", 1)
-    model: Any = load_model(args.model)
+    model: Any = load_model(args.model, args)
     require(model, "generate", "diptych generate", args.model)
     settings = {
         name: args[name]

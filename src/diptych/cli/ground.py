@@ -7,7 +7,7 @@ sentence. With --json it tells the cosine of each position.
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, add_weights, load_model
+from diptych.cli._model import MODELS, add_device, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show, show_json
 from diptych.errors import InputError
@@ -36,6 +36,7 @@ def add(parser: Parser) -> None:
     )
     parser.option("More", "--json", type=bool, help="JSON; an image only where --out is given")
     add_weights(parser)
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -58,7 +59,7 @@ def run(args: Namespace) -> None:
             f"{args.image} is no image; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file"
         )
     out = _out(args)
-    model: Any = load_model(args.model, args.get("weights"))
+    model: Any = load_model(args.model, args)
     found, image = ground_image(model, args.image, args.sentence, sigma=args.get("sigma", 0.0))
     if out is not None:
         image.save(out)

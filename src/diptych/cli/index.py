@@ -62,7 +62,7 @@ def run(args: Namespace) -> None:
         )
     if not 0 < args.get("recall", 0.99) <= 1:
         raise InputError(f"--recall is {args.recall:g}; it is a share above 0, at most 1")
-    from diptych.search.build import build_index
+    from diptych.embeddings.build import build_index
 
     settings = {
         name: args[name] for name in ("add", "remove", "recall", "k", "lists") if name in args

@@ -40,7 +40,7 @@ def run(args: Namespace) -> None:
 
         print(f"{write(folder)} shows the run")
         return
-    facts = describe(load_model(args.model, args.get("weights")), folder)
+    facts = describe(load_model(args.model, args, device="cpu"), folder)
     if args.get("json"):
         show_json(facts)
         return

@@ -7,7 +7,7 @@ of them reads.
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import add_precision, add_weights, load_model
+from diptych.cli._model import add_device, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -35,6 +35,7 @@ def add(parser: Parser) -> None:
     parser.option("More", "--json", type=bool, help="JSON, of all samples, in place of a table")
     add_precision(parser)
     add_weights(parser)
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -47,8 +48,7 @@ def run(args: Namespace) -> None:
     from diptych.methods.abilities import require
 
     runs = args.model.split(",")
-    how = args.get("weights"), args.get("precision", "float32")
-    models: list[Any] = [load_model(name, *how) for name in runs]
+    models: list[Any] = [load_model(name, args) for name in runs]
     for name, model in zip(runs, models, strict=True):
         require(model, "predict", "diptych predict", name)
     settings = {name: args[name] for name in ("batch_size", "exact") if name in args}

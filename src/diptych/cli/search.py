@@ -5,16 +5,11 @@ the folder embeds the query.
 """
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from diptych.cli._model import add_precision, add_weights, load_model
+from diptych.cli._model import add_device, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
-
-if TYPE_CHECKING:
-    from diptych.search.layout import Manifest
 
 GROUP = "Use a model"
 USAGE = "EMB 'some words' | EMB --image FILE ['more of this'] [--minus 'less of that'] [options]"
@@ -48,6 +43,7 @@ def add(parser: Parser) -> None:
     )
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
     add_precision(parser)
+    add_device(parser)
     add_weights(parser)
 
 
@@ -60,13 +56,13 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych search has nothing to look for; give some words in quotes, or --image FILE"
         )
-    from diptych.search.index import Index
-    from diptych.search.query import query
+    from diptych.embeddings.index import Index
+    from diptych.embeddings.query import made_by, query
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
-    precision = args.get("precision", "float32")
     manifest = index.manifest
-    model = load_model(*_model(args, manifest), precision, manifest.share, manifest.space)
+    spec, weights = made_by(args.emb, manifest, args.get("model"), args.get("weights"))
+    model = load_model(spec, args, weights=weights, share=manifest.share, space=manifest.space)
     hits = query(
         model,
         index,
@@ -88,21 +84,3 @@ def run(args: Namespace) -> None:
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
     show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows)
-
-
-def _model(args: Namespace, manifest: "Manifest") -> tuple[str, str | None]:
-    """Return the model to load and its weights: those given, else those that made the folder."""
-    if "model" in args:
-        return args.model, args.get("weights")
-    folder = Path(manifest.model.removeprefix("hf:"))
-    if folder.is_absolute() and not folder.is_dir():
-        raise InputError(
-            f"{args.emb} was made with the model in {folder}, which is not there; name it with --model"
-        )
-    if "weights" in args:
-        return manifest.model, args.weights
-    if manifest.weights is not None and not Path(manifest.weights).exists():
-        raise InputError(
-            f"{args.emb} was made with the weights {manifest.weights}, which are not there; name them with --weights"
-        )
-    return manifest.model, manifest.weights

@@ -7,7 +7,6 @@ recipe's (--recipe.X). The file may be another run's config.yaml. On several ran
 """
 
 import errno
-import json
 import os
 import re
 import signal
@@ -400,7 +399,7 @@ def run(args: Namespace) -> int:
         raise InputError(
             "diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs"
         )
-    from diptych.front import remembered, validation
+    from diptych.front.training import remembered, validation, write_report
     from diptych.training.config import preset_for, resolve
     from diptych.training.engine import Interrupted
     from diptych.training.launch import leave
@@ -440,7 +439,7 @@ def run(args: Namespace) -> int:
             )
             return 130
     if first_rank():
-        _write_report(out)
+        write_report(out)
         _report(out, config.val, summary)
     leave()
     return 0
@@ -455,16 +454,6 @@ def _tell_tune(config: Any) -> Callable[[], None] | None:
     return lambda: say(
         f"--init takes the preset tune: {taken}; --lr and the like change it, --preset small trains as from scratch"
     )
-
-
-def _write_report(out: Path) -> None:
-    """Write RUN/report.html. The run is complete without it, so what it lacks is reported alone."""
-    from diptych.lab.run_report import write
-
-    try:
-        write(out)
-    except InputError as error:
-        say(f"no report is written: {error}")
 
 
 def _report(out: Path, val: str | None, summary: Any) -> None:
@@ -496,17 +485,11 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
 
 
 def _last_validation(out: Path) -> dict[str, float]:
-    """Return the numbers of the selected epoch, or of the last one."""
-    last: dict[str, float] = {}
-    with (out / "metrics.jsonl").open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if '"validation"' in line or '"selected"' in line:
-                last = {
-                    name: value
-                    for name, value in json.loads(line).items()
-                    if name.startswith("val/")
-                }
-    return last
+    from diptych.front.training import Run
+
+    lines = [line for line in Run(out).history if line.get("event") in ("validation", "selected")]
+    last = lines[-1] if lines else {}
+    return {name: value for name, value in last.items() if name.startswith("val/")}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ the best on texts of your own whose kind is known (--val), or the one that you g
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import add_precision, add_weights, load_model
+from diptych.cli._model import add_device, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -42,6 +42,7 @@ def add(parser: Parser) -> None:
     parser.option("More", "--json", type=bool, help="JSON, of all texts, in place of a table")
     add_precision(parser)
     add_weights(parser)
+    add_device(parser)
 
 
 def run(args: Namespace) -> None:
@@ -54,7 +55,7 @@ def run(args: Namespace) -> None:
     if loose := [name for name in ("label", "role") if name in args and "val" not in args]:
         raise InputError(f"--{loose[0]} is of the texts of --val; name them, or leave it out")
     texts = _texts(args.texts)
-    model: Any = load_model(args.model, args.get("weights"), args.get("precision", "float32"))
+    model: Any = load_model(args.model, args)
     threshold = _threshold(args, model)
     from diptych.evaluation.suites.visualness import scores_of
 

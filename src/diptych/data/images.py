@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
+from diptych.data.endings import FOREIGN, IMAGES, ending
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.volume_files import VOLUMES
 from diptych.errors import InputError, unknown
@@ -34,47 +35,11 @@ HALF = (0.5, 0.5, 0.5)
 MOST_BYTES = 8 * MAX_PIXELS
 """The largest image file, in bytes, that is read."""
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
-"""The extensions of files that are read as images."""
-
-FOREIGN = (
-    *(
-        "jp2",
-        "j2k",
-        "jpf",
-        "jpx",
-        "jxl",
-        "svg",
-        "ico",
-        "psd",
-        "xcf",
-        "tga",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-        "exr",
-        "hdr",
-    ),
-    *("eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
-)
-"""The extensions of images that are not supported; in a folder they are counted as such."""
-
 
 def is_image(path: str | Path) -> bool:
     """Whether a path is an existing file with the extension of an image or a volume, supported or
     not."""
     return ending(str(path)) in (*IMAGES, *VOLUMES, *FOREIGN) and Path(path).is_file()
-
-
-def ending(path: str) -> str:
-    """The extension of a file's name in lower case, of packed volumes both.
-
-    >>> ending("case/CT.nii.gz"), ending("a.b.JPG")
-    ('nii.gz', 'jpg')
-    """
-    name = os.path.basename(path).lower()  # noqa: PTH119  (millions of paths: no Path objects)
-    return "nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1][1:]  # noqa: PTH122
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:

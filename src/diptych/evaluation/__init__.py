@@ -22,6 +22,7 @@ from diptych.data.sample import Source
 from diptych.errors import InputError, unknown
 from diptych.methods.abilities import require
 from diptych.renamed import refuse
+from diptych.results import Tabular
 
 
 @lru_cache(maxsize=1)
@@ -39,6 +40,24 @@ def cards() -> dict[str, dict[str, Any]]:
     return found
 
 
+class Evaluation(Tabular, dict[str, dict[str, Any]]):
+    """The results of suites: suite -> name -> value."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each number, beside its value at chance level."""
+        return [
+            {
+                "suite": suite,
+                "measure": name,
+                "value": value,
+                "chance": result.get(f"chance_{name}"),
+            }
+            for suite, result in self.items()
+            for name, value in result.items()
+            if isinstance(value, int | float) and not name.startswith("chance_")
+        ]
+
+
 def evaluate(
     model: Any,
     source: Source,
@@ -46,7 +65,7 @@ def evaluate(
     *,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
-) -> dict[str, dict[str, Any]]:
+) -> Evaluation:
     """Run suites on a model that has their abilities, and return one dict of results for each
     suite.
 
@@ -55,10 +74,11 @@ def evaluate(
     unknown suite or setting, a field that the source lacks, or an ability that the model lacks.
     """
     functions = check(model, source, suites, **settings)
-    return {
-        name: function(model, source, progress=progress, **_taken(function, settings))
-        for name, function in functions.items()
-    }
+    found = Evaluation()
+    for name, function in functions.items():
+        found[name] = function(model, source, progress=progress, **_taken(function, settings))
+    found.title = source.name
+    return found
 
 
 def check(

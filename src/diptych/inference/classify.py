@@ -1,18 +1,27 @@
 """Classification: the class of every image of a source, by a model that has `class_logits`."""
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from diptych.data.descriptions import bank, read_lists
+from diptych.data.images import is_image
 from diptych.data.sample import Source
+from diptych.data.sources import DataLike, open_source
+from diptych.data.templates import templates as banks
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, place_of, read_images
+from diptych.evaluation.suites.zeroshot import named_label
 from diptych.methods.abilities import require
+from diptych.models.adapted import TrainedClassesModel
 from diptych.models.class_names import mean_directions
+from diptych.results import Tabular
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,108 @@ class Named:
     path: str
     classes: tuple[tuple[str, float], ...]
     groups: tuple[tuple[str, float], ...] = ()
+
+
+class Classified(Tabular, list[Named]):
+    """The images of a source with their likeliest classes, of `classes`; `bad` are the numbers of
+    images that cannot be read, by reason."""
+
+    classes: tuple[str, ...] = ()
+    bad: Mapping[str, int] = MappingProxyType({})
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each image: its first class, and the others with their probabilities."""
+        return [
+            {
+                "image": each.path or each.key,
+                "class": each.classes[0][0],
+                "probability": each.classes[0][1],
+                "then": ", ".join(f"{name} {share:.2f}" for name, share in each.classes[1:]),
+            }
+            for each in self
+        ]
+
+
+def name_source(
+    model: Any,
+    images: DataLike,
+    names: Sequence[str] | str | Path | None = None,
+    *,
+    templates: Sequence[str] | None = None,
+    label: str | None = None,
+    k: int = 3,
+    route: bool = False,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> Classified:
+    """Return the `k` likeliest classes of every image of a source, or of one image file. The
+    classes stay set in the model.
+
+    `names` are the classes, as a list, as "a,b", or as a file: one on each line, or a JSON file of
+    sentences by class. Without them the classes are those that the model was trained on, else the
+    class names of `label` in the source. `templates` are prompts around a name or banks of them
+    (`data.templates`), by default "images". `route` is that of `name_images`. Raises InputError for
+    a model that names no classes, and where no class is given.
+    """
+    single = isinstance(images, str | Path) and is_image(images)
+    source = None if single else open_source(images)
+    require(model, "class_logits", "diptych classify", model.name)
+    if route:
+        require(model, "route", "--route", model.name)
+    if isinstance(names, str | Path) and str(names).lower().endswith(".json"):
+        if templates is not None:
+            raise InputError(f"{names} has whole sentences; leave out --template")
+        set_sentences(model, str(names))
+    else:
+        trained = isinstance(model, TrainedClassesModel)  # it has prompts of its own
+        specs = templates if templates is not None else () if trained else ("images",)
+        prompts = [template for spec in specs for template in banks(spec)]
+        own = model.classes if trained else ()
+        model.set_classes(_classes(own, source, names, label), prompts)
+    found = Classified()
+    if source is None:
+        path = Path(str(images))
+        [classes] = likeliest(model.class_logits(path, exact=exact), model.classes, k)
+        [groups] = model.route(path, exact=exact) if route else [()]
+        found.append(Named(path.name, str(images), classes, groups))
+    else:
+        settings = {"k": k, "route": route, "batch_size": batch_size, "exact": exact}
+        rows, found.bad = name_images(model, source, progress=progress, **settings)
+        found.extend(rows)
+    found.classes = tuple(model.classes)
+    found.title = f"{images if source is None else source.name} by {model.name}"
+    return found
+
+
+def _classes(
+    trained: Sequence[str],
+    source: Source | None,
+    names: Sequence[str] | str | Path | None,
+    label: str | None,
+) -> list[str]:
+    """Return the requested classes, else those that the model was trained on, else those of the
+    images."""
+    missing = "no class is named; give --names 'A,B,C', or a file with one a line"
+    if names is None and trained and label is None:
+        return list(trained)
+    if names is None and source is None:
+        raise InputError(missing)
+    if names is None:
+        assert source is not None
+        try:
+            chosen = named_label("classify", source, label)
+        except InputError as error:
+            raise InputError(f"{missing} ({error})") from None
+        return list(source.schema()[f"labels.{chosen}"].classes)
+    if not isinstance(names, str | Path):
+        return list(names)
+    path = Path(names).expanduser()
+    if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for long texts)
+        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if path.suffix == ".txt":
+        raise InputError(f"--names {names}: there is no such file; check the path")
+    return str(names).split(",")
 
 
 def name_images(

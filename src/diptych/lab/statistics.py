@@ -125,13 +125,15 @@ def interval(
     error: float | None = None,
 ) -> Interval:
     """The t-interval of a mean, `level` on each side; `error` in place of the values' own standard
-    error. Equal values have one of no width.
+    error. Equal values, and one value alone, have one of no width.
 
     >>> interval([1.0, 2.0, 3.0])
     Interval(low=-0.484..., mean=2.0, high=4.484...)
     """
     d = np.asarray(values, float)
     mean = mean_of(values)
+    if error is None and len(values) == 1:
+        return Interval(mean, mean, mean)
     if error is None:
         error = float(standard_error(d, exact=True))
     half = float(student().isf(level, len(values) - 1)) * error

@@ -2,12 +2,33 @@
 summary in one line."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from diptych.lab.stored import EARLIER, Record
+from diptych.results import Tabular, html_table
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Columns and rows."""
+
+
+class Result(Tabular, dict[str, Any]):
+    """The record of a claim that was tried."""
+
+    def records(self) -> list[dict[str, str]]:
+        """A row for each arm: the mean of each metric, with half the width of its interval."""
+        return _records(arms(self))
+
+    def _repr_html_(self) -> str:
+        shown = html_table(self["question"], self.records())
+        if self["verdict"] is not None:
+            shown += html_table("Expected", _records(expectations(self)))
+        return f"{shown}<p>{escape(sentence(self))}</p>"
+
+
+def _records(table: Table) -> list[dict[str, str]]:
+    columns, rows = table
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def arms(record: Record) -> Table:

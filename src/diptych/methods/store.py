@@ -6,8 +6,6 @@ tokenizer, preprocessing, and the checksum of the weights. Both files are writte
 in the same folder and then renamed over the old ones.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,41 +14,36 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.data.volumes import AnyPreprocess, preprocess_from
-from diptych.errors import InputError, brief, located
-from diptych.files import read_json, write_atomic
+from diptych.errors import InputError, brief, located, unknown
+from diptych.files import read_json
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import is_file, method_class
 from diptych.models import pretrained
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
+from diptych.models.device import find_device
 from diptych.models.language import CausalLM, LanguageModel
 from diptych.models.model import Model, TextModel
-from diptych.models.precision import set_precision
+from diptych.models.precision import PRECISIONS, set_precision
+from diptych.models.saved import (
+    FORMAT,
+    METADATA,
+    Saved,
+    checksum,
+    digest,
+)
+from diptych.models.saved import (
+    save_model as save_model,  # what writes and what reads are both found here
+)
 from diptych.renamed import translated
 from diptych.spec import check_record
 from diptych.towers.dual import DualEncoder, renamed_entries
-
-FORMAT = "diptych-model/1"
-
-_DECIDES = (
-    "method",
-    "config",
-    "dual",
-    "lm",
-    "kept",
-    "tokenizer",
-    "tokenizer_fingerprint",
-    "preprocess",
-    "stored",
-)
-"""The parts of a description that determine embeddings. Their digest detects a file that was
-changed by hand, which would otherwise give other embeddings silently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +69,6 @@ class Description:
     weights: str | None = None
 
 
-_METADATA = "diptych-description"
 _REMEDY = "copy it again or resume the run"
 SHIPPED = Path(pretrained.__file__).parent
 
@@ -118,40 +110,6 @@ def preprocess_of(delivered: nn.Module) -> AnyPreprocess | None:
         return None
     holder = delivered if hasattr(delivered, "preprocess") else getattr(delivered, "image", None)
     return getattr(holder, "preprocess", None)
-
-
-def save_model(
-    folder: Path, description: Mapping[str, Any], state: Mapping[str, Tensor], *, half: bool = False
-) -> None:
-    """Write model.safetensors, then model.json with its checksum; a failure leaves the old pair.
-
-    With `half` float32 weights are rounded to float16, half the bytes; `load` returns them as
-    float32.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "model.safetensors"
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    if half:
-        state = {
-            name: value.half() if value.dtype == torch.float32 else value
-            for name, value in state.items()
-        }
-        description = {**description, "stored": "float16"}
-    write_atomic(weights, lambda path: save_file(state, path, {_METADATA: digest(description)}))
-    text = json.dumps({**description, "weights": _checksum(weights)}, indent=1, ensure_ascii=False)
-    write_atomic(folder / "model.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def digest(description: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the parts of model.json that determine embeddings; model.safetensors
-    stores it too.
-
-    Empty values are left out. It covers the values as they were saved, before old names in them are
-    translated.
-    """
-    saved = json.loads(json.dumps(description))
-    decides = {name: saved[name] for name in _DECIDES if saved.get(name)}
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -213,41 +171,30 @@ def load(
     weights: str | Path | None = None,
     precision: str = "float32",
     *,
+    device: str = "cpu",
     share: float | None = None,
     space: str | None = None,
 ) -> Any:
-    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
-    `diffusers:FOLDER`, or one that ships with the package: `tiny`, `tiny-lm`.
-
-    Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
-    for a language model a `LanguageModel`, which generates, and for a predictor of noise a
-    `DiffusionModel`.
-
-    `weights` names a local file for a model of another library: a state dict, safetensors, or a
-    Hugging Face folder. `precision` is the type of the computation: "float32", "bfloat16", "int8",
-    or "auto", the fastest of them on this machine whose probed embeddings stay within a cosine of
-    0.9995 of float32 (`models.precision`). `share` sets the weight of the heads of a model that has
-    two (`DualEncoder.set_share`), in place of the share in model.json. `space` chooses one of the
-    embedding spaces of a model that has several (`TextModel.space`). Raises InputError if the name,
-    the files or their contents do not fit.
-    """
-    if share is None and space is None:
-        return _load(spec, weights, precision)
-    model = _load(spec, weights, "float32")
-    if not isinstance(model, TextModel):
+    """Load a model as `diptych.load` does, but on the CPU where no device is given."""
+    if precision not in (*PRECISIONS, "auto"):
+        raise unknown("precision", precision, (*PRECISIONS, "auto"))
+    place = find_device(device, precision)
+    model = _load(spec, weights)
+    if isinstance(model, TextModel):
+        if share is not None:
+            model.set_share(share)
+        if space is not None:
+            model = model.space(space)
+    elif share is not None or space is not None:
         what = "a share weighs the two heads" if space is None else "a space is"
         raise InputError(f"{what} of a model that embeds, which {spec} does not; leave it out")
-    if share is not None:
-        model.set_share(share)
-    if space is not None:
-        model = model.space(space)
-    return set_precision(model, precision)
+    return set_precision(model.to(place), precision)
 
 
-def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
+def _load(spec: str | Path, weights: str | Path | None) -> Any:
     prefix = str(spec).split(":", 1)[0]
     if prefix in pretrained.LOADERS and ":" in str(spec):
-        return pretrained.load(str(spec), weights=weights, precision=precision)
+        return _described_anew(pretrained.load(str(spec), weights=weights))
     ships = shipped().get(str(spec))
     folder = ships or Path(spec).expanduser()
     if weights is not None:
@@ -259,7 +206,18 @@ def _load(spec: str | Path, weights: str | Path | None, precision: str) -> Any:
             [*shipped(), "openclip:NAME/TAG", "hf:FOLDER", "hf-lm:FOLDER", "diffusers:FOLDER"]
         )
         raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")
-    return set_precision(_load_run(folder, str(spec) if ships else str(folder)), precision)
+    return _load_run(folder, str(spec) if ships else str(folder))
+
+
+def _described_anew(model: Any) -> Any:
+    """The model of another library, with the description that `save` writes: that of a run of clip,
+    or of a language model."""
+    if type(model) in (Model, TextModel):
+        preprocess = getattr(model, "preprocess", None)
+        model.description = describe("clip", {}, model.encoder, model.tokenizer, preprocess)
+    elif isinstance(model, LanguageModel):
+        model.description = describe("language_model", {}, model.lm, model.tokenizer, None)
+    return model
 
 
 def shipped() -> dict[str, Path]:
@@ -273,7 +231,7 @@ def _load_run(folder: Path, name: str) -> Any:
     path = folder / "model.safetensors"
     if description["weights"] is None or not path.exists():
         raise _unfinished(folder)
-    if _checksum(path) != description["weights"]:
+    if checksum(path) != description["weights"]:
         raise InputError(
             f"{path} is not the file that model.json describes (checksum differs); copy both again"
         )
@@ -303,7 +261,10 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
         )
     module = rebuild(description, tokenizer).eval()
     load_state(module, folder / "model.safetensors", half=description["stored"] == "float16")
-    return to_model(module, tokenizer, description["preprocess"], name=name)
+    model = to_model(module, tokenizer, description["preprocess"], name=name)
+    if isinstance(model, Saved):
+        model.description = description
+    return model
 
 
 @contextmanager
@@ -332,7 +293,7 @@ def _trusting_nothing(path: Path) -> Iterator[None]:
 def _saved_digest(path: Path) -> str | None:
     try:
         with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get(_METADATA)
+            return (file.metadata() or {}).get(METADATA)
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({brief(error)}); copy it again"
@@ -422,8 +383,3 @@ def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
         raise InputError(f"{path} does not fit the model: it {sorted(problems)[0]}{more}")
     with torch.no_grad():
         module.load_state_dict(state)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,6 +27,7 @@ from diptych.errors import InputError, Missing
 from diptych.models.delivered import Validation
 from diptych.models.generate import State, generate
 from diptych.models.model import Model, evaluating
+from diptych.models.saved import Saved
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import checksum
 from diptych.towers.text.text import TextTower
@@ -200,7 +201,7 @@ class CausalLM(nn.Module):
         return self.token_log_probs(ids, lengths, **options).sum(1)
 
 
-class LanguageModel:
+class LanguageModel(Saved):
     """A causal language model for strings, in float32, as returned by `diptych.load`.
 
     Raises InputError if the tokenizer does not fit the model, or does not mark the start and end of
@@ -227,6 +228,17 @@ class LanguageModel:
                 f"{self.name} is a language model and has no {name}; name a model of images and texts"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.lm.parameters())
+        return (
+            f"{type(self).__name__}({self.name!r}: {count:,} parameters, context of {self.lm.context}, "
+            f"{self.precision} on {self.device})"
+        )
+
+    @property
+    def _whole(self) -> nn.Module:
+        return self.lm
 
     def generate(
         self,

@@ -27,6 +27,7 @@ from diptych.errors import InputError, Missing
 from diptych.models.class_names import check_names, mean_directions, prompts
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.pixels import ImagesLike, pixel_batches
+from diptych.models.saved import Saved
 from diptych.towers.dual import DualEncoder, pooled
 from diptych.towers.encoded import Encoded
 
@@ -34,7 +35,7 @@ Progress = Callable[[int, int], None]
 """`progress(done, total)`, called after each batch."""
 
 
-class TextModel:
+class TextModel(Saved):
     """A dual encoder that accepts strings, as `diptych.load` returns it for one of texts alone.
 
     `name` is what the model was loaded from. `delivered` is a method's module that holds the
@@ -74,6 +75,15 @@ class TextModel:
                 f"{self.name} embeds texts alone and has no {name}; name a model of images and texts"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        encoder = self.encoder
+        towers = " and ".join(getattr(encoder, side).spec["name"] for side in encoder.sides)
+        count = sum(parameter.numel() for parameter in self._whole.parameters())
+        return (
+            f"{type(self).__name__}({self.name!r}: {towers}, {count:,} parameters, embeddings of "
+            f"{encoder.embed_dim}, {self.precision} on {self.device})"
+        )
 
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
@@ -175,8 +185,17 @@ class TextModel:
 
     @property
     def _whole(self) -> nn.Module:
-        """The module that holds all parameters."""
         return self.encoder if self.delivered is None else self.delivered
+
+    def _now(self) -> dict[str, Any]:
+        if self.chosen_space is not None:
+            raise InputError(
+                f"{self.name} is in its space {self.chosen_space!r}; save it before a space is chosen"
+            )
+        holder = (
+            self.encoder if self.delivered is None else getattr(self.delivered, "encoder", None)
+        )
+        return {"dual": holder.config()} if isinstance(holder, DualEncoder) else {}
 
     def _embed(
         self, batches: Iterator, embed: Callable[..., Tensor], count: int, progress: Progress | None

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.decode import opened
+from diptych.data.held import HeldImage, encoded
 from diptych.data.images import FileImage
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, EncodedImage
@@ -39,11 +39,10 @@ def pixel_batches(
     `Model.embed_images`."""
     if isinstance(images, Tensor):
         return _tensor_batches(images, preprocess, batch_size)
-    items = (
-        [images]
-        if isinstance(images, str | Path | Image.Image | np.ndarray) or hasattr(images, "decode")
-        else images
-    )
+    one = isinstance(images, str | bytes | Path | Image.Image) or hasattr(images, "decode")
+    if isinstance(images, np.ndarray):  # one, but for a batch of images (N, H, W, 3)
+        one = images.ndim < 4
+    items = [images] if one else images
     return _decoded(list(items), preprocess, batch_size, exact), len(items)  # type: ignore[arg-type]
 
 
@@ -105,21 +104,25 @@ def _pixels(
     volumes = isinstance(preprocess, VolumePreprocess)
     kinds = ".npy, .nii or .nii.gz" if volumes else "a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
     try:
-        if volumes and isinstance(item, np.ndarray):
+        if not volumes:
+            image = encoded(item)
+            if isinstance(image, HeldImage):
+                return preprocess(image.decode())
+            return preprocess.read(image, exact=exact)
+        if isinstance(item, np.ndarray):
             return preprocess.read(ArrayVolume(item))
-        if not volumes and isinstance(item, Image.Image):
-            return preprocess(opened(item))
         if isinstance(item, str | Path):
             return preprocess.read(FileImage(str(item)), exact=exact)
         if hasattr(item, "decode"):
             return preprocess.read(item, exact=exact)  # type: ignore[arg-type]  # it decodes
+    except InputError as error:
+        raise InputError(f"image {place}: {error}") from None
     except (
         BadSample,
         OSError,
     ) as error:  # PIL reads lazily: a truncated file given as an image fails here
         where = str(item) if isinstance(item, str | Path) else f"image {place}"
         raise InputError(f"{where} cannot be embedded ({error}); give {kinds}") from error
-    other = "an array (slices, rows, columns)" if volumes else "a PIL image"
     raise InputError(
-        f"image {place} is a {type(item).__name__}; give a path, {other}, or one tensor of all"
+        f"image {place} is a {type(item).__name__}; give a path, an array (slices, rows, columns), or one tensor of all"
     )

@@ -3,6 +3,7 @@ models."""
 
 from diptych.objectives.contrastive import info_nce, sigmoid_pairs
 from diptych.objectives.core import RowLosses, both_losses, pair_losses
+from diptych.objectives.module import Objective
 from diptych.objectives.multiview import (
     average,
     dcl,
@@ -18,6 +19,7 @@ from diptych.objectives.multiview import (
 from diptych.objectives.uniformity import alignment, cross_uniformity, uniformity
 
 __all__ = [
+    "Objective",
     "RowLosses",
     "alignment",
     "average",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def run(
     remember: Callable[[Any, Source], float] | None = None,
     change: Callable[[Method], None] | None = None,
     begun: Callable[[], None] | None = None,
+    sources: Mapping[str, Source] = MappingProxyType({}),
 ) -> Summary:
     """Train by `config` into the folder `out`.
 
@@ -68,6 +70,7 @@ def run(
     - `change(method)` modifies the method before it trains; claims use it for ablations that are no
       option of the method.
     - `begun()` is called after all checks, before the first step.
+    - `sources` are those that a program gives in place of the specs: "data.STREAM", "val", "guard".
 
     Raises InputError if the config, the data or an earlier run in `out` do not fit, and Interrupted
     after a signal.
@@ -75,7 +78,7 @@ def run(
     out = followed(out)
     accelerator = make_accelerator()  # first: it opens the process group
     with _alone(out):
-        return _train(config, out, accelerator, resume, validate, remember, change, begun)
+        return _train(config, out, accelerator, resume, validate, remember, change, begun, sources)
 
 
 def _train(
@@ -87,6 +90,7 @@ def _train(
     remember: Callable[[Any, Source], float] | None,
     change: Callable[[Method], None] | None,
     begun: Callable[[], None] | None,
+    given: Mapping[str, Source],
 ) -> Summary:
     tracker = (
         Tracker(config.options.tracker, out, configs.plain(config))
@@ -94,9 +98,12 @@ def _train(
         else None
     )
     resume = _check_folder(config, out, resume)
-    sources = {stream: open_source(spec) for stream, spec in config.data.items()}
-    held_out = open_source(config.val) if config.val else None
-    guarded = open_source(config.guard) if config.guard else None
+    sources = {
+        stream: given.get(f"data.{stream}") or open_source(spec)
+        for stream, spec in config.data.items()
+    }
+    held_out = given.get("val") or (open_source(config.val) if config.val else None)
+    guarded = given.get("guard") or (open_source(config.guard) if config.guard else None)
     tokenizer = _tokenizer(config, out, sources, resume)
     method, delivered = build_method(config, tokenizer)
     if change is not None:

@@ -204,7 +204,7 @@ def test_a_image_may_lie_in_a_zip(folder):
     )
     assert source[0].images["main"].decode().getpixel((0, 0)) == (255, 0, 0)
     source = open_source(str(write(folder / "t.jsonl", [{"image": 5, "caption": "x"}])))
-    with pytest.raises(BadSample, match="5 is no path"):
+    with pytest.raises(BadSample, match="a int is no image"):
         source[0]
 
 

@@ -64,7 +64,7 @@ def other(tmp_path_factory, data):
     }
     scenes = "scenes:number=1:texts=caption:count=16"
     folder = tmp_path_factory.mktemp("other") / "run"
-    return diptych.train("clip", scenes, folder, **towers, steps=1, batch_size=8, quiet=True)
+    return diptych.train("clip", scenes, folder, **towers, steps=1, batch_size=8, quiet=True).model
 
 
 def pixels(data):

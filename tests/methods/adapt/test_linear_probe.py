@@ -106,7 +106,7 @@ def test_a_run_is_loaded_and_names_images_and_no_others(tmp_path):
         init="tiny",
         config={"label": "object"},
         quiet=True,
-    )
+    ).model
     again = diptych.load(tmp_path / "run")
     assert again.classes == model.classes
     reported = diptych.evaluate(again, f"{things}:split=val", suites=["zeroshot"], label="object")[

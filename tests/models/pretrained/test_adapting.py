@@ -33,7 +33,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapted(method: str, classes: Path, out: Path, **how: object) -> torch.Tensor:
     """The logits of two classes that are new to a run of two steps."""
     options = {"steps": 2, "batch_size": 4, "quiet": True}
-    model = diptych.train(method, str(classes), out, config=OPTIONS[method], **options, **how)  # type: ignore[arg-type]
+    model = diptych.train(method, str(classes), out, config=OPTIONS[method], **options, **how).model  # type: ignore[arg-type]
     model.set_classes(["a horse", "cow"])
     return model.class_logits([Image.open(classes / "cat" / "0.png")])
 

@@ -40,7 +40,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -63,15 +63,32 @@ def formats() -> dict[str, ModuleType]:
     return {module.FORMAT: module for module in found if hasattr(module, "FORMAT")}
 
 
-def open_source(spec: str) -> Source:
+class Items(Protocol):
+    """A list, a table, a torch Dataset: what `python.source_of` takes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+DataLike = str | Path | Source | Items
+"""Data as the functions of `diptych` take them: a spec, a source, or data of a Python program."""
+
+
+def open_source(spec: DataLike) -> Source:
     """Open the source `NAME_OR_PATH[:option=value…]`; several, separated by commas, are
-    concatenated.
+    concatenated. Data of a Python program become a source as in `python.source_of`, and a source
+    stays as it is.
 
     Raises InputError if the source does not exist, is empty, or has no format that reads it.
 
     >>> len(open_source("glyphs:split=val:design=noto,glyphs:split=test:design=noto"))
     369
     """
+    if isinstance(spec, Path):
+        spec = str(spec)
+    if not isinstance(spec, str):
+        return spec if isinstance(spec, Source) else formats()["python"].source_of(spec)
     if not spec:
         raise InputError(
             "no data given; name a source, such as glyphs, photos/ or 'shards/{0000..0099}.tar'"
@@ -262,4 +279,4 @@ def _merge(schemas: Sequence[Schema]) -> tuple[dict[str, Field], list[dict[str, 
     return merged, renumber
 
 
-__all__ = ["Concat", "Part", "formats", "open_source"]
+__all__ = ["Concat", "DataLike", "Items", "Part", "formats", "open_source"]

@@ -38,13 +38,19 @@ def open(spec: Spec) -> Table:
     """Open the rows of one split as a table. Raises InputError if there are none or they cannot be
     read."""
     options = configure(DatasetsOptions, spec.options, f"source {spec.name!r}")
-    rows = DatasetRows(spec.name, _load(spec.name.removeprefix(PREFIX), options.split, spec.name))
+    dataset = _load(spec.name.removeprefix(PREFIX), options.split, spec.name)
     chosen = {
         name: getattr(options, name)
         for name in TableOptions.__dataclass_fields__
         if name != "split"
     }
-    return Table(spec.name, rows, replace(TableOptions(**chosen), **rows.columns_of_kinds(chosen)))
+    return table_of(spec.name, dataset, TableOptions(**chosen))
+
+
+def table_of(name: str, dataset: Any, options: TableOptions) -> Table:
+    """The rows of a `datasets.Dataset`, with the image and class columns that it declares."""
+    rows = DatasetRows(name, dataset)
+    return Table(name, rows, replace(options, **rows.columns_of_kinds(vars(options))))
 
 
 class DatasetRows:

@@ -15,7 +15,8 @@ from types import MappingProxyType
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.images import FOREIGN, IMAGES, FileImage, ending
+from diptych.data.endings import FOREIGN, IMAGES, ending
+from diptych.data.images import FileImage
 from diptych.data.sample import Sample, Schema, path_text
 from diptych.data.sources.records import Parts, labels_of, read_json, read_text, roles_of, schema_of
 from diptych.data.volume_files import VOLUMES

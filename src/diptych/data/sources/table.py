@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import Groups, Strings, hash64, is_folder
-from diptych.data.images import BytesImage, FileImage, ZipImage
+from diptych.data.endings import TABLES
+from diptych.data.held import encoded
+from diptych.data.images import FileImage, ZipImage
 from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
 from diptych.data.sources.records import (
     CAPTIONS,
@@ -31,7 +33,6 @@ from diptych.spec import Spec, configure, several
 
 FORMAT = "table"
 ANY = True
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".parquet")
 _IMAGES = (
     *(
         "image",
@@ -55,7 +56,7 @@ _WHOLE = re.compile(r"-?[0-9]+")
 
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: by its suffix."""
-    return spec.name.lower().endswith(_SUFFIXES) and not is_folder(spec)
+    return spec.name.lower().endswith(TABLES) and not is_folder(spec)
 
 
 def open(spec: Spec) -> "Table":
@@ -255,12 +256,13 @@ class Table:
     def _image(self, value: Any) -> EncodedImage | None:
         if isinstance(value, Mapping):  # the form in which Hugging Face's `datasets` stores images
             value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            return BytesImage(value)
-        if not value:
+        if value is None or (isinstance(value, str | bytes) and not value):
             return None
         if not isinstance(value, str):
-            raise BadSample("columns", f"{str(value)[:40]} is no path of an image")
+            try:
+                return encoded(value)
+            except InputError as error:
+                raise BadSample("columns", str(error)) from error
         archive, inside, member = value.partition(".zip/")
         path = str(Path(self.root, archive + inside.rstrip("/")))
         return ZipImage(path, member) if inside else FileImage(path)
@@ -324,7 +326,7 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
     if image is None and not roles:
         raise InputError(
             f"{rows.path}: no column of images or texts among {', '.join(columns)}; name them with "
-            ":image=COLUMN:text=COLUMN"
+            ":image=COLUMN:text=COLUMN, or rename them to image and caption"
         )
     label = options.label or next(iter(_first(by_name, _LABELS, roles)), None)
     key = options.key or by_name.get("key")

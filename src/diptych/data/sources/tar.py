@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from diptych.data.compact import is_folder
-from diptych.data.images import IMAGES, VOID, ClassMask, Mask, MemberImage
+from diptych.data.endings import IMAGES
+from diptych.data.images import VOID, ClassMask, Mask, MemberImage
 from diptych.data.sample import BadSample, Sample, Schema
 from diptych.data.sources.records import (
     Parts,

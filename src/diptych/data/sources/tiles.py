@@ -13,7 +13,8 @@ import numpy as np
 
 from diptych.data.compact import is_folder
 from diptych.data.decode import dimensions
-from diptych.data.images import IMAGES, FileImage
+from diptych.data.endings import IMAGES
+from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, Field, Sample, Schema
 from diptych.data.sources.records import json_of
 from diptych.data.tiles import TileImage

@@ -11,13 +11,14 @@ from diptych.errors import InputError, unknown
 from diptych.files import write_atomic
 from diptych.lab.compare.cell import Cell, Row
 from diptych.lab.statistics import Interval, interval
+from diptych.results import Tabular
 
 FORMAT = "diptych-compare/1"
 _KEY = ("method", "size", "budget", "seed")
 
 
 @dataclass(kw_only=True)
-class Table:
+class Table(Tabular):
     """The existing rows, in the order in which they were added; methods in the order in which they
     were named."""
 
@@ -32,6 +33,31 @@ class Table:
     def has(self, cell: Cell) -> bool:
         """Whether a cell is done."""
         return any(all(row[name] == getattr(cell, name) for name in _KEY) for row in self.rows)
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each method, size and budget: the means of its metrics over the seeds, and ends
+        of their intervals."""
+        metrics = chosen(self, None)
+        return [
+            {
+                "method": line.method,
+                "width": line.size,
+                "samples": line.samples,
+                "parameters": line.parameters,
+                "seeds": line.seeds,
+                **{
+                    f"{name.split('/', 1)[1]}{end}": value
+                    for name, found in line.metrics.items()
+                    for end, value in (("", found.mean), (" low", found.low), (" high", found.high))
+                },
+            }
+            for line in lines(self, metrics)
+        ]
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """What was trained on, and measured on."""
+        return f"trained on {self.data}, measured on {self.test}"
 
     def add(self, row: Row) -> None:
         """Add a row, in memory and on disk: the file is written anew and replaces the old one."""

@@ -19,23 +19,20 @@ LOADERS = {
 }
 
 
-def load(spec: str, weights: str | Path | None = None, precision: str = "float32") -> Any:
-    """Load the model of a spec `PREFIX:NAME`.
+def load(spec: str, weights: str | Path | None = None) -> Any:
+    """Load the model of a spec `PREFIX:NAME`, in float32 on the CPU.
 
-    `weights` is a local state dict, safetensors file or folder; `precision` is as in
-    `diptych.load`.
+    `weights` is a local state dict, safetensors file or folder.
 
     Raises InputError if the prefix or name is unknown, or if the weights do not fit the name.
     """
     prefix, _, name = spec.partition(":")
     if prefix not in LOADERS:
         raise unknown("kind of pretrained model", prefix, LOADERS)
-    from diptych.models.precision import set_precision
-
     path = None if weights is None else Path(weights).expanduser()
     model = importlib.import_module(LOADERS[prefix]).load(name, path)
     model.weights = None if path is None else path.resolve()
-    return set_precision(model, precision)
+    return model
 
 
 def absolute(spec: str) -> str:

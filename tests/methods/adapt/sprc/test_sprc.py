@@ -16,7 +16,7 @@ from diptych.data.plan import Having, Shuffled, Together
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
-from diptych.front import validation
+from diptych.front.training import validation
 from diptych.methods.adapt.sprc import SPRC
 from diptych.methods.adapt.sprc.composer import ComposerModel, cleaned
 from diptych.methods.adapt.sprc.objectives import hard_negatives

@@ -1,7 +1,7 @@
 """Embed the images of a source and their first captions, or its texts alone, to a folder in
 clip-retrieval's layout.
 
-The same command continues where it was killed (`diptych.search.writer`), with batches split at the
+The same command continues where it was killed (`diptych.embeddings.writer`), with batches split at the
 same places, so that the folder has the same bytes as after an uninterrupted run.
 """
 
@@ -19,13 +19,13 @@ from diptych.data.images import FileImage, Preprocess
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_text
 from diptych.data.sources import open_source
+from diptych.embeddings import writer
+from diptych.embeddings.layout import Manifest, parquet
+from diptych.embeddings.writer import Row, Stale, Writer
 from diptych.errors import InputError
 from diptych.files import followed
 from diptych.models.model import TextModel
 from diptych.models.pretrained import absolute
-from diptych.search import writer
-from diptych.search.layout import Manifest, parquet
-from diptych.search.writer import Row, Stale, Writer
 
 
 def embed_source(

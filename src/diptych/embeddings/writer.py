@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from diptych.embeddings.layout import parquet, part
 from diptych.errors import InputError
 from diptych.files import followed, is_full, locked, read_json, sync, write_atomic
-from diptych.search.layout import parquet, part
 from diptych.spec import Natural, check_record
 
 PART_ROWS = 100_000

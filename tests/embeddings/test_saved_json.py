@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diptych.embeddings.ivf import Part, State
+from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
-from diptych.search.ivf import Part, State
-from diptych.search.layout import Manifest
 
 ODD = st.sampled_from(
     [

@@ -1,5 +1,5 @@
 """Search in a folder of embeddings: exactly, or with the index that `diptych index` made (see
-`diptych.search.ivf`).
+`diptych.embeddings.ivf`).
 
 Exact search compares every vector, read through a memory map in tiles: a million vectors of 512
 dimensions take a fraction of a second on two cores and little memory.
@@ -7,8 +7,10 @@ dimensions take a fraction of a second on two cores and little memory.
 Dimensions: Q queries, N rows, E embedding, K hits.
 """
 
+import base64
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.data.images import FileImage, on_ground
+from diptych.data.sample import BadSample
+from diptych.embeddings.ivf import STATE, Ivf, Part, State, anew, fingerprint
+from diptych.embeddings.layout import Manifest, parquet, parts_of
 from diptych.errors import InputError
 from diptych.models.model import TextModel
-from diptych.search.ivf import STATE, Ivf, Part, State, anew, fingerprint
-from diptych.search.layout import Manifest, parquet, parts_of
+from diptych.results import Markup, Tabular, html_table
 
 TILE = 16_384
 """The number of rows compared at once: 32 MB of vectors of 512 dimensions."""
@@ -42,6 +47,41 @@ class Hit:
     position: int
     image_path: str
     caption: str | None
+
+
+class Hits(Tabular, list[Hit]):
+    """The results of one query, best first."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each hit."""
+        return [asdict(hit) for hit in self]
+
+    def _repr_html_(self) -> str:
+        shown = [
+            {
+                "#": hit.rank,
+                "image": _thumbnail(hit.image_path),
+                "cosine": hit.score,
+                "key": hit.key,
+                "caption": hit.caption,
+            }
+            for hit in self
+        ]
+        return html_table(self.title, shown)
+
+
+def _thumbnail(path: str, side: int = 128) -> Markup | None:
+    """An image file as HTML, small; None if it is not, or no longer, there."""
+    try:
+        image = FileImage(path).decode(side)
+    except BadSample:
+        return None
+    image.thumbnail((side, side))
+    data = io.BytesIO()
+    on_ground(image).save(data, "JPEG")
+    return Markup(
+        f'<img src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    )
 
 
 class Index:
@@ -177,9 +217,9 @@ class Index:
         """Return a copy of the vectors (N, E) of the rows (N,)."""
         return take(self.vectors, rows)
 
-    def hits(self, scores: Tensor, rows: Tensor) -> list[Hit]:
+    def hits(self, scores: Tensor, rows: Tensor) -> Hits:
         """Return the data of the rows (K,) that `top` returned for one query."""
-        found = []
+        found = Hits()
         for rank, (score, row) in enumerate(
             zip(scores.tolist(), rows.tolist(), strict=True), start=1
         ):

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from diptych.embeddings.embed import embed_source
+from diptych.embeddings.index import Hits, Index
+from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
-from diptych.search.embed import embed_source
-from diptych.search.index import Hit, Index
 
 
 def query(
@@ -18,12 +19,12 @@ def query(
     index: Index,
     *,
     text: str | None = None,
-    image: str | Path | Image.Image | None = None,
+    image: Any = None,
     minus: str | None = None,
     k: int = 10,
-) -> list[Hit]:
-    """Return the `k` rows of `index` nearest to a text, to an image (a path or PIL), or to both,
-    best first.
+) -> Hits:
+    """Return the `k` rows of `index` nearest to a text, to an image (as `embed_images` takes one),
+    or to both, best first.
 
     With several, the query is image + text - minus of their unit vectors (Jia et al., 2021),
     normalised: an image of a red house, minus "red", plus "blue". Raises InputError for neither
@@ -48,12 +49,43 @@ def query(
             )
         vectors = normalize(vectors, dim=-1)
     scores, rows = index.top(vectors, k)
-    return index.hits(scores[0], rows[0])
+    hits = index.hits(scores[0], rows[0])
+    asked = [*([] if image is None else ["an image"]), *([] if text is None else [f"“{text}”"])]
+    hits.title = " + ".join(asked) + ("" if minus is None else f" - “{minus}”")
+    return hits
+
+
+def made_by(
+    emb: str | Path,
+    manifest: Manifest,
+    model: str | Path | None = None,
+    weights: str | Path | None = None,
+) -> tuple[str, str | None]:
+    """Return the spec and the weights of the model of a folder of embeddings: those given, else
+    those that made it.
+
+    Raises InputError if these are no longer there.
+    """
+    if model is not None:
+        return str(model), None if weights is None else str(weights)
+    folder = Path(manifest.model.removeprefix("hf:"))
+    if folder.is_absolute() and not folder.is_dir():
+        raise InputError(
+            f"{emb} was made with the model in {folder}, which is not there; name it with --model (model=)"
+        )
+    if weights is not None:
+        return manifest.model, str(weights)
+    if manifest.weights is not None and not Path(manifest.weights).exists():
+        raise InputError(
+            f"{emb} was made with the weights {manifest.weights}, which are not there; name them with --weights "
+            "(weights=)"
+        )
+    return manifest.model, manifest.weights
 
 
 def embed_and_query(
     model: Any, source: str, folder: Path, queries: Sequence[str | Image.Image], k: int
-) -> list[list[Hit]]:
+) -> list[Hits]:
     """Embed a source into a new folder, then answer each query, a text or an image."""
     embed_source(model, source, folder)
     index = Index.open(folder)

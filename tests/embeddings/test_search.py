@@ -17,14 +17,14 @@ from diptych.data.images import FileImage, Preprocess
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
+from diptych.embeddings import index, writer
+from diptych.embeddings.build import build_index
+from diptych.embeddings.embed import embed_source
+from diptych.embeddings.index import Index, best
+from diptych.embeddings.layout import Manifest, parts_of
+from diptych.embeddings.query import query
 from diptych.errors import InputError
 from diptych.models.model import Model
-from diptych.search import index, writer
-from diptych.search.build import build_index
-from diptych.search.embed import embed_source
-from diptych.search.index import Index, best
-from diptych.search.layout import Manifest, parts_of
-from diptych.search.query import query
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.embeddings.index import Index, embeddings, mapped, read_table, take
+from diptych.embeddings.ivf import Part, State, anew, faiss, fingerprint, top
+from diptych.embeddings.layout import Manifest, parts_of
 from diptych.errors import InputError, brief
 from diptych.files import locked, write_atomic
 from diptych.rng import generator
-from diptych.search.index import Index, embeddings, mapped, read_table, take
-from diptych.search.ivf import Part, State, anew, faiss, fingerprint, top
-from diptych.search.layout import Manifest, parts_of
 
 HELD_OUT = 1024
 """The number of queries of each kind that the recall is measured with."""

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.cli import main
+from diptych.embeddings import build
+from diptych.embeddings.build import build_index
+from diptych.embeddings.index import Index, take
+from diptych.embeddings.ivf import State
+from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
 from diptych.files import locked
-from diptych.search import build
-from diptych.search.build import build_index
-from diptych.search.index import Index, take
-from diptych.search.ivf import State
-from diptych.search.layout import Manifest
 
 DIMENSION, ROWS = 16, 4000
 
@@ -249,7 +249,7 @@ def test_take_is_indexing_of_the_whole(cuts, seed):
 DYING = """
 import os, signal, sys
 import faiss
-from diptych.search import build, ivf
+from diptych.embeddings import build, ivf
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 def half(index, path):
     open(path, "wb").write(b"IwFl" * 1000)

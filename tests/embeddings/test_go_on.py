@@ -16,10 +16,10 @@ from PIL import Image
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
+from diptych.embeddings import writer
+from diptych.embeddings.embed import embed_source
 from diptych.errors import InputError
 from diptych.models.model import Model
-from diptych.search import writer
-from diptych.search.embed import embed_source
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 

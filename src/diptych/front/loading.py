@@ -1,0 +1,43 @@
+"""`diptych.load`."""
+
+from pathlib import Path
+from typing import Any
+
+from diptych.methods import store
+
+
+def load(
+    spec: str | Path,
+    weights: str | Path | None = None,
+    precision: str = "float32",
+    *,
+    device: str = "auto",
+    share: float | None = None,
+    space: str | None = None,
+) -> Any:
+    """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
+    `diffusers:FOLDER`, or one that ships with the package: `tiny`, `tiny-lm`.
+
+    Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
+    for a language model a `LanguageModel`, which generates, and for a predictor of noise a
+    `DiffusionModel`.
+
+    - `weights` names a local file for a model of another library: a state dict, safetensors, or a
+      Hugging Face folder.
+    - `precision` is the type of the computation: "float32", "bfloat16", "int8", or "auto", the
+      fastest of them on this machine whose probed embeddings stay within a cosine of 0.9995 of
+      float32 (`models.precision`).
+    - `device` is "cpu", "cuda" (or "cuda:1"), "mps", or "auto": a GPU if there is one, but for int8.
+    - `share` sets the weight of the heads of a model that has two (`DualEncoder.set_share`), in
+      place of the share in model.json.
+    - `space` chooses one of the embedding spaces of a model that has several (`TextModel.space`).
+
+    Raises InputError if the name, the files or their contents do not fit, and for a device that is
+    not there.
+    """
+    return store.load(spec, weights, precision, device=device, share=share, space=space)
+
+
+def loaded(model: Any, **settings: Any) -> Any:
+    """The model of a spec, loaded with `settings`; a model stays as it is."""
+    return load(model, **settings) if isinstance(model, str | Path) else model

@@ -1,0 +1,144 @@
+"""What is done with a model: `diptych.embed`, `index`, `search`, `classify`, `evaluate`, `export`.
+
+A model is given as `diptych.load` returns it, or as its spec, which is loaded at each call.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.data.sources import DataLike, open_source
+from diptych.embeddings.build import build_index
+from diptych.embeddings.embed import embed_source
+from diptych.embeddings.index import Hits, Index
+from diptych.embeddings.ivf import State
+from diptych.embeddings.layout import Manifest
+from diptych.embeddings.query import made_by, query
+from diptych.errors import InputError
+from diptych.evaluation import Evaluation
+from diptych.evaluation import evaluate as run_suites
+from diptych.front.loading import load, loaded
+from diptych.inference.classify import Classified, name_source
+from diptych.models.export import Report
+from diptych.models.export import export as write_export
+from diptych.models.language import LanguageModel
+from diptych.models.model import Progress, TextModel
+
+ModelLike = TextModel | str | Path
+
+
+def embed(
+    model: ModelLike,
+    data: DataLike,
+    out: str | Path,
+    *,
+    batch_size: int = 64,
+    exact: bool = False,
+    max_bad: float = 0.01,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write the embeddings of all samples of `data` to the new folder `out`, for `search`
+    (`embeddings.embed.embed_source`)."""
+    return embed_source(
+        loaded(model),
+        open_source(data) if not isinstance(data, str) else data,
+        out,
+        batch_size=batch_size,
+        exact=exact,
+        max_bad=max_bad,
+        progress=progress,
+    )
+
+
+def index(
+    emb: str | Path,
+    *,
+    add: Sequence[str | Path] = (),
+    remove: Sequence[str] = (),
+    lists: int | None = None,
+    recall: float | None = None,
+    k: int | None = None,
+) -> State:
+    """Build the index of a folder of embeddings, or change it (`embeddings.build.build_index`)."""
+    return build_index(emb, add=add, remove=remove, lists=lists, recall=recall, k=k)
+
+
+def search(
+    emb: str | Path,
+    text: str | None = None,
+    *,
+    image: Any = None,
+    minus: str | None = None,
+    k: int = 10,
+    model: ModelLike | None = None,
+    weights: str | Path | None = None,
+    exact: bool = False,
+    precision: str = "float32",
+    device: str = "auto",
+) -> Hits:
+    """The `k` images of a folder of embeddings that are nearest to a text, an image, or both.
+
+    The model that made the folder is loaded again; `model` is one that is loaded already, or where
+    it lies now. `exact` compares every embedding although there is an index. The query is that of
+    `embeddings.query.query`, which also lists the errors.
+    """
+    opened = Index.open(emb, exact=exact)
+    if model is None or isinstance(model, str | Path):
+        manifest = opened.manifest
+        spec, file = made_by(emb, manifest, model, weights)
+        model = load(
+            spec, file, precision, device=device, share=manifest.share, space=manifest.space
+        )
+    return query(model, opened, text=text, image=image, minus=minus, k=k)
+
+
+def classify(
+    model: ModelLike,
+    images: DataLike,
+    names: Sequence[str] | str | Path | None = None,
+    *,
+    templates: Sequence[str] | None = None,
+    label: str | None = None,
+    k: int = 3,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> Classified:
+    """The likeliest of some classes for each image of a source (`inference.classify.name_source`).
+
+    `names` are the classes, or a file of them; by default those that the model was trained on, else
+    those of the images."""
+    return name_source(
+        loaded(model),
+        images,
+        names,
+        templates=templates,
+        label=label,
+        k=k,
+        batch_size=batch_size,
+        exact=exact,
+        progress=progress,
+    )
+
+
+def evaluate(
+    model: ModelLike | LanguageModel,
+    data: DataLike,
+    suites: Sequence[str] = ("retrieval",),
+    **settings: Any,
+) -> Evaluation:
+    """Run evaluation suites on a model and data; returns a dict per suite (`evaluation.evaluate`).
+
+    `settings` are those of the suites: `diptych evaluate --help` lists them.
+    """
+    if not suites:
+        raise InputError("no suite is named; name at least one, such as retrieval")
+    return run_suites(loaded(model), open_source(data), list(suites), **settings)
+
+
+def export(
+    model: ModelLike, target: str, out: str | Path, *, weights: str | Path | None = None
+) -> Report:
+    """Write a model in the format of another library, "onnx", "openclip", "hf" or
+    "sentence-transformers", to the new folder `out`, and compare both (`models.export.export`)."""
+    return write_export(loaded(model, weights=weights, device="cpu"), target, out)
