@@ -25,6 +25,9 @@ class Tower(nn.Module):
     argument: ClassVar[str | None] = None
     """The option that `KIND:VALUE` sets, as in `timm:resnet18`; None if the kind accepts no
     value."""
+    added: ClassVar[tuple[str, ...]] = ()
+    """Options that are newer than saved models. A spec omits them where they are None, so that the
+    checksums of older models stay."""
     width: int
 
     def __init__(self, config: Any):
@@ -38,6 +41,7 @@ class Tower(nn.Module):
         options = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self.config).items()
+            if value is not None or key not in self.added
         }
         return {"name": self.kind, **options}
 

@@ -30,6 +30,7 @@ def images(size, n=2):
         ("mobilenetv3_small_050:image_size=64", 0, (2, 2), 1),
         ("swin_tiny_patch4_window7_224", 0, (7, 7), 1),
         ("resnet10t:image_size=64:levels=true", 0, (2, 2), 5),
+        ("vit_tiny_patch16_224:image_size=64:pool=avg", 1, (4, 4), 0),
     ],
 )
 def test_features_are_those_of_timm_itself(name, prefix, grid, levels):

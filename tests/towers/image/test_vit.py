@@ -31,6 +31,7 @@ FORMS = [
     {"pre_norm": True, "cls_position": True, "patch_bias": False, "activation": "quick_gelu"},
     {"cls": 2, "registers": 3, "layer_scale": 1.0, "mask_token": True},
     {"stem": "conv", "pooling": "mean"},
+    {"pooling": "queries", "queries": 3, "pool_width": 24, "pool_heads": 2},
 ]
 
 
@@ -225,6 +226,7 @@ def test_appended_prompts_do_not_enter_the_mean_over_patches():
         ({"pooling": "clss"}, "did you mean 'cls'"),
         ({"cls": 0}, "has none"),
         ({"patch": 32}, "holds no patch"),
+        ({"pooling": "queries", "queries": 2}, "give all three"),
         ({"width": "abc"}, "image tower 'vit'"),
         ({"patch_dropout": 1.0}, "below 1"),
         ({"stem": "conv", "patch": 5}, "power of 2"),

@@ -202,6 +202,7 @@ def test_an_empty_text_has_a_finite_embedding():
         ({"poling": "eot"}, "did you mean 'pooling'"),
         ({"pooling": "eos"}, "did you mean 'eot'"),
         ({"pooling": "last"}, "choose pooling=eot"),
+        ({"pooling": "cls"}, "choose pooling=eot"),
         ({"pooling": "first"}, "causal=false"),
         ({"padding": "longst"}, "did you mean 'longest'"),
         ({"depth": 0}, "at least 1"),
@@ -232,3 +233,22 @@ def test_a_causal_tower_needs_no_mask_and_gives_the_same_at_any_padding(monkeypa
         found = tower(ids[:, :length], lengths).pooled
     assert seen == [(None, True)] * 3
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_a_token_after_the_padding_sees_the_text_and_one_pad():
+    tower, (ids, lengths) = tower_of(pooling="cls", padding="max", pad=0), texts()
+    encoded = tower(ids, lengths)
+    assert encoded.tokens.shape == (4, 12, 32)
+    assert encoded.mask.sum(1).tolist() == lengths.tolist()
+    embeddings = tower.table(ids)
+    torch.testing.assert_close(tower(None, lengths, embeddings=embeddings).pooled, encoded.pooled)
+
+    def moved(place):
+        other = embeddings.clone()
+        other[torch.arange(4), place] += torch.arange(32.0)
+        return (tower(None, lengths, embeddings=other).pooled - encoded.pooled).abs().amax(1)
+
+    assert (moved(lengths) > 1e-4).all()
+    assert (moved(lengths + 1) == 0).all()
+    tower.resize(20)
+    assert tower(torch.zeros(1, 20, dtype=torch.long), torch.tensor([3])).pooled.shape == (1, 32)

@@ -222,8 +222,8 @@ def _vision(dual: Mapping[str, Any]) -> dict[str, Any]:
         }
     queries = {
         "attentional_pool": True,
-        "attn_pooler_queries": spec["queries"],
-        "attn_pooler_heads": spec["pool_heads"],
+        "attn_pooler_queries": spec.get("queries"),
+        "attn_pooler_heads": spec.get("pool_heads"),
     }
     return {
         **_common(spec),
@@ -242,13 +242,13 @@ def _timm_vision(dual: Mapping[str, Any]) -> dict[str, Any]:
     spec = dual["image"]
     size = {"image_size": spec["image_size"]}
     found = next((key for key, name in RESNETS.items() if name == spec["model"]), None)
-    if found is not None and dual["image_projection"] == "affine" and spec["pool"] is None:
+    if found is not None and dual["image_projection"] == "affine" and spec.get("pool") is None:
         return {**size, "width": found[0], "layers": list(found[1:])}
     return {
         **size,
         "timm_model_name": spec["model"],
         "timm_model_pretrained": False,
-        "timm_pool": spec["pool"] or "",
+        "timm_pool": spec.get("pool") or "",
         **(_timm_projection(dual) or {}),
         **({"timm_drop_path": spec["drop_path"]} if spec["drop_path"] else {}),
     }
@@ -256,7 +256,7 @@ def _timm_vision(dual: Mapping[str, Any]) -> dict[str, Any]:
 
 def _timm_projection(dual: Mapping[str, Any]) -> dict[str, Any] | None:
     """open_clip's options for the projection of a timm tower, or None where there are none."""
-    pool = dual["image"]["pool"]
+    pool = dual["image"].get("pool")
     projection = dual["image_projection"]
     options: dict[str, dict[str, Any]] = {
         "linear": {"timm_proj": "linear"},

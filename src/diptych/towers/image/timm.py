@@ -51,6 +51,7 @@ class TimmTower(ImageTower):
 
     Config = TimmConfig
     argument = "model"
+    added = ("pool",)
 
     def __init__(self, config: TimmConfig):
         timm = _timm()

@@ -40,9 +40,9 @@ class ViTConfig:
     pre_norm: bool = False
     pooling: Literal["cls", "mean", "map", "queries"] = "cls"
     norm_after_pool: bool = False  # with "mean": norm(mean) instead of mean(norm)
-    queries: int = 256  # with "queries": how many attend to the tokens; the first is pooled
-    pool_width: int | None = None  # of the queries, and so of pooled; None: the tower's
-    pool_heads: int = 8
+    queries: int | None = None  # with "queries": how many attend to the tokens; the first is pooled
+    pool_width: int | None = None  # of the queries, and so of pooled
+    pool_heads: int | None = None
     layer_scale: float | None = None
     dropout: float = 0.0
     patch_dropout: float = 0.0  # share of patches left out while training
@@ -66,6 +66,11 @@ class ViTConfig:
             raise InputError(
                 "vit pools its CLS token but has none (cls=0); choose pooling=mean or pooling=map"
             )
+        given = (self.queries, self.pool_width, self.pool_heads)
+        if self.pooling == "queries" and None in given:
+            raise InputError(
+                "vit pooling=queries needs queries, pool_width and pool_heads; give all three"
+            )
         if not 0 <= self.patch_dropout < 1:
             raise InputError(
                 f"vit patch_dropout is {self.patch_dropout}; it is a share from 0 up to below 1"
@@ -83,6 +88,7 @@ class ViT(ImageTower):
     """
 
     Config = ViTConfig
+    added = ("queries", "pool_width", "pool_heads")
 
     def __init__(self, config: ViTConfig):
         super().__init__(config, preprocess_of(config.preprocess, size=config.image_size))
@@ -91,7 +97,7 @@ class ViT(ImageTower):
                 f"vit has image_size {config.image_size} but a preprocess of {self.preprocess.size}; make them equal"
             )
         D = config.width
-        self.width = (config.pooling == "queries" and config.pool_width) or D
+        self.width = (config.pool_width or D) if config.pooling == "queries" else D
         self.prefix = config.cls + config.registers
         self.patch_embed = _stem(config)
         self.cls = nn.Parameter(torch.randn(config.cls, D) * D**-0.5) if config.cls else None
@@ -275,7 +281,10 @@ class QueryPool(nn.Module):
 
     def __init__(self, config: ViTConfig):
         super().__init__()
-        D = config.pool_width or config.width
+        assert config.queries is not None
+        assert config.pool_width is not None
+        assert config.pool_heads is not None
+        D = config.pool_width
         self.query = nn.Parameter(torch.randn(config.queries, D))
         self.norm_query = nn.LayerNorm(D, config.eps)
         self.attn = Attention(D, config.pool_heads, memory_width=config.width)

@@ -162,6 +162,9 @@ class TextTower(Tower):
                     if mask is None
                     else (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                 )
+        if self.cls is not None:  # the tokens are those of the text
+            x = x[:, :-1]
+            mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         return Encoded(x, pooled, mask=mask)
 
     def forward(

@@ -32,7 +32,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "facebook/nllb-200-distilled-1.3B": {**_NLLB, "encoder_layers": 24, "encoder_ffn_dim": 8192},
 }
 """config.json of the repositories that open_clip's own configurations name
-(https://huggingface.co/NAME/blob/main/config.json), without what is transformers' default."""
+(https://huggingface.co/NAME/blob/main/config.json), without what is transformers' default. The models
+that they make have the parameters of open_clip's docs/model_profile.csv."""
 
 PROJECTIONS = {"linear": "linear", "mlp": "mlp:hidden=mean:norm=none:activation=gelu", None: "fit"}
 """open_clip's `hf_proj_type` as heads of ours."""
