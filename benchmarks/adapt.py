@@ -13,7 +13,6 @@ import torch
 
 from benchmarks.measure import against, forget_peak, held, in_child, judged, peak_bytes, seconds
 from diptych.data.tokenizers import build
-from diptych.methods.adapters import attach
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
 
@@ -75,11 +74,9 @@ def extra(name: str, batch: int) -> int:
     batch."""
     torch.manual_seed(0)
     cls = method_class(name)
-    method = cls(
-        cls.configure({"text": True} if name == "fine_tune" else {}),
-        Make(**B32, tokenizer=build("clip")),
-    )
-    attach(method)
+    config = cls.configure({"text": True} if name == "fine_tune" else {})
+    make = Make(**B32, tokenizer=build("clip"), adapter=cls.adapter(config))
+    method = cls.of(config, make)
     method.model.set_classes([f"thing {number}" for number in range(10)])
     learnt = [parameter for parameter in method.parameters() if parameter.requires_grad]
     pixels = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)

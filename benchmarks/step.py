@@ -19,7 +19,7 @@ from benchmarks.material import captions, peer, photographs, same_weights
 from benchmarks.measure import flops, interleaved, judged, roofline
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.tokenizers import pad_batch
-from diptych.methods.adapters import adapter, attach
+from diptych.methods.adapters import adapter
 from diptych.methods.base import At, Recipe
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
@@ -78,11 +78,10 @@ class Sides:
     def ours(self, precision: str) -> Callable[[], float]:
         with TemporaryDirectory() as folder:
             twin = same_weights(self.model, Path(folder), "float32")
-        method = CLIP(CLIP.configure({}), Make.of(twin))
+        make = Make.of(twin)
         if self.adapters is not None:
-            method.adapter = adapter(self.adapters[0])
-            attach(method)
-        method = method.train().to(self.device)
+            make.adapter = adapter(self.adapters[0])
+        method = CLIP(CLIP.configure({}), make).train().to(self.device)
         tokenizer = method.make.tokenizer
         ids, lengths = (
             part.to(self.device) for part in pad_batch(tokenizer.encode(self.texts), tokenizer)

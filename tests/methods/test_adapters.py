@@ -4,26 +4,24 @@ model."""
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.factories import TEXT, make_method, random_images
+from tests.factories import TEXT, make_method, random_images, small_make
 from tests.methods.adapt.helpers import learnt
 
 from diptych.errors import InputError
 from diptych.methods import store
-from diptych.methods.adapters import LowRank, adapter, attach, merged
+from diptych.methods.adapt.lora import LoRA
+from diptych.methods.adapters import LowRank, adapter, merged
 from diptych.methods.make import NO_TOWER
 from diptych.methods.store import load
 from diptych.training.config import resolve
-from diptych.training.run import run
+from diptych.training.run import build_method, run
 
 STEPS = {"steps": 2, "batch_size": 8}
 QUIET = {"quiet": True}
 
 
 def adapted(name="clip", text=TEXT, **options):
-    made = make_method(name, text=text)
-    made.adapter = LowRank(**options)
-    attach(made)
-    return made
+    return make_method(name, make=small_make(text=text, adapter=LowRank(**options)))
 
 
 def moved_of(state):
@@ -42,18 +40,11 @@ def test_factors_scale_and_bias_are_all_that_trains():
     assert learnt(adapted("siglip", r=4)) == 2 * factors + 2
 
 
-def test_a_second_call_adds_nothing():
-    made = adapted()
-    before = learnt(made)
-    attach(made)
-    assert learnt(made) == before
-
-
 def test_the_products_are_added_to_the_weights():
     made = adapted(r=4, alpha=8.0, layers="q+out+fc1").eval()
     made.load_state_dict(moved_of(made.state_dict()))
     plain = make_method(seed=1).eval()
-    plain.model.load_state_dict(merged(made.model.state_dict(), made.adapter))
+    plain.model.load_state_dict(merged(made.model.state_dict(), made.make.adapter))
     images = random_images()
     torch.testing.assert_close(plain.model.embed_images(images), made.model.embed_images(images))
 
@@ -68,7 +59,6 @@ def test_the_products_are_added_to_the_weights():
         ),
         ("clip", {"towers": "text", "layers": "qkv"}, "text tower has no linear layer 'qkv'"),
         ("simclr", {"text": NO_TOWER}, "no text tower to adapt; set towers=image"),
-        ("language_model", {}, "trains no dual encoder"),
     ],
 )
 def test_what_does_not_exist_is_named(name, options, said):
@@ -117,13 +107,13 @@ def test_a_saved_run_is_an_ordinary_model(method, ema, pairs_csv, tmp_path):
 
 def test_a_file_of_an_earlier_version_holds_the_factors(tmp_path):
     """Before 0.2 the run of `lora` kept them apart, under the name `rank`."""
-    made = make_method("lora", r=2)
+    options = LoRA.configure({"r": 2})
+    made = LoRA.of(options, small_make(adapter=options))
     made.model.set_classes(["cat", "dog"])
     config = {"r": 2}
     description = store.describe(
         "lora", config, made.model, made.make.words, made.model.image.preprocess
     )
-    attach(made)
     made.load_state_dict(moved_of(made.state_dict()))
     store.save_model(tmp_path, description, made.model.state_dict())
     assert any("lora_A" in name for name in load_file(tmp_path / "model.safetensors"))
@@ -142,3 +132,9 @@ def test_a_file_of_an_earlier_version_holds_the_factors(tmp_path):
 def test_adapters_are_for_methods_on_pairs_with_a_start(method, options, said):
     with pytest.raises(InputError, match=said):
         resolve(method, {"train": "x.csv"}, adapt="lora", **options)
+
+
+def test_a_method_without_a_dual_encoder_is_refused():
+    config = resolve("language_model", {"train": "x.csv"}, init="tiny-lm", adapt="lora")
+    with pytest.raises(InputError, match="language_model trains no dual encoder"):
+        build_method(config, None)

@@ -5,13 +5,13 @@ are trained:
 
     y = W x + (alpha / r) B A x,   A (r, D) random, B (D', r) zero at the start
 
-The layers are those of peft. A method with an `adapter` trains these factors in place of the
-towers' weights. Saved weights contain the products, so that a loaded model is an ordinary one.
+The layers are those of peft. `Make.dual` adds them to an encoder that is trained, before a method
+copies it; the factors are trained in place of the towers' weights. Saved weights contain the
+products, so that a loaded model is an ordinary one.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -59,27 +59,12 @@ def adapter(spec: str) -> LowRank:
     return configure(LowRank, parsed.options, f"adapter {parsed.name!r}")
 
 
-def attach(method: Any) -> None:
-    """Freeze the towers and projections that a method trains, and add the factors of its `adapter`,
-    if it has one.
+def attach(encoder: DualEncoder, options: LowRank) -> None:
+    """Freeze the towers and projections of an encoder and add the factors of an adapter.
 
-    Temperature and bias are trained as before. A method that has its factors keeps them.
-
-    Raises InputError if the method trains no dual encoder, or if a tower or a layer does not exist.
+    Temperature and bias are trained as before. Raises InputError if a tower or a layer does not
+    exist.
     """
-    options: LowRank | None = method.adapter
-    if options is None:
-        return
-    delivered = method.deliver()
-    encoder = (
-        delivered if isinstance(delivered, DualEncoder) else getattr(delivered, "encoder", None)
-    )
-    if not isinstance(encoder, DualEncoder):
-        raise InputError(
-            f"{method.name} trains no dual encoder, which an adapter is for; leave out --adapt"
-        )
-    if any(".lora_" in name for name, _ in encoder.named_parameters()):
-        return
     for side in encoder.sides:
         freeze(getattr(encoder, side), getattr(encoder, f"{side}_projection"))
     for name in options.towers.split("+"):
@@ -88,6 +73,11 @@ def attach(method: Any) -> None:
                 f"the model has no {name} tower to adapt; set towers={encoder.sides[0]}"
             )
         _add(getattr(encoder, name), name, options)
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """Whether a module has factors of an adapter."""
+    return any(".lora_" in name for name, _ in module.named_parameters())
 
 
 def _add(tower: nn.Module, name: str, options: LowRank) -> None:
@@ -106,7 +96,7 @@ def _add(tower: nn.Module, name: str, options: LowRank) -> None:
     if missing := sorted(wanted - found):
         raise InputError(
             f"the {name} tower has no linear layer {missing[0]!r}; there are "
-            f"{', '.join(sorted(found))}: join some with layers=A+B"
+            f"{', '.join(sorted(found)) or 'none'}: join some with layers=A+B"
         )
     config = LoraConfig(
         r=options.r,

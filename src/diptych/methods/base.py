@@ -232,9 +232,6 @@ class Method(nn.Module):
     """Options for the contract suite's toy data, in place of the presets', where those do not fit:
     files, prompts."""
 
-    adapter: "LowRank | None" = None
-    """What is trained in place of the towers' weights (`methods.adapters`); set on instances."""
-
     adapts: ClassVar[bool] = False
     """Whether training starts from a trained model, given by `--init`. `continues` is the same by
     options."""
@@ -249,6 +246,11 @@ class Method(nn.Module):
         """Return the method with these options. A method that trains in several ways returns an
         instance of the class for the one that the options name."""
         return cls(config, make)
+
+    @classmethod
+    def adapter(cls, config: Any) -> "LowRank | None":
+        """Return what these options train in place of the towers' weights (`methods.adapters`)."""
+        return None
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
+from diptych.methods.adapters import LowRank, attach
 from diptych.models.delivered import Delivered
 from diptych.models.language import CausalLM, LanguageModel, check_tokenizer
 from diptych.models.model import TextModel
@@ -29,7 +30,7 @@ class Make:
     `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an
     existing dual encoder and `state` its weights; if given, they take precedence over the specs and
     the method's defaults. `delivered` is the whole module that the previous method delivered, if
-    that is more than a dual encoder (`models.delivered`).
+    that is more than a dual encoder (`models.delivered`). `adapter` is added to dual encoders.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Make:
         dual: Mapping[str, Any] | None = None,
         state: Mapping[str, Tensor] | None = None,
         delivered: Delivered | None = None,
+        adapter: LowRank | None = None,
     ):
         self.image_spec = image
         self.text_spec = text
@@ -50,6 +52,7 @@ class Make:
         self._dual = dual
         self._state = state
         self.delivered = delivered
+        self.adapter = adapter
 
     @classmethod
     def of(cls, model: TextModel | LanguageModel) -> "Make":
@@ -141,12 +144,26 @@ class Make:
         spaces: Sequence[str] = (),
         **projections: str,
     ) -> DualEncoder:
-        """Return a new dual encoder, without the tower of a side that is `NO_TOWER`.
+        """Return a new dual encoder, without the tower of a side that is `NO_TOWER`, and with the
+        adapter if there is one.
 
         A given model keeps its scale, projections and pool; a missing bias is added. `spaces` names the
         vectors of an image tower that pools several. Raises InputError if a given model has other
         spaces.
         """
+        encoder = self._encoder(logit_scale, logit_bias, pool, spaces, projections)
+        if self.adapter is not None:
+            attach(encoder, self.adapter)
+        return encoder
+
+    def _encoder(
+        self,
+        logit_scale: Temperature,
+        logit_bias: float | None,
+        pool: Pool,
+        spaces: Sequence[str],
+        projections: Mapping[str, str],
+    ) -> DualEncoder:
         if self._dual is None:
             if self.image_spec == self.text_spec == NO_TOWER:
                 raise InputError(

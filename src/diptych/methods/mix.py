@@ -41,7 +41,6 @@ class Mixed(Method):
         self.whole = any(method.whole for method, _ in added.values()) or main.whole  # type: ignore[misc]
         self.averaged = main.averaged  # type: ignore[misc]
         self.presets = main.presets  # type: ignore[misc]
-        self.adapter = main.adapter
 
     @property
     def name(self) -> str:

@@ -203,7 +203,10 @@ def _begun(subject: Subject) -> Method:
     if not subject.cls.adapts:
         return subject.make(replace(preset, config=config))
     torch.manual_seed(0)
-    return subject.cls.of(subject.cls.configure(config), Make.of(store.load(_start().name)))
+    make = Make.of(store.load(_start().name))
+    options = subject.cls.configure(config)
+    make.adapter = subject.cls.adapter(options)
+    return subject.cls.of(options, make)
 
 
 def _cropped(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from diptych import collectives
 from diptych.data.batch import Batch
 from diptych.data.loader import Loader
 from diptych.data.sample import Source
-from diptych.methods.adapters import attach
 from diptych.methods.base import At, Method, Stage
 from diptych.rng import torch_seed
 from diptych.testing.subject import Subject
@@ -50,7 +49,6 @@ def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[
     whose streams take turns. Each stage's `prepare` provides its columns."""
     sources: dict[str, Source] = {**subject.sources(method)}
     method.setup(sources)
-    attach(method)
     found = []
     stages = method.stages()
     for number, stage in enumerate(stages):
@@ -116,7 +114,6 @@ def engine_of(
     **options: Any,
 ) -> Engine:
     """Return an engine with the recipe of `small`."""
-    attach(method)
     recipe = replace(subject.cls.preset("small").recipe, steps=steps, batch_size=batch)
     return Engine(method, recipe, sources, out, Options(quiet=True, **options))
 

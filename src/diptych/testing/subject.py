@@ -85,7 +85,9 @@ class Subject:
             embed_dim=preset.embed_dim,
             tokenizer=toy_tokenizer(preset),
         )
-        return self.cls.of(self.cls.configure(preset.config), maker)
+        config = self.cls.configure(preset.config)
+        maker.adapter = self.cls.adapter(config)
+        return self.cls.of(config, maker)
 
     def small(self) -> Method:
         """Return the `small` preset, narrowed so that it trains within a second."""

@@ -25,7 +25,7 @@ from diptych.data.tokenizers import from_dict as tokenizer_from
 from diptych.errors import InputError
 from diptych.files import followed, locked, read_json, write_atomic
 from diptych.methods import store
-from diptych.methods.adapters import adapter, attach, merged
+from diptych.methods.adapters import adapter, is_adapted, merged
 from diptych.methods.base import Method
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
@@ -147,7 +147,7 @@ def _train(
     if begun is not None:
         begun()
     summary = engine.run(resume)
-    weights = merged(engine.weights(), method.adapter)
+    weights = merged(engine.weights(), method.make.adapter)
     if collectives.rank() == 0:
         description = store.describe(
             config.method, config.config, engine.delivered(), method.make.words, preprocess
@@ -188,10 +188,13 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
             tokenizer=tokenizer,
         )
     cls = method_class(config.method)
-    method = mixed(cls.of(cls.configure(config.config), make), config.added)
-    if config.adapt:
-        method.adapter = adapter(config.adapt)
-    attach(method)
+    options = cls.configure(config.config)
+    make.adapter = adapter(config.adapt) if config.adapt else cls.adapter(options)
+    method = mixed(cls.of(options, make), config.added)
+    if config.adapt and not is_adapted(method.deliver()):
+        raise InputError(
+            f"{config.method} trains no dual encoder, which an adapter is for; leave out --adapt"
+        )
     return method, method.deliver()
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from tests.factories import small_make
 
-from diptych.methods.adapters import attach
 from diptych.methods.base import At
 from diptych.methods.registry import method_class
 from diptych.testing import Toy
@@ -27,9 +26,10 @@ def method(name, *, image=IMAGE, tower=TEXT, embed_dim=32, words=None, classes=N
     """A method with towers of three layers that has been given the classes."""
     torch.manual_seed(0)
     cls = method_class(name)
-    made = cls.of(cls.configure(config), small_make(image, tower, embed_dim, words))
+    options = cls.configure(config)
+    parts = small_make(image, tower, embed_dim, words, adapter=cls.adapter(options))
+    made = cls.of(options, parts)
     made.model.set_classes(classes)
-    attach(made)
     return made.eval()
 
 

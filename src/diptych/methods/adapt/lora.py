@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.methods.adapters import RATE, LowRank, merged
+from diptych.methods.adapters import RATE, LowRank, is_adapted, merged
 from diptych.methods.base import Stage
 from diptych.methods.families import pairs
 from diptych.methods.families.few_shot import PAPER, SMALL
@@ -26,6 +26,7 @@ from diptych.methods.make import Make
 from diptych.methods.tuning import layer_rates
 from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import freeze
 
 card = {
     "title": "LoRA: Low-Rank Adaptation, on both towers",
@@ -46,22 +47,20 @@ class Config(TunedConfig, LowRank):
 
 
 class LowRankClassifier(Classifier):
-    """A classifier whose encoder had an adapter in training."""
+    """A classifier whose encoder has an adapter in training."""
 
     def __init__(self, encoder: DualEncoder, make: Make, config: Config):
-        super().__init__(encoder, make.tokenizer, config.template)
+        super().__init__(encoder, make.tokenizer, config.template, frozen=False)
+        freeze(encoder.logit_scale, encoder.logit_bias)
         self._adapter = config
 
     def current(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return merged(state, self._adapter)  # before 0.2, files held the factors
+        # before 0.2, files held the factors
+        return dict(state) if is_adapted(self) else merged(state, self._adapter)
 
 
 class LoRAOnPairs(TunedOnPairs):
     """Low-rank products, trained on pairs."""
-
-    def __init__(self, config: Config, make: Make):
-        super().__init__(config, make)
-        self.adapter = config
 
 
 class LoRA(TunedOnClasses):
@@ -70,9 +69,9 @@ class LoRA(TunedOnClasses):
     Config = Config
     on_pairs = LoRAOnPairs
 
-    def __init__(self, config: Any, make: Make):
-        super().__init__(config, make)
-        self.adapter = config
+    @classmethod
+    def adapter(cls, config: Any) -> LowRank:
+        return config
 
     def build(self, encoder: DualEncoder) -> Classifier:
         return LowRankClassifier(encoder, self.make, self.config)
