@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.errors import InputError
 from diptych.towers.dual import DualEncoder
@@ -87,17 +87,27 @@ def under(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
 
 
 def fill(
-    config: Mapping[str, Any], state: dict[str, Tensor], rules: Sequence[Rule], where: str
+    config: Mapping[str, Any],
+    state: dict[str, Tensor],
+    rules: Sequence[Rule],
+    where: str,
+    modules: Mapping[str, nn.Module] | None = None,
 ) -> DualEncoder:
     """Build the dual encoder of a config with the tensors of `state`, float32, in evaluation mode.
 
-    It is built on the meta device and takes over the tensors; `state` is emptied. Raises InputError
+    It is built on the meta device and takes over the tensors; `state` is emptied. The towers named
+    by `modules` ("image", "text") adopt a foreign module with its weights. Raises InputError
     for tensors that are missing, unknown, of another shape, or not floating point; `where` is their
     origin.
     """
     with torch.device("meta"):
         encoder = DualEncoder.from_config(config)
-    wanted = encoder.state_dict()
+    for side, module in (modules or {}).items():
+        getattr(encoder, side).adopt(module)
+    adopted = tuple(f"{side}.model." for side in modules or {})
+    wanted = {
+        name: value for name, value in encoder.state_dict().items() if not name.startswith(adopted)
+    }
     found: dict[str, Tensor] = {}
     problems: list[str] = []
     for name in list(state):
@@ -121,7 +131,7 @@ def fill(
         raise InputError(
             f"{where}: {problems[0]}{more}; name the model that these weights belong to"
         )
-    encoder.load_state_dict(found, assign=True)
+    encoder.load_state_dict(found, strict=False, assign=True)  # adopted tensors are not in `found`
     preprocess = (
         encoder.image.preprocess
     )  # buffers that are not in the state dict are still on "meta"
