@@ -9,6 +9,7 @@ import transformers
 from tests.models.pretrained import tiny, tiny_families
 
 from diptych.methods.store import load
+from diptych.models.export import export
 
 TEXTS = ["a photo of a cat", "Two dogs, running", "a", "snow " * 90]
 
@@ -50,3 +51,23 @@ def test_embeddings_equal_transformers_from_images_and_strings(folder: Path):
     torch.testing.assert_close(model.embed_texts(TEXTS), texts, atol=1e-5, rtol=0)
     torch.testing.assert_close(model.embed_images(tiny.images()), images, atol=1e-5, rtol=0)
     assert model.tokenizer.lost(TEXTS[-1]) > 0
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("folder", tiny_families.KINDS, indirect=True)
+def test_a_family_is_saved_back_with_equal_weights(folder: Path, tmp_path: Path):
+    model = load(f"hf:{folder}")
+    report = export(model, "hf", tmp_path / "out")
+    assert max(report.images, report.texts) <= 1e-5
+    ours, own = (
+        transformers.AutoModel.from_pretrained(place).state_dict()
+        for place in (report.folder, folder)
+    )
+    assert ours.keys() == own.keys()
+    for name, value in own.items():
+        assert "pooler" in name or torch.equal(ours[name], value), name
+    again = load(f"hf:{report.folder}")
+    assert type(again.encoder.text) is type(model.encoder.text)
+    torch.testing.assert_close(again.embed_texts(TEXTS), model.embed_texts(TEXTS))
+    assert again.tokenizer.encode(TEXTS) == model.tokenizer.encode(TEXTS)
+    assert again.preprocess == model.preprocess

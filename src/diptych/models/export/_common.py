@@ -54,8 +54,20 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     patches is added to each patch's position, which is equivalent; with True it exists, as zeros if
     ours has none. The temperature is the logarithm of the multiplier.
     """
-    state = {name: value.detach().float().clone() for name, value in encoder.state_dict().items()}
+    state = {
+        name: value.detach().clone() if value.dtype == torch.long else value.detach().float().clone()
+        for name, value in encoder.state_dict().items()
+    }
     spec = encoder.image.spec
+    if spec["name"] == "vit":
+        _as_foreign_vit(state, spec, patch_bias)
+    if encoder.logit_scale.form != "exp":
+        state["logit_scale.value"] = encoder.logit_scale().detach().float().log().clone()
+    return state
+
+
+def _as_foreign_vit(state: dict[str, Tensor], spec: Mapping[str, Any], patch_bias: bool) -> None:
+    """Change positions and the bias of patches in place, as `tensors` says."""
     own = spec["cls"] if spec["cls_position"] else 0
     if not patch_bias and "image.patch_embed.bias" in state:
         state["image.positions"][own:] += state.pop("image.patch_embed.bias")
@@ -64,9 +76,6 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     if spec["cls"] and not own:
         zeros = torch.zeros(spec["cls"], spec["width"])
         state["image.positions"] = torch.cat([zeros, state["image.positions"]])
-    if encoder.logit_scale.form != "exp":
-        state["logit_scale.value"] = encoder.logit_scale().detach().float().log().clone()
-    return state
 
 
 def tokenizer_of(model: TextModel) -> Tokenizer:
@@ -137,12 +146,9 @@ def write_tokenizer(
         kept = pipeline.encode("").ids  # the special ids in the pipeline's numbering
         end = pipeline.id_to_token(kept[-1]) if tokenizer.after else None
         # Pads after a text's end are never attended to, unless texts are always padded; then the
-        # pad id matters.
-        pad = (
-            pipeline.id_to_token(tokenizer.pad)
-            if tokenizer.padding == "max" or end is None
-            else end
-        )
+        # pad id matters. Another library's tokenizer keeps its pad.
+        kept_pad = tokenizer.padding == "max" or isinstance(tokenizer, HuggingFace)
+        pad = pipeline.id_to_token(tokenizer.pad) if kept_pad or end is None else end
         config |= {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,

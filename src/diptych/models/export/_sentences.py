@@ -17,7 +17,7 @@ from diptych.models.export import _common as common
 from diptych.models.export.hf import NAMES
 from diptych.models.model import TextModel
 from diptych.models.pretrained.convert import Rule, back, under
-from diptych.models.pretrained.hf import W
+from diptych.models.pretrained.hf_families import W
 
 POOLING = {"mean": "mean_tokens", "first": "cls_token", "eot": "lasttoken"}
 OWN = {
