@@ -157,7 +157,9 @@ def _others(model: TextModel, target: str) -> str:
             and _misfit(module, model) is None
         ):
             able.append(other)
-    return f"{' and '.join(able)} can" if able else "no other target can either"
+    if not able:
+        return "no other target can either"
+    return f"{' and '.join([', '.join(able[:-1]), able[-1]] if able[1:] else able)} can"
 
 
 def _compare(model: TextModel, module: ModuleType, folder: Path, target: str) -> dict[str, float]:

@@ -55,7 +55,9 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     ours has none. The temperature is the logarithm of the multiplier.
     """
     state = {
-        name: value.detach().clone() if value.dtype == torch.long else value.detach().float().clone()
+        name: value.detach().clone()
+        if value.dtype == torch.long
+        else value.detach().float().clone()
         for name, value in encoder.state_dict().items()
     }
     spec = encoder.image.spec
@@ -152,7 +154,8 @@ def write_tokenizer(
         config |= {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,
-            "model_input_names": ["input_ids", "attention_mask"],
+            # with a mask, a tower that attends to its pads would no longer do so
+            "model_input_names": ["input_ids"] + ["attention_mask"] * (tokenizer.padding != "max"),
         }
         if end is not None:
             config["eos_token"] = end

@@ -202,7 +202,10 @@ def _config(model: Model, family: Family, eot: int | None) -> dict[str, Any]:
     image = _own(config["image"]) if family.image else dict(config["image"]["config"])
     text = _own(config["text"]) if family.text else dict(config["text"]["config"])
     if family.image:
-        image |= {"image_size": config["image"]["image_size"], "patch_size": config["image"]["patch"]}
+        image |= {
+            "image_size": config["image"]["image_size"],
+            "patch_size": config["image"]["patch"],
+        }
     if family.text:
         text |= _words(model, eot) | (
             {"projection_size": config["embed_dim"]} if family.bias else size

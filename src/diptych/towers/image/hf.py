@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from diptych.errors import InputError
@@ -15,6 +16,8 @@ from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.transformer import edited
 from diptych.towers.tower import ImageTower, preprocess_of
+
+_PROBE = 64  # pixels, enough for five halvings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class HFImageTower(ImageTower):
         )
         super().__init__(plainly, preprocess)
         self.model: Any = model
-        self.width = _width(model.config)
+        self.width = _width(model)
 
     def adopt(self, model: nn.Module) -> None:
         """Take a model of transformers, with its weights, for the tower's own."""
@@ -136,13 +139,14 @@ def _side(size: Any) -> int | None:
     return size if size is None or isinstance(size, int) else int(size[0])
 
 
-def _width(config: Any) -> int:
-    """The width of the vectors that a model pools."""
-    for name in ("hidden_size", "hidden_dim"):
-        if getattr(config, name, None):
-            return int(getattr(config, name))
-    if getattr(config, "hidden_sizes", None):
-        return int(config.hidden_sizes[-1])
-    raise InputError(
-        f"a {config.model_type} config of transformers gives no width; choose image tower timm"
-    )
+@torch.no_grad()
+def _width(model: Any) -> int:
+    """The width of the vectors that a model pools: that of its tokens, or of a convolutional
+    network's last map, which no value of its config gives."""
+    if getattr(model.config, "hidden_size", None):
+        return int(model.config.hidden_size)
+    some = torch.zeros(1, 3, _PROBE, _PROBE, device=next(model.parameters()).device)
+    training = model.training
+    found = model.eval()(pixel_values=some)
+    model.train(training)
+    return int(found.last_hidden_state.shape[1])
