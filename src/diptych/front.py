@@ -35,6 +35,7 @@ def train(
     text_tower: str | None = None,
     tokenizer: str | None = None,
     embed_dim: int | None = None,
+    exportable: str | None = None,
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     **settings: Any,
@@ -45,7 +46,8 @@ def train(
     `init` to `tune` if the method has it. `weights` is the weights file of the foreign model in
     `init`. `guard` is a source of an earlier task: training ends before the accuracy (or recall) on
     it falls by more than `forget`. `config` are the method's options; `added` are other methods
-    whose losses are added, such as "multi_view:weight=0.5" (`methods.mix`). `settings` are those of
+    whose losses are added, such as "multi_view:weight=0.5" (`methods.mix`). `exportable` is a target
+    of `export` for which towers are chosen. `settings` are those of
     the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the engine (seed, workers,
     max_bad, …). Raises InputError for an unknown name or option, and for data that does not fit.
     """
@@ -70,6 +72,7 @@ def train(
         text_tower=text_tower,
         tokenizer=tokenizer,
         embed_dim=embed_dim,
+        exportable=exportable,
         config=config,
         **given,
     )

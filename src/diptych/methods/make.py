@@ -2,6 +2,7 @@
 `--init`."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class Make:
     `image` and `text` are tower specs ("vit:width=384" or plain dicts). `dual` is the config of an
     existing dual encoder and `state` its weights; if given, they take precedence over the specs and
     the method's defaults. `delivered` is the whole module that the previous method delivered, if
-    that is more than a dual encoder (`models.delivered`).
+    that is more than a dual encoder (`models.delivered`). `projections` are heads of a new dual
+    encoder, where the method gives no others.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Make:
         dual: Mapping[str, Any] | None = None,
         state: Mapping[str, Tensor] | None = None,
         delivered: Delivered | None = None,
+        projections: Mapping[str, str] = MappingProxyType({}),
     ):
         self.image_spec = image
         self.text_spec = text
@@ -50,6 +53,7 @@ class Make:
         self._dual = dual
         self._state = state
         self.delivered = delivered
+        self._projections = projections
 
     @classmethod
     def of(cls, model: TextModel | LanguageModel) -> "Make":
@@ -164,7 +168,7 @@ class Make:
                 logit_bias=logit_bias,
                 pool=pool,
                 spaces=spaces,
-                **projections,
+                **{**self._projections, **projections},
             )
         config = dict(self._dual)
         if spaces and list(spaces) != config.get("spaces"):

@@ -305,7 +305,10 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
     load_state(module, folder / "model.safetensors", half=description["stored"] == "float16")
     if isinstance(module, Delivered):
         module.merge()
-    return to_model(module, tokenizer, description["preprocess"], name=name)
+    model = to_model(module, tokenizer, description["preprocess"], name=name)
+    if isinstance(model, TextModel):
+        model.record = {"method": description["method"], **description["training"]}
+    return model
 
 
 @contextmanager

@@ -127,6 +127,13 @@ class Log:
                 self.tracker.close()
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl; a line that is cut or damaged is left out, and a file that
+    is missing has none."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _done(line) < math.inf]
+
+
 def _done(line: bytes) -> float:
     """Return the step count of a line; inf for a line that is truncated or damaged, so that it is
     dropped."""

@@ -71,8 +71,8 @@ def family_of(model: Model) -> str:
     config = model.encoder.config()
     kinds = {_model_type(config[side]) for side in ("image", "text")}
     for name, family in FAMILIES.items():
-        parts = {_part(family, side) for side in ("image", "text")} - {None}
-        if kinds & parts:
+        parts = {"image": f"{name}_vision_model", "text": f"{name}_text_model"}
+        if kinds & {parts[side] for side in parts if getattr(family, side) is None}:
             return name
     if config["image"].get("pooling") == "map":
         return "siglip"
@@ -83,20 +83,6 @@ def family_of(model: Model) -> str:
 def _model_type(spec: Mapping[str, Any]) -> str | None:
     """transformers' name of a tower's model, None if it is our own."""
     return spec["config"]["model_type"] if spec["name"] == "hf" else None
-
-
-def _part(family: Family, side: str) -> str | None:
-    """transformers' name of the family's module of a side, None if our own tower computes it."""
-    if getattr(family, side) is not None:
-        return None
-    return _parts(family)["vision_config" if side == "image" else "text_config"].model_type
-
-
-def _parts(family: Family) -> Mapping[str, Any]:
-    """The classes of the configs of a family's sides."""
-    import transformers
-
-    return getattr(transformers, family.model).config_class.sub_configs
 
 
 def _image_options(family: Family, spec: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -19,7 +19,7 @@ from diptych.errors import InputError, brief, some, unknown
 from diptych.models.model import Model, TextModel
 from diptych.models.pretrained import sentences
 from diptych.models.pretrained.convert import fill, square
-from diptych.models.pretrained.files import NAMES, read_json, read_weights
+from diptych.models.pretrained.files import NAMES, licence, read_json, read_weights
 from diptych.models.pretrained.hf_families import ACTIVATION, FAMILIES, REFUSED, Family
 from diptych.models.pretrained.hf_images import preprocess_of
 from diptych.towers import hf as foreign
@@ -54,7 +54,9 @@ def load(name: str, weights: Path | None = None) -> TextModel:
             raise InputError(
                 f"{where} is an encoder of texts, whose weights are in its own folder; name that alone"
             )
-        return sentences.load(given, where)
+        model = sentences.load(given, where)
+        model.record = {"licence": licence(given)}
+        return model
     if given != folder:
         sentences.check_pair(given, where)
     family = FAMILIES[kind]
@@ -77,7 +79,9 @@ def load(name: str, weights: Path | None = None) -> TextModel:
             if not key.startswith(tuple(f"{_MODULES[side]}." for side in foreign_sides))
         }
         encoder = fill(dual, state, family.rules, about, foreign_sides)
-    return Model(encoder, tokenizer, encoder.image.preprocess, name=where)
+    model = Model(encoder, tokenizer, encoder.image.preprocess, name=where)
+    model.record = {"licence": licence(given)}
+    return model
 
 
 _MODULES = {"image": "vision_model", "text": "text_model"}
@@ -149,7 +153,7 @@ def _folder(name: str, with_weights: bool) -> Path:
         raise InputError(
             "hf: models from the hub need huggingface_hub; pip install 'diptych[language]'"
         ) from None
-    wanted = ["*.json", "*.txt", "*.model"]
+    wanted = ["*.json", "*.txt", "*.model", "README.md"]
     weights = ["model*.safetensors", "?_*/*.safetensors", "*_Dense/*"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted + weights * with_weights))
