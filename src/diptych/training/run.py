@@ -336,10 +336,15 @@ def _scores(out: Path, source: str, suite: str | None) -> dict[str, Any]:
     return {"validation": {"source": source, "suite": suite, "step": step, "scores": scores}}
 
 
+def _is_local(spec: str) -> bool:
+    """Whether a model's spec names a path, which says nothing on another machine."""
+    return any(Path(part).expanduser().exists() for part in (spec, spec.partition(":")[2]) if part)
+
+
 def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:
     return {
         "data": dict(config.data),
-        **({"init": config.init} if config.init else {}),
+        **({"init": config.init} if config.init and not _is_local(config.init) else {}),
         **({"added": list(config.added)} if config.added else {}),
         "seed": config.options.seed,
         "steps": summary.steps,

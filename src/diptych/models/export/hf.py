@@ -76,8 +76,9 @@ def family_of(model: Model) -> str:
             return name
     if config["image"].get("pooling") == "map":
         return "siglip"
-    foreign = isinstance(model.tokenizer, HuggingFace)
-    return "metaclip_2" if foreign and model.tokenizer.eot == 2 else "clip"
+    tokenizer = model.tokenizer
+    ends = isinstance(tokenizer, HuggingFace) and tokenizer.eot == 2
+    return "metaclip_2" if ends else "clip"
 
 
 def _model_type(spec: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,9 @@ from diptych.towers import hf as foreign
 
 log = logging.getLogger(__name__)
 
+_MODULES = {"image": "vision_model", "text": "text_model"}
+"""Where the models of transformers have the modules of their sides."""
+
 
 def load(name: str, weights: Path | None = None) -> TextModel:
     """Load the model of a folder or a hub repository; `weights` is a file or folder of other
@@ -71,20 +74,21 @@ def load(name: str, weights: Path | None = None) -> TextModel:
         encoder = fill(dual, read_weights(source), family.rules, about)
     else:
         whole = _whole(family, config, source, about)
-        sides = {"image": whole.vision_model, "text": whole.text_model}
-        foreign_sides = {side: sides[side] for side in sides if getattr(family, side) is None}
+        modules = {
+            side: getattr(whole, name)
+            for side, name in _MODULES.items()
+            if getattr(family, side) is None
+        }
+        adopted = tuple(f"{_MODULES[side]}." for side in modules)
         state = {
             key: value.detach()
             for key, value in whole.state_dict().items()
-            if not key.startswith(tuple(f"{_MODULES[side]}." for side in foreign_sides))
+            if not key.startswith(adopted)
         }
-        encoder = fill(dual, state, family.rules, about, foreign_sides)
+        encoder = fill(dual, state, family.rules, about, modules)
     model = Model(encoder, tokenizer, encoder.image.preprocess, name=where)
     model.record = {"licence": licence(given)}
     return model
-
-
-_MODULES = {"image": "vision_model", "text": "text_model"}
 
 
 def _whole(family: Family, config: Any, source: Path, where: str) -> nn.Module:

@@ -40,7 +40,7 @@ def preprocess_of(folder: Path, family: Family, size: int, where: str) -> Prepro
     if values.get("include_top", False):
         raise InputError(f"{path} has include_top=true; only false is supported")
     resample = values.get("resample")
-    if resample not in (None, *_KINDS):
+    if resample is not None and resample not in _KINDS:
         raise InputError(
             f"{path} has resample={resample}; bilinear (2) and bicubic (3) are supported"
         )
@@ -49,7 +49,7 @@ def preprocess_of(folder: Path, family: Family, size: int, where: str) -> Prepro
         {
             **_sides(values, standard, path),
             "crop": "floor",
-            "interpolation": _KINDS.get(resample, standard.interpolation),
+            "interpolation": standard.interpolation if resample is None else _KINDS[resample],
             "mean": mean,
             "std": std,
         }
@@ -64,11 +64,11 @@ def _normalisation(
     The file's are of pixels r x - o with x from 0 to 1: r is 255 times `rescale_factor`, and o is 1
     with `rescale_offset`.
     """
+    mean = (0.0,) * 3
+    std = (1.0,) * 3
     if values.get("do_normalize", standard.mean != (0, 0, 0)):
         mean = tuple(values.get("image_mean") or standard.mean)
         std = tuple(values.get("image_std") or standard.std)
-    else:
-        (mean, std) = ((0.0,) * 3, (1.0,) * 3)
     ratio = values.get("rescale_factor", 1 / 255) * 255
     offset = float(bool(values.get("rescale_offset", False)))
     if abs(ratio - 1) < 1e-6 and not offset:
@@ -83,21 +83,17 @@ def _sides(values: dict[str, Any], standard: Preprocess, path: Path) -> dict[str
     if isinstance(given, int):  # older files
         given = {"height": given, "width": given} if squash else {"shortest_edge": given}
     cropped = values.get("do_center_crop", not squash or standard.margin is not None)
-    if "shortest_edge" in given:
-        (edge, resize) = (given["shortest_edge"], "shortest")
-    else:
-        (edge, resize) = (given.get("height"), "squash")
+    shortest = "shortest_edge" in given
+    edge = given.get("shortest_edge", given.get("height"))
     crop = values.get("crop_size", standard.size if standard.margin else edge)
-    sides = {crop} if isinstance(crop, int) else {crop.get("height"), crop.get("width")}
-    even = resize == "shortest" or given.get("width") == edge
-    if resize == "shortest" and not cropped:
-        even = False
-    if not cropped:
-        sides = {edge}
-    if edge is None or not even or len(sides) != 1 or max(sides) > edge:
+    cut: Any = crop if cropped else edge
+    sides = [cut] if isinstance(cut, int) else [cut.get("height"), cut.get("width")]
+    even = cropped if shortest else given.get("width") == edge
+    size = sides[0]
+    if not (even and isinstance(edge, int) and sides[-1] == size <= edge):
         raise InputError(
             f"{path} resizes to {given} and crops {'to ' + str(crop) if cropped else 'nothing'}; "
             "supported are a square, and a shortest edge with a square crop of at most its size"
         )
-    size = sides.pop()
+    resize = "shortest" if shortest else "squash"
     return {"size": size, "resize": resize, **({"margin": edge / size} if size != edge else {})}

@@ -93,8 +93,9 @@ class HFImageTower(ImageTower):
             grid = (features.shape[2], features.shape[3])
             features = features.flatten(2).mT
         prefix = features.shape[1] - grid[0] * grid[1] if grid else 0
-        if prefix < 0:
-            (grid, prefix) = (None, 0)
+        if prefix < 0:  # fewer tokens than patches, as where layers merge them
+            grid = None
+            prefix = 0
         match self.config.pooling:
             case "first":
                 vector = features[:, 0]
