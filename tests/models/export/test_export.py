@@ -129,11 +129,16 @@ def test_texts_alone_become_modules_of_sentence_transformers(name: str, tmp_path
     ("text", "dual", "words"),
     [
         ({"layer_scale": 0.1}, {}, "its text tower has layer_scale=0.1 (wanted: None)"),
+        (
+            {"name": "hf", "config": BERT, "causal": False},
+            {},
+            "its text tower has causal=False (wanted: True)",
+        ),
         ({}, {"text_projection": "mlp"}, "it has text_projection='mlp' (wanted: a linear one)"),
     ],
 )
 def test_texts_alone_that_do_not_fit_are_named(text: Any, dual: Any, words: str, tmp_path: Path):
-    model = make(None, {**WORDS, **text}, BPE, **dual)
+    model = make(None, text if "name" in text else {**WORDS, **text}, BPE, **dual)
     with pytest.raises(InputError, match="sentence-transformers cannot hold tiny") as caught:
         export(model, "sentence-transformers", tmp_path / "out")
     assert words in str(caught.value)

@@ -55,21 +55,14 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     ours has none. The temperature is the logarithm of the multiplier.
     """
     state = {
-        name: value.detach().clone()
-        if value.dtype == torch.long
-        else value.detach().float().clone()
+        name: value.detach().float().clone() if value.is_floating_point() else value.clone()
         for name, value in encoder.state_dict().items()
     }
-    spec = encoder.image.spec
-    if spec["name"] == "vit":
-        _as_foreign_vit(state, spec, patch_bias)
     if encoder.logit_scale.form != "exp":
         state["logit_scale.value"] = encoder.logit_scale().detach().float().log().clone()
-    return state
-
-
-def _as_foreign_vit(state: dict[str, Tensor], spec: Mapping[str, Any], patch_bias: bool) -> None:
-    """Change positions and the bias of patches in place, as `tensors` says."""
+    spec = encoder.image.spec
+    if spec["name"] != "vit":
+        return state
     own = spec["cls"] if spec["cls_position"] else 0
     if not patch_bias and "image.patch_embed.bias" in state:
         state["image.positions"][own:] += state.pop("image.patch_embed.bias")
@@ -78,6 +71,7 @@ def _as_foreign_vit(state: dict[str, Tensor], spec: Mapping[str, Any], patch_bia
     if spec["cls"] and not own:
         zeros = torch.zeros(spec["cls"], spec["width"])
         state["image.positions"] = torch.cat([zeros, state["image.positions"]])
+    return state
 
 
 def tokenizer_of(model: TextModel) -> Tokenizer:
@@ -126,10 +120,14 @@ def swapped(pipeline: RustTokenizer, a: int, b: int) -> RustTokenizer:
 
 
 def write_tokenizer(
-    tokenizer: Tokenizer, folder: Path, pipeline: RustTokenizer | None = None
+    tokenizer: Tokenizer,
+    folder: Path,
+    pipeline: RustTokenizer | None = None,
+    *,
+    own_pad: bool = False,
 ) -> None:
     """Write files with which transformers' AutoTokenizer gives the same ids; `pipeline` replaces
-    the tokenizer's."""
+    the tokenizer's. Set `own_pad` if the id of pads tells them from words."""
     config: dict[str, Any] = {"model_max_length": tokenizer.context, "padding_side": "right"}
     if isinstance(tokenizer, SentencePiece):
         (folder / "spiece.model").write_bytes(tokenizer.model)
@@ -149,8 +147,8 @@ def write_tokenizer(
         end = pipeline.id_to_token(kept[-1]) if tokenizer.after else None
         # Pads after a text's end are never attended to, unless texts are always padded; then the
         # pad id matters. Another library's tokenizer keeps its pad.
-        kept_pad = tokenizer.padding == "max" or isinstance(tokenizer, HuggingFace)
-        pad = pipeline.id_to_token(tokenizer.pad) if kept_pad or end is None else end
+        keeps = tokenizer.padding == "max" or isinstance(tokenizer, HuggingFace)
+        pad = pipeline.id_to_token(tokenizer.pad) if own_pad or keeps or end is None else end
         config |= {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,

@@ -28,7 +28,7 @@ OWN = {
     "pooling": list(POOLING),
     "activation": list(NAMES),
 }
-FOREIGN = {"name": ["hf"], "padding": ["longest"], "pooling": list(POOLING)}
+FOREIGN = {"name": ["hf"], "causal": [True], "padding": ["longest"], "pooling": list(POOLING)}
 
 BLOCK = [
     Rule(rf"attention\.ln\.{W}", (r"norm1.\g<w>",)),

@@ -96,7 +96,12 @@ def _image_options(family: Family, spec: Mapping[str, Any]) -> dict[str, list[An
 def _text_options(family: Family) -> dict[str, list[Any]]:
     """The options that a text tower of the family has."""
     if family.text is None:
-        return {"name": ["hf"], "pooling": [family.pooling], "padding": ["longest"]}
+        return {
+            "name": ["hf"],
+            "causal": [True],  # as transformers runs it
+            "pooling": [family.pooling],
+            "padding": ["longest"],
+        }
     padded = {"padding": ["max"]} if family.text["padding"] == "max" else {}
     return TEXT | {key: [family.text[key]] for key in ("causal", "pooling")} | padded
 

@@ -4,10 +4,12 @@ memory."""
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diptych.errors import InputError
 from diptych.towers.dual import DualEncoder
@@ -91,20 +93,17 @@ def fill(
     state: dict[str, Tensor],
     rules: Sequence[Rule],
     where: str,
-    modules: Mapping[str, nn.Module] | None = None,
+    modules: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> DualEncoder:
     """Build the dual encoder of a config with the tensors of `state`, float32, in evaluation mode.
 
-    It is built on the meta device and takes over the tensors; `state` is emptied. The towers named
-    by `modules` ("image", "text") adopt a foreign module with its weights. Raises InputError
-    for tensors that are missing, unknown, of another shape, or not floating point; `where` is their
-    origin.
+    Its parameters are built on the meta device, and it takes over the tensors; `state` is emptied.
+    Towers named by `modules` ("image", "text") adopt a foreign module with its weights. Raises
+    InputError for tensors that are missing, unknown, of another shape, or of integers where
+    floating-point numbers are expected; `where` is their origin.
     """
-    with torch.device("meta"):
-        encoder = DualEncoder.from_config(config)
-    for side, module in (modules or {}).items():
-        getattr(encoder, side).adopt(module)
-    adopted = tuple(f"{side}.model." for side in modules or {})
+    encoder = _empty(config, modules)
+    adopted = tuple(f"{side}.model." for side in modules)
     wanted = {
         name: value for name, value in encoder.state_dict().items() if not name.startswith(adopted)
     }
@@ -124,7 +123,8 @@ def fill(
                 problems.append(problem)
             # A slice would keep the whole tensor alive, and slices of one tensor could not be saved
             # together.
-            found[key] = part.float().contiguous() if len(renamed) == 1 else part.float().clone()
+            part = part.float() if part.is_floating_point() else part
+            found[key] = part.contiguous() if len(renamed) == 1 else part.clone()
     problems += [f"lacks what becomes our {key}" for key in wanted if key not in found]
     if problems:
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
@@ -132,12 +132,38 @@ def fill(
             f"{where}: {problems[0]}{more}; name the model that these weights belong to"
         )
     encoder.load_state_dict(found, strict=False, assign=True)  # adopted tensors are not in `found`
-    preprocess = (
-        encoder.image.preprocess
-    )  # buffers that are not in the state dict are still on "meta"
-    encoder.image.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
-    encoder.image.std = torch.tensor(preprocess.std).view(3, 1, 1)
+    for module in encoder.modules():  # timm places some buffers where the parameters are
+        refresh = getattr(module, "init_non_persistent_buffers", None)
+        if refresh and any(value.is_meta for value in module.buffers(recurse=False)):
+            refresh()
     return encoder.eval()
+
+
+def _empty(config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> DualEncoder:
+    """A dual encoder with parameters on the meta device; buffers that are in no state dict, such as
+    masks and tables of positions, have their values."""
+    with torch.device("meta"):
+        encoder = DualEncoder.from_config(config)
+    for side, module in modules.items():
+        getattr(encoder, side).adopt(module)
+    if "image" in encoder.sides:
+        preprocess = encoder.image.preprocess
+        encoder.image.mean = torch.tensor(preprocess.mean).view(-1, 1, 1)
+        encoder.image.std = torch.tensor(preprocess.std).view(-1, 1, 1)
+    kept = encoder.state_dict()
+    if not any(value.is_meta and name not in kept for name, value in encoder.named_buffers()):
+        return encoder
+    assert not modules, "the buffers of adopted modules have values"
+    handle = register_module_parameter_registration_hook(_on_meta)  # type: ignore[arg-type]  # it may return one
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return DualEncoder.from_config(config)
+    finally:
+        handle.remove()
+
+
+def _on_meta(_: nn.Module, __: str, value: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
 
 
 def back(
@@ -181,7 +207,7 @@ def square(size: int | Sequence[int], where: str) -> int:
 
 
 def _misfit(name: str, value: Tensor, wanted: Tensor) -> str | None:
-    if not value.is_floating_point():
+    if not value.is_floating_point() and wanted.is_floating_point():
         return f"has {name} of {str(value.dtype).removeprefix('torch.')}, not of floating-point numbers"
     if value.shape == wanted.shape:
         return None
