@@ -129,6 +129,18 @@ def test_a_dual_encoder_that_is_not_supported_is_named_beside_those_that_are(
 
 
 @pytest.mark.parametrize("folder", ["altclip"], indirect=True)
+def test_a_dual_encoder_among_other_modules_is_refused(folder: Path, tmp_path: Path):
+    shutil.copytree(folder, tmp_path / "model")
+    modules = [
+        {"path": path, "type": f"sentence_transformers.models.{kind}"}
+        for path, kind in (("", "Transformer"), ("1_Dense", "Dense"))
+    ]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(InputError, match="its modules are Transformer, Dense; supported are"):
+        load(f"hf:{tmp_path / 'model'}")
+
+
+@pytest.mark.parametrize("folder", ["altclip"], indirect=True)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -60,8 +60,7 @@ def load(name: str, weights: Path | None = None) -> TextModel:
         model = sentences.load(given, where)
         model.record = {"licence": licence(given)}
         return model
-    if given != folder:
-        sentences.check_pair(given, where)
+    sentences.check_pair(given, where)
     family = FAMILIES[kind]
     config = _config(folder)
     image_size = getattr(config.vision_config, "image_size", None) if family.image else None

@@ -96,8 +96,8 @@ def layout_of(folder: Path, where: str) -> Layout:
 
 
 def check_pair(folder: Path, where: str) -> None:
-    """Raise InputError unless the modules of a dual encoder's folder are the model and at most its
-    normalisation."""
+    """Raise InputError unless the modules of a dual encoder's folder, if it names any, are the
+    model and at most its normalisation."""
     kinds = [kind for kind, _ in _modules(folder)]
     if kinds[1:] not in ([], ["Normalize"]):
         raise InputError(
