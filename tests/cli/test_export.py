@@ -1,5 +1,6 @@
 """`diptych export` on a model of a run, and what it refuses."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_a_run_becomes_an_hf_folder_that_embeds_alike(diptych, run: Path, tmp_pa
     words = ["a red thing"]
     ours, theirs = package.load(run), package.load(f"hf:{tmp_path / 'out'}")
     assert float((ours.embed_texts(words) - theirs.embed_texts(words)).abs().max()) <= 1e-5
+
+
+def test_info_says_what_a_run_exports_to_and_what_keeps_it_from_the_rest(diptych, run: Path):
+    assert "exports to" in diptych("info", run).out
+    exports = json.loads(diptych("info", run, "--json").out)["exports"]
+    assert exports["hf"] is None
+    tiny = diptych("info", "tiny")
+    assert "not to hf" in tiny.out
+    assert "stem='conv'" in tiny.out
 
 
 def test_refusals_are_one_line_each(refused, run: Path, tmp_path: Path):

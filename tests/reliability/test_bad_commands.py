@@ -160,6 +160,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("data show scenes --out empty", ("empty is a folder", "give a file")),
     ("data filter photos --out kept.csv", ("kept.csv", "--out kept.npz")),
     ("export tiny --to onnx", ("lacks --out", "new folder")),
+    (
+        "train clip --data photos --out x --exportable hg",
+        ("target of --exportable 'hg'", "did you mean 'hf'"),
+    ),
     # models that cannot do what is asked
     ("detect tiny photos", ("a model with detect, which tiny has not", "cones")),
     ("draw tiny cat --out x", ("a model with draw, which tiny has not", "cones")),

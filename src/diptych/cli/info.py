@@ -45,8 +45,14 @@ def run(args: Namespace) -> None:
         show_json(facts)
         return
     kept = facts.pop("kept") or {}
+    exports = facts.pop("exports")
+    fits = ", ".join(target for target, why in exports.items() if why is None)
+    rest = [("exports to", fits or None)] if exports else []
+    rest += [(f"not to {target}", why) for target, why in exports.items() if why is not None]
     rows = [
-        (name, _cell(value)) for name, value in [*facts.items(), *_each(kept)] if value is not None
+        (name, _cell(value))
+        for name, value in [*facts.items(), *rest, *_each(kept)]
+        if value is not None
     ]
     show_table(str(args.model), ("what", "value"), rows)
 
@@ -91,8 +97,20 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "identity": getattr(model, "identity", None),
         "megabytes": round(weights.stat().st_size / 1e6, 2) if weights.is_file() else None,
         "diptych": stored.get("diptych"),
+        "exports": exports(model),
         "kept": stored.get("kept") or None,  # beside weights: classes, prompts
     }
+
+
+def exports(model: Any) -> dict[str, str | None]:
+    """Return what keeps a model from each target of `diptych export`, None where nothing does; no
+    target for a model that embeds nothing."""
+    from diptych.models.export import lacking, reason, targets
+    from diptych.models.model import TextModel
+
+    if not isinstance(model, TextModel):
+        return {}
+    return {target: lacking(target) or reason(model, target) for target in targets()}
 
 
 def parts(model: Any) -> dict[str, Any]:

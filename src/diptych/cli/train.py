@@ -153,6 +153,12 @@ def add(parser: Parser) -> None:
         help="bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE",
     )
     parser.option(_MODEL, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
+    parser.option(
+        _MODEL,
+        "--exportable",
+        metavar="TARGET",
+        help="choose towers that hf, openclip, onnx or sentence-transformers has too",
+    )
     add_recipe(parser, _RECIPE, (*LENGTH, *RECIPE))
     parser.option(_RUN, "--out", metavar="RUN", help="the folder of the run")
     parser.option(
@@ -406,7 +412,7 @@ def run(args: Namespace) -> int:
     from diptych.training.run import run as train
 
     names = ("preset", "val", "guard", "init", "weights", "image_tower", "text_tower", "tokenizer", "embed_dim",
-             "added", "adapt")  # fmt: skip
+             "exportable", "added", "adapt")  # fmt: skip
     groups = {
         name: args.get(name, Namespace()).as_dict() for name in ("method", "recipe", "options")
     }

@@ -143,6 +143,7 @@ def train(
     text_tower: str | None = None,
     tokenizer: str | None = None,
     embed_dim: int | None = None,
+    exportable: str | None = None,
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     **settings: Unpack[Settings],
@@ -158,7 +159,8 @@ def train(
       by more than `forget`.
     - `config` are the method's options; `added` are other methods whose losses are added, such as
       "multi_view:weight=0.5" (`methods.mix`); `adapt` is what is trained in place of the towers'
-      weights, such as "lora:r=8" (`methods.adapters`).
+      weights, such as "lora:r=8" (`methods.adapters`); `exportable` is a target of `export` for
+      which towers are chosen.
     - `settings` are those of the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the
       engine (seed, workers, max_bad, …).
 
@@ -197,6 +199,7 @@ def train(
         text_tower=text_tower,
         tokenizer=tokenizer,
         embed_dim=embed_dim,
+        exportable=exportable,
         config=config,
         **given,
     )

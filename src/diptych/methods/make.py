@@ -2,6 +2,7 @@
 `--init`."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class Make:
     existing dual encoder and `state` its weights; if given, they take precedence over the specs and
     the method's defaults. `delivered` is the whole module that the previous method delivered, if
     that is more than a dual encoder (`models.delivered`). `adapter` is added to dual encoders.
+    `projections` are heads of a new dual encoder, where the method gives no others.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Make:
         state: Mapping[str, Tensor] | None = None,
         delivered: Delivered | None = None,
         adapter: LowRank | None = None,
+        projections: Mapping[str, str] = MappingProxyType({}),
     ):
         self.image_spec = image
         self.text_spec = text
@@ -53,6 +56,7 @@ class Make:
         self._state = state
         self.delivered = delivered
         self.adapter = adapter
+        self._projections = projections
 
     @classmethod
     def of(cls, model: TextModel | LanguageModel) -> "Make":
@@ -181,7 +185,7 @@ class Make:
                 logit_bias=logit_bias,
                 pool=pool,
                 spaces=spaces,
-                **projections,
+                **{**self._projections, **projections},
             )
         config = dict(self._dual)
         if spaces and list(spaces) != config.get("spaces"):

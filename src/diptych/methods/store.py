@@ -264,6 +264,8 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
     model = to_model(module, tokenizer, description["preprocess"], name=name)
     if isinstance(model, Saved):
         model.description = description
+    if isinstance(model, TextModel):
+        model.record = {"method": description["method"], **description["training"]}
     return model
 
 

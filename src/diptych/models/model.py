@@ -8,11 +8,12 @@ Dimensions: N images or texts, E embedding, H x W pixels.
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -49,6 +50,8 @@ class TextModel(Saved):
     )
     validation = Validation("sts", ("spearman",))
     chosen_space: str | None = None  # by `space`
+    record: Mapping[str, Any] = MappingProxyType({})
+    """What is known of its origin: `method` and the record of its training, or `licence`."""
 
     def __init__(
         self,

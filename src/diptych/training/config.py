@@ -1,18 +1,19 @@
 """The resolved config of a run: plain values and registry names, stored in RUN/config.yaml."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 
-from diptych.errors import InputError
+from diptych.errors import InputError, unknown
 from diptych.files import parsed, write_atomic
 from diptych.methods.adapters import RATE, adapter
-from diptych.methods.base import Recipe
+from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import NO_TOWER
 from diptych.methods.registry import find, method_class
+from diptych.models.export import Form, form_for, targets
 from diptych.renamed import current, translated
 from diptych.spec import AtLeast, Spec, check, configure, parse, split_specs
 from diptych.training import optim
@@ -31,7 +32,8 @@ class RunConfig:
     """Everything that determines a run. `data` maps streams to source specs; `weights` is the
     weight file of the model of another library that `init` names; `config` holds the method's
     options, `added` the methods whose losses are added to it (`methods.mix`), and `adapt` what is
-    trained in place of the towers' weights (`methods.adapters`)."""
+    trained in place of the towers' weights (`methods.adapters`). `exportable` is a target of
+    `export` that has to hold the model."""
 
     method: str
     data: Mapping[str, str]
@@ -42,6 +44,7 @@ class RunConfig:
     text_tower: str = ""
     tokenizer: str = ""
     embed_dim: Annotated[int, AtLeast(0)] = 0
+    exportable: str | None = None
     init: str | None = None
     weights: str | None = None
     added: tuple[str, ...] = ()
@@ -65,6 +68,7 @@ def resolve(
     text_tower: str | None = None,
     tokenizer: str | None = None,
     embed_dim: int | None = None,
+    exportable: str | None = None,
     init: str | None = None,
     weights: str | None = None,
     added: Sequence[str] = (),
@@ -77,6 +81,8 @@ def resolve(
     anything that does not exist or does not fit together."""
     cls = method_class(method)
     chosen = cls.preset(preset)
+    if (form := form_of(method, exportable)) is not None and not init:
+        chosen = _exportable(chosen, form, image_tower)
     if init and (image_tower or text_tower or tokenizer or embed_dim):
         raise InputError(
             f"--init {init} brings its own towers and tokenizer; leave out --image-tower, --text-tower, "
@@ -123,6 +129,7 @@ def resolve(
         text_tower="" if init else text_tower or chosen.text,
         tokenizer="" if init else tokenizer or chosen.tokenizer,
         embed_dim=0 if init else embed_dim or chosen.embed_dim,
+        exportable=exportable,
         init=init,
         weights=weights,
         added=tuple(added),
@@ -145,6 +152,36 @@ def _check_adapter(adapt: str, method: str, init: str | None) -> None:
             f"--adapt {adapt} keeps the weights of a trained model; name one with --init, such as tiny, a RUN or "
             "openclip:ViT-B-32/laion2b_s34b_b79k"
         )
+
+
+def form_of(method: str, exportable: str | None) -> Form | None:
+    """Return the form of towers that a target of `export` asks of a method, None if any will do.
+
+    Raises InputError for an unknown target.
+    """
+    if exportable is None:
+        return None
+    if exportable not in targets():
+        raise unknown("target of --exportable", exportable, targets())
+    presets = method_class(method).presets
+    return form_for(exportable, presets.get("paper", Preset()).image)
+
+
+def _exportable(preset: Preset, form: Form, image_tower: str | None) -> Preset:
+    """Return a preset with the towers of a form at its own sizes; one of images or texts alone
+    stays as it is."""
+    if NO_TOWER in (preset.image, preset.text):
+        return preset
+    image = image_tower or form.image_tower(preset.image)
+    unprojected = form.projections.get("image_projection") == "none"
+    width = parse(image).options.get("width", preset.embed_dim)
+    return replace(
+        preset,
+        image=image,
+        text=form.text_tower(preset.text),
+        tokenizer=form.tokenizer(preset.tokenizer),
+        embed_dim=width if unprojected else preset.embed_dim,
+    )
 
 
 def preset_for(method: str, init: str | None) -> str:

@@ -31,12 +31,14 @@ from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.mix import mixed
 from diptych.methods.registry import method_class
 from diptych.models.delivered import Delivered
+from diptych.models.export import reason
 from diptych.rng import torch_seed
 from diptych.towers.dual import DualEncoder
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
 from diptych.training.engine import Engine, Summary
 from diptych.training.launch import make_accelerator
+from diptych.training.log import read_log
 from diptych.training.tracking import Tracker
 
 Validate = Callable[[Any, Source], Mapping[str, float]]
@@ -110,18 +112,21 @@ def _train(
         change(method)
     if held_out is not None:
         require(held_out, _validated(delivered), "validation")  # now, not after the first epoch
-    if collectives.rank() == 0:
-        if not resume:
-            configs.write(config, out / "config.yaml")
-        if not (resume and _tokenizer_file(out).exists()):
-            _write_tokenizer(method.make.words, out)
-    collectives.barrier()
     preprocess = store.preprocess_of(delivered)
 
     def loaded(module: nn.Module) -> Any:
         return store.to_model(
             module, method.make.words, preprocess and preprocess.to_dict(), name=str(out)
         )
+
+    if config.exportable is not None:
+        _check_exportable(config, loaded(delivered))
+    if collectives.rank() == 0:
+        if not resume:
+            configs.write(config, out / "config.yaml")
+        if not (resume and _tokenizer_file(out).exists()):
+            _write_tokenizer(method.make.words, out)
+    collectives.barrier()
 
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
@@ -152,7 +157,11 @@ def _train(
         description = store.describe(
             config.method, config.config, engine.delivered(), method.make.words, preprocess
         )
-        store.save_model(out, {**description, "training": _training(config, summary)}, weights)
+        training = _training(config, summary)
+        if config.val is not None:
+            suite = getattr(loaded(engine.delivered()), "validation", None)
+            training |= _scores(out, config.val, suite and suite.suite)
+        store.save_model(out, {**description, "training": training}, weights)
     collectives.barrier()
     return summary
 
@@ -174,6 +183,21 @@ def _validated(delivered: nn.Module) -> Sequence[str]:
     return ("images.main", "texts.*") if "image" in delivered.sides else ("texts.*", "labels.*")
 
 
+def _check_exportable(config: RunConfig, model: Any) -> None:
+    """Raise InputError unless the target of `exportable` can hold the model of a run."""
+    assert config.exportable is not None
+    if (why := reason(model, config.exportable)) is None:
+        return
+    remedy = (
+        "leave it out"
+        if config.init
+        else "leave out --image-tower, --text-tower and --tokenizer, or it"
+    )
+    raise InputError(
+        f"--exportable {config.exportable}: {config.exportable} cannot hold this model: {why}; {remedy}"
+    )
+
+
 def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method, nn.Module]:
     """Return the method of a config with new weights (or those of `init`), which depend only on the
     seed."""
@@ -181,11 +205,13 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
     if config.init:
         make = Make.of(store.load(config.init, weights=config.weights))
     else:
+        form = configs.form_of(config.method, config.exportable)
         make = Make(
             image=config.image_tower,
             text=config.text_tower,
             embed_dim=config.embed_dim,
             tokenizer=tokenizer,
+            projections=form.projections if form is not None else {},
         )
     cls = method_class(config.method)
     options = cls.configure(config.config)
@@ -305,9 +331,34 @@ def _has_learnt(out: Path) -> bool:
     return any((out / "state").glob("step-*")) or (path.exists() and b'"loss"' in path.read_bytes())
 
 
+def _scores(out: Path, source: str, suite: str | None) -> dict[str, Any]:
+    """Return the numbers of the epoch whose weights are kept, with their protocol; nothing if there
+    was no validation."""
+    lines = [
+        line
+        for line in read_log(out / "metrics.jsonl")
+        if line.get("event") in ("validation", "selected")
+    ]
+    if not lines:
+        return {}
+    scores = {
+        name.removeprefix("val/"): value
+        for name, value in lines[-1].items()
+        if name.startswith("val/")
+    }
+    step = lines[-1]["done"] + 1
+    return {"validation": {"source": source, "suite": suite, "step": step, "scores": scores}}
+
+
+def _is_local(spec: str) -> bool:
+    """Whether a model's spec names a path, which says nothing on another machine."""
+    return any(Path(part).expanduser().exists() for part in (spec, spec.partition(":")[2]) if part)
+
+
 def _training(config: RunConfig, summary: Summary) -> dict[str, Any]:
     return {
         "data": dict(config.data),
+        **({"init": config.init} if config.init and not _is_local(config.init) else {}),
         **({"added": list(config.added)} if config.added else {}),
         **({"adapt": config.adapt} if config.adapt else {}),
         "seed": config.options.seed,

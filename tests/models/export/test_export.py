@@ -10,7 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tests.models.export.models import BPE, CLIP, SIGLIP, VIT, WORDS, bpe, make, siglip_words
 from tests.models.pretrained.tiny import siglip_spm
 from transformers import CLIPConfig, CLIPModel
@@ -69,7 +69,7 @@ MODELS: dict[str, Any] = {
 }
 HOLDS = {
     "hf": ["own words", "clip's words", "siglip"],
-    "sentence-transformers": ["own words", "clip's words"],
+    "sentence-transformers": ["own words", "clip's words", "siglip"],
     "openclip": ["own words", "clip's words", "odd", "siglip"],
     "onnx": ["conv"],  # "own words" below
 }
@@ -129,11 +129,16 @@ def test_texts_alone_become_modules_of_sentence_transformers(name: str, tmp_path
     ("text", "dual", "words"),
     [
         ({"layer_scale": 0.1}, {}, "its text tower has layer_scale=0.1 (wanted: None)"),
+        (
+            {"name": "hf", "config": BERT, "causal": False},
+            {},
+            "its text tower has causal=False (wanted: True)",
+        ),
         ({}, {"text_projection": "mlp"}, "it has text_projection='mlp' (wanted: a linear one)"),
     ],
 )
 def test_texts_alone_that_do_not_fit_are_named(text: Any, dual: Any, words: str, tmp_path: Path):
-    model = make(None, {**WORDS, **text}, BPE, **dual)
+    model = make(None, text if "name" in text else {**WORDS, **text}, BPE, **dual)
     with pytest.raises(InputError, match="sentence-transformers cannot hold tiny") as caught:
         export(model, "sentence-transformers", tmp_path / "out")
     assert words in str(caught.value)
@@ -305,12 +310,12 @@ def test_a_swapped_end_is_the_highest_id_in_an_hf_folder(tmp_path: Path):
         ("conv", "hf", "its image tower has name='conv' (wanted: 'vit'); onnx can"),
         ("conv", "openclip", "its image tower has name='conv' (wanted: 'vit'); onnx can"),
         ("odd", "hf", "its image tower has layer_scale=0.1 (wanted: None); onnx and openclip can"),
-        ("siglip", "openclip", "timm names no SigLIP tower of its size; hf and onnx can"),
         (
             "siglip",
-            "sentence-transformers",
-            "its CLIP module does not know SigLIP's padding of texts; hf and onnx can",
+            "openclip",
+            "timm names no SigLIP tower of its size; hf, onnx and sentence-transformers can",
         ),
+        ("odd", "sentence-transformers", "layer_scale=0.1 (wanted: None); onnx and openclip can"),
     ],
 )
 def test_what_does_not_fit_is_named_with_the_targets_that_can(
@@ -331,11 +336,12 @@ def test_what_does_not_fit_is_named_with_the_targets_that_can(
 def test_a_difference_above_the_limit_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def wrong(state: dict, path: Path, metadata: dict) -> None:
+    def wrong(*parts: Any) -> dict[str, torch.Tensor]:
+        state = back(*parts)
         state["text_projection.weight"][0] *= 1.01
-        save_file(state, path, metadata)
+        return state
 
-    monkeypatch.setattr("diptych.models.export.hf.save_file", wrong)
+    monkeypatch.setattr("diptych.models.export.hf.back", wrong)
     with pytest.raises(
         InputError,
         match=r"embeddings of texts by hf differ from those of tiny by .*; nothing was kept",
@@ -348,7 +354,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diptych.models.export.hf.save_file", full)
+    monkeypatch.setattr("diptych.models.export.hf.back", full)
     with pytest.raises(InputError, match="no space left to write"):
         export(MODELS["own words"](), "hf", tmp_path / "out")
     assert not list(tmp_path.iterdir())

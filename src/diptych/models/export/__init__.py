@@ -16,6 +16,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from diptych.errors import InputError, brief, unknown
 from diptych.files import followed, is_full, sync
+from diptych.models.export._card import card
+from diptych.models.export._forms import Form, form_for
 from diptych.models.model import Model, TextModel
 
 LIMIT = 1e-5  # the largest accepted difference of an entry of a unit vector
@@ -65,9 +68,33 @@ def targets() -> list[str]:
     )
 
 
+def reason(model: Any, target: str) -> str | None:
+    """Why a target cannot hold a model, or None if it can.
+
+    Raises InputError for an unknown target.
+    """
+    module = _target(target)
+    if not isinstance(model, TextModel):
+        return "it embeds neither images nor texts, and only what embeds is exported"
+    if model.encoder.text is None:
+        return "it embeds images alone"
+    if model.tokenizer is None:
+        return "it came without a tokenizer; load it from a folder that holds its tokenizer files"
+    return _misfit(module, model)
+
+
+def lacking(target: str) -> str | None:
+    """What has to be installed for a target, or None."""
+    module = _target(target)
+    for package in module.PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            return f"export to {target} needs {package}; pip install {module.INSTALL}"
+    return None
+
+
 def export(model: TextModel, target: str, folder: str | Path) -> Report:
     """Write a model (float32, on the CPU) to a new folder in the format of `target`, and compare
-    embeddings.
+    embeddings. README.md is the model's card for the hub.
 
     The other library loads the written files and embeds images and texts. The folder is created
     only if no entry of its unit vectors differs from ours by more than 1e-5. Raises InputError for
@@ -78,28 +105,22 @@ def export(model: TextModel, target: str, folder: str | Path) -> Report:
     module = _target(target)
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder")
-    if not isinstance(model, TextModel):
-        raise InputError(
-            f"{model.name} embeds neither images nor texts, and only what embeds is exported"
-        )
-    if model.tokenizer is None:
-        raise InputError(
-            f"{model.name} came without a tokenizer and cannot be exported; load it from a folder that "
-            "holds its tokenizer files"
-        )
+    if (missing := lacking(target)) is not None:
+        raise InputError(missing)
+    if (why := reason(model, target)) is not None:
+        raise InputError(f"{target} cannot hold {model.name}: {why}; {_others(model, target)}")
     if model.device.type != "cpu" or model.precision != "float32":
         raise InputError(
             f"{model.name} is on {model.device} in {model.precision}; to export it, load it anew "
             "on the CPU and in float32"
         )
-    _need(target, module)
-    if (reason := _misfit(module, model)) is not None:
-        raise InputError(f"{target} cannot hold {model.name}: {reason}; {_others(model, target)}")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         module.write(model, temporary)
         found = _compare(model, module, temporary, target)
+        text = card(model, target, folder.name, found, module.notes(model))
+        (temporary / "README.md").write_text(text, encoding="utf-8")
         for path in sorted(temporary.rglob("*")):
             sync(path)
         temporary.rename(folder)
@@ -133,12 +154,6 @@ def _target(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
-def _need(target: str, module: ModuleType) -> None:
-    for package in module.PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"export to {target} needs {package}; pip install {module.INSTALL}")
-
-
 def _misfit(module: ModuleType, model: TextModel) -> str | None:
     """Why a target cannot hold a model, or None."""
     if not isinstance(model, Model) and not getattr(module, "TEXTS_ALONE", False):
@@ -148,27 +163,28 @@ def _misfit(module: ModuleType, model: TextModel) -> str | None:
 
 def _others(model: TextModel, target: str) -> str:
     """The targets that can hold the model, as text."""
-    able = []
-    for other in targets():
-        module = _target(other)
-        if (
-            other != target
-            and all(map(importlib.util.find_spec, module.PACKAGES))
-            and _misfit(module, model) is None
-        ):
-            able.append(other)
-    return f"{' and '.join(able)} can" if able else "no other target can either"
+    able = [
+        other
+        for other in targets()
+        if other != target and lacking(other) is None and reason(model, other) is None
+    ]
+    if not able:
+        return "no other target can either"
+    return f"{' and '.join([', '.join(able[:-1]), able[-1]] if able[1:] else able)} can"
 
 
 def _compare(model: TextModel, module: ModuleType, folder: Path, target: str) -> dict[str, float]:
     """The largest differences of embeddings of images, if the model embeds them, and of texts."""
-    ours = {"texts": model.embed_texts(TEXTS)}
+    # a text without ids has no embedding: some tokenizers put nothing around the empty one
+    rows = model.tokenizer.encode(TEXTS) if model.tokenizer is not None else []
+    texts = [text for text, ids in zip(TEXTS, rows, strict=True) if ids]
+    ours = {"texts": model.embed_texts(texts)}
     shown = []
     if isinstance(model, Model):
         shown = random_images(model.preprocess.size)
         ours = {"images": model.embed_images(shown), **ours}
     try:
-        theirs = module.embed(folder, shown, TEXTS)
+        theirs = module.embed(folder, shown, texts)
     except InputError:
         raise
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
@@ -191,4 +207,15 @@ def _farthest(a: Tensor, b: Tensor) -> float:
     return float((a - b.detach()).abs().max()) if a.shape == b.shape else float("inf")
 
 
-__all__ = ["LIMIT", "TEXTS", "Report", "export", "random_images", "targets"]
+__all__ = [
+    "LIMIT",
+    "TEXTS",
+    "Form",
+    "Report",
+    "export",
+    "form_for",
+    "lacking",
+    "random_images",
+    "reason",
+    "targets",
+]

@@ -146,16 +146,14 @@ def write_tokenizer(
         kept = pipeline.encode("").ids  # the special ids in the pipeline's numbering
         end = pipeline.id_to_token(kept[-1]) if tokenizer.after else None
         # Pads after a text's end are never attended to, unless texts are always padded; then the
-        # pad id matters.
-        pad = (
-            pipeline.id_to_token(tokenizer.pad)
-            if own_pad or tokenizer.padding == "max" or end is None
-            else end
-        )
+        # pad id matters. Another library's tokenizer keeps its pad.
+        keeps = tokenizer.padding == "max" or isinstance(tokenizer, HuggingFace)
+        pad = pipeline.id_to_token(tokenizer.pad) if own_pad or keeps or end is None else end
         config |= {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,
-            "model_input_names": ["input_ids", "attention_mask"],
+            # with a mask, a tower that attends to its pads would no longer do so
+            "model_input_names": ["input_ids"] + ["attention_mask"] * (tokenizer.padding != "max"),
         }
         if end is not None:
             config["eos_token"] = end

@@ -17,7 +17,7 @@ from diptych.models.export import _common as common
 from diptych.models.export.hf import NAMES
 from diptych.models.model import TextModel
 from diptych.models.pretrained.convert import Rule, back, under
-from diptych.models.pretrained.hf import W
+from diptych.models.pretrained.hf_families import W
 
 POOLING = {"mean": "mean_tokens", "first": "cls_token", "eot": "lasttoken"}
 OWN = {
@@ -28,7 +28,7 @@ OWN = {
     "pooling": list(POOLING),
     "activation": list(NAMES),
 }
-FOREIGN = {"name": ["hf"], "padding": ["longest"], "pooling": list(POOLING)}
+FOREIGN = {"name": ["hf"], "causal": [True], "padding": ["longest"], "pooling": list(POOLING)}
 
 BLOCK = [
     Rule(rf"attention\.ln\.{W}", (r"norm1.\g<w>",)),

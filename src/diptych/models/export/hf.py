@@ -1,23 +1,22 @@
-"""Export to a folder in transformers' layout, CLIPModel or SiglipModel: config, weights,
+"""Export to a folder in transformers' layout, as a model of one of `FAMILIES`: config, weights,
 preprocessor, tokenizer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.data.tokenizers import Clip
+from diptych.data.tokenizers import Clip, HuggingFace
 from diptych.data.tokenizers.hf import quiet
 from diptych.models.export import _common as common
 from diptych.models.model import Model
 from diptych.models.pretrained.convert import back
-from diptych.models.pretrained.hf import ACTIVATION, RULES
+from diptych.models.pretrained.hf_families import ACTIVATION, FAMILIES, Family
 
 PACKAGES = ("transformers",)
 INSTALL = "'diptych[language]'"
@@ -31,41 +30,80 @@ VIT = {
     "layer_scale": [None],
 }
 TEXT = {"name": ["text"], "cross": [None], "layer_scale": [None]}
-CLIP = (
-    VIT | {"cls": [1], "pre_norm": [True], "pooling": ["cls"]},
-    TEXT | {"causal": [True], "pooling": ["eot"]},
-    {"image_projection": ["linear"], "text_projection": ["linear"], "logit_bias": [None]},
-)
-SIGLIP = (
-    VIT | {"cls": [0], "pre_norm": [False], "pooling": ["map"]},
-    TEXT | {"causal": [False], "pooling": ["last"], "padding": ["max"]},
-    {"image_projection": ["none"], "text_projection": ["affine"]},
-)
+CLIP_VIT = {"cls": [1], "pre_norm": [True], "pooling": ["cls"]}
+SIGLIP_VIT = {"cls": [0], "pre_norm": [False], "pooling": ["map"]}
 
 
 def misfit(model: Model) -> str | None:
-    """Why neither CLIPModel nor SiglipModel computes what this model does, or None."""
+    """Why no family of transformers computes what this model does, or None."""
     config = model.encoder.config()
     tokenizer = common.tokenizer_of(model)
     preprocess = model.preprocess
-    image, text, dual = SIGLIP if _siglip(config) else CLIP
+    family = FAMILIES[family_of(model)]
+    image = _image_options(family, config["image"])
     if problem := common.differs(config["image"], image, "image") or common.differs(
-        config["text"], text, "text"
+        config["text"], _text_options(family), "text"
     ):
         return problem
-    for key, allowed in dual.items():
-        if config[key] not in allowed:
-            return f"it has {key}={config[key]!r} (wanted: {allowed[0]!r})"
-    if not _siglip(config) and tokenizer.eot is None:
+    for key, wanted in zip(
+        ("image_projection", "text_projection"), family.projections, strict=True
+    ):
+        if config[key] != wanted:
+            return f"it has {key}={config[key]!r} (wanted: {wanted!r})"
+    if config["logit_bias"] is not None and not family.bias:
+        return f"it has logit_bias={config['logit_bias']!r} (wanted: None)"
+    if family.text and family.text["pooling"] == "eot" and tokenizer.eot is None:
         return "its tokenizer ends no text with an id of its own"
     if preprocess.resize == "longest" or preprocess.ratio is not None:
         return f"its images are padded (resize={preprocess.resize!r}, ratio={preprocess.ratio})"
-    if preprocess.margin is not None:
-        return f"its images are scaled with a margin ({preprocess.margin:.3f})"
     clean = getattr(tokenizer, "clean", None)
     if clean != ("lower" if isinstance(tokenizer, Clip) else None):
         return f"its tokenizer cleans texts first (clean={clean!r})"
     return None
+
+
+def family_of(model: Model) -> str:
+    """The family whose towers are nearest to the model's.
+
+    Towers of transformers belong to one family. Of our own, those of CLIP are MetaCLIP 2's if a
+    foreign tokenizer ends texts with 2, which `CLIPModel` would take for an old mistake.
+    """
+    config = model.encoder.config()
+    kinds = {_model_type(config[side]) for side in ("image", "text")}
+    for name, family in FAMILIES.items():
+        parts = {"image": f"{name}_vision_model", "text": f"{name}_text_model"}
+        if kinds & {parts[side] for side in parts if getattr(family, side) is None}:
+            return name
+    if config["image"].get("pooling") == "map":
+        return "siglip"
+    tokenizer = model.tokenizer
+    ends = isinstance(tokenizer, HuggingFace) and tokenizer.eot == 2
+    return "metaclip_2" if ends else "clip"
+
+
+def _model_type(spec: Mapping[str, Any]) -> str | None:
+    """transformers' name of a tower's model, None if it is our own."""
+    return spec["config"]["model_type"] if spec["name"] == "hf" else None
+
+
+def _image_options(family: Family, spec: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The options that an image tower of the family has."""
+    if family.image is None:
+        return {"name": ["hf"], "pooling": ["pooler"]}
+    return VIT | (SIGLIP_VIT if family.image.get("pooling") == "map" else CLIP_VIT)
+
+
+def _text_options(family: Family) -> dict[str, list[Any]]:
+    """The options that a text tower of the family has."""
+    if family.text is None:
+        return {
+            "name": ["hf"],
+            "causal": [True],  # as transformers runs it
+            "pooling": [family.pooling],
+            "padding": ["longest"],
+        }
+    padded = {"padding": ["max"]} if family.text["padding"] == "max" else {}
+    return TEXT | {key: [family.text[key]] for key in ("causal", "pooling")} | padded
 
 
 def notes(model: Model) -> list[str]:
@@ -78,14 +116,14 @@ def notes(model: Model) -> list[str]:
 
 def write(model: Model, folder: Path) -> None:
     """Write config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."""
-    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+    import transformers
 
-    siglip = _siglip(model.encoder.config())
+    family = FAMILIES[family_of(model)]
     tokenizer = common.tokenizer_of(model)
     eot = tokenizer.eot
-    state = common.tensors(model.encoder, patch_bias=siglip)
+    state = common.tensors(model.encoder, patch_bias=family.bias)
     pipeline = None
-    if not siglip and eot == 2:
+    if family.swap_end and eot == 2:
         # transformers treats an eos id of 2 as an old mistake and pools at the highest id: make the
         # end id the highest.
         eot = len(state["text.table.weight"]) - 1
@@ -93,19 +131,22 @@ def write(model: Model, folder: Path) -> None:
             common.swapped(common.rust(tokenizer), 2, eot) if eot < tokenizer.vocab_size else None
         )
         state["text.table.weight"][[2, eot]] = state["text.table.weight"][[eot, 2]]
-    if siglip and model.encoder.logit_bias is None:
+    if family.bias and model.encoder.logit_bias is None:
         state["logit_bias"] = torch.zeros(())
+    if family.divisor:
+        state["logit_scale.value"] = 1 / model.encoder.logit_scale().detach().float()
     common.write_tokenizer(tokenizer, folder, pipeline)
+    cls = getattr(transformers, family.model)
     with quiet():
-        made: Any = (SiglipConfig if siglip else CLIPConfig)(
-            **_config(model, siglip, tokenizer, eot)
-        )
+        config = cls.config_class(**_config(model, family, eot))
         with torch.device("meta"):
-            wanted = (SiglipModel if siglip else CLIPModel)(made).state_dict()
-        made.architectures = ["SiglipModel" if siglip else "CLIPModel"]
+            made: Any = cls(config)
+        wanted = made.state_dict()
+        # parts that no embedding depends on, such as a pooler, are zeros
+        whole = {name: torch.zeros(value.shape) for name, value in wanted.items()}
+        made.load_state_dict(whole | back(state, wanted, family.rules), assign=True)
         made.save_pretrained(folder)
-    save_file(back(state, wanted, RULES), folder / "model.safetensors", metadata={"format": "pt"})
-    common.write_json(folder / "preprocessor_config.json", _preprocessor(model, siglip))
+    common.write_json(folder / "preprocessor_config.json", _preprocessor(model))
 
 
 def embed(
@@ -114,9 +155,8 @@ def embed(
     """Unit vectors (N, E) of images and of texts, computed and preprocessed by transformers."""
     from transformers import AutoModel, AutoTokenizer
 
-    siglip = (
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "siglip"
-    )
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    padded = (FAMILIES[kind].text or {}).get("padding") == "max"
     with quiet(), torch.inference_mode():
         model: Any = AutoModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True
@@ -124,20 +164,16 @@ def embed(
         pixels = _processor(folder)(images=list(images), return_tensors="pt")["pixel_values"]
         given = AutoTokenizer.from_pretrained(folder, local_files_only=True)(
             list(texts),
-            padding="max_length" if siglip else True,
+            padding="max_length" if padded else True,
             truncation=True,
             return_tensors="pt",
         )
-        ids = {"input_ids": given["input_ids"]} if siglip else given
+        ids = {"input_ids": given["input_ids"]} if padded else given
         found = model.get_image_features(pixel_values=pixels), model.get_text_features(**ids)
         vectors = [
             F.normalize(getattr(x, "pooler_output", x), dim=-1) for x in found
         ]  # versions 4 and 5 differ
     return vectors[0], vectors[1]
-
-
-def _siglip(config: dict[str, Any]) -> bool:
-    return config["image"].get("pooling") == "map"
 
 
 def _processor(folder: Path) -> Any:
@@ -151,71 +187,73 @@ def _processor(folder: Path) -> Any:
     return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **options)
 
 
-def _config(model: Model, siglip: bool, tokenizer: Any, eot: int | None) -> dict[str, Any]:
+def _config(model: Model, family: Family, eot: int | None) -> dict[str, Any]:
+    """The values of the family's config."""
     config = model.encoder.config()
-    image = config["image"]
-    text = config["text"]
-
-    def tower(spec: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "hidden_size": spec["width"],
-            "num_hidden_layers": spec["depth"],
-            "num_attention_heads": common.heads(spec),
-            "intermediate_size": common.hidden(spec),
-            "hidden_act": NAMES[spec["activation"]],
-            "layer_norm_eps": spec["eps"],
+    size = {"projection_dim": config["embed_dim"]}
+    image = _own(config["image"]) if family.image else dict(config["image"]["config"])
+    text = _own(config["text"]) if family.text else dict(config["text"]["config"])
+    if family.image:
+        image |= {
+            "image_size": config["image"]["image_size"],
+            "patch_size": config["image"]["patch"],
         }
+    if family.text:
+        text |= _words(model, eot) | (
+            {"projection_size": config["embed_dim"]} if family.bias else size
+        )
+    scale = float(model.encoder.logit_scale().detach())
+    if family.divisor:
+        size["temperature_init_value"] = 1 / scale
+    elif not family.bias:
+        size["logit_scale_init_value"] = float(torch.tensor(scale).log())
+    own = {} if family.bias or family.image is None else {"projection_dim": config["embed_dim"]}
+    return {"text_config": text, "vision_config": image | own} | ({} if family.bias else size)
 
-    size = (
-        {"projection_size": config["embed_dim"]}
-        if siglip
-        else {"projection_dim": config["embed_dim"]}
-    )
-    start = tokenizer.before[0] if tokenizer.before else None
+
+def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tower of our own is in the config of a side."""
     return {
-        "text_config": {
-            **tower(text),
-            **size,
-            "vocab_size": text["vocab_size"],
-            "max_position_embeddings": text["context"],
-            "bos_token_id": start,
-            "eos_token_id": eot,
-            "pad_token_id": tokenizer.pad if tokenizer.padding == "max" else eot,
-        },
-        "vision_config": {
-            **tower(image),
-            **({} if siglip else size),
-            "image_size": image["image_size"],
-            "patch_size": image["patch"],
-        },
-        **(
-            {}
-            if siglip
-            else {
-                **size,
-                "logit_scale_init_value": float(model.encoder.logit_scale().detach().log()),
-            }
-        ),
+        "hidden_size": spec["width"],
+        "num_hidden_layers": spec["depth"],
+        "num_attention_heads": common.heads(spec),
+        "intermediate_size": common.hidden(spec),
+        "hidden_act": NAMES[spec["activation"]],
+        "layer_norm_eps": spec["eps"],
     }
 
 
-def _preprocessor(model: Model, siglip: bool) -> dict[str, Any]:
+def _words(model: Model, eot: int | None) -> dict[str, Any]:
+    """Vocabulary, positions and special ids."""
+    text = model.encoder.config()["text"]
+    tokenizer = common.tokenizer_of(model)
+    keeps_pad = tokenizer.padding == "max" or isinstance(tokenizer, HuggingFace)
+    return {
+        "vocab_size": text["vocab_size"],
+        "max_position_embeddings": text["context"],
+        "bos_token_id": tokenizer.before[0] if tokenizer.before else None,
+        "eos_token_id": eot,
+        "pad_token_id": tokenizer.pad if keeps_pad else eot,
+    }
+
+
+def _preprocessor(model: Model) -> dict[str, Any]:
     """preprocessor_config.json for transformers 4 and 5."""
     values = model.preprocess
     squash = values.resize == "squash"
-    square = {"height": values.size, "width": values.size}
-    kind = "SiglipImageProcessor" if siglip else "CLIPImageProcessor"
-    crop = {} if siglip and squash else {"do_center_crop": not squash, "crop_size": square}
+    cropped = not squash or values.margin is not None
+    edge = {"height": values.edge, "width": values.edge}
     return {
-        "image_processor_type": kind,
+        "image_processor_type": "CLIPImageProcessor" if cropped else "SiglipImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "do_rescale": True,
         "do_normalize": True,
         "rescale_factor": 1 / 255,
-        "size": square if squash else {"shortest_edge": values.size},
+        "size": edge if squash else {"shortest_edge": values.edge},
         "resample": {"bilinear": 2, "bicubic": 3}[values.interpolation],
         "image_mean": list(values.mean),
         "image_std": list(values.std),
-        **crop,
+        "do_center_crop": cropped,
+        "crop_size": {"height": values.size, "width": values.size},
     }

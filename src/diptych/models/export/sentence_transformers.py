@@ -22,8 +22,6 @@ def misfit(model: TextModel) -> str | None:
     """Why its modules do not compute what this model does, or None."""
     if not isinstance(model, Model):
         return _sentences.misfit(model)
-    if model.encoder.config()["image"].get("pooling") == "map":
-        return "its CLIP module does not know SigLIP's padding of texts"
     return hf.misfit(model)
 
 
@@ -34,7 +32,7 @@ def notes(model: TextModel) -> list[str]:
 
 def write(model: TextModel, folder: Path) -> None:
     """Write modules.json and a folder for each module, the last for normalisation."""
-    made = _clip(model, folder) if isinstance(model, Model) else _sentences.write(model, folder)
+    made = _pair(model, folder) if isinstance(model, Model) else _sentences.write(model, folder)
     common.write_json(
         folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"}
     )
@@ -45,15 +43,25 @@ def write(model: TextModel, folder: Path) -> None:
     common.write_json(folder / "modules.json", modules)
 
 
-def _clip(model: Model, folder: Path) -> list[tuple[str, str]]:
+def _pair(model: Model, folder: Path) -> list[tuple[str, str]]:
     """Write the folder of `hf` as module 0, and normalisation as module 1."""
-    modules = [("0_CLIPModel", "CLIPModel"), ("1_Normalize", "Normalize")]
+    kind = "CLIPModel" if hf.family_of(model) == "clip" else "Transformer"
+    modules = [(f"0_{kind}", kind), ("1_Normalize", "Normalize")]
     for name, _ in modules:
         (folder / name).mkdir()
     place = folder / modules[0][0]
     hf.write(model, place)
     # transformers 5 would preprocess with torchvision, whose pixels differ slightly from Pillow's.
-    common.write_json(place / "sentence_bert_config.json", {"processor_kwargs": {"backend": "pil"}})
+    options: dict[str, Any] = {"processor_kwargs": {"backend": "pil"}}
+    if kind == "Transformer":  # which is of texts alone by default
+        options["modality_config"] = {
+            side: {"method": f"get_{side}_features", "method_output_name": "pooler_output"}
+            for side in ("text", "image")
+        }
+        options["module_output_name"] = "sentence_embedding"
+    if common.tokenizer_of(model).padding == "max":
+        options["processing_kwargs"] = {"text": {"padding": "max_length"}}
+    common.write_json(place / "sentence_bert_config.json", options)
     return modules
 
 

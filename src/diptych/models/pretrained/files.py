@@ -73,6 +73,23 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
+def licence(folder: Path) -> str | None:
+    """The licence that the card of a folder, README.md, gives in its front matter, or None."""
+    path = folder / "README.md"
+    lines = (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    )
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        key, _, value = line.partition(":")
+        if key == "license":
+            return value.strip(" \t'\"") or None
+        if line.strip() == "---":
+            break
+    return None
+
+
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     for name in NAMES:
         if (folder / name).is_file():

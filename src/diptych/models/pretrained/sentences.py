@@ -95,6 +95,18 @@ def layout_of(folder: Path, where: str) -> Layout:
     )
 
 
+def check_pair(folder: Path, where: str) -> None:
+    """Raise InputError unless the modules of a dual encoder's folder, if it names any, are the
+    model and at most its normalisation."""
+    kinds = [kind for kind, _ in _modules(folder)]
+    if kinds[1:] not in ([], ["Normalize"]):
+        raise InputError(
+            f"{where} is not supported: its modules are {', '.join(kinds)}; supported are a CLIPModel or "
+            "Transformer, and then Normalize or nothing"
+        )
+    _check_similarity(folder, "Normalize" in kinds, where)
+
+
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """The modules of modules.json in their order, none if there is no such file: the names of their
     classes, and their folders.

@@ -7,14 +7,14 @@ Dimensions: N texts, L tokens, D width.
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import InputError, brief, some, unknown
+from diptych.errors import InputError
 from diptych.spec import Count, Dropout, Width
+from diptych.towers import hf as foreign
 from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.transformer import edited
@@ -81,39 +81,21 @@ class HFTextTower(Tower):
     argument = "folder"
 
     def __init__(self, config: HFTextConfig):
-        transformers = _transformers()
         if config.folder is not None:
-            if not (Path(config.folder) / "config.json").is_file():
-                raise InputError(
-                    f"{config.folder} holds no config.json; give a model folder in transformers' layout"
-                )
-            model = _stored(transformers, config.folder)
+            model = foreign.stored(config.folder)
         else:
             options = config.fresh()
-            kind = options.pop("model_type", None)
-            if kind not in transformers.CONFIG_MAPPING:
-                raise unknown(
-                    "model_type of transformers", str(kind), transformers.CONFIG_MAPPING.keys()
-                )
             if config.vocab_size is not None:
                 options.setdefault("vocab_size", config.vocab_size)
             if config.pad is not None:
                 options.setdefault("pad_token_id", config.pad)
-            try:
-                model = transformers.AutoModel.from_config(
-                    transformers.AutoConfig.for_model(kind, **options)
-                )
-            except ValueError as error:
-                raise InputError(
-                    f"transformers makes no model of type {kind!r}: {str(error).partition('.')[0]}"
-                ) from error
+            model = foreign.fresh(options)
         takes = inspect.signature(model.forward).parameters
         if "inputs_embeds" not in takes or not hasattr(model.config, "vocab_size"):
             raise InputError(
                 f"transformers' {type(model).__name__} takes no embeddings; choose text tower text"
             )
-        plain = model.config.to_diff_dict() | {"model_type": model.config.model_type}
-        plain.pop("transformers_version", None)  # it would make an update another model
+        plain = foreign.plain(model.config)
         held = int(model.config.vocab_size)
         if config.vocab_size is not None and held < config.vocab_size:
             raise InputError(
@@ -121,11 +103,16 @@ class HFTextTower(Tower):
             )
         plainly = replace(config, folder=None, model_type=None, config=plain, vocab_size=held)
         super().__init__(plainly)
+        self.adopt(model)
+        # AltCLIP's text model projects its tokens
+        self.width = int(getattr(model.config, "project_dim", model.config.hidden_size))
+
+    def adopt(self, model: Any) -> None:
+        """Take the encoder of a model of transformers, with its weights, for the tower's own."""
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
         if getattr(self.model, "pooler", None) is not None:
             # `finish` pools; parameters without gradient would stall the exchange between ranks
             self.model.pooler = None
-        self.width = int(model.config.hidden_size)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -164,19 +151,12 @@ class HFTextTower(Tower):
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         seen = mask.long() if self.config.causal else _both_ways(mask, tokens.dtype)
-        with edited(self.layers(), edit):
+        with edited(self.layers() if edit else [], edit):
             return self.model(inputs_embeds=tokens, attention_mask=seen).last_hidden_state
 
     def layers(self) -> list[nn.Module]:
-        """The model's blocks: the first module list whose length is the config's number of
-        layers."""
-        depth = self.model.config.num_hidden_layers
-        for module in self.model.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == depth:
-                return list(module)
-        raise InputError(
-            f"no list of {depth} layers in transformers' {type(self.model).__name__}; edits cannot reach it"
-        )
+        """The model's blocks."""
+        return foreign.layers(self.model, self.model.config.num_hidden_layers)
 
     def finish(self, tokens: Tensor, lengths: Tensor) -> Encoded:
         """Pool the tokens, which the model has already normalised."""
@@ -227,29 +207,3 @@ def _both_ways(mask: Tensor, dtype: torch.dtype) -> Tensor:
     added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     added = added.masked_fill(~mask, torch.finfo(dtype).min)
     return added[:, None, None].expand(-1, 1, mask.shape[1], -1)
-
-
-def _stored(transformers: Any, folder: str) -> Any:
-    """The model of a folder, in torch's default type. Raises InputError if it cannot be read or
-    lacks weights, in place of which transformers would draw random ones."""
-    try:
-        model, found = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers raises many kinds
-        raise InputError(f"{folder} holds no model for transformers ({brief(error)})") from None
-    unread = ("pooler", "decoder")  # parts that the tower does without
-    lacking = sorted(name for name in found["missing_keys"] if not name.startswith(unread))
-    if lacking:
-        raise InputError(f"{folder} lacks the weights {some(lacking)}; copy the model again")
-    return model.to(torch.get_default_dtype())
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError(
-            "hf text towers need transformers; install it with: pip install 'diptych[language]'"
-        ) from error
-    return transformers
