@@ -276,6 +276,20 @@ def test_an_arm_under_the_floor_in_more_than_a_tenth_of_the_seeds_is_untrained()
     assert spared.verdict != "untrained"
 
 
+def test_the_next_look_is_due_where_it_can_bring_an_arm_within_the_tenth():
+    ours = [0.5, 0.52, 0.51, 0.5, 0.49]
+    for under, looks, due in (
+        (1, (5,), None),
+        (1, (5, 10), 10),
+        (2, (5, 10), None),
+        (2, (5, 10, 20), 10),
+        (3, (5, 10, 20), None),
+    ):
+        theirs = [0.0] * under + [0.4] * (5 - under)
+        found = judge(claim(floor=0.1, looks=looks), numbers(ours, theirs))
+        assert (found.verdict, found.open_look) == ("untrained", due)
+
+
 def twice(once, later):
     """The metrics of the headline's arms on the tuning seeds, at the steps and at twice as many."""
     found = {}

@@ -20,6 +20,10 @@ The headline, at each look in this order: `null` (one `better` alone, I inside Â
 gain is above 0 for every ablation, `not shown` where it is below 0 for one, at alpha / k. Checks are
 judged at the last look that was run, by Holm's procedure at alpha, and decide nothing.
 
+A verdict is `untrained` where a learning arm is under the floor in more than a tenth of the seeds, or
+a difference of the headline moves at twice the steps. The next look is due if it, or a later one,
+can bring the arm within the tenth.
+
 Equal values have no interval unless the expectation is declared exact: nothing is concluded.
 """
 
@@ -212,20 +216,23 @@ def judge(
     checks = _checks(claim, numbers, pairs, seeds[: looks[-1]], level)
     under, reached = _floor(claim, numbers, seeds)
     moved = () if twice is None else _moved(claim, twice)
+    short = {arm: count for arm, count in under.items() if count > SPARED * len(seeds)}
     reasons = [
         f"{arm} is under the floor of {claim.floor.value:.3g} in {count} of {len(seeds)} seeds"
-        for arm, count in under.items()
-        if count > SPARED * len(seeds)
+        for arm, count in short.items()
     ]
-    reasons += [
+    unsettled = [
         f"{each.says}: at twice the steps the difference moves by {', '.join(f'{v:+.3g}' for v in each.by)}"
         for each in moved
         if not each.settled
     ]
+    reasons += unsettled
     still_open = outcome == "undecided" or (
         mechanism is not None and mechanism.outcome == "undecided"
     )
     later = [look for look in claim.looks if look > len(seeds)]
+    # One seed of five is more than a tenth: what more seeds can mend is open.
+    due = still_open if not short else any(max(short.values()) <= SPARED * look for look in later)
     return Verdict(
         verdict="untrained" if reasons else outcome,
         seeds=decided,
@@ -237,7 +244,7 @@ def judge(
         under=under,
         reached=reached,
         moved=moved,
-        open_look=later[0] if still_open and later and not reasons else None,
+        open_look=later[0] if due and later and not unsettled else None,
         would_decide=_would_decide(headline, level) if outcome == "undecided" else None,
         reasons=tuple(reasons),
     )
