@@ -122,6 +122,8 @@ RECIPE = {
     "ema": 1.0,
     "precision": "float16",
     "chunk": 0,
+    "patience": 0,
+    "keep": "first",
 }
 OPTIONS = {"workers": -1, "max_bad": -0.1, "save_every": 0, "nonfinite": "go on", "spike": 1.0, "forget": -0.1,
            "tracker": "mlflow"}  # fmt: skip
@@ -140,6 +142,6 @@ def test_recipes_and_options_are_checked_however_they_are_made(cls, field, value
 
 
 def test_every_number_of_the_recipe_has_a_bound():
-    free = {"optimizer", "schedule"}
+    free = {"optimizer", "schedule", "select"}
     assert {item.name for item in fields(Recipe)} == RECIPE.keys() | free
     assert {item.name for item in fields(Options)} == OPTIONS.keys() | {"seed", "shard", "quiet"}
