@@ -50,7 +50,7 @@ def run(batch: int = 8) -> list[dict]:
 
 def maple() -> float:
     """Seconds by the clock, the images' drawing included."""
-    from diptych.front import train
+    from diptych.front.training import train
 
     objects = "cat+elephant+penguin+fish+butterfly+crab+mushroom+cactus+banana+pineapple"
     data = (

@@ -92,7 +92,7 @@ def run(
 
 def trained(begin: Path, count: int, epochs: float) -> None:
     """Train the start on scenes and export it."""
-    from diptych.front import train
+    from diptych.front.training import train
     from diptych.models.export import export
 
     train("clip", OLD.format(count=count), begin / "run", epochs=epochs, quiet=True, **TOWERS)

@@ -6,7 +6,7 @@ import pytest
 from tests.lab.helpers import check
 
 from diptych.errors import InputError
-from diptych.front import train
+from diptych.front.training import train
 from diptych.lab.run_report import HITS, page, write
 
 NASTY = "<b>&\"'"

@@ -55,7 +55,7 @@ def spoil(run, change):
     change(state)
     save_file(state, run / "model.safetensors")
     description = json.loads((run / "model.json").read_text())
-    description["weights"] = store._checksum(run / "model.safetensors")
+    description["weights"] = store.checksum(run / "model.safetensors")
     (run / "model.json").write_text(json.dumps(description))
 
 
@@ -147,7 +147,7 @@ def test_a_model_of_an_older_version_has_no_hash_and_is_loaded(run):
 def test_shipped_models_keep_the_hash_of_their_description():
     for folder in store.shipped().values():
         with safe_open(folder / "model.safetensors", "pt") as file:
-            assert file.metadata()[store._METADATA] == store.digest(
+            assert file.metadata()[store.METADATA] == store.digest(
                 json.loads((folder / "model.json").read_text())
             )
 

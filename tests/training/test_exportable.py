@@ -43,8 +43,8 @@ def test_a_vit_of_the_preset_keeps_its_size():
 @pytest.mark.parametrize("method", ["clip", "siglip"])
 def test_such_a_run_exports(method: str, tmp_path: Path):
     run = tmp_path / "run"
-    model = diptych.train(method, DATA, run, exportable="hf", val=f"{DATA}:seed=1", **QUICK)
-    assert reason(model, "hf") is None
+    made = diptych.train(method, DATA, run, exportable="hf", val=f"{DATA}:seed=1", **QUICK)
+    assert reason(made.model, "hf") is None
     assert export(load(run), "hf", tmp_path / "out").images <= LIMIT
     stored = json.loads((run / "model.json").read_text())["training"]["validation"]
     assert (stored["suite"], stored["step"], stored["source"]) == ("retrieval", 1, f"{DATA}:seed=1")

@@ -417,7 +417,7 @@ def patch_vectors(
     `images` are those of `Model.embed_images`.
     """
     encoded = model.represent(images, batch_size=batch_size, **options)
-    if encoded.grid is None or encoded.tokens.shape[-1] != model.encoder.image.width:
+    if encoded.grid is None or encoded.tokens.shape[-1] != encoded.pooled.shape[-1]:
         raise InputError(
             f"{model.name} has no positions to point at: its image tower pools them away"
         )

@@ -254,7 +254,7 @@ def test_entries_of_another_form_are_counted(tmp_path):
 
 def test_a_path_that_is_no_text_is_a_damaged_sample(tmp_path):
     source = open_source(str(write(tmp_path / "cc12m.npy", [{"image_name": 3, "captions": ["x"]}])))
-    with pytest.raises(BadSample, match="no path"):
+    with pytest.raises(BadSample, match="is no image"):
         source[0]
 
 

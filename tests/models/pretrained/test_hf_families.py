@@ -95,9 +95,8 @@ def test_a_run_that_starts_from_a_family_needs_its_folder_no_more(folder: Path, 
     start = tmp_path / "start"
     shutil.copytree(folder, start)
     source = "scenes:number=3:count=16"
-    model = diptych.train(
-        "clip", source, tmp_path / "run", init=f"hf:{start}", steps=1, batch_size=8
-    )
+    run = diptych.train("clip", source, tmp_path / "run", init=f"hf:{start}", steps=1, batch_size=8)
+    model = run.model
     shutil.rmtree(start)
     again = load(tmp_path / "run")
     assert torch.equal(again.embed_images(tiny.images()), model.embed_images(tiny.images()))
