@@ -32,6 +32,8 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["diptych.css"]
 html_math_renderer = "mathml"
 html_title = "diptych"
 html_show_copyright = False

@@ -21,7 +21,7 @@ PAGES = [
 
 _FENCE = re.compile(r"^(```|:::).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+_TEST = re.compile(r"(?:`|/blob/main/)(tests/[\w/]+\.py)(?:::(\w+))?")
 
 
 def name(page: Path) -> str:

@@ -54,13 +54,21 @@ def test_a_run_has_its_model_and_its_history(run):
     assert again.history == run.history
 
 
+def test_the_report_searches_the_data_of_the_program(run):
+    from diptych.lab.run_report import write
+
+    html = (run.folder / "report.html").read_text("utf-8")
+    assert ">after</div>" in html
+    assert "which is not kept" in write(run.folder).read_text("utf-8")
+
+
 def test_a_run_is_drawn(run):
     figure = run.plot()
     loss, validation = figure.axes
     [line] = loss.lines
     assert line.get_xdata().tolist() == [1, 2, 3, 4]
     assert figure._repr_png_().startswith(b"\x89PNG")
-    assert "val/t2i_r1" in {line.get_label() for line in validation.lines}
+    assert "t2i_r1" in {line.get_label() for line in validation.lines}
 
 
 def test_what_is_missing_is_named_with_its_remedy(run, tmp_path, monkeypatch):

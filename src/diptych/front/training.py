@@ -205,15 +205,15 @@ def train(
     )
     run(resolved, out, resume=resume, validate=validation, remember=remembered, sources=sources)
     if collectives.rank() == 0:
-        write_report(out)
+        write_report(out, sources.get("val"))
     return Run(out)
 
 
-def write_report(out: str | Path) -> None:
+def write_report(out: str | Path, val: Source | None = None) -> None:
     """Write report.html of a run; log what keeps it from being written, since the run is complete
     without it."""
     try:
-        run_report.write(Path(out))
+        run_report.write(Path(out), val)
     except InputError as error:
         log.warning("no report is written: %s", error)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.sources import open_source
+from diptych.data.sources.python import PREFIX
 from diptych.errors import InputError
 from diptych.files import followed, write_atomic
 from diptych.lab import report
@@ -39,8 +40,10 @@ class Gallery:
     texts: Sequence[str]
 
 
-def write(run: str | Path) -> Path:
+def write(run: str | Path, val: Source | None = None) -> Path:
     """Write RUN/report.html and return its path.
+
+    `val` is the validation of a run whose data came from a Python program and are not kept.
 
     Raises InputError if `run` is no finished run, or if its validation data or the model that it
     started from cannot be read.
@@ -52,7 +55,7 @@ def write(run: str | Path) -> Path:
         )
     config = configs.read(out / "config.yaml")
     model = load(out)
-    html = page(config, _log(out / "metrics.jsonl"), _search(config, model))
+    html = page(config, _log(out / "metrics.jsonl"), _search(config, model, val))
     path = out / "report.html"
     write_atomic(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     return path
@@ -173,12 +176,15 @@ def _is_number(value: Any) -> bool:
 # ---- what a search finds
 
 
-def _search(config: Mapping[str, Any], model: Any) -> list[str]:
+def _search(config: Mapping[str, Any], model: Any, val: Source | None) -> list[str]:
     """Return a section of searches for texts of the validation, with the start and the end of the
     run; none without a validation of images and texts."""
     if not config.get("val") or not _searches(model):
         return []
-    gallery = _gallery(open_source(config["val"]))
+    if val is None and config["val"].startswith(PREFIX):
+        kept = "The validation was data of a Python program, which is not kept, so nothing is searched."
+        return [report.section("What a search finds", kept)]
+    gallery = _gallery(val or open_source(config["val"]))
     if not gallery.samples:
         return []
     queries = np.linspace(0, len(gallery.samples) - 1, QUERIES).round().astype(int)
