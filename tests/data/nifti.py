@@ -34,4 +34,4 @@ def nifti(
         struct.pack_into(f"{order}4f", header, at, *row)
     header[344:348] = b"n+1\0"
     data = bytes(header) + bytes(4) + values.astype(values.dtype.newbyteorder(order)).tobytes("F")
-    return gzip.compress(data) if packed else data
+    return gzip.compress(data, mtime=0) if packed else data  # test ids hold it
