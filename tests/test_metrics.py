@@ -219,7 +219,7 @@ def test_chance_recall_is_that_of_all_orders(right, extra, k):
         (np.eye(3), [[0], [], [1]], "query 1 has no right item"),
         (np.eye(3), [[0]], "do not fit"),
         (np.full((3, 3), np.nan), [[0], [1], [2]], "not finite"),
-        (np.eye(3)[0], [0], "two dimensions"),
+        (np.eye(3)[0], [0], "two or three dimensions"),
     ],
 )
 def test_input_that_does_not_fit_is_named(queries, positives, message):

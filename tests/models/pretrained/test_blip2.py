@@ -142,6 +142,10 @@ def test_folders_that_do_not_fit_are_one_line(folder: Path, tmp_path: Path):
     path.write_text(json.dumps(writes))
     with pytest.raises(InputError, match="which has no contrastive pair; name a Blip2ForImageText"):
         diptych.load(f"hf:{tmp_path / 'other'}")
+    path.write_text(json.dumps(values))
+    tiny_families.xlmr_like(tmp_path / "other", 20)
+    with pytest.raises(InputError, match="it has 15 words, its tokenizer"):
+        diptych.load(f"hf:{tmp_path / 'other'}")
     larger = {**values, "vision_config": {**values["vision_config"], "image_size": 64}}
     path.write_text(json.dumps(larger))
     with pytest.raises(InputError, match="its preprocessor makes images of 32 pixels"):

@@ -99,7 +99,8 @@ def _several(
 ) -> MultiVectorModel:
     """The model of a family whose images have several vectors.
 
-    Raises InputError for one of its type without the contrastive pair.
+    Raises InputError for one of its type without the contrastive pair, and for a tokenizer or
+    preprocessing of another model.
     """
     built = config.architectures or [family.model]
     if family.model not in built:
@@ -111,6 +112,13 @@ def _several(
     preprocess = preprocess_of(folder, family, size, where)
     _check_size(preprocess, size, where)
     tokenizer = _tokenizer(folder, family, config.qformer_config, where)
+    words = config.qformer_config.vocab_size
+    known = max(words, (config.image_token_index or 0) + 1)  # no text has the image's token
+    if tokenizer is not None and tokenizer.vocab_size > known:
+        raise InputError(
+            f"{where}: it has {words} words, its tokenizer {tokenizer.vocab_size}; use the tokenizer it was "
+            "trained with"
+        )
     whole = _whole(family, config, source, f"{where} with the weights {source}")
     return MultiVectorModel(Blip2Pair(whole, preprocess).eval(), tokenizer, name=where)
 
