@@ -219,7 +219,7 @@ def test_chance_recall_is_that_of_all_orders(right, extra, k):
         (np.eye(3), [[0], [], [1]], "query 1 has no right item"),
         (np.eye(3), [[0]], "do not fit"),
         (np.full((3, 3), np.nan), [[0], [1], [2]], "not finite"),
-        (np.eye(3)[0], [0], "two dimensions"),
+        (np.eye(3)[0], [0], "two or three dimensions"),
     ],
 )
 def test_input_that_does_not_fit_is_named(queries, positives, message):
@@ -470,6 +470,14 @@ def test_items_of_several_vectors_score_as_the_best_of_them(q, g, k, tile, seed)
     assert metrics.ranks(queries, gallery, positives, tile=tile).tolist() == wanted
     found = metrics.similarities(torch.from_numpy(queries), torch.from_numpy(gallery))
     np.testing.assert_allclose(found.numpy(), scores)
+    turned = metrics.similarities(torch.from_numpy(gallery), torch.from_numpy(queries))
+    np.testing.assert_allclose(turned.numpy(), scores.T)
+    back = rng.integers(q, size=g)
+    wanted = [
+        1 + sum(scores[i, j] >= scores[p, j] for i in range(q) if i != p)
+        for j, p in enumerate(back)
+    ]
+    assert metrics.ranks(gallery, queries, back, tile=tile).tolist() == wanted
     with pytest.raises(InputError, match="two or three dimensions"):
         metrics.ranks(queries, gallery[None], positives)
 

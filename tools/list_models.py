@@ -1,4 +1,5 @@
-"""Rewrite the list of models that load by name, and the table of open_clip's families in the docs.
+"""Rewrite the list of models that load by name, and the tables of families in the docs: those of
+open_clip and of transformers.
 
 The list (src/diptych/models/pretrained/models.json) is what `diptych list models` shows without
 torch. python tools/list_models.py
@@ -11,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "src" / "diptych" / "models" / "pretrained" / "models.json"
 PAGE = ROOT / "docs" / "pretrained.md"
-BEGIN = "<!-- by tools/list_models.py -->\n"
+BEGIN = "<!-- by tools/list_models.py: {} -->\n"
 END = "<!-- end -->\n"
 
 TESTS = (
@@ -21,6 +22,13 @@ TESTS = (
     "tests/models/pretrained/test_openclip_families.py::test_the_encoders_of_coca",
 )
 OWN, TRUNKS, TEXTS, COCA = range(1, 5)
+HF_TESTS = (
+    "tests/models/pretrained/test_hf.py::test_clip_embeddings_equal_transformers_from_images_and_strings",
+    "tests/models/pretrained/test_hf.py::test_siglip_embeddings_equal_transformers_with_texts_padded_to_64",
+    "tests/models/pretrained/test_hf_families.py::test_embeddings_equal_transformers_from_images_and_strings",
+    "tests/models/pretrained/test_blip2.py::test_scores_equal_transformers_from_images_and_strings",
+)
+HF_TEST = {"clip": 1, "siglip": 2, "blip-2": 4}  # the others: 3
 FAMILIES = (  # a name's first match is its family: what names have in it, and the test of its parity
     ("SigLIP 2", "SigLIP2", OWN),
     ("SigLIP", "SigLIP", OWN),
@@ -135,13 +143,33 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def paged(page: str, text: str) -> str:
-    """The page with another table."""
-    head, rest = page.split(BEGIN)
-    return head + BEGIN + "\n" + text + "\n" + END + rest.split(END, 1)[1]
+def hf_table() -> str:
+    """The table of transformers' families: model types, what computes each side, and the test of
+    parity."""
+    from diptych.models.pretrained.hf_families import FAMILIES as KINDS
+
+    lines = ["Embeddings are compared with transformers' by these tests:\n"]
+    lines += [f"{number}. `{test}`" for number, test in enumerate(HF_TESTS, 1)]
+    lines += ["", "| family | `model_type` | example | images | texts | test |", "|" + "---|" * 6]
+    theirs = "transformers' module"
+    for kind, each in KINDS.items():
+        image = "`vit`" if each.image else theirs + ", several vectors" * each.several
+        text = "`text`" if each.text else theirs
+        test = HF_TEST.get(kind, 3)
+        lines.append(f"| {each.title} | `{kind}` | `{each.example}` | {image} | {text} | {test} |")
+    return "\n".join(lines) + "\n"
+
+
+def paged(page: str, found: dict[str, dict[str, Any]]) -> str:
+    """The page with the tables of today."""
+    for name, text in (("open_clip", table(found)), ("transformers", hf_table())):
+        begin = BEGIN.format(name)
+        head, rest = page.split(begin)
+        page = head + begin + "\n" + text + "\n" + END + rest.split(END, 1)[1]
+    return page
 
 
 if __name__ == "__main__":
     made = rows()
     LIST.write_text(written(made), encoding="utf-8")
-    PAGE.write_text(paged(PAGE.read_text(encoding="utf-8"), table(made)), encoding="utf-8")
+    PAGE.write_text(paged(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")

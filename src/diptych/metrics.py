@@ -60,10 +60,10 @@ def ranks(
     """The rank of each query's best right item: 1 + the number of wrong items with the same or a
     higher score.
 
-    queries (Q, E) and gallery (G, E) or (G, K, E) are compared by `similarities`, `tile` queries at
-    a time, with O(tile · G · K) memory. `ignored` are items that are neither right nor wrong, such
-    as the query itself. Returns (Q,) integers. Raises InputError if a query has no right item or a
-    value is not finite.
+    queries (Q, E) or (Q, K, E) and gallery (G, E) or (G, K, E) are compared by `similarities`,
+    `tile` vectors of queries at a time, with O(tile · G · K) memory. `ignored` are items that are
+    neither right nor wrong, such as the query itself. Returns (Q,) integers. Raises InputError if a
+    query has no right item or a value is not finite.
 
     >>> ranks(np.eye(3), np.eye(3), np.array([0, 1, 0]))  # the third ties with the wrong 1, and loses to 2
     array([1, 1, 3])
@@ -81,14 +81,16 @@ def ranks(
 
 def similarities(queries: Tensor, gallery: Tensor) -> Tensor:
     """Dot products (Q, G) of queries (Q, E) with items (G, E), or the largest over K of items (G,
-    K, E).
+    K, E), or of queries (Q, K, E).
 
     >>> similarities(torch.eye(2), torch.tensor([[[1.0, 0.0], [0.0, 0.5]], [[-1.0, 0.0], [0.0, 2.0]]]))
     tensor([[1.0000, 0.0000],
             [0.5000, 2.0000]])
     """
-    found = queries @ gallery.flatten(0, -2).T
-    return found if gallery.dim() == 2 else found.unflatten(1, gallery.shape[:2]).amax(2)
+    found = queries.flatten(0, -2) @ gallery.flatten(0, -2).T
+    if gallery.dim() == 3:
+        found = found.unflatten(1, gallery.shape[:2]).amax(2)
+    return found if queries.dim() == 2 else found.unflatten(0, queries.shape[:2]).amax(1)
 
 
 def first(
@@ -506,18 +508,21 @@ def _tiles(
     tile: int,
     ignored: Positives | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For `tile` queries at a time: scores (t, G), the right pairs as queries (P,) and items (P,),
-    and the tolerance of ties (t,). Ignored items have score -inf."""
-    q = _finite("queries", queries)
+    """For `tile` queries at a time, fewer where each has several vectors: scores (t, G), the right
+    pairs as queries (P,) and items (P,), and the tolerance of ties (t,). Ignored items have score
+    -inf."""
+    q = _finite("queries", queries, (2, 3))
     g = _finite("gallery", gallery, (2, 3))
-    if len(positives) != len(q) or q.shape[1] != g.shape[-1]:
+    if len(positives) != len(q) or q.shape[-1] != g.shape[-1]:
         raise InputError(
-            f"{len(q)} queries of width {q.shape[1]}, {len(positives)} lists of positives and a gallery of width "
+            f"{len(q)} queries of width {q.shape[-1]}, {len(positives)} lists of positives and a gallery of width "
             f"{g.shape[-1]} do not fit"
         )
     dtype = torch.promote_types(q.dtype, g.dtype)
     q, g = q.to(dtype), g.to(q.device, dtype)
     longest = g.norm(dim=-1).max()
+    if q.dim() == 3:
+        tile = max(1, tile // q.shape[1])
     for start in range(0, len(q), tile):
         owner, items, sizes = _pairs(positives[start : start + tile], q.device)
         if not sizes.all():
@@ -528,7 +533,7 @@ def _tiles(
         scores = similarities(part, g)
         if ignored is not None:
             scores[_pairs(ignored[start : start + tile], q.device)[:2]] = -torch.inf
-        yield scores, owner, items, TIE * longest * part.norm(dim=1)
+        yield scores, owner, items, TIE * longest * part.norm(dim=-1).view(len(part), -1).amax(1)
 
 
 def _mask(scores: Tensor, owner: Tensor, items: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def test_verbs_that_embed_refuse_it_and_suites_of_texts_take_it(run, refused, di
     assert "embeds neither images nor texts; name a model that does" in refused(
         "embed", run, images, "--out", tmp_path / "emb"
     )
-    assert "embeds neither images nor texts, and only what embeds is exported" in refused(
+    assert "neither a dual encoder nor an encoder of texts, and only these are exported" in refused(
         "export", run, "--to", "onnx", "--out", tmp_path / "onnx"
     )
     assert "embed_images" in refused("evaluate", run, "--data", images)

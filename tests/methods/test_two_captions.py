@@ -111,7 +111,7 @@ def test_commands_take_a_space_and_refuse_one_that_does_not_exist(run, capsys):
         (["evaluate", "tiny", "--data", DATA], "tiny has no space 'wbe'; it has one that has no"),
         (
             ["evaluate", "tiny-lm", "--data", DATA],
-            "a space is of a model that embeds, which tiny-lm",
+            "a space is of a dual encoder, which tiny-lm is not",
         ),
     ):
         assert main([*map(str, words), "--space", "wbe"]) == 2

@@ -24,6 +24,7 @@ from diptych.embeddings.layout import Manifest, parquet
 from diptych.embeddings.writer import Row, Stale, Writer
 from diptych.errors import InputError
 from diptych.files import followed
+from diptych.methods.abilities import require
 from diptych.models.model import TextModel
 from diptych.models.pretrained import absolute
 
@@ -116,7 +117,10 @@ def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
     if len(source) == 0:
         raise InputError(f"{source.name} is empty; name a source with samples")
     fields = source.schema()
-    images = hasattr(model, "embed_images") and any(name.startswith("images.") for name in fields)
+    images = any(name.startswith("images.") for name in fields)
+    if images and hasattr(model, "preprocess") and hasattr(model, "embed_texts"):
+        require(model, "embed_images", "diptych embed", model.name)
+    images = images and hasattr(model, "embed_images")
     texts = (
         hasattr(model, "embed_texts")
         and model.tokenizer is not None

@@ -123,5 +123,7 @@ def _ready(suite: str, card: Mapping[str, Any], model: Any, source: Source) -> N
             raise InputError(
                 f"{suite} needs {need}, which source {source.name!r} does not give (it gives {have})"
             )
+    instead = card.get("instead", {})
     for ability in card["abilities"]:
-        require(model, ability, suite)
+        if ability not in instead or not hasattr(model, instead[ability]):
+            require(model, ability, suite)

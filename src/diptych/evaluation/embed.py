@@ -35,7 +35,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors (n, E) of the samples that could be read, their `facts`, and the reasons for
+    """Vectors (n, E) or (n, K, E) of the samples that could be read, their `facts`, and the reasons for
     others."""
 
     vectors: Tensor
@@ -124,7 +124,8 @@ def embed_images(
     steps: Steps,
 ) -> Embedded:
     """Embed the image of every sample (or those that `images` returns, in order); see
-    `read_images`."""
+    `read_images`. A model without `embed_images` gives the several vectors (n, K, E) of `index`."""
+    embed = model.embed_images if hasattr(model, "embed_images") else model.index
     bad: Counter[str] = Counter()
     vectors: list[Tensor] = []
     kept: list[Any] = []
@@ -133,8 +134,7 @@ def embed_images(
     ):
         kept += of_batch
         vectors += [
-            as_vectors(model.embed_images(part, batch_size=batch_size))
-            for part in pixels.split(batch_size)
+            as_vectors(embed(part, batch_size=batch_size)) for part in pixels.split(batch_size)
         ]
     return Embedded(torch.cat(vectors), kept, bad)
 

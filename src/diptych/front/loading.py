@@ -19,8 +19,8 @@ def load(
     `diffusers:FOLDER`, or one that ships with the package: `tiny`, `tiny-lm`.
 
     Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
-    for a language model a `LanguageModel`, which generates, and for a predictor of noise a
-    `DiffusionModel`.
+    for a language model a `LanguageModel`, which generates, for a predictor of noise a
+    `DiffusionModel`, and for BLIP-2 a `MultiVectorModel`, which scores images with texts.
 
     - `weights` names a local file for a model of another library: a state dict, safetensors, or a
       Hugging Face folder.

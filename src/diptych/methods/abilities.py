@@ -12,7 +12,7 @@ positions.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from diptych.errors import InputError
+from diptych.errors import InputError, Missing
 from diptych.methods.registry import cards
 
 if TYPE_CHECKING:
@@ -150,8 +150,12 @@ def able_methods(ability: str) -> str:
 def require(model: Any, ability: str, who: str, name: str | None = None) -> None:
     """Raise InputError, in the name of a suite or command, if a model lacks an ability; `name` is
     how the user calls the model."""
-    if not hasattr(model, ability):
+    needs = f"{who} needs a model with {ability}"
+    try:
+        getattr(model, ability)
+    except Missing as error:  # the model itself says why, and what to do
+        raise InputError(f"{needs}: {error}") from None
+    except AttributeError:
         raise InputError(
-            f"{who} needs a model with {ability}, which {name or type(model).__name__} has not; "
-            f"{able_methods(ability)}"
-        )
+            f"{needs}, which {name or type(model).__name__} has not; {able_methods(ability)}"
+        ) from None

@@ -187,7 +187,7 @@ def load(
             model = model.space(space)
     elif share is not None or space is not None:
         what = "a share weighs the two heads" if space is None else "a space is"
-        raise InputError(f"{what} of a model that embeds, which {spec} does not; leave it out")
+        raise InputError(f"{what} of a dual encoder, which {spec} is not; leave it out")
     return set_precision(model.to(place), precision)
 
 

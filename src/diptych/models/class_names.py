@@ -5,12 +5,13 @@ Dimensions: C classes, P prompts, E embedding.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.data.templates import filled, written
+from diptych.data.templates import checked, filled, written
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, shortened
 
@@ -106,6 +107,33 @@ def mean_directions(
     means = torch.stack([part.mean(0) for part in normalize(vectors, dim=1).split(sizes)])
     heads = zip(means.chunk(len(shares), dim=1), shares, strict=True)
     return torch.cat([share**0.5 * normalize(head, dim=1) for head, share in heads], dim=1)
+
+
+def class_directions(
+    model: Any,
+    names: Sequence[str],
+    templates: Sequence[str],
+    text_embeddings: Tensor | None,
+    width: int,
+    batch_size: int,
+) -> tuple[tuple[str, ...], Tensor]:
+    """Class names, stripped, and their embeddings (C, E) of `width` E by a model that embeds texts.
+
+    That of a class is the mean direction of its name in all templates, or its row of
+    `text_embeddings` (C, E), normalised. Errors are those of `Model.set_classes`.
+    """
+    names = check_names(names)
+    templates = checked(templates, "set_classes")
+    if text_embeddings is not None:
+        if text_embeddings.shape != (wanted := (len(names), width)):
+            raise InputError(
+                f"{tuple(text_embeddings.shape)} are no vectors of {len(names)} classes; give {wanted}"
+            )
+        return names, normalize(text_embeddings.detach().float().cpu(), dim=1)
+    sets = zip(*(prompts(model.tokenizer, template, names) for template in templates), strict=True)
+    texts = [prompt for each in sets for prompt in each]
+    vectors = model.embed_texts(texts, batch_size=batch_size)
+    return names, mean_directions(vectors, len(names), model.shares)
 
 
 def standardised(classes: Tensor) -> Tensor:

@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.data.templates import checked
 from diptych.data.tokenizers import Tokenizer, by_length
 from diptych.data.volumes import AnyPreprocess
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError, Missing
-from diptych.models.class_names import check_names, mean_directions, prompts
+from diptych.models.class_names import class_directions
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.pixels import ImagesLike, pixel_batches
 from diptych.models.saved import Saved
@@ -361,24 +360,9 @@ class Model(TextModel):
         Raises InputError if a name is empty, repeated or truncated by the context, if a template
         does not contain {} exactly once, or if the embeddings have another shape.
         """
-        names = check_names(names)
-        templates = checked(templates, "set_classes")
-        if text_embeddings is not None:
-            if text_embeddings.shape != (wanted := (len(names), self.encoder.embed_dim)):
-                raise InputError(
-                    f"{tuple(text_embeddings.shape)} are no vectors of {len(names)} classes; give {wanted}"
-                )
-            self.classes = names
-            self._class_vectors = F.normalize(text_embeddings.detach().float().cpu(), dim=1)
-            return
-        sets = zip(
-            *(prompts(self.tokenizer, template, names) for template in templates), strict=True
+        self.classes, self._class_vectors = class_directions(
+            self, names, templates, text_embeddings, self.encoder.embed_dim, batch_size
         )
-        vectors = self.embed_texts(
-            [prompt for each in sets for prompt in each], batch_size=batch_size
-        )
-        self.classes = names
-        self._class_vectors = mean_directions(vectors, len(names), self.shares)
 
     def class_logits(
         self,

@@ -68,9 +68,7 @@ def set_precision(model: M, precision: str) -> M:
             _convert(model, precision)
         return model
     if precision != "float32":
-        raise InputError(
-            f"{model.name} embeds nothing and computes in float32 alone; leave precision out"
-        )
+        raise InputError(f"{model.name} computes in float32 alone; leave precision out")
     if isinstance(model, LanguageModel):
         join(model.lm)
     return model

@@ -111,7 +111,6 @@ def test_a_run_that_starts_from_a_family_needs_its_folder_no_more(folder: Path, 
     ("values", "message"),
     [
         ({"model_type": "siglip2"}, "SigLIP 2 NaFlex reads an image as a list of patches"),
-        ({"model_type": "blip-2", "vision_config": {}}, "BLIP-2 compares a text with the nearest"),
         ({"model_type": "owlvit", "vision_config": {}}, "its model type is owlvit"),
         ({"model_type": "flava", "image_config": {}}, "its model type is flava"),
     ],

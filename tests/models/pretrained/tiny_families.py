@@ -157,6 +157,23 @@ def _tipsv2() -> Any:
     )
 
 
+def _blip_2() -> Any:
+    apart = {"initializer_range": 0.2}  # with less, all scores are nearly equal
+    config = transformers.Blip2Config(
+        vision_config={**VISION, **apart},
+        qformer_config={**WORDS, **apart, "use_qformer_text_input": True},
+        num_query_tokens=5,
+        image_text_hidden_size=24,
+    )
+    return transformers.Blip2ForImageTextRetrieval(config)
+
+
+def blip_images(folder: Path) -> None:
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
 KINDS: dict[str, tuple[Callable, ...]] = {
     "metaclip_2": (_metaclip_2, lambda folder: xlmr_like(folder, 20), clip_images),
     "siglip 2": (_siglip_2, gemma_like, siglip_images),
@@ -167,9 +184,13 @@ KINDS: dict[str, tuple[Callable, ...]] = {
 }
 
 
+SEVERAL: dict[str, tuple[Callable, ...]] = {"blip-2": (_blip_2, tiny.bert_like, blip_images)}
+"""Models of several vectors an image."""
+
+
 def write(kind: str, folder: Path) -> Path:
     """A folder with everything in it."""
-    make, words, images = KINDS[kind]
+    make, words, images = (KINDS | SEVERAL)[kind]
     torch.manual_seed(0)
     tiny.stir(make()).save_pretrained(folder)
     words(folder)

@@ -38,6 +38,7 @@ card = {
     "title": "Retrieval, image to text and text to image",
     "needs": ["images.main", "texts"],
     "abilities": ["embed_images", "embed_texts"],
+    "instead": {"embed_images": "index"},
 }
 
 _RULE = "every different text is a target and a query; equal texts (case, outer blanks) are one; ties lose"

@@ -71,7 +71,7 @@ from diptych.evaluation.suites._prompts import (
     warn_of_cuts,
 )
 from diptych.evaluation.suites._sources import mean_of_sources, parts_of
-from diptych.metrics import Array, harmonic_mean, per_class, ranks
+from diptych.metrics import Array, harmonic_mean, per_class, ranks, similarities
 from diptych.metrics import auroc as area
 from diptych.models.class_names import mean_directions, standardised
 
@@ -79,6 +79,7 @@ card = {
     "title": "Zero-shot classification by class names",
     "needs": ["images.main", "labels"],
     "abilities": ["embed_images", "embed_texts"],
+    "instead": {"embed_images": "index"},
 }
 
 TEMPLATES = BANKS["images"]
@@ -231,7 +232,9 @@ def zeroshot(
             truth = np.array(images.facts)[:, 0]
             drawn = drawn_accuracy(images.vectors, vectors, sizes, truth, draws)
         if combine == "max":
-            images = replace(images, vectors=nearest_of_class(images.vectors @ vectors.T, sizes))
+            images = replace(
+                images, vectors=nearest_of_class(similarities(images.vectors, vectors), sizes)
+            )
             classes = torch.eye(len(names))
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
@@ -248,7 +251,7 @@ def zeroshot(
         "chance_mean_per_class": 1 / len(names),
     }
     if auroc:
-        scores = as_vectors(images.vectors) @ as_vectors(classes).T
+        scores = similarities(as_vectors(images.vectors), as_vectors(classes))
         results["auroc"] = area((scores[:, 1] - scores[:, 0]).numpy(), labels == 1)
         results["chance_auroc"] = 0.5
     results |= drawn

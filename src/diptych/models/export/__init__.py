@@ -75,7 +75,7 @@ def reason(model: Any, target: str) -> str | None:
     """
     module = _target(target)
     if not isinstance(model, TextModel):
-        return "it embeds neither images nor texts, and only what embeds is exported"
+        return "it is neither a dual encoder nor an encoder of texts, and only these are exported"
     if model.encoder.text is None:
         return "it embeds images alone"
     if model.tokenizer is None:

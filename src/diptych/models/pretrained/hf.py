@@ -1,5 +1,5 @@
-"""Dual encoders of transformers, and encoders of texts alone (`sentences`): `hf:REPO` from the hub,
-`hf:FOLDER` from disk.
+"""Dual encoders of transformers, BLIP-2's contrastive pair (`blip2`), and encoders of texts alone
+(`sentences`): `hf:REPO` from the hub, `hf:FOLDER` from disk.
 
 `hf_families` lists the dual encoders. A side that our own `vit` or `text` computes exactly is built
 from config.json, and the weights are loaded into it; any other side is the module of transformers.
@@ -17,7 +17,9 @@ from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer, quiet
 from diptych.errors import InputError, brief, some, unknown
 from diptych.models.model import Model, TextModel
+from diptych.models.multivector import MultiVectorModel
 from diptych.models.pretrained import sentences
+from diptych.models.pretrained.blip2 import Blip2Pair
 from diptych.models.pretrained.convert import fill, square
 from diptych.models.pretrained.files import NAMES, licence, read_json, read_weights
 from diptych.models.pretrained.hf_families import ACTIVATION, FAMILIES, REFUSED, Family
@@ -30,7 +32,7 @@ _MODULES = {"image": "vision_model", "text": "text_model"}
 """Where the models of transformers have the modules of their sides."""
 
 
-def load(name: str, weights: Path | None = None) -> TextModel:
+def load(name: str, weights: Path | None = None) -> TextModel | MultiVectorModel:
     """Load the model of a folder or a hub repository; `weights` is a file or folder of other
     weights.
 
@@ -63,10 +65,12 @@ def load(name: str, weights: Path | None = None) -> TextModel:
     sentences.check_pair(given, where)
     family = FAMILIES[kind]
     config = _config(folder)
+    if family.several:
+        return _several(family, config, folder, source, where)
     image_size = getattr(config.vision_config, "image_size", None) if family.image else None
     size = square(image_size, where) if image_size else family.standard.get("size", 224)
     preprocess = preprocess_of(folder, family, size, where)
-    tokenizer = _tokenizer(folder, family, config, where)
+    tokenizer = _tokenizer(folder, family, config.text_config, where)
     dual = _dual(family, config, preprocess, tokenizer, where)
     about = f"{where} with the weights {source}"
     if family.own:
@@ -88,6 +92,35 @@ def load(name: str, weights: Path | None = None) -> TextModel:
     model = Model(encoder, tokenizer, encoder.image.preprocess, name=where)
     model.record = {"licence": licence(given)}
     return model
+
+
+def _several(
+    family: Family, config: Any, folder: Path, source: Path, where: str
+) -> MultiVectorModel:
+    """The model of a family whose images have several vectors.
+
+    Raises InputError for one of its type without the contrastive pair, and for a tokenizer or
+    preprocessing of another model.
+    """
+    built = config.architectures or [family.model]
+    if family.model not in built:
+        raise InputError(
+            f"{where} is a {built[0]}, which has no contrastive pair; name a {family.model}, such as "
+            f"hf:{family.example}"
+        )
+    size = square(config.vision_config.image_size, where)
+    preprocess = preprocess_of(folder, family, size, where)
+    _check_size(preprocess, size, where)
+    tokenizer = _tokenizer(folder, family, config.qformer_config, where)
+    words = config.qformer_config.vocab_size
+    known = max(words, (config.image_token_index or 0) + 1)  # no text has the image's token
+    if tokenizer is not None and tokenizer.vocab_size > known:
+        raise InputError(
+            f"{where}: it has {words} words, its tokenizer {tokenizer.vocab_size}; use the tokenizer it was "
+            "trained with"
+        )
+    whole = _whole(family, config, source, f"{where} with the weights {source}")
+    return MultiVectorModel(Blip2Pair(whole, preprocess).eval(), tokenizer, name=where)
 
 
 def _whole(family: Family, config: Any, source: Path, where: str) -> nn.Module:
@@ -216,11 +249,7 @@ def _image(family: Family, part: Any, preprocess: Preprocess, where: str) -> dic
             "preprocess": preprocess.to_dict(),
         }
     size = square(part.image_size, where)
-    if preprocess.size != size:
-        raise InputError(
-            f"{where}: its preprocessor makes images of {preprocess.size} pixels, its image tower takes "
-            f"{size}; make them equal"
-        )
+    _check_size(preprocess, size, where)
     if family.image.get("pooling") == "map" and not part.vision_use_head:
         raise InputError(f"{where} is not supported: its image tower has no pooling head")
     return {
@@ -231,6 +260,15 @@ def _image(family: Family, part: Any, preprocess: Preprocess, where: str) -> dic
         **family.image,
         "preprocess": preprocess.to_dict(),
     }
+
+
+def _check_size(preprocess: Preprocess, size: int, where: str) -> None:
+    """Raise InputError for images of another size than the image tower's."""
+    if preprocess.size != size:
+        raise InputError(
+            f"{where}: its preprocessor makes images of {preprocess.size} pixels, its image tower takes "
+            f"{size}; make them equal"
+        )
 
 
 def _text(family: Family, part: Any, tokenizer: Tokenizer | None, where: str) -> dict[str, Any]:
@@ -289,9 +327,8 @@ def _context(folder: Path, family: Family, text: Any) -> int:
     return min(limits)
 
 
-def _tokenizer(folder: Path, family: Family, config: Any, where: str) -> Tokenizer | None:
+def _tokenizer(folder: Path, family: Family, text: Any, where: str) -> Tokenizer | None:
     """The folder's tokenizer, else CLIP's; None, with a warning, if another one is missing."""
-    text = config.text_config
     context = _context(folder, family, text)
     if has_tokenizer(folder):
         padding = (family.text or {}).get("padding", "longest")

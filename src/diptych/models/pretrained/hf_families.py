@@ -75,8 +75,8 @@ class Family:
     `projections` are the heads of images and of texts. `divisor` says that it learns the divisor of
     similarities, `most` is the largest number of tokens of a text where that is less than its
     positions, `swap_end` says that an end id of 2 means the highest id, and `offset` that positions
-    begin behind the pad's id. `standard` are the
-    values of `Preprocess` where the folder has none.
+    begin behind the pad's id. `several` says that an image has several vectors, so that the model is a
+    `MultiVectorModel`. `standard` are the values of `Preprocess` where the folder has none.
     """
 
     title: str
@@ -92,6 +92,7 @@ class Family:
     most: int | None = None
     swap_end: bool = False
     offset: bool = False
+    several: bool = False
 
     @property
     def rules(self) -> list[Rule]:
@@ -168,11 +169,17 @@ FAMILIES = {
         divisor=True,
         standard=SQUASHED | {"mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear"},
     ),
+    "blip-2": Family(
+        title="BLIP-2's contrastive pair",
+        model="Blip2ForImageTextRetrieval",
+        example="Salesforce/blip2-itm-vit-g",
+        standard={"resize": "squash"},
+        several=True,
+    ),
 }
 """By the `model_type` of config.json."""
 
 REFUSED = {
     "siglip2": "SigLIP 2 NaFlex reads an image as a list of patches in its own proportions",
-    "blip-2": "BLIP-2 compares a text with the nearest of several vectors of an image",
 }
 """Why kinds of dual encoders do not load."""
