@@ -9,61 +9,19 @@ Importing this package does not import torch; the names below do, on first use.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from diptych import objectives, testing
     from diptych.front.checking import check
+    from diptych.front.loading import load
     from diptych.front.training import Run, train
     from diptych.front.trying import compare, reproduce
     from diptych.front.using import classify, embed, evaluate, export, index, search
     from diptych.models.language import LanguageModel
     from diptych.models.model import Model, TextModel
-
-    # `diptych.front.loading.load` by what it returns; `Any` covers models that do more than embed.
-    @overload
-    def load(
-        spec: Literal["tiny"],
-        weights: str | Path | None = None,
-        precision: str = "float32",
-        *,
-        device: str = "auto",
-        share: float | None = None,
-        space: str | None = None,
-    ) -> Model: ...
-    @overload
-    def load(
-        spec: Literal["tiny-lm"],
-        weights: str | Path | None = None,
-        precision: str = "float32",
-        *,
-        device: str = "auto",
-        share: float | None = None,
-        space: str | None = None,
-    ) -> LanguageModel: ...
-    @overload
-    def load(
-        spec: str | Path,
-        weights: str | Path | None = None,
-        precision: str = "float32",
-        *,
-        device: str = "auto",
-        share: float | None = None,
-        space: str | None = None,
-    ) -> Model | Any: ...
-    def load(
-        spec: str | Path,
-        weights: str | Path | None = None,
-        precision: str = "float32",
-        *,
-        device: str = "auto",
-        share: float | None = None,
-        space: str | None = None,
-    ) -> Any: ...
 
 
 __all__ = [

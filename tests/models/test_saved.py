@@ -75,3 +75,18 @@ def test_a_model_shows_what_it_is():
     assert shown.endswith(" parameters, embeddings of 192, float32 on cpu)")
     shown = repr(diptych.load("tiny-lm", device="cpu"))
     assert shown.startswith("LanguageModel('tiny-lm': ")
+
+
+def test_a_model_that_was_tuned_by_adapters_is_saved(tmp_path):
+    run = diptych.train(
+        "lora",
+        "scenes:count=16:number=1",
+        tmp_path / "run",
+        preset="tune",
+        init="tiny",
+        steps=1,
+        batch_size=8,
+        quiet=True,
+    )
+    again = load(run.model.save(tmp_path / "mine"))
+    assert torch.equal(again.embed_texts(WORDS), run.model.embed_texts(WORDS))

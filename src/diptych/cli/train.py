@@ -445,6 +445,8 @@ def run(args: Namespace) -> int:
             )
             return 130
     if first_rank():
+        if not config.options.quiet:
+            say(f"writing {out}/report.html: curves, and what a search finds")
         write_report(out)
         _report(out, config.val, summary)
     leave()

@@ -1,11 +1,43 @@
 """`diptych.load`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from diptych.methods import store
+from diptych.models.language import LanguageModel
+from diptych.models.model import Model
 
 
+@overload
+def load(
+    spec: Literal["tiny"],
+    weights: str | Path | None = None,
+    precision: str = "float32",
+    *,
+    device: str = "auto",
+    share: float | None = None,
+    space: str | None = None,
+) -> Model: ...
+@overload
+def load(
+    spec: Literal["tiny-lm"],
+    weights: str | Path | None = None,
+    precision: str = "float32",
+    *,
+    device: str = "auto",
+    share: float | None = None,
+    space: str | None = None,
+) -> LanguageModel: ...
+@overload
+def load(
+    spec: str | Path,
+    weights: str | Path | None = None,
+    precision: str = "float32",
+    *,
+    device: str = "auto",
+    share: float | None = None,
+    space: str | None = None,
+) -> Model | Any: ...
 def load(
     spec: str | Path,
     weights: str | Path | None = None,

@@ -55,8 +55,8 @@ class Saved:
         """Write the model, with its weights as they are now, to a new folder for `diptych.load`;
         returns its path.
 
-        Raises InputError if the folder exists, and for a model in another precision than float32,
-        with merged adapters, or not loaded by `diptych.load`.
+        Raises InputError if the folder exists, and for a model in another precision than float32 or
+        not loaded by `diptych.load`.
         """
         folder = followed(folder)
         if folder.exists():
@@ -65,8 +65,7 @@ class Saved:
             raise InputError(f"{self.name} is in {self.precision}; load it in float32 to save it")
         if self.description is None:
             raise InputError(
-                f"{self.name} is not as a run saves it (it has merged adapters, or was made by hand); copy the folder "
-                "of its run, or save the model that it was made of"
+                f"{self.name} was made by hand and not loaded by diptych.load; save the model that it was made of"
             )
         description = {**self.description, "stored": None, **self._now()}
         save_model(folder, description, self._whole.state_dict())

@@ -98,14 +98,14 @@ def fill(
     """Build the dual encoder of a config with the tensors of `state`, float32, in evaluation mode.
 
     Its parameters are built on the meta device, and it takes over the tensors; `state` is emptied.
-    Towers named by `modules` ("image", "text") adopt a foreign module with its weights. Raises
+    Towers named by `modules` ("image", "text") keep a foreign module with its weights. Raises
     InputError for tensors that are missing, unknown, of another shape, or of integers where
     floating-point numbers are expected; `where` is their origin.
     """
     encoder = _empty(config, modules)
-    adopted = tuple(f"{side}.model." for side in modules)
+    foreign = tuple(f"{side}.model." for side in modules)
     wanted = {
-        name: value for name, value in encoder.state_dict().items() if not name.startswith(adopted)
+        name: value for name, value in encoder.state_dict().items() if not name.startswith(foreign)
     }
     found: dict[str, Tensor] = {}
     problems: list[str] = []
@@ -131,7 +131,7 @@ def fill(
         raise InputError(
             f"{where}: {problems[0]}{more}; name the model that these weights belong to"
         )
-    encoder.load_state_dict(found, strict=False, assign=True)  # adopted tensors are not in `found`
+    encoder.load_state_dict(found, strict=False, assign=True)  # foreign tensors are not in `found`
     for module in encoder.modules():  # timm places some buffers where the parameters are
         refresh = getattr(module, "init_non_persistent_buffers", None)
         if refresh and any(value.is_meta for value in module.buffers(recurse=False)):
@@ -145,7 +145,7 @@ def _empty(config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> DualE
     with torch.device("meta"):
         encoder = DualEncoder.from_config(config)
     for side, module in modules.items():
-        getattr(encoder, side).adopt(module)
+        getattr(encoder, side).set_model(module)
     if "image" in encoder.sides:
         preprocess = encoder.image.preprocess
         encoder.image.mean = torch.tensor(preprocess.mean).view(-1, 1, 1)
@@ -153,7 +153,7 @@ def _empty(config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> DualE
     kept = encoder.state_dict()
     if not any(value.is_meta and name not in kept for name, value in encoder.named_buffers()):
         return encoder
-    assert not modules, "the buffers of adopted modules have values"
+    assert not modules, "the buffers of foreign modules have values"
     # torch annotates the hook without the value that it may return
     handle = register_module_parameter_registration_hook(_on_meta)  # type: ignore[arg-type]
     try:

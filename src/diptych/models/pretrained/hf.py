@@ -82,11 +82,11 @@ def load(name: str, weights: Path | None = None) -> TextModel | MultiVectorModel
             for side, name in _MODULES.items()
             if getattr(family, side) is None
         }
-        adopted = tuple(f"{_MODULES[side]}." for side in modules)
+        foreign = tuple(f"{_MODULES[side]}." for side in modules)
         state = {
             key: value.detach()
             for key, value in whole.state_dict().items()
-            if not key.startswith(adopted)
+            if not key.startswith(foreign)
         }
         encoder = fill(dual, state, family.rules, about, modules)
     model = Model(encoder, tokenizer, encoder.image.preprocess, name=where)

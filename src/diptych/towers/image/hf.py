@@ -67,8 +67,8 @@ class HFImageTower(ImageTower):
         self.model: Any = model
         self.width = _width(model)
 
-    def adopt(self, model: nn.Module) -> None:
-        """Take a model of transformers, with its weights, for the tower's own."""
+    def set_model(self, model: nn.Module) -> None:
+        """Compute with a model of transformers, with its weights."""
         self.model = model
 
     def embed(self, x: Tensor) -> Tensor:

@@ -103,12 +103,12 @@ class HFTextTower(Tower):
             )
         plainly = replace(config, folder=None, model_type=None, config=plain, vocab_size=held)
         super().__init__(plainly)
-        self.adopt(model)
+        self.set_model(model)
         # AltCLIP's text model projects its tokens
         self.width = int(getattr(model.config, "project_dim", model.config.hidden_size))
 
-    def adopt(self, model: Any) -> None:
-        """Take the encoder of a model of transformers, with its weights, for the tower's own."""
+    def set_model(self, model: Any) -> None:
+        """Compute with the encoder of a model of transformers, with its weights."""
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model
         if getattr(self.model, "pooler", None) is not None:
             # `finish` pools; parameters without gradient would stall the exchange between ranks
