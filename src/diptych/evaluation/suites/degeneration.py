@@ -24,7 +24,7 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_texts
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
-from diptych.models.generate import strategy_of
+from diptych.models.strategies import strategy_of
 from diptych.spec import parse
 
 card = {
