@@ -29,6 +29,7 @@ from diptych.models.generate import generate
 from diptych.models.model import Model, evaluating
 from diptych.models.saved import Saved
 from diptych.models.state import Peek, State
+from diptych.towers.encoded import Encoded
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import checksum
 from diptych.towers.text.text import TextTower
@@ -222,8 +223,15 @@ class CausalLM(nn.Module):
         least 1.
         """
         hidden = self(ids, memory=memory, memory_mask=memory_mask, prefix=prefix)
+        return self.log_probs_of(hidden, ids, lengths, first=first)
+
+    def log_probs_of(
+        self, hidden: Tensor, ids: Tensor, lengths: Tensor, *, first: int | Tensor = 1
+    ) -> Tensor:
+        """`token_log_probs` of ids (B, L) whose tokens, behind those of a prefix if there is one, are
+        hidden (B, N, D)."""
         first = torch.as_tensor(first, device=ids.device).expand(len(ids))
-        if prefix is None:
+        if hidden.shape[1] == ids.shape[1]:
             hidden = F.pad(hidden, (0, 0, 1, 0))
             first = first.clamp(min=1)
         before = hidden[:, -ids.shape[1] - 1 : -1]  # the token before each id
@@ -356,10 +364,11 @@ class LanguageModel(Saved):
         texts: str | Sequence[str],
         prompts: str | Sequence[str] | None = None,
         *,
+        end: bool = True,
         batch_size: int = 64,
     ) -> Tensor:
         """log p(text i and its end | prompt i), (N,), as a sum over tokens (not normalised by
-        length).
+        length). Without `end` the text may go on.
 
         Raises InputError for a text that exceeds the context with its prompt.
         """
@@ -370,9 +379,9 @@ class LanguageModel(Saved):
                 f"{len(texts)} texts came with {len(prompts)} prompts; give one for each, or none"
             )
         heads = [[*self.tokenizer.before, *self.tokenizer.ids(prompt)] for prompt in prompts]
+        after = list(self.tokenizer.after) if end else []
         rows = [
-            head + self.tokenizer.ids(text) + list(self.tokenizer.after)
-            for head, text in zip(heads, texts, strict=True)
+            head + self.tokenizer.ids(text) + after for head, text in zip(heads, texts, strict=True)
         ]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.lm.context:
@@ -393,6 +402,21 @@ class LanguageModel(Saved):
                     ids.to(self.device), lengths.to(self.device), first=first
                 ).cpu()
         return found
+
+    def hidden_states(self, texts: Sequence[str], *, length: int | None = None) -> Encoded:
+        """The tokens (N, L, D) of texts after the final norm, those of their starts first, with a
+        mask of the real ones; float32, on the CPU. Texts are cut at `length` tokens, and at the
+        context."""
+        most = min(length or self.lm.context, self.lm.context)
+        before = list(self.tokenizer.before)
+        rows = [(before + self.tokenizer.ids(text))[:most] for text in _texts(texts, "texts")]
+        with evaluating(self.lm), torch.inference_mode():
+            ids, lengths = pad_batch(rows, self.tokenizer)
+            mask = torch.arange(ids.shape[1]) < lengths[:, None]
+            hidden = self.lm(ids.to(self.device), mask.to(self.device))
+            tokens = at_least_float32(hidden).cpu().clone()
+        last = tokens[torch.arange(len(tokens)), lengths - 1]
+        return Encoded(tokens, last, mask=mask)
 
     @property
     def device(self) -> torch.device:
