@@ -136,7 +136,7 @@ def add(parser: Parser) -> None:
         some,
         "--train",
         metavar="SOURCE",
-        help="probes, nli: what they learn from; visualness: its threshold",
+        help="probes, nli: what they learn from; visualness: its threshold; continuation: examples",
     )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(
@@ -180,7 +180,10 @@ def add(parser: Parser) -> None:
         help="probe: draws of the test set, for its spread",
     )
     parser.option(
-        some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class"
+        some,
+        "--shots",
+        metavar="K,…",
+        help="probe: few-shot probes of K samples a class; continuation: examples before a prompt",
     )
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(
@@ -224,6 +227,10 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="degeneration, continuation: tokens that are generated; isotropy: tokens of a text",
     )
+    parser.option(
+        some, "--task", metavar="SPEC", help="continuation: open, summary, translation or code"
+    )
+    parser.option(some, "--reference", metavar="ROLE", help="continuation: role of the references")
     parser.option(
         some, "--scorer", metavar="MODEL", help="degeneration: a second model, for coherence"
     )
@@ -309,6 +316,7 @@ _PLAIN = (
         "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
+    *("task", "reference"),
 )
 
 
@@ -405,6 +413,7 @@ _OF = {  # what `n` counts where it is not images
     "noisy_pairs": "pairs",
     "gap": "pairs",
     "degeneration": "prompts",
+    "continuation": "prompts",
     "isotropy": "texts",
     "perplexity": "texts",
     "hard_negatives": "wrong texts",
