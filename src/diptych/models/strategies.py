@@ -215,11 +215,15 @@ class Contrastive(Stepwise):
         if self.block_prompt:
             prompt = state.mask.shape[1] - step
             earlier = earlier & (torch.arange(state.mask.shape[1], device=p.device) >= prompt)
-        penalty = likeness(peek.hidden, state.hidden, earlier)
+        penalty = self.penalty(peek.hidden, state.hidden, earlier)
         score = (1 - self.alpha) * p - self.alpha * penalty
         score = score.masked_fill(p == 0, -torch.inf)  # an impossible token at alpha 1
         best = (score == score.amax(1, keepdim=True)).int().argmax(1)
         return candidates.gather(1, best[:, None])[:, 0], peek.take(best)
+
+    def penalty(self, hidden: Tensor, earlier: Tensor, mask: Tensor) -> Tensor:
+        """The penalty of each candidate (B, k), of tokens as in `likeness`."""
+        return likeness(hidden, earlier, mask)
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The k most probable tokens (B, k), the one of greedy decoding first, and their

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.factories import AT, make_method
 
 import diptych
+from diptych.cli import main
 from diptych.data.batch import Batch, Tokens
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import pad_batch, train_bpe
@@ -152,6 +153,32 @@ def test_training_on_from_a_language_model_makes_its_states_more_isotropic(tmp_p
         reached[name] = isotropy(model, open_source(str(table)))["isotropy"]
         assert model.generate("a", strategy="contrastive:k=3:alpha=0.6", max_tokens=4)
     assert reached["contrastive_search"] > reached["language_model"] + 0.02
+
+
+@pytest.mark.parametrize(("language", "unit"), [("de", "word"), ("ja", "character")])
+def test_small_models_of_other_languages_are_measured(data_pack, tmp_path, language, unit):
+    data_pack("stsb-multi")
+    where = f"stsb-multi:language={language}:split=val:part=1/30"
+    words = [
+        "train", "language_model", "--data", where, "--out", tmp_path / "run", "--steps", 2,
+        "--batch-size", 8, "--tokenizer", "bpe:vocab_size=300:context=40",
+        "--text-tower", "text:width=32:depth=1:heads=2", "--quiet",
+    ]  # fmt: skip
+    assert main([str(word) for word in words]) == 0
+    found = diptych.evaluate(
+        str(tmp_path / "run"),
+        where,
+        suites=["isotropy", "degeneration"],
+        prefix=3,
+        length=12,
+        references=False,
+        unit=unit,
+        strategies=("greedy", "contrastive:k=3:alpha=0.6"),
+    )
+    assert 0 < found["isotropy"]["isotropy"] < 2
+    rows = found["degeneration"]["by_strategy"]
+    assert 0 <= rows["greedy"]["diversity"] <= 1
+    assert set(rows) == {"greedy", "contrastive:k=3:alpha=0.6"}
 
 
 def test_options_out_of_range_are_refused():

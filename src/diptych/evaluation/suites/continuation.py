@@ -2,10 +2,10 @@
 references.
 
 Tasks are formats of prompts (`data.tasks`): open-ended text, summaries, translations, code. For each
-strategy: ROUGE-1, -2 and -L, BLEU (`_overlap`), `exact`, the share of texts that equal a reference,
-and `words`, the mean length. Texts are not run: for code, `diptych generate --task code --out` writes
-the file that HumanEval's own program scores. Chance gives every prompt the reference of the next
-one, in the order of keys.
+strategy: ROUGE-1, -2 and -L (`_rouge`), BLEU-4 as of captions, `exact`, the share of texts that
+equal a reference, and `words`, the mean length. Texts are not run: for code, `diptych generate --task
+code --out` writes the file that HumanEval's own program scores. Chance gives every prompt the
+reference of the next one, in the order of keys.
 """
 
 from collections import Counter
@@ -17,8 +17,9 @@ from diptych.data.tasks import task as task_of
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps
 from diptych.evaluation.protocol import data_of, describe, protocol_of
-from diptych.evaluation.suites import _overlap
+from diptych.evaluation.suites import _rouge
 from diptych.evaluation.suites._continuations import Format, check, continued, items
+from diptych.evaluation.suites.captions import LONGEST, bleu
 from diptych.models.strategies import strategy_of
 
 card = {
@@ -69,7 +70,7 @@ def continuation(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Return `by_strategy`: rouge_1, rouge_2, rouge_l, bleu, exact and words.
+    """Return `by_strategy`: rouge_1, rouge_2, rouge_l, bleu4, exact and words.
 
     `task` is a spec of `data.tasks`. `shots` examples from the source `train` stand before each
     prompt. Without `strategies` they are greedy and the one published for the task. The first seed
@@ -111,7 +112,7 @@ def continuation(
         model,
         field=f"{role or 'caption'} to {reference or 'what follows'}",
         prompts=(form.task.template,),
-        rule="ROUGE by words in lower case without stemming; BLEU of the corpus, unsmoothed",
+        rule="ROUGE by words in lower case without stemming; BLEU-4 as of captions",
         options=options,
     )
     return {
@@ -134,7 +135,8 @@ def scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[st
     ]
     lengths = [len(text.split()) for text in texts]
     return {
-        **_overlap.report(texts, references),
+        **_rouge.report(texts, references),
+        f"bleu{LONGEST}": bleu(texts, references)[-1],
         "exact": sum(exact) / len(texts),
         "words": sum(lengths) / len(texts),
     }

@@ -70,7 +70,9 @@ def isotropy(
 
     texts = read_texts(source, first, bad)[:most]
     steps = Steps(progress, len(texts))
-    total, pairs, tokens = 0.0, 0, 0
+    total = 0.0
+    pairs = 0
+    tokens = 0
     for start in range(0, len(texts), batch_size):
         some = texts[start : start + batch_size]
         encoded = model.hidden_states(some, length=length)

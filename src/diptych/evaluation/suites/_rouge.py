@@ -1,28 +1,20 @@
-"""Overlap of generated texts with reference texts: ROUGE and BLEU.
+"""ROUGE: overlap of generated texts with reference texts.
 
     rouge_n   F1 of the n-grams of a text and a reference, the best reference, the mean over texts
     rouge_l   F1 of their longest common subsequence of words
-    bleu      (Π_{n=1..4} p_n)^{1/4} · min(1, exp(1 - r / c)) of the whole corpus
 
-p_n are the shares of n-grams that some reference has, each counted at most as often as there; c and
-r are the lengths of all texts and of the references nearest in length. Words are runs of letters and
-digits in lower case for ROUGE, without stemming; for BLEU signs are words too, and case counts.
-
-Sources: Lin 2004 (ROUGE); Papineni et al. 2002 (BLEU).
+Words are runs of letters and digits in lower case, without stemming. Source: Lin 2004.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 _WORD = re.compile(r"[^\W_]+")
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-LONGEST = 4
 
 
 def report(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return `rouge_1`, `rouge_2`, `rouge_l` and `bleu` of texts with one reference or more each.
+    """Return `rouge_1`, `rouge_2` and `rouge_l` of texts with one reference or more each.
 
     >>> report(["the cat sat"], [["the cat ran"]])["rouge_1"]
     0.6666...
@@ -34,12 +26,11 @@ def report(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[st
         for n in (1, 2):
             rouge[f"rouge_{n}"] += max(_shared(own, other, n) for other in others)
         rouge["rouge_l"] += max(f1(_common(own, other), own, other) for other in others)
-    found = {name: total / len(texts) for name, total in rouge.items()}
-    return {**found, "bleu": bleu(texts, references)}
+    return {name: total / len(texts) for name, total in rouge.items()}
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text for ROUGE.
+    """Return the words of a text.
 
     >>> words("A dog's 2 legs.")
     ['a', 'dog', 's', '2', 'legs']
@@ -73,27 +64,3 @@ def _common(a: Sequence[str], b: Sequence[str]) -> int:
             row[at] = before + 1 if word == other else max(row[at], row[at - 1])
             before = kept
     return row[-1]
-
-
-def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the BLEU of a corpus, 0 to 1, without smoothing: 0 if no 4-gram is right."""
-    right = [0] * LONGEST
-    total = [0] * LONGEST
-    length = 0
-    closest = 0
-    for text, given in zip(texts, references, strict=True):
-        own = _TOKEN.findall(text)
-        others = [_TOKEN.findall(each) for each in given]
-        length += len(own)
-        closest += min((abs(len(other) - len(own)), len(other)) for other in others)[1]
-        for n in range(1, LONGEST + 1):
-            most: Counter[tuple[str, ...]] = Counter()
-            for other in others:
-                most |= grams(other, n)
-            counted = grams(own, n)
-            right[n - 1] += (counted & most).total()
-            total[n - 1] += counted.total()
-    if not all(right):
-        return 0.0
-    precision = sum(math.log(a / b) for a, b in zip(right, total, strict=True)) / LONGEST
-    return math.exp(precision + min(0.0, 1 - closest / length))
