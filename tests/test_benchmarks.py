@@ -174,3 +174,16 @@ def test_the_row_of_concepts_run_small():
     ours = concepts.Side("cones", {}, 5, 4, towers)
     assert [tuple(parameter.shape) for parameter in ours.learnt] == [(5, 16)]
     torch.testing.assert_close(ours.loss(True), ours.loss(False))
+
+
+def test_the_row_of_decoding_run_small():
+    from benchmarks import decoding
+
+    shape = {"width": 16, "depth": 1, "heads": 2, "vocab": 40, "context": 16}
+    lines = decoding.run(pairs=1, tokens=4, batch=2, shape=shape)
+    assert [line["unit"] for line in lines] == ["CPU s", "CPU s"]
+    assert [line["bar"] for line in lines] == [2.0, 2.0]
+    for line in lines:
+        [(ours, theirs)] = line["pairs"]
+        assert line["ours"] == ours / 8
+        assert line["ratio"] == ours / theirs

@@ -132,3 +132,103 @@ def test_a_model_that_embeds_does_not_generate(train, refused, pairs_csv, tmp_pa
     assert "diptych generate needs a model with generate, which" in refused(
         "generate", tmp_path / "run", "a"
     )
+
+
+def test_strategies_are_named_with_their_options(run, diptych, refused):
+    from diptych.methods.store import load
+
+    spec = "contrastive:k=4:alpha=0.6"
+    words = ("generate", run, "a red", "--max-tokens", 6, "--json")
+    found = diptych(*words, "--strategy", spec)
+    expected = load(run).generate(["a red"], strategy=spec, max_tokens=6)[0]
+    assert json.loads(found.out) == ["a red" + expected]
+    assert "did you mean 'alpha'" in refused(*words, "--strategy", "contrastive:alfa=0.6")
+    assert "'k' of strategy 'contrastive' is 0" in refused(*words, "--strategy", "contrastive:k=0")
+
+
+def test_texts_of_a_source_are_continued_into_a_file(run, diptych, tmp_path):
+    data, out = run.parent / "texts.csv", tmp_path / "new" / "written.jsonl"
+    words = ("generate", run, "--data", data, "--prefix", 3, "--max-tokens", 6)
+    called = diptych(*words, "--out", out)
+    assert called.code == 0, called
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == len(TEXTS)
+    assert {row["strategy"] for row in rows} == {"contrastive:k=5:alpha=0.6"}
+    assert all(text.startswith(row["prompt"]) for row, text in zip(rows, TEXTS, strict=True))
+    again = json.loads(diptych(*words, "--json", "--top-p", 0.5, "--strategy", "sample").out)
+    assert {row["strategy"] for row in again} == {"sample:top_p=0.5"}
+    assert len(diptych(*words).out.splitlines()) == len(TEXTS)
+
+
+def test_code_is_written_as_humaneval_scores_it(run, diptych, tmp_path):
+    problem = {"task_id": "HumanEval/0", "prompt": "a red", "canonical_solution": " x",
+               "test": "assert", "entry_point": "f"}  # fmt: skip
+    (tmp_path / "HumanEval.jsonl").write_text(json.dumps(problem) + "\n")
+    source = f"{tmp_path}/HumanEval.jsonl:text=prompt:key=task_id"
+    words = ("generate", run, "--data", source, "--task", "code", "--max-tokens", 5)
+    called = diptych(*words, "--out", tmp_path / "samples.jsonl")
+    assert called.code == 0, called
+    [row] = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert set(row) == {"task_id", "completion"}
+    assert row["task_id"] == "HumanEval/0"
+
+
+def test_a_page_is_rated_blind_and_its_votes_are_counted(run, diptych, refused, tmp_path):
+    page = tmp_path / "rate.html"
+    words = ("generate", run, "--data", run.parent / "texts.csv", "--prefix", 3, "--max-tokens", 6)
+    called = diptych(*words, "--strategy", "greedy", "--against", "reference", "--blind", page)
+    assert called.code == 0, called
+    key = json.loads((tmp_path / "rate.key.json").read_text())
+    assert key["names"] == ["greedy", "reference"]
+    lines = [
+        f"{key['page']},{at},{'left' if item['left'] == 'greedy' else 'right'},ann"
+        for at, item in enumerate(key["items"][:8], 1)
+    ]
+    (tmp_path / "votes.csv").write_text("\n".join(["page,item,vote,rater", *lines]))
+    votes = ("generate", "--blind", page, "--votes", tmp_path / "votes.csv")
+    found = json.loads(diptych(*votes, "--json").out)
+    assert found["wins"] == [8, 0]
+    assert found["p"] == 2 / 2**8
+    assert "greedy: better in 8 texts" in diptych(*votes).out
+    assert "choose another name" in refused(
+        *words, "--strategy", "greedy", "--against", "sample", "--blind", page
+    )
+    assert "name it with --blind" in refused("generate", "--votes", tmp_path / "votes.csv")
+
+
+def test_texts_of_a_source_are_refused_where_they_make_no_sense(run, refused):
+    data = ("--data", run.parent / "texts.csv")
+    words = ("generate", run)
+    assert "name it with --data" in refused(*words, "a", "--task", "summary")
+    assert "leave out the prompt" in refused(*words, "a", *data)
+    assert "leave out --count" in refused(*words, *data, "--count", 2)
+    assert "both --blind and --against" in refused(*words, *data, "--blind", "x.html")
+    assert "did you mean 'greedy'" in refused(
+        *words, *data, "--blind", "x.html", "--against", "gredy"
+    )
+    assert "did you mean 'summary'" in refused(*words, *data, "--task", "summry")
+    assert "of the 32 tokens" in refused(*words, *data, "--max-tokens", 40, "--prefix", 1)
+
+
+def test_suites_of_a_language_model_run_from_the_command_line(run, diptych, refused, tmp_path):
+    data = ("--data", run.parent / "texts.csv")
+    hook = tmp_path / "score.py"
+    hook.write_text("def mauve(texts, references):\n    return len(texts) / len(references)\n")
+    words = "--suite isotropy,degeneration,continuation --prefix 1 --length 4 --json"
+    called = diptych(
+        "evaluate", run, *data, *words.split(), "--strategies", "greedy,contrastive:k=3",
+        "--scorer", run, "--mauve", hook, "--unit", "character",
+    )  # fmt: skip
+    assert called.code == 0, called
+    found = json.loads(called.out)
+    assert 0 < found["isotropy"]["isotropy"] < 2
+    rows = found["degeneration"]["by_strategy"]
+    assert rows["contrastive:k=3"]["mauve"] == 1
+    assert rows["text"]["coherence"] < 0
+    assert set(found["continuation"]["by_strategy"]) == {"chance", "greedy", "contrastive:k=3"}
+    alone = ("--suite", "degeneration", "--prefix", 2, "--length", 20, "--prompts-alone")
+    assert diptych("evaluate", run, *data, *alone).code == 0
+    (tmp_path / "empty.py").write_text("")
+    assert "has no function mauve" in refused(
+        "evaluate", run, *data, "--suite", "degeneration", "--mauve", tmp_path / "empty.py"
+    )

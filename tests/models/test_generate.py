@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from diptych.errors import InputError
-from diptych.models.generate import STRATEGIES, Sample, Stepwise, generate
+from diptych.models.generate import generate
 from diptych.models.language import CausalLM
+from diptych.models.strategies import STRATEGIES, Sample, Stepwise
 from diptych.towers.build import text_tower
 
 V, CONTEXT, EOT = 12, 16, 2
@@ -280,7 +281,7 @@ class Second(Stepwise):
 def test_a_strategy_of_ones_own_is_an_entry_of_the_table(monkeypatch):
     monkeypatch.setitem(STRATEGIES, "second", lambda: Second())
     monkeypatch.setattr(
-        "diptych.models.generate.configure", lambda cls, options, where: cls(**options)
+        "diptych.models.strategies.configure", lambda cls, options, where: cls(**options)
     )
     lm = lm_of()
     expected = []

@@ -136,7 +136,7 @@ def add(parser: Parser) -> None:
         some,
         "--train",
         metavar="SOURCE",
-        help="probes, nli: what they learn from; visualness: its threshold",
+        help="probes, nli: what they learn from; visualness: its threshold; continuation: examples",
     )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(
@@ -180,7 +180,10 @@ def add(parser: Parser) -> None:
         help="probe: draws of the test set, for its spread",
     )
     parser.option(
-        some, "--shots", metavar="K,…", help="probe: few-shot probes of K samples a class"
+        some,
+        "--shots",
+        metavar="K,…",
+        help="probe: few-shot probes of K samples a class; continuation: examples before a prompt",
     )
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(
@@ -206,7 +209,7 @@ def add(parser: Parser) -> None:
         some,
         "--strategies",
         metavar="NAME,…",
-        help="degeneration: of greedy, sample, beam, with options",
+        help="degeneration, continuation: of greedy, sample, contrastive, …, with options",
     )
     parser.option(
         some,
@@ -218,7 +221,37 @@ def add(parser: Parser) -> None:
     parser.option(some, "--time", metavar="LABEL", help="survival: how long a sample was followed")
     parser.option(some, "--event", metavar="LABEL", help="survival: 1 if the event was observed")
     parser.option(
-        some, "--length", type=int, metavar="N", help="degeneration: tokens that are generated"
+        some,
+        "--length",
+        type=int,
+        metavar="N",
+        help="degeneration, continuation: tokens that are generated; isotropy: tokens of a text",
+    )
+    parser.option(
+        some, "--task", metavar="SPEC", help="continuation: open, summary, translation or code"
+    )
+    parser.option(some, "--reference", metavar="ROLE", help="continuation: role of the references")
+    parser.option(
+        some, "--scorer", metavar="MODEL", help="degeneration: a second model, for coherence"
+    )
+    parser.option(
+        some,
+        "--mauve",
+        metavar="FILE.py",
+        help="degeneration: a file with a function mauve(texts, references)",
+    )
+    parser.option(
+        some,
+        "--unit",
+        type=Literal["word", "character"],
+        metavar="UNIT",
+        help="degeneration: what n-grams are of (default: word)",
+    )
+    parser.option(
+        some,
+        "--prompts-alone",
+        type=bool,
+        help="degeneration: texts need to have no tokens after the prompt",
     )
     parser.option(some, "--auroc", type=bool, help="zeroshot: area under the curve, of two classes")
     parser.option(
@@ -282,7 +315,8 @@ _PLAIN = (
         "time",
         "event",
     ),
-    *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word"),
+    *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
+    *("task", "reference"),
 )
 
 
@@ -320,9 +354,23 @@ def _settings(args: Namespace) -> dict[str, Any]:
         settings["templates"] = [
             template for spec in args.templates for template in templates(spec)
         ]
+    if "prompts_alone" in args:
+        settings["references"] = False
+    if "mauve" in args:
+        settings["mauve"] = _function(args.mauve, "mauve")
     if "novel" in args:
         settings["novel"] = "half" if args.novel == "half" else _names(args.novel)
     return settings
+
+
+def _function(path: str, name: str) -> Any:
+    """Return the function of this name in a Python file."""
+    from diptych.files import python_file, run_module
+
+    module = run_module(python_file(path, f"file with {name}"), f"diptych_{name}")
+    if not callable(getattr(module, name, None)):
+        raise InputError(f"{path} has no function {name}; define {name}(texts, references)")
+    return getattr(module, name)
 
 
 def _names(text: str) -> list[str]:
@@ -352,6 +400,7 @@ _COUNTS = {  # numbers above the table, and what they count
     "boxes": "boxes",
     "flagged": "flagged",
     "visual": "visual",
+    "tokens": "tokens",
 }
 _OF = {  # what `n` counts where it is not images
     "answers": "questions",
@@ -363,6 +412,10 @@ _OF = {  # what `n` counts where it is not images
     "depth": "positions",
     "noisy_pairs": "pairs",
     "gap": "pairs",
+    "degeneration": "prompts",
+    "continuation": "prompts",
+    "isotropy": "texts",
+    "perplexity": "texts",
     "hard_negatives": "wrong texts",
     "heatmaps": "phrases",
     "linkage": "queries",

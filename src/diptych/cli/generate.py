@@ -1,27 +1,42 @@
 """Continue texts with a language model, or write about images with a model that does.
 
 Each text is printed with its prompt, one a line; without a prompt texts begin anew. With --images a
-line holds an image and what is written about it; the prompt is the question that each is asked.
+line holds an image and what is written about it; the prompt is the question that each is asked. With
+--data each text of a source is continued, in the format of a task. --blind writes a page on which
+people rate two continuations of each prompt without knowing whose they are, --votes counts.
 """
 
+import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from diptych.cli._model import add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show, show_json
 from diptych.errors import InputError
+from diptych.files import write_atomic
 from diptych.methods.abilities import require
+from diptych.spec import Spec, parse
 
 GROUP = "Use a model"
 USAGE = "MODEL [PROMPT] [options]"
 EXAMPLES = (
     "diptych generate runs/words 'a red'",
     "diptych generate runs/words 'a red' --top-p 0.9 --temperature 0.8 --seed 1 --count 5",
+    "diptych generate runs/words 'a red' --strategy contrastive:k=5:alpha=0.6",
     "diptych generate runs/words 'a red' --strategy beam --beams 8 --max-tokens 20",
     "diptych generate runs/captions --images photos/",
     "diptych generate runs/answers 'how many cats are there?' --images photos/ --json",
+    "diptych generate hf-lm:opt/ --data 'news.jsonl:text=article;summary=summary' --task summary --out written.jsonl",
+    "diptych generate runs/words --data stories.txt --against sample:top_p=0.95 --blind rate.html",
+    "diptych generate --blind rate.html --votes ann.csv,ben.csv",
 )
 _OPTIONS = ("temperature", "top_k", "top_p", "beams", "length_penalty")
+_WITH_DATA = (
+    *("task", "role", "reference", "shots", "examples", "prefix", "out", "blind", "against"),
+)
+_REFERENCE = "reference"
 
 
 def add(parser: Parser) -> None:
@@ -31,7 +46,10 @@ def add(parser: Parser) -> None:
         "What", "--images", metavar="SOURCE", help="a folder, one image, 'shards/*.tar', a table, …"
     )
     parser.option(
-        "How", "--strategy", metavar="NAME", help="greedy, beam (the default for images) or sample"
+        "How",
+        "--strategy",
+        metavar="NAME",
+        help="greedy, sample (the default), typical, contrastive or beam (for images); with options, contrastive:k=5",
     )
     parser.option(
         "How",
@@ -70,6 +88,28 @@ def add(parser: Parser) -> None:
     parser.option("How", "--min-tokens", type=int, metavar="N", help="tokens at the least (0)")
     parser.option("How", "--count", type=int, least=1, metavar="N", help="texts (1)")
     parser.option("How", "--seed", type=int, metavar="N", help="decides what sample draws (0)")
+    many = "Many prompts"
+    parser.option(many, "--data", metavar="SOURCE", help="texts to continue")
+    parser.option(
+        many, "--task", metavar="SPEC", help="open (default), summary, translation or code"
+    )
+    parser.option(many, "--role", help="role of the texts (default: caption)")
+    parser.option(many, "--reference", metavar="ROLE", help="role of the references")
+    parser.option(many, "--shots", type=int, metavar="N", help="examples before each prompt (0)")
+    parser.option(many, "--examples", metavar="SOURCE", help="where examples come from")
+    parser.option(
+        many, "--prefix", type=int, metavar="N", help="tokens that open texts begin with (16)"
+    )
+    parser.option(many, "--out", metavar="FILE", help="JSON lines, one a prompt")
+    rating = "Ratings by people"
+    parser.option(rating, "--blind", metavar="PAGE", help="the page of pairs, rate.html")
+    parser.option(
+        rating,
+        "--against",
+        metavar="NAME",
+        help="the other strategy, or reference: what follows in the source",
+    )
+    parser.option(rating, "--votes", metavar="FILE,…", help="votes that were saved on the page")
     parser.option(
         "More", "--json", type=bool, help="a JSON list of the texts, of images with keys and paths"
     )
@@ -77,6 +117,9 @@ def add(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> None:
+    if "votes" in args:
+        _count_votes(args)
+        return
     if not args.model:
         raise InputError(
             "diptych generate has no model; name a RUN of language_model, or of one that writes"
@@ -96,6 +139,12 @@ def run(args: Namespace) -> None:
         raise InputError(
             f"{args.model} is a language model and reads no images; leave out --images"
         )
+    if "data" in args:
+        _of_source(args, model, settings)
+        return
+    alone = [name for name in _WITH_DATA if name in args]
+    if alone:
+        raise InputError(f"--{alone[0]} is about the texts of a source; name it with --data")
     prompt = args.prompt or ""
     found = model.generate([prompt] * count, **{"strategy": "sample", **settings})
     texts = [prompt + text for text in found]
@@ -106,8 +155,129 @@ def run(args: Namespace) -> None:
         show(" ".join(text.split()))
 
 
+def _of_source(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
+    """Continue the texts of a source, or write a page of pairs of continuations."""
+    from diptych.data.sources import open_source
+    from diptych.data.tasks import task
+    from diptych.evaluation.embed import Steps
+    from diptych.evaluation.suites._continuations import Format, continued, items
+    from diptych.models.strategies import strategy_of
+
+    if args.prompt or "count" in args:
+        raise InputError(
+            "with --data each text of the source is continued once; leave out "
+            + ("the prompt" if args.prompt else "--count")
+        )
+    if ("blind" in args) != ("against" in args):
+        raise InputError("a page compares two continuations; give both --blind and --against")
+    form = Format(
+        task=task(args.get("task", "open")),
+        role=args.get("role"),
+        reference=args.get("reference"),
+        shots=args.get("shots", 0),
+        prefix=args.get("prefix", 16),
+        length=settings.get("max_tokens", 64),
+    )
+    given = parse(settings.get("strategy", form.task.strategy))
+    options = {name: settings[name] for name in _OPTIONS if name in settings}
+    own = str(Spec(given.name, {**given.options, **options}))
+    names = [own, *([args.against] if "against" in args else [])]
+    for name in names:
+        if name != _REFERENCE:
+            strategy_of(name)
+    bad: Counter[str] = Counter()
+    seed = settings.get("seed", 0)
+    examples = open_source(args.examples) if "examples" in args else None
+    prompts = items(model, open_source(args.data), form, examples=examples, seed=seed, bad=bad)
+    if _REFERENCE in names:
+        bad["without a reference"] += sum(not item.references for item in prompts)
+        prompts = [item for item in prompts if item.references]
+    least = settings.get("min_tokens", 0)
+    with progress("writing") as report:
+        steps = Steps(report, len(prompts) * (len(names) - (_REFERENCE in names)))
+
+        def written(name: str) -> list[str]:
+            """What a strategy writes, or the references."""
+            if name == _REFERENCE:
+                return [item.references[0] for item in prompts]
+            return continued(model, prompts, form, name, seed=seed, min_tokens=least, steps=steps)
+
+        texts = [written(name) for name in names]
+    if "blind" in args:
+        _write_page(args, prompts, names, texts, seed)
+    else:
+        _write_texts(args, form.task.name, own, prompts, texts[0])
+    if +bad:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in (+bad).items())
+        say(f"left out: {reasons}")
+
+
+def _write_texts(args: Namespace, task: str, strategy: str, prompts: Any, texts: list[str]) -> None:
+    """Show the texts or write them to a file; those of code in the form of HumanEval's samples."""
+    rows: list[dict[str, Any]] = [
+        {"task_id": item.key, "completion": text}
+        if task == "code"
+        else {
+            "key": item.key,
+            "prompt": item.prompt,
+            "text": text,
+            "references": list(item.references),
+            "strategy": strategy,
+        }
+        for item, text in zip(prompts, texts, strict=True)
+    ]
+    if "out" in args:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        out = Path(args.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, lambda to: to.write_text(lines, "utf-8"))
+        say(f"{len(rows)} texts in {out}")
+    elif args.get("json"):
+        show_json(rows)
+    else:
+        for item, text in zip(prompts, texts, strict=True):
+            show(f"{item.key}\t{' '.join(text.split())}")
+
+
+def _write_page(
+    args: Namespace, prompts: Any, names: list[str], texts: list[list[str]], seed: int
+) -> None:
+    from diptych.lab.blind import Pair, write
+
+    pairs = [
+        Pair(key=item.key, prompt=item.prompt, texts=(a.strip(), b.strip()))
+        for item, a, b in zip(prompts, *texts, strict=True)
+    ]
+    key = write(Path(args.blind), pairs, (names[0], names[1]), seed=seed)
+    say(f"{len(pairs)} pairs in {args.blind}; {key} says whose they are, keep it from the raters")
+
+
+def _count_votes(args: Namespace) -> None:
+    """Show what votes on a page say."""
+    from diptych.lab.blind import count
+
+    if "blind" not in args:
+        raise InputError("--votes are on a page; name it with --blind")
+    found = count(Path(args.blind), [Path(name) for name in args.votes.split(",") if name])
+    if args.get("json"):
+        show_json(vars(found))
+        return
+    first, second = found.names
+    low, high = found.interval
+    show(f"{first}: better in {found.wins[0]} texts")
+    show(f"{second}: better in {found.wins[1]} texts")
+    show(f"no majority: {found.undecided} texts; {found.votes} votes by {found.raters} raters")
+    show(
+        f"share of {first}: {found.share:.2f}, 95 % interval {low:.2f} to {high:.2f}, sign test p = {found.p:.3g}"
+    )
+    if found.agreement is not None:
+        show(f"votes that agree with the majority of their text: {found.agreement:.2f}")
+
+
 def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
     """Write about the images of a source, or one image."""
+    if "data" in args:
+        raise InputError(f"{args.model} writes about images; name them with --images, not --data")
     if "images" not in args:
         raise InputError(
             f"{args.model} writes about images; name a folder of them, or one, with --images"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diptych.models.model import ImagesLike
+    from diptych.towers.encoded import Encoded
 
 
 class Segments(Protocol):
@@ -73,6 +74,13 @@ class Fills(Protocol):
         ...
 
 
+class HasHiddenStates(Protocol):
+    def hidden_states(self, texts: Sequence[str], *, length: int | None = None) -> "Encoded":
+        """The tokens (N, L, D) of texts after the final norm and a mask of the real ones, at most
+        `length` of each text."""
+        ...
+
+
 class Reconstructs(Protocol):
     def reconstruct(
         self, images: "ImagesLike", texts: Sequence[str] | None = None, *, hidden: "Tensor"
@@ -102,6 +110,7 @@ ABILITIES = frozenset(
         "match",
         "generate",
         "log_prob",
+        "hidden_states",
         "noise_error",
         "compose",
         "detect",

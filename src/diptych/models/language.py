@@ -3,11 +3,11 @@ interface for strings.
 
     p(x_t | x_1 … x_{t-1}) = softmax(table · h_{t-1}),      h the tokens after the final norm
 
-Decoding has three calls: `start` reads the prompt, `next` one more token, and `select` of the state
-selects or repeats rows.
+Decoding has four calls: `start` reads the prompt, `next` one more token, `peek` several candidates for
+the next token, and `select` of the state selects or repeats rows.
 
 Dimensions: B texts, L tokens of a text, P prefix tokens, N = P + L, M memory tokens, D width, V
-vocabulary.
+vocabulary, k candidates.
 """
 
 import hashlib
@@ -25,9 +25,11 @@ from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError, Missing
 from diptych.models.delivered import Validation
-from diptych.models.generate import State, generate
+from diptych.models.generate import generate
 from diptych.models.model import Model, evaluating
 from diptych.models.saved import Saved
+from diptych.models.state import Peek, State
+from diptych.towers.encoded import Encoded
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import checksum
 from diptych.towers.text.text import TextTower
@@ -132,7 +134,8 @@ class CausalLM(nn.Module):
         memory_mask: Tensor | None = None,
     ) -> State:
         """Read prefix and ids. `mask` (B, N) covers both, None if all are real; each row needs a
-        real token."""
+        real token. Raises InputError for a row without one."""
+        _check_start(ids, mask, prefix)
         cache = self._empty_cache()
         hidden = self(ids, mask, memory=memory, memory_mask=memory_mask, prefix=prefix, cache=cache)
         B, N, _ = hidden.shape
@@ -164,6 +167,45 @@ class CausalLM(nn.Module):
             cache=cache,
         )
 
+    def peek(self, state: State, ids: Tensor) -> Peek:
+        """Read k candidates (B, k) for the next token, each as if it alone followed the tokens read.
+
+        They are k queries over one cache: nothing is read again, and no row is repeated. The given
+        state is not changed. Raises InputError where a row fills the context.
+        """
+        lengths = state.mask.sum(1)
+        if int(lengths.max()) >= self.context:
+            raise InputError(
+                f"a text fills the language model's context of {self.context} tokens; ask for fewer"
+            )
+        hidden, cache = self._peeked(state, ids, lengths)
+
+        def after(index: Tensor) -> State:
+            chosen = hidden[torch.arange(len(ids), device=ids.device), index]
+            return replace(
+                state,
+                logits=at_least_float32(self.logits(chosen)),
+                hidden=torch.cat([state.hidden, chosen[:, None]], 1),
+                mask=F.pad(state.mask, (0, 1), value=True),
+                cache=cache.take(index, ids.shape[1]),
+            )
+
+        return Peek(hidden, lambda some: at_least_float32(self.logits(some)), after)
+
+    def _peeked(self, state: State, ids: Tensor, lengths: Tensor) -> tuple[Tensor, KVCache]:
+        """The candidates' tokens (B, k, D) after the final norm, and the cache with all of them."""
+        x = self.table(ids) + self.tower.positions[lengths][:, None]
+        cache = state.cache.select()
+        x = self.tower.blocks(
+            x,
+            mask=candidates_mask(state.mask, ids.shape[1]),
+            memory=state.memory,
+            memory_mask=state.memory_mask,
+            causal=False,  # the mask says it all
+            cache=cache,
+        )
+        return self.tower.norm(x), cache
+
     def token_log_probs(
         self,
         ids: Tensor,
@@ -181,8 +223,15 @@ class CausalLM(nn.Module):
         least 1.
         """
         hidden = self(ids, memory=memory, memory_mask=memory_mask, prefix=prefix)
+        return self.log_probs_of(hidden, ids, lengths, first=first)
+
+    def log_probs_of(
+        self, hidden: Tensor, ids: Tensor, lengths: Tensor, *, first: int | Tensor = 1
+    ) -> Tensor:
+        """`token_log_probs` of ids (B, L) whose tokens, behind those of a prefix if there is one, are
+        hidden (B, N, D)."""
         first = torch.as_tensor(first, device=ids.device).expand(len(ids))
-        if prefix is None:
+        if hidden.shape[1] == ids.shape[1]:
             hidden = F.pad(hidden, (0, 0, 1, 0))
             first = first.clamp(min=1)
         before = hidden[:, -ids.shape[1] - 1 : -1]  # the token before each id
@@ -199,6 +248,32 @@ class CausalLM(nn.Module):
     def log_prob(self, ids: Tensor, lengths: Tensor, **options: Any) -> Tensor:
         """log p of each text (B,), the sum of `token_log_probs`; keywords are the same."""
         return self.token_log_probs(ids, lengths, **options).sum(1)
+
+
+def candidates_mask(mask: Tensor, k: int) -> Tensor:
+    """Which of N tokens and k candidates each candidate sees: the real tokens, by the mask (B, N),
+    and itself, (B, k, N + k).
+
+    >>> candidates_mask(torch.tensor([[False, True]]), 2).int().tolist()
+    [[[0, 1, 1, 0], [0, 1, 0, 1]]]
+    """
+    B = len(mask)
+    itself = torch.eye(k, dtype=torch.bool, device=mask.device)
+    return torch.cat([mask[:, None].expand(B, k, -1), itself.expand(B, k, k)], 2)
+
+
+def _check_start(ids: Tensor | None, mask: Tensor | None, prefix: Tensor | None) -> None:
+    """Raise InputError for prompts without a token."""
+    parts = [part for part in (prefix, ids) if part is not None]
+    if not parts:
+        return
+    if mask is None:
+        mask = torch.ones(len(parts[0]), sum(part.shape[1] for part in parts), dtype=torch.bool)
+    empty = (~mask.bool().any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(
+            f"prompt {empty[0]} is empty; each needs a token, such as the one that starts a text"
+        )
 
 
 class LanguageModel(Saved):
@@ -254,7 +329,7 @@ class LanguageModel(Saved):
         """Generate the continuation of each prompt: prompt + result is the text (as the tokenizer
         decodes it).
 
-        Strategies and their options are those of `models.generate`; at most `max_tokens` (None: up
+        Strategies and their options are those of `models.strategies`; at most `max_tokens` (None: up
         to the context) and at least `min_tokens` tokens are generated. Random numbers depend on
         (seed, index of the prompt), not on batches. Raises InputError for an unknown strategy or
         option, and for prompts that fill the context.
@@ -289,10 +364,11 @@ class LanguageModel(Saved):
         texts: str | Sequence[str],
         prompts: str | Sequence[str] | None = None,
         *,
+        end: bool = True,
         batch_size: int = 64,
     ) -> Tensor:
         """log p(text i and its end | prompt i), (N,), as a sum over tokens (not normalised by
-        length).
+        length). Without `end` the text may go on.
 
         Raises InputError for a text that exceeds the context with its prompt.
         """
@@ -303,9 +379,9 @@ class LanguageModel(Saved):
                 f"{len(texts)} texts came with {len(prompts)} prompts; give one for each, or none"
             )
         heads = [[*self.tokenizer.before, *self.tokenizer.ids(prompt)] for prompt in prompts]
+        after = list(self.tokenizer.after) if end else []
         rows = [
-            head + self.tokenizer.ids(text) + list(self.tokenizer.after)
-            for head, text in zip(heads, texts, strict=True)
+            head + self.tokenizer.ids(text) + after for head, text in zip(heads, texts, strict=True)
         ]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.lm.context:
@@ -326,6 +402,21 @@ class LanguageModel(Saved):
                     ids.to(self.device), lengths.to(self.device), first=first
                 ).cpu()
         return found
+
+    def hidden_states(self, texts: Sequence[str], *, length: int | None = None) -> Encoded:
+        """The tokens (N, L, D) of texts after the final norm, those of their starts first, with a
+        mask of the real ones; float32, on the CPU. Texts are cut at `length` tokens, and at the
+        context."""
+        most = min(length or self.lm.context, self.lm.context)
+        before = list(self.tokenizer.before)
+        rows = [(before + self.tokenizer.ids(text))[:most] for text in _texts(texts, "texts")]
+        with evaluating(self.lm), torch.inference_mode():
+            ids, lengths = pad_batch(rows, self.tokenizer)
+            mask = torch.arange(ids.shape[1]) < lengths[:, None]
+            hidden = self.lm(ids.to(self.device), mask.to(self.device))
+            tokens = at_least_float32(hidden).cpu().clone()
+        last = tokens[torch.arange(len(tokens)), lengths - 1]
+        return Encoded(tokens, last, mask=mask)
 
     @property
     def device(self) -> torch.device:

@@ -18,8 +18,8 @@ from diptych.data.tokenizers import HuggingFace, Tokenizer, from_dict
 from diptych.data.tokenizers import from_folder as tokenizer_from_folder
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
-from diptych.models.generate import State
 from diptych.models.language import CausalLM, prefixed
+from diptych.models.state import Peek, State, peek_by_next
 from diptych.spec import configure
 
 
@@ -119,6 +119,9 @@ class T5(CausalLM):
         written: Any = state.cache
         ids = torch.cat([written.ids, ids.view(len(ids), -1)], dim=1)
         return self.start(ids, None, state.memory, memory_mask=state.memory_mask)
+
+    def peek(self, state: State, ids: Tensor) -> Peek:
+        return peek_by_next(self, state, ids)
 
 
 def fresh(tokenizer: Tokenizer, **options: Any) -> T5:

@@ -186,3 +186,89 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_chance():
 def test_a_model_that_embeds_is_refused():
     with pytest.raises(InputError, match="needs a model with generate"):
         evaluate(object(), Rows(TEXTS), ["degeneration"])
+
+
+def test_coherence_is_the_mean_of_means_by_a_second_model_with_its_own_tokens():
+    model = model_of()
+    words = train_bpe(TEXTS, vocab_size=280, context=60)
+    torch.manual_seed(1)
+    tower = text_tower("text:width=32:depth=1:heads=2", vocab_size=words.vocab_size, context=60)
+    torch.nn.init.normal_(tower.table.weight, std=0.5)
+    scorer = LanguageModel(CausalLM(tower), words, name="scorer")
+    settings = {"prefix": 4, "length": 8, "strategies": ("greedy", "contrastive:k=4")}
+    result = degeneration(model, Rows(TEXTS), scorer=scorer, **settings)
+    assert result["protocol"] != degeneration(model, Rows(TEXTS), **settings)["protocol"]
+    for name, texts in (
+        ("text", None),
+        ("contrastive:k=4", {"strategy": "contrastive:k=4"}),
+    ):
+        means = []
+        for text in TEXTS:
+            ids = TOKENIZER.ids(text)
+            prompt, after = TOKENIZER.decode(ids[:4]), TOKENIZER.decode(ids[4:12])
+            if texts is not None:
+                [after] = model.generate([prompt], max_tokens=8, min_tokens=8, **texts)
+            row = [*words.before, *words.ids(prompt)]
+            log_p = []
+            for token in words.ids(after):
+                with torch.no_grad():
+                    hidden = scorer.lm(torch.tensor([row]))
+                    log_p.append(float(scorer.lm.logits(hidden)[0, -1].log_softmax(-1)[token]))
+                row.append(token)
+            if log_p:
+                means.append(sum(log_p) / len(log_p))
+        expected = sum(means) / len(means)
+        assert result["by_strategy"][name]["coherence"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_published_counts_leave_out_the_last_n_gram_of_each_text():
+    text = ["a", "b", "c", "a", "b", "c", "a", "b", "c", "d"]
+    assert diversity([text], drop_last=True) == pytest.approx(3 / 8 * 3 / 7 * 3 / 6)
+    assert report([text], drop_last=True)["rep_4"] == 0.5
+
+
+def test_n_grams_of_characters_are_for_languages_without_spaces():
+    model = model_of()
+    results = [
+        degeneration(model, Rows(TEXTS), prefix=4, length=8, unit=unit)
+        for unit in ("word", "character")
+    ]
+    assert results[0]["protocol"] != results[1]["protocol"]
+    own = [list("".join(TOKENIZER.decode(TOKENIZER.ids(text)[4:12]).split())) for text in TEXTS]
+    assert results[1]["by_strategy"]["text"]["diversity"] == diversity(own)
+
+
+def test_without_references_a_text_needs_its_prompt_alone():
+    texts = [*TEXTS, "red fox lamp bird"]
+    result = degeneration(Fixed(), Rows(texts), prefix=4, length=15, references=False)
+    assert result["n"] == len(texts)
+    assert set(result["by_strategy"]) == {"greedy", "sample"}
+
+
+def test_a_function_of_ones_own_compares_with_the_references():
+    asked = []
+
+    def mauve(texts, references):
+        asked.append((list(texts), list(references)))
+        return 0.5
+
+    result = degeneration(Fixed(), Rows(TEXTS), prefix=4, length=8, mauve=mauve)
+    assert result["by_strategy"]["greedy"]["mauve"] == 0.5
+    assert "mauve" not in result["by_strategy"]["text"]
+    own = [TOKENIZER.decode(TOKENIZER.ids(text)[4:12]) for text in TEXTS]
+    assert [references for _, references in asked] == [own, own]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unit": "wrd"}, "did you mean 'word'"),
+        ({"mauve": len, "references": False}, "mauve compares with the references"),
+        ({"scorer": object()}, "scorer of degeneration needs a model with log_prob"),
+        ({"scorer": "nowhere"}, "no model"),
+        ({"strategies": ("contrastive:alfa=1",)}, "did you mean 'alpha'"),
+    ],
+)
+def test_bad_settings_of_scores_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        degeneration(model_of(), Rows(TEXTS), prefix=4, length=8, **settings)

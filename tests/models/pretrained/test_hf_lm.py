@@ -20,6 +20,7 @@ from diptych.errors import InputError
 from diptych.methods.store import load
 from diptych.models.language import LanguageModel
 from diptych.models.pretrained.hf_lm import HFCausalLM
+from diptych.models.state import peek_by_next
 
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), " ",
           *string.ascii_lowercase]  # fmt: skip
@@ -239,6 +240,84 @@ def test_what_does_not_fit_is_refused(
         load(f"hf-lm:{folder}")
 
 
+@pytest.mark.parametrize("kind", MADE)
+@torch.no_grad()
+def test_candidates_share_a_cache_and_are_read_as_each_alone(
+    kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    lm = load(f"hf-lm:{folders[kind]}").lm
+    assert isinstance(lm, HFCausalLM)
+    assert lm._takes_masks
+    ids = torch.tensor([[0, 0, 1, 40], [1, 50, 60, 70]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]).bool()
+    state = lm.start(ids, mask)
+    some = torch.tensor([[41, 42, 43], [44, 45, 46]])
+    index, more = torch.tensor([2, 0]), torch.tensor([47, 48])
+    slow = peek_by_next(lm, state, some)
+    monkeypatch.setattr("diptych.models.pretrained.hf_lm.peek_by_next", None)
+    peek = lm.peek(state, some)
+    close(peek.hidden, slow.hidden)
+    close(peek.logits, slow.logits)
+    after, other = peek.take(index), slow.take(index)
+    close(lm.next(after, more).logits, lm.next(other, more).logits)
+    close(lm.next(state, more).logits, lm.start(*_longer(ids, mask, more)).logits)
+
+
+def _longer(
+    ids: torch.Tensor, mask: torch.Tensor, more: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    real = torch.ones(len(mask), 1, dtype=torch.bool)
+    return torch.cat([ids, more[:, None]], 1), torch.cat([mask, real], 1)
+
+
+def test_contrastive_search_is_that_of_a_loop_and_needs_no_masks_of_queries(
+    folders: dict[str, Path],
+):
+    model = load(f"hf-lm:{folders['gpt2']}")
+    model.lm.double()  # so that no rounding decides
+    prompts = ["a", "red sea"]
+    spec = {"strategy": "contrastive:k=4:alpha=0.6", "max_tokens": 6}
+    found = model.generate(prompts, **spec)
+    assert found != model.generate(prompts, max_tokens=6)
+    assert model.generate(prompts, strategy="contrastive:alpha=0.0", max_tokens=6) == (
+        model.generate(prompts, max_tokens=6)
+    )
+    model.lm.__dict__["_takes_masks"] = False
+    assert model.generate(prompts, **spec) == found
+
+
+def test_a_cache_that_drops_tokens_is_not_shared(tmp_path: Path):
+    """Mistral keeps the tokens of a sliding window alone."""
+    torch.manual_seed(0)
+    sizes = SIZES | {"num_key_value_heads": 2, "sliding_window": 4}
+    transformers.MistralForCausalLM(transformers.MistralConfig(**sizes)).save_pretrained(tmp_path)
+    values = {"pieces": PIECES, "scores": [0.0] * V}
+    (tmp_path / "vocab.json").write_text(json.dumps(values))
+    model = load(f"hf-lm:{tmp_path}")
+    lm = model.lm.double()
+    prompt = [*model.tokenizer.before, *model.tokenizer.ids("a red")]
+    [found] = model.generate(["a red"], strategy="contrastive:k=3:alpha=0.6", max_tokens=5)
+    text = list(prompt)
+    with torch.no_grad():
+        assert not lm.start(torch.tensor([prompt])).cache.grows
+        for _ in range(5):
+            hidden = lm(torch.tensor([text]))
+            p = lm.logits(hidden)[0, -1].softmax(-1)
+            scores = {
+                v: 0.4 * float(p[v])
+                - 0.6
+                * float(
+                    torch.cosine_similarity(
+                        lm(torch.tensor([[*text, v]]))[0, -1:], hidden[0], dim=-1
+                    ).max()
+                )
+                for v in p.topk(3).indices.tolist()
+            }
+            text.append(max(scores, key=lambda v: scores[v]))
+    whole = model.tokenizer.decode(text)
+    assert whole[len(model.tokenizer.decode(prompt)) :] == found
+
+
 def test_commands_name_it_in_one_line(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]):
     where = f"hf-lm:{folders['gpt2']}"
     assert main(["info", where, "--json"]) == 0
@@ -254,5 +333,11 @@ def test_the_real_model_tells_a_story(data_pack: Any):
     model = load(f"hf-lm:{data_pack('stories260k')}")
     [text] = model.generate("Once upon a time, there was a little girl", max_tokens=12)
     assert text.startswith(" named Lily. She loved to play")
+    prompts = ["Once upon a time, there was a little girl", "Tom had a red ball."]
+    greedy = model.generate(prompts, max_tokens=60)
+    assert model.generate(prompts, strategy="contrastive:alpha=0.0", max_tokens=60) == greedy
+    searched = model.generate(prompts, strategy="contrastive:k=5:alpha=0.6", max_tokens=60)
+    assert searched != greedy
+    assert model.lm._takes_masks
     right, wrong = model.log_prob(["Lily went to the park.", "park the to went Lily."])
     assert float(right) > float(wrong) + 20

@@ -8,6 +8,7 @@ tokenizer.json, …              its tokenizer, or vocab.json with pieces and sc
 import copy
 import inspect
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from diptych.data.tokenizers import HuggingFace, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer, quiet
 from diptych.data.tokenizers.pieces import from_pieces, has_pieces
 from diptych.errors import InputError, brief
-from diptych.models.language import CausalLM, LanguageModel
+from diptych.models.language import CausalLM, LanguageModel, candidates_mask
 from diptych.models.pretrained.files import read_json
+from diptych.models.state import Peek, State, peek_by_next
+from diptych.towers.nn.kv_cache import one_of_last
 
 HF_LM = "hf-lm"
 """The prefix of these models, and the name in their spec."""
@@ -89,9 +92,14 @@ class HFCausalLM(CausalLM):
         if memory is not None or memory_mask is not None:
             raise InputError("a language model of hf-lm: reads no memory; give it as a prefix")
         x, place = self._embedded(ids, mask, prefix)
+        return self._read(x, None if mask is None else mask.long(), place, cache)
+
+    def _read(self, x: Tensor, mask: Tensor | None, place: Tensor, cache: Any) -> Tensor:
+        """Embeddings (B, N, D) at their places through the layers; the mask is as transformers
+        takes it."""
         read = self.tower(
             inputs_embeds=x,
-            attention_mask=None if mask is None else mask.long(),
+            attention_mask=mask,
             position_ids=place.expand(x.shape[:2]),
             use_cache=cache is not None,
             **({} if cache is None else {self._cache: cache.past}),
@@ -106,6 +114,36 @@ class HFCausalLM(CausalLM):
     def _empty_cache(self) -> Any:
         return _Past()
 
+    def peek(self, state: State, ids: Tensor) -> Peek:
+        """As `CausalLM.peek`. Models whose attention takes no mask for each query, or whose cache
+        drops tokens, read each candidate in a row of its own."""
+        past: Any = state.cache
+        if past.grows and self._takes_masks:
+            return super().peek(state, ids)
+        return peek_by_next(self, state, ids)
+
+    def _peeked(self, state: State, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        cache: Any = state.cache.select()
+        x = self.table(ids)
+        seen = candidates_mask(state.mask, ids.shape[1])[:, None]
+        mask = torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, torch.finfo(x.dtype).min)
+        return self._read(x, mask, lengths[:, None], cache), cache
+
+    @cached_property
+    def _takes_masks(self) -> bool:
+        """Whether candidates that share a cache are read as each alone, tried on a few tokens."""
+        device = self.table.weight.device
+        ids = torch.arange(6, device=device)[None] % self.table.num_embeddings
+        mask = torch.tensor([[False, True, True]], device=device)
+        with torch.no_grad():
+            state = self.start(ids[:, :3], mask)
+            alone = peek_by_next(self, state, ids[:, 3:]).hidden
+            try:
+                together, _ = self._peeked(state, ids[:, 3:], mask.sum(1))
+            except (RuntimeError, ValueError, TypeError, IndexError):  # of models with other masks
+                return False
+        return bool((together - alone).abs().max() <= _PROBE * alone.abs().max())
+
 
 class _Past:
     """transformers' cache with the interface of `KVCache`; a forward pass fills it in place."""
@@ -113,11 +151,30 @@ class _Past:
     def __init__(self, past: Any = None):
         self.past = past
 
+    @property
+    def grows(self) -> bool:
+        """Whether each layer's cache holds all tokens and is replaced, not written into."""
+        return type(self.past).__name__ == "DynamicCache" and all(
+            type(layer).__name__ == "DynamicLayer" for layer in self.past.layers
+        )
+
     def select(self, index: Tensor | None = None) -> "_Past":
-        past = copy.deepcopy(self.past)
+        if self.grows:
+            past = copy.copy(self.past)
+            past.layers = [copy.copy(layer) for layer in self.past.layers]
+        else:
+            past = copy.deepcopy(self.past)
         if index is not None:
             past.batch_select_indices(index)
         return _Past(past)
+
+    def take(self, index: Tensor, k: int) -> "_Past":
+        """As `KVCache.take`, of a cache that grows."""
+        found = self.select()
+        for layer in found.past.layers:
+            layer.keys = one_of_last(layer.keys, index, k)
+            layer.values = one_of_last(layer.values, index, k)
+        return found
 
 
 def load(name: str, weights: Path | None = None) -> LanguageModel:

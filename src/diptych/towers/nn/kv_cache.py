@@ -36,11 +36,29 @@ class LayerCache:
         self.values = values
         return keys, values
 
-    def select(self, index: Tensor | None) -> "LayerCache":
+    def select(self, index: Tensor | None = None) -> "LayerCache":
         """The cache of the samples `index`; None: of all."""
         if index is None or self.keys is None or self.values is None:
             return LayerCache(self.keys, self.values)
         return LayerCache(self.keys[index], self.values[index])
+
+    def take(self, index: Tensor, k: int) -> "LayerCache":
+        """The cache with token `index` (B,) of the last k tokens of each sample in their place."""
+        if self.keys is None or self.values is None:
+            return LayerCache()
+        return LayerCache(one_of_last(self.keys, index, k), one_of_last(self.values, index, k))
+
+
+def one_of_last(values: Tensor, index: Tensor, k: int) -> Tensor:
+    """Values (B, heads, M, d) with only number `index` (B,) of the last k of the M.
+
+    >>> one_of_last(torch.arange(5.0).view(1, 1, 5, 1), torch.tensor([1]), 3).flatten().tolist()
+    [0.0, 1.0, 3.0]
+    """
+    M = values.shape[2] - k
+    rows = torch.arange(len(index), device=index.device)
+    chosen = values[rows, :, M + index]
+    return torch.cat([values[:, :, :M], chosen[:, :, None]], dim=2)
 
 
 class KVCache:
@@ -64,4 +82,11 @@ class KVCache:
         """A cache of the samples `index` (N,), which may repeat; None: of all."""
         return KVCache(
             (kept.select(index) for kept in self.own), (kept.select(index) for kept in self.cross)
+        )
+
+    def take(self, index: Tensor, k: int) -> "KVCache":
+        """The cache after token `index` (B,) of the last k, which were read as k candidates for one
+        place."""
+        return KVCache(
+            (kept.take(index, k) for kept in self.own), (kept.select() for kept in self.cross)
         )

@@ -152,7 +152,7 @@ class CaptionerModel(Model):
         """Return a text for each image; with prompts (a question for each image), an answer.
         `texts` may be given in place of images; their vectors pass the gap layer.
 
-        Strategies and their options are those of `models.generate`, by default beam search with 5
+        Strategies and their options are those of `models.strategies`, by default beam search with 5
         beams. At most `max_tokens` tokens are generated (None: the method's limit). Raises
         InputError for inputs that cannot be read, a wrong number of prompts, and an unknown
         strategy or option.
