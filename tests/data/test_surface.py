@@ -27,7 +27,7 @@ C = "a man is eating a guitar"
 )
 def test_published_values(one, other, kind, expected):
     a, b = Numbered().words([one, other])
-    assert surface_similarity([a], [b], [kind])[0] == pytest.approx(expected, abs=1e-12)
+    assert surface_similarity([a], [b], {kind: 1.0})[0] == pytest.approx(expected, abs=1e-12)
 
 
 def edits(a, b) -> int:
@@ -52,7 +52,7 @@ def test_it_equals_loops(pairs):
         jaccard = len({*x} & {*y}) / len({*x} | {*y})
         length = min(len(x), len(y)) / longest
         assert surface_similarity(a, b)[at] == pytest.approx((levenshtein + length) / 2)
-        assert surface_similarity(a, b, ["jaccard"])[at] == pytest.approx(jaccard)
+        assert surface_similarity(a, b, {"jaccard": 2.0})[at] == pytest.approx(jaccard)
     assert np.allclose(surface_similarity(a, b), surface_similarity(b, a))
 
 
@@ -62,7 +62,16 @@ def test_what_has_no_surface_is_refused():
     with pytest.raises(InputError, match="1 and 2 texts are no pairs"):
         surface_similarity([[0]], [[0], [1]])
     with pytest.raises(InputError, match="did you mean 'jaccard'"):
-        surface_similarity([[0]], [[0]], ["jacard"])  # type: ignore[list-item]
-    with pytest.raises(InputError, match="no kind of surface is named"):
-        surface_similarity([[0]], [[0]], [])
+        surface_similarity([[0]], [[0]], {"jacard": 1.0})
+    for weights in ({}, {"length": 0.0}, {"length": -1.0, "jaccard": 2.0}):
+        with pytest.raises(
+            InputError, match="give some of levenshtein, jaccard, length a positive"
+        ):
+            surface_similarity([[0]], [[0]], weights)
     assert len(surface_similarity([], [])) == 0
+
+
+def test_weights_need_no_sum():
+    a, b = Numbered().words([A, B])
+    found = surface_similarity([a], [b], {"levenshtein": 3.0, "jaccard": 1.0})
+    assert found[0] == pytest.approx((3 * 0.5 + 3 / 7) / 4)

@@ -4,15 +4,13 @@ their lengths.
 Words are what blanks separate, in lower case. Dimensions: N pairs, V different words.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from diptych.errors import InputError, unknown
 from diptych.metrics import lab
-
-Kind = Literal["levenshtein", "jaccard", "length"]
 
 Words = Sequence[Sequence[int]]
 """The words of each text as numbers."""
@@ -43,33 +41,44 @@ class Numbered:
         return found
 
 
-def surface_similarity(
-    a: Words, b: Words, kinds: Sequence[Kind] = ("levenshtein", "length")
-) -> np.ndarray:
-    """The similarity (N,) of pairs of texts, the mean of some kinds, each in [0, 1].
+BOTH: Mapping[str, float] = MappingProxyType({"levenshtein": 1.0, "length": 1.0})
+"""The weights of the kinds if none are given."""
+
+
+def surface_similarity(a: Words, b: Words, weights: Mapping[str, float] = BOTH) -> np.ndarray:
+    """The similarity (N,) of pairs of texts: the mean of some kinds by `weights`, each in [0, 1].
 
         levenshtein    1 - edits / greater length, an edit inserts, deletes or replaces a word
         jaccard        words of both / words of either, each word counted once
         length         lesser length / greater length
 
-    Raises InputError if the numbers of texts differ, for no kind or an unknown one, and where
+    Raises InputError if the numbers of texts differ, for weights as `check` does, and where
     rapidfuzz (levenshtein) or scipy (jaccard) is not installed. Source of the edits: Levenshtein
     1966.
 
     >>> a, b = Numbered().words(["a man is playing a guitar", "a man plays the guitar"])
-    >>> [round(float(surface_similarity([a], [b], [kind])[0]), 3) for kind in ("levenshtein", "jaccard", "length")]
+    >>> [round(float(surface_similarity([a], [b], {kind: 1.0})[0]), 3) for kind in ("levenshtein", "jaccard", "length")]
     [0.5, 0.429, 0.833]
     """
     if len(a) != len(b):
         raise InputError(f"{len(a)} and {len(b)} texts are no pairs; give as many of each")
-    if not kinds:
-        raise InputError(f"no kind of surface is named; choose from {', '.join(_KINDS)}")
-    for kind in kinds:
-        if kind not in _KINDS:
-            raise unknown("kind of surface", kind, _KINDS)
+    check(weights)
     if not len(a):
         return np.zeros(0)
-    return np.mean([_KINDS[kind](a, b) for kind in kinds], axis=0)
+    total = sum(weight * _KINDS[kind](a, b) for kind, weight in weights.items() if weight)
+    return np.asarray(total) / sum(weights.values())
+
+
+def check(weights: Mapping[str, float]) -> None:
+    """Raise InputError for weights of kinds that do not exist, and unless they are positive in
+    sum."""
+    for kind in weights:
+        if kind not in _KINDS:
+            raise unknown("kind of surface", kind, _KINDS)
+    if min(weights.values(), default=0) < 0 or not sum(weights.values()) > 0:
+        raise InputError(
+            f"the weights of the surface are {dict(weights)}; give some of {', '.join(_KINDS)} a positive one"
+        )
 
 
 def _edits(a: Words, b: Words) -> np.ndarray:
@@ -114,4 +123,3 @@ _KINDS: dict[str, Callable[[Words, Words], np.ndarray]] = {
     "jaccard": _shared,
     "length": _lengths,
 }
-assert tuple(_KINDS) == get_args(Kind)
