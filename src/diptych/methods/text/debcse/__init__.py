@@ -136,7 +136,14 @@ class DebCSE(Sentences):
     """
 
     Config = Config
-    test_options: ClassVar[dict[str, Any]] = {"warm": 0.0}
+    # a new encoder, as teacher, takes all sentences of the toy for equal
+    test_options: ClassVar[dict[str, Any]] = {
+        "warm": 0.0,
+        "most_negative": 1.0,
+        "neighbours": 0,
+        "pool": 8,
+        "changes": ("repetition",),
+    }
     pool: Pool | None = None
 
     def __init__(self, config: Config, make: Make):
