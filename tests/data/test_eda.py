@@ -14,6 +14,7 @@ from diptych.data.eda import (
     _deleted,
     _replaced,
     _swapped,
+    changed,
     synonyms,
     varied,
     without_stop_words,
@@ -98,3 +99,17 @@ def test_what_is_no_table_is_refused(tmp_path):
         path.write_text(content)
         with pytest.raises(InputError, match="JSON list of lists of words"):
             synonyms(str(path))
+
+
+def test_named_changes_keep_their_promise():
+    rng = np.random.default_rng(0)
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    twice = changed(" ".join(words), "repetition", rng, {}, share=0.2).split()
+    assert len(twice) == 12
+    assert list(dict.fromkeys(twice)) == words
+    fewer = changed(" ".join(words), "deletion", rng, {}, share=0.2).split()
+    assert set(fewer) <= set(words)
+    other = changed("a large cat", "synonym", rng, {"large": ("big",)}).split()
+    assert other == ["a", "big", "cat"]
+    assert changed("", "repetition", rng, {}) == ""
+    assert changed("one", "deletion", rng, {}, share=1.0) == "one"

@@ -109,6 +109,9 @@ def add(parser: Parser) -> None:
     parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
     parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
     parser.option(
+        some, "--biases", type=bool, help="sts: what cosines follow beside the meaning: length, …"
+    )
+    parser.option(
         some,
         "--siblings",
         metavar="LABEL",
@@ -295,6 +298,7 @@ _PLAIN = (
         "by_sentence",
         "query",
         "score",
+        "biases",
         "siblings",
         "flag",
     ),

@@ -71,6 +71,16 @@ def _where(folder: Path) -> str:
     return f" (checkpoint at step {steps[-1]})" if steps else ""
 
 
+def _provenance(method: str | None) -> str | None:
+    """Return from what a method was written, where it is but an abstract."""
+    from diptych.methods.registry import cards
+
+    known = cards().get(method or "")
+    if known is None or known.provenance != "abstract":
+        return None
+    return "abstract: the method is a reconstruction"
+
+
 def describe(model: Any, folder: Path) -> dict[str, Any]:
     """Return facts of a loaded model, and of its training if `folder` holds a run."""
     stored: dict[str, Any] = {}
@@ -83,6 +93,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
     weights = folder / "model.safetensors"
     return {
         "method": stored.get("method"),
+        "provenance": _provenance(stored.get("method")),
         "options": stored.get("config") or None,
         **parts(model),
         "tokenizer": tokenizer

@@ -3,6 +3,7 @@ or deletion of words.
 
     without_stop_words   the text without articles, pronouns, prepositions and the like ("not" among them)
     varied               one random operation: synonyms .4, a swap of two words .4, deletion .2
+    changed              one operation that is named: repetition, deletion, synonyms
 
 A text that would become empty is not changed. Synonyms come from a table from words to words
 (`synonyms`): common words of captions, listed here, those of an installed WordNet, or those of a
@@ -13,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -56,6 +58,7 @@ riding mounted / throwing tossing
 _MARKS = ".,;:!?()'" + '"'
 
 Synonyms = Mapping[str, Sequence[str]]
+Kind = Literal["repetition", "deletion", "synonym"]
 
 
 def without_stop_words(text: str) -> str:
@@ -83,6 +86,34 @@ def varied(text: str, rng: np.random.Generator, table: Synonyms, *, share: float
     at = rng.uniform()
     operation: Callable = _replaced if at < 0.4 else _swapped if at < 0.8 else _deleted
     return " ".join(operation(words, rng, table, share)) or text
+
+
+def changed(
+    text: str, kind: Kind, rng: np.random.Generator, table: Synonyms, *, share: float = 0.1
+) -> str:
+    """The text after one operation of a kind.
+
+    `synonym` replaces and `deletion` deletes as in `varied`; `repetition` says a share of the words
+    twice, at least one (Wu et al., 2021).
+
+    >>> changed("a large cat", "repetition", np.random.default_rng(0), {})
+    'a large cat cat'
+    """
+    words = text.split()
+    if not words:
+        return text
+    operation: Callable = {"repetition": _repeated, "deletion": _deleted, "synonym": _replaced}[
+        kind
+    ]
+    return " ".join(operation(words, rng, table, share))
+
+
+def _repeated(
+    words: list[str], rng: np.random.Generator, table: Synonyms, share: float
+) -> list[str]:
+    count = max(1, int(share * len(words)))
+    twice = set(rng.choice(len(words), count, replace=False).tolist())
+    return [word for at, word in enumerate(words) for _ in range(1 + (at in twice))]
 
 
 def _replaced(

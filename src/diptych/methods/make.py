@@ -1,7 +1,7 @@
 """`Make`: builds the towers that a method asks for, new or with the weights of the model given by
 `--init`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
 T = TypeVar("T", bound=nn.Module)
+Changed = Callable[[str | Mapping[str, Any]], str | Mapping[str, Any]]
+"""A function from the spec of a tower to another one."""
 
 NO_TOWER = "none"
 """The image tower of a model of texts alone, and the text tower of a model of images alone."""
@@ -112,16 +114,16 @@ class Make:
         tower = image_tower(self.image_spec)
         return self._load(tower, "image.")
 
-    def text(self) -> Tower:
-        """Return a new text tower for the tokenizer's vocabulary. Raises InputError if the model
-        has images alone."""
+    def text(self, changed: Changed | None = None) -> Tower:
+        """Return a new text tower for the tokenizer's vocabulary; `changed` maps its spec to another
+        one. Raises InputError if the model has images alone."""
         if self.text_spec == NO_TOWER:
             raise InputError(
                 "there is no text tower, and this method reads texts; give one with --text-tower"
             )
         tokenizer = self.tokenizer
         tower = text_tower(
-            self.text_spec,
+            changed(self.text_spec) if changed else self.text_spec,
             vocab_size=tokenizer.vocab_size,
             context=tokenizer.context,
             pad=tokenizer.pad,
@@ -202,6 +204,34 @@ class Make:
             if missing_bias:
                 state["logit_bias"] = encoder.state_dict()["logit_bias"]
             encoder.load_state_dict(state)
+        return encoder
+
+    def text_encoder(
+        self,
+        *,
+        logit_scale: Temperature,
+        text_projection: str = "fit",
+        changed: Changed | None = None,
+    ) -> DualEncoder:
+        """Return a new dual encoder of texts alone, which is the text side of the given model if
+        there is one.
+
+        A given model keeps its projection, but not its scale. `changed` maps the spec of the text
+        tower to another one with the same parameters, such as one that pools otherwise.
+        """
+        if self._dual is not None:
+            text_projection = self._dual.get("text_projection", "linear")
+        encoder = DualEncoder(
+            None,
+            self.text(changed),
+            self.embed_dim,
+            logit_scale=logit_scale,
+            text_projection=text_projection,
+        )
+        if self._dual is not None and encoder.text_projection is not None:
+            self._load(encoder.text_projection, "text_projection.")
+        if self.adapter is not None:
+            attach(encoder, self.adapter)
         return encoder
 
     def go_on(self, module: Delivered) -> None:

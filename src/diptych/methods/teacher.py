@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from diptych.data.views import ImageView, TextView, View
 from diptych.data.volumes import AnyPreprocess
 from diptych.errors import InputError
 from diptych.methods import store
-from diptych.models.model import Model
+from diptych.models.model import Model, TextModel
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Frozen
 
@@ -24,24 +25,32 @@ class Teacher(Frozen):
     without it.
 
     When first used, raises InputError if there is no such model or it does not embed both images
-    and texts.
+    and texts; with `texts_alone`, if it does not embed texts.
 
     >>> teacher = Teacher("tiny")
     >>> teacher.model.preprocess.size, list(teacher.state_dict())
     (64, ['checksum'])
     """
 
-    def __init__(self, spec: str):
+    def __init__(self, spec: str, *, texts_alone: bool = False):
         super().__init__(None, spec)
+        self.texts_alone = texts_alone
 
     @cached_property
-    def model(self) -> Model:
+    def model(self) -> Any:
         """The model, as `diptych.load` returns it."""
         try:
             model = store.load(self.name)
         except InputError as error:
             raise InputError(f"the teacher cannot be loaded: {error}") from error
-        if not isinstance(model, Model) or model.encoder.text is None or model.tokenizer is None:
+        wanted = TextModel if self.texts_alone else Model
+        embeds = isinstance(model, wanted) and model.encoder.text is not None
+        if self.texts_alone and not (embeds and model.tokenizer is not None):
+            raise InputError(
+                f"the teacher {self.name} does not embed texts; name a model that does, such as a RUN of simcse "
+                "or hf:FOLDER"
+            )
+        if not embeds or model.tokenizer is None:
             raise InputError(
                 f"the teacher {self.name} does not embed both images and texts; name a model that does, "
                 "such as tiny, a RUN of clip or openclip:NAME/TAG"

@@ -206,3 +206,29 @@ def test_length_does_not_tell_the_relation_either():
     lengths = np.array([len(sample.captions("pair")[0].split()) for sample in samples])
     assert sorted(set(lengths)) == list(LENGTHS[4])
     assert dependence(lengths, np.array([sample.labels["relation"] for sample in samples])) > 1e-3
+
+
+def test_meanings_of_a_pool_recur_in_other_words():
+    source = open_source("sentences:pool=6:count=60:pair=graded")
+    samples = [source[i] for i in range(60)]
+    slots = ("agent", "action", "object", "time")
+    by_number = {}
+    for sample in samples:
+        number = sample.labels["meaning"]
+        assert 0 <= number < 6
+        said = tuple(sample.labels[slot] for slot in slots)
+        assert by_number.setdefault(number, said) == said
+    assert len(by_number) == 6
+    assert len({sample.captions()[0] for sample in samples}) == 60
+    lengths = {len(sample.captions()[0].split()) for sample in samples}
+    assert len(lengths) > 4
+    other = open_source("sentences:pool=6:count=60:seed=1")
+    assert {tuple(other[i].labels[slot] for slot in slots) for i in range(60)} != {
+        *by_number.values()
+    }
+
+
+def test_without_a_pool_there_is_no_number_of_a_meaning():
+    source = open_source("sentences:count=2")
+    assert "labels.meaning" not in source.schema()
+    assert "meaning" not in source[0].labels

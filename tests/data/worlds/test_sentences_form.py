@@ -245,6 +245,7 @@ def test_texts_come_in_the_order_of_roles():
         ("paraphrase=2", "did you mean 'paraphrases'"),
         ("negative=1.5", "negative of sentences is 1.5; it must be from 0 to 1"),
         ("typo_rate=-1", "typo_rate of sentences is -1"),
+        ("pool=-1", "pool of sentences is -1; it must be from 0"),
         ("paraphrases=-1", "paraphrases of sentences is -1"),
         ("typos=drop+split", "typos split are reserved for the test split; write split=test"),
         (

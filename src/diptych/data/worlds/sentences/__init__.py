@@ -48,7 +48,8 @@ class Config:
     a sample's caption. `pair` adds a second sentence of role pair: "graded" for one that shares 0
     to 7 facts, with equal frequency, "inference" for a hypothesis of each relation, with equal
     frequency. `typos` are the kinds of typos, `typo_rate` is the share of longer words with one;
-    `shuffle` is all, or window for three words at a time.
+    `shuffle` is all, or window for three words at a time. `pool` is the number of meanings, which
+    recur in other words and lengths; 0 draws a new one for each sample.
     """
 
     split: str = "train"
@@ -61,16 +62,18 @@ class Config:
     typos: str = "swap+drop+double"
     typo_rate: float = 0.3
     shuffle: str = "all"
+    pool: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The meaning of a sentence, that of the second sentence of a pair, and the seed of the
-    wording."""
+    """The meaning of a sentence, that of the second sentence of a pair, the seed of the wording,
+    and the number of the meaning in a pool, -1 without one."""
 
     meaning: Meaning
     other: Meaning | None = None
     seed: int
+    number: int = -1
 
 
 class World(worlds.World[Facts]):
@@ -112,6 +115,7 @@ class World(worlds.World[Facts]):
             ("typo_rate", 0, 1),
             ("tail", 0, 10),
             ("paraphrases", 0, 100),
+            ("pool", 0, 10**9),
         ):
             value = getattr(config, option)
             if not least <= value <= most:
@@ -143,13 +147,20 @@ class World(worlds.World[Facts]):
         """The facts of sample `index` of the stream `seed` of the config's split."""
         rng = generator(seed, self.name, self.config.split, index)
         words = int(rng.integers(2**63))
-        meaning = self.draw.meaning(rng)
+        number = -1
+        if self.config.pool:
+            number = int(rng.integers(self.config.pool))
+            meaning = self.draw.meaning(
+                generator(seed, self.name, self.config.split, "pool", number)
+            )
+        else:
+            meaning = self.draw.meaning(rng)
         other = None
         if self.config.pair == "graded":
             other = self.draw.like(meaning, int(rng.integers(len(meaning.facts()) + 1)), rng)
         elif self.config.pair == "inference":
             other = self.draw.hypothesis(meaning, str(rng.choice(RELATIONS)), rng)
-        return Facts(meaning=meaning, other=other, seed=words)
+        return Facts(meaning=meaning, other=other, seed=words, number=number)
 
     def edit(self, facts: Facts, kind: str) -> Facts:
         """The facts of the negated twin ("negate"), or of the twin with exchanged attributes
@@ -212,7 +223,7 @@ class World(worlds.World[Facts]):
 
     def example(self, facts: Facts, key: str) -> Sample:
         """The sample of some facts: texts, and the labels of slots, topic, label (the object),
-        visual, negative, unseen and pair."""
+        visual, negative, unseen, meaning (of a pool) and pair."""
         meaning = facts.meaning
         other = facts.other
         labels: dict[str, int | float] = {slot: meaning.number(slot) for slot in self.slots}
@@ -223,6 +234,8 @@ class World(worlds.World[Facts]):
             "negative": meaning.negative,
             "unseen": unseen(meaning),
         }
+        if self.config.pool:
+            labels["meaning"] = facts.number
         labels = {name: int(value) for name, value in labels.items()}
         if other is not None:
             labels["similarity"] = similarity(meaning, other)
@@ -247,6 +260,8 @@ class World(worlds.World[Facts]):
             "unseen": ("seen", "unseen"),
         }
         pair: dict[str, Field] = {}
+        if self.config.pool:
+            pair["labels.meaning"] = Field(kind="int")
         if self.config.pair:
             pair["labels.similarity"] = Field(kind="float")
             if self.config.pair == "inference":
