@@ -15,6 +15,7 @@ from diptych.methods.make import Make
 from diptych.methods.store import load
 from diptych.methods.text.grounded_sentences import FEATURES, EachImageOnce, GroundedSentences
 from diptych.methods.text.grounded_sentences.objectives import batch_hinge
+from diptych.models.export import reason
 from diptych.training.config import resolve
 from diptych.training.run import run
 
@@ -152,6 +153,11 @@ def test_a_run_loads_embeds_and_is_evaluated(trained):
     assert load(trained, space="snapshot2").identity != model.identity
     with pytest.raises(InputError, match="no space 'snapshot3'"):
         model.space("snapshot3")
+
+
+@pytest.mark.parametrize("target", ["onnx", "hf", "openclip", "sentence-transformers"])
+def test_targets_that_cannot_hold_it_are_named_before_anything_is_written(trained, target):
+    assert reason(load(trained), target) is not None
 
 
 def test_training_goes_on_from_a_run_at_its_last_weights(trained):
