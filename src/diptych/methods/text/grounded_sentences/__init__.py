@@ -30,7 +30,6 @@ from diptych.data.views import ArrayView, ImageView, TextView, View
 from diptych.errors import InputError
 from diptych.methods import store
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
-from diptych.methods.families.pairs import adopted
 from diptych.methods.make import Make
 from diptych.methods.text.grounded_sentences.images import TenCrops
 from diptych.methods.text.grounded_sentences.objectives import (
@@ -263,17 +262,12 @@ class GroundedSentences(Method):
             image, text, config.margin, reduction=config.reduction, hardest=config.hardest
         )
         terms = {"hinge": hinge}
-        if self._heads > 1 and "apart" in features:
+        if self._heads > 1:
             heads: Any = self.model.text.attention  # type: ignore[union-attr]
             first = config.distinct_attention == "first"
             matrices = [head.first.weight for head in heads]
             terms["diversity"] = diversity(matrices, features["apart"], text, first=first)
         return Losses(terms)
-
-    def features_from(self, features: Features, owner: str) -> Features:
-        """Return the vectors of images and texts, as methods on pairs produce them. The hinge is
-        then all there is: heads are those of the other method."""
-        return adopted(self.name, features, owner, "image", "text")
 
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:
         """Take a snapshot at the end of each cycle; if that step was skipped, after the next
