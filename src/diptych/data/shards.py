@@ -164,6 +164,10 @@ def _record(sample: Sample, schema: Schema) -> dict[str, Any]:
             continue
         if isinstance(value, int) and value < 0:
             continue  # a missing label
+        if name in record:
+            raise InputError(
+                f"{sample.key}: a label and the texts of a role are both called {name}; call one of them otherwise"
+            )
         record[name] = value
         classes = schema[f"labels.{name}"].classes if f"labels.{name}" in schema else ()
         if classes and isinstance(value, int):

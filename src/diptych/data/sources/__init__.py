@@ -18,6 +18,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     datasets:saved/:split=train                 Hugging Face datasets, written by save_to_disk
     filtered:kept.npz                           the output of `diptych data filter` on another source
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
+    STS2014-gs/, sts-test.csv                   pairs of sentences with a score
     snli_ve_dev.jsonl, radnli_test_v1.jsonl     premise, hypothesis and label
     NLMCXR/, mimic-cxr-jpg/, MS_CXR.csv         reports of Open-I and MIMIC-CXR, phrases with boxes
     examples.jsonl, visual_genome_relation.json, add_att.json   Winoground, ARO, SugarCrepe

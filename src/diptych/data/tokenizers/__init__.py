@@ -1,5 +1,5 @@
-"""Tokenizers: `bpe` and `wordpiece` (trained here), `clip` (open_clip's vocabulary), `hf` and `sentencepiece` (from
-model folders).
+"""Tokenizers: `bpe`, `wordpiece` and `words` (trained here), `chars`, `clip` (open_clip's vocabulary), `hf` and
+`sentencepiece` (from model folders).
 
 A tokenizer is saved in a model's file as plain values (`to_dict`), with a fingerprint of all that
 determines its ids.
@@ -11,27 +11,33 @@ from typing import Any
 
 from diptych.data.tokenizers.base import Tokenizer, by_length, pad_batch
 from diptych.data.tokenizers.bpe import Bpe, train_bpe
+from diptych.data.tokenizers.chars import Chars, train_chars
 from diptych.data.tokenizers.clip import Clip
 from diptych.data.tokenizers.hf import HuggingFace, from_folder
 from diptych.data.tokenizers.sentencepiece import SentencePiece
 from diptych.data.tokenizers.wordpiece import train_wordpiece
+from diptych.data.tokenizers.words import Words, train_words
 from diptych.errors import InputError, brief, unknown
 from diptych.files import read_json
 from diptych.spec import parse
 
-__all__ = ["Bpe", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "build", "by_length", "from_dict", "from_folder",
-           "pad_batch", "train_bpe", "train_wordpiece"]  # fmt: skip
+__all__ = ["Bpe", "Chars", "Clip", "HuggingFace", "SentencePiece", "Tokenizer", "Words", "build", "by_length",
+           "from_dict", "from_folder", "pad_batch", "train_bpe", "train_chars", "train_wordpiece",
+           "train_words"]  # fmt: skip
 
-KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Bpe, Clip, HuggingFace, SentencePiece)}
+KINDS: dict[str, type[Any]] = {
+    kind.kind: kind for kind in (Bpe, Chars, Clip, HuggingFace, SentencePiece, Words)
+}
 
 
 def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
     """Build the tokenizer of a spec.
 
-    The specs are `bpe[:vocab_size=…:context=…]` and `wordpiece[:…]`, trained on `texts`;
-    `clip[:context=…]`; `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's
-    model.json. Each but the last takes `special=mask+extra_id_0-extra_id_9`, special tokens that
-    are added to its vocabulary.
+    The specs are `bpe[:vocab_size=…:context=…]`, `wordpiece[:…]` and `words[:…]`, trained on
+    `texts`; `chars[:context=…:alphabet=printable|texts:lower=…:full_stop=…]`; `clip[:context=…]`;
+    `hf:FOLDER[:context=…:padding=max]`; or `saved:FILE`, that of a run's model.json. Each but the
+    last takes `special=mask+extra_id_0-extra_id_9`, special tokens that are added to its
+    vocabulary.
 
     Raises InputError for an unknown name or option, and for a file without a tokenizer.
 
@@ -43,13 +49,17 @@ def build(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
     makers: dict[str, Any] = {
         "bpe": lambda **options: train_bpe(texts, **options),
         "wordpiece": lambda **options: train_wordpiece(texts, **options),
+        "words": lambda **options: train_words(texts, **options),
+        "chars": lambda **options: train_chars(texts, **options),
         "clip": Clip,
         "hf": lambda **options: from_folder(place, **options),
         "saved": lambda: _saved(Path(place)),
     }
     if name not in makers or bool(place) != (name in ("hf", "saved")):
         raise unknown(
-            "tokenizer", parsed.name, ["bpe", "wordpiece", "clip", "hf:FOLDER", "saved:FILE"]
+            "tokenizer",
+            parsed.name,
+            ["bpe", "wordpiece", "words", "chars", "clip", "hf:FOLDER", "saved:FILE"],
         )
     try:
         return makers[name](**parsed.options)

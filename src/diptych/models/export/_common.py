@@ -80,6 +80,10 @@ def tokenizer_of(model: TextModel) -> Tokenizer:
     return model.tokenizer
 
 
+PIPELINES = Clip | HuggingFace | Bpe
+"""The tokenizers that have a Rust pipeline."""
+
+
 def rust(tokenizer: Tokenizer) -> RustTokenizer:
     """A tokenizer's Rust pipeline with special ids around each text, as in a tokenizer.json."""
     if isinstance(tokenizer, Clip):

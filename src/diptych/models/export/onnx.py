@@ -49,8 +49,13 @@ class TextGraph(nn.Module):
         return self.encoder.embed_texts(ids, lengths)
 
 
-def misfit(model: Model) -> None:
-    """None: any tower is tried; `write` raises InputError if torch cannot trace it."""
+def misfit(model: Model) -> str | None:
+    """Why its tokenizer has no file, or None: any tower is tried; `write` raises InputError if torch
+    cannot trace it."""
+    tokenizer = common.tokenizer_of(model)
+    if not isinstance(tokenizer, SentencePiece | common.PIPELINES):
+        return f"its tokenizer is of kind {tokenizer.kind}, which tokenizer.json has no form of"
+    return None
 
 
 def notes(model: Model) -> list[str]:

@@ -76,8 +76,8 @@ class Temperature(nn.Module):
 class Momentum(nn.Module):
     """A moving average of a module: p' <- m p' + (1 - m) p. No gradient, always in evaluation mode.
 
-    Call `update()` in `after_step`; buffers are copied unchanged. The weights are part of the state
-    dict and so of checkpoints.
+    Call `update()` in `after_step`; buffers and frozen parameters are copied unchanged. The weights
+    are part of the state dict and so of checkpoints.
 
     >>> online = nn.Linear(1, 1)
     >>> slow = Momentum(online, m=0.9)
@@ -106,7 +106,7 @@ class Momentum(nn.Module):
         m = self.m if m is None else m
         online = self.online
         for slow, fast in zip(self.module.parameters(), online.parameters(), strict=True):
-            slow.lerp_(fast, 1 - m)
+            slow.lerp_(fast, 1.0 if getattr(fast, "frozen", False) else 1 - m)
         for slow, fast in zip(self.module.buffers(), online.buffers(), strict=True):
             slow.copy_(fast)
 

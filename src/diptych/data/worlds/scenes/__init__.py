@@ -4,6 +4,7 @@ config.py    every option                    sample.py    sampling of scenes
 words.py     the vocabulary                  edits.py     minimal edits and siblings
 concepts.py  concepts, what is held out      texts.py     all roles of texts
 draw.py      pixels, masks, depth, boxes     parse.py     parser of captions
+pairs.py     captions of graded similarity
 """
 
 from dataclasses import replace
@@ -19,6 +20,7 @@ from diptych.data.worlds.scenes.draw import rendered
 from diptych.data.worlds.scenes.edits import edited, instruction, sibling, variations
 from diptych.data.worlds.scenes.example import example, schema
 from diptych.data.worlds.scenes.facts import Scene
+from diptych.data.worlds.scenes.pairs import pair_of
 from diptych.data.worlds.scenes.sample import draw
 from diptych.data.worlds.scenes.texts import texts
 from diptych.errors import InputError, unknown
@@ -77,10 +79,13 @@ class World(_base.World[Scene]):
         """The texts of the config's roles, with the instruction of an edited scene and the
         sentences of a document."""
         config = self.config
-        drop = 0.0 if config.kinds or facts.change or config.siblings > 1 else config.drop
+        whole = config.kinds or facts.change or config.siblings > 1 or config.pair
+        drop = 0.0 if whole else config.drop
         found = texts(facts, config.roles, drop, self.catalogue.classes, config.long)
         if facts.change:
             found.append(Text(text=instruction(facts), role="instruction"))
+        if config.pair:
+            found.append(pair_of(facts, config, self.catalogue))
         return found + (reported(facts) if facts.pages else [])
 
     def edit(self, facts: Scene, kind: str, turn: int = 0) -> Scene:

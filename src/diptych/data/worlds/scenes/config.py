@@ -11,6 +11,7 @@ from diptych.spec import several
 SPLITS = ("train", "val", "test", "unseen", "novel")
 NOISES = ("swap", "boilerplate", "junk", "drop", "wrong")
 LONG = ("facts", "objects")
+PAIRS = ("graded",)
 EDITS = ("swap", "replace", "add", "remove", "recolour", "move")
 ROLES = (
     "caption",
@@ -62,8 +63,10 @@ class Config:
     Texts
         texts        roles of texts, or `all`
         long         content of each sentence of a long text: `facts` (one) or `objects` (all of one object)
-        drop         share of facts that captions and paraphrases leave out; 0 with edits or siblings
+        drop         share of facts that captions and paraphrases leave out; 0 with edits, siblings or pairs
         noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
+        pair         "graded": a second caption, of role pair, that shares 0 to all facts with the first, each number
+                     with equal frequency; the share is the label `similarity`. Captions then leave nothing out
     Variants of an image
         edits        kinds of minimal edits of each sample, or `all`
         siblings     samples i*n … i*n+n-1 are one scene and n-1 edits of it
@@ -93,6 +96,7 @@ class Config:
     long: str = "facts"
     drop: float = 0.2
     noise: str = ""
+    pair: str = ""
     edits: str = ""
     siblings: int = 1
     pool: int = 0
@@ -124,6 +128,12 @@ class Config:
                 )
         if self.long not in LONG:
             raise unknown("kind of long texts of scenes", self.long, LONG)
+        if self.pair not in (*PAIRS, ""):
+            raise unknown("pair of scenes", self.pair, PAIRS)
+        if self.pair and (self.noise or max(self.lengths) > 1):
+            raise InputError(
+                "world 'scenes': pair=graded compares captions that say what is there; leave out noise and pages"
+            )
         if self.split not in SPLITS:
             raise unknown("split of scenes", self.split, SPLITS)
         if max(self.lengths) > 1 and (self.siblings > 1 or self.edits):

@@ -10,6 +10,7 @@ from diptych.data.worlds.scenes.config import EDITS, NOISES, Config
 from diptych.data.worlds.scenes.documents import image_of
 from diptych.data.worlds.scenes.draw import number_of
 from diptych.data.worlds.scenes.facts import Scene
+from diptych.data.worlds.scenes.pairs import partner, similarity
 from diptych.data.worlds.scenes.words import (
     COLOURS,
     GROUNDS,
@@ -102,6 +103,8 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
         "stamp": (config.overlay, SHAPES),
     }
     found |= {name: values for name, (strength, values) in signals.items() if strength}
+    if config.pair:  # a text has this name
+        del found["pair"]
     return found | ({"member": (), "edit": EDITS} if config.siblings > 1 else {})
 
 
@@ -139,6 +142,9 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
         found["lines"] = number_of(scene.hard, LINES)
     if config.overlay:
         found["stamp"] = number_of(scene.salient, SHAPES)
+    if config.pair:
+        del found["pair"]
+        found["similarity"] = similarity(scene, partner(scene, config, cat))
     if config.siblings > 1:
         change = scene.change.kind if scene.change else ""
         found |= {"member": scene.member, "edit": number_of(change, EDITS)}
@@ -165,6 +171,8 @@ def schema(config: Config, cat: Catalogue) -> Schema:
         f"labels.{name}": Field(kind="int", classes=values)
         for name, values in classes(config, cat).items()
     }
+    if config.pair:
+        found |= {"texts.pair": Field(kind="text"), "labels.similarity": Field(kind="float")}
     found |= {"boxes": Field(kind="box", classes=cat.classes)} | {
         f"masks.{name}": Field(kind="mask", classes=_mask_classes(name, cat)) for name in masks(cat)
     }
