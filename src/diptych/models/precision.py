@@ -233,12 +233,12 @@ def _pixels(preprocess: AnyPreprocess) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if isinstance(preprocess, VolumePreprocess):
         return torch.rand(IMAGES, *preprocess.shape, generator=generator)
-    size = preprocess.size
+    size = (preprocess.height, preprocess.width)
     soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
-    noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(
-        0, 60, IMAGES
-    ).view(-1, 1, 1, 1)
-    smooth = F.interpolate(soft, size=(size, size), mode="bicubic") * 255
+    noise = torch.randn(IMAGES, 3, *size, generator=generator) * torch.linspace(0, 60, IMAGES).view(
+        -1, 1, 1, 1
+    )
+    smooth = F.interpolate(soft, size=size, mode="bicubic") * 255
     return (smooth + noise).clamp(0, 255).to(torch.uint8)
 
 

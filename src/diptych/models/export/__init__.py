@@ -181,7 +181,7 @@ def _compare(model: TextModel, module: ModuleType, folder: Path, target: str) ->
     ours = {"texts": model.embed_texts(texts)}
     shown = []
     if isinstance(model, Model):
-        shown = random_images(model.preprocess.size)
+        shown = random_images(model.preprocess.side)
         ours = {"images": model.embed_images(shown), **ours}
     try:
         theirs = module.embed(folder, shown, texts)
