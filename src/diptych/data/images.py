@@ -239,9 +239,9 @@ class Preprocess:
 
     `resize`: "shortest" scales the image until it covers the size and crops the centre, "squash"
     ignores the proportions, "longest" scales it until it fits into the size and pads with `fill`: a
-    colour, or "border", the median colour of the outermost pixels. `crop` sets the rounding of an odd margin: "round" as in
-    torchvision and open_clip, "floor" as in transformers. Transparent images are pasted on a
-    background of colour `fill`, white for "border". The pixels are bit-equal to those of
+    colour, or "border", the median colour of the outermost pixels. `crop` sets the rounding of an
+    odd margin: "round" as in torchvision and open_clip, "floor" as in transformers. Transparent
+    images are pasted on a background of colour `fill`, white for "border". The pixels are bit-equal to those of
     open_clip's and (slow) transformers' pipelines, which also use Pillow; files read without
     `exact` differ a little, see `read`. An image whose long side is more than `ratio` times the
     short one is first padded with black bars to that ratio (Baldrati et al. 2022, TargetPad). With

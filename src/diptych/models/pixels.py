@@ -70,8 +70,8 @@ def _tensor_batches(
         return ((chunk,) for chunk in images.split(batch_size)), len(images)
     if images.is_floating_point():
         raise InputError(
-            f"float images are taken as preprocessed to {preprocess.height} x {preprocess.width}, got {images.shape[2]} x "
-            f"{images.shape[3]}; give uint8 pixels or PIL images"
+            f"float images are taken as preprocessed to {preprocess.height} x {preprocess.width}, got "
+            f"{images.shape[2]} x {images.shape[3]}; give uint8 pixels or PIL images"
         )
     items = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
     return _decoded(items, preprocess, batch_size), len(items)
