@@ -51,6 +51,8 @@ class ViTConfig:
         False  # hidden patches become this learned token; without it they are removed
     )
     any_size: bool = False  # accept images of any size, interpolating positions on the fly
+    mean: tuple[float, float, float] | None = None  # of the pixels, from 0 to 1; None: CLIP's
+    std: tuple[float, float, float] | None = None
     preprocess: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -96,10 +98,12 @@ class ViT(ImageTower):
     """
 
     Config = ViTConfig
-    added = ("queries", "pool_width", "pool_heads")
+    added = ("queries", "pool_width", "pool_heads", "mean", "std")
 
     def __init__(self, config: ViTConfig):
-        super().__init__(config, preprocess_of(config.preprocess, size=config.image_size))
+        own = {"size": config.image_size, "mean": config.mean, "std": config.std}
+        given = {key: value for key, value in own.items() if value is not None}
+        super().__init__(config, preprocess_of(config.preprocess, **given))
         if self.preprocess.size != config.image_size:
             raise InputError(
                 f"vit has image_size {config.image_size} but a preprocess of {self.preprocess.size}; make them equal"
@@ -218,7 +222,8 @@ class ViT(ImageTower):
         """Run `embed`, `blocks` and `finish`; `mask` is the key mask of the blocks.
 
         `real` (B, h · w) bool are patches that are attended to and pooled; the others, such as the
-        empty ones behind a text, change nothing. It sets the mask.
+        empty ones behind a text, change nothing. It sets the mask. A strip of one row is cut behind
+        the last patch that is real in any sample.
         """
         if real is not None and self.training and self.config.patch_dropout:
             raise InputError(
@@ -230,6 +235,12 @@ class ViT(ImageTower):
         grid = self.grid(x)
         patches = tokens.shape[1] - self.prefix
         if real is not None:
+            if grid[0] == 1 and not torch.compiler.is_compiling():
+                # the end of a strip, where no text of the batch has patches, need not be computed
+                patches = int(real.any(0).nonzero().max()) + 1
+                real = real[:, :patches]
+                tokens = tokens[:, : self.prefix + patches]
+                grid = (1, patches)
             mask = self._key_mask(tokens, real)
         return self.finish(
             self.blocks(tokens, edit, mask=mask),

@@ -48,8 +48,9 @@ class Config:
     and `roles` (negated, swapped, entailment, neutral, contradiction, typo, shuffled) add texts to
     a sample's caption. `page` adds one of role page: that many sentences about the event of the
     caption, each of which states four of its facts in other words. `pair` adds a second sentence of
-    role pair: "graded" for one that shares 0 to 7 facts, with equal frequency, "inference" for a hypothesis of each relation, with equal
-    frequency. `typos` are the kinds of typos, `typo_rate` is the share of longer words with one;
+    role pair: "graded" for one that shares 0 to 7 facts, with equal frequency, "inference" for a
+    hypothesis of each relation, with equal frequency. `typos` are the kinds of typos, `typo_rate`
+    is the share of longer words with one;
     `shuffle` is all, or window for three words at a time.
     """
 
