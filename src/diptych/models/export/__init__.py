@@ -77,7 +77,7 @@ def reason(model: Any, target: str) -> str | None:
     if not isinstance(model, TextModel):
         return "it is neither a dual encoder nor an encoder of texts, and only these are exported"
     if model.encoder.text is None:
-        return "it embeds images alone"
+        return "it reads texts as pixels" if model.reads_texts else "it embeds images alone"
     if model.tokenizer is None:
         return "it came without a tokenizer; load it from a folder that holds its tokenizer files"
     return _misfit(module, model)
