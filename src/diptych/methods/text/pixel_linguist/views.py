@@ -80,6 +80,11 @@ class PairView:
     altered: Callable[[np.ndarray, int, np.random.Generator], np.ndarray] | None = None
 
     @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer whose rule pads the texts."""
+        return self.reader.tokenizer
+
+    @property
     def gives(self) -> tuple[str, ...]:
         return self.reader.gives
 
