@@ -135,7 +135,7 @@ class OutlineFont:
         return self._known[letter]
 
     def _drawn(self, letter: str) -> bytes:
-        return bytes(self.font.getmask(letter))
+        return bytes(self.font.getmask(letter))  # type: ignore[arg-type]  # a sequence of greys
 
 
 def _opened(path: str, size: float) -> ImageFont.FreeTypeFont:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.evaluation.helpers import Fake, Words, vectors
 
+from diptych.data.sources import Concat
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.sts import sts
@@ -103,3 +104,22 @@ def test_what_does_not_fit_is_told_before_anything_is_computed(rows, settings, m
     with pytest.raises(InputError, match=message):
         evaluate(model, Words([rows]), ["sts"], **settings)
     assert not model.seen
+
+
+def test_several_sources_are_measured_one_by_one():
+    """As languages of one test set are: means of the numbers, and each in a table."""
+    model = Fake(vectors(3))
+    one, other = (
+        Words(
+            [{"caption": f"t {i}", "pair": f"t {(k * i) % 7}", "score": float(i)} for i in range(6)]
+        )
+        for k in (3, 5)
+    )
+    one.name, other.name = "en", "de"
+    found = sts(model, Concat([one, other]), by_source=True)
+    each = {source.name: sts(model, source) for source in (one, other)}
+    assert found["spearman"] == pytest.approx(np.mean([r["spearman"] for r in each.values()]))
+    assert found["n"] == 12
+    assert found["by_source"]["de"]["pearson"] == each["de"]["pearson"]
+    assert found["by_source"].keys() == {"en", "de"}
+    assert sts(model, Concat([one, other]))["spearman"] != found["spearman"]

@@ -110,16 +110,16 @@ class Parallel:
 
     def _texts(self, number: int) -> dict[str, str]:
         """The texts of a line by language. Raises BadSample if it is no pair."""
-        if len(self._files) > 1:
-            cells = [file[number]["caption"] for file in self._files]
-        else:
-            cells = self._files[0][number]["caption"].split("\t")
+        cells = [file[number]["caption"] for file in self._files]
+        if len(cells) == 1:
+            cells = cells[0].split("\t")
         found = {
             language: cell.strip()
             for language, cell in zip(self.languages, cells, strict=False)
             if cell.strip()
         }
-        if len(cells) != len(self.languages) or len(found) < 2 or self.languages[0] not in found:
+        first = self.languages[0]
+        if len(cells) != len(self.languages) or len(found) < 2 or first not in found:
             raise BadSample("columns", f"line {number + 1} has {len(cells)} columns")
         return found
 

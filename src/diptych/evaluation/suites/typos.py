@@ -1,7 +1,7 @@
 """Similarity of sentences with typos: the correlation of `sts` by kind and by rate of typos.
 
 Both texts of a pair get a typo in each word of four letters or more with probability `rate`
-(`data.eda.misspell`), of one kind at a time. The correlation without typos is `spearman`, its means
+(`data.typos.misspell`), of one kind at a time. The correlation without typos is `spearman`, its means
 over kinds and rates `spearman_typos`; `by_typos` has a row for each kind, with the rates as columns.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from diptych.data.eda import TYPOS, misspell
 from diptych.data.sample import Source
+from diptych.data.typos import TYPOS, misspell
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, Texts, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of

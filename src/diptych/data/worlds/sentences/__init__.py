@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from diptych.data import worlds
-from diptych.data.eda import TYPOS, misspell
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.typos import TYPOS, misspell
 from diptych.data.worlds.sentences.grammar import Wordings, wordings, write
 from diptych.data.worlds.sentences.meaning import (
     RELATIONS,

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from diptych.data.eda import reordered
+from diptych.data.typos import reordered
 
 RESERVED_TYPOS = ("neighbour", "lookalike", "split")
 """The kinds that occur only in the split `test`."""
@@ -13,7 +13,7 @@ SHUFFLES = ("all", "window")
 
 
 def shuffle(text: str, reach: str, rng: np.random.Generator) -> str:
-    """The words in another order (`data.eda.reordered`), without commas: all of them ("all"), or in
+    """The words in another order (`data.typos.reordered`), without commas: all of them ("all"), or in
     windows of three ("window").
 
     >>> from diptych.rng import generator

@@ -88,7 +88,7 @@ class PixelLinguist(Method):
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
         return "evaluate {run} --data PAIRS --suite sts", "embed {run} SENTENCES.txt --out EMB"
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         pixels = make.image_spec != NO_TOWER
         if pixels and make.text_spec != NO_TOWER:
@@ -96,8 +96,8 @@ class PixelLinguist(Method):
                 "pixel_linguist has one tower: of pixels (--text-tower none), or of tokens (--preset tokens)"
             )
         scale = Temperature(config.scale, form="fixed")
-        projection = "image_projection" if pixels else "text_projection"
-        encoder = make.dual(logit_scale=scale, **{projection: "none"})
+        plain = {f"{'image' if pixels else 'text'}_projection": "none"}
+        encoder = make.dual(logit_scale=scale, **plain)  # type: ignore[arg-type]
         head = Head(make.embed_dim, config.head_dropout) if config.mlp else None
         renderer = _renderer(encoder.image, config) if pixels else None
         self.model = SentenceEncoder(encoder, head, renderer, config.infer_mlp)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from diptych.data.eda import TYPOS
 from diptych.data.render import FONT, POINTS
+from diptych.data.typos import TYPOS
 from diptych.errors import InputError, unknown
 from diptych.methods.base import Recipe
 from diptych.spec import (

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from diptych.data.eda import misspell, reordered
 from diptych.data.render import Rendered, TextRenderer
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer
+from diptych.data.typos import misspell, reordered
 from diptych.data.views import sentences
 from diptych.methods.text.pixel_linguist.config import Config
 from diptych.methods.text.pixel_linguist.model import as_tensors
