@@ -251,3 +251,43 @@ def test_padding_has_the_median_colour_of_the_border():
     assert preprocess(clear).unique().tolist() == [255], "transparent images lie on white"
     with pytest.raises(InputError, match="needs three numbers"):
         Preprocess(size=20, fill="edge")
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize(("width", "height"), [(60, 40), (40, 60), (50, 200), (128, 32), (40, 90)])
+@pytest.mark.parametrize("size", [(16, 64), (48, 20)])
+def test_images_of_two_sides_have_them_and_show_a_box_of_their_proportions(
+    resize, width, height, size
+):
+    prepare = Preprocess(size=size, resize=resize)
+    image = Image.new("RGB", (width, height))
+    for exact in (True, False):
+        assert prepare(image, exact=exact).shape == (3, *size)
+    x0, y0, x1, y1 = prepare.seen(width, height)
+    if resize == "squash":
+        assert (x0, y0, x1, y1) == (0, 0, width, height)
+        return
+    # whole pixels of the scaled image: a side may be off by one of them
+    off = 1.5 * max(1 / size[0], 1 / size[1])
+    assert (y1 - y0) / (x1 - x0) == pytest.approx(size[0] / size[1], rel=off)
+    inside = x0 >= -1 and y0 >= -1 and x1 <= width + 1 and y1 <= height + 1
+    around = x0 <= 1 and y0 <= 1 and x1 >= width - 1 and y1 >= height - 1
+    assert inside if resize == "shortest" else around
+
+
+def test_a_size_of_two_equal_sides_is_one_number():
+    assert Preprocess(size=(32, 32)) == Preprocess(size=32)
+    assert Preprocess(size=[16, 64]).to_dict()["size"] == [16, 64]
+    assert Preprocess.from_dict(Preprocess(size=(16, 64)).to_dict()) == Preprocess(size=(16, 64))
+    for bad in ((16,), (16, 0), (16, 2.5), (1, 2, 3), True):
+        with pytest.raises(InputError, match="positive integer, or"):
+            Preprocess(size=bad)
+    with pytest.raises(InputError, match="16 x 64 pixels"):
+        _ = Preprocess(size=(16, 64)).side
+
+
+def test_what_is_cropped_for_two_sides_is_the_middle():
+    """A ramp along x: of an image of 4 x 12, a strip of 2 x 2 proportions shows columns 4 to 8."""
+    ramp = np.repeat(np.arange(12, dtype=np.uint8)[None, :, None], 4, 0).repeat(3, 2)
+    found = Preprocess(size=(4, 6))(Image.fromarray(ramp))
+    assert found[0, 0].tolist() == [3, 4, 5, 6, 7, 8]

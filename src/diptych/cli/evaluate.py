@@ -89,7 +89,7 @@ def add(parser: Parser) -> None:
         some,
         "--by-source",
         type=bool,
-        help="zeroshot: each source of --data by itself, and their mean",
+        help="zeroshot, sts: each source of --data by itself, and their mean",
     )
     parser.option(
         some,
@@ -107,6 +107,8 @@ def add(parser: Parser) -> None:
     )
     parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
     parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
+    parser.option(some, "--kinds", metavar="NAME,…", help="typos: swap, drop, double, …")
+    parser.option(some, "--rates", metavar="X,…", help="typos: shares of words with one")
     parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
     parser.option(
         some, "--biases", type=bool, help="sts: what cosines follow beside the meaning: length, …"
@@ -281,7 +283,8 @@ def add(parser: Parser) -> None:
 
 
 _WHOLE = ("shots", "seeds")  # lists of numbers
-_LISTS = ("roles", "negatives", "labels", "earlier", "strategies")  # lists of names
+_REALS = ("rates",)  # lists of shares
+_LISTS = ("roles", "kinds", "negatives", "labels", "earlier", "strategies")  # lists of names
 _PLAIN = (
     *(
         "role",
@@ -351,7 +354,8 @@ def _settings(args: Namespace) -> dict[str, Any]:
     """Return the given settings of the suites, by their names there."""
     settings: dict[str, Any] = {name: args[name] for name in _PLAIN if name in args}
     settings |= {name: _names(args[name]) for name in _LISTS if name in args}
-    settings |= {name: _numbers(name, args[name]) for name in _WHOLE if name in args}
+    settings |= {name: _numbers(name, args[name], int) for name in _WHOLE if name in args}
+    settings |= {name: _numbers(name, args[name], float) for name in _REALS if name in args}
     if "templates" in args:
         from diptych.data.templates import templates
 
@@ -381,12 +385,14 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _numbers(name: str, text: str) -> list[int]:
+def _numbers(name: str, text: str, kind: type[int] | type[float]) -> list[Any]:
     try:
-        return [int(part) for part in _names(text)]
+        return [kind(part) for part in _names(text)]
     except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        example = "1,4,16" if kind is int else "0.1,0.2,0.4"
         raise InputError(
-            f"--{name} is {text!r}; write whole numbers, such as --{name} 1,4,16"
+            f"--{name} is {text!r}; write {what}, such as --{name} {example}"
         ) from None
 
 
@@ -428,6 +434,7 @@ _OF = {  # what `n` counts where it is not images
     "clip_i": "drawings",
     "sts": "pairs",
     "text_retrieval": "queries",
+    "typos": "pairs",
     "visualness": "texts",
 }
 

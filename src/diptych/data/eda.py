@@ -1,5 +1,5 @@
 """Easy data augmentation of texts (Wei and Zou, 2019): removal of stop words, and replacement, swap
-or deletion of words.
+or deletion of words. Typos and words in another order are in `typos`.
 
     without_stop_words   the text without articles, pronouns, prepositions and the like ("not" among them)
     varied               one random operation: synonyms .4, a swap of two words .4, deletion .2

@@ -211,21 +211,37 @@ class ClassMask:
         return Image.fromarray(classes)
 
 
+def sides(size: Any, what: str) -> int | tuple[int, int]:
+    """A size in pixels: a number, or (height, width), which is a number where both are equal.
+
+    Raises InputError, which calls it `what`, for anything else.
+
+    >>> sides(32, "size"), sides([16, 64], "size"), sides((8, 8), "size")
+    (32, (16, 64), 8)
+    """
+    given = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(given) != 2 or not all(type(each) is int and each > 0 for each in given):
+        raise InputError(
+            f"{what} {size!r} is not a number of pixels; give a positive integer, or (height, width)"
+        )
+    return given[0] if given[0] == given[1] else (given[0], given[1])
+
+
 _RESIZES = ("shortest", "squash", "longest")
 _INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """Preprocessing of an image to `size` x `size` pixels.
+    """Preprocessing of an image to `size` pixels: of each side, or (height, width).
 
     `mean` and `std` are applied later, by the tower on its device.
 
-    `resize`: "shortest" scales the short side to `size` and crops the centre, "squash" ignores the
-    proportions, "longest" scales the long side and pads with `fill`: a colour, or "border", the
-    median colour of the outermost pixels. `crop` sets the rounding of an odd margin: "round" as in
-    torchvision and open_clip, "floor" as in transformers. Transparent images are pasted on a
-    background of colour `fill`, white for "border". The pixels are bit-equal to those of
+    `resize`: "shortest" scales the image until it covers the size and crops the centre, "squash"
+    ignores the proportions, "longest" scales it until it fits into the size and pads with `fill`: a
+    colour, or "border", the median colour of the outermost pixels. `crop` sets the rounding of an
+    odd margin: "round" as in torchvision and open_clip, "floor" as in transformers. Transparent
+    images are pasted on a background of colour `fill`, white for "border". The pixels are bit-equal to those of
     open_clip's and (slow) transformers' pipelines, which also use Pillow; files read without
     `exact` differ a little, see `read`. An image whose long side is more than `ratio` times the
     short one is first padded with black bars to that ratio (Baldrati et al. 2022, TargetPad). With
@@ -234,9 +250,11 @@ class Preprocess:
 
     >>> Preprocess(size=32)(Image.new("RGB", (60, 40))).shape
     torch.Size([3, 32, 32])
+    >>> Preprocess(size=(16, 64))(Image.new("RGB", (60, 40))).shape
+    torch.Size([3, 16, 64])
     """
 
-    size: int
+    size: int | tuple[int, int]
     resize: str = "shortest"
     interpolation: str = "bicubic"
     crop: str = "round"
@@ -247,10 +265,7 @@ class Preprocess:
     margin: float | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.size, int) and self.size > 0):
-            raise InputError(
-                f"preprocess size {self.size!r} is not a number of pixels; give a positive integer"
-            )
+        object.__setattr__(self, "size", sides(self.size, "preprocess size"))
         for kind, value, choices in (
             ("resize", self.resize, _RESIZES),
             ("interpolation", self.interpolation, _INTERPOLATIONS),
@@ -283,9 +298,29 @@ class Preprocess:
             )
 
     @property
+    def height(self) -> int:
+        """The height of a preprocessed image."""
+        return self.size if isinstance(self.size, int) else self.size[0]
+
+    @property
+    def width(self) -> int:
+        """The width of a preprocessed image."""
+        return self.size if isinstance(self.size, int) else self.size[1]
+
+    @property
+    def side(self) -> int:
+        """The side of a square image. Raises InputError where images are not square."""
+        if self.height != self.width:
+            raise InputError(
+                f"this needs a model of square images, and this one's are {self.height} x {self.width} pixels; name "
+                "another model"
+            )
+        return self.height
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a preprocessed image."""
-        return (3, self.size, self.size)
+        return (3, self.height, self.width)
 
     def read(self, image: EncodedImage, *, exact: bool = False) -> Tensor:
         """Decode and preprocess `image`; unless `exact`, a JPEG is decoded at a reduced scale of at
@@ -299,12 +334,19 @@ class Preprocess:
 
     def least(self, exact: bool = False) -> int | None:
         """The fewest pixels of an image's short side that suffice; None if all are needed."""
-        return None if exact else 2 * self.edge
+        return None if exact else 2 * max(self.edges)
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        """Height and width to which an image is scaled before the centre is cropped."""
+        margin = self.margin or 1
+        return round(self.height * margin), round(self.width * margin)
 
     @property
     def edge(self) -> int:
-        """The side to which an image is scaled before the centre is cropped."""
-        return round(self.size * (self.margin or 1))
+        """The side of a square to which an image is scaled before the centre is cropped. Raises
+        InputError where images are not square."""
+        return round(self.side * (self.margin or 1))
 
     @property
     def ground(self) -> tuple[int, int, int]:
@@ -312,7 +354,7 @@ class Preprocess:
         return (255, 255, 255) if isinstance(self.fill, str) else self.fill
 
     def __call__(self, image: Image.Image, *, exact: bool = True) -> Tensor:
-        """The preprocessed image, uint8 (3, size, size).
+        """The preprocessed image, uint8 (3, height, width).
 
         Unless `exact`, torch's vectorised kernel scales instead of Pillow: the same filter with
         16-bit weights, four times as fast. Photographs differ in fewer than 2 % of the values, by
@@ -335,36 +377,45 @@ class Preprocess:
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the image after scaling."""
+        high, wide = self.edges
         if self.resize == "squash":
-            return self.edge, self.edge
+            return wide, high
         if self.resize == "shortest":
-            short = min(width, height)
-            return int(self.edge * width / short), int(self.edge * height / short)
-        ratio = max(width, height) / self.size
+            if wide * height >= high * width:  # the width decides
+                return wide, int(wide * height / width)
+            return int(high * width / height), high
+        ratio = max(width / self.width, height / self.height)
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     def _fitted(self, pixels: Tensor) -> Tensor:
-        """Crop the centre to `size` x `size`, or for "longest" pad with `fill`."""
+        """Crop the centre to the size, or for "longest" pad with `fill`."""
         height, width = pixels.shape[1:]
         if self.resize != "longest":
-            left = self.start(width)
-            top = self.start(height)
-            return pixels[:, top : top + self.size, left : left + self.size]
+            left = self.start(width, self.width)
+            top = self.start(height, self.height)
+            return pixels[:, top : top + self.height, left : left + self.width]
         colour = (
             border_colour(pixels)
             if isinstance(self.fill, str)
             else torch.tensor(self.fill, dtype=torch.uint8)
         )
-        ground = colour.view(3, 1, 1).repeat(1, self.size, self.size)
-        left = (self.size - width) // 2
-        top = (self.size - height) // 2
+        ground = colour.view(3, 1, 1).repeat(1, self.height, self.width)
+        left = (self.width - width) // 2
+        top = (self.height - height) // 2
         ground[:, top : top + height, left : left + width] = pixels
         return ground
 
-    def start(self, length: int) -> int:
-        """The start of the crop on a side of `length` pixels."""
-        rest = length - self.size
+    def start(self, length: int, size: int) -> int:
+        """The start of the crop to `size` on a side of `length` pixels."""
+        rest = length - size
         return round(rest / 2) if self.crop == "round" else rest // 2
+
+    def first(self, scaled: int, size: int) -> int:
+        """The first pixel that is shown of a side scaled to `scaled` pixels, of `size` that are shown;
+        negative where the side is padded."""
+        if self.resize == "longest":
+            return -((size - scaled) // 2)
+        return self.start(scaled, size)
 
     def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The box x0, y0, x1, y1, in pixels of an image, that the preprocessed image shows; beyond
@@ -376,11 +427,11 @@ class Preprocess:
         if self.ratio is not None:
             raise InputError("an image with bars has no box; give a preprocess without ratio")
         across, along = self.scaled(width, height)
-        left = -((self.size - across) // 2) if self.resize == "longest" else self.start(across)
-        top = -((self.size - along) // 2) if self.resize == "longest" else self.start(along)
+        left = self.first(across, self.width)
+        top = self.first(along, self.height)
         x = width / across
         y = height / along
-        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+        return left * x, top * y, (left + self.width) * x, (top + self.height) * y
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. `ratio` and `margin` are omitted if None, as in files from before
@@ -446,11 +497,11 @@ def barred(image: Image.Image, ratio: float) -> Image.Image:
 
 
 def noise_image(preprocess: Preprocess, seed: int = 0) -> Tensor:
-    """A preprocessed image of independent pixels, uniform in 0 … 255: uint8 (3, S, S).
+    """A preprocessed image of independent pixels, uniform in 0 … 255: uint8 (3, H, W).
 
     >>> noise_image(Preprocess(size=32)).shape
     torch.Size([3, 32, 32])
     """
-    size = preprocess.size
-    pixels = generator(seed, "null").integers(0, 256, (size, size, 3), dtype=np.uint8)
+    size = (preprocess.height, preprocess.width, 3)
+    pixels = generator(seed, "null").integers(0, 256, size, dtype=np.uint8)
     return preprocess(Image.fromarray(pixels))

@@ -96,6 +96,11 @@ class VolumePreprocess:
         return self.scaled or (self.slices, self.size)
 
     @property
+    def side(self) -> int:
+        """The rows and the columns of a prepared volume."""
+        return self.size
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a prepared volume."""
         return (1, self.slices, self.size, self.size)
@@ -139,7 +144,7 @@ class VolumePreprocess:
 
 
 AnyPreprocess = Preprocess | VolumePreprocess
-"""The preprocessing of images or of volumes; both have `size`, `shape`, `read`, `to_dict`."""
+"""The preprocessing of images or of volumes; both have `size`, `side`, `shape`, `read`, `to_dict`."""
 
 
 def preprocess_from(values: Mapping[str, Any]) -> AnyPreprocess:

@@ -123,7 +123,7 @@ def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
     images = images and hasattr(model, "embed_images")
     texts = (
         hasattr(model, "embed_texts")
-        and model.tokenizer is not None
+        and getattr(model, "reads_texts", model.tokenizer is not None)
         and any(name.startswith("texts.") for name in fields)
     )
     if not hasattr(model, "embed_images") and not hasattr(model, "embed_texts"):

@@ -187,20 +187,21 @@ def embed_long(
 
 class Texts:
     """Different texts in order of appearance, each embedded once. Texts that differ only in case
-    and outer spaces are equal.
+    and outer spaces are equal, unless `exact`.
 
     >>> texts = Texts()
     >>> [texts.add(text) for text in ("a dog", "a cat", " A dog ")]
     [0, 1, 0]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exact: bool = False) -> None:
+        self.exact = exact
         self.written: list[str] = []
         self._number: dict[str, int] = {}
 
     def add(self, text: str) -> int:
         """Return the number of a text, a new one for a new text."""
-        form = normal_form(text)
+        form = text if self.exact else normal_form(text)
         if form not in self._number:
             self._number[form] = len(self.written)
             self.written.append(text)

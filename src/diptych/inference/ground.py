@@ -85,26 +85,28 @@ def part_seen(preprocess: Preprocess, size: tuple[int, int]) -> tuple[float, flo
         width = wide
         height = high
     edges: list[float] = []
-    for length, scaled, bar in zip(
-        (width, height), preprocess.scaled(width, height), (across, down), strict=True
+    for length, scaled, bar, side in zip(
+        (width, height),
+        preprocess.scaled(width, height),
+        (across, down),
+        (preprocess.width, preprocess.height),
+        strict=True,
     ):
-        start = (
-            preprocess.start(scaled)
-            if preprocess.resize != "longest"
-            else -((preprocess.size - scaled) // 2)
-        )
-        edges += [start * length / scaled - bar, (start + preprocess.size) * length / scaled - bar]
+        start = preprocess.first(scaled, side)
+        edges += [start * length / scaled - bar, (start + side) * length / scaled - bar]
     return edges[0], edges[2], edges[1], edges[3]
 
 
 def shown(
     preprocess: Preprocess, image: Image.Image, seen: tuple[float, float, float, float]
 ) -> Image.Image:
-    """Return the part of an image that the model reads, as a square that is not smaller than
-    before."""
+    """Return the part of an image that the model reads, in the shape of the model's images and not
+    smaller than before."""
+    long = max(preprocess.width, preprocess.height)
     side = max(_LEAST, round(max(seen[2] - seen[0], seen[3] - seen[1])))
+    size = (round(side * preprocess.width / long), round(side * preprocess.height / long))
     x0, y0, x1, y1 = map(round, seen)
-    return on_ground(image, preprocess.ground).crop((x0, y0, x1, y1)).resize((side, side))
+    return on_ground(image, preprocess.ground).crop((x0, y0, x1, y1)).resize(size)
 
 
 def laid_over(image: Image.Image, weights: np.ndarray) -> Image.Image:

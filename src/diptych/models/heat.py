@@ -59,7 +59,7 @@ def heat_map(
 ) -> Tensor:
     """Maps (…, h, w) as maps (…, H, W) of an image of width and height `size`.
 
-    They are smoothed on the grid, then enlarged to the square of the image that was read; pixels
+    They are smoothed on the grid, then enlarged to the part of the image that was read; pixels
     that the model does not see are NaN.
 
     Raises InputError for an image that is padded with bars.
@@ -86,13 +86,18 @@ def heat_map(
 
 def _sides(preprocess: Preprocess, width: int, height: int) -> tuple[int, int]:
     """The sides, in pixels of the image, of what the model reads."""
+    across = preprocess.width
+    down = preprocess.height
     if preprocess.resize == "longest":
-        return max(width, height), max(width, height)
-    size = preprocess.size
-    edge = preprocess.edge
+        if width * down >= height * across:  # the width decides
+            return width, down * width // across
+        return across * height // down, height
+    high, wide = preprocess.edges
     if preprocess.resize == "squash":
-        return size * width // edge, size * height // edge
-    return size * min(width, height) // edge, size * min(width, height) // edge
+        return across * width // wide, down * height // high
+    if wide * height >= high * width:
+        return across * width // wide, down * width // wide
+    return across * height // high, down * height // high
 
 
 def _margins(length: int, side: int) -> tuple[int, int]:

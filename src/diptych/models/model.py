@@ -87,6 +87,11 @@ class TextModel(Saved):
             f"{encoder.embed_dim}, {self.precision} on {self.device})"
         )
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether `embed_texts` can be called: the model came with what reads texts, a tokenizer."""
+        return self.tokenizer is not None
+
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None
     ) -> Tensor:

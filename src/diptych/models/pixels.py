@@ -49,7 +49,6 @@ def pixel_batches(
 def _tensor_batches(
     images: Tensor, preprocess: AnyPreprocess, batch_size: int
 ) -> tuple[Iterator[tuple[Tensor]], int]:
-    size = preprocess.size
     if isinstance(preprocess, VolumePreprocess):
         if images.shape[1:] != preprocess.shape or not images.is_floating_point():
             raise InputError(
@@ -67,15 +66,12 @@ def _tensor_batches(
             f"image tensors are uint8 or float (N, 3, H, W), got {images.dtype} "
             f"{tuple(images.shape)}; permute or convert them"
         )
-    if images.shape[2:] == (
-        size,
-        size,
-    ):  # preprocessed; uint8 of this size needs no resizing
+    if images.shape[1:] == preprocess.shape:  # preprocessed; uint8 of this size needs no resizing
         return ((chunk,) for chunk in images.split(batch_size)), len(images)
     if images.is_floating_point():
         raise InputError(
-            f"float images are taken as preprocessed to {size} x {size}, got {images.shape[2]} x "
-            f"{images.shape[3]}; give uint8 pixels or PIL images"
+            f"float images are taken as preprocessed to {preprocess.height} x {preprocess.width}, got "
+            f"{images.shape[2]} x {images.shape[3]}; give uint8 pixels or PIL images"
         )
     items = [Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in images]
     return _decoded(items, preprocess, batch_size), len(items)

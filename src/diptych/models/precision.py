@@ -203,13 +203,9 @@ def _probe(model: TextModel) -> tuple[TextModel, dict[str, str]]:
 
 
 def _copied(model: TextModel) -> TextModel:
-    encoder = copy.deepcopy(model.encoder)
-    other = (
-        Model(encoder, model.tokenizer, model.preprocess, name=model.name)
-        if isinstance(model, Model)
-        else TextModel(encoder, model.tokenizer, name=model.name)
-    )
-    other.__dict__["identity"] = model.identity  # the cached property, to avoid computing it again
+    _ = model.identity  # a cached property, which the copy has too
+    other = copy.copy(model)
+    other.encoder = copy.deepcopy(model.encoder)
     return other
 
 
@@ -219,7 +215,7 @@ def _runs(model: TextModel) -> list[Callable[[TextModel], Tensor]]:
     if isinstance(model, Model):
         pixels = _pixels(model.preprocess)
         runs.append(lambda other: other.embed_images(pixels))
-    if model.tokenizer is not None:
+    if model.reads_texts:
         words = _WORDS.split()
         texts = [
             " ".join(words[(start * 5 + i) % len(words)] for i in range(1 + start % 16))
@@ -233,12 +229,12 @@ def _pixels(preprocess: AnyPreprocess) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if isinstance(preprocess, VolumePreprocess):
         return torch.rand(IMAGES, *preprocess.shape, generator=generator)
-    size = preprocess.size
+    size = (preprocess.height, preprocess.width)
     soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
-    noise = torch.randn(IMAGES, 3, size, size, generator=generator) * torch.linspace(
-        0, 60, IMAGES
-    ).view(-1, 1, 1, 1)
-    smooth = F.interpolate(soft, size=(size, size), mode="bicubic") * 255
+    noise = torch.randn(IMAGES, 3, *size, generator=generator) * torch.linspace(0, 60, IMAGES).view(
+        -1, 1, 1, 1
+    )
+    smooth = F.interpolate(soft, size=size, mode="bicubic") * 255
     return (smooth + noise).clamp(0, 255).to(torch.uint8)
 
 

@@ -171,13 +171,26 @@ def narrower(spec: str, factor: int) -> Spec:
         elif key in {"width", "widths", "hidden"} and not isinstance(value, str):
             options[key] = tuple(map(cut, value)) if isinstance(value, tuple) else cut(value)
     if factor >= 16 and name == "vit" and {"image_size", "patch"} <= options.keys():
-        options["image_size"] = min(options["image_size"], 8 * options["patch"])
+        options["image_size"] = _smaller(options["image_size"], options["patch"])
     if factor >= 16 and isinstance(options.get("depth"), int):
         options["depth"] = min(options["depth"], 12)
     if factor >= 16 and "slices" in options:
         for key in {"image_size", "slices", "scaled_size", "scaled_slices"} & options.keys():
             options[key] //= 4
     return Spec(name, options)
+
+
+def _smaller(size: int | tuple[int, int], patch: int) -> int | tuple[int, int]:
+    """A size, of one or two sides, with at most 8 x 8 patches.
+
+    >>> _smaller(224, 16), _smaller((16, 1024), 16), _smaller((768, 32), 16)
+    (128, (16, 1024), (512, 32))
+    """
+    if isinstance(size, int):
+        return min(size, 8 * patch)
+    height = min(size[0], patch * max(8, 64 * patch // size[1]))
+    width = min(size[1], patch * max(8, 64 * patch // size[0]))
+    return height, width
 
 
 def _smallest_of_family(spec: str) -> str:

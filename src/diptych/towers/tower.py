@@ -73,8 +73,8 @@ class ImageTower(Tower):
 
     @property
     def image_size(self) -> int:
-        """The side in pixels of the images that the tower is made for."""
-        return self.preprocess.size
+        """The side in pixels of the square images that the tower is made for."""
+        return self.preprocess.side
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.data.worlds.sentences_helpers import read, words
 
 from diptych.data.sources import open_source
+from diptych.data.typos import TYPOS, misspell
 from diptych.data.worlds.sentences import ROLES, Meaning, parse, unseen
 from diptych.data.worlds.sentences.meaning import VALUES
-from diptych.data.worlds.sentences.noise import RESERVED_TYPOS, TYPOS, misspell, shuffle
+from diptych.data.worlds.sentences.noise import RESERVED_TYPOS, shuffle
 from diptych.errors import InputError
 from diptych.rng import generator
 

@@ -11,6 +11,7 @@ from scipy.stats import chisquare, spearmanr
 from tests.data.worlds.sentences_helpers import GRADED, INFERENCE, accuracy, read, words
 
 from diptych.data.sources import open_source
+from diptych.data.views import sentences
 from diptych.data.worlds import build
 from diptych.data.worlds.sentences import Meaning, parse, relation, similarity
 from diptych.data.worlds.sentences.meaning import RELATIONS, VALUES, long_tail
@@ -154,3 +155,24 @@ def test_no_word_decides_whether_a_sentence_is_visual():
             assert counts[0][word], word
             assert counts[1][word], word
         assert abs(counts[1][word] / total[1] - counts[0][word] / total[0]) / 2 + 0.5 < 0.75, word
+
+
+def test_a_page_tells_of_the_event_in_different_sentences():
+    for sample in read("page=4:seed=3", 200):
+        [page] = sample.captions("page")
+        said = sentences(page)
+        assert len(set(said)) == 4
+        meaning = parse(sample.captions()[0])
+        for each in said:
+            assert relation(meaning, parse(f"{each}.")) == "entailment"
+            assert len(parse(f"{each}.").facts()) == 4
+
+
+def test_pages_are_of_affirmative_visual_sentences():
+    assert "texts.page" in open_source("sentences:count=2:page=2").schema()
+    with pytest.raises(InputError, match="page=2 of sentences describes visual"):
+        open_source("sentences:page=2:kind=both")
+    with pytest.raises(InputError, match="page=2 of sentences describes affirmative"):
+        open_source("sentences:page=2:negative=0.5")
+    with pytest.raises(InputError, match="from 0 to 100"):
+        open_source("sentences:page=101")

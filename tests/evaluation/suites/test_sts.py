@@ -8,6 +8,7 @@ from scipy import stats
 from tests.evaluation.helpers import Fake, Words, vectors
 
 from diptych.data.surface import Numbered, surface_similarity
+from diptych.data.sources import Concat
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.sts import biases_of, sts
@@ -222,3 +223,22 @@ def test_biases_are_asked_for():
     found = evaluate(model, Words(rows), ["sts"], biases=True)["sts"]
     assert found["chance_surface_bias"] == 0
     assert "length_bias" not in found  # no grade has ten pairs
+
+
+def test_several_sources_are_measured_one_by_one():
+    """As languages of one test set are: means of the numbers, and each in a table."""
+    model = Fake(vectors(3))
+    one, other = (
+        Words(
+            [{"caption": f"t {i}", "pair": f"t {(k * i) % 7}", "score": float(i)} for i in range(6)]
+        )
+        for k in (3, 5)
+    )
+    one.name, other.name = "en", "de"
+    found = sts(model, Concat([one, other]), by_source=True)
+    each = {source.name: sts(model, source) for source in (one, other)}
+    assert found["spearman"] == pytest.approx(np.mean([r["spearman"] for r in each.values()]))
+    assert found["n"] == 12
+    assert found["by_source"]["de"]["pearson"] == each["de"]["pearson"]
+    assert found["by_source"].keys() == {"en", "de"}
+    assert sts(model, Concat([one, other]))["spearman"] != found["spearman"]

@@ -236,3 +236,91 @@ def test_appended_prompts_do_not_enter_the_mean_over_patches():
 def test_bad_options_name_thing_and_remedy(options, message):
     with pytest.raises(InputError, match=message):
         vit(**options)
+
+
+def strips(n=3, height=8, width=32):
+    return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8)
+
+
+def test_images_of_two_sides_have_a_grid_of_two_sides():
+    tower = vit(image_size=(8, 32))
+    encoded = tower(strips())
+    assert encoded.grid == (2, 8)
+    assert encoded.patches.shape == (3, 16, 32)
+    assert tower.preprocess.shape == (3, 8, 32)
+    again = image_tower({**tower.spec, "image_size": [8, 32]})  # as JSON has it
+    again.load_state_dict(tower.state_dict())
+    assert again.spec == tower.spec
+    with pytest.raises(
+        InputError, match=r"takes 8 x 32 pixels, got 32 x 8; tower.resize\(\(32, 8\)"
+    ):
+        tower(strips(1, 32, 8))
+    with pytest.raises(InputError, match="square images, and this one's are 8 x 32"):
+        _ = tower.image_size
+
+
+def test_positions_of_a_grid_of_two_sides_belong_to_their_places():
+    """Row y, column x: a tower of which the patches say nothing is told places by positions alone."""
+    tower = vit(image_size=(8, 12))
+    with torch.no_grad():
+        tower.patch_embed.weight.zero_()
+        tower.patch_embed.bias.zero_()
+    rows = tower.embed(strips(1, 8, 12))[0, 1:].view(2, 3, -1)
+    for y in range(2):
+        for x in range(3):
+            assert torch.equal(rows[y, x], tower.positions[3 * y + x])
+
+
+def test_a_tower_is_resized_to_other_sides():
+    tower = vit(cls_position=True)
+    before = tower.positions.detach().clone()
+    tower.resize((8, 32))
+    assert tower(strips()).grid == (2, 8)
+    assert torch.equal(tower.positions[1:], interpolate(before[1:], (2, 8)))
+    tower.resize((8, 16))
+    assert torch.equal(
+        tower.positions[1:], interpolate(interpolate(before[1:], (2, 8)), (2, 4), (2, 8))
+    )
+    assert tuple(tower.spec["image_size"]) == (8, 16)
+    with pytest.raises(InputError, match="holds no patch"):
+        tower.resize((2, 16))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "stem" not in form], ids=str)
+def test_what_is_not_real_changes_nothing(form):
+    """A strip whose patches behind the third are noise, and one that is grey there. (The convolutions of
+    a stem reach over the border.)"""
+    tower = vit(**form, image_size=(4, 24))
+    strip = strips(1, 4, 24).repeat(2, 1, 1, 1)
+    strip[1, :, :, 12:] = 7
+    real = torch.arange(6).expand(2, -1) < 3
+    one, other = tower(strip, real=real).pooled
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    all_of_them = torch.ones(2, 6, dtype=torch.bool)
+    assert not torch.allclose(*tower(strip, real=all_of_them).pooled)
+    torch.testing.assert_close(tower(strip, real=all_of_them).pooled, tower(strip).pooled)
+
+
+def test_pooling_is_the_mean_of_the_real_slice():
+    tower = vit(image_size=(4, 24), pooling="mean", cls=2)
+    real = torch.tensor([[True, True, False, True, False, False]])
+    encoded = tower(strips(1, 4, 24), real=real)
+    slow = sum(encoded.tokens[0, 2 + place] for place in (0, 1, 3)) / 3
+    torch.testing.assert_close(encoded.pooled[0], slow)
+    assert encoded.mask.tolist() == [[True, True, True, True, False, True, False, False]]
+
+
+def test_real_patches_are_those_left_of_hidden_ones_too():
+    tower = vit(image_size=(4, 24), pooling="mean")
+    strip = strips(2, 4, 24)
+    real = torch.arange(6).expand(2, -1) < torch.tensor([[3], [5]])
+    hidden = torch.tensor([[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 0, 1]]).bool()
+    encoded = tower(strip, hidden=hidden, real=real)
+    assert encoded.mask[:, 1:].tolist() == [[True, True, False, False], [True, True, True, True]]
+    torch.testing.assert_close(encoded.pooled[0], encoded.tokens[0, 1:3].mean(0))
+
+
+def test_random_patches_are_not_left_out_of_what_is_real():
+    tower = vit(image_size=(4, 24), patch_dropout=0.5).train()
+    with pytest.raises(InputError, match="patch_dropout=0"):
+        tower(strips(1, 4, 24), real=torch.ones(1, 6, dtype=torch.bool))

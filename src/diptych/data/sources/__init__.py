@@ -12,6 +12,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     photos/                                     a folder: class/image.jpg, or image.jpg + image.txt
     table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; images as paths or bytes
     sentences.txt                               a text on each line, without images
+    parallel:TED2020-en-de-train.tsv.gz         texts and their translations
     captions_val2017.json:images=val2017/       COCO captions; instances_val2017.json: its boxes
     results_20130124.token                      Flickr8k and Flickr30k text files
     cc12m.npy, yfcc15m.pkl                      pickled lists of images and captions

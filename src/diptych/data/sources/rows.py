@@ -65,7 +65,7 @@ def open_rows(path: str, delimiter: str | None = None) -> Rows:
             )
         if suffix == ".parquet":
             return ParquetRows(path)
-        return JsonRows(path, _unpacked(path) if suffix == ".gz" else None)
+        return JsonRows(path, unpacked(path) if suffix == ".gz" else None)
     if delimiter is None:
         return CsvRows(path, delimiter="\t" if suffix == ".tsv" else _sniffed(path))
     delimiter = _DELIMITERS.get(delimiter, delimiter)
@@ -127,14 +127,14 @@ class _Lines:
         return {}
 
 
-def _filled(path: str) -> np.ndarray:
-    """The offset of each line that is not blank, and the end of the file."""
+def _filled(path: str, blank: bool = False) -> np.ndarray:
+    """The offset of each line that is not blank, or with `blank` of all, and the end of the file."""
 
     def offsets() -> Iterator[int]:
         position = 0
         with Path(path).open("rb") as lines:
             for line in lines:
-                if line.strip():
+                if blank or line.strip():
                     yield position
                 position += len(line)
         yield position
@@ -224,14 +224,14 @@ class CsvRows(_Lines):
 
 
 class TextRows(_Lines):
-    """Lines of text, each the caption of a row; blank lines are left out."""
+    """Lines of text, each the caption of a row; blank lines are left out, but for `blank`."""
 
     columns: Sequence[str] = ("caption",)
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, blank: bool = False):
         self.path = path
         self.file = path
-        self._offsets = _filled(path)
+        self._offsets = _filled(path, blank)
         if len(self) < 1:
             raise InputError(f"{path}: the file has no lines; it needs a text on each")
 
@@ -262,7 +262,7 @@ class JsonRows(_Lines):
         return read_json(data)
 
 
-def _unpacked(path: str) -> str:
+def unpacked(path: str) -> str:
     """A copy of a gzip file in the user's cache, unpacked once, since gzip has no random access.
 
     Raises InputError for a damaged file, and for one that unpacks to far more than texts do.

@@ -49,8 +49,7 @@ class EditsView:
         edits = self._chosen(sample, rng, progress)
         found: dict[str, Any] = {}
         if self.preprocess is not None:
-            size = self.preprocess.size
-            pixels = torch.zeros(self.most, 3, size, size, dtype=torch.uint8)
+            pixels = torch.zeros(self.most, *self.preprocess.shape, dtype=torch.uint8)
             for row, edit in zip(pixels, edits, strict=False):
                 row[:] = self.preprocess.read(edit.images["main"])
             found[f"images.{self.name}"] = pixels

@@ -24,7 +24,8 @@ from diptych.spec import configure
 class Augment:
     """How a training image is augmented, in one pass and before it is resized.
 
-    A random crop keeps a share `crop` of the image's area at an aspect ratio `ratio` (log-uniform);
+    A random crop keeps a share `crop` of the image's area; its proportions are those of the model's
+    images times `ratio` (log-uniform).
     `flip` mirrors half of the images. An image with transparency is not cropped but placed: it is
     shrunk by 1/s, s uniform in [1, `place`], rotated by up to `turn` degrees and pasted wholly
     inside a background of one random colour, at a uniform position. An image without transparency
@@ -185,13 +186,14 @@ class ImageView:
         strength = self.augment.strength(progress)
         area = 1 + (min(augment.crop) - 1) * strength
         stretch = max(max(augment.ratio), 1 / min(augment.ratio)) ** strength
-        return math.ceil(self.preprocess.size * math.sqrt(stretch / area))
+        side = max(self.preprocess.shape[-2:])
+        return math.ceil(side * math.sqrt(stretch / area))
 
     def _vary(
         self, image: Image.Image, rng: np.random.Generator, augment: Augment, progress: float
     ) -> tuple[Tensor, tuple[float, float, float, float]]:
         """A view, and the box of the image that it shows, with x0 and x1 exchanged if mirrored."""
-        size = self.preprocess.size
+        size = (self.preprocess.shape[-1], self.preprocess.shape[-2])
         strength = augment.strength(progress)
         box = (0.0, 0.0, float(image.width), float(image.height))
         if image.mode == "RGBA":
@@ -203,10 +205,10 @@ class ImageView:
             if augment.turn:
                 angle = augment.turn * strength * rng.uniform(-1, 1)
                 image = image.rotate(angle, Image.Resampling.BILINEAR)
-            image = place(image, size, shrink, (x, y), ground)  # type: ignore[arg-type]
+            image = place(image, self.preprocess.side, shrink, (x, y), ground)  # type: ignore[arg-type]
         else:
-            box = _crop_box(image.size, augment, strength, rng)
-            image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+            box = _crop_box(image.size, augment, strength, rng, size[0] / size[1])
+            image = image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
             image = _tilt(image, augment, strength, rng)
         if augment.flip and rng.uniform() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -217,7 +219,7 @@ class ImageView:
         if augment.grey and rng.uniform() < augment.grey * strength:
             pixels = np.repeat(np.rint(luma(pixels)[..., None]).astype(np.uint8), 3, axis=2)
         if augment.blur and rng.uniform() < augment.blur * strength:
-            sigma = rng.uniform(0.1, 2.0) * size / 224
+            sigma = rng.uniform(0.1, 2.0) * min(size) / 224
             pixels = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), box
 
@@ -309,13 +311,18 @@ def _recolour(
 
 
 def _crop_box(
-    size: tuple[int, int], augment: Augment, strength: float, rng: np.random.Generator
+    size: tuple[int, int],
+    augment: Augment,
+    strength: float,
+    rng: np.random.Generator,
+    proportions: float = 1.0,
 ) -> tuple[float, float, float, float]:
-    """A crop (x0, y0, x1, y1) of random area and aspect ratio, clipped to the image if it does not
-    fit."""
+    """A crop (x0, y0, x1, y1) of random area and aspect ratio about `proportions`, clipped to the
+    image if it does not fit."""
     width, height = size
     area = width * height * (1 + (rng.uniform(*augment.crop) - 1) * strength)
-    aspect = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])) * strength)
+    turned = np.exp(rng.uniform(np.log(augment.ratio[0]), np.log(augment.ratio[1])) * strength)
+    aspect = turned * proportions
     w = min(width, np.sqrt(area * aspect))
     h = min(height, np.sqrt(area / aspect))
     x = rng.uniform(0, width - w)

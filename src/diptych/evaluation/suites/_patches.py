@@ -25,28 +25,23 @@ all."""
 
 
 def laid_under(plane: np.ndarray, preprocess: Preprocess, void: float) -> np.ndarray:
-    """Align a plane (H, W) of numbers with the image's pixels (S, S); `void` marks padding.
+    """Align a plane (H, W) of numbers with the image's pixels (h, w); `void` marks padding.
 
     >>> laid_under(np.array([[1, 2], [3, 4]]), Preprocess(size=4), void=0)[0]
     array([1, 1, 2, 2])
     """
     height, width = plane.shape
     scaled_width, scaled_height = preprocess.scaled(width, height)
-    rows = _nearest(height, scaled_height, preprocess)
-    columns = _nearest(width, scaled_width, preprocess)
+    rows = _nearest(height, scaled_height, preprocess, preprocess.height)
+    columns = _nearest(width, scaled_width, preprocess, preprocess.width)
     laid = plane[rows[:, None], columns]
     return np.where((rows[:, None] >= 0) & (columns >= 0), laid, np.asarray(void, laid.dtype))
 
 
-def _nearest(length: int, scaled: int, preprocess: Preprocess) -> np.ndarray:
-    """Return for each of the S pixels of a side the index of the nearest in the plane, -1 in
+def _nearest(length: int, scaled: int, preprocess: Preprocess, size: int) -> np.ndarray:
+    """Return for each of the `size` pixels of a side the index of the nearest in the plane, -1 in
     padding."""
-    start = (
-        preprocess.start(scaled)
-        if preprocess.resize != "longest"
-        else -((preprocess.size - scaled) // 2)
-    )
-    at = np.arange(preprocess.size) + start
+    at = np.arange(size) + preprocess.first(scaled, size)
     return np.where(
         (at >= 0) & (at < scaled),
         ((at + 0.5) * length / scaled).astype(int).clip(0, length - 1),

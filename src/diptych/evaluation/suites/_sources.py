@@ -28,7 +28,7 @@ def mean_of_sources(
     """Return the means, over the joined sources, of what a suite measures of each with settings
     `how`.
 
-    A number is averaged where it has a chance value; `by_source` has those of each source.
+    A number is averaged where it has a chance value in each source; `by_source` has those of each.
     """
     steps = Steps(progress, len(source))
     found = {}
@@ -36,7 +36,11 @@ def mean_of_sources(
         found[part.name] = suite(model, part, **how)
         steps.add(len(part))
     results = list(found.values())
-    chances = [name for name in results[0] if name.startswith("chance_")]
+    chances = [
+        name
+        for name in results[0]
+        if name.startswith("chance_") and all(name in result for result in results)
+    ]
     measured = [each for chance in chances for each in (chance.removeprefix("chance_"), chance)]
     bad: Counter[str] = Counter()
     for result in results:

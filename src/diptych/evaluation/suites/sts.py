@@ -39,6 +39,7 @@ from diptych.data.surface import Numbered, surface_similarity
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, Texts, embed_texts, label_of, read_texts
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._sources import mean_of_sources, parts_of
 from diptych.evaluation.suites.retrieval import role_of
 from diptych.metrics import TIE, Array, correlation, isotropy
 from diptych.objectives.uniformity import alignment, uniformity
@@ -69,13 +70,21 @@ def ready(
     roles: Sequence[str] | None = None,
     score: str | None = None,
     biases: bool = False,
+    by_source: bool = False,
 ) -> None:
     """Raise InputError for roles and labels that the source lacks, and for biases without what
     they need."""
     if biases:
         surface_similarity([[0]], [[0]])
-    _roles(source, roles)
-    _score(source, score)
+    for part in parts_of(source) if by_source else [source]:
+        names_of(part, roles, score)
+
+
+def names_of(
+    source: Source, roles: Sequence[str] | None, score: str | None
+) -> tuple[str, str, str]:
+    """Return the roles of the two texts, and the label, as `sts` finds them."""
+    return *_roles(source, roles), _score(source, score)
 
 
 def sts(
@@ -85,6 +94,7 @@ def sts(
     roles: Sequence[str] | None = None,
     score: str | None = None,
     biases: bool = False,
+    by_source: bool = False,
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -95,26 +105,28 @@ def sts(
     The default is caption and pair, or the only two roles. `score` is the label: similarity, score
     or relatedness, or the one named. Also returned: `alignment`, `uniformity` and `isotropy`, and
     with `biases` those (see the module), where the pairs suffice for them; `n` pairs, `bad` samples
-    by reason, and the protocol. Chance is 0.
+    by reason, and the protocol. With `by_source` each of several sources, such as languages, is
+    measured by itself: all numbers are means over them, and `by_source` has each. Chance is 0.
     """
-    (a, b) = _roles(source, roles)
-    score = _score(source, score)
+    if by_source:
+        how: dict[str, Any] = {
+            "roles": roles,
+            "score": score,
+            "biases": biases,
+            "batch_size": batch_size,
+        }
+        return mean_of_sources(sts, model, source, progress=progress, **how)
+    (a, b, score) = names_of(source, roles, score)
     texts = Texts()
-    bad = Counter()
-
-    def pair(sample: Sample) -> tuple[int, int, float]:
-        value = float(label_of(sample, score))
-        first = sample.captions(a)[:2]
-        second = sample.captions(b)[:2]
-        if not first or not second or (a == b and len(first) < 2):
-            raise BadSample("no-pair", f"{sample.key} has no two texts of roles {a!r} and {b!r}")
-        return texts.add(first[0]), texts.add(second[-1] if a == b else second[0]), value
-
-    first, second, values = zip(*read_texts(source, pair, bad), strict=True)
+    bad = Counter[str]()
+    pairs = pairs_of(source, roles, score, bad)
+    first = [texts.add(each) for each, _, _ in pairs]
+    second = [texts.add(each) for _, each, _ in pairs]
+    values = [value for *_, value in pairs]
     steps = Steps(progress, len(texts))
     vectors = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
-    a_vectors = vectors[list(first)]
-    b_vectors = vectors[list(second)]
+    a_vectors = vectors[first]
+    b_vectors = vectors[second]
     found = report(a_vectors, b_vectors, np.array(values))
     found |= spread(a_vectors, b_vectors, np.array(values), vectors)
     if biases:
@@ -129,6 +141,23 @@ def sts(
         options=(f"roles={a},{b}",),
     )
     return {"n": len(values)} | found | {"bad": dict(bad)} | describe(protocol, model)
+
+
+def pairs_of(
+    source: Source, roles: Sequence[str] | None, score: str | None, bad: Counter[str]
+) -> list[tuple[str, str, float]]:
+    """Return the two texts and the graded similarity of each sample; damage is counted in `bad`."""
+    (a, b, label) = names_of(source, roles, score)
+
+    def pair(sample: Sample) -> tuple[str, str, float]:
+        value = float(label_of(sample, label))
+        first = sample.captions(a)[:2]
+        second = sample.captions(b)[:2]
+        if not first or not second or (a == b and len(first) < 2):
+            raise BadSample("no-pair", f"{sample.key} has no two texts of roles {a!r} and {b!r}")
+        return first[0], second[-1] if a == b else second[0], value
+
+    return read_texts(source, pair, bad)
 
 
 def report(a: Array, b: Array, similarity: Array) -> dict[str, float]:

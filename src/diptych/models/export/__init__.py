@@ -77,7 +77,7 @@ def reason(model: Any, target: str) -> str | None:
     if not isinstance(model, TextModel):
         return "it is neither a dual encoder nor an encoder of texts, and only these are exported"
     if model.encoder.text is None:
-        return "it embeds images alone"
+        return "it reads texts as pixels" if model.reads_texts else "it embeds images alone"
     if model.tokenizer is None:
         return "it came without a tokenizer; load it from a folder that holds its tokenizer files"
     return _misfit(module, model)
@@ -181,7 +181,7 @@ def _compare(model: TextModel, module: ModuleType, folder: Path, target: str) ->
     ours = {"texts": model.embed_texts(texts)}
     shown = []
     if isinstance(model, Model):
-        shown = random_images(model.preprocess.size)
+        shown = random_images(model.preprocess.side)
         ours = {"images": model.embed_images(shown), **ours}
     try:
         theirs = module.embed(folder, shown, texts)

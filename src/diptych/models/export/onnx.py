@@ -67,13 +67,12 @@ def write(model: Model, folder: Path) -> None:
     """Write both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or
     spiece.model."""
     tokenizer = common.tokenizer_of(model)
-    size = model.preprocess.size
     batch = torch.export.Dim("batch", max=1 << 20)
     length = torch.export.Dim("length", max=tokenizer.context)
     fixed = (
         tokenizer.padding == "max"
     )  # such a tower attends to padding, so only one length is exact
-    pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    pixels = torch.zeros(2, *model.preprocess.shape, dtype=torch.uint8)
     ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
     _graph(
         model,

@@ -123,7 +123,7 @@ def write(model: Model, folder: Path) -> None:
         made = {**model.encoder.text.spec["config"], "pad_token_id": tokenizer.pad}  # type: ignore[union-attr]
         common.write_json(folder / "config.json", made)
     reported = {
-        "size": preprocess.size,
+        "size": preprocess.side,
         "mode": "RGB",
         "mean": preprocess.mean,
         "std": preprocess.std,

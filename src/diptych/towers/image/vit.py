@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.data.images import sides
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
@@ -24,7 +25,7 @@ class ViTConfig:
     """Options of `vit`. CLIP: pre_norm, cls_position, patch_bias=False. SigLIP: cls=0,
     pooling="map", eps=1e-6."""
 
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224  # of each side, or (height, width)
     patch: int = 16
     width: int = 384
     depth: int = 12
@@ -50,6 +51,8 @@ class ViTConfig:
         False  # hidden patches become this learned token; without it they are removed
     )
     any_size: bool = False  # accept images of any size, interpolating positions on the fly
+    mean: tuple[float, float, float] | None = None  # of the pixels, from 0 to 1; None: CLIP's
+    std: tuple[float, float, float] | None = None
     preprocess: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -58,7 +61,8 @@ class ViTConfig:
         for name in ("patch", "width", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"vit {name} is {getattr(self, name)}; it must be at least 1")
-        if self.image_size < self.patch:
+        object.__setattr__(self, "image_size", sides(self.image_size, "vit image_size"))
+        if min(self.grid) < 1:
             raise InputError(
                 f"vit image_size {self.image_size} holds no patch of {self.patch}; choose a smaller patch"
             )
@@ -76,6 +80,12 @@ class ViTConfig:
                 f"vit patch_dropout is {self.patch_dropout}; it is a share from 0 up to below 1"
             )
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The number of patches (h, w) of an image."""
+        height, width = _two(self.image_size)
+        return height // self.patch, width // self.patch
+
 
 @image("vit")
 class ViT(ImageTower):
@@ -88,10 +98,12 @@ class ViT(ImageTower):
     """
 
     Config = ViTConfig
-    added = ("queries", "pool_width", "pool_heads")
+    added = ("queries", "pool_width", "pool_heads", "mean", "std")
 
     def __init__(self, config: ViTConfig):
-        super().__init__(config, preprocess_of(config.preprocess, size=config.image_size))
+        own = {"size": config.image_size, "mean": config.mean, "std": config.std}
+        given = {key: value for key, value in own.items() if value is not None}
+        super().__init__(config, preprocess_of(config.preprocess, **given))
         if self.preprocess.size != config.image_size:
             raise InputError(
                 f"vit has image_size {config.image_size} but a preprocess of {self.preprocess.size}; make them equal"
@@ -104,10 +116,10 @@ class ViT(ImageTower):
         self.registers = (
             nn.Parameter(torch.randn(config.registers, D) * 0.02) if config.registers else None
         )
-        side = config.image_size // config.patch
+        h, w = config.grid
         # first the positions of CLS tokens, if they have any, then those of the grid
         self.positions = nn.Parameter(
-            torch.randn(config.cls * config.cls_position + side * side, D) * D**-0.5
+            torch.randn(config.cls * config.cls_position + h * w, D) * D**-0.5
         )
         self.mask_token = nn.Parameter(torch.randn(D) * 0.02) if config.mask_token else None
         self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
@@ -146,7 +158,8 @@ class ViT(ImageTower):
         if hidden is not None and self.mask_token is not None:
             patches = torch.where(hidden[..., None], self.mask_token.to(patches.dtype), patches)
         patches = self._drop(
-            patches + interpolate(self.positions[self._own :], self.grid(x)), hidden
+            patches + interpolate(self.positions[self._own :], self.grid(x), self.config.grid),
+            hidden,
         )
         cls = (
             self.cls + self.positions[: self._own]
@@ -166,12 +179,16 @@ class ViT(ImageTower):
         return self.transformer(tokens, edit, **options)
 
     def finish(
-        self, tokens: Tensor, grid: tuple[int, int] | None = None, patches: int | None = None
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int] | None = None,
+        patches: int | None = None,
+        real: Tensor | None = None,
     ) -> Encoded:
         """Final norm and pooling.
 
         Give `grid` if all patches are present, else their number `patches` (default: all tokens
-        after the prefix).
+        after the prefix). Of the patches only those where `real` (B, P) is True are pooled.
         """
         normed = self.norm(tokens)
         count = (
@@ -181,15 +198,17 @@ class ViT(ImageTower):
             if patches is not None
             else tokens.shape[1] - self.prefix
         )
+        mask = None if real is None else self._key_mask(tokens, real)
+        patch = slice(self.prefix, self.prefix + count)
         if self.pool is not None:
-            pooled = self.pool(normed)
+            pooled = self.pool(normed, mask)
         elif self.config.pooling == "cls":
             pooled = normed[:, 0] if self.config.cls == 1 else normed[:, : self.config.cls]
         elif self.config.norm_after_pool:
-            pooled = self.norm(tokens[:, self.prefix : self.prefix + count].mean(1))
+            pooled = self.norm(mean(tokens[:, patch], real))
         else:
-            pooled = normed[:, self.prefix : self.prefix + count].mean(1)
-        return Encoded(normed, pooled, prefix=self.prefix, grid=grid)
+            pooled = mean(normed[:, patch], real)
+        return Encoded(normed, pooled, prefix=self.prefix, mask=mask, grid=grid)
 
     def forward(
         self,
@@ -198,31 +217,54 @@ class ViT(ImageTower):
         edit: Edit | None = None,
         hidden: Tensor | None = None,
         mask: Tensor | None = None,
+        real: Tensor | None = None,
     ) -> Encoded:
-        """Run `embed`, `blocks` and `finish`; `mask` is the key mask of the blocks."""
+        """Run `embed`, `blocks` and `finish`; `mask` is the key mask of the blocks.
+
+        `real` (B, h · w) bool are patches that are attended to and pooled; the others, such as the
+        empty ones behind a text, change nothing. It sets the mask. A strip of one row is cut behind
+        the last patch that is real in any sample.
+        """
+        if real is not None and self.training and self.config.patch_dropout:
+            raise InputError(
+                "vit leaves out patches at random, and not all are real; set patch_dropout=0"
+            )
         tokens = self.embed(x, hidden)
+        if real is not None and hidden is not None and self.mask_token is None:
+            real = real[~hidden].view(len(real), -1)
         grid = self.grid(x)
         patches = tokens.shape[1] - self.prefix
+        if real is not None:
+            if grid[0] == 1 and not torch.compiler.is_compiling():
+                # the end of a strip, where no text of the batch has patches, need not be computed
+                patches = int(real.any(0).nonzero().max()) + 1
+                real = real[:, :patches]
+                tokens = tokens[:, : self.prefix + patches]
+                grid = (1, patches)
+            mask = self._key_mask(tokens, real)
         return self.finish(
             self.blocks(tokens, edit, mask=mask),
             grid if patches == grid[0] * grid[1] else None,
             patches,
+            real,
         )
 
-    def resize(self, image_size: int) -> None:
+    def _key_mask(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """The mask (B, N) of tokens, of which CLS tokens and registers are always real."""
+        first = real.new_ones(len(real), tokens.shape[1] - real.shape[1])
+        return torch.cat([first, real], dim=1)
+
+    def resize(self, image_size: int | tuple[int, int]) -> None:
         """Change the image size: interpolate positions and update config and preprocessing."""
-        side = image_size // self.config.patch
+        config = replace(self.config, image_size=image_size, preprocess=None)
         own = self._own
-        if side < 1:
-            raise InputError(f"image size {image_size} holds no patch of {self.config.patch}")
-        moved = torch.cat([self.positions[:own], interpolate(self.positions[own:], (side, side))])
+        grid = interpolate(self.positions[own:], config.grid, self.config.grid)
+        moved = torch.cat([self.positions[:own], grid])
         self.positions = nn.Parameter(
             moved.detach().clone(), requires_grad=self.positions.requires_grad
         )
-        self.preprocess = replace(self.preprocess, size=image_size)
-        self.config = replace(
-            self.config, image_size=image_size, preprocess=self.preprocess.to_dict()
-        )
+        self.preprocess = replace(self.preprocess, size=config.image_size)
+        self.config = replace(config, preprocess=self.preprocess.to_dict())
 
     @property
     def _own(self) -> int:
@@ -230,11 +272,12 @@ class ViT(ImageTower):
         return self.config.cls * self.config.cls_position
 
     def _check_size(self, x: Tensor) -> None:
-        size = self.config.image_size
-        (height, width) = x.shape[-2:]
-        if (height, width) != (size, size) and not self.config.any_size:
+        size = _two(self.config.image_size)
+        given = (x.shape[-2], x.shape[-1])
+        if given != size and not self.config.any_size:
             raise InputError(
-                f"vit takes {size} x {size} pixels, got {height} x {width}; tower.resize({height}), or any_size=true"
+                f"vit takes {size[0]} x {size[1]} pixels, got {given[0]} x {given[1]}; tower.resize("
+                f"{sides(given, 'image size')}), or any_size=true"
             )
 
     def _drop(self, patches: Tensor, hidden: Tensor | None) -> Tensor:
@@ -269,9 +312,9 @@ class AttentionPool(nn.Module):
         self.mlp = FeedForward(D, config.mlp_ratio, config.activation)
         init(self, D, 1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, D)."""
-        x = self.attn(self.probe.expand(tokens.shape[0], 1, -1), tokens)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D), and a mask (B, N) of those that are real -> (B, D)."""
+        x = self.attn(self.probe.expand(tokens.shape[0], 1, -1), tokens, mask=mask)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
@@ -291,26 +334,48 @@ class QueryPool(nn.Module):
         self.norm = nn.LayerNorm(D, config.eps)
         init(self, D, 1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, width of the queries)."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D), and a mask (B, N) of those that are real -> (B, width of the queries)."""
         query = self.norm_query(self.query[:1]).expand(len(tokens), 1, -1)
-        return self.norm(self.attn(query, tokens))[:, 0]
+        return self.norm(self.attn(query, tokens, mask=mask))[:, 0]
 
 
-def interpolate(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Interpolate positions of a square grid (P, D) to (h * w, D), unchanged for equal sizes.
+def mean(tokens: Tensor, real: Tensor | None) -> Tensor:
+    """The mean (B, D) of tokens (B, P, D), of those alone where `real` (B, P) is True if it is given.
 
-    Bicubic with antialiasing, as in open_clip.
+    >>> mean(torch.tensor([[[1.0], [5.0], [9.0]]]), torch.tensor([[True, True, False]]))
+    tensor([[3.]])
+    """
+    if real is None:
+        return tokens.mean(1)
+    weight = real[..., None].to(tokens.dtype)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+
+
+def _two(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def interpolate(
+    positions: Tensor, grid: tuple[int, int], of: tuple[int, int] | None = None
+) -> Tensor:
+    """Interpolate positions of a grid (P, D) to (h * w, D), unchanged for equal sizes.
+
+    `of` is the grid of the positions, by default a square. Bicubic with antialiasing, as in
+    open_clip.
 
     >>> interpolate(torch.ones(16, 2), (2, 3)).shape
     torch.Size([6, 2])
     """
-    side = round(len(positions) ** 0.5)
-    if grid == (side, side):
+    if of is None:
+        side = round(len(positions) ** 0.5)
+        of = (side, side)
+    if grid == of:
         return positions
-    square = positions.T.reshape(1, -1, side, side)
+    whole = positions.T.reshape(1, -1, *of)
     return (
-        F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)[0]
+        F.interpolate(whole, size=grid, mode="bicubic", antialias=True, align_corners=False)[0]
         .flatten(1)
         .T
     )

@@ -4,10 +4,10 @@ Dimensions: positions are in pixels of a canvas of SCALE times the size, y downw
 """
 
 import math
-from functools import cache
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from diptych.data.render import outlines
 from diptych.data.worlds.diagrams.program import (
     LINES,
     MARKS,
@@ -51,18 +51,11 @@ class Canvas:
 
     def write(self, centre: Point, text: str, size: float = _LETTER) -> None:
         """A text around a point, kept inside the image."""
-        font = _font(round(size * self.side))
+        font = outlines(round(size * self.side))
         half = self.pen.textlength(text, font) / 2
         x = min(max(centre[0] * self.side, half + SCALE), self.side - half - SCALE)
         y = min(max(centre[1], size / 2), 1 - size / 2) * self.side
         self.pen.text((x, y), text, fill=0, font=font, anchor="mm", stroke_width=self.width // 4)
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels have FreeType"
-    return font
 
 
 def draw(program: Program, size: int) -> Image.Image:

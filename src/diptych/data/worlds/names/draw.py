@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from diptych.data.render import outlines
 from diptych.rng import generator
 
 SCALE = 3
@@ -106,7 +107,7 @@ def _line(text: str, face: Face) -> Image.Image:
 
 @cache
 def _font(bitmap: bool) -> "ImageFont.ImageFont | ImageFont.FreeTypeFont":
-    return ImageFont.load_default_imagefont() if bitmap else ImageFont.load_default(_POINTS)
+    return ImageFont.load_default_imagefont() if bitmap else outlines(_POINTS)
 
 
 def _blot(

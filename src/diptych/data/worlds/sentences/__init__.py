@@ -2,7 +2,7 @@
 meanings.
 
 `meaning` samples and compares meanings, `grammar` writes them, `parse` parses them, `noise`
-misspells and shuffles, `words` is the vocabulary. docs/worlds/sentences.md shows samples.
+shuffles, `words` is the vocabulary. docs/worlds/sentences.md shows samples.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from diptych.data import worlds
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.typos import TYPOS, misspell
 from diptych.data.worlds.sentences.grammar import Wordings, wordings, write
 from diptych.data.worlds.sentences.meaning import (
     RELATIONS,
@@ -20,7 +21,7 @@ from diptych.data.worlds.sentences.meaning import (
     similarity,
     unseen,
 )
-from diptych.data.worlds.sentences.noise import RESERVED_TYPOS, SHUFFLES, TYPOS, misspell, shuffle
+from diptych.data.worlds.sentences.noise import RESERVED_TYPOS, SHUFFLES, shuffle
 from diptych.data.worlds.sentences.parse import parse
 from diptych.data.worlds.sentences.words import TOPICS
 from diptych.errors import InputError, unknown
@@ -45,11 +46,13 @@ class Config:
     half of its sentences). `kind` is visual, abstract or both, which is half of each; `negative` is
     the share of negated sentences; `tail` is the exponent of the labels' long tail. `paraphrases`
     and `roles` (negated, swapped, entailment, neutral, contradiction, typo, shuffled) add texts to
-    a sample's caption. `pair` adds a second sentence of role pair: "graded" for one that shares 0
-    to 7 facts, with equal frequency, "inference" for a hypothesis of each relation, with equal
-    frequency. `typos` are the kinds of typos, `typo_rate` is the share of longer words with one;
-    `shuffle` is all, or window for three words at a time. `pool` is the number of meanings, which
-    recur in other words and lengths; 0 draws a new one for each sample.
+    a sample's caption. `page` adds one of role page: that many sentences about the event of the
+    caption, each of which states four of its facts in other words. `pair` adds a second sentence of
+    role pair: "graded" for one that shares 0 to 7 facts, with equal frequency, "inference" for a
+    hypothesis of each relation, with equal frequency. `typos` are the kinds of typos, `typo_rate`
+    is the share of longer words with one; `shuffle` is all, or window for three words at a time.
+    `pool` is the number of meanings, which recur in other words and lengths; 0 draws a new one for
+    each sample.
     """
 
     split: str = "train"
@@ -58,6 +61,7 @@ class Config:
     tail: float = 1.0
     paraphrases: int = 0
     roles: str = ""
+    page: int = 0
     pair: str = ""
     typos: str = "swap+drop+double"
     typo_rate: float = 0.3
@@ -116,6 +120,7 @@ class World(worlds.World[Facts]):
             ("tail", 0, 10),
             ("paraphrases", 0, 100),
             ("pool", 0, 10**9),
+            ("page", 0, 100),
         ):
             value = getattr(config, option)
             if not least <= value <= most:
@@ -130,6 +135,7 @@ class World(worlds.World[Facts]):
             )
         visual = [role for role in self.roles if role in RELATIONS]
         visual += ["pair=inference"] if config.pair == "inference" else []
+        visual += [f"page={config.page}"] if config.page else []
         if visual and config.kind != "visual":
             raise InputError(
                 f"{visual[0]} of sentences describes visual sentences only; write kind=visual"
@@ -210,6 +216,19 @@ class World(worlds.World[Facts]):
                 yield role, shuffle(first, self.config.shuffle, rng)
         if facts.other is not None:
             yield "pair", text(facts.other, "pair")
+        if self.config.page:
+            yield "page", " ".join(self._page(facts, words))
+
+    def _page(self, facts: Facts, words: Wordings) -> Iterator[str]:
+        """Different sentences about an event, in any order of its facts."""
+        found: dict[str, None] = {}
+        number = 0
+        while len(found) < self.config.page:
+            rng = generator(facts.seed, "page", number)
+            part = self.draw.hypothesis(facts.meaning, "entailment", rng)
+            found[write(part, replace(words, turn=int(rng.integers(6))), rng)] = None
+            number += 1
+        yield from found
 
     def _paraphrases(self, facts: Facts, caption: str, words: Wordings) -> list[str]:
         """Different texts of the same meaning."""
@@ -245,12 +264,13 @@ class World(worlds.World[Facts]):
 
     def schema(self) -> Schema:
         """The texts of the config, and the labels with their class names."""
-        asked = {
+        asked: dict[str, object] = {
             "caption": True,
             "paraphrase": self.config.paraphrases,
             **dict.fromkeys(self.roles, True),
         }
-        roles = [role for role, some in {**asked, "pair": self.config.pair}.items() if some]
+        asked |= {"pair": self.config.pair, "page": self.config.page}
+        roles = [role for role, some in asked.items() if some]
         classes = {
             **{slot: VALUES[slot] for slot in self.slots},
             "label": VALUES["object"],

@@ -76,7 +76,7 @@ class ConceptDetector(ConceptModule):
     @cached_property
     def grid(self) -> tuple[int, int]:
         """(h, w): the positions of the image tower."""
-        size = self.image.preprocess.size
+        size = self.image.preprocess.side
         device = next(self.head.parameters()).device
         with evaluating(self.encoder), torch.no_grad():
             return grid_of(

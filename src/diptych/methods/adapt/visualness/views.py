@@ -58,5 +58,4 @@ class OwnImageView(ImageView):
     ) -> dict[str, Any]:
         if is_visual(sample, self.label, self.role):
             return super().__call__(sample, rng, progress)
-        size = self.preprocess.size
-        return {self.gives[0]: torch.zeros(self.count, 3, size, size, dtype=torch.uint8)}
+        return {self.gives[0]: torch.zeros(self.count, *self.preprocess.shape, dtype=torch.uint8)}

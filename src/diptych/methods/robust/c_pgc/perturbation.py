@@ -154,7 +154,7 @@ class PerturbationModel(Model):
             return self.perturbation.add_to(images), self._texts(texts, batch_size)
         batches, _ = self._batches(images, batch_size, exact=True)
         changed = [self.perturbation.add_to(pixels) for (pixels,) in batches]
-        size = self.preprocess.size
+        size = self.preprocess.side
         none = torch.empty(0, 3, size, size, dtype=torch.uint8)
         return torch.cat([none, *changed]), self._texts(texts, batch_size)
 
