@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.evaluation.helpers import Fake, Words, vectors
 
-from diptych.data.surface import Numbered, surface_similarity
 from diptych.data.sources import Concat
+from diptych.data.surface import Numbered, surface_similarity
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.sts import biases_of, sts
