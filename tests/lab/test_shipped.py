@@ -92,7 +92,7 @@ def test_the_card_of_tiny_lm_tells_diversities_within_the_bars():
 
 
 def test_tiny_lm_answers_questions_about_a_description(monkeypatch):
-    """By the words alone; without the description its answers are guesses."""
+    """The right answer is the most probable of the choices."""
     monkeypatch.setattr(tiny_lm, "ASKED", tiny_lm.ASKED.replace("count=500", "count=60"))
     model = diptych.load("tiny-lm")
     found = tiny_lm.reading(model)
