@@ -46,7 +46,7 @@ def run(
     pairs: int = 3,
     epochs: float = 5,
     start: int = 20_000,
-    start_epochs: float = 5,
+    start_epochs: float = 2,
     count: int = PAIRS,
     floor: float = FLOOR,
 ) -> list[dict]:

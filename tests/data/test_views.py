@@ -159,6 +159,23 @@ def test_a_starred_role_is_all_its_texts_in_their_order():
     assert form_counts("long*=9,caption=1", [Text(text="red")])[1]("red") == 400
 
 
+def test_a_starred_form_of_several_roles_keeps_the_order_of_the_sample():
+    """So that each answer follows its question."""
+    texts = [
+        Text(text="red", role="long"),
+        Text(text="left", role="question"),
+        Text(text="blue", role="answer"),
+        Text(text="right", role="question"),
+        Text(text="red", role="answer"),
+    ]
+    form = "long|question|answer*"
+    view, count = form_counts(form, texts)
+    assert view.reads == ("texts.long", "texts.question", "texts.answer")
+    assert count("red left blue right red") == 400
+    without = [text for text in texts if text.role != "answer"]
+    assert form_counts(f"{form}=9,long*=1", without)[1]("red") == 400
+
+
 def test_a_sample_takes_part_with_the_forms_that_it_can_give():
     _, count = form_counts("caption+tags=9,caption=1", [Text(text="red")])
     assert count("red") == 400

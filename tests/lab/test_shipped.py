@@ -91,6 +91,15 @@ def test_the_card_of_tiny_lm_tells_diversities_within_the_bars():
     assert reported[tiny_lm.SAMPLE] >= tiny_lm.BARS[tiny_lm.SAMPLE] * reported["text"]
 
 
+def test_tiny_lm_answers_questions_about_a_description(monkeypatch):
+    """The right answer is the most probable of the choices."""
+    monkeypatch.setattr(tiny_lm, "ASKED", tiny_lm.ASKED.replace("count=500", "count=60"))
+    model = diptych.load("tiny-lm")
+    found = tiny_lm.reading(model)
+    assert found["chosen"] >= tiny_lm.LEAST_READ
+    assert found["chance"] < 0.35
+
+
 def test_tiny_lm_knows_what_the_worlds_say():
     found = evaluate(
         diptych.load("tiny-lm"),

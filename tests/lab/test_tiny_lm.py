@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 
+from diptych.data.questions import answered
+from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
 from diptych.lab import tiny_lm
 from diptych.methods.make import Make
@@ -33,6 +35,11 @@ def test_it_is_small_enough_to_ship():
     assert config.recipe.steps == tiny_lm.STEPS
 
 
+def rows(spec):
+    source = open_source(spec)
+    return [source[at] for at in range(len(source))]
+
+
 @pytest.fixture
 def dictionary(tmp_path, monkeypatch):
     """A WordNet of eight verbs with long definitions, in the places that the recipe reads."""
@@ -49,7 +56,9 @@ def dictionary(tmp_path, monkeypatch):
     with gzip.open(tmp_path / "synsets.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     here = f"wordnet:{tmp_path}:page=3"
-    monkeypatch.setattr(tiny_lm, "DATA", f"scenes:count=20,sentences:count=20,{here}")
+    asked = tiny_lm.ASKED.replace("count=500", "count=3")
+    monkeypatch.setattr(tiny_lm, "DATA", f"scenes:count=20,sentences:count=20,{asked},{here}")
+    monkeypatch.setattr(tiny_lm, "ASKED", asked)
     monkeypatch.setattr(tiny_lm, "PROMPTS", f"{here}:split=train")
     held = {
         name: (spec.replace("count=500", "count=5"), role)
@@ -68,8 +77,11 @@ def test_the_recipe_runs_resumes_and_is_scored(dictionary, tmp_path):
     assert set(found["by_strategy"]) == {"text", "greedy", "beam", "sample:top_p=0.95"}
     assert set(found["perplexity"]) == {"scenes", "sentences", "wordnet"}
     lines = tiny_lm.table(found).splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert lines[0].startswith("text ")
+    assert lines[-1].startswith("reading ")
+    assert 0 <= found["reading"]["chosen"] <= 1
+    assert found["reading"]["n"] == sum(len(answered(each)) for each in rows(tiny_lm.ASKED))
     json.dumps(found)
 
 

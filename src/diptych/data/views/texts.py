@@ -25,8 +25,9 @@ class TextView:
 
     `role` is the role of the texts, or a mixture of forms. "caption=0.7,caption+tags=0.3" draws a
     caption with probability 0.7, else a caption and a text of role tags, joined by `between`.
-    "long*" is all texts of role long, in order, joined by spaces. "long[fact=place]" are those
-    whose attribute `fact` is "place".
+    "long*" is all texts of role long, in order, joined by spaces; "long|question|answer*" is all
+    texts of these roles, in the sample's order. "long[fact=place]" are those whose attribute `fact`
+    is "place".
 
     Only the forms whose roles a sample has are drawn; outside training, or with `first`, the first
     of them is used. A sample with fewer texts than `count` repeats them, or raises
@@ -64,7 +65,8 @@ class TextView:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_field(role) for roles, _ in self.forms for role in roles))
+        every = (field for roles, _ in self.forms for role in roles for field in _fields(role))
+        return tuple(dict.fromkeys(every))
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -125,26 +127,35 @@ def _bare(role: str) -> str:
     return role[:-1] if _is_whole(role) else role
 
 
-def _field(role: str) -> str:
-    """The field of a source that a role is read from.
+def _fields(role: str) -> list[str]:
+    """The fields of a source that a role is read from.
 
-    >>> _field("caption"), _field("long*"), _field("long[fact=place]"), _field("*")
-    ('texts.caption', 'texts.long', 'texts.long', 'texts.*')
+    >>> _fields("caption"), _fields("long*"), _fields("long[fact=place]"), _fields("*")
+    (['texts.caption'], ['texts.long'], ['texts.long'], ['texts.*'])
+    >>> _fields("question|answer*")
+    ['texts.question', 'texts.answer']
     """
-    return f"texts.{_bare(role).partition('[')[0]}"
+    return [f"texts.{name}" for name in _bare(role).partition("[")[0].split("|")]
 
 
 def _texts(sample: Sample, role: str) -> list[str]:
-    """The non-empty texts of a role, filtered by the role's attribute condition if it has one."""
-    name, _, condition = role.removesuffix("]").partition("[")
+    """The non-empty texts of a role, filtered by the role's attribute condition if it has one.
+
+    Of several roles joined by "|", none if one of them has no text.
+    """
+    names, _, condition = role.removesuffix("]").partition("[")
     attribute, _, value = condition.partition("=")
-    return [
-        text.text
+    wanted = names.split("|")
+    found = [
+        text
         for text in sample.texts
-        if name in (text.role, "*")
+        if (text.role in wanted or wanted == ["*"])
         and text.text.strip()
         and (not condition or str(text.attrs.get(attribute)) == value)
     ]
+    if len(wanted) > 1 and len({text.role for text in found}) < len(wanted):
+        return []
+    return [text.text for text in found]
 
 
 def _take(order: list[str]) -> str:

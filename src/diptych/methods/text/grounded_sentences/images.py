@@ -51,9 +51,9 @@ class TenCrops(ImageTower):
             raise InputError(
                 "ten crops are of images with one vector each, which this image tower does not have; set crops=1"
             )
-        larger = replace(
-            inner.preprocess, size=round(SCALED * inner.preprocess.size), margin=None
-        ).to_dict()
+        sides = (inner.preprocess.height, inner.preprocess.width)
+        scaled = (round(SCALED * sides[0]), round(SCALED * sides[1]))
+        larger = replace(inner.preprocess, size=scaled, margin=None).to_dict()
         super().__init__(config, preprocess_of(config.preprocess, **larger))
         self.inner = inner
         self.width = inner.width
@@ -66,11 +66,12 @@ class TenCrops(ImageTower):
         return found
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> crops (B, 10, 3, s, s)."""
-        return torch.stack(list(_crops(x, self.inner.preprocess.size)), 1)
+        """Images (B, 3, H, W) -> crops (B, 10, 3, h, w)."""
+        size = self.inner.preprocess
+        return torch.stack(list(_crops(x, size.height, size.width)), 1)
 
     def blocks(self, crops: Tensor) -> Tensor:
-        """Crops (B, 10, 3, s, s) -> their vectors (B, 10, D)."""
+        """Crops (B, 10, 3, h, w) -> their vectors (B, 10, D)."""
         return self.inner(crops.flatten(0, 1)).pooled.unflatten(0, crops.shape[:2])
 
     def finish(self, vectors: Tensor) -> Encoded:
@@ -89,10 +90,12 @@ class TenCrops(ImageTower):
         return self.finish(self.blocks(self.embed(x)))
 
 
-def _crops(x: Tensor, size: int) -> Iterator[Tensor]:
-    """Ten crops of images (B, 3, S, S)."""
-    far = x.shape[-1] - size
-    for top, left in ((0, 0), (0, far), (far, 0), (far, far), (round(far / 2), round(far / 2))):
-        crop = x[..., top : top + size, left : left + size]
+def _crops(x: Tensor, height: int, width: int) -> Iterator[Tensor]:
+    """Ten crops of images (B, 3, H, W)."""
+    low = x.shape[-2] - height
+    right = x.shape[-1] - width
+    middle = (round(low / 2), round(right / 2))
+    for top, left in ((0, 0), (0, right), (low, 0), (low, right), middle):
+        crop = x[..., top : top + height, left : left + width]
         yield crop
         yield crop.flip(-1)
