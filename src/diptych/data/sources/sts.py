@@ -226,11 +226,13 @@ def _of_sick(path: Path) -> Iterator[_Pair]:
             continue
         row = dict(zip(names, line.split("\t"), strict=False))
         relation = next((row[name] for name in _ENTAILMENT if name in row), "")
+        first, second, score = (row.get(name, "").strip() for name in _SICK)
         yield _Pair(
             f"{path.name}:{number}",
             row.get("pair_ID", str(number)),
-            *(row.get(name, "").strip() for name in _SICK[:2]),
-            row.get(_SICK[2], "").strip() or "-",
+            first,
+            second,
+            score or "-",
             relation=relation.strip().lower(),
         )
 
