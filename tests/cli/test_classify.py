@@ -109,7 +109,12 @@ def test_classes_may_have_sentences_in_a_file(images, diptych, tmp_path):
     path.write_text(json.dumps({name: [f"a {name}", f"there is a {name}"] for name in names}))
     reported = json.loads(diptych("classify", "tiny", images, "--names", path, "--json").out)
     given = diptych("classify", "tiny", images, "--template", "a {} | there is a {}", "--json")
-    assert reported["images"] == json.loads(given.out)["images"]
+    for one, other in zip(reported["images"], json.loads(given.out)["images"], strict=True):
+        assert one["key"] == other["key"]
+        assert [row["name"] for row in one["classes"]] == [row["name"] for row in other["classes"]]
+        assert [row["probability"] for row in one["classes"]] == pytest.approx(
+            [row["probability"] for row in other["classes"]], abs=1e-6
+        )
     called = diptych("classify", "tiny", images, "--names", path, "--template", "a {}")
     assert (called.code, "leave out --template" in called.err) == (2, True)
     path.write_text(json.dumps({"cat": []}))

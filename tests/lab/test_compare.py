@@ -340,7 +340,7 @@ def test_a_method_on_images_alone_is_trained_and_counted(pairs_csv, tmp_path):
     model = load(tmp_path / "run")
     assert model.tokenizer is None
     assert row["parameters"] == sum(p.numel() for p in model.encoder.parameters())
-    assert 0 < row["gflops"] < 0.01
+    assert 0 < row["gflops"] < 0.1
     assert (row["setting"]["image tower"], row["setting"]["text tower"]) == (
         SMALL_TOWER.replace(",", ", "),
         "none",
@@ -352,9 +352,9 @@ SIMCSE = "simcse"
 
 def test_a_method_of_texts_alone_is_trained_and_counted(tmp_path):
     task = Task(
-        cell=cell_of(SIMCSE, budget=32),
+        cell=cell_of(SIMCSE, budget=64),
         common=Common(image_tower=SMALL_TOWER, embed_dim=16),
-        data="sentences:count=32",
+        data="sentences:count=64",
         test="sentences:count=32:paraphrases=1",
         suites=("text_retrieval",),
         folder=tmp_path / "run",
@@ -362,7 +362,7 @@ def test_a_method_of_texts_alone_is_trained_and_counted(tmp_path):
     row = run(task, lambda line: None)
     model = load(tmp_path / "run")
     assert row["parameters"] == sum(p.numel() for p in model.encoder.parameters())
-    assert 0 < row["gflops"] < 0.01
+    assert 0 < row["gflops"] < 0.1
     assert (row["setting"]["image tower"], row["setting"]["dimension"]) == ("none", 16)
     assert "text_retrieval/t2t_r1" in row["metrics"]
 

@@ -107,7 +107,7 @@ def reordered(words: Sequence[str], reach: str, rng: np.random.Generator) -> lis
 
     >>> from diptych.rng import generator
     >>> reordered("the old king carries a drum".split(), "pair", generator(0))
-    ['the', 'old', 'king', 'a', 'carries', 'drum']
+    ['the', 'old', 'carries', 'king', 'a', 'drum']
     """
     words = list(words)
     if reach == "pair":

@@ -131,7 +131,7 @@ ABILITIES = frozenset(
 COMING: Mapping[str, tuple[str, ...]] = {
     "segment": ("denseclip", "cocu"),
     "embed_regions": ("clim", "villa", "dito", "doco"),
-    "reconstruct": ("sycoca", "pixel_linguist"),
+    "reconstruct": ("sycoca",),
 }
 """The methods that will bring an ability that none has yet."""
 

@@ -48,7 +48,7 @@ BEFORE = 20
 LOOK = 10
 """Maximum steps of the last stage, of each stage before it, and between two measurements of the
 score."""
-RATE = 2.0
+RATE = 3.0
 """A factor of the recipe's learning rate: a narrow model on few samples tolerates more."""
 CROP = (0.5, 1.0)
 _SEEN = tuple(

@@ -100,6 +100,7 @@ def isotropy(
 def report(hidden: Tensor, mask: Tensor) -> float:
     """Return the isotropy of tokens (B, L, D), real where the mask (B, L) is True.
 
+    >>> import torch
     >>> hidden = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [1.0, 1.0]]])
     >>> round(report(hidden, torch.ones(1, 4, dtype=torch.bool)), 6)
     0.365973

@@ -265,7 +265,7 @@ def hidden_spans(places: int, count: int, rng: np.random.Generator) -> list[int]
     """`count` of `places`, in spans at random; the last is cut to the number.
 
     >>> sorted(hidden_spans(12, 4, np.random.default_rng(2)))
-    [3, 6, 7, 8]
+    [1, 2, 3, 4]
     """
     chosen: dict[int, None] = {}
     while len(chosen) < count:
