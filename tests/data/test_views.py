@@ -366,3 +366,27 @@ def test_shear_moves_rows_sideways_in_proportion_to_their_height():
 def test_a_rotated_view_has_no_position_in_its_image():
     with pytest.raises(InputError, match="rotate and shear"):
         ImageView(preprocess=Preprocess(size=32), augment=Augment(rotate=5.0), crops=True)
+
+
+def test_crops_for_images_of_two_sides_have_their_proportions():
+    """A quarter of the area, twice as wide as high."""
+    view = ImageView(
+        preprocess=Preprocess(size=(16, 32)),
+        augment=Augment(crop=(0.25, 0.25), ratio=(1.0, 1.0)),
+        crops=True,
+    )
+    sample = Toy(1, ["images.main"], size=64)[0]
+    found = view(sample, generator(0), 0.5)
+    assert found["images.main"].shape == (1, 3, 16, 32)
+    x0, y0, x1, y1 = found["fields.main.crops"][0].tolist()
+    assert (x1 - x0) / (y1 - y0) == pytest.approx(2, rel=0.05)
+    assert view(sample, generator(0), None)["images.main"].shape == (1, 3, 16, 32)
+    tile = Image.new("RGBA", (20, 20), (255, 0, 0, 255))
+
+    class Tile:
+        def decode(self, at_least=None):
+            return tile
+
+    placed = Sample(key="t", source="s", images={"main": Tile()})
+    with pytest.raises(InputError, match="square images, and this one's are 16 x 32"):
+        ImageView(preprocess=Preprocess(size=(16, 32)))(placed, generator(0), 0.5)

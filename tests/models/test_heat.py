@@ -67,3 +67,23 @@ def test_bad_values_are_refused():
         smoothed(torch.zeros(2, 2), -1)
     with pytest.raises(InputError, match="without ratio"):
         heat_map(torch.zeros(2, 2), Preprocess(size=8, ratio=1.25), (4, 2))
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("size", [(40, 20), (24, 40), (30, 30)])
+def test_the_map_of_images_of_two_sides_lies_where_they_are_seen(resize, size):
+    """Constant columns: each pixel of the image has the column of the box in which it lies."""
+    preprocess = Preprocess(size=(8, 16), resize=resize)
+    heat = torch.arange(4.0).expand(2, 4)
+    found = heat_map(heat, preprocess, size, sigma=0)
+    x0, y0, x1, y1 = preprocess.seen(*size)
+    for x in range(size[0]):
+        for y in range(size[1]):
+            across = (x + 0.5 - x0) / (x1 - x0) * 4
+            inside = x0 <= x + 0.5 <= x1 and y0 <= y + 0.5 <= y1
+            near = min(abs(x + 0.5 - edge) for edge in (x0, x1)) <= 1
+            near |= min(abs(y + 0.5 - edge) for edge in (y0, y1)) <= 1
+            near |= abs(across - round(across)) < 0.15
+            if not near:
+                value = found[y, x].item()
+                assert (value == int(across)) if inside else math.isnan(value), (x, y)

@@ -307,8 +307,13 @@ def test_pooling_is_the_mean_of_the_real_slice():
     encoded = tower(strips(1, 4, 24), real=real)
     slow = sum(encoded.tokens[0, 2 + place] for place in (0, 1, 3)) / 3
     torch.testing.assert_close(encoded.pooled[0], slow)
-    # those behind the last real one are not computed
+    # the strip is cut behind its last real patch
     assert encoded.mask.tolist() == [[True, True, True, True, False, True]]
+    assert encoded.grid == (1, 4)
+    page = vit(image_size=(8, 12), pooling="mean")(strips(1, 8, 12), real=real)
+    assert page.grid == (2, 3)
+    slow = sum(page.tokens[0, 1 + place] for place in (0, 1, 3)) / 3
+    torch.testing.assert_close(page.pooled[0], slow)
 
 
 def test_real_patches_are_those_left_of_hidden_ones_too():
