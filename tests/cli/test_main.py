@@ -431,6 +431,15 @@ def test_check_shows_classes_and_counts_equal_captions_by_sample(diptych, tmp_pa
     assert "false negatives 2.00 a sample in a batch of 3" in out
 
 
+@pytest.fixture
+def hangup_ends():
+    """SIGHUP as a terminal's programs have it; the tests may run under nohup."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.usefixtures("hangup_ends")
 def test_a_closed_terminal_saves_as_sigterm_does(train, diptych, photos, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 1, signal.SIGHUP)
