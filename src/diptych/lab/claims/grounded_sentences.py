@@ -157,10 +157,11 @@ def _by_bag(bag: Any, tests: dict[str, str]) -> dict[str, float]:
         test = open_source(spec)
         samples = [test[at] for at in range(len(test))]
         score = "similarity" if "labels.similarity" in test.schema() else "score"
-        a, b = (
+        bags: list[Any] = [
             normalize(bag.transform([sample.captions(role)[0] for sample in samples]).astype(float))
             for role in ("caption", "pair")
-        )
+        ]
+        a, b = bags
         cosines = np.asarray(a.multiply(b).sum(1)).ravel()
         gold = np.array([sample.labels[score] for sample in samples])
         values = report(_of_cosines(cosines), np.eye(2)[[0] * len(cosines)], gold)
