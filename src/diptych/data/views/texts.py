@@ -75,6 +75,13 @@ class TextView:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
+        texts = self.drawn(sample, rng, progress)
+        return {f"texts.{self.name}": self.tokenizer.encode(texts)}
+
+    def drawn(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> list[str]:
+        """The texts of a sample, `count` of them."""
         held = {
             _bare(role): _texts(sample, _bare(role)) for roles, _ in self.forms for role in roles
         }
@@ -109,7 +116,7 @@ class TextView:
                     roles = possible[int(drawn_at)][0]
             parts = [" ".join(held[_bare(r)]) if _is_whole(r) else _take(orders[r]) for r in roles]
             drawn.append(self.said(self.between.join(parts), rng, progress))
-        return {f"texts.{self.name}": self.tokenizer.encode(drawn)}
+        return drawn
 
     def said(self, text: str, rng: np.random.Generator, progress: float | None) -> str:
         """The text to encode for a text that was drawn; subclasses may change it."""

@@ -18,7 +18,7 @@ position, before the mean. Temperatures are fixed. Sentences of a section come i
 time. BioViL-L adds a loss of words and positions (`local`) to the joint stage. Inference: the cosine
 of t with unit Z at each position, under a Gaussian filter on the grid (`models.heat`).
 
-words.py      head and loss of masked words      local.py   loss of BioViL-L
+local.py   loss of BioViL-L
 sections.py   views of sections                  model.py   what is delivered
 """
 
@@ -38,7 +38,7 @@ from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, S
 from diptych.methods.domain.biovil.local import local_alignment
 from diptych.methods.domain.biovil.model import Reports
 from diptych.methods.domain.biovil.sections import BothView, MaskedSectionView, SectionView
-from diptych.methods.domain.biovil.words import masked_losses, total
+from diptych.towers.nn.words import masked_losses, total
 from diptych.methods.families.image_only import STRONG
 from diptych.methods.families.pairs import SMALL
 from diptych.methods.make import Make

@@ -14,7 +14,7 @@ from torch import Tensor
 from diptych.data.images import FileImage, Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
-from diptych.methods.domain.biovil.words import WordHead
+from diptych.towers.nn.words import WordHead
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.heat import Interpolation, heat_map
 from diptych.models.model import Model, TextModel, evaluating
