@@ -112,6 +112,4 @@ def momentum_contrast(queries: Tensor, keys: Tensor, queue: Tensor, tau: float) 
         columns = torch.arange(j.start, j.stop, device=queries.device)
         return (rows[:, None] == columns) | (columns >= count)
 
-    return pair_losses(
-        queries, torch.cat([keys, queue]), 1 / tau, allowed=own_or_queued
-    ).mean()
+    return pair_losses(queries, torch.cat([keys, queue]), 1 / tau, allowed=own_or_queued).mean()
