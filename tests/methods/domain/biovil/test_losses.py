@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Tokens
 from diptych.methods.domain.biovil import TEXT_PROJECTION, Config, matched
 from diptych.methods.domain.biovil.local import local_alignment
-from diptych.towers.nn.words import WordHead, masked_losses
 from diptych.objectives import info_nce
 from diptych.towers.nn.heads import head
+from diptych.towers.nn.words import WordHead, masked_losses
 from diptych.towers.text.text import TextConfig, TextTower
 
 EYE = torch.eye(2, dtype=torch.float64)

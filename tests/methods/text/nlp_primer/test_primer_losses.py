@@ -99,7 +99,8 @@ def test_triplet_by_loops():
     a, p, n = (vectors(6, 3, seed=seed) for seed in range(3))
     each = [max(0.0, 0.4 - float(a[i] @ p[i]) + float(a[i] @ n[i])) for i in range(6)]
     near(triplet(a, p, n, 0.4), sum(each) / 6)
-    assert 0 in each and any(each)
+    assert 0 in each
+    assert any(each)
 
 
 def test_the_bound_of_a_perfect_ranking_is_the_logarithm_of_the_choices():

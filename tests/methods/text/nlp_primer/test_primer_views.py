@@ -20,15 +20,16 @@ from diptych.methods.text.nlp_primer.views import (
 )
 from diptych.rng import generator
 
-WORDS = "one two three four five six seven eight nine ten".split()
-TOKENS = build("bpe:vocab_size=320:context=24:special=mask", [" ".join(WORDS)] * 4)
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+TEXT = " ".join(WORDS)
+TOKENS = build("bpe:vocab_size=320:context=24:special=mask", [TEXT] * 4)
 
 
 def sample(text):
     return Sample(key="a", source="", texts=(Text(text=text),))
 
 
-def ids_of(view, text=" ".join(WORDS), seed=0):
+def ids_of(view, text=TEXT, seed=0):
     return view(sample(text), generator(seed), 0.5)
 
 
@@ -84,8 +85,10 @@ def test_one_span_is_hidden():
     whole, hidden = ids_of(view)["texts.main"]
     mask = TOKENS.special_id("mask")
     at = hidden.index(mask)
-    assert hidden.count(mask) == 1 and len(hidden) == len(whole) - 1
-    assert hidden[:at] == whole[:at] and hidden[at + 1 :] == whole[at + 2 :]
+    assert hidden.count(mask) == 1
+    assert len(hidden) == len(whole) - 1
+    assert hidden[:at] == whole[:at]
+    assert hidden[at + 1 :] == whole[at + 2 :]
     _, short = ids_of(view, "one")["texts.main"]
     assert mask in short
     with pytest.raises(InputError, match="special=mask"):
@@ -100,8 +103,10 @@ def test_cuts():
     marks = np.array(cut.marks)
     assert (marks >= 0).sum() == int(0.3 * count)
     assert (marks[marks >= 0] == np.array(cut.ids)[marks >= 0]).all()
-    assert sorted(own(moved.ids)) == sorted(own(cut.ids)) and own(moved.ids) != own(cut.ids)
-    assert max(moved.marks) == -1 and not found["fields.features"].any()
+    assert sorted(own(moved.ids)) == sorted(own(cut.ids))
+    assert own(moved.ids) != own(cut.ids)
+    assert max(moved.marks) == -1
+    assert not found["fields.features"].any()
     view = CutView(tokenizer=TOKENS, cuts=("feature_cutoff", "none"), width=19, features=0.2)
     found = ids_of(view)
     assert found["fields.features"].sum(1).tolist() == [3, 0]
@@ -128,7 +133,8 @@ def test_lengths_of_spans_follow_their_beta_distributions():
     _, anchors, positives = spans(least=2, most=20)
     lengths = [np.array([len(span) for span in rows]) for rows in (anchors, positives)]
     for found, mean in zip(lengths, (2 / 3, 1 / 3), strict=True):
-        assert 2 <= found.min() and found.max() <= 20
+        assert found.min() >= 2
+        assert found.max() <= 20
         # lengths are rounded down
         assert found.mean() == pytest.approx(2 + 18 * mean - 0.5, abs=0.7)
 
@@ -141,13 +147,15 @@ def test_positives_overlap_or_touch_their_anchor():
     before = after = inside = 0
     for seed in range(200):
         found = ids_of(view, text, seed)
-        assert len(found["texts.anchors"]) == 2 and len(found["texts.positives"]) == 6
+        assert len(found["texts.anchors"]) == 2
+        assert len(found["texts.positives"]) == 6
         for number, positive in enumerate(found["texts.positives"]):
             anchor = own(found["texts.anchors"][number // 3])
             (start,) = places(document, anchor)
             (first,) = places(document, own(positive))
             last = first + len(own(positive))
-            assert first <= start + len(anchor) and last >= start
+            assert first <= start + len(anchor)
+            assert last >= start
             before += last == start
             after += first == start + len(anchor)
             inside += start < first and last < start + len(anchor)

@@ -38,7 +38,6 @@ from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, S
 from diptych.methods.domain.biovil.local import local_alignment
 from diptych.methods.domain.biovil.model import Reports
 from diptych.methods.domain.biovil.sections import BothView, MaskedSectionView, SectionView
-from diptych.towers.nn.words import masked_losses, total
 from diptych.methods.families.image_only import STRONG
 from diptych.methods.families.pairs import SMALL
 from diptych.methods.make import Make
@@ -46,6 +45,7 @@ from diptych.objectives import info_nce, nt_xent
 from diptych.spec import NetworkSpec, NotNegative, Positive, Share
 from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Temperature
+from diptych.towers.nn.words import masked_losses, total
 
 card = {
     "title": "Making the Most of Text Semantics to Improve Biomedical Vision-Language Processing",

@@ -14,11 +14,11 @@ from torch import Tensor
 from diptych.data.images import FileImage, Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
-from diptych.towers.nn.words import WordHead
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.heat import Interpolation, heat_map
 from diptych.models.model import Model, TextModel, evaluating
 from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.words import WordHead
 
 MASK = "[MASK]"
 """What stands for a masked word in a text."""
