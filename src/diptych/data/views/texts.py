@@ -78,9 +78,7 @@ class TextView:
         texts = self.drawn(sample, rng, progress)
         return {f"texts.{self.name}": self.tokenizer.encode(texts)}
 
-    def drawn(
-        self, sample: Sample, rng: np.random.Generator, progress: float | None
-    ) -> list[str]:
+    def drawn(self, sample: Sample, rng: np.random.Generator, progress: float | None) -> list[str]:
         """The texts of a sample, `count` of them."""
         held = {
             _bare(role): _texts(sample, _bare(role)) for roles, _ in self.forms for role in roles

@@ -141,9 +141,7 @@ class MirrorBERT(TwoVersions):
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
-        return (
-            HiddenSpanView(tokenizer=self.make.tokenizer, role=config.role, span=config.span),
-        )
+        return (HiddenSpanView(tokenizer=self.make.tokenizer, role=config.role, span=config.span),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,32 +60,32 @@ def without_spans(words: list[str], share: float, rng: np.random.Generator) -> l
     """The words without a share of them, one at least and not all, in spans.
 
     >>> without_spans("a b c d e f g h".split(), 0.5, np.random.default_rng(0))
-    ['a', 'f', 'g', 'h']
+    ['a', 'b', 'g', 'h']
     """
-    kept: list[str] = []
-    at = 0
-    for plain, noise in noise_spans(len(words), share, SPAN, rng):
-        kept += words[at : at + plain]
-        at += plain + noise
-    return kept
+    inside = _spans(len(words), share, rng)
+    return [word for word, hit in zip(words, inside, strict=True) if not hit]
 
 
 def with_moved_spans(words: list[str], share: float, rng: np.random.Generator) -> list[str]:
     """The words, of which spans of a share of them are moved to random places.
 
     >>> with_moved_spans("a b c d e f g h".split(), 0.3, np.random.default_rng(1))
-    ['a', 'f', 'g', 'b', 'c', 'd', 'e', 'h']
+    ['a', 'd', 'e', 'b', 'c', 'f', 'g', 'h']
     """
-    kept: list[list[str]] = []
-    moved: list[list[str]] = []
-    at = 0
-    for plain, noise in noise_spans(len(words), share, SPAN, rng):
-        kept += [[word] for word in words[at : at + plain]]
-        moved.append(words[at + plain : at + plain + noise])
-        at += plain + noise
-    for span in moved:
-        kept.insert(int(rng.integers(len(kept) + 1)), span)
+    inside = _spans(len(words), share, rng)
+    kept = [[word] for word, hit in zip(words, inside, strict=True) if not hit]
+    starts = np.flatnonzero(inside & ~np.append(False, inside[:-1]))
+    for start in starts.tolist():
+        length = int(np.append(~inside[start:], True).argmax())
+        kept.insert(int(rng.integers(len(kept) + 1)), words[start : start + length])
     return [word for span in kept for word in span]
+
+
+def _spans(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which of `count` places are inside of spans, (count,) bool; every place is as likely."""
+    lengths = noise_spans(count, share, SPAN, rng)
+    inside = np.concatenate([np.repeat([False, True], pair) for pair in lengths])
+    return np.roll(inside, int(rng.integers(count)))
 
 
 @dataclass(frozen=True, kw_only=True)
