@@ -150,6 +150,44 @@ def test_binary_nce_equals_loops(correct, embed_dim):
     assert found == pytest.approx(sum(each) / len(each), rel=1e-9)
 
 
+@pytest.mark.parametrize("correct", [True, False])
+def test_binary_nce_without_knowledge(correct):
+    method = method_of(f"binary_nce:noise=5:correct={correct}")
+    prepared(method)
+    with torch.no_grad():
+        method.model.text.table.weight.zero_()
+    expected = math.log(1 + 5) + 5 * math.log(1 + 1 / 5) if correct else 6 * math.log(2)
+    assert losses_of(method, batch_of(method)).total.item() == pytest.approx(expected)
+
+
+def test_training_comes_near_the_least_loss_of_binary_nce():
+    """It is that of a classifier that knows the words of each text; noise that is also a word of the
+    text keeps it above 0."""
+    method = method_of("binary_nce:words=16").float()
+    prepared(method)
+    noise = 16 * method.noise
+    start = math.log(17) + 16 * math.log(17 / 16)
+    least = 0.0
+    for text in TEXTS[:8]:
+        ids = TOKENIZER.ids(text)[:46]
+        p = np.bincount(ids, minlength=len(noise)) / len(ids)
+        there = p > 0
+        least += (p * np.log(1 + noise / np.where(there, p, 1)))[there].sum() / 8
+        least += (noise * np.log1p(p / np.where(noise, noise, 1))).sum() / 8
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
+    loader = Loader(SOURCE, method.views(method.stages()[0]), InOrder(), 8)
+    losses = []
+    for epoch in range(100):
+        loss = losses_of(method, next(iter(loader.epoch(epoch)))).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(start, rel=0.02)
+    found = np.mean(losses[-20:])
+    assert abs(found - least) < 0.2 * (start - least)
+
+
 def test_binary_nce_learns_everywhere_and_in_halves():
     method = method_of("binary_nce")
     prepared(method)

@@ -86,7 +86,8 @@ class BinaryNCE(Objective):
         s(x, w) = <h(x), e_w> + b_w,     D = s - log(K q(w)),     L = `losses.binary_nce`
 
     h (B, E) is the embedding of the text, not normalised and through a linear map where E is not the
-    width of the word embeddings e. The noise is q(w) ∝ (count of w + 1)^power.
+    width of the word embeddings e. The noise is q(w) ∝ (count of w + 1)^power, and b starts as log q
+    where D has it.
     """
 
     Config = BinaryNCEConfig
@@ -114,7 +115,7 @@ class BinaryNCE(Objective):
         return (Stage(prepare=self.count),)
 
     def count(self, run: Any) -> None:
-        """Count the words of the training texts."""
+        """Count the words of the training texts, and set the biases to their logarithms."""
         source = run.sources["train"]
         view = TextView(tokenizer=self.make.tokenizer, role=self.config.role)
         require(source, view.reads, self.name)
@@ -128,6 +129,11 @@ class BinaryNCE(Objective):
 
         run.map(add, [view], source)
         self.counts.copy_(collectives.gather(counts[None], "counts of words").sum(0))
+        if self.config.correct:
+            ordinary = self.make.tokenizer.ordinary
+            with torch.no_grad():
+                found = torch.from_numpy(np.log(self.noise[ordinary])).to(self.bias)
+                self.bias[torch.from_numpy(ordinary).to(found.device)] = found
 
     @property
     def noise(self) -> np.ndarray:
