@@ -5,6 +5,8 @@ from typing import Any
 
 from diptych.errors import unknown
 from diptych.methods.families.sentences import Sentences
+from diptych.methods.text.nlp_primer.distilled import CRD
+from diptych.methods.text.nlp_primer.energy import BinaryNCE, ResidualEnergy
 from diptych.methods.text.nlp_primer.pairs import (
     CAPT,
     CERT,
@@ -16,6 +18,7 @@ from diptych.methods.text.nlp_primer.pairs import (
     Triplet,
 )
 from diptych.methods.text.nlp_primer.taxonomy import Row
+from diptych.methods.text.nlp_primer.tokens import COCOLM, ELECTRA
 from diptych.methods.text.simcse import SimCSE
 from diptych.spec import configure, parse
 
@@ -43,6 +46,11 @@ OBJECTIVES: Mapping[str, Any] = {
     "clear": CLEAR,
     "capt": CAPT,
     "mirror_bert": MirrorBERT,
+    "electra": ELECTRA,
+    "coco_lm": COCOLM,
+    "binary_nce": BinaryNCE,
+    "residual_energy": ResidualEnergy,
+    "crd": CRD,
 }
 """The class of each objective."""
 

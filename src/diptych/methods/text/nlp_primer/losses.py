@@ -4,15 +4,18 @@ Those that other methods have are taken from them: `objectives.nt_xent` (NT-Xent
 `objectives.supervised` (SupCon), `families.sentences.anchored` (SimCSE) and
 `text.simcse.triples` (SimCSE with labels).
 
-Dimensions: B anchors, K negatives of an anchor, Q keys of a queue, E embedding.
+Dimensions: B anchors, K negatives of an anchor, Q keys of a queue, E embedding; N texts of L tokens, M
+tokens that are predicted among W words.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.dtypes import at_least_float32
 from diptych.objectives.core import pair_losses
 
 
@@ -113,3 +116,77 @@ def momentum_contrast(queries: Tensor, keys: Tensor, queue: Tensor, tau: float) 
         return (rows[:, None] == columns) | (columns >= count)
 
     return pair_losses(queries, torch.cat([keys, queue]), 1 / tau, allowed=own_or_queued).mean()
+
+
+def token_losses(logits: Tensor, targets: Tensor, real: Tensor) -> Tensor:
+    """The sum over each text's real tokens of the binary cross-entropies of a question.
+
+    logits, targets (0 or 1) and `real` are (N, L); the result is (N,).
+
+    >>> real = torch.tensor([[True, True, False]])
+    >>> round(token_losses(torch.zeros(1, 3), torch.ones(1, 3), real).item(), 6)  # 2 ln 2
+    1.386294
+    """
+    logits = at_least_float32(logits)
+    losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return losses.masked_fill(~real, 0).sum(1)
+
+
+def replaced_tokens(
+    word_losses: Tensor, words: Tensor, losses: Tensor, tokens: Tensor, weight: float = 50.0
+) -> Tensor:
+    """ELECTRA's loss: the mean over the masked words of a generator's log-losses, and the mean over
+    all tokens of the discriminator's.
+
+        L = Σ word_losses / Σ words + weight · Σ losses / Σ tokens
+
+    All are sums and counts of texts (N,). Source: Clark et al. 2020.
+
+    >>> words, tokens = torch.tensor([2.0, 1]), torch.tensor([9.0, 5])
+    >>> even = math.log(30522) * words, words, math.log(2) * tokens, tokens
+    >>> round(replaced_tokens(*even).item(), 4)
+    44.9836
+    """
+    return word_losses.sum() / words.sum().clamp(min=1) + weight * losses.sum() / tokens.sum()
+
+
+def corrected_words(logits: Tensor, copies: Tensor, words: Tensor, kept: Tensor) -> Tensor:
+    """The log-losses (M,) of a corrective language model, which copies a token or says another one.
+
+        p(w) = σ(c) [w is the token shown] + σ(-c) softmax(logits)_w,        loss = -log p(word)
+
+    logits (M, W), words (M,), `kept` (M,) whether the word is the token shown. No gradient reaches
+    the logits `copies` c (M,) of copying, which have a loss of their own. Source: Meng et al. 2021.
+
+    >>> found = corrected_words(torch.zeros(2, 4), torch.zeros(2), torch.tensor([0, 3]), torch.tensor([True, False]))
+    >>> found.exp()  # 1 / (1/2 + 1/8), 1 / (1/8)
+    tensor([1.6000, 8.0000])
+    """
+    copies = at_least_float32(copies.detach())
+    said = F.logsigmoid(-copies) - F.cross_entropy(
+        at_least_float32(logits), words, reduction="none"
+    )
+    return -torch.where(kept, torch.logaddexp(F.logsigmoid(copies), said), said)
+
+
+def layer_contrast(
+    student: Tensor, teacher: Tensor, tau: float, form: Literal["nce", "info"] = "nce"
+) -> Tensor:
+    """Contrast of a student's vectors with a teacher's of the same inputs, those of the B - 1 other
+    inputs being noise.
+
+        nce     L = mean_i [ -log σ(D_ii) - Σ_{j≠i} log σ(-D_ij) ],   D = cos / tau - log((B - 1) q),  q = 1/B
+        info    L = mean_i CE( cos_i / tau, i )
+
+    student and teacher (B, E) are unit vectors. "nce" is `binary_nce` with uniform noise. Sources:
+    Tian et al. 2020 (CRD), Sun et al. 2020 (CoDIR).
+
+    >>> x = torch.eye(2)
+    >>> round(layer_contrast(x, x, 1.0).item(), 6), round(layer_contrast(x, x, 1.0, "info").item(), 6)
+    (1.26746, 0.313262)
+    """
+    if form == "info":
+        return pair_losses(student, teacher, 1 / tau).mean()
+    count = len(student)
+    bias = -math.log((count - 1) / count)
+    return pair_losses(student, teacher, 1 / tau, bias, softmax=False).mean()

@@ -1,10 +1,12 @@
 """Base of the objectives: an encoder of texts, trained by one of them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from diptych.errors import InputError
 from diptych.methods.families.sentences import SentenceConfig, Sentences
 from diptych.methods.text.nlp_primer.taxonomy import Row
+from diptych.towers.nn.parts import freeze
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +22,17 @@ class Objective(Sentences):
 
     row: ClassVar[Row]
     Config = ObjectiveConfig
+
+    def without_projection(self) -> None:
+        """Train the tower alone: what comes behind its tokens stays as it is.
+
+        Raises InputError if that has new weights, which would stay random.
+        """
+        text: Any = self.model.text
+        projection: Any = self.model.text_projection
+        freeze(projection, getattr(text, "cls", None))
+        if self.make.fresh and list(projection.parameters()):
+            raise InputError(
+                f"{self.row.title} trains the text tower alone, and its vectors of {text.width} numbers would pass "
+                f"a random map to {self.model.embed_dim}; give --embed-dim {text.width}"
+            )
