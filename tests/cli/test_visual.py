@@ -156,6 +156,21 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(
     assert load(tmp_path / "again").threshold is None
 
 
+def test_the_attention_to_each_word_is_shown_of_any_model(diptych, refused, tmp_path):
+    (tmp_path / "texts.txt").write_text("two dogs on a beach\nnobody knows why\n", "utf-8")
+    called = diptych("visual", "tiny", tmp_path / "texts.txt", "--words")
+    assert called.code == 0, called
+    assert "beach" in called.out
+    reported = json.loads(
+        diptych("visual", "tiny", tmp_path / "texts.txt", "--words", "--json").out
+    )
+    words = reported["texts"][1]["words"]
+    assert [each["word"] for each in words] == ["nobody", "knows", "why"]
+    assert sum(each["share"] for each in words) == pytest.approx(1)
+    refusal = refused("visual", "tiny-lm", "a cat", "--words")
+    assert "no text tower whose attention can be read" in refusal
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -170,6 +185,10 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(
         ),
         (("data", "label", "{pages}", "--out", "x.jsonl"), "has no model to compare with"),
         (("data", "label", "{pages}", "--model", "tiny", "--out", "x.csv"), "give --out x.jsonl"),
+        (
+            ("visual", "{run}", "a cat", "--words", "--threshold", "1"),
+            "--words scores no text; leave --threshold out",
+        ),
         (
             (
                 "data",

@@ -143,6 +143,12 @@ def add(parser: Parser) -> None:
         metavar="SOURCE",
         help="probes, nli: what they learn from; visualness: its threshold; continuation: examples",
     )
+    parser.option(
+        some,
+        "--lexicon",
+        metavar="FILE",
+        help="visualness: rated words, to compare with the attention to them",
+    )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(
         some,
@@ -323,7 +329,7 @@ _PLAIN = (
         "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
-    *("task", "reference"),
+    *("task", "reference", "lexicon"),
 )
 
 

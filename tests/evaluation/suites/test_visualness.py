@@ -11,8 +11,11 @@ from tests.evaluation.helpers import Fake, Rows, row, vectors
 from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
+from diptych.evaluation.suites._words import attention_report, ratings
 from diptych.evaluation.suites.visualness import labelled, report
+from diptych.methods.store import load
 from diptych.metrics import best_threshold
+from diptych.models.word_attention import word_attention
 
 
 def test_the_macro_f1_of_the_sheets_table():
@@ -113,3 +116,73 @@ def test_texts_of_one_kind_are_refused():
             rows([each for each in data.samples if each.labels["label"]]),
             ["visualness"],
         )
+
+
+LEXICON = "word,mean\ntext,3.5\na,1.5\nDOG,4.9\nis,1.6\nonce,2.5\nred,4.2\n"
+
+
+def worded():
+    """Texts of both kinds, in which "once" occurs once."""
+    texts = ("a red dog", "a dog is red", "why is a text a text", "text is once")
+    return rows(
+        [replace(row(str(at), at, text), labels={"label": at % 2}) for at, text in enumerate(texts)]
+    )
+
+
+def test_attention_is_correlated_with_the_ratings_of_words_that_recur(tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text(LEXICON)
+    model = load("tiny")
+    data = worded()
+    found = evaluate(model, data, ["visualness"], lexicon=str(path))["visualness"]
+    shares = {}
+    for words in word_attention(model, labelled(data)[0]):
+        for word, share in words:
+            shares.setdefault(word, []).append(share)
+    known = {"text": 3.5, "a": 1.5, "dog": 4.9, "is": 1.6, "red": 4.2}
+    x = np.array([sum(shares[word]) / len(shares[word]) for word in known])
+    y = np.array(list(known.values()))
+    x, y = x - x.mean(), y - y.mean()
+    r = (x * y).sum() / ((x**2).sum() * (y**2).sum()) ** 0.5
+    assert found["attention_pearson"] == pytest.approx(r)
+    assert found["attention_words"] == 5
+    assert found["attention_pearson_low"] < r < found["attention_pearson_high"]
+    assert "lexicon=words.csv" in found["options"]
+    plain = evaluate(model, data, ["visualness"])["visualness"]
+    assert "attention_pearson" not in plain
+    assert plain["protocol"] != found["protocol"]
+
+
+def test_the_pack_of_concreteness_is_a_lexicon(data_pack):
+    found = ratings(str(data_pack("concreteness") / "words.jsonl"))
+    assert len(found) > 39_000
+    assert found["dog"] > 4.5 > 2 > found["truth"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("noun,mean\ndog,1\n", "needs a column word and one of mean, rating"),
+        ("word,mean\ndog,1\ncat,high\n", "row 2 has no word or no number as mean"),
+        ("word,mean\ndog,1\ncat\n", "row 2 cannot be read"),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_lexicon_that_cannot_be_read_is_refused_before_anything(lines, message, tmp_path):
+    path = tmp_path / "words.csv"
+    if lines:
+        path.write_text(lines)
+    with pytest.raises(InputError, match=message):
+        evaluate(load("tiny"), worded(), ["visualness"], lexicon=str(path))
+
+
+def test_models_that_do_not_attend_and_too_few_words_are_refused(tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text(LEXICON)
+    data, _ = source()
+    model = Nulled(vectors(0))
+    with pytest.raises(InputError, match="has no text tower whose attention can be read"):
+        evaluate(model, data, ["visualness"], lexicon=str(path))
+    assert not model.seen
+    with pytest.raises(InputError, match="1 words of the texts occur more than once and are rated"):
+        attention_report([[("dog", 1.0)], [("dog", 0.5), ("hm", 0.5)]], {"dog": 4.9, "hm": 1.0})
