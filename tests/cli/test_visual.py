@@ -84,6 +84,26 @@ def test_sentences_of_pages_are_labelled_into_a_table(diptych, corpus, tmp_path)
     assert all(back[index].images["main"].decode().size == (64, 64) for index in with_image)
 
 
+def test_documents_become_a_table_that_is_labelled(diptych, corpus, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for at in (0, 1):
+        (folder / f"{at}.png").write_bytes((corpus / f"{at}.png").read_bytes())
+        text = f"<p>A red cat. {IDEAS[at]}.<img src={at}.png><img src=../{at}.png>"
+        (folder / f"{at}.html").write_text(text, "utf-8")
+    (folder / "bad.pdf").write_bytes(b"no document")
+    called = diptych("data", "pages", folder, "--out", tmp_path / "pages.jsonl")
+    assert called.code == 0, called
+    assert "left out: images outside of the folder" in called.out
+    assert "1 documents cannot be read and are left out: bad.pdf (damaged)" in called.out
+    words = ("--model", "tiny", "--positive", "50%", "--negative", "50%")
+    called = diptych(
+        "data", "label", tmp_path / "pages.jsonl", *words, "--out", tmp_path / "auto.jsonl"
+    )
+    assert called.code == 0, called
+    assert "4 sentences of 2 pages" in called.out
+
+
 def test_a_run_tells_which_texts_are_visual(diptych, run, tmp_path):
     texts = ["a small red cat on grass", *IDEAS[:2]]
     (tmp_path / "texts.txt").write_text("\n".join([*texts, "", " "]), "utf-8")
