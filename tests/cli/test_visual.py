@@ -104,6 +104,30 @@ def test_documents_become_a_table_that_is_labelled(diptych, corpus, tmp_path):
     assert "4 sentences of 2 pages" in called.out
 
 
+def test_ratings_of_people_become_labels(diptych, refused, tmp_path):
+    lines = [
+        "text,image,a,b,c",
+        "A red cat.,0.png,7,6,5",
+        "A dog.,,7,5,2",
+        "Why.,1.png,1,2,2",
+        "So.,,4,4,4",
+    ]
+    (tmp_path / "ratings.csv").write_text("\n".join(lines), "utf-8")
+    called = diptych("data", "ratings", tmp_path / "ratings.csv", "--out", tmp_path / "human.jsonl")
+    assert called.code == 0, called
+    assert "4 sentences rated by 3 people" in called.out
+    assert "Krippendorff's alpha 0." in called.out
+    assert "1 visual ones have no image" in called.out
+    rows = [json.loads(line) for line in (tmp_path / "human.jsonl").read_text("utf-8").splitlines()]
+    assert rows == [
+        {"text": "A red cat.", "image": "0.png", "label": 1},
+        {"text": "A dog.", "image": None, "label": 1},
+        {"text": "Why.", "image": None, "label": 0},
+    ]
+    words = ("data", "ratings", tmp_path / "ratings.csv", "--out", tmp_path / "h.jsonl", "--votes")
+    assert "1 votes of 3 are no majority; give 2 to 3" in refused(*words, "1")
+
+
 def test_a_run_tells_which_texts_are_visual(diptych, run, tmp_path):
     texts = ["a small red cat on grass", *IDEAS[:2]]
     (tmp_path / "texts.txt").write_text("\n".join([*texts, "", " "]), "utf-8")

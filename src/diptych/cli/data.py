@@ -12,8 +12,9 @@ reads. `negatives` gives each sample captions that are wrong, by rules, by retri
 and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `pages` writes
 the texts and images of HTML and PDF files as a table of pages. `label` finds by a model which
 sentences of a page speak of one of its images, and writes a table that `diptych train visualness`
-reads. `describe` asks templates, a world, a language model or any program for texts
-about each class, image or text; a source reads those of classes with `:captions=FILE`.
+reads; `ratings` makes labels of such a table of what several people said.
+`describe` asks templates, a world, a language model or any program for texts about each class,
+image or text; a source reads those of classes with `:captions=FILE`.
 """
 
 from pathlib import Path
@@ -32,7 +33,7 @@ USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
     "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
     "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
-    "describe SOURCE --by WRITER --out texts.json"
+    "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -44,6 +45,7 @@ EXAMPLES = (
     "diptych data negatives diagrams:edits=all --kinds edits+rule+retrieval --count 1000 --out lists/",
     "diptych data pages reports/ --out pages.jsonl",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
+    "diptych data ratings ratings.csv --out human.jsonl",
     "diptych data describe pets/ --by templates --prompt 'a photo of a {} | one {}' --out bank.json",
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
 )
@@ -55,15 +57,25 @@ _OPTIONS = {  # the options that each word accepts
     "negatives": _negatives.OPTIONS,
     "pages": (),
     "label": ("model", "positive", "negative", "page", "role", "device"),
+    "ratings": ("votes",),
     "describe": _describe.OPTIONS,
 }
 _NAMED = {  # what is named behind a word, where it is no source, and an example
     "make": ("world", "scenes"),
     "show": ("world", "scenes"),
     "pages": ("document", "report.pdf"),
+    "ratings": ("table", "ratings.csv"),
 }
 _FORMS = ("shards", "ms-cxr")
-_OF_SOURCES = ("filter", "vary", "negatives", "pages", "label", "describe")  # not only on worlds
+_OF_SOURCES = (
+    "filter",
+    "vary",
+    "negatives",
+    "pages",
+    "label",
+    "ratings",
+    "describe",
+)  # not only on worlds
 
 
 def add(parser: Parser) -> None:
@@ -71,7 +83,7 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
-        "table), negatives (images and a list), pages or label (a table) or describe (texts)",
+        "table), negatives (images and a list), pages, label or ratings (a table) or describe (texts)",
     )
     parser.option(
         "What",
@@ -167,6 +179,14 @@ def add(parser: Parser) -> None:
         metavar="FIELD",
         help="label: what samples of one page share (default: page_id)",
     )
+    parser.option(
+        "How",
+        "--votes",
+        type=int,
+        least=1,
+        metavar="N",
+        help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
+    )
     for part in (_vary, _negatives, _describe):
         part.add(parser)
     add_device(parser)
@@ -193,6 +213,7 @@ def run(args: Namespace) -> None:
             "negatives": _negatives.run,
             "pages": _documents.pages,
             "label": _label,
+            "ratings": _documents.ratings,
             "describe": _describe.run,
         }
         works[args.what](args, out)
