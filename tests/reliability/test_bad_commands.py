@@ -143,6 +143,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("compose tiny photos a.txt", ("no instruction", "in quotes")),
     ("visual tiny", ("no texts", "a .txt file")),
     ("visual tiny-lm cat --words", ("tiny-lm has no text tower", "name a model")),
+    (
+        "evaluate tiny --data photos --suite visualness --drawer tiny",
+        ("the drawer of visualness needs a model with draw", "diptych train"),
+    ),
     ("data ratings --out x.jsonl", ("no table", "ratings.csv")),
     ("data ratings a.txt --out x.jsonl", ("a.txt: ratings are a .csv", "save the table")),
     ("data ratings no.csv --out x.jsonl", ("no.csv: there is no such file", "check the path")),

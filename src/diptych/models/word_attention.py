@@ -77,8 +77,12 @@ def check_attends(model: Any) -> None:
 def pooled_attention(tower: TextTower | HFTextTower, ids: Tensor, lengths: Tensor) -> Tensor:
     """The weights a (N, L) with which what is pooled attends to each of the ids (N, L)."""
     L = ids.shape[1]
-    weights = _of_hf if isinstance(tower, HFTextTower) else _of_ours
-    by_token = weights(tower, ids, lengths).mean(1)  # over heads
+    weights = (
+        _of_hf(tower, ids, lengths)
+        if isinstance(tower, HFTextTower)
+        else _of_ours(tower, ids, lengths)
+    )
+    by_token = weights.mean(1)  # over heads
     match tower.config.pooling:
         case "first":
             pooled = by_token[:, 0]
@@ -93,9 +97,9 @@ def pooled_attention(tower: TextTower | HFTextTower, ids: Tensor, lengths: Tenso
     return pooled[:, :L]  # a learned token that is pooled stands behind the text
 
 
-def _of_ours(tower: Any, ids: Tensor, lengths: Tensor) -> Tensor:
+def _of_ours(tower: TextTower, ids: Tensor, lengths: Tensor) -> Tensor:
     """The weights (N, H, L, L) of the last block."""
-    last = list(tower.transformer.layers)[-1].attn
+    last: Any = list(tower.transformer.layers)[-1].attn
     found: list[Tensor] = []
 
     def keep(_: Any, args: tuple[Tensor], options: dict[str, Any]) -> None:

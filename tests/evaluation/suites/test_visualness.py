@@ -6,11 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.helpers import Fake, Rows, row, vectors
+from scipy.stats import ttest_ind
+from tests.evaluation.helpers import Dot, Fake, Rows, row, vectors
 
 from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
+from diptych.evaluation.suites._drawings import difference
+from diptych.evaluation.suites._drawings import report as drawn_report
 from diptych.evaluation.suites._words import attention_report, ratings
 from diptych.evaluation.suites.visualness import labelled, report
 from diptych.methods.store import load
@@ -186,3 +189,87 @@ def test_models_that_do_not_attend_and_too_few_words_are_refused(tmp_path):
     assert not model.seen
     with pytest.raises(InputError, match="1 words of the texts occur more than once and are rated"):
         attention_report([[("dog", 1.0)], [("dog", 0.5), ("hm", 0.5)]], {"dog": 4.9, "hm": 1.0})
+
+
+class Drawer:
+    """Draws a text of number n as the dots n and n + 1, or as dots that have nothing to do with it."""
+
+    identity = "drawer"
+
+    def __init__(self, visual):
+        self.visual = visual
+        self.seeds = []
+
+    def draw(self, name, count, *, seed):
+        number = int(name.split()[-1])
+        self.seeds.append(seed)
+        shown = (
+            range(number, number + count)
+            if self.visual[number]
+            else range(20 + number, 20 + number + count)
+        )
+        return [Dot(at).decode() for at in shown]
+
+
+class Judge(Nulled):
+    """Which takes images, as a real model does."""
+
+    def embed_images(self, images, *, batch_size):
+        if isinstance(images, list):
+            images = torch.stack(
+                [torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in images]
+            )
+        return super().embed_images(images, batch_size=batch_size)
+
+
+def test_drawings_are_compared_with_their_texts_as_by_loops():
+    data, visual = source()
+    model = Judge(vectors(0, count=64))
+    drawer = Drawer(visual)
+    found = evaluate(model, data, ["visualness"], drawer=drawer, draws=2, seed=5)["visualness"]
+    assert drawer.seeds == list(range(5, 13))
+    x = model.vectors.double().numpy()
+    dots = {n: [n, n + 1] if visual[n] else [20 + n, 21 + n] for n in range(8)}
+    likeness, lift, alike = [], [], []
+    for n in range(8):
+        own = sum(float(x[n] @ x[dot]) for dot in dots[n]) / 2
+        others = [m for m in range(8) if m != n and visual[m] == visual[n]]
+        rest = sum(float(x[n] @ x[dot]) for m in others for dot in dots[m]) / 2 / len(others)
+        likeness.append(own)
+        lift.append(own - rest)
+        alike.append(float(x[dots[n][0]] @ x[dots[n][1]]))
+    for name, values in (("likeness", likeness), ("lift", lift), ("alike", alike)):
+        a = [value for value, kind in zip(values, visual, strict=True) if kind]
+        b = [value for value, kind in zip(values, visual, strict=True) if not kind]
+        interval = ttest_ind(a, b, equal_var=False).confidence_interval()
+        reported = found["by_drawing"][name]
+        assert reported["visual"] == pytest.approx(np.mean(a))
+        assert reported["other"] == pytest.approx(np.mean(b))
+        assert reported["gap"] == pytest.approx(np.mean(a) - np.mean(b))
+        assert (reported["low"], reported["high"]) == pytest.approx((interval.low, interval.high))
+    assert "drawer=drawer" in found["options"]
+    assert "by_drawing" not in evaluate(model, data, ["visualness"])["visualness"]
+
+
+def test_what_drawings_do_not_tell_is_left_out():
+    x = torch.eye(3)
+    found = drawn_report(x[:, None], x, np.array([1, 0, 0]))
+    assert set(found) == {"likeness"}  # one drawing of a text, and one text of a kind
+    assert np.isnan(found["likeness"]["low"])
+    same = difference(np.ones(3), np.zeros(2))
+    assert (same["low"], same["gap"], same["high"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"drawer": Fake(vectors(0))}, "the drawer of visualness needs a model with draw"),
+        ({"drawer": Drawer([]), "draws": 0}, "0 drawings of a text are none"),
+    ],
+)
+def test_models_that_draw_nothing_are_refused(settings, message):
+    data, _ = source()
+    model = Nulled(vectors(0))
+    with pytest.raises(InputError, match=message):
+        evaluate(model, data, ["visualness"], **settings)
+    assert not model.seen

@@ -26,7 +26,7 @@ HTML = """<!DOCTYPE html><html><head><title>Not text</title><style>p { color: re
 <h1>Walks &amp; beaches</h1> before<p>Two   dogs run
 along the <b>bea</b>ch.<br>Second line
 <figure><img alt="no text" src="img/dogs.png?size=2#top"><figcaption>On sand</figcaption></figure>
-<ul><li>One<li>Two</ul><noscript><p>never</p></noscript>
+<nav><a>Home</a></nav><ul><li>One<li>Two <button>Go</button></ul><noscript><p>never</p></noscript>
 <template><p>never</p><script>1 < 2</script></template>
 <img src="https://example.org/a.png"><img src="//example.org/a.png"><img src="data:image/png;base64,x">
 <img src="../secret.png"><img src="/etc/a.png"><img src="img/none.png"><img src="img/broken.png">

@@ -40,13 +40,13 @@ _BYTES = {".html": 20_000_000, ".htm": 20_000_000, ".xhtml": 20_000_000, ".pdf":
 """The kinds of documents, and the most bytes of one."""
 
 _BLOCKS = re.compile(
-    "address|article|aside|blockquote|body|br|button|caption|center|dd|details|dialog|div|dl|dt|"
-    "fieldset|figcaption|figure|footer|form|h[1-6]|header|hr|legend|li|main|nav|ol|p|pre|section|"
+    "address|article|aside|blockquote|body|br|caption|center|dd|details|dialog|div|dl|dt|"
+    "fieldset|figcaption|figure|footer|form|h[1-6]|header|hr|legend|li|main|ol|p|pre|section|"
     "summary|table|tbody|td|tfoot|th|thead|tr|ul"
 )
 """Elements that begin and end a block of text."""
 _UNSEEN = re.compile(
-    "audio|canvas|iframe|math|noscript|object|script|select|style|svg|template|textarea|title|video"
+    "audio|button|canvas|iframe|math|nav|noscript|object|script|select|style|svg|template|textarea|title|video"
 )
 """Elements of which nothing is read."""
 _CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?([\w-]+)""", re.IGNORECASE)
