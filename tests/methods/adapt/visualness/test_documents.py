@@ -126,7 +126,8 @@ def pdf(*pages, password=None, algorithm="RC4-128"):
         stream = DecodedStreamObject()
         old = page.get_contents()
         stream.set_data(
-            (old.get_data() if old else b"") + f"\nBT /F1 12 Tf 20 180 Td {drawn} ET".encode()
+            (b"" if old is None else old.get_data())
+            + f"\nBT /F1 12 Tf 20 180 Td {drawn} ET".encode()
         )
         page[NameObject("/Contents")] = stream
     if password is not None:
@@ -163,6 +164,27 @@ def test_each_page_of_a_pdf_has_its_texts_and_images(tmp_path):
         )
     assert found.left_out == {"small images": 1}
     assert found.pages == 3
+
+
+def test_a_page_has_the_images_that_it_draws_not_all_that_it_lists(tmp_path):
+    writer = pypdf.PdfWriter(BytesIO(pdf(([], "blue"), ([], "red"))))
+    first, second = writer.pages
+    images = [page["/Resources"]["/XObject"].get_object() for page in (first, second)]
+    both = DictionaryObject()
+    for number, listed in enumerate(images):
+        [name] = listed.keys()
+        both[NameObject(f"/I{number}")] = listed.raw_get(name)
+        stream = DecodedStreamObject()
+        stream.set_data(f"q 60 0 0 40 0 0 cm /I{number} Do Q".encode())
+        writer.pages[number][NameObject("/Contents")] = stream
+    for page in writer.pages:
+        page["/Resources"][NameObject("/XObject")] = both
+    writer.write(tmp_path / "a.pdf")
+    found = write(tmp_path / "a.pdf", tmp_path / "pages.jsonl")
+    assert found.images == 2
+    assert [row["page_id"] for row in rows(tmp_path / "pages.jsonl")] == ["a.pdf#1", "a.pdf#2"]
+    with Image.open(tmp_path / "pages" / "000002.png") as image:
+        assert image.getpixel((30, 20)) == pytest.approx((255, 0, 0), abs=9)
 
 
 def test_documents_that_cannot_be_read_are_counted_and_the_only_one_is_an_error(docs, tmp_path):

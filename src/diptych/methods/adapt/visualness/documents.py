@@ -289,7 +289,7 @@ def _pdf_page(reader: Any, number: int, found: Found) -> list[Part]:
         found.left_out["pages whose text is damaged"] += 1
         return []
     try:
-        names = list(page.images.keys())
+        names = _drawn(page)
     except Exception:
         found.left_out["pages whose images are damaged"] += 1
         return parts
@@ -306,6 +306,18 @@ def _pdf_page(reader: Any, number: int, found: Found) -> list[Part]:
         else:
             parts.append(("image", image))
     return parts
+
+
+def _drawn(page: Any) -> list[Any]:
+    """The names of a page's images that it draws, since several pages may list the same images."""
+    content = page.get_contents()
+    operations = [] if content is None else content.operations
+    used = {operands[0] for operands, operator in operations if operator == b"Do" and operands}
+    names = page.images.keys()
+    firsts = [(name, name if isinstance(name, str) else name[0]) for name in names]
+    # names that begin with ~ are of images within the page's own commands; of a list the first
+    # one is the form that draws the image
+    return [name for name, first in firsts if first in used or first.startswith("~")]
 
 
 def _paragraphs(text: str) -> list[str]:
