@@ -27,6 +27,13 @@ def test_a_denoiser_draws_judges_and_teaches(diptych, tmp_path):
     )
     assert called.code == 0, called.err
     assert "i2t_2way" in called.out
+    lines = ["text,label", "a red star,1", "a blue ring,1", "nobody knows why,0", "a promise,0"]
+    (tmp_path / "kinds.csv").write_text("\n".join(lines))
+    words = ("--suite", "visualness", "--drawer", teacher, "--draws", "2")
+    called = diptych("evaluate", "tiny", "--data", tmp_path / "kinds.csv", *words)
+    assert called.code == 0, called.err
+    assert "visualness by drawing:" in called.out
+    assert "likeness" in called.out
     out = tmp_path / "run"
     called = diptych(
         *("train", "sds_clip", "--init", "tiny", "--method.denoiser", teacher),

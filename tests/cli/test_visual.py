@@ -84,6 +84,50 @@ def test_sentences_of_pages_are_labelled_into_a_table(diptych, corpus, tmp_path)
     assert all(back[index].images["main"].decode().size == (64, 64) for index in with_image)
 
 
+def test_documents_become_a_table_that_is_labelled(diptych, corpus, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for at in (0, 1):
+        (folder / f"{at}.png").write_bytes((corpus / f"{at}.png").read_bytes())
+        text = f"<p>A red cat. {IDEAS[at]}.<img src={at}.png><img src=../{at}.png>"
+        (folder / f"{at}.html").write_text(text, "utf-8")
+    (folder / "bad.pdf").write_bytes(b"no document")
+    called = diptych("data", "pages", folder, "--out", tmp_path / "pages.jsonl")
+    assert called.code == 0, called
+    assert "left out: images outside of the folder" in called.out
+    assert "1 documents cannot be read and are left out: bad.pdf (damaged)" in called.out
+    words = ("--model", "tiny", "--positive", "50%", "--negative", "50%")
+    called = diptych(
+        "data", "label", tmp_path / "pages.jsonl", *words, "--out", tmp_path / "auto.jsonl"
+    )
+    assert called.code == 0, called
+    assert "4 sentences of 2 pages" in called.out
+
+
+def test_ratings_of_people_become_labels(diptych, refused, tmp_path):
+    lines = [
+        "text,image,a,b,c",
+        "A red cat.,0.png,7,6,5",
+        "A dog.,,7,5,2",
+        "Why.,1.png,1,2,2",
+        "So.,,4,4,4",
+    ]
+    (tmp_path / "ratings.csv").write_text("\n".join(lines), "utf-8")
+    called = diptych("data", "ratings", tmp_path / "ratings.csv", "--out", tmp_path / "human.jsonl")
+    assert called.code == 0, called
+    assert "4 sentences rated by 3 people" in called.out
+    assert "Krippendorff's alpha 0." in called.out
+    assert "1 visual ones have no image" in called.out
+    rows = [json.loads(line) for line in (tmp_path / "human.jsonl").read_text("utf-8").splitlines()]
+    assert rows == [
+        {"text": "A red cat.", "image": "0.png", "label": 1},
+        {"text": "A dog.", "image": None, "label": 1},
+        {"text": "Why.", "image": None, "label": 0},
+    ]
+    words = ("data", "ratings", tmp_path / "ratings.csv", "--out", tmp_path / "h.jsonl", "--votes")
+    assert "1 votes of 3 are no majority; give 2 to 3" in refused(*words, "1")
+
+
 def test_a_run_tells_which_texts_are_visual(diptych, run, tmp_path):
     texts = ["a small red cat on grass", *IDEAS[:2]]
     (tmp_path / "texts.txt").write_text("\n".join([*texts, "", " "]), "utf-8")
@@ -156,6 +200,21 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(
     assert load(tmp_path / "again").threshold is None
 
 
+def test_the_attention_to_each_word_is_shown_of_any_model(diptych, refused, tmp_path):
+    (tmp_path / "texts.txt").write_text("two dogs on a beach\nnobody knows why\n", "utf-8")
+    called = diptych("visual", "tiny", tmp_path / "texts.txt", "--words")
+    assert called.code == 0, called
+    assert "beach" in called.out
+    reported = json.loads(
+        diptych("visual", "tiny", tmp_path / "texts.txt", "--words", "--json").out
+    )
+    words = reported["texts"][1]["words"]
+    assert [each["word"] for each in words] == ["nobody", "knows", "why"]
+    assert sum(each["share"] for each in words) == pytest.approx(1)
+    refusal = refused("visual", "tiny-lm", "a cat", "--words")
+    assert "no text tower whose attention can be read" in refusal
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -170,6 +229,10 @@ def test_the_run_is_measured_embeds_and_is_started_from_as_any_other(
         ),
         (("data", "label", "{pages}", "--out", "x.jsonl"), "has no model to compare with"),
         (("data", "label", "{pages}", "--model", "tiny", "--out", "x.csv"), "give --out x.jsonl"),
+        (
+            ("visual", "{run}", "a cat", "--words", "--threshold", "1"),
+            "--words scores no text; leave --threshold out",
+        ),
         (
             (
                 "data",

@@ -1,6 +1,6 @@
 """Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
-source, vary its images, give it wrong captions, label the sentences of documents, or describe
-classes, images and texts.
+source, vary its images, give it wrong captions, read the pages of documents and label their
+sentences, or describe classes, images and texts.
 
 A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
 every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
@@ -9,16 +9,18 @@ ALIGN's rules of frequency, and writes a list that is read in place of the sourc
 filtered:FILE`). `vary` puts other things in the place of each object, in the image and in its
 captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
 reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random,
-and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `label` finds by
-a model which sentences of a page speak of one of its images, and writes a table that `diptych train
-visualness` reads. `describe` asks templates, a world, a language model or any program for texts
-about each class, image or text; a source reads those of classes with `:captions=FILE`.
+and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `pages` writes
+the texts and images of HTML and PDF files as a table of pages. `label` finds by a model which
+sentences of a page speak of one of its images, and writes a table that `diptych train visualness`
+reads; `ratings` makes labels of such a table of what several people said.
+`describe` asks templates, a world, a language model or any program for texts about each class,
+image or text; a source reads those of classes with `:captions=FILE`.
 """
 
 from pathlib import Path
 from typing import Any
 
-from diptych.cli import _describe, _negatives, _vary
+from diptych.cli import _describe, _documents, _negatives, _vary
 from diptych.cli._model import MODELS, add_device, load_model
 from diptych.cli._page import page
 from diptych.cli._parser import Namespace, Parser
@@ -30,7 +32,8 @@ GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
     "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
-    "label SOURCE --model MODEL --out labels.jsonl | describe SOURCE --by WRITER --out texts.json"
+    "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
+    "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -40,7 +43,9 @@ EXAMPLES = (
     "diptych data vary scenes:number=2 --count 500 --model tiny --out varied/",
     "diptych data vary coco.json --by sd2-inpainting/ --portrayals words.json --model hf:clip/ --out varied/",
     "diptych data negatives diagrams:edits=all --kinds edits+rule+retrieval --count 1000 --out lists/",
+    "diptych data pages reports/ --out pages.jsonl",
     "diptych data label pages.jsonl --model openclip:ViT-B-32/openai --positive 0.35 --negative 0.18 --out auto.jsonl",
+    "diptych data ratings ratings.csv --out human.jsonl",
     "diptych data describe pets/ --by templates --prompt 'a photo of a {} | one {}' --out bank.json",
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
 )
@@ -50,11 +55,27 @@ _OPTIONS = {  # the options that each word accepts
     "filter": ("rules", "role", "test"),
     "vary": _vary.OPTIONS,
     "negatives": _negatives.OPTIONS,
+    "pages": (),
     "label": ("model", "positive", "negative", "page", "role", "device"),
+    "ratings": ("votes",),
     "describe": _describe.OPTIONS,
 }
+_NAMED = {  # what is named behind a word, where it is no source, and an example
+    "make": ("world", "scenes"),
+    "show": ("world", "scenes"),
+    "pages": ("document", "report.pdf"),
+    "ratings": ("table", "ratings.csv"),
+}
 _FORMS = ("shards", "ms-cxr")
-_OF_SOURCES = ("filter", "vary", "negatives", "label", "describe")  # not only on worlds
+_OF_SOURCES = (
+    "filter",
+    "vary",
+    "negatives",
+    "pages",
+    "label",
+    "ratings",
+    "describe",
+)  # not only on worlds
 
 
 def add(parser: Parser) -> None:
@@ -62,12 +83,12 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
-        "table), negatives (images and a list), label (a table) or describe (texts)",
+        "table), negatives (images and a list), pages, label or ratings (a table) or describe (texts)",
     )
     parser.option(
         "What",
         "world",
-        help="a world with its options, such as scenes or scenes:size=96:seed=1; or a source",
+        help="a world with its options, such as scenes or scenes:size=96:seed=1; a source; or documents",
     )
     parser.option(
         "How",
@@ -158,6 +179,14 @@ def add(parser: Parser) -> None:
         metavar="FIELD",
         help="label: what samples of one page share (default: page_id)",
     )
+    parser.option(
+        "How",
+        "--votes",
+        type=int,
+        least=1,
+        metavar="N",
+        help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
+    )
     for part in (_vary, _negatives, _describe):
         part.add(parser)
     add_device(parser)
@@ -167,8 +196,8 @@ def run(args: Namespace) -> None:
     if args.what not in _OPTIONS:
         raise unknown("word behind `diptych data`", args.what or "", _OPTIONS)
     if not args.world:
-        what = "source" if args.what in _OF_SOURCES else "world"
-        raise InputError(f"diptych data {args.what} has no {what}; name one, such as scenes")
+        what, such = _NAMED.get(args.what, ("source", "scenes"))
+        raise InputError(f"diptych data {args.what} has no {what}; name one, such as {such}")
     if "out" not in args:
         raise InputError(f"diptych data {args.what} has nowhere to write; give --out")
     for name in dict.fromkeys(name for options in _OPTIONS.values() for name in options):
@@ -182,7 +211,9 @@ def run(args: Namespace) -> None:
             "filter": _filter,
             "vary": _vary.run,
             "negatives": _negatives.run,
+            "pages": _documents.pages,
             "label": _label,
+            "ratings": _documents.ratings,
             "describe": _describe.run,
         }
         works[args.what](args, out)
@@ -243,10 +274,7 @@ def _label(args: Namespace, out: Path) -> None:
     from diptych.data.sources import open_source
     from diptych.methods.adapt.visualness.pages import label, write
 
-    if out.suffix != ".jsonl":
-        raise InputError(
-            f"{out}: the labelled sentences are a .jsonl file; give --out {out.with_suffix('.jsonl')}"
-        )
+    _documents.check_table(out, "the labelled sentences")
     if "model" not in args:
         raise InputError(
             f"diptych data label has no model to compare with; name {MODELS} with --model"

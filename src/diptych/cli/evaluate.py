@@ -75,7 +75,8 @@ def add(parser: Parser) -> None:
         type=int,
         least=0,
         metavar="N",
-        help="zeroshot: choices of one random prompt a class, for the spread of accuracy",
+        help="zeroshot: choices of one random prompt a class, for the spread of accuracy; clip_i, visualness: "
+        "drawings of each class or text",
     )
     parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
     parser.option(
@@ -142,6 +143,18 @@ def add(parser: Parser) -> None:
         "--train",
         metavar="SOURCE",
         help="probes, nli: what they learn from; visualness: its threshold; continuation: examples",
+    )
+    parser.option(
+        some,
+        "--drawer",
+        metavar="MODEL",
+        help="visualness: draws the texts, for the model to judge the drawings",
+    )
+    parser.option(
+        some,
+        "--lexicon",
+        metavar="FILE",
+        help="visualness: rated words, to compare with the attention to them",
     )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(
@@ -323,7 +336,7 @@ _PLAIN = (
         "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
-    *("task", "reference"),
+    *("task", "reference", "lexicon", "drawer"),
 )
 
 

@@ -1,7 +1,8 @@
 """Tell which texts speak of what can be seen, by a model that was trained to score them.
 
 Larger scores are more visual, and texts above the threshold are called so. It is the run's own, or
-the best on texts of your own whose kind is known (--val), or the one that you give.
+the best on texts of your own whose kind is known (--val), or the one that you give. `--words` tells
+instead how much the text tower's last layer attends to each word, of any model with a text tower.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ EXAMPLES = (
     "diptych visual runs/visual 'two dogs on a beach'",
     "diptych visual runs/visual sentences.txt --json",
     "diptych visual runs/visual sentences.txt --val labelled.jsonl --label label",
+    "diptych visual openclip:ViT-B-32/openai 'two dogs on a beach' --words",
 )
 _SHOWN = 40  # texts in the table
 
@@ -38,6 +40,9 @@ def add(parser: Parser) -> None:
         "--label",
         help="of --val: 1 for visual texts (default: visual, label, or what has an image)",
     )
+    parser.option(
+        "How", "--words", type=bool, help="the share of the attention of each word, not a score"
+    )
     parser.option("How", "--role", help="of --val: role of the texts (default: caption)")
     parser.option("More", "--json", type=bool, help="JSON, of all texts, in place of a table")
     add_precision(parser)
@@ -50,6 +55,9 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych visual has no model or no texts; write diptych visual RUN 'a text', or a .txt file"
         )
+    if args.get("words"):
+        _words(args)
+        return
     if "threshold" in args and "val" in args:
         raise InputError("--threshold and --val both say the threshold; leave one out")
     if loose := [name for name in ("label", "role") if name in args and "val" not in args]:
@@ -78,6 +86,33 @@ def run(args: Namespace) -> None:
     count = sum(each["visual"] for each in reported)
     note = f"{count:,} of {len(reported):,} are above {threshold:.3f}{more}"
     show_table(f"{args.texts} by {args.model}", ("text", "score", "visual"), rows, note)
+
+
+def _words(args: Namespace) -> None:
+    """Show the words of each text with their shares of the attention."""
+    for name in ("threshold", "val", "label", "role"):
+        if name in args:
+            raise InputError(f"--words scores no text; leave --{name} out, or --words")
+    texts = _texts(args.texts)
+    from diptych.models.word_attention import word_attention
+
+    with progress("reading") as report:
+        found = word_attention(load_model(args.model, args), texts, progress=report)
+    if args.get("json"):
+        reported = [
+            {"text": text, "words": [{"word": word, "share": share} for word, share in words]}
+            for text, words in zip(texts, found, strict=True)
+        ]
+        show_json({"model": args.model, "texts": reported})
+        return
+    rows = [
+        (number, word, share)
+        for number, words in enumerate(found[:_SHOWN], 1)
+        for word, share in words
+    ]
+    more = f"{len(found) - _SHOWN:,} more texts; --json tells all" if len(found) > _SHOWN else ""
+    title = f"the attention of {args.model} to the words of {args.texts}"
+    show_table(title, ("text", "word", "share"), rows, more)
 
 
 def _threshold(args: Namespace, model: Any) -> float:

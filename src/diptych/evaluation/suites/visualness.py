@@ -6,12 +6,15 @@ x_null is the NULL image of a model that was trained with one, `model.null`; for
 model it is the one of seed 0. A label marks the visual texts, or whether their sample has an image.
 Macro measures are means over both classes; AUROC, of S, needs no threshold. To measure what is left
 of retrieval, run the suite `retrieval` on the same data, which leaves samples without an image out.
+With a `lexicon` of rated words it also measures whether the text tower attends to the words that
+people rated high, and with a `drawer` whether drawings of visual texts are more like them.
 
 Source: Verma et al. 2023 (TIP-CLIP).
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,12 @@ from diptych.data.sample import Sample, Source, is_visual
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, as_vectors, embed_texts, read_texts
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
+from diptych.evaluation.suites._drawings import check_drawer, drawn
+from diptych.evaluation.suites._words import attention_report, ratings
+from diptych.evaluation.suites.degeneration import loaded
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.metrics import TIE, best_threshold, lab
+from diptych.models.word_attention import check_attends, word_attention
 
 card = {
     "title": "Visualness: texts that speak of what can be seen",
@@ -41,14 +48,23 @@ def ready(
     role: str | None = None,
     label: str | None = None,
     train: Source | str | None = None,
+    lexicon: str | None = None,
+    drawer: Any = None,
+    draws: int = 4,
 ) -> None:
-    """Raise InputError for a role and a label that the sources lack."""
+    """Raise InputError for a role and a label that the sources lack, for a lexicon that cannot be
+    read or a text tower whose attention cannot, and for a drawer that draws nothing."""
     role = role_of("visualness", source, role)
     label = visual_label(source, label)
     if train is not None:
         own = _opened(train)
         role_of("visualness", own, role)
         visual_label(own, label)
+    if lexicon is not None:
+        check_attends(model)
+        ratings(lexicon)
+    if drawer is not None:
+        check_drawer(loaded(drawer), draws)
 
 
 def visualness(
@@ -58,6 +74,10 @@ def visualness(
     role: str | None = None,
     label: str | None = None,
     train: Source | str | None = None,
+    lexicon: str | None = None,
+    drawer: Any = None,
+    draws: int = 4,
+    seed: int = 0,
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -66,11 +86,24 @@ def visualness(
 
     The threshold is the best on `train`, a source or its spec, else the model's own; without either
     only AUROC is returned. `label` is 1 for visual texts: visual or label, or the one named;
-    without any, texts whose sample has an image are visual. Also returned: `n` texts, how many are
-    `visual`, the `threshold`, `bad` samples by reason, and the protocol. Raises InputError if all
-    texts are of one kind.
+    without any, texts whose sample has an image are visual. With a `lexicon`, a table of rated words,
+    also `attention_pearson` (see `_words`). With a `drawer`, a model that draws or its spec, also
+    `by_drawing` (see `_drawings`), of `draws` drawings of each text that the model judges.
+
+    Also returned: `n` texts, how many are `visual`, the `threshold`, `bad` samples by reason, and
+    the protocol. Raises InputError if all texts are of one kind.
     """
-    ready(model, source, role=role, label=label, train=train)
+    drawer = None if drawer is None else loaded(drawer)
+    ready(
+        model,
+        source,
+        role=role,
+        label=label,
+        train=train,
+        lexicon=lexicon,
+        drawer=drawer,
+        draws=draws,
+    )
     role = role_of("visualness", source, role)
     label = visual_label(source, label)
     bad = Counter()
@@ -85,8 +118,19 @@ def visualness(
         steps.total += len(known)
         threshold = best_threshold(_scores(model, known, batch_size, steps), kinds)
         by = f"best on {data_of(own)} {split_of(own.keys())}"
-    found = report(_scores(model, texts, batch_size, steps), visual, threshold)
-    options = (f"label={label}", f"threshold={by}")
+    found: dict[str, Any] = {**report(_scores(model, texts, batch_size, steps), visual, threshold)}
+    options: tuple[str, ...] = (f"label={label}", f"threshold={by}")
+    if lexicon is not None:
+        attended = word_attention(model, texts, batch_size=batch_size)
+        found |= attention_report(attended, ratings(lexicon))
+        options += (f"lexicon={Path(lexicon).name}",)
+    if drawer is not None:
+        steps.total += 2 * len(texts)
+        shown = {"draws": draws, "seed": seed}
+        found["by_drawing"] = drawn(
+            model, drawer, texts, visual, batch_size=batch_size, steps=steps, **shown
+        )
+        options += (f"drawer={getattr(drawer, 'identity', '')}", f"draws={draws}", f"seed={seed}")
     rule = "mean of both classes; texts above the threshold are visual; ties count half in AUROC"
     protocol = protocol_of("visualness", source, model, field=role, rule=rule, options=options)
     return (

@@ -87,12 +87,7 @@ class Attention(nn.Module):
         provides the earlier keys and values. Those of a memory are computed at the first call only.
         """
         if memory is None:
-            parts = (
-                project((self.q, self.k, self.v), x)
-                if self.qkv is None
-                else self.qkv(x).chunk(3, dim=-1)
-            )
-            q, k, v = map(self._heads, parts)
+            q, k, v = self._own(x)
             if kept is not None:
                 k, v = kept.extend(k, v)
         else:
@@ -112,11 +107,37 @@ class Attention(nn.Module):
         )
         return run(self.out, y.transpose(1, 2).flatten(2))
 
-    def weights(self, x: Tensor, memory: Tensor) -> Tensor:
-        """The attention weights (B, heads, N, M) of x (B, N, D) over the memory (B, M, ·)."""
-        q = self._heads(self.q(x))
-        k = self._heads(self.k(memory))
-        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+    def weights(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """The attention weights (B, heads, N, M) of x (B, N, D) over the memory (B, M, ·), or over
+        x itself (M = N); `mask` and `causal` as in `forward`."""
+        if memory is None:
+            q, k, _ = self._own(x)
+        else:
+            q = self._heads(self.q(x))
+            k = self._heads(self.k(memory))
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        if mask is not None:
+            mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(later, torch.finfo(scores.dtype).min)
+        return scores.softmax(-1)
+
+    def _own(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The queries, keys and values (B, heads, N, D / heads) of self-attention."""
+        if self.qkv is None:
+            q, k, v = project((self.q, self.k, self.v), x)
+        else:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self._heads(q), self._heads(k), self._heads(v)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, heads, N, D / heads)."""

@@ -10,8 +10,9 @@ the bottom 5 %, which fit any model. `diptych data label` writes the table that 
 visualness` reads.
 
 A page consists of the samples that share a page's number or name, with all their images and texts;
-a sample that names none is a separate page. Texts of several sentences are split
-(`data.views.sentences`) [choice: the paper uses NLTK]. Source: Verma et al. 2023 (TIP-CLIP).
+a sample that names none is a separate page, and one that names several, as an image of several
+rows, is on each of them. Texts of several sentences are split (`data.views.sentences`) [choice: the
+paper uses NLTK]. Source: Verma et al. 2023 (TIP-CLIP).
 
 Dimensions: N sentences, P images of a page.
 """
@@ -204,7 +205,8 @@ def _grouped(source: Source, page: str) -> tuple[dict[str, list[int]], dict[str,
             damaged[keys[index]] = bad.reason
             continue
         named = [str(sample.labels[page])] if page in sample.labels else sample.captions(page)
-        groups.setdefault(named[0] if named else sample.key, []).append(index)
+        for name in named or [sample.key]:  # several pages may show one image
+            groups.setdefault(name, []).append(index)
     return groups, damaged
 
 
