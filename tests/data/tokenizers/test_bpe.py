@@ -5,6 +5,7 @@ import pickle
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,3 +130,9 @@ def test_damaged_plain_values_are_errors():
         from_dict({"kind": "bqe"})
     with pytest.raises(InputError, match="damaged"):
         from_dict({**TOKENIZER.to_dict(), "merges": "xq zz9"})
+
+
+def test_a_text_does_not_end_at_its_start_where_both_ids_are_the_same():
+    gpt2 = SimpleNamespace(before=(9,), after=(9,), eot=9, pad=9, padding="longest", context=8)
+    _, lengths = pad_batch([[9, 1, 2, 3, 9], [9, 9], [9, 1, 9, 2, 9], [9]], gpt2)
+    assert lengths.tolist() == [5, 2, 3, 1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from hypothesis import given, settings
@@ -90,6 +91,34 @@ def test_log_probabilities_and_texts_are_those_of_transformers(kind: str, folder
         before = ids[0, :-1].tolist()
         expected = model.tokenizer.decode(before + after)[len(text) :]
         assert model.generate(text, max_tokens=6) == [expected]
+
+
+def test_a_start_that_is_also_the_end_does_not_end_a_text(tmp_path: Path):
+    """GPT-2's only special token begins texts and ends them."""
+    letters = {letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    end = len(letters)
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = transformers.GPT2Config(
+        vocab_size=end + 1, n_embd=32, n_layer=1, n_head=2, n_positions=CONTEXT, bos_token_id=end,
+        eos_token_id=end, initializer_range=0.4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    model = load(f"hf-lm:{tmp_path}")
+    assert isinstance(model, LanguageModel)
+    ids = torch.tensor(model.tokenizer.encode(["a cat"]))
+    assert ids[0, 0] == ids[0, -1] == end
+    with torch.no_grad():
+        logits = theirs(input_ids=ids).logits
+    found = -torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum")
+    close(model.log_prob("a cat"), found[None])
+    ways = [model.generate(prompt, max_tokens=4)[0] for prompt in ("a cat", "a dog", "why")]
+    assert len(set(ways)) > 1
 
 
 @settings(max_examples=10, deadline=None)

@@ -176,10 +176,12 @@ def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tens
     """Pad and stack encoded texts by the tokenizer's padding rule: ids (N, L) and lengths (N,),
     int64.
 
-    L is the longest length, or the context if the rule is "max". A text ends at its first end id,
-    even if that is spelled out within the text, since CLIP's towers pool there.
+    L is the longest length, or the context if the rule is "max". A text ends at its first end id
+    behind the special ids at its start, of which GPT-2's is the same one; even if that is spelled out
+    within the text, since CLIP's towers pool there.
     """
-    lengths = torch.tensor([_end(row, tokenizer.eot) for row in rows], dtype=torch.int64)
+    start = len(tokenizer.before)
+    lengths = torch.tensor([_end(row, tokenizer.eot, start) for row in rows], dtype=torch.int64)
     width = (
         tokenizer.context if tokenizer.padding == "max" else int(lengths.max()) if len(rows) else 0
     )
@@ -206,5 +208,8 @@ def by_length(
     return batches, torch.tensor(order, dtype=torch.int64).argsort()
 
 
-def _end(row: Sequence[int], eot: int | None) -> int:
-    return row.index(eot) + 1 if eot is not None and eot in row else len(row)
+def _end(row: Sequence[int], eot: int | None, start: int) -> int:
+    try:
+        return len(row) if eot is None else row.index(eot, start) + 1
+    except ValueError:
+        return len(row)
