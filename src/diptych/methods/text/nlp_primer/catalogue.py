@@ -5,6 +5,7 @@ from typing import Any
 
 from diptych.errors import unknown
 from diptych.methods.families.sentences import Sentences
+from diptych.methods.text.nlp_primer.labels import CLESS, LabelText, SupConTuning
 from diptych.methods.text.nlp_primer.pairs import (
     CAPT,
     CERT,
@@ -43,6 +44,9 @@ OBJECTIVES: Mapping[str, Any] = {
     "clear": CLEAR,
     "capt": CAPT,
     "mirror_bert": MirrorBERT,
+    "cless": CLESS,
+    "label_text": LabelText,
+    "supcon_tuning": SupConTuning,
 }
 """The class of each objective."""
 
