@@ -305,6 +305,33 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((rank[positive].sum() - hits * (hits + 1) / 2) / (hits * others))
 
 
+def average_precision(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """The average precision (K,) of K rankings of N items by scores (N, K), given which items are
+    relevant (N, K) bool; NaN of a ranking without a relevant item.
+
+        AP = Σ_t (R_t - R_t-1) P_t
+
+    t are the different scores from the highest, P_t and R_t precision and recall among the items whose
+    score is at least t. Items of equal score are one group, so that the order of the items does not
+    matter: equal scores of all give the share of relevant items. This is scikit-learn's
+    `average_precision_score`.
+
+    >>> average_precision(np.array([[3.0], [2.0], [2.0], [1.0]]), np.array([[0], [1], [0], [1]], bool))
+    array([0.41666667])
+    """
+    found = np.full(scores.shape[1], np.nan)
+    for column, (values, right) in enumerate(zip(scores.T, relevant.T, strict=True)):
+        total = int(right.sum())
+        if not total:
+            continue
+        order = np.argsort(-values, kind="stable")
+        last = np.append(np.diff(values[order]) != 0, True)  # of each group
+        hits = np.cumsum(right[order])[last]
+        precision = hits / (np.flatnonzero(last) + 1)
+        found[column] = float(np.sum(np.diff(hits, prepend=0) * precision)) / total
+    return found
+
+
 def class_ranks(scores: Array, labels: Array) -> np.ndarray:
     """The rank (N,) of each sample's right class among scores (N, C).
 

@@ -56,6 +56,20 @@ class EmbedsRecords(Protocol):
         ...
 
 
+class MatchesLabels(Protocol):
+    """What `match` is of a model of texts alone. That of a model of images, `match(images, texts)`,
+    gives the scores (N,) of image i with text i."""
+
+    probabilities: str  # "sigmoid" or "softmax": how the logits of a text become probabilities
+    label_names: Sequence[str]  # the only labels that it can score; none if it can score any
+
+    def match(
+        self, texts: Sequence[str], labels: Sequence[str], *, batch_size: int = 256
+    ) -> "Tensor":
+        """Logits (N, K) of texts with labels."""
+        ...
+
+
 class Predicts(Protocol):
     def predict(self, images: "ImagesLike", *, batch_size: int = 64) -> "Mapping[str, Tensor]":
         """Named numbers (N,) of each image, such as a risk or an indicator."""
@@ -154,6 +168,11 @@ def able_methods(ability: str) -> str:
     if ability in COMING:
         return f"no method has it yet; {' and '.join(COMING[ability])} will"
     return "name another model"
+
+
+def matches_labels(model: Any) -> bool:
+    """Whether a model has the ability of `MatchesLabels`."""
+    return hasattr(model, "match") and hasattr(model, "label_names")
 
 
 def require(model: Any, ability: str, who: str, name: str | None = None) -> None:

@@ -9,6 +9,7 @@ texts here, so that they can be compared: `objective` is its name with options, 
 taxonomy.py    the place of an objective           catalogue.py   all objectives by name
 losses.py      losses that no other method has     views.py       versions and spans of texts
 pairs.py       an input with other inputs          labels.py      an input with labels
+label_views.py views of labels                    matching.py    models that score labels
 tokens.py      replaced tokens, by a generator     energy.py      binary NCE against a noise distribution
 distilled.py   layers of a teacher
 """

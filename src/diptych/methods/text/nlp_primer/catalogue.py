@@ -7,6 +7,7 @@ from diptych.errors import unknown
 from diptych.methods.families.sentences import Sentences
 from diptych.methods.text.nlp_primer.distilled import CRD
 from diptych.methods.text.nlp_primer.energy import BinaryNCE, ResidualEnergy
+from diptych.methods.text.nlp_primer.labels import CLESS, LabelText, SupConTuning
 from diptych.methods.text.nlp_primer.pairs import (
     CAPT,
     CERT,
@@ -51,6 +52,9 @@ OBJECTIVES: Mapping[str, Any] = {
     "binary_nce": BinaryNCE,
     "residual_energy": ResidualEnergy,
     "crd": CRD,
+    "cless": CLESS,
+    "label_text": LabelText,
+    "supcon_tuning": SupConTuning,
 }
 """The class of each objective."""
 
