@@ -30,6 +30,7 @@ card = {
     "kind": "method",
     "entry": "NLPPrimer",
     "provenance": "abstract",
+    "abilities": {"match": "--method.objective cless"},
 }
 
 
@@ -42,7 +43,7 @@ class Config:
     - `pooling` and `dropout` replace those of the text tower, also of a given model's.
     """
 
-    objective: str = "consert"
+    objective: str = "cless"
     role: str = "caption"
     pooling: Literal["first", "mean", "eot"] | None = None
     dropout: Dropout | None = None
