@@ -70,7 +70,9 @@ def objective_class(spec: str, **common: Any) -> tuple[type[Sentences], Any]:
     """
     found, options = _class_of(spec)
     given = {name: value for name, value in common.items() if value is not None}
-    return found, configure(found.Config, {**options, **given}, f"objective {spec.partition(':')[0]}")
+    return found, configure(
+        found.Config, {**options, **given}, f"objective {spec.partition(':')[0]}"
+    )
 
 
 def _class_of(spec: str) -> tuple[Any, Mapping[str, Any]]:
