@@ -405,8 +405,8 @@ def test_supervised_tuning_is_cross_entropy_and_contrast_of_labels():
             normaliser = math.log(sum(math.exp(s[i, j]) for j in others))
             anchors.append(-sum(s[i, j] - normaliser for j in positives) / len(positives))
     assert len(anchors) == 4
-    assert float(terms["classes"]) == pytest.approx(0.6 * ce, rel=1e-12)
-    assert float(terms["supcon"]) == pytest.approx(0.4 * np.mean(anchors), rel=1e-12)
+    assert terms["classes"].item() == pytest.approx(0.6 * ce, rel=1e-12)
+    assert terms["supcon"].item() == pytest.approx(0.4 * np.mean(anchors), rel=1e-12)
 
 
 def test_a_classifier_scores_the_labels_of_its_training_alone():
