@@ -120,3 +120,67 @@ def test_classes_may_have_sentences_in_a_file(images, diptych, tmp_path):
     path.write_text(json.dumps({"cat": []}))
     called = diptych("classify", "tiny", images, "--names", path)
     assert "the class 'cat' has no sentence" in called.err
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A run that scores labels of texts, and texts."""
+    import diptych as package
+
+    folder = tmp_path_factory.mktemp("texts")
+    lines = [f"a {colour} {thing}" for colour in ("red", "blue") for thing in ("circle", "bar")]
+    (folder / "t.txt").write_text("\n".join(lines * 4), "utf-8")
+    package.train(
+        "nlp_primer",
+        str(folder / "t.txt"),
+        folder / "run",
+        config={"objective": "cless:width=16"},
+        text_tower="text:width=32:depth=1:heads=2:causal=false:pooling=mean",
+        tokenizer="words:context=8",
+        embed_dim=16,
+        batch_size=8,
+        steps=2,
+        quiet=True,
+    )
+    return folder
+
+
+def test_texts_are_classified_in_a_table_and_as_json(texts, diptych, monkeypatch):
+    monkeypatch.setattr("diptych.cli.classify._SHOWN", 5)
+    called = diptych("classify", texts / "run", texts / "t.txt", "--names", "red,blue", "-k", 2)
+    assert called.code == 0, called.err
+    assert "a red circle" in called.out
+    assert "and 11 more texts; --json tells all" in called.out
+    called = diptych("classify", texts / "run", texts / "t.txt", "--names", "red,blue", "--json")
+    reported = json.loads(called.out)
+    assert reported["names"] == ["red", "blue"]
+    assert len(reported["texts"]) == 16
+    assert set(reported["texts"][0]) == {"key", "text", "classes"}
+    assert reported["bad"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no class is named; give --names 'A,B,C'"),
+        (("--names", "red, "), "hold an empty one; name every class"),
+        (("--names", "red", "--template", "a {}"), "scores labels by their words"),
+        (("--names", "red", "--role", "title"), "unknown role of the texts of source"),
+        (("--names", "red", "--route"), "--route needs a model with route"),
+    ],
+)
+def test_bad_words_about_texts_are_refused_in_one_line(texts, refused, words, message):
+    assert message in refused("classify", texts / "run", texts / "t.txt", *words)
+
+
+def test_labels_of_texts_are_measured_on_the_command_line(texts, diptych, refused, tmp_path):
+    rows = [{"text": f"a {colour} bar", "labels": [colour]} for colour in ("red", "blue")]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    suite = ("--suite", "text_labels")
+    called = diptych("evaluate", texts / "run", "--data", path, *suite, "--names", "red")
+    assert called.code == 0, called.err
+    assert "2 texts, 1 labels" in called.out
+    assert "text_labels by label:" in called.out
+    line = refused("evaluate", texts / "run", "--data", path, *suite, "--names", "rde")
+    assert "did you mean 'red'" in line

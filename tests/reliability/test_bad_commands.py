@@ -89,6 +89,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         ("classes.txt: there is no such file", "check the path"),
     ),
     ("classify tiny nowhere.jpg --names a,b", ("nowhere.jpg",)),
+    (
+        "classify tiny photos --names a,b --role caption",
+        ("role is of texts", "tiny classifies images", "leave role out"),
+    ),
     ("compare empty", ("no data", "--data")),
     ("reproduce my_claim.py", ("my_claim.py: there is no such file", "check the path")),
     # values of the wrong type, or out of range

@@ -1,4 +1,4 @@
-"""Name the images of a folder, or of any source, by classes that you name.
+"""Name the images or texts of a folder, or of any source, by classes that you name.
 
 A class is the mean direction of its name in the templates; a run that was trained on classes has
 prompts of its own. Without --names they are the classes of such a run, else those that the images
@@ -18,22 +18,25 @@ from diptych.cli._model import (
 )
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
-from diptych.errors import InputError
+from diptych.errors import InputError, shortened
 
 GROUP = "Use a model"
-USAGE = "MODEL IMAGES [--names 'A,B,C' | --names FILE.txt] [options]"
+USAGE = "MODEL IMAGES|TEXTS [--names 'A,B,C' | --names FILE.txt] [options]"
 EXAMPLES = (
     "diptych classify tiny images/ --names 'cat,dog,strawberry'",
     "diptych classify openclip:ViT-B-32/laion2b_s34b_b79k photos/ --names classes.txt --template 'a photo of a {}.'",
     "diptych classify runs/mine 'shards/*.tar' --names 'ripe,unripe' --json",
     "diptych classify runs/mine photos/ --route",
+    "diptych classify runs/texts articles.txt --names 'music,sport'",
 )
 _SHOWN = 40  # images in the table
 
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
+    parser.option(
+        "What", "images", help="a folder, one image, 'shards/*.tar', a table, texts.txt, …"
+    )
     parser.option(
         "What",
         "--names",
@@ -54,6 +57,7 @@ def add(parser: Parser) -> None:
         metavar="LABEL",
         help="whose class names to take where --names is not given",
     )
+    parser.option("What", "--role", help="role of the texts that are named (default: caption)")
     parser.option(
         "How",
         "-k",
@@ -91,15 +95,16 @@ def run(args: Namespace) -> None:
     from diptych.inference.classify import name_source
 
     model: Any = load_model(args.model, args)
-    names = ("names", "templates", "label", "k", "batch_size", "exact", "route")
+    names = ("names", "templates", "label", "role", "k", "batch_size", "exact", "route")
     settings = {name: args[name] for name in names if name in args}
     with progress("naming") as report:
         found = name_source(model, args.images, progress=report, **settings)
+    of_texts = bool(found[0].text)
     if args.get("json"):
         reported = [
             {
                 "key": each.key,
-                "path": each.path,
+                **({"text": each.text} if each.text else {"path": each.path}),
                 "classes": [{"name": name, "probability": share} for name, share in each.classes],
                 **(
                     {"groups": [{"name": name, "weight": share} for name, share in each.groups]}
@@ -112,13 +117,13 @@ def run(args: Namespace) -> None:
         show_json(
             {
                 "model": args.model,
-                "names": list(model.classes),
-                "images": reported,
+                "names": list(found.classes),
+                "texts" if of_texts else "images": reported,
                 "bad": dict(found.bad),
             }
         )
     else:
-        _show(args, model, found)
+        _show(args, found, "texts" if of_texts else "images")
     if found.bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in found.bad.items())
         say(
@@ -126,7 +131,7 @@ def run(args: Namespace) -> None:
         )
 
 
-def _show(args: Namespace, model: Any, found: list[Any]) -> None:
+def _show(args: Namespace, found: Any, things: str) -> None:
     from diptych.inference.classify import counts
 
     rows = []
@@ -136,15 +141,16 @@ def _show(args: Namespace, model: Any, found: list[Any]) -> None:
             ", ".join(f"{other} {value:.2f}" for other, value in reported)
             for reported in (each.classes[1:], each.groups)
         )
-        rows.append((each.path or each.key, name, share, others, *[groups] * bool(groups)))
+        shown = shortened(each.text) if each.text else each.shown
+        rows.append((shown, name, share, others, *[groups] * bool(groups)))
     more = len(found) - len(rows)
-    note = f"and {more:,} more images; --json tells all" if more > 0 else ""
-    heads = ("image", "class", "probability", "then", *["groups"] * bool(args.get("route")))
+    note = f"and {more:,} more {things}; --json tells all" if more > 0 else ""
+    heads = (things[:-1], "class", "probability", "then", *["groups"] * bool(args.get("route")))
     show_table(f"{args.images} by {args.model}", heads, rows, note)
     if len(found) > 1:
         print()
         given = counts(found)
         table = [
-            (name, given.get(name, 0), given.get(name, 0) / len(found)) for name in model.classes
+            (name, given.get(name, 0), given.get(name, 0) / len(found)) for name in found.classes
         ]
-        show_table("classes", ("class", "images", "share"), sorted(table, key=lambda row: -row[1]))
+        show_table("classes", ("class", things, "share"), sorted(table, key=lambda row: -row[1]))

@@ -54,7 +54,7 @@ def add(parser: Parser) -> None:
         "--templates",
         action="append",
         metavar="SPEC",
-        help="zeroshot: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again",
+        help="zeroshot, text_labels: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again",
     )
     parser.option(
         some,
@@ -142,7 +142,8 @@ def add(parser: Parser) -> None:
         some,
         "--train",
         metavar="SOURCE",
-        help="probes, nli: what they learn from; visualness: its threshold; continuation: examples",
+        help="probes, nli: what they learn from; visualness: its threshold; continuation: examples; "
+        "text_labels: where labels are counted",
     )
     parser.option(
         some,
@@ -158,11 +159,14 @@ def add(parser: Parser) -> None:
     )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(
+        some, "--names", metavar="NAME,…", help="text_labels: some of the labels, such as held out"
+    )
+    parser.option(
         some,
         "--features",
-        type=Literal["embedding", "projected", "pooled"],
+        type=Literal["embedding", "projected", "pooled", "text"],
         metavar="KIND",
-        help="probe, factors: embedding (default), projected but not unit, or pooled before",
+        help="probe, factors: embedding (default), projected but not unit, pooled before, or text",
     )
     parser.option(
         some,
@@ -209,7 +213,8 @@ def add(parser: Parser) -> None:
         "--by",
         type=Literal["embed", "match", "generate", "log_prob", "best"],
         metavar="ABILITY",
-        help="answers, composition, hard_negatives, noisy_pairs: how it scores; retrieval: best",
+        help="answers, composition, hard_negatives, noisy_pairs, text_labels: how it scores; "
+        "retrieval: best",
     )
     parser.option(
         some,
@@ -297,7 +302,7 @@ def add(parser: Parser) -> None:
 
 _WHOLE = ("shots", "seeds")  # lists of numbers
 _REALS = ("rates",)  # lists of shares
-_LISTS = ("roles", "kinds", "negatives", "labels", "earlier", "strategies")  # lists of names
+_LISTS = ("roles", "kinds", "negatives", "labels", "names", "earlier", "strategies")  # of names
 _PLAIN = (
     *(
         "role",
@@ -424,6 +429,7 @@ _COUNTS = {  # numbers above the table, and what they count
     "flagged": "flagged",
     "visual": "visual",
     "tokens": "tokens",
+    "labels": "labels",
 }
 _OF = {  # what `n` counts where it is not images
     "answers": "questions",
@@ -446,6 +452,7 @@ _OF = {  # what `n` counts where it is not images
     "nli": "pairs",
     "clip_i": "drawings",
     "sts": "pairs",
+    "text_labels": "texts",
     "text_retrieval": "queries",
     "typos": "pairs",
     "visualness": "texts",

@@ -99,21 +99,24 @@ def classify(
     *,
     templates: Sequence[str] | None = None,
     label: str | None = None,
+    role: str | None = None,
     k: int = 3,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> Classified:
-    """The likeliest of some classes for each image of a source (`inference.classify.name_source`).
+    """The likeliest of some classes for each image of a source, or of a model of texts alone for each
+    text of `role` (`inference.classify.name_source`).
 
     `names` are the classes, or a file of them; by default those that the model was trained on, else
-    those of the images."""
+    those of the data."""
     return name_source(
         loaded(model),
         images,
         names,
         templates=templates,
         label=label,
+        role=role,
         k=k,
         batch_size=batch_size,
         exact=exact,

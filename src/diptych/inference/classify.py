@@ -1,8 +1,9 @@
-"""Classification: the class of every image of a source, by a model that has `class_logits`."""
+"""Classification: the class of every image of a source, by a model that has `class_logits`, or of every
+text by a model of texts alone (`classify_texts`)."""
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,41 +13,58 @@ from torch import Tensor
 
 from diptych.data.descriptions import bank, read_lists
 from diptych.data.images import is_image
-from diptych.data.sample import Source
+from diptych.data.sample import BadSample, Source
 from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, place_of, read_images
+from diptych.evaluation.embed import (
+    Progress,
+    Steps,
+    embed_texts,
+    nothing_left,
+    place_of,
+    read_images,
+)
+from diptych.evaluation.suites.retrieval import role_of
+from diptych.evaluation.suites.text_labels import cosines, label_field, label_names, matched
 from diptych.evaluation.suites.zeroshot import named_label
-from diptych.methods.abilities import require
+from diptych.methods.abilities import matches_labels, require
 from diptych.models.adapted import TrainedClassesModel
-from diptych.models.class_names import mean_directions
+from diptych.models.class_names import check_names, mean_directions
+from diptych.models.model import Model, TextModel
 from diptych.results import Tabular
 
 
 @dataclass(frozen=True)
 class Named:
     """An image by its key, its path if it is a file, the most likely classes with their
-    probabilities, and the groups of prompts with their weights if they were asked for."""
+    probabilities, and the groups of prompts with their weights if they were asked for. In place of
+    an image it may be a `text`."""
 
     key: str
     path: str
     classes: tuple[tuple[str, float], ...]
     groups: tuple[tuple[str, float], ...] = ()
+    text: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What stands for it in a table."""
+        return self.path or self.text or self.key
 
 
 class Classified(Tabular, list[Named]):
-    """The images of a source with their likeliest classes, of `classes`; `bad` are the numbers of
-    images that cannot be read, by reason."""
+    """The images or texts of a source with their likeliest classes, of `classes`; `bad` are the numbers
+    of those that cannot be read, by reason."""
 
     classes: tuple[str, ...] = ()
     bad: Mapping[str, int] = MappingProxyType({})
 
     def records(self) -> list[dict[str, Any]]:
-        """A row for each image: its first class, and the others with their probabilities."""
+        """A row for each image or text: its first class, and the others with their probabilities."""
         return [
             {
-                "image": each.path or each.key,
+                "text" if each.text else "image": each.shown,
                 "class": each.classes[0][0],
                 "probability": each.classes[0][1],
                 "then": ", ".join(f"{name} {share:.2f}" for name, share in each.classes[1:]),
@@ -62,6 +80,7 @@ def name_source(
     *,
     templates: Sequence[str] | None = None,
     label: str | None = None,
+    role: str | None = None,
     k: int = 3,
     route: bool = False,
     batch_size: int = 64,
@@ -69,7 +88,8 @@ def name_source(
     progress: Progress | None = None,
 ) -> Classified:
     """Return the `k` likeliest classes of every image of a source, or of one image file. The
-    classes stay set in the model.
+    classes stay set in the model. Of a model of texts alone return those of every text of `role`
+    (`name_texts`).
 
     `names` are the classes, as a list, as "a,b", or as a file: one on each line, or a JSON file of
     sentences by class. Without them the classes are those that the model was trained on, else the
@@ -77,6 +97,14 @@ def name_source(
     (`data.templates`), by default "images". `route` is that of `name_images`. Raises InputError for
     a model that names no classes, and where no class is given.
     """
+    if isinstance(model, TextModel) and not isinstance(model, Model):
+        if route:
+            require(model, "route", "--route", model.name)
+        how: dict[str, Any] = {"templates": templates, "label": label, "role": role, "k": k}
+        source = open_source(images)
+        return name_texts(model, source, names, batch_size=batch_size, progress=progress, **how)
+    if role is not None:
+        raise InputError(f"role is of texts, and {model.name} classifies images; leave role out")
     single = isinstance(images, str | Path) and is_image(images)
     source = None if single else open_source(images)
     require(model, "class_logits", "diptych classify", model.name)
@@ -115,18 +143,25 @@ def _classes(
 ) -> list[str]:
     """Return the requested classes, else those that the model was trained on, else those of the
     images."""
-    missing = "no class is named; give --names 'A,B,C', or a file with one a line"
     if names is None and trained and label is None:
         return list(trained)
     if names is None and source is None:
-        raise InputError(missing)
+        raise InputError(_MISSING)
     if names is None:
         assert source is not None
         try:
             chosen = named_label("classify", source, label)
         except InputError as error:
-            raise InputError(f"{missing} ({error})") from None
+            raise InputError(f"{_MISSING} ({error})") from None
         return list(source.schema()[f"labels.{chosen}"].classes)
+    return _named(names)
+
+
+_MISSING = "no class is named; give --names 'A,B,C', or a file with one a line"
+
+
+def _named(names: Sequence[str] | str | Path) -> list[str]:
+    """Return the names of a list, of "a,b", or of a file with one on each line."""
     if not isinstance(names, str | Path):
         return list(names)
     path = Path(names).expanduser()
@@ -172,6 +207,107 @@ def name_images(
     return found, bad
 
 
+def name_texts(
+    model: Any,
+    source: Source,
+    names: Sequence[str] | str | Path | None = None,
+    *,
+    templates: Sequence[str] | None = None,
+    label: str | None = None,
+    role: str | None = None,
+    k: int = 3,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Classified:
+    """Return the `k` likeliest classes of every text of `role` (caption, or the first) of a source.
+
+    `names` are those of `name_source`. Without them the classes are those that the model was trained
+    on, else the labels of the source (`evaluation.suites.text_labels.label_field`). A model that
+    scores labels (`methods.abilities.MatchesLabels`) does so by their words, and its probabilities are
+    of each label by itself where it was trained so. Any other model compares the text with the mean
+    direction of the name in `templates`, by default the name alone; its probabilities are the softmax
+    of scale · cosine.
+    """
+    role = role_of("classify", source, role)
+    scores = matches_labels(model)
+    sentences = isinstance(names, str | Path) and str(names).lower().endswith(".json")
+    if scores and (sentences or templates is not None):
+        raise InputError(
+            f"{model.name} scores labels by their words; give names without sentences and templates"
+        )
+    if sentences and templates is not None:
+        raise InputError(f"{names} has whole sentences; leave out --template")
+    bad: Counter[str] = Counter()
+    rows = list(_texts_of(source, role, bad))
+    if not rows:
+        raise nothing_left(source, bad)
+    texts = [text for _, text in rows]
+    steps = Steps(progress, len(texts))
+    how: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
+    if sentences:
+        classes, directions = _directions(model, str(names))
+        logits = embed_texts(model, texts, **how) @ directions.T
+    elif scores:
+        classes = check_names(_text_classes(model, source, names, label))
+        logits = matched(model, texts, classes, **how)
+    else:
+        classes = check_names(_text_classes(model, source, names, label))
+        specs = ("{}",) if templates is None else templates
+        prompts = [template for spec in specs for template in banks(spec)]
+        logits = cosines(model, texts, classes, prompts, **how)
+    if scores and model.probabilities == "sigmoid":
+        named = ranked(logits.sigmoid(), classes, k)
+    else:
+        scale = 1.0 if scores else float(model.encoder.logit_scale().detach())
+        named = likeliest(scale * logits, classes, k)
+    found = Classified(
+        Named(key, "", best, text=text) for (key, text), best in zip(rows, named, strict=True)
+    )
+    found.classes = tuple(classes)
+    found.bad = bad
+    found.title = f"{source.name} by {model.name}"
+    return found
+
+
+def _text_classes(
+    model: Any, source: Source, names: Sequence[str] | str | Path | None, label: str | None
+) -> list[str]:
+    """Return the requested classes, else those that the model was trained on, else the labels of
+    the source."""
+    if names is not None:
+        return _named(names)
+    if label is None and getattr(model, "label_names", ()):
+        return list(model.label_names)
+    try:
+        return label_names(source, label_field("classify", source, label))
+    except InputError as error:
+        raise InputError(f"{_MISSING} ({error})") from None
+
+
+def _texts_of(source: Source, role: str, bad: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Yield key and text of each text of a role; samples without one are counted in `bad`."""
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+        except BadSample as error:
+            bad[error.reason] += 1
+            continue
+        own = [text for text in sample.captions(role) if text.strip()]
+        bad.update(["no-caption"] * (not own))
+        for text in own:
+            yield sample.key, text
+
+
+def ranked(shares: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[str, float], ...]]:
+    """Return for each row of probabilities (N, C) the `k` most probable classes, the most probable
+    first."""
+    share, which = shares.float().cpu().topk(min(k, shares.shape[1]), dim=1)
+    return [
+        tuple((names[int(at)], float(value)) for at, value in zip(places, values, strict=True))
+        for places, values in zip(which.tolist(), share.tolist(), strict=True)
+    ]
+
+
 def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[str, float], ...]]:
     """Return for each row of logits (N, C) the `k` most probable classes, the most probable first.
 
@@ -179,11 +315,7 @@ def likeliest(logits: Tensor, names: Sequence[str], k: int) -> list[tuple[tuple[
     >>> likeliest(torch.tensor([[0.0, 2.0, 1.0]]), ("cat", "dog", "owl"), 2)
     [(('dog', 0.665...), ('owl', 0.244...))]
     """
-    share, which = logits.float().softmax(1).cpu().topk(min(k, logits.shape[1]), dim=1)
-    return [
-        tuple((names[int(at)], float(value)) for at, value in zip(places, shares, strict=True))
-        for places, shares in zip(which.tolist(), share.tolist(), strict=True)
-    ]
+    return ranked(logits.float().softmax(1), names, k)
 
 
 def counts(named: Sequence[Named]) -> dict[str, int]:
@@ -205,9 +337,14 @@ def set_sentences(model: Any, path: str) -> None:
         raise InputError(
             f"{model.name} was trained with prompts of its own; give names without sentences"
         )
+    names, vectors = _directions(model, path)
+    model.set_classes(names, text_embeddings=vectors)
+
+
+def _directions(model: Any, path: str) -> tuple[list[str], Tensor]:
+    """Return the classes of a JSON file, and the mean direction of each one's sentences (C, E)."""
     sentences = read_lists(path)
     names = list(sentences)
     texts = [text for own in bank(path, names) for text in own]
     sizes = [len(own) for own in sentences.values()]
-    vectors = mean_directions(model.embed_texts(texts), sizes, model.shares)
-    model.set_classes(names, text_embeddings=vectors)
+    return names, mean_directions(model.embed_texts(texts), sizes, model.shares)

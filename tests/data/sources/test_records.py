@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from diptych.data.sample import BadSample
-from diptych.data.sources.records import read_npy
+from diptych.data.sources.records import Parts, read_npy
 
 KINDS = ("<f4", ">f8", "<i2", "u1", "?", "<c8")
 
@@ -48,3 +48,16 @@ def test_threads_read_different_headers_at_once():
     with ThreadPoolExecutor(8) as pool:
         sizes = [len(found) for found in pool.map(read_npy, files)]
     assert sizes == list(range(1, 1500))
+
+
+def test_words_in_labels_are_texts_of_role_label():
+    parts = Parts()
+    parts.add({"labels": ["music", "sport"], "caption": "x"})
+    assert [(text.text, text.role) for text in parts.texts] == [
+        ("music", "label"), ("sport", "label"), ("x", "caption"),
+    ]  # fmt: skip
+    numbers = Parts()
+    numbers.add({"labels": [1, 0, 1]})
+    assert numbers.arrays["labels"].tolist() == [1, 0, 1]
+    with pytest.raises(BadSample, match=r"label: \['music', 3\] in labels are not all words"):
+        Parts().add({"labels": ["music", 3]})

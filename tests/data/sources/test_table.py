@@ -412,3 +412,55 @@ def test_columns_of_numbers_in_a_csv_are_labels_as_in_parquet(folder):
     assert source.labels("stock").tolist() == [3, -1]
     assert open_source(f"{folder / 't.csv'}:text=text;stock=stock")[0].captions("stock") == ["3"]
     assert pickle.loads(pickle.dumps(source))[0].labels == source[0].labels
+
+
+def listed(folder, rows, options=""):
+    path = folder / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return open_source(f"{path}{options}")
+
+
+@pytest.mark.parametrize(
+    ("column", "options"),
+    [("labels", ""), ("label", ""), ("tags", ":label=tags"), ("tags", ":text=text;label=tags")],
+)
+def test_a_label_column_with_lists_of_words_gives_texts_of_role_label(tmp_path, column, options):
+    rows = [
+        {"text": "a band", column: ["music", "night life", "music", " "]},
+        {"text": "a goal", column: "sport"},
+        {"text": "no label", column: []},
+        {"text": "none at all"},
+        {"text": "null", column: None},
+    ]
+    source = listed(tmp_path, rows, options)
+    assert [source[at].captions("label") for at in range(5)] == [
+        ["music", "night life"], ["sport"], [], [], [],
+    ]  # fmt: skip
+    assert [source[at].captions() for at in range(5)] == [[row["text"]] for row in rows]
+    assert source.schema()["texts.label"].optional
+    assert not source.damage
+    assert not any(name.startswith("labels.") for name in source.schema())
+
+
+@pytest.mark.parametrize("value", [["music", 3], [None, "music"], ["a", ["b"]], [{"b": 1}, "a"]])
+def test_a_list_of_labels_in_which_not_all_are_words_is_damage(tmp_path, value):
+    rows = [{"text": "a", "labels": ["music"]}, {"text": "b", "labels": value}]
+    source = listed(tmp_path, rows)
+    assert len(source) == 1
+    assert list(source.damage.values()) == ["label"]
+    with pytest.raises(InputError, match="none of its 1 rows can be read .*are not all words"):
+        listed(tmp_path, rows[1:])
+
+
+def test_a_label_column_with_lists_of_other_things_gives_no_labels(tmp_path):
+    source = listed(tmp_path, [{"text": "a", "labels": [{"name": "cat"}]}, {"text": "b"}])
+    assert [source[at].captions("label") for at in range(2)] == [[], []]
+    assert not source.damage
+
+
+def test_a_label_column_with_lists_of_numbers_is_an_array(tmp_path):
+    source = listed(
+        tmp_path, [{"text": "a", "label": [0, 1, 1]}, {"text": "b", "label": [1, 0, 0]}]
+    )
+    assert source[0].arrays["label"].tolist() == [0, 1, 1]
+    assert not source[0].labels

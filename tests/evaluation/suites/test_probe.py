@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tests.evaluation.helpers import Fake, Plane, Rows, row, vectors
+from tests.evaluation.helpers import Fake, Plane, Rows, Words, digits, row, vectors
 from tests.evaluation.suites.helpers import class_model, clusters, labelled_dots
 
 from diptych.data.sample import Field, Sample
@@ -306,3 +306,58 @@ def test_the_classifier_of_dense_probes_is_that_of_the_linear_one():
     assert linear(x, y, x, y) == pytest.approx(
         {**linear(x, y, x, y), "top1": (model.predict(x) == y).mean(), "C": C}
     )
+
+
+class Reader:
+    """Embeds texts alone, as the vectors of their numbers."""
+
+    identity = "reader"
+
+    def __init__(self, count: int = 60):
+        self.vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(count, 6))).float()
+
+    def embed_texts(self, texts):
+        return self.vectors[[digits(text) for text in texts]]
+
+
+def test_texts_are_probed_as_images_are():
+    model = Reader()
+    sides = (model.vectors[:, 0] > 0).long().tolist()
+    source = Words(
+        [
+            {"caption": [f"t {at}", "t 0"], "other": "t 1", "side": side}
+            for at, side in enumerate(sides)
+        ]
+        + [{"other": "t 3", "side": 1}]
+    )
+    found = evaluate(model, source, ["probe"], features="text", shots=[2], seeds=[0])["probe"]
+    parts = split(source, None, 0)
+    assert found["n"] + found["n_train"] == 60
+    assert found["bad"] == {"no-caption": 1}
+    assert found["options"][-3] == "role=caption"
+    x, y, test_x, test_y = [], [], [], []
+    for part, (values, labels) in ((parts.train, (x, y)), (parts.test, (test_x, test_y))):
+        for at in map(int, part.keys()):
+            if at < 60:
+                values.append(model.vectors[at].numpy())
+                labels.append(sides[at])
+    x, y, test_x, test_y = map(np.array, (x, y, test_x, test_y))
+    assert found["linear_top1"] == linear(x, y, test_x, test_y)["top1"] > 0.8
+    wanted = few_shot(x, y, test_x, test_y, shots=2, seeds=[0])
+    assert found["by_shots"]["2"] == wanted
+    other = evaluate(model, source, ["probe"], features="text", role="other")["probe"]
+    assert other["protocol"] != found["protocol"]
+    rows = evaluate(model, source, ["factors"], features="text")["factors"]["by_factor"]
+    assert rows["side"]["top1"] == found["linear_top1"]
+
+
+def test_a_probe_of_texts_says_what_it_needs():
+    source = Words([{"caption": f"t {at}", "side": at % 2} for at in range(20)])
+    with pytest.raises(
+        InputError, match=r"needs images\.main, .* probe its texts with features=text"
+    ):
+        evaluate(Reader(), source, ["probe"])
+    with pytest.raises(InputError, match="unknown role of the texts of source 'words' 'x'"):
+        evaluate(Reader(), source, ["probe"], features="text", role="x")
+    with pytest.raises(InputError, match="a probe needs a model with embed_texts"):
+        evaluate(object(), source, ["probe"], features="text")

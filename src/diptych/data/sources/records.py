@@ -2,8 +2,9 @@
 formats.
 
 A string is a text whose role is the field's name; a list of strings is several texts. `caption`,
-`captions`, `text` and `texts` are captions; users set other roles by `roles_of`. An integer or
-float is a label; a list of numbers, or of equally long lists of numbers, is an array.
+`captions`, `text` and `texts` are captions, and words in `labels` have the role `label`; users set
+other roles by `roles_of`. An integer or float is a label; a list of numbers, or of equally long lists
+of numbers, is an array.
 
     boxes               [{"name": …, "box": [x, y, w, h]}, …], with "image": ROLE if not of the image main
     edits               [{"kind": …, and any of these fields}, …]
@@ -35,6 +36,8 @@ from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, T
 from diptych.errors import InputError, brief
 
 CAPTIONS = ("caption", "captions", "text", "texts")
+LABELS = "labels"
+"""The field whose words are texts of role `label`."""
 _SAMPLED = 1000  # samples from which a schema is inferred
 
 
@@ -94,7 +97,7 @@ class Parts:
                     continue  # other fields were chosen to hold the captions
                 role = "caption"
             else:
-                role = roles.get(name, name)
+                role = roles.get(name, "label" if name == LABELS else name)
             if isinstance(value, str):
                 self.add_text(value, role)
             elif isinstance(value, bool | int | float):
@@ -115,6 +118,8 @@ class Parts:
                 if all(isinstance(entry, str) for entry in value):
                     for entry in value:
                         self.add_text(entry, role)
+                elif role == "label" and any(isinstance(entry, str) for entry in value):
+                    raise BadSample("label", f"{brief(repr(value))} in {name} are not all words")
                 else:
                     self._add_numbers(name, value)
 

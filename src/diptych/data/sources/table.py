@@ -3,12 +3,13 @@
 Rows with the same image are one sample with several texts. Columns are found by their usual names,
 or given: `table.csv:image=file:text=caption:label=kind:key=id`. `split=train+val` selects rows by
 the column `split`. Texts may have several columns and roles, `text=raw;long=longSV`, and an image
-may be in a zip archive, `12/345.zip/678.jpg`.
+may be in a zip archive, `12/345.zip/678.jpg`. A label column with lists of words gives texts of role
+`label`.
 """
 
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from diptych.data.sources.records import (
     schema_of,
 )
 from diptych.data.sources.rows import CsvRows, Rows, open_rows
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, brief, unknown
 from diptych.spec import Spec, configure, several
 
 FORMAT = "table"
@@ -48,7 +49,7 @@ _IMAGES = (
     *("img", "picture", "photo", "image_name", "image_file", "jpg", "png", "image_bytes", "bytes"),
 )
 _TEXTS = (*CAPTIONS, "title", "description", "sentence", "comment", "alt_text", "alt")
-_LABELS = ("class", "label", "category")
+_LABELS = ("class", "label", "category", "labels")
 _SPLIT = "split"
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})(?P<rest>(\.[0-9]*)?([eE][-+]?[0-9]+)?)")
 _WHOLE = re.compile(r"-?[0-9]+")
@@ -138,7 +139,7 @@ class _Numbers:
 class Table:
     """The samples of a table, in the order of each image's first row.
 
-    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number). Raises
+    Rows that cannot be read are counted in `damage` (row -> columns, json, utf8, number, label). Raises
     InputError for missing columns, web addresses instead of paths, and a table without a readable
     row.
     """
@@ -165,6 +166,7 @@ class Table:
         labels = []
         splits = []
         numbers = _Numbers(self.rows, columns)
+        listed = False
         for number, row in enumerate(self.rows.scan()):
             if isinstance(row, BadSample):
                 damage[f"{self.rows.path}:{number + 1}"] = row.reason
@@ -176,7 +178,15 @@ class Table:
                     f"{self.rows.path}: column {columns.image!r} holds web addresses; download the images first "
                     "(img2dataset makes tar shards of such a table)"
                 )
-            label = str(row.get(columns.label, "")) if columns.label else ""
+            value = row.get(columns.label, "") if columns.label else ""
+            if isinstance(value, list):
+                listed = True
+                if _mixed(value):
+                    damage[f"{self.rows.path}:{number + 1}"] = "label"
+                    last = BadSample("label", f"{brief(repr(value))} are not all words")
+                    continue
+                value = ""
+            label = str(value)
             if _WHOLE.fullmatch(label) and not -(2**63) <= int(label[:30]) < 2**63:
                 damage[f"{self.rows.path}:{number + 1}"] = "number"
                 continue
@@ -192,6 +202,8 @@ class Table:
                 "UTF-8, cells that hold the delimiter in quotes"
             )
         self._numbers = numbers.found
+        if listed:
+            self._columns = _without_label(columns)
         named = set(labels)  # of all splits, so that a class has the same number in each
         if split is not None:
             wanted = several(f"split of {self.rows.path}", split, sorted(set(splits)))
@@ -300,6 +312,24 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _mixed(values: list[Any]) -> bool:
+    """Whether some entries of a list are words, and others not."""
+    words = [isinstance(each, str) for each in values]
+    return any(words) and not all(words)
+
+
+def _without_label(columns: _Columns) -> _Columns:
+    """The columns where the label has several values a row: words are texts of role `label`, and
+    numbers an array."""
+    assert columns.label is not None
+    return replace(
+        columns,
+        label=None,
+        roles={**columns.roles, columns.label: "label"},
+        aside=columns.aside - {columns.label},
+    )
 
 
 def _find_columns(rows: Rows, options: TableOptions) -> _Columns:

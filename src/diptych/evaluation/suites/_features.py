@@ -1,5 +1,5 @@
-"""Frozen features of two sets of images, one to train a probe and one to test it, and how the sets
-are chosen.
+"""Frozen features of two sets of images or texts, one to train a probe and one to test it, and how
+the sets are chosen.
 
 Without a training source, one source is split by a seed: a fifth of its samples is the test set.
 """
@@ -15,17 +15,23 @@ import torch
 from diptych.data.sample import Sample, Source
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
-from diptych.evaluation.embed import Steps, as_vectors, read_images
+from diptych.evaluation.embed import Steps, as_vectors, embed_texts, read_images, read_texts
 from diptych.evaluation.protocol import data_of, split_of
+from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.linear import KEPT
 from diptych.methods.abilities import require
 from diptych.rng import generator
 
-Features = Literal["embedding", "projected", "pooled"]
-"""What a probe reads: the embedding (unit vectors), the embedding before normalisation, or the
-pooled output of the image tower before the projection."""
+Features = Literal["embedding", "projected", "pooled", "text"]
+"""What a probe reads: the embedding of an image (unit vectors), the embedding before normalisation,
+the pooled output of the image tower before the projection, or the embedding of a text."""
 
-_ABILITY = {"embedding": "embed_images", "projected": "project_images", "pooled": "represent"}
+_ABILITY = {
+    "embedding": "embed_images",
+    "projected": "project_images",
+    "pooled": "represent",
+    "text": "embed_texts",
+}
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,18 @@ def opened(source: Source | str) -> Source:
     return open_source(source)
 
 
-def features_ready(model: Any, features: Features) -> None:
-    """Raise InputError if the model cannot compute these features."""
+def features_ready(model: Any, source: Source, features: Features, role: str | None = None) -> None:
+    """Raise InputError if the model cannot compute these features, or the source lacks what they are
+    of: images, or texts of a role."""
     if features not in _ABILITY:
         raise InputError(f"features are {features!r}; they are {', '.join(_ABILITY)}")
+    if features == "text":
+        role_of("a probe of texts", source, role)
+    elif "images.main" not in source.schema():
+        raise InputError(
+            f"a probe of features={features} needs images.main, which source {source.name!r} does not give; probe its "
+            "texts with features=text"
+        )
     require(model, _ABILITY[features], "a probe")
 
 
@@ -82,12 +96,20 @@ def frozen(
     bad: Counter[str],
     *,
     features: Features,
+    role: str | None = None,
     exact: bool,
     batch_size: int,
     steps: Steps,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return features (n, D), float32, of the samples that can be used, and their facts (n, …) (see
-    `read_images`)."""
+    `read_images`). Those of texts are of the first text of `role` (caption, or the first)."""
+    if features == "text":
+        role = role_of("a probe of texts", source, role)
+        pairs = read_texts(source, lambda sample: (texts_of(sample, role)[0], facts(sample)), bad)
+        steps.add(len(source) - len(pairs))
+        texts, kept = zip(*pairs, strict=True)
+        vectors = embed_texts(model, texts, batch_size=batch_size, steps=steps)
+        return vectors.numpy(), np.asarray(kept)
     found = []
     kept = []
     for pixels, of_batch in read_images(

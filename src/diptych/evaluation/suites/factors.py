@@ -1,4 +1,4 @@
-"""Factors: a linear probe of frozen image features for each label of the schema, in one table.
+"""Factors: a linear probe of frozen features of images or texts for each label of the schema, in one table.
 
 A label of integers is probed by logistic regression (`top1`), one of floats by ridge regression
 (`r2`); see `probe` and `regression`. Labels most of whose test values do not occur in training,
@@ -19,11 +19,12 @@ from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._features import Features, features_ready, frozen, split
 from diptych.evaluation.suites._ridge import ridge
 from diptych.evaluation.suites.probe import linear
+from diptych.evaluation.suites.retrieval import role_of
 
 card = {
     "title": "Factors: a linear probe for each label",
-    "needs": ["images.main", "labels"],
-    "abilities": [],  # embed_images or represent, depending on `features`
+    "needs": ["labels"],  # and images or texts, depending on `features`
+    "abilities": [],  # embed_images, represent or embed_texts, depending on `features`
 }
 
 FEWEST = 5
@@ -36,9 +37,10 @@ def ready(
     *,
     labels: Sequence[str] | None = None,
     features: Features = "embedding",
+    role: str | None = None,
 ) -> None:
     """Raise InputError for labels and features that do not fit."""
-    features_ready(model, features)
+    features_ready(model, source, features, role)
     _labels(source, labels)
 
 
@@ -49,6 +51,7 @@ def factors(
     train: Source | str | None = None,
     labels: Sequence[str] | None = None,
     features: Features = "embedding",
+    role: str | None = None,
     seeds: Sequence[int] = (0,),
     batch_size: int = 64,
     exact: bool = False,
@@ -58,10 +61,11 @@ def factors(
     means over labels.
 
     The probes are trained on `train`, a source or its spec, and tested on `source`; without
-    `train`, `source` is split by the first seed. `labels` are all, or those named. Also returned:
+    `train`, `source` is split by the first seed. `labels` are all, or those named. `features` and
+    `role` are those of a probe. Also returned:
     `n`, `n_train`, `left_out` labels by reason, `bad` samples by reason, and the protocol.
     """
-    ready(model, source, labels=labels, features=features)
+    ready(model, source, labels=labels, features=features, role=role)
     names = _labels(source, labels)
     halves = split(source, train, seeds[0])
     bad = Counter()
@@ -70,9 +74,8 @@ def factors(
         return [float(sample.labels.get(name, np.nan)) for name in names]
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
-    read = partial(
-        frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps
-    )
+    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    read = partial(frozen, model, features=features, role=role, **how)
     (x, y), (test_x, test_y) = (read(part, values, bad) for part in (halves.train, halves.test))
     by_factor = {}
     left_out = {}
@@ -95,6 +98,9 @@ def factors(
         if found:
             kind, _, rest = measure.rpartition("_")
             results[f"{kind}_mean_{rest}" if kind else f"mean_{rest}"] = float(np.mean(found))
+    options = [*halves.options, f"features={features}", f"seed={seeds[0]}"]
+    if features == "text":
+        options.append(f"role={role_of('a probe of texts', source, role)}")
     protocol = protocol_of(
         "factors",
         source,
@@ -102,7 +108,7 @@ def factors(
         exact=exact,
         field=",".join(by_factor),
         rule="standardised features, logistic or ridge regression, strength by a fifth kept aside; ties lose",
-        options=(*halves.options, f"features={features}", f"seed={seeds[0]}"),
+        options=tuple(options),
     )
     return (
         results

@@ -1,4 +1,4 @@
-"""Probes of frozen image features: linear, few-shot, and nearest neighbours.
+"""Probes of frozen features of images or texts: linear, few-shot, and nearest neighbours.
 
     linear     multinomial logistic regression on standardised features; C is chosen on a held-out fifth of the
                samples, then it is fitted on all. Or a layer fitted by SGD (`layer`), its epoch chosen likewise
@@ -30,14 +30,15 @@ from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
 from diptych.evaluation.suites._accuracy import hit_rates, report
 from diptych.evaluation.suites._features import Features, features_ready, frozen, opened, split
 from diptych.evaluation.suites._sgd_probe import layer
+from diptych.evaluation.suites.retrieval import role_of
 from diptych.linear import CS, among_first, best_c, classifier, fitted, hits, kept_aside
 from diptych.metrics import TIE
 from diptych.rng import generator
 
 card = {
     "title": "Probes of frozen features: linear, few-shot, nearest neighbours",
-    "needs": ["images.main", "labels"],
-    "abilities": [],  # embed_images or represent, depending on `features`
+    "needs": ["labels"],  # and images or texts, depending on `features`
+    "abilities": [],  # embed_images, represent or embed_texts, depending on `features`
 }
 
 Fit = Literal["logistic", "sgd"]
@@ -50,6 +51,7 @@ def ready(
     label: str | None = None,
     train: Source | str | None = None,
     features: Features = "embedding",
+    role: str | None = None,
     shots: Sequence[int] = (),
     seeds: Sequence[int] = (0,),
     k: int = 20,
@@ -58,7 +60,7 @@ def ready(
     bootstrap: int = 0,
 ) -> None:
     """Raise InputError for a label, features or numbers that do not fit."""
-    features_ready(model, features)
+    features_ready(model, source, features, role)
     for name, values, least in (
         ("shots", shots, 1),
         ("k", (k,), 1),
@@ -86,6 +88,7 @@ def probe(
     train: Source | str | None = None,
     label: str | None = None,
     features: Features = "embedding",
+    role: str | None = None,
     shots: Sequence[int] = (),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     k: int = 20,
@@ -102,6 +105,8 @@ def probe(
     - `train`, a source or its spec, trains the probes, which are tested on `source`; without it
       `source` is split by the first seed.
     - `label` is class, or the first integer label.
+    - `features` are those of images, or "text", of the first text of `role` (caption, or the first)
+      of each sample.
     - `fit` is logistic regression or "sgd", whose chosen `epoch` is returned in place of C. C, or
       the epoch, is chosen on `val`, a source or its spec; without it on a fifth of the training
       samples.
@@ -119,6 +124,7 @@ def probe(
         label=label,
         train=train,
         features=features,
+        role=role,
         shots=shots,
         seeds=seeds,
         k=k,
@@ -137,9 +143,8 @@ def probe(
 
     parts = (halves.train, halves.test, *choosing)
     steps = Steps(progress, sum(map(len, parts)))
-    read = partial(
-        frozen, model, features=features, exact=exact, batch_size=batch_size, steps=steps
-    )
+    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    read = partial(frozen, model, features=features, role=role, **how)
     (x, y), (test_x, test_y), *aside = (read(part, known, bad) for part in parts)
     chosen: dict[str, float] = {}
     if fit == "sgd":
@@ -161,6 +166,8 @@ def probe(
         for name in ("top1", "top3", "mean_per_class")
     }
     options = [*halves.options, f"features={features}", f"seed={seed}", f"k={k}"]
+    if features == "text":
+        options.append(f"role={role_of('a probe of texts', source, role)}")
     options += [f"val={data_of(part)} {split_of(part.keys())}" for part in choosing]
     if shots:
         results["by_shots"] = {

@@ -4,6 +4,7 @@ Dimensions: N texts, K labels, L ids, D width of the token embeddings, E embeddi
 matcher.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -31,7 +32,9 @@ class Matcher(nn.Module):
 
         f(h, l) = w · gelu( U LN(h) + V LN(l) + c ) + d            = MLP [LN(h); LN(l)]
 
-    Without the layer norms the labels, which are means of small embeddings, have next to no effect at first.
+    Without the layer norms the labels, which are means of small embeddings, have next to no effect at
+    first. U and V begin with a standard deviation of 2 / sqrt(inputs): with smaller weights the layer
+    is nearly linear, and a sum of a text's and a label's part does not say whether they match.
 
     >>> Matcher(4, 3, 8)(torch.zeros(2, 4), torch.zeros(5, 3)).shape
     torch.Size([2, 5])
@@ -44,6 +47,8 @@ class Matcher(nn.Module):
             nn.LayerNorm(label_width), nn.Linear(label_width, width, bias=False)
         )
         self.score = nn.Linear(width, 1)
+        for part in (self.text, self.label):
+            nn.init.normal_(part[1].weight, std=2 / math.sqrt(part[1].in_features))  # type: ignore[arg-type]
 
     def forward(self, texts: Tensor, labels: Tensor) -> Tensor:
         """Logits (N, K) of texts (N, E) with labels (K, D), or with labels (N, K, D) of their own."""
