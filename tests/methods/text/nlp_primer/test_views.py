@@ -159,7 +159,7 @@ def test_positives_overlap_or_touch_their_anchor():
             before += last == start
             after += first == start + len(anchor)
             inside += start < first and last < start + len(anchor)
-    assert before and after and inside
+    assert min(before, after, inside) > 0
 
 
 def test_short_documents_and_masked_anchors():

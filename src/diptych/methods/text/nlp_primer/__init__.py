@@ -30,7 +30,6 @@ card = {
     "kind": "method",
     "entry": "NLPPrimer",
     "provenance": "abstract",
-    "abilities": {"match": "--method.objective cless"},
 }
 
 
@@ -68,6 +67,11 @@ class NLPPrimer(Sentences):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        if options.get("objective", cls.Config.objective).startswith("cless"):
+            return (
+                "evaluate {run} --data {data} --suite text_labels --label FIELD",
+                "classify {run} TEXTS --names 'A,B'",
+            )
         return "evaluate {run} --data PAIRS --suite sts", "embed {run} SOURCE --out EMB"
 
 
