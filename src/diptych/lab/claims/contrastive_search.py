@@ -336,6 +336,7 @@ real = Claim(
     ),
     delta={"diversity": 0.05, "coherence": 0.1},
     looks=(5, 10),
+    tuned=Tuned(effect=0.32, sd=0.042, best=0.997, seconds=145),
     floor=Floor("isotropy", chance=0.0, arms=("contrastive",), least=0.5),
     steps=False,
     table=("diversity", "coherence", "isotropy", "changed"),
