@@ -8,10 +8,11 @@ method's own presets on a toy source with the fields that the method reads.
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -311,6 +312,7 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
 def check_method(
     method: str | type[Method],
     *,
+    options: Mapping[str, Any] = MappingProxyType({}),
     ranks: Ranks | None = None,
     golden: str | Path | None = None,
     tell: Callable[[str], None] | None = None,
@@ -318,6 +320,7 @@ def check_method(
     """Run the contract suite on a method, given by its name, its file (`*.py`) or its class. An
     AssertionError says what is wrong and how to fix it.
 
+    `options` are options of the method, for one that trains in several ways.
     `ranks` provides two running ranks (else two are started); `golden` names the file of stored
     losses. `tell` receives a line as each check begins, by default it prints to stderr. Raises
     InputError for a method that does not exist or lacks a preset.
@@ -326,7 +329,11 @@ def check_method(
     Traceback (most recent call last):
     diptych.errors.InputError: unknown method 'clpi'; did you mean 'clip'?
     """
-    subject = Subject.of(method) if isinstance(method, str) else Subject(method)
+    subject = (
+        Subject.of(method, options)
+        if isinstance(method, str)
+        else Subject(method, options=tuple(options.items()))
+    )
     for name in ("small", "paper"):
         subject.cls.preset(name)
     tell = tell or partial(print, file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,29 +29,31 @@ from diptych.training.prepare import Run, with_columns
 
 @dataclass(frozen=True)
 class Subject:
-    """A method under test: its class, and its name if it has one."""
+    """A method under test: its class, its name if it has one, and options beside its
+    `test_options`, as pairs, since a subject is hashed."""
 
     cls: type[Method]
     name: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a class in a separate file by that file, since other processes cannot import
         it."""
         if self.name is not None and is_file(self.name):
-            return Subject.of, (self.name,)
-        return Subject, (self.cls, self.name)
+            return Subject.of, (self.name, dict(self.options))
+        return Subject, (self.cls, self.name, self.options)
 
     @classmethod
-    def of(cls, name: str) -> "Subject":
+    def of(cls, name: str, options: Mapping[str, Any] = MappingProxyType({})) -> "Subject":
         """Return a method by its name or its file."""
-        return cls(method_class(name), find(name).name)
+        return cls(method_class(name), find(name).name, tuple(options.items()))
 
     def preset(self, name: str, shrink: int) -> Preset:
         """Return a preset with towers and heads `shrink` times narrower, no dropout, and the model
         that ships with the package, or a denoiser of random weights, in place of any other.
 
         Options are recognised by their annotations: `Width`, `NetworkSpec`, `Dropout`, `ModelSpec`
-        and `DenoiserSpec` of `diptych.spec`. The method's `test_options` are applied last.
+        and `DenoiserSpec` of `diptych.spec`. The method's `test_options` and those of the subject are applied last.
         """
         preset = self.cls.preset(name)
         narrow = {
@@ -71,7 +74,7 @@ class Subject:
                     config[key] = "tiny"
                 case "denoiser":
                     config[key] = toy_denoiser().name
-        config |= self.cls.test_options
+        config |= {**self.cls.test_options, **dict(self.options)}
         return replace(
             preset, config=config, **narrow, embed_dim=max(16, preset.embed_dim // shrink)
         )

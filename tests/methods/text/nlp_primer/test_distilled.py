@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from tests.factories import AT, TEXT, det, make_method
+from tests.factories import AT, det, make_method
 
-import diptych
 from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
 from diptych.data.sources import open_source
@@ -153,24 +152,6 @@ def test_layers_and_models_that_do_not_exist_are_refused():
         method_of("crd", embed_dim=16)
     with pytest.raises(InputError, match="no layers are given"):
         method_of("crd:layers=()")
-
-
-@pytest.mark.parametrize("spec", ["crd", "crd:layers=(0,1):form=info"])
-def test_from_training_to_a_model_of_the_tower_alone(spec, tmp_path):
-    found = diptych.train(
-        "nlp_primer",
-        "sentences:count=32",
-        tmp_path / "run",
-        text_tower=f"{TEXT}:causal=false:pooling=mean:dropout=0.1",
-        embed_dim=32,
-        tokenizer="bpe:vocab_size=512:context=48",
-        batch_size=16,
-        steps=3,
-        quiet=True,
-        config={"objective": spec},
-    )
-    assert not {name for name in found.model.encoder.state_dict() if "map" in name}
-    assert diptych.load(tmp_path / "run").embed_texts(["the king"]).shape == (1, 32)
 
 
 def test_the_place_in_the_taxonomy():

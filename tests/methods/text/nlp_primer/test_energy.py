@@ -1,7 +1,6 @@
 """Objectives with a noise distribution: what is counted, drawn and sampled, and their losses against
 loops."""
 
-import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +10,6 @@ import pytest
 import torch
 from tests.factories import AT, TEXT, make_method
 
-import diptych
 from diptych.data.batch import Batch, Tokens
 from diptych.data.columns import WithColumns
 from diptych.data.loader import Loader
@@ -344,32 +342,6 @@ def test_models_that_are_no_language_models_are_refused():
         prepared(method_of("residual_energy:lm=tiny"))
     with pytest.raises(InputError, match="the language model cannot be loaded"):
         prepared(method_of("residual_energy:lm=nowhere"))
-
-
-# ---- runs
-
-
-@pytest.mark.parametrize("spec", ["binary_nce", "residual_energy:length=16"])
-def test_from_training_to_a_model_of_the_tower_alone(spec, tmp_path):
-    found = diptych.train(
-        "nlp_primer",
-        "sentences:count=32",
-        tmp_path / "run",
-        text_tower=f"{TEXT}:causal=false:pooling=mean:dropout=0.1",
-        embed_dim=32,
-        tokenizer="bpe:vocab_size=512:context=48",
-        batch_size=16,
-        epochs=2,
-        quiet=True,
-        config={"objective": spec},
-    )
-    state = found.model.encoder.state_dict()
-    assert not {name for name in state if "energy" in name or name == "bias" or "counts" in name}
-    assert diptych.load(tmp_path / "run").embed_texts(["the king"]).shape == (1, 32)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
-    assert len(losses) == 4
-    assert all(map(math.isfinite, losses))
 
 
 def test_places_in_the_taxonomy():

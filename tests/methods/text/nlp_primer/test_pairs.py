@@ -6,7 +6,6 @@ import torch
 from tests.factories import AT, TEXT, make_method
 from torch.nn.functional import normalize
 
-import diptych
 from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
 from diptych.data.sources import open_source
@@ -80,25 +79,6 @@ def test_every_parameter_learns(spec):
         if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
     ]
     assert not idle
-
-
-@pytest.mark.parametrize("spec", ["clear", "declutr:least=4:most=10", "cert:queue=64", "capt"])
-def test_a_run_saves_and_embeds(spec, tmp_path):
-    diptych.train(
-        "nlp_primer",
-        f"{WORLD}",
-        tmp_path / "run",
-        config={"objective": spec},
-        steps=2,
-        batch_size=8,
-        quiet=True,
-        text_tower="text:width=32:depth=1:heads=2:causal=false:pooling=mean:dropout=0.1",
-        embed_dim=32,
-    )
-    model = diptych.load(tmp_path / "run")
-    found = model.embed_texts(["a small dog", "a train"])
-    assert found.shape == (2, 32)
-    assert torch.allclose(found.norm(dim=1), torch.ones(2))
 
 
 def test_consert_cuts_the_embeddings_that_the_first_block_reads():
@@ -178,6 +158,25 @@ def test_cert_pushes_keys_and_follows_slowly():
     assert torch.allclose(method.queue.rows[:8].double(), found.carry["keys"])
     for name, parameter in method.slow.module.named_parameters():
         assert torch.allclose(parameter, before[name] + 0.1)
+
+
+def test_cert_learns_to_tell_texts_from_those_in_its_queue():
+    """Once keys of other texts have taken the place of the random ones."""
+    method = method_of("cert:queue=16:momentum=0.9").float()
+    loader = Loader(SOURCE, method.views(method.stages()[0]), InOrder(), 8)
+    optimizer = torch.optim.Adam(method.model.parameters(), lr=3e-3)
+    losses = []
+    for epoch in range(30):
+        for batch in loader.epoch(epoch):
+            found = losses_of(method, batch)
+            optimizer.zero_grad()
+            found.total.backward()
+            optimizer.step()
+            method.after_step(found.carry, AT)
+            losses.append(found.total.item())
+    full = sum(losses[5:10]) / 5
+    assert full > 1
+    assert sum(losses[-5:]) / 5 < full / 2
 
 
 def test_the_nearest_other_positive():

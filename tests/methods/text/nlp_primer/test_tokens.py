@@ -9,7 +9,6 @@ import torch
 from tests.factories import AT, TEXT, make_method
 from torch.nn.functional import cosine_similarity
 
-import diptych
 from diptych.data.batch import Tokens
 from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
@@ -354,25 +353,6 @@ def test_what_electra_cannot_train_is_refused():
     method_of("coco_lm", embed_dim=16)  # which trains the projection
     with pytest.raises(InputError, match="generator"):
         method_of("electra:generator=0")
-
-
-@pytest.mark.parametrize("spec", ["electra", "coco_lm"])
-def test_from_training_to_a_model_of_the_tower_alone(spec, tmp_path):
-    found = diptych.train(
-        "nlp_primer",
-        "sentences:count=32",
-        tmp_path / "run",
-        text_tower=f"{TEXT}:causal=false:pooling=mean:dropout=0.1",
-        embed_dim=32,
-        tokenizer="bpe:vocab_size=512:context=48:special=mask",
-        batch_size=16,
-        steps=3,
-        quiet=True,
-        config={"objective": spec},
-    )
-    state = found.model.encoder.state_dict()
-    assert not {name for name in state if "generator" in name or "discriminator" in name}
-    assert diptych.load(tmp_path / "run").embed_texts(["the king"]).shape == (1, 32)
 
 
 def test_places_in_the_taxonomy():

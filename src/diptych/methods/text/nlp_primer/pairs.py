@@ -432,7 +432,7 @@ def nearest_other(anchors: Tensor, positives: Tensor) -> Tensor:
 class SupConConfig(ObjectiveConfig):
     """`label` is the label whose equal values are positives."""
 
-    tau: Positive = 0.3
+    tau: Positive = 0.1
     label: str = "label"
 
 
