@@ -21,7 +21,7 @@ class Soup(nn.Module):
     ...     _ = layer.weight.data.fill_(weight)
     ...     soup.add()
     >>> soup.serve()
-    >>> float(layer.weight)
+    >>> layer.weight.item()
     3.5
     """
 
