@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from diptych.data.sources import open_source
-from diptych.lab.claim import Trial
+from diptych.lab.claim import Trial, best
 from diptych.lab.claims import close
 
 TRAINED = ("w02", "w04", "w16", "w32", "mean_shift", "random_shift")
@@ -45,15 +45,22 @@ def test_halfway_is_the_mean_of_no_noise_and_images(monkeypatch):
 
 def test_arms_differ_in_the_noise_the_layer_and_what_is_read_alone(begun):
     free = ("noise", "train_on", "gap")
+    rates = {name: config.recipe.lr for name, config in begun.items()}
     same = {
         str(
             replace(
-                config, data={}, config={k: v for k, v in config.config.items() if k not in free}
+                config,
+                data={},
+                config={k: v for k, v in config.config.items() if k not in free},
+                recipe=replace(config.recipe, lr=1.0),
             )
         )
         for config in begun.values()
     }
     assert len(same) == 1
+    assert rates == dict.fromkeys(begun, best(close.RATES["w04"])) | {
+        "images": best(close.RATES["images"])
+    }
     layers = {
         name: {k: v for k, v in config.config.items() if k in free[1:]}
         for name, config in begun.items()

@@ -26,8 +26,10 @@ neither. News are captions with a name, which an article gives: `facts` are thos
 What the prelude's captions leave out, how long it learns and the noise that counts as tuned were
 chosen on seeds 100 to 106. If captions state all, there is no gap (`excess` .43 on seed 100). If
 they leave out half, there is one that closes as the CLIP learns: after 300 steps `excess` is between
--.11 and .08, after 220 it is -.20 and -.17 on seeds 104 and 105. Earlier forms of the claim, on
-seeds 0 to 60, asked the tuned noise to be within .11 of images, a bound that lay on the effect.
+-.11 and .08, after 220 it is -.20 and -.17 on seeds 104 and 105. The rates were chosen on seeds 100
+and 101: all arms that learn from texts have that of w04 (without noise, and with .32, captions of
+images are near chance at each rate that was tried). Earlier forms of the claim, on seeds 0 to 60,
+asked the tuned noise to be within .11 of images, a bound that lay on the effect.
 """
 
 import json
@@ -43,7 +45,7 @@ from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.parse import parse
 from diptych.data.wrap import Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, at_most, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, at_most, best, better, not_worse
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
@@ -63,6 +65,11 @@ CLIP_STEPS = 220
 STEPS = 300
 WIDTH = 64  # of the space
 TUNED = 0.04
+RATES = {
+    "w04": {2e-3: 0.466, 4e-3: 0.480, 8e-3: 0.486, 1.6e-2: 0.464},
+    "images": {2e-3: 0.575, 4e-3: 0.586, 8e-3: 0.579},
+}
+"""Rates that were tried on seeds 100 and 101, and the mean of `facts`."""
 NAMES = ("anna", "bruno", "carla", "david", "emma", "felix", "greta", "hugo", "ida", "jonas")
 TASKS: Mapping[str, Mapping[str, Any]] = {
     "answers": {"context": "question", "target": "answer", "max_tokens": 16},
@@ -126,7 +133,8 @@ def draw(trial: Trial) -> dict[str, str]:
             "lr": 1e-3,
             "ema": None,
             "batch_size": 128,
-            "steps": trial.steps(CLIP_STEPS, quick=5),
+            # the encoder is given: it is not trained for longer where arms take twice their steps
+            "steps": 5 if trial.quick else CLIP_STEPS,
         },
         options={"seed": trial.seed, "quiet": True},
     )
@@ -142,12 +150,17 @@ def of_task(name: str, source: Any) -> Any:
 
 def trained(trial: Trial, noise: float, data: Mapping[str, str], **config: Any) -> Any:
     """Return a model with this noise at 768 dimensions, and options of the method."""
+    rates = RATES["images" if config.get("train_on") == "images" else "w04"]
     settings = resolve(
         "close",
         data,
         init=trial.prelude["clip"],
         config={"noise": noise * (768 / WIDTH) ** 0.5, **config},
-        recipe={"batch_size": 64, "steps": trial.steps(STEPS, quick=5)},
+        recipe={
+            "batch_size": 64,
+            "steps": trial.steps(STEPS, quick=5),
+            "lr": best(rates),
+        },
         options={"seed": trial.seed, "quiet": True},
     )
     folder = trial.folder / f"run-{noise:g}-{config.get('train_on', 'texts')}"
@@ -306,6 +319,8 @@ claim = Claim(
         better("facts", "news", over="news_w0"),
     ),
     delta=0.02,
+    rates=RATES,
+    tuned=Tuned(effect=0.046, sd=0.012, best=0.47, chance=CHANCE, seconds=780),
     floor=Floor("own", chance=CHANCE, arms=("w0", "w04", "images")),
     table=("facts", "texts", "shuffled", "exact", "named", "excess"),
 )
