@@ -317,7 +317,7 @@ def test_progress_counts_every_sample(tmp_path):
         max_bad=1,
         progress=lambda *at: seen.append(at),
     )
-    assert seen == [(2, 3), (3, 3)]
+    assert seen == [(0, 3), (2, 3), (3, 3)]
 
 
 def test_a_diverged_model_is_refused(tmp_path):
