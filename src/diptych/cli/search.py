@@ -66,6 +66,8 @@ def run(args: Namespace) -> None:
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
     manifest = index.manifest
+    if "where" in args:
+        index.passing(args.where)  # raises its errors before the model is loaded
     spec, weights = made_by(args.emb, manifest, args.get("model"), args.get("weights"))
     model = load_model(spec, args, weights=weights, share=manifest.share, space=manifest.space)
     hits = query(

@@ -56,9 +56,9 @@ def find_columns(source: Source, names: Sequence[str]) -> tuple[Column, ...]:
     one that is named twice.
 
     >>> from diptych.data.sources import open_source
-    >>> find_columns(open_source("scenes:count=2"), ["count"])
-    Traceback (most recent call last):
-    diptych.errors.InputError: unknown column of scenes 'count'; there are: label
+    >>> [column] = find_columns(open_source("glyphs:split=test"), ["group"])
+    >>> column.kind, column.value(open_source("glyphs:split=test")[0])
+    ('text', 'smileys-emotion')
     """
     if isinstance(names, str):
         raise InputError(f"columns is the text {names!r}; give a list of names")

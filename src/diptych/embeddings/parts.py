@@ -284,7 +284,9 @@ class _Found:
         counted = 0
         files = [parts_of(self.folder, kind) for kind in ("metadata", *kinds)]
         if len({len(paths) for paths in files}) > 1:
-            raise InputError(f"{self.folder} lacks files; {_remedy(self.folder)}")
+            raise InputError(
+                f"{self.folder} has different numbers of files of vectors and of metadata; {_remedy(self.folder)}"
+            )
         for path, *vectors in zip(*files, strict=True):
             table = read_table(path, (*ALWAYS, *names))
             rows = [_row(values, names) for values in table.to_pylist()]

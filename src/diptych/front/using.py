@@ -92,6 +92,8 @@ def search(
     `embeddings.query.query`, which also lists the errors.
     """
     opened = Index.open(emb, exact=exact)
+    if where is not None:
+        opened.passing(where)  # raises its errors before the model is loaded
     if model is None or isinstance(model, str | Path):
         manifest = opened.manifest
         spec, file = made_by(emb, manifest, model, weights)
