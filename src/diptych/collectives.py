@@ -9,7 +9,8 @@ towers (each rank has its own samples) and for scale and bias (each rank has all
 an initialised process group there is one rank, and all functions are the identity.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -285,6 +286,26 @@ def barrier() -> None:
     """Wait until every rank has reached this call."""
     if world_size() > 1:
         dist.barrier()
+
+
+def patient_barrier(patience: timedelta = timedelta(days=30)) -> Callable[[], None]:
+    """Return a barrier for ranks that may be done hours before another, longer than a process
+    group waits.
+
+    All ranks call this function at about the same time. The barrier raises RuntimeError at once if
+    a rank has ended.
+
+    >>> patient_barrier()()
+    """
+    if world_size() == 1:
+        return lambda: None
+    group = dist.new_group(backend="gloo", timeout=patience)
+    assert isinstance(group, dist.ProcessGroup)
+
+    def wait() -> None:
+        dist.barrier(group=group)
+
+    return wait
 
 
 class BatchNorm(_BatchNorm):

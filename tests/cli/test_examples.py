@@ -80,6 +80,15 @@ def test_a_printed_command_is_read(
             ["search", "emb", "--image", "f.png", "blue", "--minus", "red"],
             {"text": "blue", "minus": "red"},
         ),
+        (
+            ["search", "emb", "mug", "--where", "price < 20 and brand = 'acme'"],
+            {"text": "mug", "where": "price < 20 and brand = 'acme'"},
+        ),
+        (
+            ["embed", "m", "s", "--columns", "price,sku", "--part", "3/100", "--out", "e"],
+            {"columns": "price,sku", "part": "3/100", "source": "s"},
+        ),
+        (["embed", "--merge", "--out", "e"], {"merge": True, "model": None, "out": "e"}),
         (["search", "emb", "--json", "blue"], {"emb": "emb", "text": "blue", "json": True}),
         (["search", "emb", "-k=2", "--", "--blue--"], {"emb": "emb", "text": "--blue--", "k": 2}),
         (

@@ -72,6 +72,21 @@ def test_two_ranks_train_one_model_and_one_speaks(tmp_path):
     assert (run / "model.json").is_file()
 
 
+def test_two_ranks_embed_to_the_bytes_of_one_process(tmp_path, diptych):
+    data = make_tar(tmp_path / "web.tar")
+    words = ("embed", "tiny", data, "--batch-size", "4", "--out")
+    assert diptych(*words, tmp_path / "one").code == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    called = finish(shell("-m", "diptych", *words, tmp_path / "two", program=torchrun))
+    assert called.code == 0, called
+    assert called.out.count("holds the embeddings") == 1
+    for path in (tmp_path / "one").rglob("*.*"):
+        assert (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() == (
+            path.read_bytes()
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two", "web.tar"]
+
+
 def test_a_killed_run_resumes_to_the_bits_of_an_unbroken_one(tmp_path, train, diptych):
     """RELIABILITY 1, 2: SIGKILL at step 2, the last checkpoint at 2 of 5."""
     data = make_folder(tmp_path / "photos")

@@ -1,87 +1,22 @@
 """`embed` after kill -9 at any point: the same command goes on, to the bytes of an unbroken run."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
+from tests.embeddings.helpers import Noises, contents, killed, toy_model
 
-from diptych.data.sample import BadSample, Field, Sample, Text
-from diptych.data.sources import open_source
-from diptych.data.tokenizers import train_bpe
 from diptych.embeddings import writer
 from diptych.embeddings.embed import embed_source
 from diptych.errors import InputError
 from diptych.models.model import Model
-from diptych.towers.build import image_tower, text_tower
-from diptych.towers.dual import DualEncoder
-
-
-class Noise:
-    """An image of noise; the last of every nine is damaged."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def decode(self, at_least=None):
-        if self.number % 9 == 8:
-            raise BadSample(("truncated", "html")[self.number % 2], "damaged")
-        rng = np.random.default_rng(self.number)
-        return Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
-
-    def read(self):
-        return b""
-
-
-class Noises:
-    """Images of noise, every third without a caption."""
-
-    name = "noises"
-
-    def __init__(self, count=50, prefix="n"):
-        self.count, self.prefix, self.read = count, prefix, []
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, i):
-        self.read.append(i)
-        texts = () if i % 3 == 2 else (Text(text=f"noise number {i}" + " and more" * (i % 4)),)
-        return Sample(
-            key=f"{self.prefix}{i}", source=self.name, images={"main": Noise(i)}, texts=texts
-        )
-
-    def keys(self):
-        return [f"{self.prefix}{i}" for i in range(self.count)]
-
-    def schema(self):
-        return {
-            "images.main": Field(kind="image"),
-            "texts.caption": Field(kind="text", optional=True),
-        }
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    glyphs = open_source("glyphs:split=val:design=noto")
-    tokenizer = train_bpe((glyphs[i].captions()[0] for i in range(40)), vocab_size=300, context=12)
-    image = image_tower("conv")
-    text = text_tower(
-        "text:width=32:depth=1:heads=2",
-        vocab_size=tokenizer.vocab_size,
-        context=tokenizer.context,
-        pad=tokenizer.pad,
-        eot=tokenizer.eot,
-    )
-    return Model(DualEncoder(image, text, 16), tokenizer, image.preprocess, name="toy")
+    return toy_model()
 
 
 @pytest.fixture(autouse=True)
@@ -94,14 +29,6 @@ def small_parts(monkeypatch):
 
 def embed(model, out, source=None, **options):
     return embed_source(model, source or Noises(), out, batch_size=6, max_bad=0.5, **options)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -127,30 +54,9 @@ POINTS = {
 }
 
 
-def run_and_die(model, out, point, call, moment):
-    """In a process of its own: embed, and be killed before or after one call of one function."""
-    calls, original = 0, getattr(POINTS[point], point)
-
-    def counting(*arguments, **keywords):
-        nonlocal calls
-        calls += 1
-        if (calls, moment) == (call, "before"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*arguments, **keywords)
-        if (calls, moment) == (call, "after"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(POINTS[point], point, counting)
-    embed(model, out)
-
-
-def killed(*arguments) -> bool:
-    process = multiprocessing.get_context("fork").Process(target=run_and_die, args=arguments)
-    process.start()
-    process.join(60)
-    assert process.exitcode in {0, -signal.SIGKILL}
-    return process.exitcode != 0
+def dies(model, out, point, call, moment) -> bool:
+    """Embed, and be killed before or after one call of one function."""
+    return killed(POINTS[point], point, call, moment, lambda: embed(model, out))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +80,7 @@ def test_a_killed_embedding_continues_to_the_bytes_of_an_unbroken_one(
     model, unbroken, tmp_path, point, call, moment
 ):
     out = tmp_path / "emb"
-    assert killed(model, out, point, call, moment)
+    assert dies(model, out, point, call, moment)
     if point == "rmtree":  # the last step: the folder has its name already
         assert contents(out) == unbroken
         shutil.rmtree(out)
@@ -186,7 +92,7 @@ def test_a_killed_embedding_continues_to_the_bytes_of_an_unbroken_one(
 
 def test_a_run_killed_again_and_again_arrives(model, unbroken, tmp_path):
     out, kills = tmp_path / "emb", 0
-    while killed(model, out, "append", 7, "before"):  # one to three batches a life
+    while dies(model, out, "append", 7, "before"):  # one to three batches a life
         kills += 1
         assert kills < 20
     assert kills >= 4

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.parquet
@@ -317,7 +317,7 @@ def test_progress_counts_every_sample(tmp_path):
         max_bad=1,
         progress=lambda *at: seen.append(at),
     )
-    assert seen == [(2, 3), (3, 3)]
+    assert seen == [(0, 3), (2, 3), (3, 3)]
 
 
 def test_a_diverged_model_is_refused(tmp_path):
@@ -505,3 +505,143 @@ def test_file_names_that_are_no_utf8_and_half_an_emoji_are_embedded(tmp_path):
         f"{folder}/caf\\xe9.png",
         "red \ufffd",
     )
+
+
+class Priced(Paintings):
+    """Paintings with a price, and with a brand but for every fifth."""
+
+    def __getitem__(self, i):
+        brand = () if i % 5 == 4 else (Text(text=("acme", "it's")[i % 2], role="brand"),)
+        sample = super().__getitem__(i)
+        return replace(sample, texts=(*sample.texts, *brand), labels={"price": float(i), "lot": i})
+
+    def schema(self):
+        return {
+            **super().schema(),
+            "labels.price": Field(kind="float"),
+            "labels.lot": Field(kind="int"),
+            "texts.brand": Field(kind="text", optional=True),
+        }
+
+
+def priced(count, **options):
+    names = [list(COLOURS)[i % 6] for i in range(count)]
+    return Priced(tuple(Painted(COLOURS[name]) for name in names), tuple(names), **options)
+
+
+COLUMNS = ("price", "lot", "brand")
+
+
+def test_columns_are_kept_with_the_rows_and_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "PART_ROWS", 4)
+    manifest = embed_source(ColourModel(), priced(10), tmp_path / "emb", columns=COLUMNS)
+    assert manifest.columns == {"price": "float", "lot": "int", "brand": "text"}
+    assert Manifest.read(tmp_path / "emb") == manifest
+    opened = Index.open(tmp_path / "emb")
+    hits = query(ColourModel(), opened, text="yellow", k=2)
+    assert hits[0].columns == {"price": 4.0, "lot": 4, "brand": None}
+    assert list(hits.records()[0]) == [
+        *("rank", "score", "key", "position", "image_path", "caption"),
+        *COLUMNS,
+    ]
+    assert "<th>brand</th>" in hits._repr_html_()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    k=st.integers(1, 50),
+    tile=st.integers(1, 17),
+    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_top_among_some_rows_equals_a_sort_of_these(n, k, tile, share, seed):
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-1, 2, (n, 3)).astype(np.float32)
+    queries = torch.from_numpy(rng.integers(-1, 2, (4, 3)).astype(np.float32))
+    among = rng.random(n) < share
+    before, index.TILE = index.TILE, tile
+    try:
+        scores, rows = Vectors([vectors]).open().top(queries, k, among)
+    finally:
+        index.TILE = before
+    kept = torch.from_numpy(np.flatnonzero(among))
+    truth = queries @ torch.from_numpy(vectors[among]).T
+    order = truth.argsort(dim=1, descending=True, stable=True)[:, :k]
+    assert torch.equal(rows, kept[order])
+    assert torch.equal(scores, truth.gather(1, order))
+
+
+def nearest(hits):
+    """Cosines, rounded so that equal colours are ties, and positions."""
+    return sorted((-round(hit.score, 5), hit.position) for hit in hits)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_filter_finds_the_nearest_of_the_rows_that_pass(tmp_path, monkeypatch, indexed):
+    """Not those of the nearest that pass: all of k rows are found if as many pass."""
+    monkeypatch.setattr(writer, "PART_ROWS", 7)
+    folder = tmp_path / "emb"
+    embed_source(ColourModel(), priced(120), folder, columns=COLUMNS)
+    if indexed:
+        build_index(folder, lists=4, k=5, remove=["k110"])
+    opened = Index.open(folder)
+    assert (opened.ivf is not None) == indexed
+    every = query(ColourModel(), opened, text="red", k=120)
+    for where, passes in {
+        "price >= 100 and brand = 'acme'": lambda i: i >= 100 and i % 2 == 0 and i % 5 != 4,
+        "lot in (3, 110, 7) or brand is null": lambda i: i in (3, 7, 110) or i % 5 == 4,
+        "caption = 'blue' and position < 30": lambda i: i % 6 == 2 and i < 30,
+    }.items():
+        expected = [pair for pair in nearest(every) if passes(pair[1])]
+        for k in (1, 5, 120):
+            found = query(ColourModel(), opened, text="red", k=k, where=where)
+            assert nearest(found) == expected[:k]
+            assert found.title == f"“red” where {where}"
+    assert query(ColourModel(), opened, text="red", k=5, where="price > 1000") == []
+
+
+def test_a_filter_over_folders_of_which_one_lacks_the_column(tmp_path):
+    embed_source(ColourModel(), priced(40), tmp_path / "emb", columns=COLUMNS)
+    embed_source(ColourModel(), priced(4, name="more"), tmp_path / "more", columns=["price"])
+    build_index(tmp_path / "emb", add=[tmp_path / "more"], lists=1)
+    opened = Index.open(tmp_path / "emb")
+    found = query(ColourModel(), opened, text="red", k=50, where="price < 2")
+    assert sorted((hit.position, len(hit.columns)) for hit in found) == [
+        (0, 1),
+        (0, 3),
+        (1, 1),
+        (1, 3),
+    ]
+    with pytest.raises(InputError, match=r"column of .*more 'lot'; .*embed --columns"):
+        query(ColourModel(), opened, text="red", where="lot < 2")
+
+
+def test_filters_that_do_not_fit_are_refused_with_the_folder(tmp_path):
+    folder = tmp_path / "emb"
+    embed_source(ColourModel(), priced(4), folder, columns=["price"])
+    opened = Index.open(folder)
+    with pytest.raises(InputError, match="filter 'price <': a value is missing at the end"):
+        query(ColourModel(), opened, text="red", where="price <")
+    with pytest.raises(InputError, match=r"column of .*emb 'brand'; there are: caption, .*price"):
+        query(ColourModel(), opened, text="red", where="brand = 'acme'")
+    with pytest.raises(InputError, match=r"emb: column 'price' holds numbers, and 'x' is a text"):
+        query(ColourModel(), opened, text="red", where="price = 'x'")
+    path = folder / "metadata/metadata_0.parquet"
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table.slice(1), path)
+    with pytest.raises(InputError, match="has 3 rows for 4 vectors"):
+        query(ColourModel(), Index.open(folder), text="red", where="price < 3")
+    pyarrow.parquet.write_table(table.drop_columns(["price"]), path)
+    with pytest.raises(InputError, match=r"metadata_0\.parquet is damaged"):
+        query(ColourModel(), Index.open(folder), text="red", where="price < 3")
+
+
+def test_an_unknown_column_is_refused_before_anything_is_embedded(tmp_path):
+    model = ColourModel()
+    model.embed_images = None
+    with pytest.raises(
+        InputError, match="unknown column of paintings 'prise'; did you mean 'price'"
+    ):
+        embed_source(model, priced(4), tmp_path / "emb", columns=["prise"])
+    assert not any(tmp_path.iterdir())

@@ -34,6 +34,14 @@ def test_several_gpus_have_numbers(two_gpus):
         find_device("cuda:2")
 
 
+def test_a_rank_takes_the_gpu_of_its_number(two_gpus, monkeypatch):
+    for local, number in {"0": 0, "1": 1, "2": 0}.items():
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert find_device("auto") == torch.device("cuda", number)
+    assert find_device("cuda") == torch.device("cuda")
+    assert find_device("auto", "int8").type == "cpu"
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
 def test_a_device_that_is_not_there_is_refused(none, name):
     with pytest.raises(InputError, match=f"no device '{name}' here: torch .* finds cpu; choose"):

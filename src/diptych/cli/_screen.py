@@ -92,45 +92,80 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else visible(str(value))
 
 
+def pace(done: int, left: int, seconds: float) -> str:
+    """Return the rate of work and the time that the rest takes at it; "" before there is one.
+
+    >>> pace(640, 360, 10.0), pace(3, 1000, 600.0), pace(0, 5, 1.0)
+    ('64/s, 6 s left', '0.005/s, 2 d 7 h left', '')
+    """
+    if done <= 0 or seconds <= 0:
+        return ""
+    rate = done / seconds
+    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1g}" if rate < 0.1 else f"{rate:.1f}"
+    return f"{shown}/s, {duration(left / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units.
+
+    >>> duration(9.4), duration(75), duration(7260), duration(200_000)
+    ('9 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    at = next((at for at, (_, size) in enumerate(units) if whole >= size), len(units) - 1)
+    parts = []
+    for name, size in units[at : at + 2]:
+        parts.append((whole // size, name))
+        whole = whole % size
+    return " ".join(
+        f"{count} {name}" for number, (count, name) in enumerate(parts) if count or not number
+    )
+
+
 @contextmanager
 def progress(name: str) -> Iterator[Callable[[int, int], None]]:
     """Yield `report(done, total)` for work longer than PATIENCE: a bar on a terminal, else
-    occasional lines."""
+    occasional lines, both with the rate and the time left, on the first rank alone."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeRemainingColumn,
     )
 
     console = Console(stderr=True)
     bar: Progress | None = None
     begun = time.perf_counter()
     shown = begun + PATIENCE - EVERY  # when the last line was printed
+    first: tuple[float, int] | None = None  # what was done before, a killed run's, has no rate
 
     def report(done: int, total: int) -> None:
-        nonlocal bar, shown
+        nonlocal bar, shown, first
         now = time.perf_counter()
+        if not first_rank():
+            return
+        if first is None:
+            first = (now, done)
+        how_fast = pace(done - first[1], total - done, now - first[0])
         if not console.is_terminal:
             if now - shown > EVERY:
                 shown = now
-                say(f"{name}: {done:,} of {total:,}")
+                say(f"{name}: {done:,} of {total:,}{how_fast and f' ({how_fast})'}")
         elif now - begun > PATIENCE:
             if bar is None:
                 bar = Progress(
                     TextColumn("{task.description}"),
                     BarColumn(),
                     MofNCompleteColumn(),
-                    TextColumn("left"),
-                    TimeRemainingColumn(),
+                    TextColumn("{task.fields[pace]}"),
                     console=console,
                     transient=True,
                 )
-                bar.add_task(name)
+                bar.add_task(name, pace="")
                 bar.start()
-            bar.update(bar.task_ids[0], completed=done, total=total)
+            bar.update(bar.task_ids[0], completed=done, total=total, pace=how_fast)
 
     try:
         yield report

@@ -1,9 +1,14 @@
 """Embed the images and captions of a source, or its texts, into a folder that can be searched.
 
-The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too.
+The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too. On several
+GPUs: torchrun -m diptych embed. On several machines: --part 1/N to --part N/N, then --merge; what is
+done is not done again. Both give the bytes of one process.
 """
 
+import os
 import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diptych.cli._model import (
     MODELS,
@@ -15,14 +20,21 @@ from diptych.cli._model import (
     load_model,
 )
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import progress, say
+from diptych.cli._screen import first_rank, progress, say
 from diptych.errors import InputError
 
+if TYPE_CHECKING:
+    from diptych.embeddings.layout import Manifest
+    from diptych.embeddings.parts import Part
+
 GROUP = "Use a model"
-USAGE = "MODEL SOURCE --out EMB [options]"
+USAGE = "MODEL SOURCE --out EMB [--part K/N] [options] | --merge --out EMB"
 EXAMPLES = (
     "diptych embed runs/first photos/ --out emb",
     "diptych embed openclip:ViT-B-32/laion2b_s34b_b79k 'shards/{0000..0009}.tar' --out emb",
+    "diptych embed tiny products.csv --columns price,brand --out emb",
+    "diptych embed tiny 'shards/*.tar' --out emb --part 3/100",
+    "diptych embed --merge --out emb",
 )
 
 
@@ -32,6 +44,14 @@ def add(parser: Parser) -> None:
         "What", "source", help="what to embed: a folder, 'shards/*.tar', a table, glyphs, …"
     )
     parser.option("What", "--out", metavar="EMB", help="the folder to make")
+    parser.option(
+        "What",
+        "--columns",
+        metavar="A,B,…",
+        help="labels or text roles to keep, for diptych search --where",
+    )
+    parser.option("What", "--part", metavar="K/N", help="only the K-th of N parts, for job arrays")
+    parser.option("What", "--merge", type=bool, help="join the parts that --part made")
     parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
     )
@@ -51,23 +71,80 @@ def add(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> None:
+    if args.get("merge"):
+        _merge(args)
+        return
     if not args.model or not args.source:
         raise InputError(
             "diptych embed has no model or no source; write diptych embed MODEL SOURCE --out EMB"
         )
     if "out" not in args:
         raise InputError("diptych embed has no place to write to; name a new folder with --out EMB")
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if "part" in args and ranks != "1":
+        raise InputError(
+            f"--part {args.part} is of one process, and there are {ranks} ranks, which share the parts out; "
+            "leave out --part, or start without torchrun"
+        )
     from diptych.embeddings.embed import embed_source
+    from diptych.embeddings.parts import Part
 
-    settings = {name: args[name] for name in ("batch_size", "max_bad", "exact") if name in args}
+    names = ("batch_size", "max_bad", "exact", "part")
+    settings = {name: args[name] for name in names if name in args}
+    if "columns" in args:
+        settings["columns"] = [name.strip() for name in args.columns.split(",") if name.strip()]
+    part = Part.parse(args.part) if "part" in args else None
+    was_done = part is not None and part.folder(Path(args.out)).is_dir()
     model = load_model(args.model, args)
-    with progress("embedding") as report:
+    with progress("embedding" if ranks == "1" else f"embedding, rank 0 of {ranks}") as report:
         manifest = embed_source(model, args.source, args.out, progress=report, **settings)
-    damaged = sum(map(len, manifest.damaged.values()))
-    say(
-        f"{manifest.count:,} {manifest.rows} embedded"
-        + (f", {damaged:,} damaged ones left out" if damaged else "")
-    )
+    if not first_rank():
+        return
+    if part is None:
+        _tell(args.out, manifest)
+    else:
+        _tell_part(args.out, part, manifest, was_done)
+
+
+def _merge(args: Namespace) -> None:
+    if "out" not in args:
+        raise InputError("--merge has no folder; write diptych embed --merge --out EMB")
+    if args.model or "part" in args:
+        raise InputError(
+            "--merge joins parts that are there already; write diptych embed --merge --out EMB"
+        )
+    from diptych.embeddings.parts import merge
+
+    settings = {name: args[name] for name in ("max_bad",) if name in args}
+    with progress("joining") as report:
+        manifest = merge(args.out, progress=report, **settings)
+    _tell(args.out, manifest)
+
+
+def _tell(out: str, manifest: "Manifest") -> None:
+    say(f"{_counted(manifest)} embedded{_damaged(manifest)}")
     print(
-        f"{args.out} holds the embeddings; search it with: diptych search {shlex.quote(args.out)} 'some words'"
+        f"{out} holds the embeddings; search it with: diptych search {shlex.quote(out)} 'some words'"
     )
+
+
+def _tell_part(out: str, part: "Part", manifest: "Manifest", was_done: bool) -> None:
+    from diptych.embeddings.parts import missing
+
+    said = "was done before" if was_done else "is done"
+    say(f"part {part} {said}: {_counted(manifest)}{_damaged(manifest)}")
+    left = len(missing(Path(out).expanduser()))
+    join = f"diptych embed --merge --out {shlex.quote(out)}"
+    if left:
+        print(f"parts that are missing: {left:,} of {part.count:,}; then join them with: {join}")
+    else:
+        print(f"all {part.count:,} parts are there; join them with: {join}")
+
+
+def _counted(manifest: "Manifest") -> str:
+    return f"{manifest.count:,} {manifest.rows}"
+
+
+def _damaged(manifest: "Manifest") -> str:
+    damaged = sum(map(len, manifest.damaged.values()))
+    return f", {damaged:,} damaged ones left out" if damaged else ""

@@ -4,8 +4,6 @@ Every embedding is compared, or the index is asked that `diptych index` made. Th
 the folder embeds the query.
 """
 
-from dataclasses import asdict
-
 from diptych.cli._model import add_device, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
@@ -17,6 +15,7 @@ EXAMPLES = (
     "diptych search emb 'two dogs on a beach' -k 10",
     "diptych search emb --image query.jpg --json",
     "diptych search emb --image red-house.jpg blue --minus red",
+    "diptych search emb 'running shoes' --where \"price < 80 and brand in ('acme', 'apex')\"",
 )
 
 
@@ -31,6 +30,12 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         "What", "--minus", metavar="WORDS", help="words for what the images should not have"
+    )
+    parser.option(
+        "What",
+        "--where",
+        metavar="FILTER",
+        help="only rows that pass, such as \"price < 20 and brand = 'acme'\" (see embed --columns)",
     )
     parser.option(
         "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)"
@@ -61,6 +66,8 @@ def run(args: Namespace) -> None:
 
     index = Index.open(args.emb, exact=bool(args.get("exact")))
     manifest = index.manifest
+    if "where" in args:
+        index.passing(args.where)  # raises its errors before the model is loaded
     spec, weights = made_by(args.emb, manifest, args.get("model"), args.get("weights"))
     model = load_model(spec, args, weights=weights, share=manifest.share, space=manifest.space)
     hits = query(
@@ -69,18 +76,32 @@ def run(args: Namespace) -> None:
         text=args.text,
         image=args.get("image"),
         minus=args.get("minus"),
+        where=args.get("where"),
         k=args.get("k", 10),
     )
     if args.get("json"):
-        show_json([asdict(hit) for hit in hits])
+        show_json(hits.records())
         return
-    rows = [(hit.rank, hit.score, hit.key, hit.caption or "", hit.image_path) for hit in hits]
+    kept = dict.fromkeys(name for hit in hits for name in hit.columns)
+    rows = [
+        (
+            hit.rank,
+            hit.score,
+            hit.key,
+            hit.caption or "",
+            *("" if hit.columns.get(name) is None else hit.columns[name] for name in kept),
+            hit.image_path,
+        )
+        for hit in hits
+    ]
     given = [args.get("image"), f"“{args.text}”" if args.text is not None else None]
     asked = " + ".join(part for part in given if part) + (
         f" - “{args.minus}”" if "minus" in args else ""
     )
-    columns = ("#", "cosine", "key", "caption", "file")
+    asked += f" where {args.where}" if "where" in args else ""
+    columns = ("#", "cosine", "key", "caption", *kept, "file")
     if not any(hit.image_path for hit in hits):  # images in tars are not separate files
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
-    show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows)
+    note = "" if hits else "no row passes the filter"
+    show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows, note)

@@ -9,8 +9,8 @@ Dimensions: Q queries, N rows, E embedding, K hits.
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from diptych.data.images import FileImage, on_ground
 from diptych.data.sample import BadSample
+from diptych.embeddings.columns import ALWAYS, Kind, Value
 from diptych.embeddings.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.embeddings.layout import Manifest, parquet, parts_of
-from diptych.errors import InputError
+from diptych.embeddings.where import parse
+from diptych.errors import InputError, located
 from diptych.models.model import TextModel
 from diptych.results import Markup, Tabular, html_table
 
@@ -32,14 +34,18 @@ TILE = 16_384
 
 _SAMPLED = 1024  # rows of a file whose length is checked when it is opened
 _OFF = 1e-3  # tolerance of the length of a unit vector
-
-_COLUMNS = ("key", "position", "image_path", "caption")
+_KINDS: Mapping[str, Kind] = {
+    "key": "text",
+    "position": "int",
+    "image_path": "text",
+    "caption": "text",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
     """One result: `rank` from 1, `score` the cosine, `position` in the source, `image_path` "" in a
-    tar."""
+    tar, `columns` the kept columns of the source."""
 
     rank: int
     score: float
@@ -47,14 +53,16 @@ class Hit:
     position: int
     image_path: str
     caption: str | None
+    columns: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
 
 class Hits(Tabular, list[Hit]):
     """The results of one query, best first."""
 
     def records(self) -> list[dict[str, Any]]:
-        """A row for each hit."""
-        return [asdict(hit) for hit in self]
+        """A row for each hit, the kept columns behind the others."""
+        rows = [asdict(hit) for hit in self]
+        return [row | row.pop("columns") for row in rows]
 
     def _repr_html_(self) -> str:
         shown = [
@@ -64,6 +72,7 @@ class Hits(Tabular, list[Hit]):
                 "cosine": hit.score,
                 "key": hit.key,
                 "caption": hit.caption,
+                **hit.columns,
             }
             for hit in self
         ]
@@ -94,6 +103,7 @@ class Index:
         vectors: Sequence[np.ndarray],
         metadata: Sequence[Path],
         *,
+        columns: Sequence[Mapping[str, Kind]] | None = None,
         removed: Sequence[int] = (),
         ivf: Ivf | None = None,
     ):
@@ -101,12 +111,14 @@ class Index:
         self.manifest = manifest
         self.vectors = vectors
         self.metadata = metadata
+        self.columns = columns or [manifest.columns] * len(metadata)  # of each metadata file
         self.removed = removed
         self.ivf = ivf
         self._starts = np.cumsum([0, *map(len, vectors)])
         self._alive = np.ones(self._starts[-1], bool)
         self._alive[list(removed)] = False
-        self._metadata = lru_cache(maxsize=8)(lambda number: read_table(metadata[number]))
+        self._metadata = lru_cache(maxsize=8)(self._read)
+        self.passing = lru_cache(maxsize=8)(self._passing)
 
     @classmethod
     def open(cls, folder: str | Path, *, exact: bool = False) -> "Index":
@@ -147,16 +159,18 @@ class Index:
         """
         vectors: list[np.ndarray] = []
         metadata: list[Path] = []
+        columns: list[Mapping[str, Kind]] = []
         for part in parts:
             other = folder / part.path
-            _, more, tables = embeddings(other)
+            found, more, tables = embeddings(other)
             if (sum(map(len, more)), fingerprint(other, more)) != (part.count, part.fingerprint):
                 raise InputError(
                     f"{other} is not as it was when {folder / STATE} was made; {anew(folder)}"
                 )
             vectors += more
             metadata += tables
-        return cls(folder, manifest, vectors, metadata, removed=removed, ivf=ivf)
+            columns += [found.columns] * len(tables)
+        return cls(folder, manifest, vectors, metadata, columns=columns, removed=removed, ivf=ivf)
 
     def __len__(self) -> int:
         return len(self._alive) - len(self.removed)
@@ -170,13 +184,16 @@ class Index:
                 f"{model.name} ({model.identity[:12]}); search with that model, or embed again with this one"
             )
 
-    def top(self, queries: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
+    def top(
+        self, queries: Tensor, k: int = 10, among: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the `k` best rows for each query (Q, E): cosines (Q, K) descending and row numbers
         (Q, K), K = min(k, N).
 
-        Of equal scores the lower row comes first, whatever the tiles. With an index, up to its `k`
-        hits are searched for in it. What its recall does not cover is exact: more hits, and queries
-        whose lists have fewer than `k` rows.
+        Of equal scores the lower row comes first, whatever the tiles. With `among` (N,) booleans,
+        such as `passing` returns, the search is among these rows. With an index, up to its `k`
+        hits are searched for in it. What its recall does not cover is exact: more hits, queries
+        whose lists have fewer than `k` rows, and a search among some rows.
         """
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
             raise InputError(
@@ -186,6 +203,8 @@ class Index:
         if k < 1:
             raise InputError(f"k is {k}; ask for at least 1 hit")
         queries = queries.detach().cpu().float()
+        if among is not None:
+            return self._exact(queries, k, self._alive & among)
         if self.ivf is None or k > self.ivf.state.k:
             return self._exact(queries, k)
         scores, rows = self.ivf.top(queries, k)
@@ -194,7 +213,11 @@ class Index:
             scores[short], rows[short] = self._exact(queries[short], k)
         return scores, rows
 
-    def _exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _exact(
+        self, queries: Tensor, k: int, among: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if among is None and self.removed:
+            among = self._alive
         scores = queries.new_empty(len(queries), 0)
         rows = torch.empty(len(queries), 0, dtype=torch.long)
         for start, vectors in zip(self._starts, self.vectors, strict=False):
@@ -202,16 +225,36 @@ class Index:
                 tile = torch.from_numpy(vectors[offset : offset + TILE])
                 first = int(start) + offset
                 here = torch.arange(len(tile)) + first
-                if self.removed:
-                    alive = torch.from_numpy(self._alive[first : first + len(tile)])
-                    tile = tile[alive]
-                    here = here[alive]
+                if among is not None:
+                    kept = torch.from_numpy(among[first : first + len(tile)])
+                    if not kept.any():
+                        continue
+                    tile = tile[kept]
+                    here = here[kept]
                 scores = torch.cat([scores, queries @ tile.T], dim=1)
                 rows = torch.cat([rows, here.expand(len(queries), -1)], dim=1)
                 columns = best(scores, k)
                 scores = scores.gather(1, columns)
                 rows = rows.gather(1, columns)
         return scores, rows
+
+    def _passing(self, where: str) -> np.ndarray:
+        """Return which rows (N,), removed ones included, pass a filter (`embeddings.where`).
+
+        Raises InputError for a text that is no filter, an unknown column, and values that cannot be
+        compared so. The result is kept for the next search.
+        """
+        filter = parse(where)
+        masks: list[np.ndarray] = []
+        for number, path in enumerate(self.metadata):
+            folder = path.parent.parent
+            filter.check({**_KINDS, **self.columns[number]}, str(folder))
+            table = self._whole(number, read_table(path, filter.columns or ("position",)))
+            with located(str(folder)):
+                masks.append(filter.mask(table))
+        passing = np.concatenate(masks)
+        passing.flags.writeable = False  # it is shared by all searches with this filter
+        return passing
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Return a copy of the vectors (N, E) of the rows (N,)."""
@@ -223,15 +266,20 @@ class Index:
         for rank, (score, row) in enumerate(
             zip(scores.tolist(), rows.tolist(), strict=True), start=1
         ):
-            found.append(Hit(rank=rank, score=score, **self._row(row)))
+            values = self._row(row)
+            always = {name: values.pop(name) for name in ALWAYS}
+            found.append(Hit(rank=rank, score=score, columns=values, **always))
         return found
 
     def _row(self, row: int) -> dict[str, Any]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._table(number).slice(row - int(self._starts[number]), 1).to_pylist()[0]
+        return self._metadata(number).slice(row - int(self._starts[number]), 1).to_pylist()[0]
 
-    def _table(self, number: int) -> Any:
-        table = self._metadata(number)
+    def _read(self, number: int) -> Any:
+        names = (*ALWAYS, *self.columns[number])
+        return self._whole(number, read_table(self.metadata[number], names))
+
+    def _whole(self, number: int, table: Any) -> Any:
         if table.num_rows != len(self.vectors[number]):
             raise InputError(
                 f"{self.metadata[number]} has {table.num_rows} rows for {len(self.vectors[number])} vectors; copy the "
@@ -318,10 +366,12 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
     return vectors
 
 
-def read_table(path: Path, columns: Sequence[str] = _COLUMNS) -> Any:
+def read_table(path: Path, columns: Sequence[str] = ALWAYS) -> Any:
     """Return columns of a metadata file, as a pyarrow table. Raises InputError if it is damaged."""
     try:
-        return parquet().read_table(path, columns=list(columns))
+        # Folders with names such as price=3 give no columns.
+        table = parquet().read_table(path, columns=list(columns), partitioning=None)
+        return table.select(list(columns))  # KeyError for a column that the file lacks
     except (
         ValueError,
         OSError,

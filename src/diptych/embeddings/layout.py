@@ -3,7 +3,8 @@
     EMB/img_emb/img_emb_0.npy           float32 (rows, E), unit norm; img_emb_1.npy … if there are many rows
     EMB/text_emb/text_emb_0.npy         the same rows' first captions; only if the source has texts
                                         (without images there is no img_emb, and rows are texts)
-    EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption
+    EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption,
+                                        and the columns of the source that were asked for
     EMB/diptych.json                    the `Manifest`
 
 clip-retrieval, autofaiss and other programs that read that layout read such a folder too; they sort
@@ -12,11 +13,12 @@ part files by name, so part numbers are padded to equal length.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from diptych.embeddings.columns import Kind
 from diptych.errors import InputError, brief
 from diptych.files import read_json
 from diptych.spec import Count, Natural, check_record
@@ -36,6 +38,7 @@ class Manifest:
     - `damaged` are the keys of the samples left out, by reason.
     - `exact` is whether every JPEG was decoded in full (as it was before this field existed).
     - `share` is the weight of the first of two heads; `space` the chosen one of several spaces.
+    - `columns` are the kept columns of the source, each with its kind.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Manifest:
     share: float | None = None
     space: str | None = None
     rows: Literal["images", "texts"] = "images"
+    columns: Mapping[str, Kind] = field(default_factory=dict)
     format: str = FORMAT
 
     @property

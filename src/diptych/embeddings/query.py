@@ -21,15 +21,20 @@ def query(
     text: str | None = None,
     image: Any = None,
     minus: str | None = None,
+    where: str | None = None,
     k: int = 10,
 ) -> Hits:
     """Return the `k` rows of `index` nearest to a text, to an image (as `embed_images` takes one),
     or to both, best first.
 
+    With `where`, such as "price < 20 and brand = 'acme'", they are the nearest of the rows that
+    pass this filter on the columns that `embed_source(columns=…)` kept (`embeddings.where`); only
+    if fewer than `k` rows pass are there fewer.
+
     With several, the query is image + text - minus of their unit vectors (Jia et al., 2021),
     normalised: an image of a red house, minus "red", plus "blue". Raises InputError for neither
-    text nor image, an empty text, an unreadable image, a sum of zero, and a model other than the
-    index's.
+    text nor image, an empty text, an unreadable image, a sum of zero, a filter that does not fit,
+    and a model other than the index's.
     """
     index.check(model)
     if text is None and image is None:
@@ -37,6 +42,7 @@ def query(
     for said in (text, minus):
         if said is not None and not said.strip():
             raise InputError("the text to search for is empty; give some words")
+    among = None if where is None else index.passing(where)
     parts = [] if image is None else [model.embed_images([image], exact=index.manifest.exact)]
     parts += [] if text is None else [model.embed_texts([text])]
     parts += [] if minus is None else [-model.embed_texts([minus])]
@@ -48,10 +54,11 @@ def query(
                 "what is added and what is taken away are the same, so nothing is asked for"
             )
         vectors = normalize(vectors, dim=-1)
-    scores, rows = index.top(vectors, k)
+    scores, rows = index.top(vectors, k, among)
     hits = index.hits(scores[0], rows[0])
     asked = [*([] if image is None else ["an image"]), *([] if text is None else [f"“{text}”"])]
     hits.title = " + ".join(asked) + ("" if minus is None else f" - “{minus}”")
+    hits.title += "" if where is None else f" where {where}"
     return hits
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.embeddings.columns import Kind, Value, arrow
 from diptych.embeddings.layout import parquet, part
 from diptych.errors import InputError
 from diptych.files import followed, is_full, locked, read_json, sync, write_atomic
@@ -35,17 +36,18 @@ load whole elsewhere."""
 SAVE_SECONDS = 10.0
 """How much work a kill may lose, in seconds."""
 
-_PROGRESS = "progress.json"
+PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The metadata of one row."""
+    """The metadata of one row; `columns` are the values of the kept columns, in their order."""
 
     key: str
     position: int
     image_path: str
     caption: str | None
+    columns: tuple[Value, ...] = ()
 
 
 @dataclass
@@ -65,6 +67,18 @@ class Progress:
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
+def unfinished_folder(out: Path) -> Path:
+    """Return the hidden folder in which `out` is made."""
+    whole = followed(out).absolute()
+    return whole.with_name(f".{whole.name}.unfinished")
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise InputError if `out` exists and is not an empty folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists; name another --out, or remove it first")
+
+
 @contextmanager
 def unfinished(out: Path) -> Iterator[Path]:
     """Yield the hidden folder beside `out`, locked; on success its content with the name of `out`
@@ -75,9 +89,8 @@ def unfinished(out: Path) -> Iterator[Path]:
     full.
     """
     whole = followed(out).absolute()  # `.` has no name of its own
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} exists; name another --out, or remove it first")
-    hidden = whole.with_name(f".{whole.name}.unfinished")
+    refuse_existing(out)
+    hidden = unfinished_folder(out)
     with ExitStack() as stack:
         try:
             hidden.mkdir(parents=True, exist_ok=True)
@@ -103,7 +116,7 @@ def _kept_or_removed(hidden: Path, out: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         full = is_full(error) or (error.__cause__ is not None and is_full(error.__cause__))
-        kept = (hidden / _PROGRESS).exists() and (
+        kept = (hidden / PROGRESS).exists() and (
             full or not isinstance(error, InputError) or isinstance(error, Stale)
         )
         if not kept:
@@ -126,7 +139,7 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
 
     Raises Stale if it was begun with other settings or is damaged.
     """
-    path = hidden / _PROGRESS
+    path = hidden / PROGRESS
     folder = hidden / followed(out).absolute().name
     if not path.exists() or not folder.is_dir():
         for (
@@ -138,20 +151,14 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
     try:
         progress = Progress(**check_record(Progress, read_json(path, remedy), path, remedy))
         begun = progress.settings
-        changed = [
-            key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)
-        ]
-        if changed:
-            reported = ", ".join(
-                f"{key} {begun.get(key)!r}, now {settings.get(key)!r}" for key in changed
-            )
+        reported = differences(begun, settings)
+        if reported:
             raise Stale(
                 f"{hidden} holds an unfinished run with other settings ({reported}); run that one again to go on "
                 f"with it, or {remedy}"
             )
-        for name, (size, checksum) in progress.files.items():
-            if _checksum(folder / name, size) != checksum:
-                raise Stale(f"{hidden}: {name} is damaged; {remedy}")
+        for name in damaged_files(folder, progress):
+            raise Stale(f"{hidden}: {name} is damaged; {remedy}")
     except Stale:
         raise
     except InputError as error:
@@ -159,6 +166,22 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
     except OSError as error:
         raise Stale(f"{hidden} is damaged ({error}); {remedy}") from error
     return progress
+
+
+def differences(begun: Mapping[str, Any], settings: Mapping[str, Any], where: str = "now") -> str:
+    """Return what differs between the settings of an earlier run and those of now, or ""."""
+    changed = [key for key in sorted({*settings, *begun}) if settings.get(key) != begun.get(key)]
+    return ", ".join(f"{key} {begun.get(key)!r}, {where} {settings.get(key)!r}" for key in changed)
+
+
+def damaged_files(folder: Path, progress: Progress) -> Iterator[str]:
+    """Yield the names of the files whose finished bytes are not those that were written.
+
+    Raises OSError for a file that is not there.
+    """
+    for name, (size, checksum) in progress.files.items():
+        if _checksum(folder / name, size) != checksum:
+            yield name
 
 
 def _checksum(path: Path, size: int) -> int:
@@ -182,11 +205,19 @@ class Writer:
     `again(count)` returns the last `count` rows that were written before `progress.position`.
     """
 
-    def __init__(self, folder: Path, progress: Progress, total: int, kinds: Sequence[str]):
+    def __init__(
+        self,
+        folder: Path,
+        progress: Progress,
+        total: int,
+        kinds: Sequence[str],
+        columns: Mapping[str, Kind],
+    ):
         self.folder = folder
         self.progress = progress
         self.parts = -(-total // PART_ROWS)
         self.kinds = kinds
+        self.columns = columns
         self.rows: list[Row] = []
         self.files: list[_Npy] = []
         self.saved_at = time.monotonic()
@@ -242,7 +273,7 @@ class Writer:
         if not self.rows:
             return
         path = part(self.folder, "metadata", self.number, self.parts)
-        write_metadata(path, self.rows)
+        write_metadata(path, self.rows, self.columns)
         size = path.stat().st_size
         self.progress.files[self._name(path)] = size, _checksum(path, size)
         for file in self.files:
@@ -265,7 +296,7 @@ class Writer:
             sync(path)
         text = json.dumps(asdict(self.progress))
         write_atomic(
-            self.folder.parent / _PROGRESS, lambda path: path.write_text(text, encoding="utf-8")
+            self.folder.parent / PROGRESS, lambda path: path.write_text(text, encoding="utf-8")
         )
         self.saved_at = time.monotonic()
 
@@ -311,8 +342,8 @@ class _Npy:
 _HEADER = 128  # bytes before the vectors
 
 
-def write_metadata(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows as Parquet."""
+def write_metadata(path: Path, rows: Sequence[Row], kept: Mapping[str, Kind]) -> None:
+    """Write the rows as Parquet, with the kept columns behind the others."""
     import pyarrow
 
     columns = {
@@ -321,4 +352,6 @@ def write_metadata(path: Path, rows: Sequence[Row]) -> None:
         "image_path": pyarrow.array([row.image_path for row in rows], pyarrow.string()),
         "caption": pyarrow.array([row.caption for row in rows], pyarrow.string()),
     }
+    for at, (name, kind) in enumerate(kept.items()):
+        columns[name] = arrow(kind, [row.columns[at] for row in rows])
     parquet().write_table(pyarrow.table(columns), path)

@@ -35,10 +35,15 @@ def embed(
     batch_size: int = 64,
     exact: bool = False,
     max_bad: float = 0.01,
+    columns: Sequence[str] = (),
+    part: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write the embeddings of all samples of `data` to the new folder `out`, for `search`
-    (`embeddings.embed.embed_source`)."""
+    (`embeddings.embed.embed_source`).
+
+    `columns` are kept for `search(where=…)`. `part`, such as "3/100", embeds that part alone, and
+    `embeddings.parts.merge` joins the parts; on ranks (torchrun) both are done."""
     return embed_source(
         loaded(model),
         open_source(data) if not isinstance(data, str) else data,
@@ -46,6 +51,8 @@ def embed(
         batch_size=batch_size,
         exact=exact,
         max_bad=max_bad,
+        columns=columns,
+        part=part,
         progress=progress,
     )
 
@@ -69,6 +76,7 @@ def search(
     *,
     image: Any = None,
     minus: str | None = None,
+    where: str | None = None,
     k: int = 10,
     model: ModelLike | None = None,
     weights: str | Path | None = None,
@@ -76,20 +84,23 @@ def search(
     precision: str = "float32",
     device: str = "auto",
 ) -> Hits:
-    """The `k` images of a folder of embeddings that are nearest to a text, an image, or both.
+    """The `k` images of a folder of embeddings that are nearest to a text, an image, or both, and
+    pass the filter `where`.
 
     The model that made the folder is loaded again; `model` is one that is loaded already, or where
     it lies now. `exact` compares every embedding although there is an index. The query is that of
     `embeddings.query.query`, which also lists the errors.
     """
     opened = Index.open(emb, exact=exact)
+    if where is not None:
+        opened.passing(where)  # raises its errors before the model is loaded
     if model is None or isinstance(model, str | Path):
         manifest = opened.manifest
         spec, file = made_by(emb, manifest, model, weights)
         model = load(
             spec, file, precision, device=device, share=manifest.share, space=manifest.space
         )
-    return query(model, opened, text=text, image=image, minus=minus, k=k)
+    return query(model, opened, text=text, image=image, minus=minus, where=where, k=k)
 
 
 def classify(

@@ -5,6 +5,8 @@ A rank holds all parameters (`Replicated`, DDP around a step), or its share (`sh
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,8 +26,14 @@ def make_accelerator() -> Any:
     """
     from accelerate import Accelerator
 
-    try:
+    with _meeting():
         return Accelerator(cpu=not torch.cuda.is_available())
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
         given = ", ".join(f"{name}={os.environ[name]}" for name in _RANKS if name in os.environ)
         if not given:
@@ -34,6 +42,24 @@ def make_accelerator() -> Any:
             f"the ranks that the environment speaks of ({given}) cannot meet: {brief(error)}; start them "
             "with torchrun, or unset these variables"
         ) from error
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Context in which the ranks that the environment names are connected, for work that is not
+    training; a process of its own, and ranks that are connected already, stay as they are.
+
+    Raises InputError if they cannot connect.
+    """
+    distributed = torch.distributed
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if alone or not distributed.is_available() or distributed.is_initialized():
+        yield
+        return
+    with _meeting():
+        distributed.init_process_group("gloo")
+    yield
+    distributed.destroy_process_group()  # not after an error, which the other ranks do not share
 
 
 def leave() -> None:

@@ -1,0 +1,112 @@
+"""`diptych embed` in parts and with columns, `diptych search --where`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.cli.helpers import COLOURS, encoded, image
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory) -> Path:
+    """Products with prices, brands and article numbers, as a CSV."""
+    folder = tmp_path_factory.mktemp("shop")
+    rows = ["file,caption,price,brand,sku"]
+    for number in range(16):
+        (folder / f"{number}.png").write_bytes(encoded(image(number)))
+        brand = ("acme", "apex")[number % 2]
+        rows.append(f"{number}.png,a {COLOURS[number % 8]} mug,{number}.50,{brand},{number:04d}")
+    (folder / "products.csv").write_text("\n".join(rows) + "\n")
+    return folder / "products.csv"
+
+
+@pytest.fixture(scope="module")
+def emb(products) -> Path:
+    """Its embeddings, in the batches that the tests use."""
+    from diptych.cli import main
+
+    out = products.with_name("emb")
+    words = ["--batch-size", "4", "--columns", "price, brand", "--out", str(out)]
+    assert main(["embed", "tiny", str(products), *words]) == 0
+    return out
+
+
+def test_rows_are_filtered_by_their_columns(diptych, emb):
+    where = "price < 9 and brand = 'acme'"
+    found = json.loads(diptych("search", emb, "red", "-k", "4", "--where", where, "--json").out)
+    assert len(found) == 4
+    assert {row["brand"] for row in found} == {"acme"}
+    assert all(row["price"] < 9 for row in found)
+    assert list(found[0]) == [
+        *("rank", "score", "key", "position", "image_path", "caption"),
+        *("price", "brand"),
+    ]
+    shown = diptych("search", emb, "red", "-k", "20", "--where", where).out
+    assert shown.startswith(f"“red” where {where} in 16 images")
+    assert shown.count("acme") == 1 + 5
+    none = diptych("search", emb, "red", "--where", "price > 99")
+    assert (none.code, "no row passes the filter" in none.out) == (0, True)
+    assert diptych("search", emb, "red", "--where", "price > 99", "--json").out == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("price <", "filter 'price <': a value is missing at the end; write a condition such as"),
+        ("prise < 3", "'prise'; did you mean 'price'"),
+        ("brand = acme", "'acme'; there are: brand, caption"),
+        ("price = 'x'", "column 'price' holds numbers, and 'x' is a text"),
+        ("brand > 3", "column 'brand' holds text, such as 'acme'"),
+    ],
+)
+def test_a_filter_that_does_not_fit_is_refused_before_the_model_is_loaded(
+    refused, emb, monkeypatch, where, message
+):
+    monkeypatch.setattr("diptych.cli.search.load_model", None)
+    assert message in refused("search", emb, "red", "--where", where)
+
+
+def test_parts_are_made_one_by_one_and_joined(diptych, refused, products, emb, tmp_path):
+    out = tmp_path / "emb"
+    words = ("embed", "tiny", products, "--batch-size", "4", "--columns", "price,brand")
+    first = diptych(*words, "--out", out, "--part", "2/2")
+    assert (first.code, first.err) == (0, "part 2/2 is done: 8 images\n")
+    assert first.out.startswith(
+        "parts that are missing: 1 of 2; then join them with: diptych embed"
+    )
+    missing = refused("embed", "--merge", "--out", out)
+    assert "emb.parts lacks part 1/2; make it with: diptych embed MODEL SOURCE" in missing
+    assert (
+        diptych(*words, "--out", out, "--part", "2/2").err == "part 2/2 was done before: 8 images\n"
+    )
+    last = diptych(*words, "--out", out, "--part", "1/2")
+    assert last.out.startswith("all 2 parts are there; join them with: diptych embed --merge")
+    joined = diptych("embed", "--merge", "--out", out)
+    assert (joined.code, joined.err) == (0, "16 images embedded\n")
+    assert {path.name: path.read_bytes() for path in out.rglob("*.*")} == {
+        path.name: path.read_bytes() for path in emb.rglob("*.*")
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["emb"]
+
+
+def test_parts_that_do_not_fit_are_refused(diptych, refused, products, tmp_path):
+    out = tmp_path / "emb"
+    words = ("embed", "tiny", products, "--batch-size", "4", "--out", out)
+    for number in (1, 2):
+        assert diptych(*words, "--part", f"{number}/2").code == 0
+    part = tmp_path / "emb.parts" / "2-of-2"
+    data = bytearray((part / "img_emb/img_emb_0.npy").read_bytes())
+    data[-1] ^= 1
+    (part / "img_emb/img_emb_0.npy").write_bytes(data)
+    assert "img_emb/img_emb_0.npy is damaged" in refused("embed", "--merge", "--out", out)
+    shutil.rmtree(part)
+    other = refused(*words, "--part", "2/2", "--columns", "price")
+    assert "1-of-2 was made with other settings (columns None, now {'price': 'float'})" in other
+    assert "holds parts of 2, and part 1/3 is of 3" in refused(*words, "--part", "1/3")
+
+
+def test_a_part_and_ranks_are_not_both_given(refused, products, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = refused("embed", "tiny", products, "--out", tmp_path / "emb", "--part", "1/2")
+    assert "--part 1/2 is of one process, and there are 2 ranks" in said
