@@ -18,7 +18,8 @@ in which no arm came near its recall at 64.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,7 @@ from diptych.data.tokenizers import build
 from diptych.evaluation import evaluate
 from diptych.lab.adapting import adapted, halves
 from diptych.lab.adapting import images as few_images
-from diptych.lab.claim import Claim, Floor, Trial, at_most, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, at_most, best, better, not_worse
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
 from diptych.metrics import ranks
@@ -54,8 +55,14 @@ SAMPLES = 1_000_000
 SIDE = 16  # pixels
 CONTEXT = 32  # tokens
 BATCHES = {"64": 64, "large": 1024}
-RATES = {"adamw_64": 3e-3, "lion_64": 3e-3, "adamw_large": 1e-2, "lion_large": 1e-2}
-"""Of AdamW's; Lion takes a tenth of them, and ten times the decay."""
+RATES: dict[str, dict[float, float]] = {
+    "adamw_64": {1e-3: 0.744, 3e-3: 0.75, 1e-2: 0.764, 3e-2: 0.745},
+    "lion_64": {3e-4: 0.789, 1e-3: 0.843, 3e-3: 0.77},
+    "adamw_large": {1e-3: 0.691, 3e-3: 0.791, 1e-2: 0.754},
+    "lion_large": {1e-2: 0.699, 3e-2: 0.721, 1e-1: 0.662},
+}
+"""Rates that were tried on seeds 100 and 101, and the mean `r1`. They are those of AdamW; Lion takes a
+tenth of them, and ten times the decay."""
 RATE_TIMES_DECAY = 1e-4
 
 
@@ -135,25 +142,26 @@ def fit(
     rng = generator(trial.seed, "lion", "order")
     order = rng.permutation(learnt)
     begun = time.perf_counter()
-    for step in range(steps):
-        if len(order) < recipe.batch_size:
-            order = np.concatenate([order, rng.permutation(learnt)])
-        batch = order[: recipe.batch_size]
-        order = order[recipe.batch_size :]
-        rate = factor(
-            step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * group["multiplier"] * rate
-        value = loss(batch)
-        if not torch.isfinite(value):  # a run that diverged keeps the weights that it has
-            break
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        for part in module.modules():
-            if isinstance(part, Temperature):
-                part.clamp_()
+    with flushed_denormals():
+        for step in range(steps):
+            if len(order) < recipe.batch_size:
+                order = np.concatenate([order, rng.permutation(learnt)])
+            batch = order[: recipe.batch_size]
+            order = order[recipe.batch_size :]
+            rate = factor(
+                step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * group["multiplier"] * rate
+            value = loss(batch)
+            if not torch.isfinite(value):  # a run that diverged keeps the weights that it has
+                break
+            value.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for part in module.modules():
+                if isinstance(part, Temperature):
+                    part.clamp_()
     seconds = time.perf_counter() - begun
     numbers = sum(parameter.numel() for parameter in module.parameters())
     return {
@@ -161,6 +169,17 @@ def fit(
         "state_bytes_a_parameter": optim.state_bytes(optimizer) / numbers,
         "ms_a_step": 1000 * seconds / steps,
     }
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Take denormal numbers for 0: as moments of what no longer learns they make steps three times as
+    slow."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def recipe(optimizer: str, batch: int, lr: float) -> Recipe:
@@ -281,7 +300,7 @@ def others(optimizer: str, trial: Trial) -> dict[str, float]:
 
 def arm(optimizer: str, name: str) -> Callable[[Trial], dict[str, float]]:
     """An arm on pairs at the rate of a name of RATES."""
-    return partial(pairs, optimizer, name.partition("_")[2], RATES[name])
+    return partial(pairs, optimizer, name.partition("_")[2], best(RATES[name]))
 
 
 claim = Claim(
@@ -292,7 +311,7 @@ claim = Claim(
     prelude=draw,
     arms={
         **{name: arm(name.partition("_")[0], name) for name in RATES},
-        "same_rate_64": partial(pairs, "lion:factor=1", "64", RATES["adamw_64"]),
+        "same_rate_64": partial(pairs, "lion:factor=1", "64", best(RATES["adamw_64"])),
         "one_beta_64": arm("lion:betas=(0.9,0.9)", "lion_64"),
         "other_adamw": partial(others, "adamw"),
         "other_lion": partial(others, "lion"),
