@@ -33,6 +33,8 @@ TILE = 16_384
 _SAMPLED = 1024  # rows of a file whose length is checked when it is opened
 _OFF = 1e-3  # tolerance of the length of a unit vector
 
+_KEPT = 64  # parts of metadata in memory, of up to 100,000 rows each
+
 _COLUMNS = ("key", "position", "image_path", "caption")
 
 
@@ -106,7 +108,7 @@ class Index:
         self._starts = np.cumsum([0, *map(len, vectors)])
         self._alive = np.ones(self._starts[-1], bool)
         self._alive[list(removed)] = False
-        self._metadata = lru_cache(maxsize=8)(lambda number: read_table(metadata[number]))
+        self._metadata = lru_cache(maxsize=_KEPT)(lambda number: read_table(metadata[number]))
 
     @classmethod
     def open(cls, folder: str | Path, *, exact: bool = False) -> "Index":
@@ -226,8 +228,19 @@ class Index:
             found.append(Hit(rank=rank, score=score, **self._row(row)))
         return found
 
+    def folder_of(self, row: int) -> Path:
+        """Return the folder of embeddings that a row lies in, which may be one that was added."""
+        return self.metadata[self._part_of(row)].parent.parent
+
+    def alive(self, row: int) -> bool:
+        """Whether there is such a row, and it was not removed."""
+        return 0 <= row < len(self._alive) and bool(self._alive[row])
+
+    def _part_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
     def _row(self, row: int) -> dict[str, Any]:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number = self._part_of(row)
         return self._table(number).slice(row - int(self._starts[number]), 1).to_pylist()[0]
 
     def _table(self, number: int) -> Any:
