@@ -69,5 +69,6 @@ def run(args: Namespace) -> None:
         + (f", {damaged:,} damaged ones left out" if damaged else "")
     )
     print(
-        f"{args.out} holds the embeddings; search it with: diptych search {shlex.quote(args.out)} 'some words'"
+        f"{args.out} holds the embeddings; search it in the browser with: diptych serve {shlex.quote(args.out)}, or "
+        f"search it with: diptych search {shlex.quote(args.out)} 'some words'"
     )
