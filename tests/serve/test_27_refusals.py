@@ -7,6 +7,7 @@ import struct
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -145,9 +146,10 @@ def test_27_a_bad_body_is_422(served, body, part):
     refused(served.post("/api/v1/search", headers=headers, **how), 422, part)
 
 
-def test_27_words_that_look_like_files_or_addresses_are_words(served, tmp_path):
+def test_27_words_that_look_like_files_or_addresses_are_words(served, tmp_path, monkeypatch):
     """No path and no address in a request is opened."""
-    path = tmp_path / "names.txt"
+    monkeypatch.chdir(tmp_path)
+    path = Path("names.txt")
     path.write_text("cat\ndog\n")
     for names in ([str(path)], ["http://127.0.0.1:9/names"], ["x.json"]):
         found = served.post("/api/v1/classify", json={"names": names, "rows": [0]}).json()
