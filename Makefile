@@ -17,7 +17,7 @@ help:  ## this list
 
 setup: $(STAMPS)/base  ## .venv with diptych in it
 
-demo: $(STAMPS)/search  ## train on drawings, evaluate, search; writes demo/report.html
+demo: $(STAMPS)/search $(STAMPS)/serve  ## train on drawings, evaluate, search; writes demo/report.html
 	$(VENV)/bin/diptych demo $(ARGS)
 
 test: $(STAMPS)/test  ## all tests

@@ -16,10 +16,10 @@ def pytest_make_collect_report(collector):
 
 
 def _no_skip_in_ci(report):
-    """With CI=true a skip is a failure, unless it is a GPU or the folder of real packs that is not
-    there."""
+    """With CI=true a skip is a failure, unless it is a GPU, a browser or the folder of real packs
+    that is not there."""
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if "GPU" not in reason and "DIPTYCH_DATA" not in reason:
+        if not any(missing in reason for missing in ("GPU", "browser", "DIPTYCH_DATA")):
             report.outcome, report.longrepr = "failed", f"skipped in CI: {reason}"
     return report

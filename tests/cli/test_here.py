@@ -30,7 +30,10 @@ ROWS = {
     "both": (["a.webp", "b.parquet"], [*SEARCH, *tune("b.parquet", "mine")]),
     "tars": (["0.tar"], tune("'*.tar'", "mine")),
     "a run": (["model.json", "config.yaml", "metrics.jsonl"], ["diptych info ."]),
-    "embeddings": (["diptych.json", "a.png"], ["diptych search . 'two dogs on a beach'"]),
+    "embeddings": (
+        ["diptych.json", "a.png"],
+        ["diptych search . 'two dogs on a beach'", "diptych serve ."],
+    ),
 }
 
 

@@ -88,6 +88,9 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("search nowhere cat", ("nowhere is not a folder", "diptych embed")),
     ("search photos cat", ("photos has no diptych.json", "diptych embed")),
     ("index photos", ("photos has no diptych.json", "diptych embed")),
+    ("serve", ("no folder", "diptych embed")),
+    ("serve nowhere", ("nowhere is not a folder", "diptych embed")),
+    ("serve photos", ("photos has no diptych.json", "diptych embed")),
     ("info empty", ("empty has no model.json", "name a RUN")),
     ("check nowhere.csv", ("nowhere.csv",)),
     (
@@ -133,6 +136,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("demo --seed x", ("--seed 'x'", "a whole number")),
     ("detect tiny photos --least 2", ("--least is 2", "0 to 1")),
     ("draw tiny cat --count 0 --out x", ("--count is 0", "at least 1")),
+    ("serve photos --port -1", ("--port is -1", "at least 0")),
+    ("serve photos --concurrent 0", ("--concurrent is 0", "at least 1")),
+    ("serve photos --seconds 0", ("the limit seconds is 0", "above 0")),
+    ("serve photos --max-pixels 200", ("the limit pixels is 200,000,000", "89,478,485")),
     ("index photos --recall 2", ("--recall is 2", "at most 1")),
     # words that contradict each other, or that are one too many
     (f"train clip {PAIR} --init tiny --embed-dim 8", ("--init tiny", "leave out")),

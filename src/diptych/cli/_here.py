@@ -27,11 +27,14 @@ def fitting(names: Iterable[str]) -> list[str]:
     >>> print(*fitting(["diptych.json", "img_emb"]))
     This folder holds embeddings. Search them:
       diptych search . 'two dogs on a beach'
+      diptych serve .
     """
     names = sorted(names)
     if "diptych.json" in names:
         return _paragraph(
-            "This folder holds embeddings. Search them", "search . 'two dogs on a beach'"
+            "This folder holds embeddings. Search them",
+            "search . 'two dogs on a beach'",
+            "serve .",
         )
     if "model.json" in names:
         return _paragraph("This folder holds a run. See what it is", "info .")

@@ -3,6 +3,7 @@
 Takes about four minutes on two cores.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ def run(args: Namespace) -> None:
         "Recall at 5, name to image", ("test", "reached", "bar", "pixel look-up"), _rows(metrics)
     )
     print(f"{out / 'report.html'} is the page; {out / 'run'} the model")
+    print(
+        f"search the drawings in your browser: diptych serve {shlex.quote(str(out / 'embeddings'))}"
+    )
 
 
 def _rows(metrics: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -124,7 +124,8 @@ def _merge(args: Namespace) -> None:
 def _tell(out: str, manifest: "Manifest") -> None:
     say(f"{_counted(manifest)} embedded{_damaged(manifest)}")
     print(
-        f"{out} holds the embeddings; search it with: diptych search {shlex.quote(out)} 'some words'"
+        f"{out} holds the embeddings; search it in the browser with: diptych serve {shlex.quote(out)}, or "
+        f"search it with: diptych search {shlex.quote(out)} 'some words'"
     )
 
 

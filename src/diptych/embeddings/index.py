@@ -41,6 +41,8 @@ _KINDS: Mapping[str, Kind] = {
     "caption": "text",
 }
 
+_KEPT = 64  # parts of metadata in memory, of up to 100,000 rows each
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
@@ -117,7 +119,7 @@ class Index:
         self._starts = np.cumsum([0, *map(len, vectors)])
         self._alive = np.ones(self._starts[-1], bool)
         self._alive[list(removed)] = False
-        self._metadata = lru_cache(maxsize=8)(self._read)
+        self._metadata = lru_cache(maxsize=_KEPT)(self._read)
         self.passing = lru_cache(maxsize=8)(self._passing)
 
     @classmethod
@@ -271,8 +273,19 @@ class Index:
             found.append(Hit(rank=rank, score=score, columns=values, **always))
         return found
 
+    def folder_of(self, row: int) -> Path:
+        """Return the folder of embeddings that a row lies in, which may be one that was added."""
+        return self.metadata[self._part_of(row)].parent.parent
+
+    def alive(self, row: int) -> bool:
+        """Whether there is such a row, and it was not removed."""
+        return 0 <= row < len(self._alive) and bool(self._alive[row])
+
+    def _part_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
     def _row(self, row: int) -> dict[str, Any]:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number = self._part_of(row)
         return self._metadata(number).slice(row - int(self._starts[number]), 1).to_pylist()[0]
 
     def _read(self, number: int) -> Any:

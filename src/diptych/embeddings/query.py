@@ -1,17 +1,89 @@
-"""Query an index by a text, by an image, or by an image and a text of what should differ."""
+"""Query an index by a text, by an image, by a row, or by a sum and difference of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.embeddings.embed import embed_source
 from diptych.embeddings.index import Hits, Index
 from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What one search is for: the sum of the unit vectors of texts, images and rows of the index,
+    minus those of other texts.
+
+    `images` are what the embedding function of `vectors` takes. Raises InputError where there is
+    nothing to search for, and for an empty text.
+
+    >>> Asked(plus=("blue",), minus=("red",), rows=(7,)).title
+    'row 7 + “blue” - “red”'
+    """
+
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    images: tuple[Any, ...] = ()
+    rows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.plus or self.images or self.rows):
+            raise InputError("a search takes a text, an image or both; give one of them")
+        if not all(text.strip() for text in (*self.plus, *self.minus)):
+            raise InputError("the text to search for is empty; give some words")
+
+    @property
+    def title(self) -> str:
+        """What is searched for, in words."""
+        parts = ["an image"] * len(self.images)
+        parts += [f"row {row}" for row in self.rows]
+        parts += [f"“{text}”" for text in self.plus]
+        return " + ".join(parts) + "".join(f" - “{text}”" for text in self.minus)
+
+
+def vectors(
+    asked: Sequence[Asked],
+    index: Index,
+    embed_texts: Callable[[list[str]], Tensor],
+    embed_images: Callable[[list[Any]], Tensor],
+) -> Tensor:
+    """Return the unit vectors (Q, E) of several searches; their texts are embedded in one call, and
+    so are their images.
+
+    A vector is that of the one text, image or row, or for several their sum, normalised (Jia et
+    al., 2021). Raises InputError for a sum of zero.
+    """
+    texts = list(dict.fromkeys(text for each in asked for text in (*each.plus, *each.minus)))
+    images = [image for each in asked for image in each.images]
+    of_texts = dict(zip(texts, embed_texts(texts), strict=True)) if texts else {}
+    of_images = iter(embed_images(images) if images else ())
+    found = []
+    for each in asked:
+        parts = [next(of_images) for _ in each.images]
+        parts += list(torch.from_numpy(index.rows(np.array(each.rows, int)))) if each.rows else []
+        parts += [of_texts[text] for text in each.plus]
+        parts += [-of_texts[text] for text in each.minus]
+        found.append(_combined(parts))
+    return torch.stack(found)
+
+
+def _combined(parts: Sequence[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.stack(list(parts)).sum(0)
+    if float(total.norm()) < 1e-6:
+        raise InputError(
+            "what is added and what is taken away are the same, so nothing is asked for"
+        )
+    return normalize(total, dim=-1)
 
 
 def query(
@@ -37,28 +109,19 @@ def query(
     and a model other than the index's.
     """
     index.check(model)
-    if text is None and image is None:
-        raise InputError("a search takes a text, an image or both; give one of them")
-    for said in (text, minus):
-        if said is not None and not said.strip():
-            raise InputError("the text to search for is empty; give some words")
+    asked = Asked(
+        plus=() if text is None else (text,),
+        minus=() if minus is None else (minus,),
+        images=() if image is None else (image,),
+    )
+
+    def embed_images(images: list[Any]) -> Tensor:
+        return model.embed_images(images, exact=index.manifest.exact)
+
     among = None if where is None else index.passing(where)
-    parts = [] if image is None else [model.embed_images([image], exact=index.manifest.exact)]
-    parts += [] if text is None else [model.embed_texts([text])]
-    parts += [] if minus is None else [-model.embed_texts([minus])]
-    vectors = parts[0]
-    if len(parts) > 1:
-        vectors = torch.stack(parts).sum(0)
-        if float(vectors.norm()) < 1e-6:
-            raise InputError(
-                "what is added and what is taken away are the same, so nothing is asked for"
-            )
-        vectors = normalize(vectors, dim=-1)
-    scores, rows = index.top(vectors, k, among)
+    scores, rows = index.top(vectors([asked], index, model.embed_texts, embed_images), k, among)
     hits = index.hits(scores[0], rows[0])
-    asked = [*([] if image is None else ["an image"]), *([] if text is None else [f"“{text}”"])]
-    hits.title = " + ".join(asked) + ("" if minus is None else f" - “{minus}”")
-    hits.title += "" if where is None else f" where {where}"
+    hits.title = asked.title + ("" if where is None else f" where {where}")
     return hits
 
 

@@ -1,0 +1,264 @@
+"""One folder of embeddings as the server offers it: its index, its model and its images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.embeddings.index import Hit, Index
+from diptych.embeddings.layout import Manifest
+from diptych.embeddings.query import Asked, vectors
+from diptych.errors import InputError
+from diptych.serve.batched import Batched
+from diptych.serve.encoder import Encoder
+from diptych.serve.limits import Limits, Refused
+from diptych.serve.pictures import Pictures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of a collection: its number, and its metadata as a hit; of a row that was not
+    searched for, the score is 0."""
+
+    number: int
+    hit: Hit
+
+
+class Collection:
+    """A folder of embeddings that answers searches. `encoder` holds the model that made it.
+
+    `source` is where its data lie now, by default where they were embedded from.
+
+    Raises InputError for another model than that of the folder.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        index: Index,
+        encoder: Encoder,
+        limits: Limits,
+        *,
+        source: str | None = None,
+    ):
+        index.check(encoder.model)
+        self.name = name
+        self.index = index
+        self.encoder = encoder
+        self.limits = limits
+        self.top = Batched(self._top)
+        self._source = source
+        self._pictures: dict[Path, Pictures | InputError] = {}
+        self._opening = Lock()
+        self._decoding = BoundedSemaphore(limits.decoders)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the folder says of itself."""
+        return self.index.manifest
+
+    @cached_property
+    def images_problem(self) -> str | None:
+        """Why the images of the rows cannot be shown, or None if they can."""
+        if self.manifest.rows != "images":
+            return "its rows are texts"
+        row = int(self._alive[0])
+        try:
+            pictures = self._pictures_of(row)
+            hit = self._rows_of([row])[0].hit
+            pictures.check(hit.position, hit.key)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def read(self, data: bytes) -> Tensor:
+        """Decode and preprocess an uploaded image, as the images of the folder were."""
+        return self.encoder.read(data, exact=self.manifest.exact)
+
+    def search(self, asked: Sequence[Asked], k: int, offset: int = 0) -> list[list[Row]]:
+        """Return `k` rows for each query, best first, after leaving out the first `offset`.
+
+        Rows that a query is made of are not found by it. Images of a query are tensors that `read`
+        returned. Raises Refused for a row that is not there, and a sum of zero.
+        """
+        for each in asked:
+            for row in each.rows:
+                self.check_row(row)
+        with self.encoder.errors():
+            queries = vectors(asked, self.index, self.encoder.texts, self.encoder.images)
+        # Filters on columns have their place here: they restrict the rows that `top` may return.
+        wanted = [
+            (query, offset + k + len(each.rows)) for query, each in zip(queries, asked, strict=True)
+        ]
+        found = []
+        for each, (scores, rows) in zip(
+            asked, self.top.ask(wanted, self.limits.seconds), strict=True
+        ):
+            kept = [at for at, row in enumerate(rows.tolist()) if row not in each.rows]
+            chosen = kept[offset : offset + k]
+            found.append(self._found(scores[chosen], rows[chosen], offset))
+        return found
+
+    def browse(self, k: int, offset: int = 0) -> list[Row]:
+        """Return `k` rows of an order that visits all of them once, far from each other, after
+        leaving out the first `offset`."""
+        count = len(self._alive)
+        places = np.arange(offset, min(offset + k, count)) * _stride(count) % max(count, 1)
+        return self._rows_of(self._alive[places].tolist())
+
+    def row(self, row: int) -> Row:
+        """Return one row. Raises Refused if there is none."""
+        self.check_row(row)
+        return self._rows_of([row])[0]
+
+    def vectors_of(self, rows: Sequence[int]) -> Tensor:
+        """Return the vectors (N, E) of rows. Raises Refused for one that is not there."""
+        for row in rows:
+            self.check_row(row)
+        return torch.from_numpy(self.index.rows(np.array(rows, int)))
+
+    def picture(self, row: int, size: int) -> tuple[bytes, str]:
+        """Return the image of a row, fitted into `size` pixels, as bytes with their media type.
+
+        Raises Refused if there is no such row or image.
+        """
+        hit = self.row(row).hit
+        return self._shown(row).small(hit.position, hit.key, size)
+
+    def pixels_of(self, row: int) -> Tensor:
+        """Return the preprocessed image of a row. Raises Refused as `picture`."""
+        hit = self.row(row).hit
+        image = self._shown(row).image(hit.position, hit.key)
+        return self.encoder.pixels(image, exact=self.manifest.exact)
+
+    def check_row(self, row: int) -> None:
+        """Raise Refused if there is no such row, or it was removed."""
+        if not self.index.alive(row):
+            raise Refused(404, f"there is no row {row} in this collection")
+
+    def close(self) -> None:
+        """End the thread."""
+        self.top.close()
+
+    @cached_property
+    def _alive(self) -> np.ndarray:
+        rows = np.arange(len(self.index) + len(self.index.removed))
+        return np.delete(rows, list(self.index.removed))
+
+    def _shown(self, row: int) -> Pictures:
+        if self.manifest.rows != "images":
+            raise Refused(404, "the rows of this collection are texts")
+        try:
+            return self._pictures_of(row)
+        except InputError:
+            raise Refused(404, "the images of this collection are not where they were") from None
+
+    def _pictures_of(self, row: int) -> Pictures:
+        folder = self.index.folder_of(row)
+        with self._opening:
+            if folder not in self._pictures:
+                self._pictures[folder] = self._opened(folder)
+        found = self._pictures[folder]
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def _opened(self, folder: Path) -> Pictures | InputError:
+        own = folder.resolve() == self.index.folder.resolve()
+        spec = self._source if own and self._source else Manifest.read(folder).source
+        try:
+            return Pictures(spec, self._decoding)
+        except InputError as error:
+            return error
+
+    def _rows_of(self, rows: Sequence[int]) -> list[Row]:
+        return self._found(torch.zeros(len(rows)), torch.tensor(list(rows), dtype=torch.long), 0)
+
+    def _found(self, scores: Tensor, rows: Tensor, offset: int) -> list[Row]:
+        hits = self.index.hits(scores, rows)
+        return [Row(number=row, hit=hit) for row, hit in zip(rows.tolist(), hits, strict=True)]
+
+    def _top(self, wanted: list[tuple[Tensor, int]]) -> list[tuple[Tensor, Tensor]]:
+        """Search for several queries at once. The index answers up to its own number of hits, and
+        more are searched exactly: neither depends on the other queries."""
+        few = 0 if self.index.ivf is None else self.index.ivf.state.k
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for group in (
+            [at for at, (_, k) in enumerate(wanted) if k <= few],
+            [at for at, (_, k) in enumerate(wanted) if k > few],
+        ):
+            if not group:
+                continue
+            most = max(wanted[at][1] for at in group)
+            scores, rows = self.index.top(torch.stack([wanted[at][0] for at in group]), most)
+            for place, at in enumerate(group):
+                found[at] = (scores[place, : wanted[at][1]], rows[place, : wanted[at][1]])
+        return [found[at] for at in range(len(wanted))]
+
+
+def _stride(count: int) -> int:
+    """Return a number without common divisor with `count`, about .62 of it, so that its multiples
+    modulo `count` are spread over all rows."""
+    stride = max(1, round(0.618034 * count))
+    while gcd(stride, count) != 1:
+        stride += 1
+    return stride
+
+
+def named(folders: Sequence[str | Path]) -> list[str]:
+    """Return a name for each folder of embeddings, which is used in addresses: that of the folder,
+    with a number where two are the same.
+
+    >>> named(["demo/embeddings", "a/emb", "b/emb"])
+    ['embeddings', 'emb', 'emb-2']
+    """
+    names: list[str] = []
+    for folder in folders:
+        plain = Path(folder).resolve().name or "emb"
+        count = 1
+        name = plain
+        while name in names:
+            count += 1
+            name = f"{plain}-{count}"
+        names.append(name)
+    return names
+
+
+Loader = Callable[[Index], Any]
+"""Loads the model of an opened index."""
+
+
+def open_collections(
+    folders: Sequence[str | Path],
+    load: Loader,
+    limits: Limits,
+    *,
+    exact: bool = False,
+    source: str | None = None,
+) -> list[Collection]:
+    """Open folders of embeddings; those of one model share it.
+
+    Raises InputError as `Index.open` and `load` do, for a folder that is named twice, and for a
+    `source` of several folders.
+    """
+    if source is not None and len(folders) > 1:
+        raise InputError("--source says where the data of one folder lie; serve one folder with it")
+    seen = {Path(folder).expanduser().resolve() for folder in folders}
+    if len(seen) < len(folders):
+        raise InputError("a folder of embeddings is named twice; name each once")
+    encoders: dict[tuple[Any, ...], Encoder] = {}
+    found = []
+    for name, folder in zip(named(folders), folders, strict=True):
+        index = Index.open(folder, exact=exact)
+        same = (index.manifest.identity, index.manifest.share, index.manifest.space)
+        if same not in encoders:
+            encoders[same] = Encoder(load(index), limits)
+        found.append(Collection(name, index, encoders[same], limits, source=source))
+    return found

@@ -1,0 +1,257 @@
+"""The API under /api/v1."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import torch
+from fastapi import APIRouter, Form, Query, Response
+from fastapi.responses import PlainTextResponse
+from torch import Tensor
+
+from diptych import __version__
+from diptych.embeddings.query import Asked
+from diptych.serve import schema
+from diptych.serve.collection import Collection, Row
+from diptych.serve.limits import QUERIES, TERMS, Limits, Refused
+from diptych.serve.service import Service
+
+COOKIE = "diptych-ticket"
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schema.Problem, "description": what}
+    for status, what in (
+        (401, "no token, or a wrong one"),
+        (404, "no such collection or row"),
+        (408, "the body arrived too slowly"),
+        (413, "the body is too large"),
+        (422, "a field is wrong, unknown or beyond a limit"),
+        (503, "too many requests at once; Retry-After says when to try again"),
+        (504, "the reply took too long"),
+    )
+}
+
+
+def api(service: Service) -> APIRouter:
+    """Return the routes of a server."""
+    router = APIRouter(prefix="/api/v1", responses=_PROBLEMS)
+    limits = service.limits
+
+    @router.get("/health")
+    async def health() -> schema.Health:
+        """Whether the server answers. It needs no token."""
+        return schema.Health(version=__version__, token=service.asks_for_token)
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """Counters in Prometheus' text format."""
+        return service.metrics()
+
+    @router.post("/session", status_code=204)
+    async def session(request: schema.Session, response: Response) -> None:
+        """Exchange the token for a cookie, with which a browser also loads images."""
+        ticket = service.ticket(request.token)
+        response.set_cookie(COOKIE, ticket, httponly=True, samesite="strict")
+
+    @router.get("/collections")
+    async def collections() -> schema.Collections:
+        """The collections, what can be asked of each, and the limits."""
+        found = await service.call(lambda: [_about(each) for each in service.collections.values()])
+        bounds = schema.Bounds(
+            body=limits.body,
+            pixels=limits.pixels,
+            k=limits.k,
+            depth=limits.depth,
+            terms=TERMS,
+            queries=QUERIES,
+        )
+        return schema.Collections(collections=found, limits=bounds)
+
+    @router.get("/collections/{collection}/rows")
+    async def rows(collection: str, asked: Annotated[schema.Browse, Query()]) -> schema.RowsReply:
+        """Rows of a collection, to look at it without a query."""
+        _check_k(limits, asked.k)
+        chosen = service.collection(collection)
+
+        def work() -> schema.RowsReply:
+            found = chosen.browse(asked.k, asked.offset)
+            replies = [_row(chosen, row) for row in found]
+            return schema.RowsReply(collection=chosen.name, total=len(chosen.index), rows=replies)
+
+        return await service.call(work)
+
+    @router.get("/collections/{collection}/rows/{row}")
+    async def row(collection: str, row: schema.RowNumber) -> schema.RowReply:
+        """One row: its key and its caption."""
+        chosen = service.collection(collection)
+        return await service.call(lambda: _row(chosen, chosen.row(row)))
+
+    @router.get("/collections/{collection}/rows/{row}/image", response_class=Response)
+    async def image(
+        collection: str, row: schema.RowNumber, asked: Annotated[schema.Picture, Query()]
+    ) -> Response:
+        """The image of a row, fitted into a square, as JPEG or PNG."""
+        chosen = service.collection(collection)
+        data, kind = await service.call(lambda: chosen.picture(row, asked.size))
+        headers = {"cache-control": "private, max-age=86400" if asked.v else "no-cache"}
+        return Response(data, media_type=kind, headers=headers)
+
+    @router.get("/search")
+    async def search(asked: Annotated[schema.Search, Query()]) -> schema.SearchReply:
+        """Search by words, by rows, or by their sum; words of `minus` are taken away."""
+        one = schema.Query(plus=asked.plus, minus=asked.minus, rows=asked.row)
+        return await _search(service, asked, [one])
+
+    @router.post("/search")
+    async def searches(asked: schema.Searches) -> schema.SearchReply:
+        """Several searches at once, by words, images in base64, rows, and sums of them."""
+        return await _search(service, asked, asked.queries)
+
+    @router.post("/search/image")
+    async def search_image(asked: Annotated[schema.ImageSearch, Form()]) -> schema.SearchReply:
+        """Search by uploaded images, with words and rows added, and words taken away."""
+        one = schema.Query(plus=asked.plus, minus=asked.minus, rows=asked.row)
+        return await _search(service, asked, [one], [await each.read() for each in asked.image])
+
+    @router.post("/similarity")
+    async def similarity(asked: schema.Similarity) -> schema.SimilarityReply:
+        """The cosines of texts, images and rows with others."""
+        chosen = service.collection(asked.collection)
+
+        def work() -> schema.SimilarityReply:
+            cosines = _vectors(chosen, asked.a) @ _vectors(chosen, asked.b).T
+            return schema.SimilarityReply(cosines=cosines.tolist())
+
+        return await service.call(work)
+
+    @router.post("/classify")
+    async def classify(asked: schema.Classify) -> schema.ClassifyReply:
+        """The likeliest of some classes for images and rows."""
+        chosen = service.collection(asked.collection)
+
+        def work() -> schema.ClassifyReply:
+            pixels = [chosen.read(data) for data in asked.images]
+            pixels += [chosen.pixels_of(row) for row in asked.rows]
+            if not pixels:
+                raise Refused(422, "there is nothing to name; give images or rows")
+            found = chosen.encoder.classify(pixels, asked.names, asked.templates, asked.k)
+            return schema.ClassifyReply(
+                images=[
+                    [schema.Class(name=name, probability=share) for name, share in classes]
+                    for classes in found
+                ]
+            )
+
+        return await service.call(work)
+
+    return router
+
+
+async def _search(
+    service: Service,
+    paged: schema.Paged,
+    queries: Sequence[schema.Query],
+    uploads: Sequence[bytes] = (),
+) -> schema.SearchReply:
+    """Answer queries; `uploads` are further images of the first."""
+    limits = service.limits
+    _check_k(limits, paged.k)
+    if paged.offset + paged.k > limits.depth:
+        raise Refused(422, f"offset + k is above {limits.depth:,}; ask for less, or another way")
+    chosen = service.collection(paged.collection)
+
+    def work() -> schema.SearchReply:
+        asked = []
+        for at, query in enumerate(queries):
+            images = [*query.images]
+            images += uploads if at == 0 else ()
+            with chosen.encoder.errors():
+                asked.append(
+                    Asked(
+                        plus=tuple(query.plus),
+                        minus=tuple(query.minus),
+                        images=tuple(chosen.read(data) for data in images),
+                        rows=tuple(query.rows),
+                    )
+                )
+        found = chosen.search(asked, paged.k, paged.offset)
+        results = [
+            schema.Found(query=each.title, hits=[_hit(chosen, row, paged.offset) for row in rows])
+            for each, rows in zip(asked, found, strict=True)
+        ]
+        return schema.SearchReply(collection=chosen.name, total=len(chosen.index), results=results)
+
+    return await service.call(work)
+
+
+def _check_k(limits: Limits, k: int) -> None:
+    if k > limits.k:
+        raise Refused(
+            422, f"k is {k}, and a page has at most {limits.k}; ask for the next by offset"
+        )
+
+
+def _vectors(chosen: Collection, things: schema.Things) -> Tensor:
+    parts = []
+    if things.texts:
+        parts.append(chosen.encoder.texts(things.texts))
+    if things.images:
+        pixels = [chosen.read(data) for data in things.images]
+        parts.append(chosen.encoder.images(pixels))
+    if things.rows:
+        parts.append(chosen.vectors_of(things.rows))
+    if not parts:
+        raise Refused(422, "there is nothing to compare; give texts, images or rows in a and in b")
+    return torch.cat(parts)
+
+
+def _about(collection: Collection) -> schema.About:
+    manifest = collection.manifest
+    problem = collection.images_problem
+    return schema.About(
+        name=collection.name,
+        rows=manifest.rows,
+        count=len(collection.index),
+        dimension=manifest.dimension,
+        model=Path(manifest.model).name if Path(manifest.model).is_absolute() else manifest.model,
+        source=Path(manifest.source).name
+        if Path(manifest.source).is_absolute()
+        else manifest.source,
+        version=version(collection),
+        by_words=collection.encoder.reads_texts,
+        by_image=collection.encoder.reads_images,
+        classifies=collection.encoder.names_images,
+        pictures=problem is None,
+        problem=None if problem is None else "its images cannot be shown",
+    )
+
+
+def version(collection: Collection) -> str:
+    """Return what distinguishes this state of a collection from that after it is embedded again."""
+    manifest = collection.manifest
+    told = (manifest.identity, manifest.count, manifest.source, len(collection.index))
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+
+
+def _row(collection: Collection, row: Row) -> schema.RowReply:
+    return schema.RowReply(
+        row=row.number,
+        key=row.hit.key,
+        caption=row.hit.caption,
+        image=_address(collection, row.number),
+    )
+
+
+def _hit(collection: Collection, row: Row, offset: int) -> schema.HitReply:
+    return schema.HitReply(
+        **_row(collection, row).model_dump(), rank=offset + row.hit.rank, score=row.hit.score
+    )
+
+
+def _address(collection: Collection, row: int) -> str | None:
+    if collection.images_problem is not None:
+        return None
+    name = quote(collection.name, safe="")
+    return f"/api/v1/collections/{name}/rows/{row}/image?v={version(collection)}"

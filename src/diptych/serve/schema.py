@@ -1,0 +1,243 @@
+"""Requests and replies of the API. A field that is not listed here is refused with 422."""
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+from fastapi import UploadFile
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from diptych.serve.limits import NAMES, QUERIES, TERMS, TEXT
+from diptych.serve.pictures import SIZES
+
+
+def _base64(text: object) -> bytes:
+    try:
+        if isinstance(text, str):
+            return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    raise ValueError("not base64")
+
+
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT)]
+Encoded = Annotated[
+    bytes,
+    BeforeValidator(_base64),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
+RowNumber = Annotated[int, Field(ge=0, lt=2**53)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Several = Field(default=[], max_length=TERMS)
+
+
+class Request(BaseModel):
+    """A request: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Query(Request):
+    """The sum of the unit vectors of `plus`, `images` (base64) and `rows`, minus those of `minus`."""
+
+    plus: list[Words] = Several
+    minus: list[Words] = Several
+    images: list[Encoded] = Several
+    rows: list[RowNumber] = Several
+
+
+class Paged(Request):
+    """Which collection, by default the first, and which of its hits."""
+
+    collection: Name | None = None
+    k: int = Field(default=20, ge=1, description="hits on a page")
+    offset: int = Field(default=0, ge=0, description="hits to leave out before them")
+    # Filters on columns have their place here, for all kinds of search.
+
+
+class Searches(Paged):
+    """Several searches at once."""
+
+    queries: list[Query] = Field(min_length=1, max_length=QUERIES)
+
+
+class Search(Paged):
+    """One search by words and rows."""
+
+    plus: list[Words] = Several
+    minus: list[Words] = Several
+    row: list[RowNumber] = Several
+
+
+class ImageSearch(Paged):
+    """One search by uploaded images, and words and rows with them."""
+
+    image: list[UploadFile] = Field(min_length=1, max_length=TERMS)
+    plus: list[Words] = Several
+    minus: list[Words] = Several
+    row: list[RowNumber] = Several
+
+
+class Browse(Request):
+    """A page of the rows of a collection."""
+
+    k: int = Field(default=20, ge=1)
+    offset: int = Field(default=0, ge=0)
+
+
+class Picture(Request):
+    """How large an image is wanted. `v` may be anything: another one is another address."""
+
+    size: int = Field(default=SIZES[1], ge=16, le=SIZES[-1], description="side of the square")
+    v: str = Field(default="", max_length=64)
+
+
+class Things(Request):
+    """Texts, images (base64) and rows, in this order."""
+
+    texts: list[Words] = Several
+    images: list[Encoded] = Several
+    rows: list[RowNumber] = Several
+
+
+class Similarity(Request):
+    """What to compare with what."""
+
+    collection: Name | None = None
+    a: Things
+    b: Things
+
+
+class Classify(Request):
+    """Images (base64) and rows to name, in this order, by the classes `names`.
+
+    Each template contains {} once, for the name.
+    """
+
+    collection: Name | None = None
+    names: list[Words] = Field(min_length=1, max_length=NAMES)
+    templates: list[Words] = Several
+    images: list[Encoded] = Several
+    rows: list[RowNumber] = Several
+    k: int = Field(default=3, ge=1, le=NAMES)
+
+
+class Session(Request):
+    """The token of the server."""
+
+    token: str = Field(max_length=1000)
+
+
+class Health(BaseModel):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    token: bool = Field(description="whether the other endpoints need a token")
+
+
+class About(BaseModel):
+    """A collection, and what can be asked of it."""
+
+    name: str
+    rows: Literal["images", "texts"]
+    count: int
+    dimension: int
+    model: str
+    source: str
+    version: str = Field(description="changes when the collection is embedded again")
+    by_words: bool
+    by_image: bool
+    classifies: bool
+    pictures: bool = Field(description="whether the images of the rows can be shown")
+    problem: str | None = Field(description="why they cannot")
+
+
+class Bounds(BaseModel):
+    """What one request may cost."""
+
+    body: int
+    pixels: int
+    k: int
+    depth: int
+    terms: int
+    queries: int
+
+
+class Collections(BaseModel):
+    """All collections, the default first, and the limits of the server."""
+
+    collections: list[About]
+    limits: Bounds
+
+
+class RowReply(BaseModel):
+    """A row: `image` is the address of its image, if it can be shown."""
+
+    row: int
+    key: str
+    caption: str | None
+    image: str | None
+
+
+class HitReply(RowReply):
+    """A row that was found, and its cosine with the query."""
+
+    rank: int
+    score: float
+
+
+class Found(BaseModel):
+    """The hits of one query."""
+
+    query: str
+    hits: list[HitReply]
+
+
+class SearchReply(BaseModel):
+    """The hits of each query, in the order of the queries; `total` is what was searched in."""
+
+    collection: str
+    total: int
+    results: list[Found]
+
+
+class RowsReply(BaseModel):
+    """Rows of a collection, in an order that visits all of them once."""
+
+    collection: str
+    total: int
+    rows: list[RowReply]
+
+
+class SimilarityReply(BaseModel):
+    """Cosines, a row for each of `a` and a column for each of `b`."""
+
+    cosines: list[list[float]]
+
+
+class Class(BaseModel):
+    """A class and its probability among those that were named."""
+
+    name: str
+    probability: float
+
+
+class ClassifyReply(BaseModel):
+    """The likeliest classes of each image, best first."""
+
+    images: list[list[Class]]
+
+
+class Problem(BaseModel):
+    """Why a request was refused, in one line."""
+
+    status: int
+    error: str

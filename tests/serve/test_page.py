@@ -1,0 +1,196 @@
+"""The page in a real browser: the system's Chromium, driven by playwright."""
+
+import csv
+import io
+import re
+import shutil
+
+import pytest
+from tests.serve.helpers import SOURCE, png, server
+
+from diptych.data.images import on_ground
+from diptych.data.sources import open_source
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+
+DROP = """([name, bytes]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([new Uint8Array(bytes)], "drawing.png", { type: "image/png" }));
+  dispatchEvent(new DragEvent(name, { dataTransfer: transfer, bubbles: true }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def address(emb):
+    with server(emb) as running:
+        yield f"http://127.0.0.1:{running.port}/"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    context.set_default_timeout(30_000)
+    opened = context.new_page()
+    opened.problems = []
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.goto(address)
+    opened.wait_for_selector(".card")
+    yield opened
+    assert opened.problems == []
+    context.close()
+
+
+def titled(page, title):
+    from playwright.sync_api import expect
+
+    expect(page).to_have_title(f"{title} · Search" if title else "Search", timeout=30_000)
+
+
+def rows(page):
+    return [int(card.get_attribute("data-row")) for card in page.locator(".card").all()]
+
+
+def test_typing_finds_and_the_address_holds_the_search(page, browser, address):
+    assert sorted(rows(page)) == list(range(len(open_source(SOURCE))))
+    page.fill("#words", "a dog")
+    titled(page, "“a dog”")
+    assert page.url == f"{address}?q=a+dog"
+    scores = [float(text) for text in page.locator(".card b").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+    page.click("#less")
+    page.keyboard.type("a face")
+    titled(page, "“a dog” − “a face”")
+    page.click("#more")
+    page.keyboard.type("red")
+    titled(page, "“a dog” + “red” − “a face”")
+    page.click(".term.minus .sign")
+    titled(page, "“a dog” + “a face” + “red”")
+    found = rows(page)
+
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    titled(other, "“a dog” + “a face” + “red”")
+    assert rows(other) == found
+    other.context.close()
+
+    page.click(".term:first-child .off")
+    titled(page, "“a dog” + “red”")
+    page.go_back()
+    titled(page, "“a dog” + “a face” + “red”")
+    page.click("#clear")
+    titled(page, "")
+    assert page.url == address
+
+
+def test_a_click_finds_neighbours_and_the_browser_goes_back(page):
+    page.fill("#words", "a cat")
+    titled(page, "“a cat”")
+    before = rows(page)
+    name = page.locator(".card p").nth(1).inner_text()
+    page.locator(".card .show").nth(1).click()
+    titled(page, f"like “{name}”")
+    assert page.url.endswith(f"?row={before[1]}")
+    assert before[1] not in rows(page)
+    assert page.locator(".term.row").inner_text().startswith(f"+\n{name}")
+    page.go_back()
+    titled(page, "“a cat”")
+    assert rows(page) == before
+    assert page.input_value("#words") == "a cat"
+
+
+def test_a_dropped_image_is_searched_for(page):
+    row = 7
+    sample = open_source(SOURCE)[row]
+    data = list(png(on_ground(sample.images["main"].decode())))
+    page.evaluate(DROP, ["dragenter", data])
+    assert page.is_visible("#veil")
+    page.evaluate(DROP, ["drop", data])
+    titled(page, "drawing.png")
+    assert not page.is_visible("#veil")
+    assert rows(page)[0] == row
+    assert page.locator(".card b").first.inner_text() == "1.000"
+    page.fill("#words", "green")
+    titled(page, "drawing.png + “green”")
+    broken = list(b"no image at all")
+    page.evaluate(DROP, ["drop", broken])
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.inner_text("#problem").startswith("The image cannot be read")
+
+
+def test_keys_lead_through_the_hits_and_a_selection_is_exported(page):
+    from playwright.sync_api import expect
+
+    page.click("#title")
+    page.keyboard.press("/")
+    page.keyboard.type("a hat")
+    titled(page, "“a hat”")
+    for key in ("Enter", "ArrowDown", "s", "ArrowRight", "s", "v"):
+        page.keyboard.press(key)
+    assert page.is_visible("#viewer")
+    found = rows(page)
+    assert str(found[1]) in page.inner_text("#facts")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("s")
+    page.keyboard.press("Escape")
+    expect(page.locator(f'.card[data-row="{found[2]}"] .show')).to_be_focused()
+    assert page.inner_text("#count") == "3 selected"
+    with page.expect_download() as download:
+        page.click("#export")
+    text = download.value.path().read_text("utf-8-sig")
+    table = list(csv.DictReader(io.StringIO(text)))
+    source = open_source(SOURCE)
+    assert [int(line["row"]) for line in table] == found[:3]
+    assert [line["key"] for line in table] == [source[row].key for row in found[:3]]
+    assert {line["query"] for line in table} == {"“a hat”"}
+    page.click("#drop")
+    assert not page.is_visible("#chosen")
+
+
+@pytest.mark.parametrize(("width", "columns"), [(360, 3), (820, 4), (1440, 7)])
+def test_it_fits_the_width_in_light_and_dark(browser, address, width, columns):
+    grounds = set()
+    for scheme in ("light", "dark"):
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page = context.new_page()
+        page.goto(f"{address}?q=a+dog&minus=snow")
+        page.wait_for_selector(".card b")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        grid = page.evaluate(
+            "getComputedStyle(document.getElementById('grid')).gridTemplateColumns"
+        )
+        assert len(grid.split()) == columns
+        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        page.click("#theme")
+        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        context.close()
+    assert len(grounds) == 2
+
+
+def test_the_token_is_asked_for(emb, browser):
+    from playwright.sync_api import expect
+
+    with server(emb, token="open sesame") as running:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{running.port}/?q=a+dog")
+        page.fill("#token", "guess")
+        page.keyboard.press("Enter")
+        expect(page.locator("#wrong")).to_have_text(re.compile("not the token"))
+        page.fill("#token", "open sesame")
+        page.keyboard.press("Enter")
+        titled(page, "“a dog”")
+        expect(page.locator(".card img").first).to_have_js_property("complete", True)
+        assert page.evaluate("document.querySelector('.card img').naturalWidth") > 0
+        page.close()
