@@ -38,7 +38,7 @@ format: $(STAMPS)/lint  ## rewrite to style
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-docs: $(STAMPS)/docs  ## docs/_build/html; a warning is an error
+docs: $(STAMPS)/docs $(STAMPS)/serve  ## docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 bench: $(STAMPS)/test $(STAMPS)/bench  ## one table of timings; writes results/benchmarks

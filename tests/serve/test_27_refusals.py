@@ -307,6 +307,7 @@ def test_27_limits_and_addresses_that_cannot_be_are_refused():
         Limits(k=0)
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
+        assert taken.proto == socket.IPPROTO_TCP  # or asyncio would leave Nagle's algorithm on
         with pytest.raises(InputError, match=f"port {port} is in use; name another one"):
             listen("127.0.0.1", port)
     with pytest.raises(InputError, match="port 70000 does not exist"):

@@ -1,5 +1,6 @@
 """One folder of embeddings as the server offers it: its index, its model and its images."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +64,12 @@ class Collection:
     def manifest(self) -> Manifest:
         """What the folder says of itself."""
         return self.index.manifest
+
+    @cached_property
+    def version(self) -> str:
+        """What distinguishes this state of the folder from that after it is embedded again."""
+        state = (self.manifest.identity, self.manifest.count, self.manifest.source, len(self.index))
+        return hashlib.sha256(repr(state).encode()).hexdigest()[:12]
 
     @cached_property
     def images_problem(self) -> str | None:

@@ -1,6 +1,5 @@
 """The API under /api/v1."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -219,7 +218,7 @@ def _about(collection: Collection) -> schema.About:
         source=Path(manifest.source).name
         if Path(manifest.source).is_absolute()
         else manifest.source,
-        version=version(collection),
+        version=collection.version,
         by_words=collection.encoder.reads_texts,
         by_image=collection.encoder.reads_images,
         classifies=collection.encoder.names_images,
@@ -228,30 +227,26 @@ def _about(collection: Collection) -> schema.About:
     )
 
 
-def version(collection: Collection) -> str:
-    """Return what distinguishes this state of a collection from that after it is embedded again."""
-    manifest = collection.manifest
-    told = (manifest.identity, manifest.count, manifest.source, len(collection.index))
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
-
-
 def _row(collection: Collection, row: Row) -> schema.RowReply:
-    return schema.RowReply(
-        row=row.number,
-        key=row.hit.key,
-        caption=row.hit.caption,
-        image=_address(collection, row.number),
-    )
+    return schema.RowReply(**_facts(collection, row))
 
 
 def _hit(collection: Collection, row: Row, offset: int) -> schema.HitReply:
-    return schema.HitReply(
-        **_row(collection, row).model_dump(), rank=offset + row.hit.rank, score=row.hit.score
-    )
+    rank = offset + row.hit.rank
+    return schema.HitReply(**_facts(collection, row), rank=rank, score=row.hit.score)
+
+
+def _facts(collection: Collection, row: Row) -> dict[str, Any]:
+    return {
+        "row": row.number,
+        "key": row.hit.key,
+        "caption": row.hit.caption,
+        "image": _address(collection, row.number),
+    }
 
 
 def _address(collection: Collection, row: int) -> str | None:
     if collection.images_problem is not None:
         return None
     name = quote(collection.name, safe="")
-    return f"/api/v1/collections/{name}/rows/{row}/image?v={version(collection)}"
+    return f"/api/v1/collections/{name}/rows/{row}/image?v={collection.version}"
