@@ -16,3 +16,11 @@ def emb(tmp_path_factory):
 def served(emb):
     with client(emb) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    """The same embeddings with the column `group`."""
+    folder = tmp_path_factory.mktemp("serve-columns") / "grouped"
+    diptych.embed("tiny", SOURCE, folder, columns=["group"])
+    return folder

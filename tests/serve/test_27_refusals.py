@@ -146,6 +146,24 @@ def test_27_a_bad_body_is_422(served, body, part):
     refused(served.post("/api/v1/search", headers=headers, **how), 422, part)
 
 
+@pytest.mark.parametrize(
+    ("where", "part"),
+    [
+        ("price <", "a value is missing at the end"),
+        ("colour = 'red'", "column of grouped"),
+        ("group < 3", "group"),
+        ("x" * 2000, "1000"),
+    ],
+)
+def test_27_a_filter_that_does_not_fit_is_refused_without_a_path(kept, where, part):
+    with client(kept) as served:
+        for path in ("/api/v1/search", "/api/v1/collections/grouped/rows"):
+            words = {"plus": "a dog"} if path.endswith("search") else {}
+            reply = served.get(path, params={**words, "where": where})
+            refused(reply, 422, part)
+            assert str(kept.parent) not in reply.text
+
+
 def test_27_words_that_look_like_files_or_addresses_are_words(served, tmp_path, monkeypatch):
     """No path and no address in a request is opened."""
     monkeypatch.chdir(tmp_path)

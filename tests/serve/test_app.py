@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serve.helpers import SOURCE, client, png
+from tests.serve.helpers import SOURCE, client, png, service
 
 import diptych
 from diptych.data.images import on_ground
@@ -242,3 +242,48 @@ def test_the_page_comes_from_the_package_alone(served):
         assert not re.search(r"""(src|href|from|import|url)\s*[=(]?\s*["']?(https?:)?//""", text)
         name = path.relative_to(PAGE).as_posix()
         assert served.get(f"/page/{name}").content == path.read_bytes()
+
+
+def test_a_filter_finds_what_python_finds(kept, tiny):
+    where = "group = 'people-body' or caption like '%face%'"
+    hits = diptych.search(kept, "a dog", where=where, k=6, model=tiny)
+    everything = diptych.search(kept, "a dog", where=where, k=ROWS, model=tiny)
+    assert 6 < len(everything) < ROWS
+    with client(kept) as served:
+        [about] = served.get("/api/v1/collections").json()["collections"]
+        assert about["columns"] == {"group": "text"}
+        reply = served.get("/api/v1/search", params={"plus": "a dog", "where": where, "k": 6})
+        assert keys(first(reply)) == [hit.key for hit in hits]
+        assert reply.json()["total"] == len(everything)
+        assert [hit["columns"] for hit in first(reply)["hits"]] == [
+            dict(hit.columns) for hit in hits
+        ]
+        second = {"plus": "a dog", "where": where, "k": 6, "offset": 6}
+        found = first(served.get("/api/v1/search", params=second))
+        assert keys(found) == [hit.key for hit in everything[6:12]]
+        posted = {"queries": [{"plus": ["a dog"]}], "k": 6, "where": where}
+        assert keys(first(served.post("/api/v1/search", json=posted))) == keys(first(reply))
+        rows = served.get(
+            "/api/v1/collections/grouped/rows", params={"where": where, "k": 200}
+        ).json()
+        assert rows["total"] == len(everything)
+        assert {row["key"] for row in rows["rows"]} == {hit.key for hit in everything}
+
+
+def test_queries_with_different_filters_do_not_disturb_each_other(kept):
+    running = service(kept)
+    chosen = running.collections["grouped"]
+    [query] = chosen.vectors_of([0])
+    wheres = [None, "position < 10", "position >= 10", "position < 10"]
+    found = chosen.top.ask([(query, 5, where) for where in wheres], 30.0)
+    running.close()
+    for (_, rows), where in zip(found, wheres, strict=True):
+        _, alone = chosen.index.top(query[None], 5, chosen.passing(where))
+        assert rows.tolist() == alone[0].tolist()
+
+
+def test_a_filter_that_nothing_passes_finds_nothing(kept):
+    with client(kept) as served:
+        reply = served.get("/api/v1/search", params={"plus": "a dog", "where": "position > 1000"})
+        assert first(reply)["hits"] == []
+        assert reply.json()["total"] == 0

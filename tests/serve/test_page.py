@@ -95,6 +95,39 @@ def test_typing_finds_and_the_address_holds_the_search(page, browser, address):
     assert page.url == address
 
 
+def test_a_filter_is_part_of_the_search(browser, kept):
+    from playwright.sync_api import expect
+
+    with server(kept) as running:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{running.port}/")
+        page.wait_for_selector(".card")
+        everything = rows(page)
+        page.fill("#where", "group = 'people-body'")
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_contain_text("where group", timeout=30_000)
+        some = rows(page)
+        assert 0 < len(some) < len(everything)
+        assert set(some) < set(everything)
+        page.fill("#words", "a dog")
+        titled(page, "“a dog” where group = 'people-body'")
+        assert set(rows(page)) == set(some)
+        page.locator(".card .view").first.click()
+        assert "people-body" in page.locator("#facts").inner_text()
+        page.locator("#close").click()
+        page.locator(".card .show").first.click()
+        expect(page).to_have_title(re.compile("^like"), timeout=30_000)
+        assert set(rows(page)) < set(some)
+        page.fill("#where", "colour = 1")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#problem:not([hidden])")
+        assert "colour" in page.locator("#problem").inner_text()
+        page.click("#clear")
+        titled(page, "")
+        assert page.input_value("#where") == ""
+        page.close()
+
+
 def test_a_click_finds_neighbours_and_the_browser_goes_back(page):
     page.fill("#words", "a cat")
     titled(page, "“a cat”")

@@ -89,20 +89,25 @@ class Collection:
         """Decode and preprocess an uploaded image, as the images of the folder were."""
         return self.encoder.read(data, exact=self.manifest.exact)
 
-    def search(self, asked: Sequence[Asked], k: int, offset: int = 0) -> list[list[Row]]:
-        """Return `k` rows for each query, best first, after leaving out the first `offset`.
+    def search(
+        self, asked: Sequence[Asked], k: int, offset: int = 0, where: str | None = None
+    ) -> list[list[Row]]:
+        """Return `k` rows for each query, best first, after leaving out the first `offset`; with
+        `where`, of those that pass this filter.
 
         Rows that a query is made of are not found by it. Images of a query are tensors that `read`
-        returned. Raises Refused for a row that is not there, and a sum of zero.
+        returned. Raises Refused for a row that is not there, a sum of zero, and a filter that does
+        not fit.
         """
+        self.passing(where)
         for each in asked:
             for row in each.rows:
                 self.check_row(row)
         with self.encoder.errors():
             queries = vectors(asked, self.index, self.encoder.texts, self.encoder.images)
-        # Filters on columns have their place here: they restrict the rows that `top` may return.
         wanted = [
-            (query, offset + k + len(each.rows)) for query, each in zip(queries, asked, strict=True)
+            (query, offset + k + len(each.rows), where)
+            for query, each in zip(queries, asked, strict=True)
         ]
         found = []
         for each, (scores, rows) in zip(
@@ -113,12 +118,36 @@ class Collection:
             found.append(self._found(scores[chosen], rows[chosen], offset))
         return found
 
-    def browse(self, k: int, offset: int = 0) -> list[Row]:
+    def browse(self, k: int, offset: int = 0, where: str | None = None) -> list[Row]:
         """Return `k` rows of an order that visits all of them once, far from each other, after
-        leaving out the first `offset`."""
-        count = len(self._alive)
-        places = np.arange(offset, min(offset + k, count)) * _stride(count) % max(count, 1)
-        return self._rows_of(self._alive[places].tolist())
+        leaving out the first `offset`; with `where`, of those that pass this filter."""
+        passing = self.passing(where)
+        rows = self._alive if passing is None else self._alive[passing[self._alive]]
+        places = (
+            np.arange(offset, min(offset + k, len(rows))) * _stride(len(rows)) % max(len(rows), 1)
+        )
+        return self._rows_of(rows[places].tolist())
+
+    def total(self, where: str | None = None) -> int:
+        """Return the number of rows, or of those that pass a filter."""
+        passing = self.passing(where)
+        return len(self.index) if passing is None else int(passing[self._alive].sum())
+
+    def passing(self, where: str | None) -> np.ndarray | None:
+        """Return which rows, removed ones included, pass a filter; None if there is no filter.
+
+        Raises Refused for a text that is no filter, an unknown column, and values that cannot be
+        compared so.
+        """
+        if where is None:
+            return None
+        try:
+            return self.index.passing(where)
+        except InputError as error:
+            said = str(error)
+            for folder in {path.parent.parent for path in self.index.metadata}:
+                said = said.replace(str(folder), self.name)  # no path is told
+            raise Refused(422, said) from None
 
     def row(self, row: int) -> Row:
         """Return one row. Raises Refused if there is none."""
@@ -192,19 +221,19 @@ class Collection:
         hits = self.index.hits(scores, rows)
         return [Row(number=row, hit=hit) for row, hit in zip(rows.tolist(), hits, strict=True)]
 
-    def _top(self, wanted: list[tuple[Tensor, int]]) -> list[tuple[Tensor, Tensor]]:
-        """Search for several queries at once. The index answers up to its own number of hits, and
-        more are searched exactly: neither depends on the other queries."""
+    def _top(self, wanted: list[tuple[Tensor, int, str | None]]) -> list[tuple[Tensor, Tensor]]:
+        """Search for several queries at once, those with the same filter together. The index answers
+        up to its own number of hits, and more are searched exactly: neither depends on the other
+        queries."""
         few = 0 if self.index.ivf is None else self.index.ivf.state.k
+        groups: dict[tuple[str | None, bool], list[int]] = {}
+        for at, (_, k, where) in enumerate(wanted):
+            groups.setdefault((where, k <= few), []).append(at)
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        for group in (
-            [at for at, (_, k) in enumerate(wanted) if k <= few],
-            [at for at, (_, k) in enumerate(wanted) if k > few],
-        ):
-            if not group:
-                continue
+        for (where, _), group in groups.items():
             most = max(wanted[at][1] for at in group)
-            scores, rows = self.index.top(torch.stack([wanted[at][0] for at in group]), most)
+            queries = torch.stack([wanted[at][0] for at in group])
+            scores, rows = self.index.top(queries, most, self.passing(where))
             for place, at in enumerate(group):
                 found[at] = (scores[place, : wanted[at][1]], rows[place, : wanted[at][1]])
         return [found[at] for at in range(len(wanted))]

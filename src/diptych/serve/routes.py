@@ -75,9 +75,10 @@ def api(service: Service) -> APIRouter:
         chosen = service.collection(collection)
 
         def work() -> schema.RowsReply:
-            found = chosen.browse(asked.k, asked.offset)
+            found = chosen.browse(asked.k, asked.offset, asked.where)
             replies = [_row(chosen, row) for row in found]
-            return schema.RowsReply(collection=chosen.name, total=len(chosen.index), rows=replies)
+            total = chosen.total(asked.where)
+            return schema.RowsReply(collection=chosen.name, total=total, rows=replies)
 
         return await service.call(work)
 
@@ -175,12 +176,13 @@ async def _search(
                         rows=tuple(query.rows),
                     )
                 )
-        found = chosen.search(asked, paged.k, paged.offset)
+        found = chosen.search(asked, paged.k, paged.offset, paged.where)
         results = [
             schema.Found(query=each.title, hits=[_hit(chosen, row, paged.offset) for row in rows])
             for each, rows in zip(asked, found, strict=True)
         ]
-        return schema.SearchReply(collection=chosen.name, total=len(chosen.index), results=results)
+        total = chosen.total(paged.where)
+        return schema.SearchReply(collection=chosen.name, total=total, results=results)
 
     return await service.call(work)
 
@@ -224,6 +226,7 @@ def _about(collection: Collection) -> schema.About:
         classifies=collection.encoder.names_images,
         pictures=problem is None,
         problem=None if problem is None else "its images cannot be shown",
+        columns=dict(manifest.columns),
     )
 
 
@@ -242,6 +245,7 @@ def _facts(collection: Collection, row: Row) -> dict[str, Any]:
         "key": row.hit.key,
         "caption": row.hit.caption,
         "image": _address(collection, row.number),
+        "columns": dict(row.hit.columns),
     }
 
 

@@ -14,6 +14,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from diptych.embeddings.columns import Kind, Value
 from diptych.serve.limits import NAMES, QUERIES, TERMS, TEXT
 from diptych.serve.pictures import SIZES
 
@@ -35,6 +36,11 @@ Encoded = Annotated[
 ]
 RowNumber = Annotated[int, Field(ge=0, lt=2**53)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Condition = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
+    Field(description="a filter on columns, such as price < 20 and brand = 'acme'"),
+]
 Several = Field(default=[], max_length=TERMS)
 
 
@@ -59,7 +65,7 @@ class Paged(Request):
     collection: Name | None = None
     k: int = Field(default=20, ge=1, description="hits on a page")
     offset: int = Field(default=0, ge=0, description="hits to leave out before them")
-    # Filters on columns have their place here, for all kinds of search.
+    where: Condition | None = None
 
 
 class Searches(Paged):
@@ -90,6 +96,7 @@ class Browse(Request):
 
     k: int = Field(default=20, ge=1)
     offset: int = Field(default=0, ge=0)
+    where: Condition | None = None
 
 
 class Picture(Request):
@@ -158,6 +165,7 @@ class About(BaseModel):
     classifies: bool
     pictures: bool = Field(description="whether the images of the rows can be shown")
     problem: str | None = Field(description="why they cannot")
+    columns: dict[str, Kind] = Field(description="columns that were kept, for `where`")
 
 
 class Bounds(BaseModel):
@@ -179,12 +187,14 @@ class Collections(BaseModel):
 
 
 class RowReply(BaseModel):
-    """A row: `image` is the address of its image, if it can be shown."""
+    """A row: `image` is the address of its image, if it can be shown, `columns` are those that were
+    kept."""
 
     row: int
     key: str
     caption: str | None
     image: str | None
+    columns: dict[str, Value]
 
 
 class HitReply(RowReply):
@@ -202,7 +212,8 @@ class Found(BaseModel):
 
 
 class SearchReply(BaseModel):
-    """The hits of each query, in the order of the queries; `total` is what was searched in."""
+    """The hits of each query, in the order of the queries; `total` is the number of rows that were
+    searched, which is that of those that pass the filter."""
 
     collection: str
     total: int
@@ -210,7 +221,7 @@ class SearchReply(BaseModel):
 
 
 class RowsReply(BaseModel):
-    """Rows of a collection, in an order that visits all of them once."""
+    """Rows of a collection, or those that pass a filter, in an order that visits all of them once."""
 
     collection: str
     total: int

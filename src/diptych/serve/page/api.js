@@ -17,9 +17,12 @@ export async function enter(token) {
 
 export const collections = () => request("/collections");
 
-export function browse(collection, k, offset, signal) {
-  return request(`/collections/${encodeURIComponent(collection)}/rows?k=${k}&offset=${offset}`, { signal });
+export function browse(query, k, offset, signal) {
+  const fields = new URLSearchParams([["k", k], ["offset", offset], ...filter(query)]);
+  return request(`/collections/${encodeURIComponent(query.collection)}/rows?${fields}`, { signal });
 }
+
+const filter = (query) => (query.where.trim() ? [["where", query.where.trim()]] : []);
 
 export function row(collection, number) {
   return request(`/collections/${encodeURIComponent(collection)}/rows/${number}`);
@@ -37,7 +40,7 @@ export async function search(query, files, k, offset, signal) {
     ...texts("plus").map((term) => ["plus", term.text.trim()]),
     ...texts("minus").map((term) => ["minus", term.text.trim()]),
     ...query.terms.filter((term) => term.kind === "row").map((term) => ["row", term.row]),
-    // Filters on columns have their place here.
+    ...filter(query),
   ];
   if (!files.length) return single(await request(`/search?${new URLSearchParams(fields)}`, { signal }));
   const form = () => {

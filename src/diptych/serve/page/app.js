@@ -41,7 +41,7 @@ function act(action, row) {
   if (action === "select") selection.toggle(query.collection, row, shown.title);
   if (action === "add" && !query.terms.some((term) => term.row === row.row)) box.add({ kind: "row", row: row.row });
   if (action === "similar") {
-    query = { ...emptyQuery(query.collection), terms: [{ kind: "row", row: row.row }] };
+    query = { ...emptyQuery(query.collection), terms: [{ kind: "row", row: row.row }], where: query.where };
     box.show(query);
     go();
     scrollTo({ top: 0 });
@@ -87,7 +87,7 @@ async function page(offset, signal) {
   const started = performance.now();
   const size = Math.min(PAGE, limits.k);
   if (isEmpty(query)) {
-    const reply = await api.browse(query.collection, size, offset, signal);
+    const reply = await api.browse(query, size, offset, signal);
     return { ...reply, query: "", hits: reply.rows };
   }
   const images = query.terms.filter((term) => term.kind === "image");
@@ -116,7 +116,7 @@ function tell(found) {
     title.replaceChildren(what, ` in ${found.total.toLocaleString()} ${here().rows}, ${time}`);
     document.title = `${titleOf(query)} · Search`;
   } else {
-    title.replaceChildren(`Some of the ${found.total.toLocaleString()} ${here().rows}`);
+    title.replaceChildren(`Some of the ${found.total.toLocaleString()} ${here().rows}${filtered(query)}`);
     document.title = "Search";
   }
   hint(found);
@@ -131,8 +131,10 @@ function titleOf(asked) {
   if (asked.words.trim()) parts.push(`“${asked.words.trim()}”`);
   const texts = (kind) => asked.terms.filter((term) => term.kind === kind && term.text.trim());
   parts.push(...texts("plus").map((term) => `“${term.text.trim()}”`));
-  return parts.join(" + ") + texts("minus").map((term) => ` − “${term.text.trim()}”`).join("");
+  return parts.join(" + ") + texts("minus").map((term) => ` − “${term.text.trim()}”`).join("") + filtered(asked);
 }
+
+const filtered = (asked) => (asked.where.trim() ? ` where ${asked.where.trim()}` : "");
 
 // What to do on a page without a query: some captions to try.
 function hint(found) {
@@ -213,15 +215,23 @@ function adapt() {
   element("pick").hidden = !can.by_image;
   element("more").hidden = !can.by_words;
   element("less").hidden = !can.by_words;
+  element("filters").hidden = !Object.keys(can.columns).length && !query.where;
+  element("where").placeholder = Object.entries(can.columns).map(example).slice(0, 2).join(" and ");
+  element("columns").replaceChildren(...Object.entries(can.columns).map(([name, kind]) => new Option(kind, named(name))));
   element("words").disabled = !can.by_words;
   if (!can.by_words) element("words").placeholder = "This model reads no words: drop an image";
   if (can.rows === "images" && can.problem) problem(`${can.problem}: the data are not where they were.`);
 }
 
+// A column as a filter names it.
+const named = (name) => (/^[\p{L}_]\w*$/u.test(name) ? name : `\`${name}\``);
+
+const example = ([name, kind]) => (kind === "text" ? `${named(name)} = '…'` : `${named(name)} < 20`);
+
 // Images begin a new query; words that are typed after them are added.
 function byImages(files) {
   if (!here().by_image) return;
-  query = { ...emptyQuery(query.collection), terms: files.slice(0, limits.terms).map(keepImage) };
+  query = { ...emptyQuery(query.collection), terms: files.slice(0, limits.terms).map(keepImage), where: query.where };
   box.show(query);
   go();
   scrollTo({ top: 0 });
@@ -245,6 +255,7 @@ function listen() {
   element("collection").addEventListener("change", () => {
     query.collection = element("collection").value;
     query.terms = query.terms.filter((term) => term.kind !== "row");
+    query.where = ""; // another collection has other columns
     box.addresses.clear();
     adapt();
     box.show(query);

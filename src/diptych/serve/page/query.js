@@ -4,6 +4,7 @@ import { imageOf } from "./state.js";
 
 const list = document.getElementById("terms");
 const words = document.getElementById("words");
+const where = document.getElementById("where");
 
 export class QueryBox {
   // `changed(now)` is called when the query changes; `now` is true unless somebody is typing.
@@ -15,11 +16,17 @@ export class QueryBox {
       this.query.words = words.value;
       this.changed(false);
     });
+    // Half a filter is none: it counts when it is finished.
+    where.addEventListener("change", () => {
+      this.query.where = where.value;
+      this.changed(true);
+    });
     document.getElementById("more").addEventListener("click", () => this.addWords("plus"));
     document.getElementById("less").addEventListener("click", () => this.addWords("minus"));
     document.getElementById("clear").addEventListener("click", () => {
       this.query.words = "";
       this.query.terms = [];
+      this.query.where = "";
       this.show(this.query);
       this.changed(true);
       words.focus();
@@ -29,12 +36,13 @@ export class QueryBox {
   show(query) {
     this.query = query;
     if (words.value.trim() !== query.words.trim()) words.value = query.words;
+    where.value = query.where;
     list.replaceChildren(...query.terms.map((term) => this.item(term)));
     this.tidy();
   }
 
   tidy() {
-    document.getElementById("clear").hidden = !this.query.terms.length && !this.query.words;
+    document.getElementById("clear").hidden = !this.query.terms.length && !this.query.words && !this.query.where;
   }
 
   addWords(kind) {

@@ -63,8 +63,11 @@ export class Selection {
 
 export function csv(rows) {
   const columns = ["collection", "row", "key", "caption", "score", "query"];
-  const lines = rows.map((row) => columns.map((name) => cell(row[name])).join(","));
-  return [columns.join(","), ...lines, ""].join("\r\n");
+  const kept = [...new Set(rows.flatMap((row) => Object.keys(row.columns)))];
+  const lines = rows.map((row) =>
+    [...columns.map((name) => row[name]), ...kept.map((name) => row.columns[name])].map(cell).join(","),
+  );
+  return [[...columns, ...kept].map(cell).join(","), ...lines, ""].join("\r\n");
 }
 
 function cell(value) {

@@ -1,7 +1,7 @@
 // What is searched for, and how the address of the page holds it.
 //
-// A query is { collection, words, terms }: `words` is the text of the search box, and a term is
-// { kind: "plus" | "minus", text }, { kind: "row", row } or { kind: "image", id, name }. Images stay
+// A query is { collection, words, terms, where }: `words` is the text of the search box, `where` a
+// filter on columns, and a term is { kind: "plus" | "minus", text }, { kind: "row", row } or { kind: "image", id, name }. Images stay
 // in the browser: they are kept by an id, which the history of the tab remembers.
 
 const images = new Map();
@@ -18,7 +18,7 @@ export function imageOf(term) {
 }
 
 export function emptyQuery(collection) {
-  return { collection, words: "", terms: [] };
+  return { collection, words: "", terms: [], where: "" };
 }
 
 export function isEmpty(query) {
@@ -37,6 +37,7 @@ export function addressOf(query, first) {
     if (term.kind === "row") parameters.append("row", term.row);
     else if (term.kind !== "image") parameters.append(term.kind, term.text.trim());
   }
+  if (query.where.trim()) parameters.set("where", query.where.trim());
   const text = parameters.toString();
   return text ? `?${text}` : location.pathname;
 }
@@ -46,6 +47,7 @@ export function queryOf(search, names, remembered) {
   const asked = parameters.get("in");
   const query = emptyQuery(names.includes(asked) ? asked : names[0]);
   query.words = parameters.get("q") ?? "";
+  query.where = parameters.get("where") ?? "";
   for (const term of remembered?.images ?? []) if (images.has(term.id)) query.terms.push(term);
   for (const [name, value] of parameters) {
     if (name === "plus" || name === "minus") query.terms.push({ kind: name, text: value });
