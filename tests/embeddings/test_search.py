@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.embeddings.helpers import toy_model
 
 from diptych.data.images import FileImage, Preprocess
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
-from diptych.data.tokenizers import train_bpe
 from diptych.embeddings import index, writer
 from diptych.embeddings.build import build_index
 from diptych.embeddings.embed import embed_source
@@ -24,9 +24,6 @@ from diptych.embeddings.index import Index, best
 from diptych.embeddings.layout import Manifest, parts_of
 from diptych.embeddings.query import query
 from diptych.errors import InputError
-from diptych.models.model import Model
-from diptych.towers.build import image_tower, text_tower
-from diptych.towers.dual import DualEncoder
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -453,19 +450,8 @@ def test_damaged_folders_are_refused_with_the_remedy(tmp_path):
 
 
 def test_a_real_model_embeds_glyphs_and_finds_each_image_by_itself(tmp_path):
-    torch.manual_seed(0)
+    model = toy_model()
     source = open_source("glyphs:split=val:design=noto")
-    tokenizer = train_bpe((source[i].captions()[0] for i in range(40)), vocab_size=300, context=12)
-    image = image_tower("conv")
-    text = text_tower(
-        "text:width=32:depth=1:heads=2",
-        vocab_size=tokenizer.vocab_size,
-        context=tokenizer.context,
-        pad=tokenizer.pad,
-        eot=tokenizer.eot,
-    )
-    encoder = DualEncoder(image, text, 16)
-    model = Model(encoder, tokenizer, image.preprocess, name="toy")
     spec = "glyphs:split=val:design=noto"
     manifest = embed_source(model, spec, tmp_path / "emb")
     assert (manifest.source, manifest.identity, manifest.count) == (

@@ -1,4 +1,4 @@
-"""RELIABILITY 27: what the server refuses, and that a refusal tells nothing of the server."""
+"""RELIABILITY 27: what the server refuses, and that a refusal says nothing of the server."""
 
 import base64
 import logging
@@ -256,7 +256,7 @@ def test_27_a_failure_is_500_without_a_trace_of_where(emb, caplog):
     with TestClient(create_app(broken), base_url=HERE) as served:
         with caplog.at_level(logging.ERROR, "diptych.serve"):
             reply = served.get("/api/v1/search?plus=a")
-        refused(reply, 500, "its log tells more")
+        refused(reply, 500, "its log says more")
         for secret in ("Traceback", str(emb), "damaged", "line ", ".py"):
             assert secret not in reply.text
         assert "is damaged" in caplog.text

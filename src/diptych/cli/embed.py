@@ -101,9 +101,9 @@ def run(args: Namespace) -> None:
     if not first_rank():
         return
     if part is None:
-        _tell(args.out, manifest)
+        _report(args.out, manifest)
     else:
-        _tell_part(args.out, part, manifest, was_done)
+        _report_part(args.out, part, manifest, was_done)
 
 
 def _merge(args: Namespace) -> None:
@@ -118,10 +118,10 @@ def _merge(args: Namespace) -> None:
     settings = {name: args[name] for name in ("max_bad",) if name in args}
     with progress("joining") as report:
         manifest = merge(args.out, progress=report, **settings)
-    _tell(args.out, manifest)
+    _report(args.out, manifest)
 
 
-def _tell(out: str, manifest: "Manifest") -> None:
+def _report(out: str, manifest: "Manifest") -> None:
     say(f"{_counted(manifest)} embedded{_damaged(manifest)}")
     print(
         f"{out} holds the embeddings; search it in the browser with: diptych serve {shlex.quote(out)}, or "
@@ -129,7 +129,7 @@ def _tell(out: str, manifest: "Manifest") -> None:
     )
 
 
-def _tell_part(out: str, part: "Part", manifest: "Manifest", was_done: bool) -> None:
+def _report_part(out: str, part: "Part", manifest: "Manifest", was_done: bool) -> None:
     from diptych.embeddings.parts import missing
 
     said = "was done before" if was_done else "is done"

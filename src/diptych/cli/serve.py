@@ -66,7 +66,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="requests in progress, more are told to wait (default: 32)",
+        help="requests in progress; one more gets 503 (default: 32)",
     )
     parser.option(
         "Limits", "--seconds", type=float, metavar="S", help="time of a request (default: 30)"

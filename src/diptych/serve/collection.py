@@ -146,7 +146,7 @@ class Collection:
         except InputError as error:
             said = str(error)
             for folder in {path.parent.parent for path in self.index.metadata}:
-                said = said.replace(str(folder), self.name)  # no path is told
+                said = said.replace(str(folder), self.name)  # clients see no path
             raise Refused(422, said) from None
 
     def row(self, row: int) -> Row:

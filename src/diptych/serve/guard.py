@@ -66,7 +66,7 @@ class Guard:
         except Exception:
             number = secrets.token_hex(4)
             _log.exception("request %s failed", number)
-            await reply.error(scope, 500, f"the server failed; its log tells more ({number})")
+            await reply.error(scope, 500, f"the server failed; its log says more ({number})")
         finally:
             self.service.in_progress -= 1
             seconds = time.perf_counter() - begun

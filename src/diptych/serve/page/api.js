@@ -74,8 +74,8 @@ async function request(path, settings = {}, form = null) {
       await pause(1000 * Number(reply.headers.get("retry-after") ?? 1) * (0.7 + 0.6 * Math.random()));
       continue;
     }
-    const told = await reply.json().catch(() => ({}));
-    throw new Problem(sentence(told.error ?? `The server answered ${reply.status}`));
+    const answer = await reply.json().catch(() => ({}));
+    throw new Problem(sentence(answer.error ?? `The server answered ${reply.status}`));
   }
 }
 

@@ -73,7 +73,7 @@ async function run() {
     const found = await page(0, signal);
     grid.clear();
     problem("");
-    tell(found);
+    describe(found);
     more(found);
     running.done = true;
   } catch (error) {
@@ -106,7 +106,7 @@ function more(found) {
   element("all").hidden = !grid.rows.length;
 }
 
-function tell(found) {
+function describe(found) {
   shown = { title: found.query, total: found.total, ended: true, offset: 0 };
   const title = element("title");
   if (found.query) {
@@ -341,9 +341,7 @@ async function start() {
   api.onToken(token);
   element("door").addEventListener("cancel", (event) => event.preventDefault());
   try {
-    const told = await api.collections();
-    about = told.collections;
-    limits = told.limits;
+    ({ collections: about, limits } = await api.collections());
   } catch (error) {
     failed(error);
     return;

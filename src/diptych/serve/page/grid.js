@@ -39,28 +39,28 @@ export class Grid {
     const card = template.content.cloneNode(true).firstElementChild;
     const frame = card.querySelector(".frame");
     const image = card.querySelector("img");
-    const told = row.caption || row.key;
+    const label = row.caption || row.key;
     card.dataset.row = row.row;
-    card.querySelector(".show").setAttribute("aria-label", `${told}: more like this`);
+    card.querySelector(".show").setAttribute("aria-label", `${label}: more like this`);
     card.querySelector(".show").title = "More like this (Enter)";
     if (row.image) {
       frame.classList.add("wait");
       load(image, frame, `${row.image}&size=320`, 2);
     } else {
       frame.classList.add("none");
-      frame.dataset.text = told;
+      frame.dataset.text = label;
       card.classList.add("text");
       card.querySelector("p").remove();
     }
-    const text = card.querySelector(".told p");
+    const text = card.querySelector(".below p");
     if (text) {
       text.textContent = row.caption ?? row.key;
       text.title = row.caption ? `${row.caption}\n${row.key}` : row.key;
     }
     if (row.score === undefined) card.classList.add("plain");
     else {
-      card.querySelector(".told b").textContent = row.score.toFixed(3);
-      card.querySelector(".told b").title = "Cosine of this one and the query";
+      card.querySelector(".below b").textContent = row.score.toFixed(3);
+      card.querySelector(".below b").title = "Cosine of this one and the query";
       const share = this.best > 0 ? Math.max(0, Math.min(1, row.score / this.best)) : 0;
       card.querySelector(".score i").style.width = `${100 * share}%`;
     }

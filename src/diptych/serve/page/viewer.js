@@ -83,9 +83,9 @@ export class Viewer {
 function fact([name, value]) {
   const group = document.createElement("div");
   const term = document.createElement("dt");
-  const told = document.createElement("dd");
+  const detail = document.createElement("dd");
   term.textContent = name;
-  told.textContent = value;
-  group.append(term, told);
+  detail.textContent = value;
+  group.append(term, detail);
   return group;
 }
