@@ -2,8 +2,10 @@
 
 import json
 import signal
+import socket
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 from tests.cli.helpers import TINY, finish, make_folder, make_tar, shell
 
@@ -61,15 +63,43 @@ def test_the_life_of_a_model(tmp_path, monkeypatch, diptych):
     assert [hit["rank"] for hit in hits] == [1, 2]
 
 
-def test_two_ranks_train_one_model_and_one_speaks(tmp_path):
-    data, run = make_folder(tmp_path / "photos"), tmp_path / "run"
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """Images, and what torchrun said as two ranks trained on them into `run`."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    data = make_folder(folder / "photos")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    words = ("-m", "diptych", "train", "clip", "--data", data, *TINY, "--out", run)
-    called = finish(shell(*words, program=torchrun))
+    words = ("-m", "diptych", "train", "clip", "--data", data, *TINY, "--out", "run")
+    return data, folder / "run", finish(shell(*words, program=torchrun, cwd=folder))
+
+
+def test_two_ranks_train_one_model_and_one_speaks(two_ranks):
+    _, run, called = two_ranks
     assert called.code == 0, called
     assert start_event(run)["world_size"] == 2
     assert called.out.count("holds the model") == 1
     assert (run / "model.json").is_file()
+
+
+def test_two_nodes_train_the_model_of_two_ranks_of_one(two_ranks, tmp_path):
+    """Two process groups that share the data and nothing else: only the first node writes."""
+    data, run, _ = two_ranks
+    words = ("-m", "diptych", "train", "clip", "--data", data, *TINY, "--out", "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "1", "--nnodes", "2")
+    started = []
+    for node in ("0", "1"):
+        (tmp_path / node).mkdir()
+        place = ("--master_addr", "127.0.0.1", "--master_port", port)
+        program = (*launcher, "--node_rank", node, *place)
+        started.append(shell(*words, program=program, cwd=tmp_path / node))
+    for process in started:
+        assert_done(finish(process))
+    assert start_event(tmp_path / "0" / "run")["world_size"] == 2
+    assert list((tmp_path / "1").iterdir()) == []
+    assert weights(tmp_path / "0" / "run") == weights(run)
 
 
 def test_two_ranks_embed_to_the_bytes_of_one_process(tmp_path, diptych):
