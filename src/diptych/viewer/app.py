@@ -185,11 +185,10 @@ class Site:
         refs = [Ref(0, row if chosen is None else int(chosen[row])) for row in rows]
         cards = grid(self.shelf.card(ref, self.links) for ref in refs)
         turn = _pages(page, pages, of)
-        note = (
-            f"{total:,}, of which {rows.start + 1:,} to {rows.stop:,} are here."
-            if total
-            else "None."
+        here = (
+            f"{rows.start + 1:,} to {rows.stop:,} of {total:,}" if pages > 1 else f"All {total:,}"
         )
+        note = f"{here}." if total else "There are none."
         inside = self._filter(of) + turn + cards + turn
         part = framed("samples", "Samples", note, inside)
         return self._page(self.subject.title, "", part, links=[("/", "Overview")])
@@ -342,9 +341,9 @@ def _html(page: str) -> Response:
 def _lost(error: BadSample) -> str:
     """Return a picture that says why there is none."""
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 160 160" font-family="sans-serif" '
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120" font-family="sans-serif" '
         'font-size="13" text-anchor="middle" fill="#c0563c">'
-        f'<text x="80" y="76">cannot be read:</text><text x="80" y="94">{attribute(error.reason)}</text></svg>'
+        f'<text x="60" y="56">cannot be read:</text><text x="60" y="74">{attribute(error.reason)}</text></svg>'
     )
 
 

@@ -18,7 +18,7 @@ CARD = 320
 SMALL = 128
 """The side in pixels of small pictures."""
 
-_TEXTS = 8  # texts that are open on a card
+_TEXTS = 5  # texts that are open on a card
 _LONG = 260  # characters of a text that are
 _FACTS = 6  # labels that are open
 _COLOURS = 6  # of lines

@@ -10,7 +10,7 @@ import torch
 
 from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.data.sources import open_source
-from diptych.embeddings.index import Hit, Index
+from diptych.embeddings.index import Hit, Index, read_table
 from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
 from diptych.viewer.checked import fields
@@ -60,7 +60,10 @@ class Rows:
 
     @cached_property
     def _keys(self) -> list[str]:
-        return [self._hit(int(row)).key for row in self._numbers]
+        keys: list[str] = []
+        for path in self.index.metadata:
+            keys += read_table(path, ("key",)).column("key").to_pylist()
+        return [keys[row] for row in self._numbers]
 
     def schema(self) -> Schema:
         """The caption and the kept columns, and the image if rows are images."""

@@ -46,9 +46,9 @@ def pictures(sample: Sample, schema: Schema) -> list[Picture]:
         found.append(Picture(name="depth, near is light", draw=_depth(sample.arrays["depth"])))
     for edit in sample.edits:
         said = " ".join(edit.captions("instruction")) or " ".join(edit.captions())
+        own = {role: image for role, image in edit.images.items() if role == "main"} or edit.images
         found += [
-            Picture(name=f"{edit.kind}: {said}", draw=_image(image))
-            for image in edit.images.values()
+            Picture(name=f"{edit.kind}: {said}", draw=_image(image)) for image in own.values()
         ]
     return found
 

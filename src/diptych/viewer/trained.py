@@ -30,7 +30,7 @@ from diptych.viewer.cards import Links, Ref
 from diptych.viewer.document import text
 from diptych.viewer.subject import Progress, Section, Shelf, Subject, numbers
 
-WORST = 48
+WORST = 24
 """The most mistakes shown."""
 
 _CONFUSED = 20  # pairs of classes
