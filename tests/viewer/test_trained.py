@@ -134,5 +134,12 @@ def test_wrong_classes_are_ordered_by_confidence():
     assert "Classes that are confused" in said
 
 
+def test_classes_that_the_model_does_not_know_are_no_mistakes():
+    model = Classifier()
+    model.classes = ("cat", "dog")
+    assert wrong_classes(model, Shades(4), "shade") == ([], 0)
+    assert "No image has a class" in mistakes(model, Shades(4)).note
+
+
 def test_a_model_that_can_do_neither_has_no_mistakes_to_show():
     assert "diptych evaluate" in mistakes(object(), Toy(2)).note

@@ -24,7 +24,7 @@ from diptych.serve.app import guarded_app
 from diptych.serve.encoder import Recent
 from diptych.serve.limits import Limits, Refused
 from diptych.serve.service import Service
-from diptych.viewer.cards import CARD, Ref
+from diptych.viewer.cards import CARD, Links, Ref
 from diptych.viewer.document import attribute, document, style
 from diptych.viewer.file import spread
 from diptych.viewer.pictures import Picture, pictures
@@ -70,15 +70,21 @@ class Addresses:
 
 
 class _Locked(Shelf):
-    """Samples for several threads: sources may read through one open file."""
+    """Samples for several threads: sources may read through one open file, and few images are decoded
+    at once."""
 
-    def __init__(self, sources: Sequence[Source]):
+    def __init__(self, sources: Sequence[Source], decoding: BoundedSemaphore):
         super().__init__(sources)
         self.lock = Lock()
+        self.decoding = decoding
 
     def sample(self, ref: Ref) -> Sample | BadSample:
         with self.lock:
             return super().sample(ref)
+
+    def card(self, ref: Ref, links: Links, size: int = CARD) -> str:
+        with self.decoding:  # for the sizes of images with boxes
+            return super().card(ref, links, size)
 
 
 class _Stopped(Exception):
@@ -92,14 +98,13 @@ class Site:
     def __init__(self, subject: Subject, limits: Limits | None = None):
         self.subject = subject
         self.service = Service([], limits or Limits())
-        self.shelf = _Locked(subject.sources)
+        self.shelf = _Locked(subject.sources, BoundedSemaphore(self.service.limits.decoders))
         self.links = Addresses()
         self.sections: list[Section] = []
         self.waiting = subject.slow is not None
         self.problem = ""
         self.done = (0, 0)
         self._stop = threading.Event()
-        self._decoding = BoundedSemaphore(self.service.limits.decoders)
         self._drawn: Recent[bytes] = Recent(_CACHE, len)
         self._style = style()
         self._chosen: Recent[np.ndarray] = Recent(64)
@@ -222,7 +227,7 @@ class Site:
         shown = pictures(sample, self.shelf.schemas[ref.source])
         if at >= len(shown):
             raise Refused(404, "there is no such picture")
-        with self._decoding:
+        with self.shelf.decoding:
             drawn = shown[at].draw(size)
         self._drawn.put((ref, at, size), drawn)
         return drawn

@@ -1,5 +1,6 @@
 """The sections on a source: what `diptych check` finds in it, its classes, and its fields."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -126,9 +127,8 @@ def _classes(found: Classes, source: Source) -> Section:
     facts += [f"samples without a class: {found.without:,}"] if found.without else []
     facts += [f"images in two classes: {found.images:,}"] if found.images else []
     note = f"{'; '.join(facts)}."
-    return Section(
-        id=f"classes-{found.label}", title=f"Classes of {found.label}", note=note, html=write
-    )
+    id = re.sub(r"\W+", "-", found.label)
+    return Section(id=f"classes-{id}", title=f"Classes of {found.label}", note=note, html=write)
 
 
 def _bar(count: int, most: int) -> str:

@@ -276,11 +276,12 @@ def _wrong_classes(
             parts.append(f'<h3>Classes that are confused</h3><div class="card">{table}</div>')
         return "".join(parts)
 
-    note = (
-        f"The {len(worst):,} images that {model.name} is most sure of, and wrong."
-        if worst
-        else "The class of every image is right."
-    )
+    if worst:
+        note = f"The {len(worst):,} images that {model.name} is most sure of, and wrong."
+    elif total:
+        note = "The class of every image is right."
+    else:
+        note = f"No image has a class that {model.name} knows."
     return Section(id="mistakes", title="Worst mistakes", note=note, html=write)
 
 
