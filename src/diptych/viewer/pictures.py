@@ -62,7 +62,7 @@ def colour(number: int) -> str:
     """Return the colour of a number of a mask; 0 is dark.
 
     >>> colour(0), colour(1)
-    ('#1e2026', '#6df283')
+    ('#1e2026', '#6df294')
     """
     return "#{:02x}{:02x}{:02x}".format(*_rgb(number))
 
