@@ -1,5 +1,5 @@
 """Images of noise, a small model, and processes that are killed, for tests of folders that are written in
-several goes."""
+several goes; and folders of vectors that no model made."""
 
 import multiprocessing
 import os
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import torch
 from PIL import Image
 
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
+from diptych.embeddings.layout import Manifest
 from diptych.models.model import Model
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
@@ -113,3 +116,54 @@ def killed(owner: Any, point: str, call: int, moment: str, work: Callable[[], An
     process.join(60)
     assert process.exitcode in {0, -signal.SIGKILL}
     return process.exitcode != 0
+
+
+DIMENSION = 16
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def near(count, seed, centres=60):
+    """Vectors around shared centres, as embeddings are."""
+    rng = np.random.default_rng(seed)
+    middles = np.random.default_rng(0).normal(size=(centres, DIMENSION))
+    return unit(
+        middles[rng.integers(0, centres, count)] + 0.4 * rng.normal(size=(count, DIMENSION))
+    )
+
+
+def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
+    """A folder as `diptych embed` writes it, in two parts."""
+    for kind, arrays in {"img_emb": vectors, "text_emb": texts}.items():
+        if arrays is not None:
+            (path / kind).mkdir(parents=True)
+            for number, part in enumerate(np.array_split(arrays, 2)):
+                np.save(path / kind / f"{kind}_{number}.npy", part)
+    (path / "metadata").mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(len(vectors)), 2)):
+        table = {
+            "key": [f"{name}{row}" for row in rows],
+            "position": list(rows),
+            "image_path": [""] * len(rows),
+            "caption": [None] * len(rows),
+        }
+        schema = {"key": "string", "position": "int64", "image_path": "string", "caption": "string"}
+        columns = {
+            column: pyarrow.array(table[column], getattr(pyarrow, kind)())
+            for column, kind in schema.items()
+        }
+        pyarrow.parquet.write_table(
+            pyarrow.table(columns), path / "metadata" / f"metadata_{number}.parquet"
+        )
+    Manifest(
+        model="m",
+        identity=identity,
+        dimension=vectors.shape[1],
+        count=len(vectors),
+        texts=None if texts is None else len(texts),
+        source="s",
+        damaged={},
+    ).write(path)
+    return path

@@ -10,71 +10,21 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.embeddings.helpers import DIMENSION, folder_of, near, unit
 
 from diptych.cli import main
 from diptych.embeddings import build
 from diptych.embeddings.build import build_index
 from diptych.embeddings.index import Index, take
 from diptych.embeddings.ivf import State
-from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
 from diptych.files import locked
 
-DIMENSION, ROWS = 16, 4000
-
-
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def near(count, seed, centres=60):
-    """Vectors around shared centres, as embeddings are."""
-    rng = np.random.default_rng(seed)
-    middles = np.random.default_rng(0).normal(size=(centres, DIMENSION))
-    return unit(
-        middles[rng.integers(0, centres, count)] + 0.4 * rng.normal(size=(count, DIMENSION))
-    )
-
-
-def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
-    """A folder as `diptych embed` writes it, in two parts."""
-    for kind, arrays in {"img_emb": vectors, "text_emb": texts}.items():
-        if arrays is not None:
-            (path / kind).mkdir(parents=True)
-            for number, part in enumerate(np.array_split(arrays, 2)):
-                np.save(path / kind / f"{kind}_{number}.npy", part)
-    (path / "metadata").mkdir()
-    for number, rows in enumerate(np.array_split(np.arange(len(vectors)), 2)):
-        table = {
-            "key": [f"{name}{row}" for row in rows],
-            "position": list(rows),
-            "image_path": [""] * len(rows),
-            "caption": [None] * len(rows),
-        }
-        schema = {"key": "string", "position": "int64", "image_path": "string", "caption": "string"}
-        columns = {
-            column: pyarrow.array(table[column], getattr(pyarrow, kind)())
-            for column, kind in schema.items()
-        }
-        pyarrow.parquet.write_table(
-            pyarrow.table(columns), path / "metadata" / f"metadata_{number}.parquet"
-        )
-    Manifest(
-        model="m",
-        identity=identity,
-        dimension=vectors.shape[1],
-        count=len(vectors),
-        texts=None if texts is None else len(texts),
-        source="s",
-        damaged={},
-    ).write(path)
-    return path
+ROWS = 4000
 
 
 @pytest.fixture(scope="module")

@@ -357,3 +357,38 @@ def test_duplicates_are_right_as_well_or_neither(tile):
     torch.testing.assert_close(
         pair_losses(x, y, 2.0, allowed=different_group(groups), tile=tile).mean(), loss
     )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_float32_far_apart_has_the_values_and_gradients_of_float64(masked):
+    # at a scale of 300 most terms are below the smallest float32
+    wide = torch.nn.functional.normalize(random(24, 8), dim=1)
+    near = torch.nn.functional.normalize(wide + 0.05 * random(24, 8, seed=1), dim=1)
+    allowed = (random(24, 24, seed=2) > 0) | torch.eye(24, dtype=torch.bool) if masked else None
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        x = wide.to(dtype).requires_grad_()
+        y = near.to(dtype).requires_grad_()
+        both = both_losses(x, y, torch.tensor(300.0, dtype=dtype), allowed=allowed, tile=7)
+        losses = torch.cat([each.loss for each in both])
+        found[dtype] = losses, *torch.autograd.grad(losses.sum(), (x, y))
+    for single, double in zip(found[torch.float32], found[torch.float64], strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=2e-3)
+
+
+def test_excluded_pairs_have_a_gradient_of_exactly_zero():
+    x = torch.eye(4, 6).requires_grad_()
+    y = torch.eye(4, 6).flip(0).contiguous().requires_grad_()
+    allowed = torch.eye(4, dtype=torch.bool)
+    for losses in both_losses(x, y, torch.tensor(100.0), allowed=allowed):
+        for grad in torch.autograd.grad(losses.loss.sum(), (x, y), retain_graph=True):
+            assert (grad == 0).all()  # the match is all of its normaliser
+
+
+def test_values_that_are_not_finite_are_not_hidden():
+    for bad in (math.nan, math.inf):
+        x = torch.eye(3, 4)
+        x[1, 2] = bad
+        losses = pair_losses(x, torch.ones(3, 4), torch.tensor(1.0)).loss
+        assert losses[0].isfinite()
+        assert not losses[1].isfinite()

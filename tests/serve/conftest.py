@@ -2,6 +2,7 @@ import pytest
 from tests.serve.helpers import SOURCE, client
 
 import diptych
+from diptych.embeddings.map import build_map
 
 
 @pytest.fixture(scope="session")
@@ -23,4 +24,13 @@ def kept(tmp_path_factory):
     """The same embeddings with the column `group`."""
     folder = tmp_path_factory.mktemp("serve-columns") / "grouped"
     diptych.embed("tiny", SOURCE, folder, columns=["group"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mapped_emb(tmp_path_factory):
+    """The same with a map."""
+    folder = tmp_path_factory.mktemp("serve-map") / "mapped"
+    diptych.embed("tiny", SOURCE, folder, columns=["group"])
+    build_map(folder)
     return folder

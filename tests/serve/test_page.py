@@ -10,6 +10,8 @@ from tests.serve.helpers import SOURCE, png, server
 
 from diptych.data.images import on_ground
 from diptych.data.sources import open_source
+from diptych.embeddings.index import Index
+from diptych.embeddings.map import Map
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
@@ -190,6 +192,108 @@ def test_keys_lead_through_the_hits_and_a_selection_is_exported(page):
     assert {line["query"] for line in table} == {"“a hat”"}
     page.click("#drop")
     assert not page.is_visible("#chosen")
+    assert not page.is_visible("#views")  # this collection has no map
+
+
+@pytest.fixture
+def mapped_page(browser, mapped_emb):
+    with server(mapped_emb) as running:
+        context = browser.new_context(viewport={"width": 1280, "height": 860})
+        context.set_default_timeout(30_000)
+        opened = context.new_page()
+        opened.goto(f"http://127.0.0.1:{running.port}/")
+        opened.wait_for_selector(".card")
+        yield opened
+        context.close()
+
+
+def dots(page):
+    """How many pixels of the map are drawn on."""
+    return page.evaluate("""() => {
+      const canvas = document.getElementById("dots");
+      const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return pixels.filter((value, at) => at % 4 === 3 && value > 0).length;
+    }""")
+
+
+def test_the_map_is_dragged_enlarged_and_looked_at(mapped_page):
+    from playwright.sync_api import expect
+
+    page = mapped_page
+    page.click("nav >> text=Map")
+    expect(page.locator("#map")).to_be_visible()
+    assert page.url.endswith("?view=map")
+    expect(page.locator(".card").first).to_be_visible()
+    page.wait_for_timeout(400)  # images among the dots
+    assert dots(page) > 100
+    page.fill("#words", "a dog")  # marks its hits on the map
+    titled(page, "“a dog”")
+    assert page.url.endswith("?view=map&q=a+dog")
+    box = page.locator("#dots").bounding_box()
+    card = page.locator(".card").first
+    row = int(card.get_attribute("data-row"))
+    place = page.evaluate(
+        f"fetch('/api/v1/collections/mapped/rows/{row}').then((reply) => reply.json())"
+    )["place"]
+    side = 0.92 * min(box["width"], box["height"])
+    left = box["x"] + box["width"] / 2 + (place[0] - 0.5) * side
+    top = box["y"] + box["height"] / 2 - (place[1] - 0.5) * side
+    page.mouse.move(left, top)
+    expect(page.locator("#dot")).to_contain_text(card.locator("p").inner_text())
+    page.mouse.wheel(0, -600)  # what is under the pointer stays there
+    page.mouse.click(left, top)
+    expect(page.locator("#viewer")).to_be_visible()
+    assert str(row) in page.inner_text("#facts")
+    page.keyboard.press("Escape")
+    whole = dots(page)
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(left + 4 * box["width"], top, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    assert dots(page) < whole / 10  # out of sight
+    page.click("#whole")
+    page.wait_for_timeout(100)
+    assert dots(page) > 100
+    page.click("nav >> text=Search")
+    titled(page, "“a dog”")
+    assert not page.is_visible("#map")
+    page.go_back()
+    expect(page.locator("#map")).to_be_visible()
+
+
+def test_duplicates_are_joined_by_a_cosine_and_all_but_the_first_selected(mapped_page, mapped_emb):
+    from playwright.sync_api import expect
+
+    groups = Map.open(Index.open(mapped_emb)).duplicates(0.85)
+    page = mapped_page
+    page.click("nav >> text=Duplicates")
+    expect(page).to_have_title("Duplicates", timeout=30_000)
+    page.evaluate("""() => {
+      const least = document.querySelector("#least input");
+      least.value = 0.85;
+      least.dispatchEvent(new Event("change"));
+    }""")
+    expect(page.locator(".group")).to_have_count(len(groups))
+    assert page.url.endswith("?view=duplicates&cosine=0.85")
+    assert rows(page) == [row for group in groups for row in group.rows]
+    page.click("#all")
+    copies = sum(len(group.rows) - 1 for group in groups)
+    expect(page.locator("#count")).to_have_text(f"{copies} selected")
+    page.fill("#words", "a dog")  # a search leaves the list
+    titled(page, "“a dog”")
+    assert page.url.endswith("?q=a+dog")
+
+
+def test_outliers_come_with_their_distance(mapped_page, mapped_emb):
+    from playwright.sync_api import expect
+
+    expected, means = Map.open(Index.open(mapped_emb)).outliers()
+    page = mapped_page
+    page.click("nav >> text=Outliers")
+    expect(page).to_have_title("Outliers", timeout=30_000)
+    assert rows(page) == list(expected)
+    assert page.locator(".card b").first.inner_text() == f"{means[0]:.3f}"
 
 
 @pytest.mark.parametrize(("width", "columns"), [(360, 3), (820, 4), (1440, 7)])

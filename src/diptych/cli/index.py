@@ -2,19 +2,24 @@
 
 The recall is measured against exact search while building, and as many lists are read as reach it.
 Without --add and --remove an index that is there is built anew; it serves until the new one takes
-its place.
+its place. --map makes no index but the map of a folder, which `diptych serve` shows: where each row
+lies in the plane, and what is nearest to it, which shows near-duplicates and outliers.
 """
 
+import shlex
+
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import say
+from diptych.cli._screen import progress, say
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "EMB [--add MORE] [--remove KEY] [options]"
+USAGE = "EMB [--add MORE] [--remove KEY] [options] | EMB --map [--projection NAME]"
 EXAMPLES = (
     "diptych index emb",
+    "diptych index emb --map",
     "diptych index emb --add emb_of_may --remove photos/0017",
 )
+_OF_INDEX = ("add", "remove", "recall", "k", "lists")
 
 
 def add(parser: Parser) -> None:
@@ -33,6 +38,7 @@ def add(parser: Parser) -> None:
         metavar="KEY",
         help="a sample that no search may find any more",
     )
+    parser.option("What", "--map", type=bool, help="make the map, and leave the index as it is")
     parser.option(
         "How", "--recall", type=float, metavar="SHARE", help="of the nearest, found (default: 0.99)"
     )
@@ -44,6 +50,12 @@ def add(parser: Parser) -> None:
         dest="k",
         metavar="N",
         help="how many nearest that is of (default: 10)",
+    )
+    parser.option(
+        "How",
+        "--projection",
+        metavar="NAME",
+        help="of the map: pca (default), or umap, with umap-learn installed",
     )
     parser.option(
         "More",
@@ -60,17 +72,43 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych index has no folder; name one that `diptych embed RUN SOURCE --out EMB` made"
         )
+    if args.get("map"):
+        _map(args)
+        return
+    if "projection" in args:
+        raise InputError("--projection is of the map; add --map")
     if not 0 < args.get("recall", 0.99) <= 1:
         raise InputError(f"--recall is {args.recall:g}; it is a share above 0, at most 1")
     from diptych.embeddings.build import build_index
 
-    settings = {
-        name: args[name] for name in ("add", "remove", "recall", "k", "lists") if name in args
-    }
+    settings = {name: args[name] for name in _OF_INDEX if name in args}
     state = build_index(args.emb, **settings)
     rows = sum(part.count for part in state.parts) - len(state.removed)
     say(f"{rows:,} rows in {state.lists:,} lists, of which a search reads {state.nprobe:,}")
     reached = ", ".join(f"{value:.4f} for {kind}" for kind, value in state.measured.items())
     print(
         f"{args.emb} is indexed: recall of the {state.k} nearest on held-out queries is {reached}"
+    )
+
+
+def _map(args: Namespace) -> None:
+    for name in _OF_INDEX:
+        if name in args:
+            raise InputError(
+                f"--{name} is of the index, and --map makes the map alone; leave one out"
+            )
+    from diptych.embeddings.index import Index
+    from diptych.embeddings.map import SIMILAR, Map, build_map
+
+    settings = {"projection": args.projection} if "projection" in args else {}
+    with progress("comparing") as report:
+        state = build_map(args.emb, progress=report, **settings)
+    index = Index.open(args.emb)
+    made = Map.open(index)
+    assert made is not None
+    groups = made.duplicates()
+    alike = sum(len(group.rows) for group in groups)
+    say(f"{alike:,} of {len(index):,} rows have a cosine of {SIMILAR:g} or more with another row")
+    print(
+        f"{args.emb} has a map by {state.projection}; look at it with: diptych serve {shlex.quote(args.emb)}"
     )

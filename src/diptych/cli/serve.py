@@ -114,6 +114,8 @@ def run(args: Namespace) -> None:
             problem = collection.images_problem
             if problem is not None and collection.manifest.rows == "images":
                 say(f"{collection.name}: no images to show: {problem}; name them with --source")
+            if collection.map_problem is not None:
+                say(f"{collection.name}: no map to show: {collection.map_problem}")
         if not local(host) and token is None:
             say(f"anyone who reaches {host} may search; set a token with --token")
         port = listening.getsockname()[1]

@@ -72,7 +72,7 @@ def build_index(
             )
         if k < 1:
             raise InputError(f"k is {k}; the recall is that of at least 1 hit")
-        parts = list(old.parts) if old else [_part(folder, folder)]
+        parts = list(old.parts) if old else [part_of(folder, folder)]
         start = sum(part.count for part in parts)
         parts += _added(folder, manifest, add, parts)
         exact = Index.over(folder, manifest, parts, removed=old.removed if old else ())
@@ -127,7 +127,8 @@ def _sweep(folder: Path, state: State | None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _part(folder: Path, other: Path) -> Part:
+def part_of(folder: Path, other: Path) -> Part:
+    """Return what an index in one folder records of another, or of the same."""
     manifest, vectors, _ = embeddings(other)
     path = os.path.relpath(other.resolve(), folder.resolve())
     return Part(path=path, count=manifest.count, fingerprint=fingerprint(other, vectors))
@@ -148,7 +149,7 @@ def _added(
             raise InputError(
                 f"{other} holds {found.rows}, {folder} {manifest.rows}; an index is of one kind"
             )
-        part = _part(folder, other.expanduser())
+        part = part_of(folder, other.expanduser())
         if any(part.path == old.path for old in (*there, *parts)):
             raise InputError(f"{other} is in the index of {folder} already; add each folder once")
         parts.append(part)

@@ -174,6 +174,11 @@ class Index:
             columns += [found.columns] * len(tables)
         return cls(folder, manifest, vectors, metadata, columns=columns, removed=removed, ivf=ivf)
 
+    @property
+    def kept(self) -> np.ndarray:
+        """Which rows (N,) are not removed."""
+        return self._alive
+
     def __len__(self) -> int:
         return len(self._alive) - len(self.removed)
 
@@ -233,8 +238,10 @@ class Index:
                         continue
                     tile = tile[kept]
                     here = here[kept]
-                scores = torch.cat([scores, queries @ tile.T], dim=1)
-                rows = torch.cat([rows, here.expand(len(queries), -1)], dim=1)
+                found = queries @ tile.T
+                columns = best(found, k)
+                scores = torch.cat([scores, found.gather(1, columns)], dim=1)
+                rows = torch.cat([rows, here[columns]], dim=1)
                 columns = best(scores, k)
                 scores = scores.gather(1, columns)
                 rows = rows.gather(1, columns)
@@ -323,15 +330,21 @@ def best(scores: Tensor, k: int) -> Tensor:
     tensor([[1, 2]])
     """
     k = min(k, scores.shape[1])
-    # topk may keep any of the scores that equal the k-th best, so only its value is used: keep all
-    # scores above it, and of its equals the first.
-    worst = scores.topk(k, dim=1).values[:, -1:]
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    if values.shape[1] > k and bool((values[:, k] == values[:, k - 1]).any()):
+        columns = _first_equals(scores, values[:, k - 1 : k], k)
+    columns = columns[:, :k].sort(dim=1).values
+    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)
+
+
+def _first_equals(scores: Tensor, worst: Tensor, k: int) -> Tensor:
+    """Return the columns (Q, k), ascending, of the scores above `worst` (Q, 1), the k-th best, and of
+    the first of its equals, of which topk may keep any."""
     above = scores > worst
     equal = scores == worst
     keep = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
-    columns = keep.nonzero()[:, 1].view(len(scores), k)
-    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
-    return columns.gather(1, order)
+    return keep.nonzero()[:, 1].view(len(scores), k)
 
 
 def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import gcd
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diptych.embeddings.index import Hit, Index
 from diptych.embeddings.layout import Manifest
+from diptych.embeddings.map import Map
 from diptych.embeddings.query import Asked, vectors
 from diptych.errors import InputError
 from diptych.serve.batched import Batched
@@ -25,11 +26,21 @@ from diptych.serve.pictures import Pictures
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of a collection: its number, and its metadata as a hit; of a row that was not
-    searched for, the score is 0."""
+    """One row of a collection: its number, its metadata as a hit, and its place on the map, if there
+    is one; of a row that was not searched for, the score is 0."""
 
     number: int
     hit: Hit
+    place: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Near-duplicates: how many rows, the largest cosine among them, and the first of them."""
+
+    count: int
+    cosine: float
+    rows: list[Row]
 
 
 class Collection:
@@ -55,6 +66,8 @@ class Collection:
         self.encoder = encoder
         self.limits = limits
         self.top = Batched(self._top)
+        self.map, self.map_problem = _map_of(index)
+        self._duplicates = lru_cache(maxsize=8)(self._groups)
         self._source = source
         self._pictures: dict[Path, Pictures | InputError] = {}
         self._opening = Lock()
@@ -115,18 +128,53 @@ class Collection:
         ):
             kept = [at for at, row in enumerate(rows.tolist()) if row not in each.rows]
             chosen = kept[offset : offset + k]
-            found.append(self._found(scores[chosen], rows[chosen], offset))
+            found.append(self._found(scores[chosen], rows[chosen]))
         return found
 
     def browse(self, k: int, offset: int = 0, where: str | None = None) -> list[Row]:
         """Return `k` rows of an order that visits all of them once, far from each other, after
         leaving out the first `offset`; with `where`, of those that pass this filter."""
-        passing = self.passing(where)
-        rows = self._alive if passing is None else self._alive[passing[self._alive]]
-        places = (
-            np.arange(offset, min(offset + k, len(rows))) * _stride(len(rows)) % max(len(rows), 1)
-        )
-        return self._rows_of(rows[places].tolist())
+        return self._rows_of(self._spread(offset, k, where).tolist())
+
+    def map_of(self, most: int, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows (n,), at most `most`, and their places on the map (n, 2) in the unit square; of
+        more, those that `browse` returns first; with `where`, of those that pass this filter.
+
+        Raises Refused if there is no map.
+        """
+        made = self._mapped()
+        rows = self._spread(0, most, where)
+        return rows, made.places(rows)
+
+    def outliers(self, k: int, offset: int = 0, where: str | None = None) -> tuple[int, list[Row]]:
+        """Return the number of rows, and `k` of them, those farthest from all others first, after
+        leaving out the first `offset`; the score is the mean cosine with the nearest.
+
+        Raises Refused if there is no map.
+        """
+        rows, means = self._mapped().outliers(self.passing(where))
+        page = slice(offset, offset + k)
+        found = self._found(torch.from_numpy(means[page]), torch.from_numpy(rows[page]))
+        return len(rows), found
+
+    def duplicates(
+        self, cosine: float, k: int, offset: int = 0, where: str | None = None
+    ) -> tuple[int, list[Group]]:
+        """Return the number of groups of rows that are joined by cosines of at least `cosine`, and `k`
+        of them, the largest first, after leaving out the first `offset`.
+
+        Raises Refused if there is no map.
+        """
+        groups = self._duplicates(cosine, where)
+        found = [
+            Group(
+                count=len(group.rows),
+                cosine=group.cosine,
+                rows=self._rows_of(group.rows[: self.limits.k].tolist()),
+            )
+            for group in groups[offset : offset + k]
+        ]
+        return len(groups), found
 
     def total(self, where: str | None = None) -> int:
         """Return the number of rows, or of those that pass a filter."""
@@ -188,6 +236,21 @@ class Collection:
         rows = np.arange(len(self.index) + len(self.index.removed))
         return np.delete(rows, list(self.index.removed))
 
+    def _spread(self, offset: int, k: int, where: str | None) -> np.ndarray:
+        """Return `k` rows of the order of `browse`."""
+        passing = self.passing(where)
+        rows = self._alive if passing is None else self._alive[passing[self._alive]]
+        places = np.arange(offset, min(offset + k, len(rows)))
+        return rows[places * _stride(len(rows)) % max(len(rows), 1)]
+
+    def _mapped(self) -> Map:
+        if self.map is None:
+            raise Refused(404, "this collection has no map; `diptych index EMB --map` makes one")
+        return self.map
+
+    def _groups(self, cosine: float, where: str | None) -> list[Any]:
+        return self._mapped().duplicates(cosine, self.passing(where))
+
     def _shown(self, row: int) -> Pictures:
         if self.manifest.rows != "images":
             raise Refused(404, "the rows of this collection are texts")
@@ -215,11 +278,14 @@ class Collection:
             return error
 
     def _rows_of(self, rows: Sequence[int]) -> list[Row]:
-        return self._found(torch.zeros(len(rows)), torch.tensor(list(rows), dtype=torch.long), 0)
+        return self._found(torch.zeros(len(rows)), torch.tensor(list(rows), dtype=torch.long))
 
-    def _found(self, scores: Tensor, rows: Tensor, offset: int) -> list[Row]:
+    def _found(self, scores: Tensor, rows: Tensor) -> list[Row]:
         hits = self.index.hits(scores, rows)
-        return [Row(number=row, hit=hit) for row, hit in zip(rows.tolist(), hits, strict=True)]
+        return [
+            Row(number=row, hit=hit, place=None if self.map is None else self.map.place(row))
+            for row, hit in zip(rows.tolist(), hits, strict=True)
+        ]
 
     def _top(self, wanted: list[tuple[Tensor, int, str | None]]) -> list[tuple[Tensor, Tensor]]:
         """Search for several queries at once, those with the same filter together. The index answers
@@ -237,6 +303,14 @@ class Collection:
             for place, at in enumerate(group):
                 found[at] = (scores[place, : wanted[at][1]], rows[place, : wanted[at][1]])
         return [found[at] for at in range(len(wanted))]
+
+
+def _map_of(index: Index) -> tuple[Map | None, str | None]:
+    """Return the map of an index, if there is one, or why it cannot be shown."""
+    try:
+        return Map.open(index), None
+    except InputError as error:
+        return None, str(error)
 
 
 def _stride(count: int) -> int:

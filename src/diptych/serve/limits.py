@@ -17,6 +17,9 @@ NAMES = 1_000
 QUERIES = 32
 """The most queries of one request."""
 
+MAPPED = 100_000
+"""The most rows of one reply of the map."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

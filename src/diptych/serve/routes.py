@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import numpy as np
 import torch
 from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import PlainTextResponse
@@ -79,6 +80,60 @@ def api(service: Service) -> APIRouter:
             replies = [_row(chosen, row) for row in found]
             total = chosen.total(asked.where)
             return schema.RowsReply(collection=chosen.name, total=total, rows=replies)
+
+        return await service.call(work)
+
+    @router.get("/collections/{collection}/map", response_model=schema.MapReply)
+    async def map(collection: str, asked: Annotated[schema.MapAsked, Query()]) -> Response:
+        """Where rows lie in the plane, for a picture of the whole collection."""
+        chosen = service.collection(collection)
+
+        def work() -> str:
+            rows, places = chosen.map_of(asked.most, asked.where)
+            x, y = np.round(places.astype(float), 5).T.tolist()
+            total = chosen.total(asked.where)
+            reply = schema.MapReply(
+                collection=chosen.name, total=total, rows=rows.tolist(), x=x, y=y
+            )
+            return reply.model_dump_json()
+
+        # Encoded in the thread: it is large.
+        return Response(await service.call(work), media_type="application/json")
+
+    @router.get("/collections/{collection}/duplicates")
+    async def duplicates(
+        collection: str, asked: Annotated[schema.DuplicatesAsked, Query()]
+    ) -> schema.DuplicatesReply:
+        """Groups of rows that are nearly the same."""
+        _check_k(limits, asked.k)
+        chosen = service.collection(collection)
+
+        def work() -> schema.DuplicatesReply:
+            total, groups = chosen.duplicates(asked.cosine, asked.k, asked.offset, asked.where)
+            replies = [
+                schema.GroupReply(
+                    count=group.count,
+                    cosine=group.cosine,
+                    rows=[_row(chosen, row) for row in group.rows],
+                )
+                for group in groups
+            ]
+            return schema.DuplicatesReply(collection=chosen.name, total=total, groups=replies)
+
+        return await service.call(work)
+
+    @router.get("/collections/{collection}/outliers")
+    async def outliers(
+        collection: str, asked: Annotated[schema.Browse, Query()]
+    ) -> schema.OutliersReply:
+        """Rows that are unlike all others."""
+        _check_k(limits, asked.k)
+        chosen = service.collection(collection)
+
+        def work() -> schema.OutliersReply:
+            total, rows = chosen.outliers(asked.k, asked.offset, asked.where)
+            replies = [_hit(chosen, row, asked.offset) for row in rows]
+            return schema.OutliersReply(collection=chosen.name, total=total, rows=replies)
 
         return await service.call(work)
 
@@ -227,6 +282,7 @@ def _about(collection: Collection) -> schema.About:
         pictures=problem is None,
         problem=None if problem is None else "its images cannot be shown",
         columns=dict(manifest.columns),
+        map=None if collection.map is None else collection.map.state.projection,
     )
 
 
@@ -246,6 +302,7 @@ def _facts(collection: Collection, row: Row) -> dict[str, Any]:
         "caption": row.hit.caption,
         "image": _address(collection, row.number),
         "columns": dict(row.hit.columns),
+        "place": row.place,
     }
 
 

@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from diptych.embeddings.columns import Kind, Value
-from diptych.serve.limits import NAMES, QUERIES, TERMS, TEXT
+from diptych.embeddings.map import SIMILAR, Projection
+from diptych.serve.limits import MAPPED, NAMES, QUERIES, TERMS, TEXT
 from diptych.serve.pictures import SIZES
 
 
@@ -99,6 +100,19 @@ class Browse(Request):
     where: Condition | None = None
 
 
+class MapAsked(Request):
+    """Which rows of the map; of more than `most`, some from all over the collection."""
+
+    most: int = Field(default=MAPPED, ge=1, le=MAPPED)
+    where: Condition | None = None
+
+
+class DuplicatesAsked(Browse):
+    """A page of groups of near-duplicates."""
+
+    cosine: float = Field(default=SIMILAR, ge=-1, le=1, description="from which rows are joined")
+
+
 class Picture(Request):
     """How large an image is wanted. `v` may be anything: another one is another address."""
 
@@ -166,6 +180,7 @@ class About(BaseModel):
     pictures: bool = Field(description="whether the images of the rows can be shown")
     problem: str | None = Field(description="why they cannot")
     columns: dict[str, Kind] = Field(description="columns that were kept, for `where`")
+    map: Projection | None = Field(description="how its map was made, if it has one")
 
 
 class Bounds(BaseModel):
@@ -188,13 +203,14 @@ class Collections(BaseModel):
 
 class RowReply(BaseModel):
     """A row: `image` is the address of its image, if it can be shown, `columns` are those that were
-    kept."""
+    kept, and `place` is that on the map, in the unit square, if there is one."""
 
     row: int
     key: str
     caption: str | None
     image: str | None
     columns: dict[str, Value]
+    place: tuple[float, float] | None
 
 
 class HitReply(RowReply):
@@ -226,6 +242,42 @@ class RowsReply(BaseModel):
     collection: str
     total: int
     rows: list[RowReply]
+
+
+class MapReply(BaseModel):
+    """Rows and their places in the unit square; `total` is the number of rows, or of those that pass
+    the filter, of which these are all or some."""
+
+    collection: str
+    total: int
+    rows: list[int]
+    x: list[float]
+    y: list[float]
+
+
+class GroupReply(BaseModel):
+    """Near-duplicates: how many rows, the largest cosine among them, and the rows, of a large group
+    the first."""
+
+    count: int
+    cosine: float
+    rows: list[RowReply]
+
+
+class DuplicatesReply(BaseModel):
+    """Groups of near-duplicates, the largest first; `total` is the number of groups."""
+
+    collection: str
+    total: int
+    groups: list[GroupReply]
+
+
+class OutliersReply(BaseModel):
+    """Rows, those farthest from all others first; `score` is the mean cosine with the nearest rows."""
+
+    collection: str
+    total: int
+    rows: list[HitReply]
 
 
 class SimilarityReply(BaseModel):

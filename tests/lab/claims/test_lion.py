@@ -34,13 +34,14 @@ def test_scenes_are_pixels_and_padded_tokens(trial):
         assert data["learnt_ids"].max() < data["vocabulary"]
 
 
-def test_all_batches_see_the_same_number_of_samples():
-    assert {size: lion.SAMPLES // size for size in lion.BATCHES.values()} == {64: 15_625, 1024: 976}
+def test_steps_of_both_batches():
+    steps = {name: lion.SAMPLES[name] // size for name, size in lion.BATCHES.items()}
+    assert steps == {"64": 15_625, "large": 1953}
 
 
 @pytest.mark.parametrize(("optimizer", "bytes_kept"), [("adamw", 8.0), ("lion", 4.0)])
 def test_a_run_learns_and_reports_its_state(trial, monkeypatch, optimizer, bytes_kept):
-    monkeypatch.setattr(lion, "SAMPLES", 64 * 150)
+    monkeypatch.setitem(lion.SAMPLES, "64", 64 * 150)
     found = lion.pairs(optimizer, "64", 3e-3, replace(trial, quick=False))
     assert found["state_bytes_a_parameter"] == pytest.approx(bytes_kept, abs=0.01)
     assert found["lr"] == pytest.approx(3e-3 if optimizer == "adamw" else 3e-4)
@@ -80,7 +81,7 @@ def test_arms_differ_in_optimiser_batch_and_rate_alone(monkeypatch, trial):
 
     def pretend(module, loss, recipe, trial, *, samples, learnt):
         begun[name] = recipe
-        assert samples == lion.SAMPLES
+        assert samples == lion.SAMPLES["large" if name.endswith("large") else "64"]
         return {}
 
     monkeypatch.setattr(lion, "fit", pretend)

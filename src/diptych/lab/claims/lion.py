@@ -2,9 +2,11 @@
 more?
 
 Two small towers of layers (images as 16 x 16 pixels; captions as bags of tokens) learn 120,000
-scenes of one thing, drawn anew for each seed, by CLIP's loss. All arms see a million samples, in
-batches of 64 (15,625 steps) or of 1,024 (976). Rates are to be chosen on seeds 100 and 101 for each
-optimiser and each batch, rate x decay kept; `r1` is the recall on 1,000 scenes held out.
+scenes of one thing, drawn anew for each seed, by CLIP's loss: a million samples in batches of 64
+(15,625 steps), two million in batches of 1,024 (1,953), since after one million, on seeds 100 to 102,
+the difference of the optimisers still moved there by .021 to .024 as the steps were doubled. Rates
+were chosen on seeds 100 and 101 for each optimiser and each batch, rate x decay kept; `r1` is the
+recall on 1,000 scenes held out.
 
     adamw_64, lion_64, adamw_large, lion_large    each at its own rate
     same_rate_64     Lion at the rate and decay of AdamW, ten times what is advised
@@ -35,7 +37,7 @@ from diptych.data.tokenizers import build
 from diptych.evaluation import evaluate
 from diptych.lab.adapting import adapted, halves
 from diptych.lab.adapting import images as few_images
-from diptych.lab.claim import Claim, Floor, Trial, at_most, best, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, at_most, best, better, not_worse
 from diptych.methods.base import Recipe
 from diptych.methods.store import load
 from diptych.metrics import ranks
@@ -51,15 +53,15 @@ from diptych.training.schedule import factor
 SCENES = "scenes:number=1:size=32:texts=caption:drop=0"
 LEARNT = 120_000
 HELD_OUT = 1_000
-SAMPLES = 1_000_000
+SAMPLES = {"64": 1_000_000, "large": 2_000_000}
 SIDE = 16  # pixels
 CONTEXT = 32  # tokens
 BATCHES = {"64": 64, "large": 1024}
 RATES: dict[str, dict[float, float]] = {
     "adamw_64": {1e-3: 0.744, 3e-3: 0.75, 1e-2: 0.764, 3e-2: 0.745},
     "lion_64": {3e-4: 0.789, 1e-3: 0.843, 3e-3: 0.77},
-    "adamw_large": {1e-3: 0.691, 3e-3: 0.791, 1e-2: 0.754},
-    "lion_large": {1e-2: 0.699, 3e-2: 0.721, 1e-1: 0.662},
+    "adamw_large": {1e-3: 0.808, 3e-3: 0.839, 1e-2: 0.783},
+    "lion_large": {1e-2: 0.765, 3e-2: 0.792, 1e-1: 0.778},
 }
 """Rates that were tried on seeds 100 and 101, and the mean `r1`. They are those of AdamW; Lion takes a
 tenth of them, and ten times the decay."""
@@ -208,7 +210,7 @@ def pairs(optimizer: str, batch: str, lr: float, trial: Trial) -> dict[str, floa
         return info_nce(images, texts, towers.scale())
 
     chosen = recipe(optimizer, BATCHES[batch], lr)
-    cost = fit(towers, loss, chosen, trial, samples=SAMPLES, learnt=len(pixels))
+    cost = fit(towers, loss, chosen, trial, samples=SAMPLES[batch], learnt=len(pixels))
     return {"r1": recall(towers, *test), **cost}
 
 
@@ -331,6 +333,8 @@ claim = Claim(
     ),
     delta=0.02,
     looks=(5, 10),
+    tuned=Tuned(effect=0.075, sd=0.011, best=0.841, chance=1 / HELD_OUT, seconds=700),
+    rates=RATES,
     floor=Floor("r1", chance=1 / HELD_OUT, arms=tuple(RATES)),
     table=(
         "r1",

@@ -17,9 +17,19 @@ export async function enter(token) {
 
 export const collections = () => request("/collections");
 
-export function browse(query, k, offset, signal) {
-  const fields = new URLSearchParams([["k", k], ["offset", offset], ...filter(query)]);
-  return request(`/collections/${encodeURIComponent(query.collection)}/rows?${fields}`, { signal });
+export const browse = (query, k, offset, signal) => of(query, "rows", [["k", k], ["offset", offset]], signal);
+
+export const outliers = (query, k, offset, signal) => of(query, "outliers", [["k", k], ["offset", offset]], signal);
+
+export function duplicates(query, k, offset, signal) {
+  return of(query, "duplicates", [["k", k], ["offset", offset], ["cosine", query.cosine]], signal);
+}
+
+export const map = (query, signal) => of(query, "map", [], signal);
+
+function of(query, what, fields, signal) {
+  const all = new URLSearchParams([...fields, ...filter(query)]);
+  return request(`/collections/${encodeURIComponent(query.collection)}/${what}?${all}`, { signal });
 }
 
 const filter = (query) => (query.where.trim() ? [["where", query.where.trim()]] : []);

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Grid } from "./grid.js";
+import { MapPanel } from "./map.js";
 import { QueryBox } from "./query.js";
 import { Selection } from "./selection.js";
 import { addressOf, emptyQuery, imageOf, isEmpty, keepImage, queryOf, remembered } from "./state.js";
@@ -9,6 +10,8 @@ import { Viewer } from "./viewer.js";
 
 const PAGE = 48; // hits that are asked for at once
 const PAUSE = 220; // milliseconds after a key, before the server is asked
+const LISTS = ["duplicates", "outliers"]; // views that no query changes
+const GROUPS = 24; // groups of duplicates that are asked for at once
 const element = (id) => document.getElementById(id);
 
 let about = []; // the collections
@@ -17,10 +20,12 @@ let query = null;
 let shown = { title: "", total: 0, ended: true };
 let running = null; // the AbortController of the request in progress
 let typing = 0;
+let mapped = ""; // which map is shown
 let drafting = false; // whether the newest entry of the history is of a query that is being typed
 
 const selection = new Selection((row) => grid.mark(row, selection.has(query.collection, row)));
-const grid = new Grid(act);
+const grid = new Grid(act, (row) => panel.point(row));
+const panel = new MapPanel((number) => rowOf(number), act);
 const viewer = new Viewer(() => grid.rows, act, (row) => selection.has(query.collection, row));
 const box = new QueryBox((now) => {
   clearTimeout(typing);
@@ -41,15 +46,31 @@ function act(action, row) {
   if (action === "select") selection.toggle(query.collection, row, shown.title);
   if (action === "add" && !query.terms.some((term) => term.row === row.row)) box.add({ kind: "row", row: row.row });
   if (action === "similar") {
-    query = { ...emptyQuery(query.collection), terms: [{ kind: "row", row: row.row }], where: query.where };
-    box.show(query);
-    go();
-    scrollTo({ top: 0 });
+    begin({ terms: [{ kind: "row", row: row.row }] });
   }
+}
+
+// A new query; the filter and the map stay.
+function begin(parts) {
+  const view = query.view === "map" ? "map" : "";
+  query = { ...emptyQuery(query.collection), where: query.where, view, ...parts };
+  box.show(query);
+  go();
+  scrollTo({ top: 0 });
+}
+
+// One row, from the grid or from the server.
+async function rowOf(number) {
+  const known = grid.rows.find((row) => row.row === number) ?? box.addresses.get(number);
+  if (known) return known;
+  const row = await api.row(query.collection, number);
+  box.addresses.set(number, row);
+  return row;
 }
 
 // Search, and make it an entry of the browser's history: what is typed in one go is one entry.
 function go({ draft = false } = {}) {
+  if (LISTS.includes(query.view) && !isEmpty(query)) query.view = ""; // a search is no list of these
   const address = addressOf(query, about[0].name);
   const same = address === (location.search || location.pathname);
   const images = remembered(query).images.length > 0;
@@ -68,10 +89,12 @@ async function run() {
   running = new AbortController();
   const { signal } = running;
   box.tidy();
+  views();
   grid.busy(true);
   try {
-    const found = await page(0, signal);
-    grid.clear();
+    const [found] = await Promise.all([page(0, signal), showMap(signal)]);
+    const outliers = query.view === "outliers";
+    grid.clear(outliers ? "Mean cosine with its nearest" : "Cosine of this one and the query", !outliers);
     problem("");
     describe(found);
     more(found);
@@ -86,6 +109,14 @@ async function run() {
 async function page(offset, signal) {
   const started = performance.now();
   const size = Math.min(PAGE, limits.k);
+  if (query.view === "outliers") {
+    const reply = await api.outliers(query, size, offset, signal);
+    return { ...reply, query: "", hits: reply.rows };
+  }
+  if (query.view === "duplicates") {
+    const reply = await api.duplicates(query, Math.min(GROUPS, limits.k), offset, signal);
+    return { ...reply, query: "", hits: reply.groups.flatMap((group) => group.rows) };
+  }
   if (isEmpty(query)) {
     const reply = await api.browse(query, size, offset, signal);
     return { ...reply, query: "", hits: reply.rows };
@@ -98,18 +129,42 @@ async function page(offset, signal) {
 }
 
 function more(found) {
-  grid.append(found.hits, (row) => selection.has(query.collection, row));
-  shown.offset = (shown.offset ?? 0) + Math.min(PAGE, limits.k);
-  shown.ended = grid.rows.length >= found.total || !found.hits.length;
-  if (!isEmpty(query)) shown.ended ||= shown.offset >= limits.depth;
+  const selected = (row) => selection.has(query.collection, row);
+  if (found.groups) {
+    for (const group of found.groups) {
+      grid.appendGroup(groupTitle(group), group.rows, selected);
+      shown.copies.push(...group.rows.slice(1));
+    }
+    shown.offset += found.groups.length;
+    shown.ended = shown.offset >= found.total || !found.groups.length;
+  } else {
+    grid.append(found.hits, selected);
+    shown.offset += Math.min(PAGE, limits.k);
+    shown.ended = grid.rows.length >= found.total || !found.hits.length;
+    if (!isEmpty(query)) shown.ended ||= shown.offset >= limits.depth;
+  }
+  panel.found(grid.rows, !isEmpty(query));
   element("next").hidden = shown.ended;
   element("all").hidden = !grid.rows.length;
 }
 
+function groupTitle(group) {
+  const more = group.count > group.rows.length ? `, the first ${group.rows.length} shown` : "";
+  return `${group.count.toLocaleString()} ${here().rows} · cosine ${group.cosine.toFixed(3)}${more}`;
+}
+
 function describe(found) {
-  shown = { title: found.query, total: found.total, ended: true, offset: 0 };
+  shown = { title: found.query, total: found.total, ended: true, offset: 0, copies: [] };
   const title = element("title");
-  if (found.query) {
+  document.title = "Search";
+  if (query.view === "outliers") {
+    title.replaceChildren(`The ${here().rows} that are least like any other${filtered(query)}, by the mean cosine with their nearest`);
+    document.title = "Outliers";
+  } else if (query.view === "duplicates") {
+    const groups = found.total === 1 ? "group" : "groups";
+    title.replaceChildren(`${found.total.toLocaleString()} ${groups} of ${here().rows} that are nearly the same${filtered(query)}`);
+    document.title = "Duplicates";
+  } else if (found.query) {
     const what = document.createElement("b");
     what.textContent = titleOf(query);
     const time = found.milliseconds < 1000 ? `${Math.round(found.milliseconds)} ms` : `${(found.milliseconds / 1000).toFixed(1)} s`;
@@ -117,9 +172,51 @@ function describe(found) {
     document.title = `${titleOf(query)} · Search`;
   } else {
     title.replaceChildren(`Some of the ${found.total.toLocaleString()} ${here().rows}${filtered(query)}`);
-    document.title = "Search";
   }
+  element("all").textContent = query.view === "duplicates" ? "Select all but the first of each" : "Select these";
   hint(found);
+}
+
+// The map of the collection, or of what passes the filter, if it is wanted and not there yet.
+async function showMap(signal) {
+  const which = JSON.stringify([query.collection, query.where.trim()]);
+  if (query.view !== "map") {
+    panel.hide();
+    return;
+  }
+  if (panel.open && mapped === which) return;
+  const reply = await api.map(query, signal);
+  const { collection } = query;
+  panel.show(reply, here().pictures ? (row) => addressOfImage(collection, row) : null);
+  mapped = which;
+}
+
+function addressOfImage(collection, row) {
+  return `/api/v1/collections/${encodeURIComponent(collection)}/rows/${row}/image?v=${here().version}`;
+}
+
+// The links to the views, each with what is searched for now.
+function views() {
+  const can = here();
+  element("views").hidden = !can.map;
+  element("least").hidden = query.view !== "duplicates";
+  element("least").querySelector("input").value = query.cosine;
+  element("least").querySelector("output").textContent = query.cosine.toFixed(3);
+  for (const link of element("views").querySelectorAll("a")) {
+    const { view } = link.dataset;
+    const other = LISTS.includes(view) ? { ...emptyQuery(query.collection), where: query.where } : query;
+    link.href = addressOf({ ...other, view }, about[0].name);
+    if (view === query.view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function toView(view) {
+  if (!here().map) return;
+  if (LISTS.includes(view)) query = { ...emptyQuery(query.collection), where: query.where };
+  query.view = view;
+  box.show(query);
+  go();
 }
 
 function titleOf(asked) {
@@ -139,8 +236,8 @@ const filtered = (asked) => (asked.where.trim() ? ` where ${asked.where.trim()}`
 // What to do on a page without a query: some captions to try.
 function hint(found) {
   const place = element("hint");
-  place.hidden = Boolean(found.query);
-  if (found.query) return;
+  place.hidden = Boolean(found.query) || query.view !== "";
+  if (place.hidden) return;
   const can = here();
   const ways = [can.by_words && "type what you are looking for", can.by_image && "drop an image", "click one of these"];
   const text = ways.filter(Boolean).join(", or ");
@@ -170,7 +267,7 @@ function problem(text) {
 function failed(error) {
   if (error.name === "AbortError") return;
   if (!(error instanceof api.Problem)) console.error(error);
-  grid.clear();
+  grid.clear("", false);
   element("next").hidden = true;
   element("all").hidden = true;
   element("hint").hidden = true;
@@ -198,6 +295,7 @@ async function read() {
   drafting = false;
   query = queryOf(location.search, about.map((each) => each.name), history.state);
   adapt();
+  if (!here().map) query.view = "";
   for (const term of query.terms.filter((each) => each.kind === "row" && !box.addresses.has(each.row))) {
     const row = await api.row(query.collection, term.row).catch(() => null);
     if (row) box.addresses.set(term.row, row);
@@ -231,10 +329,7 @@ const example = ([name, kind]) => (kind === "text" ? `${named(name)} = '…'` : 
 // Images begin a new query; words that are typed after them are added.
 function byImages(files) {
   if (!here().by_image) return;
-  query = { ...emptyQuery(query.collection), terms: files.slice(0, limits.terms).map(keepImage), where: query.where };
-  box.show(query);
-  go();
-  scrollTo({ top: 0 });
+  begin({ terms: files.slice(0, limits.terms).map(keepImage) });
 }
 
 function listen() {
@@ -251,11 +346,27 @@ function listen() {
     element("file").value = "";
   });
   element("next").addEventListener("click", showMore);
-  element("all").addEventListener("click", () => selection.addAll(query.collection, grid.rows, shown.title));
+  element("all").addEventListener("click", () => {
+    const rows = query.view === "duplicates" ? shown.copies : grid.rows;
+    selection.addAll(query.collection, rows, shown.title);
+  });
+  element("views").addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab
+    event.preventDefault();
+    toView(link.dataset.view);
+  });
+  const least = element("least").querySelector("input");
+  least.addEventListener("input", () => (element("least").querySelector("output").textContent = Number(least.value).toFixed(3)));
+  least.addEventListener("change", () => {
+    query.cosine = Number(least.value);
+    go();
+  });
   element("collection").addEventListener("change", () => {
     query.collection = element("collection").value;
     query.terms = query.terms.filter((term) => term.kind !== "row");
     query.where = ""; // another collection has other columns
+    if (!here().map) query.view = "";
     box.addresses.clear();
     adapt();
     box.show(query);
@@ -276,6 +387,7 @@ function pressed(event) {
   else if (writes) return;
   else if (event.key === "/") element("words").select();
   else if (event.key === "?") element("keys").showModal();
+  else if (event.key.toLowerCase() === "m" && here().map) toView(query.view === "map" ? "" : "map");
   else if (event.key.startsWith("Arrow") && event.target === document.body) grid.focusFirst();
   else return;
   event.preventDefault();
@@ -316,6 +428,7 @@ function turn() {
     : matchMedia("(prefers-color-scheme: dark)").matches;
   document.documentElement.dataset.theme = dark ? "light" : "dark";
   localStorage.setItem("diptych-theme", document.documentElement.dataset.theme);
+  panel.draw(); // in other colours
 }
 
 function token() {

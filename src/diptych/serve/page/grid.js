@@ -4,16 +4,23 @@ const grid = document.getElementById("grid");
 const template = document.getElementById("card");
 
 export class Grid {
-  // `act(name, row)` is called for "similar", "view", "add" and "select".
-  constructor(act) {
+  // `act(name, row)` is called for "similar", "view", "add" and "select"; `point(row)` for the row that
+  // the pointer is on, or null.
+  constructor(act, point) {
     this.act = act;
     this.rows = [];
     this.best = null;
+    this.meaning = ""; // of the number beside a card
     grid.addEventListener("click", (event) => this.clicked(event));
     grid.addEventListener("keydown", (event) => this.pressed(event));
+    grid.addEventListener("pointerover", (event) => point(this.at(event.target.closest(".card"))));
+    grid.addEventListener("pointerleave", () => point(null));
   }
 
-  clear() {
+  // `meaning` is of the number beside a card, and `ranked` whether it says how good a hit is.
+  clear(meaning, ranked) {
+    this.meaning = meaning;
+    grid.classList.toggle("unranked", !ranked);
     this.rows = [];
     this.best = null;
     grid.replaceChildren();
@@ -60,7 +67,7 @@ export class Grid {
     if (row.score === undefined) card.classList.add("plain");
     else {
       card.querySelector(".below b").textContent = row.score.toFixed(3);
-      card.querySelector(".below b").title = "Cosine of this one and the query";
+      card.querySelector(".below b").title = this.meaning;
       const share = this.best > 0 ? Math.max(0, Math.min(1, row.score / this.best)) : 0;
       card.querySelector(".score i").style.width = `${100 * share}%`;
     }
@@ -73,7 +80,21 @@ export class Grid {
     if (card) mark(card, selected);
   }
 
+  // Rows that belong together, under a title.
+  appendGroup(title, rows, selected) {
+    const head = document.createElement("li");
+    head.className = "group";
+    head.textContent = title;
+    grid.append(head);
+    this.append(rows, selected);
+  }
+
+  cards() {
+    return [...grid.querySelectorAll(".card")];
+  }
+
   at(card) {
+    if (!card) return null;
     return this.rows.find((row) => String(row.row) === card.dataset.row);
   }
 
@@ -94,20 +115,34 @@ export class Grid {
       this.act(action, this.at(card));
       return;
     }
-    const cards = [...grid.children];
+    const cards = this.cards();
     const here = cards.indexOf(card);
-    const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const line = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (event.key === "Home") this.focus(cards[0]);
     else if (event.key === "End") this.focus(cards.at(-1));
+    else if (line) this.toLine(cards, card, line);
     else if (step === undefined) return;
     else if (here + step < 0) document.getElementById("words").focus();
     else this.focus(cards[Math.min(here + step, cards.length - 1)]);
     event.preventDefault();
   }
 
+  // To the card above or below, which may be of another group.
+  toLine(cards, card, line) {
+    const beyond = cards.filter((other) => line * (other.offsetTop - card.offsetTop) > 0);
+    if (!beyond.length && line < 0) document.getElementById("words").focus();
+    else if (!beyond.length) this.focus(cards.at(-1));
+    else {
+      const away = (other) => [Math.abs(other.offsetTop - card.offsetTop), Math.abs(other.offsetLeft - card.offsetLeft)];
+      const nearer = (a, b) => away(a)[0] - away(b)[0] || away(a)[1] - away(b)[1];
+      this.focus(beyond.sort(nearer)[0]);
+    }
+  }
+
   focusFirst() {
-    if (grid.firstElementChild) this.focus(grid.firstElementChild);
+    const first = grid.querySelector(".card");
+    if (first) this.focus(first);
   }
 
   focusRow(row) {
@@ -122,8 +157,8 @@ export class Grid {
   }
 
   // One card is in the order of the tab key; the arrows lead to the others.
-  rove(chosen = grid.querySelector(".show[tabindex='0']")?.closest(".card") ?? grid.firstElementChild) {
-    for (const card of grid.children) {
+  rove(chosen = grid.querySelector(".show[tabindex='0']")?.closest(".card") ?? grid.querySelector(".card")) {
+    for (const card of this.cards()) {
       for (const button of card.querySelectorAll("button")) button.tabIndex = -1;
     }
     if (chosen) chosen.querySelector(".show").tabIndex = 0;
