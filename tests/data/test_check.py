@@ -164,6 +164,11 @@ def test_leakage_between_training_and_validation():
         1,
     )
     assert leakage.examples == ["alike", "same"]
+    assert leakage.pairs == [
+        ("same", "t3", "the same image"),
+        ("alike", "t4", "nearly the same image"),
+        ("told", "t5", "the caption"),
+    ]
 
 
 def test_cost_of_a_batch_and_an_epoch():

@@ -22,7 +22,6 @@ from typing import Any
 
 from diptych.cli import _describe, _documents, _negatives, _vary
 from diptych.cli._model import MODELS, add_device, load_model
-from diptych.cli._page import page
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
 from diptych.cli._world import COUNT, SHOWN, open_world
@@ -222,16 +221,18 @@ def run(args: Namespace) -> None:
     if args.what == "make":
         _make(source, out, args)
         return
-    from diptych.files import write_atomic
+    _show(source, out)
 
-    if out.is_dir():
-        raise InputError(
-            f"{out} is a folder; give a file for the page, such as {out / 'page.html'}"
-        )
+
+def _show(source: Any, out: Path) -> None:
+    """Write the page of a world's samples."""
+    from diptych.viewer.checked import of_world
+    from diptych.viewer.file import page, refuse_folder, write
+
+    refuse_folder(out)
     with progress("drawing") as report:
-        html = page(source, report)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, lambda at: at.write_text(html, "utf-8"))
+        html = page(of_world(source), count=len(source), progress=report)
+    write(html, out)
     print(f"{out} shows {len(source)} samples of {source.name}")
 
 

@@ -107,13 +107,18 @@ class FalseNegatives:
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
     """The numbers of validation samples whose image, a near-duplicate of it, or caption is also in
-    the training data."""
+    the training data.
+
+    `pairs` are some of them: the key in the validation data, the key in the training data, and what
+    they share.
+    """
 
     samples: int
     same_image: int
     alike_image: int
     same_caption: int
     examples: list[str]
+    pairs: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,13 +292,23 @@ def _false_negatives(facts: Facts, batch: int) -> FalseNegatives:
 
 
 def _leakage(train: Facts, val: Facts) -> Leakage:
-    captions = {entry[1] for entry in train.captions}
+    captions = {entry[1]: train.keys[entry[2]] for entry in reversed(train.captions)}
     same, alike = shared(train, val)
-    reported = {val.keys[entry[2]] for entry in val.captions if entry[1] in captions}
+    near = {key: other for key, other in alike.items() if key not in same}
+    reported: dict[str, str] = {}
+    for entry in val.captions:
+        if entry[1] in captions:
+            reported.setdefault(val.keys[entry[2]], captions[entry[1]])
+    kinds = (("the same image", same), ("nearly the same image", near), ("the caption", reported))
     return Leakage(
         samples=len(val.keys),
         same_image=len(same),
-        alike_image=len(alike - same),
+        alike_image=len(near),
         same_caption=len(reported),
-        examples=sorted(same | alike)[:_SHOWN] or sorted(reported)[:_SHOWN],
+        examples=sorted({*same, *alike})[:_SHOWN] or sorted(reported)[:_SHOWN],
+        pairs=[
+            (key, other, what)
+            for what, found in kinds
+            for key, other in sorted(found.items())[:_SHOWN]
+        ],
     )

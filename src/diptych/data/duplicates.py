@@ -234,18 +234,21 @@ def shown_elsewhere(
     for other in others:
         theirs.add(look(other, None, workers, ticks))
     same, alike = shared(theirs, mine)
-    return same | alike
+    return {*same, *alike}
 
 
-def shared(first: Facts, second: Facts) -> tuple[set[str], set[str]]:
-    """The keys of `second` whose image equals one of `first`, and those whose image looks like
-    one."""
-    images = set(first.exact)
+def shared(first: Facts, second: Facts) -> tuple[dict[str, str], dict[str, str]]:
+    """The keys of `second` whose image equals one of `first`, and those whose image looks like one,
+    each with the key of the first such image."""
+    images = dict(zip(reversed(first.exact), reversed(first.image_keys), strict=True))
     border = len(first.thumbnails)
     same = {
-        key for key, code in zip(second.image_keys, second.exact, strict=True) if code in images
+        key: images[code]
+        for key, code in zip(second.image_keys, second.exact, strict=True)
+        if code in images
     }
-    pairs = alike_pairs([*first.thumbnails, *second.thumbnails])
-    return same, {
-        second.image_keys[max(pair) - border] for pair in pairs if min(pair) < border <= max(pair)
-    }
+    alike: dict[str, str] = {}
+    for pair in alike_pairs([*first.thumbnails, *second.thumbnails]):
+        if min(pair) < border <= max(pair):
+            alike.setdefault(second.image_keys[max(pair) - border], first.image_keys[min(pair)])
+    return same, alike

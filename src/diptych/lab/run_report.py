@@ -68,18 +68,28 @@ def page(config: Mapping[str, Any], log: Sequence[Line], search: Sequence[str] =
     >>> "<h1>clip on a.csv</h1>" in html
     True
     """
-    steps = [line for line in log if "loss" in line]
+    return report.page(*heading(config, log), *_validation(log), *search, *_steps(log))
+
+
+def heading(config: Mapping[str, Any], log: Sequence[Line]) -> tuple[str, str]:
+    """Return the title of a run's page, and a sentence on how it was trained."""
     start = f" from {config['init']}" if config.get("init") else ", from random weights"
     adapted = f" with {config['adapt']}" if config.get("adapt") else ""
     seed = config.get("options", {}).get("seed", 0)
-    return report.page(
+    steps = sum("loss" in line for line in log)
+    return (
         f"{config['method']} on {', '.join(config['data'].values())}",
-        f"{config['method']}{adapted}{start}: {len(steps):,} steps, seed {seed}.",
-        *_validation(log),
-        *search,
-        *_losses(steps),
-        *_rates(log),
+        f"{config['method']}{adapted}{start}: {steps:,} steps, seed {seed}.",
     )
+
+
+def curves(log: Sequence[Line]) -> list[str]:
+    """Return the sections of a run's log: validation, losses, rate and speed."""
+    return [*_validation(log), *_steps(log)]
+
+
+def _steps(log: Sequence[Line]) -> list[str]:
+    return [*_losses([line for line in log if "loss" in line]), *_rates(log)]
 
 
 def _log(path: Path) -> list[Line]:

@@ -30,20 +30,12 @@ def create_app(service: Service, *, hosts: Collection[str] | None = LOOPBACK) ->
     `hosts` are the names under which it may be addressed; None allows all. Any ASGI server can run
     it. CORS stays off: pages of other sites are refused.
     """
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.close()
-
-    app = FastAPI(
+    app = guarded_app(
+        service,
+        hosts,
         title="diptych serve",
         description="Search in folders of embeddings.",
-        version=__version__,
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # their scripts come from another site
-        redoc_url=None,
-        lifespan=lifespan,
     )
     app.include_router(api(service))
 
@@ -52,6 +44,34 @@ def create_app(service: Service, *, hosts: Collection[str] | None = LOOPBACK) ->
         return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
 
     app.mount("/page", _Files(directory=PAGE), "page")
+    return app
+
+
+def guarded_app(
+    service: Service,
+    hosts: Collection[str] | None,
+    *,
+    title: str,
+    description: str,
+    openapi_url: str | None,
+) -> FastAPI:
+    """Return an application without routes behind the `Guard`, which answers errors in one line and
+    closes the service at its end."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title=title,
+        description=description,
+        version=__version__,
+        openapi_url=openapi_url,
+        docs_url=None,  # their scripts come from another site
+        redoc_url=None,
+        lifespan=lifespan,
+    )
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

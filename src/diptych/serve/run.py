@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from diptych.errors import InputError
@@ -62,16 +63,18 @@ def serve(
     listening: socket.socket,
     host: str,
     *,
+    make_app: Callable[..., FastAPI] = create_app,
     started: Callable[[], None] | None = None,
     stops: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
     """Answer requests until SIGINT or SIGTERM.
 
-    `started` is called when the server answers; `stops` receives a function that ends it, for a
-    server that does not run in the main thread.
+    `make_app` makes the application of a service and the names of its host. `started` is called when
+    the server answers; `stops` receives a function that ends it, for a server that does not run in
+    the main thread.
     """
     hosts = {*LOOPBACK, host.lower()} if local(host) else None
-    server = _Server(_config(service, hosts), started)
+    server = _Server(_config(service, make_app(service, hosts=hosts)), started)
     if stops is not None:
         stops(server.stop)
     if threading.current_thread() is threading.main_thread():
@@ -85,9 +88,9 @@ def serve(
         server.run(sockets=[listening])
 
 
-def _config(service: Service, hosts: set[str] | None) -> uvicorn.Config:
+def _config(service: Service, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(service, hosts=hosts),
+        app,
         http=_protocol(service.limits.head),
         ws="none",
         lifespan="on",
