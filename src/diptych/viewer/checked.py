@@ -64,12 +64,12 @@ def of_world(source: Any) -> Subject:
 def sections(found: Report, sources: Sequence[Source]) -> list[Section]:
     """Return the sections on what `check` found in the first of the sources, and on what of the
     second one it found there."""
-    parts = [_summary(found), *_labels(found.labels, sources[0])]
+    parts = [_summary(found)]
     for part in (_damaged(found, sources[0]), _duplicates(found, sources[0])):
         parts += [part] if part else []
     if found.leakage is not None:
         parts.append(_leakage(found, sources))
-    return parts
+    return [*parts, *_labels(found.labels, sources[0])]
 
 
 def _summary(found: Report) -> Section:

@@ -162,12 +162,16 @@ def filtered(
     """Apply the rules to all pairs of an image `main` and a text of `role`.
 
     `tests` are the sources that will be tested on; images are decoded only if there are any.
+    Raises InputError if there is no text of the role.
 
     >>> from diptych.data.sources import open_source
     >>> found = filtered(open_source("scenes:count=50:noise=junk=0.3"), Rules(shorter_side=None, vocabulary=400))
     >>> found.counts()["rare"] > 10
     True
     """
+    missing = f"{source.name} has no text of role {role!r}; name one that it has with --role"
+    if f"texts.{role}" not in source.schema():
+        raise InputError(missing)
     pairs: list[Pair] = []
     samples = []
     texts = []
@@ -195,9 +199,7 @@ def filtered(
     if progress:
         progress(len(source), len(source))
     if not pairs:
-        raise InputError(
-            f"{source.name} has no text of role {role!r}; name one that it has with --role"
-        )
+        raise InputError(missing)
     return Filtered(
         samples=np.array(samples, np.int64),
         texts=np.array(texts, np.int32),
