@@ -476,7 +476,7 @@ def _exp_(x: Tensor) -> Tensor:
     """
     if x.dtype != torch.float32 or x.device.type != "cpu":
         return x.exp_()
-    return F.threshold_(x.clamp_(min=_LEAST).exp_(), math.exp(_LEAST) * 1.01, 0.0)
+    return F.threshold(x.clamp_(min=_LEAST).exp_(), math.exp(_LEAST) * 1.01, 0.0, inplace=True)
 
 
 def _logsumexp(x: Tensor, dim: int) -> Tensor:
