@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from diptych.data.tokenizers import Tokenizer, build
+from diptych.errors import InputError
 from diptych.methods.base import Method, Preset
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
@@ -13,6 +16,8 @@ from diptych.testing.subject import toy_denoiser, toys_of
 from diptych.testing.toy import Toy
 from diptych.training.costs import Costs, count
 
+_HEAVY = 600_000_000
+"""Weights of towers above which they are not held in memory."""
 _STAND_INS = {"model": lambda: "tiny", "denoiser": lambda: toy_denoiser().name}
 
 
@@ -51,17 +56,41 @@ def count_preset(
         if value and role(hints[key]) in _STAND_INS
     }
     small = {key: _STAND_INS[str(role(hints[key]))]() for key in left_out}
-    config = cls.configure({**chosen.config, **small})
-    words = _tokenizer(chosen)
+    chosen = replace(chosen, config={**chosen.config, **small})
+    try:
+        costs = _costs(cls, chosen)
+    except InputError:
+        if not cls.test_options:  # such as a file of prompts that the preset cannot name
+            raise
+        chosen = replace(chosen, config={**chosen.config, **cls.test_options})
+        costs = _costs(cls, chosen)
+        left_out |= {
+            key: f"(counted with {value})" for key, value in cls.test_options.items()
+        }
+    return Counted(preset=chosen, costs=costs, left_out=left_out)
+
+
+def _costs(cls: type[Method], preset: Preset) -> Costs:
+    config = cls.configure(preset.config)
+    words = _tokenizer(preset)
 
     def new() -> Method:
         make = Make(
-            image=chosen.image, text=chosen.text, embed_dim=chosen.embed_dim, tokenizer=words
+            image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=words
         )
         make.adapter = cls.adapter(config)
         return cls.of(config, make)
 
-    return Counted(preset=chosen, costs=count(new, toys_of, chosen.recipe), left_out=left_out)
+    return count(new, toys_of, preset.recipe, heavy=_weights(preset, words) > _HEAVY)
+
+
+def _weights(preset: Preset, words: Tokenizer | None) -> int:
+    """Return the number of weights of a preset's towers."""
+    make = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=words)
+    with torch.device("meta"):
+        towers = [make.image()] if preset.image != NO_TOWER else []
+        towers += [make.text()] if words is not None else []
+    return sum(weight.numel() for tower in towers for weight in tower.parameters())
 
 
 def _tokenizer(preset: Preset) -> Tokenizer | None:

@@ -13,13 +13,13 @@ The counts hold for an accelerator: attention is fused, so dropout in it stores 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -29,8 +29,10 @@ from diptych.data.batch import Batch, Tokens
 from diptych.data.loader import Loader
 from diptych.data.plan import Shuffled
 from diptych.data.sample import Source
+from diptych.data.views import View
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Method, Recipe, Stage
+from diptych.towers.nn.parts import Frozen
 from diptych.towers.nn.transformer import Block
 from diptych.training import gradcache, optim, shard
 from diptych.training.step import Step
@@ -107,25 +109,21 @@ def count(
     build: Callable[[], Method],
     sources: Callable[[Method], Mapping[str, Source]],
     recipe: Recipe,
+    heavy: bool = False,
 ) -> Costs:
     """Count the first stage with steps of the method that `build` returns, on samples of
     `sources(method)`.
 
-    `build` is called where tensors have no data, so a model of any size takes no memory. Texts are
-    filled to the tokenizer's context. Raises InputError if the method cannot be run without data.
+    A `heavy` method, which is not to be held in memory, is built on tensors without data, too;
+    others lose theirs when they are built and set up. Texts are filled to the tokenizer's context.
+    Raises InputError if the method cannot be run without data.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake:
-        method = build().train()
-    found = sources(method)
-    try:
-        with fake:
-            method.setup(found)
-    except Exception as error:  # what a method reads there, fake tensors may lack
-        raise InputError(f"the costs of {method.name} cannot be counted: {brief(error)}") from error
-    stage = next(stage for stage in method.stages() if stage.optimize)
-    with fake:
-        optim.freeze(method, stage.lr_scale)
+    method, found = _built(fake, build, sources, heavy)
+    stage = next((stage for stage in method.stages() if stage.optimize), None)
+    if stage is None:
+        raise InputError(f"{method.name} takes no training steps, so there is nothing to estimate")
+    optim.freeze(method, stage.lr_scale)
     step = Step(method, recipe.precision)
     at = replace(_AT, stage=stage.name)
     batches = {size: _batch(method, stage, found, size) for size in (SMALL, LARGE)}
@@ -144,6 +142,66 @@ def count(
         unchunkable=_refusal(gradcache.check, method),
         unshardable=_refusal(shard.check, method),
     )
+
+
+def _built(
+    fake: FakeTensorMode,
+    build: Callable[[], Method],
+    sources: Callable[[Method], Mapping[str, Source]],
+    heavy: bool,
+) -> tuple[Method, Mapping[str, Source]]:
+    """Return the method on fake tensors, and its sources."""
+    if not heavy:
+        method = build().train()
+        found = sources(method)
+        method.setup(found)
+        return _faked(fake, method), found
+    try:
+        with fake, _RealScalars():
+            method = build().train()
+            found = sources(method)
+            method.setup(found)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a method does with weights that are not there
+        raise InputError(f"a method of this size cannot be built without data: {brief(error)}") from error
+    return method, found
+
+
+class _RealScalars(TorchFunctionMode):
+    """Scalars that a method draws while it is built, such as a seed, are real."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        drawn = function is torch.randint and () in args
+        read = function in (Tensor.__int__, Tensor.item) and not isinstance(args[0], FakeTensor)
+        if drawn or read:
+            with unset_fake_temporarily():
+                return function(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _faked(fake: FakeTensorMode, method: Method) -> Method:
+    """Replace the parameters and buffers of a method, and of the frozen models in it, by fake ones."""
+    made: dict[int, Any] = {}
+    for module in _modules(method):
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    made[id(tensor)] = (tensor, fake.from_tensor(tensor))  # kept, so that ids last
+                    if getattr(tensor, "frozen", False):
+                        made[id(tensor)][1].frozen = True
+                held[name] = made[id(tensor)][1]
+    return method
+
+
+def _modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield all modules, those of frozen models included."""
+    for part in module.modules():
+        yield part
+        if isinstance(part, Frozen) and part._module:
+            yield from _modules(part.module)
 
 
 def _refusal(check: Callable[[Method], None], method: Method) -> str:
@@ -193,14 +251,49 @@ class _Encoded:
 
 
 class _Fused(TorchFunctionMode):
-    """Attention without dropout, which on processors would take the way that stores its matrix."""
+    """Runs what has to know data as an accelerator would with the most of them.
+
+    - Attention has no dropout, with which processors store its matrix.
+    - Rows that a mask selects are all rows: how many there are depends on the data.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if function is scaled_dot_product_attention:
             kwargs["dropout_p"] = 0.0
             args = args[:4]
+        elif function is Tensor.__getitem__ and _has_mask(args[1]):
+            return _all_rows(args[0], args[1])
+        elif function is Tensor.masked_select or function is torch.masked_select:
+            return args[0].flatten().clone()
+        elif function in (Tensor.nonzero, torch.nonzero):
+            return _all_places(args[0], **kwargs)
         return function(*args, **kwargs)
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype == torch.bool
+
+
+def _has_mask(index: Any) -> bool:
+    return any(map(_is_mask, index)) if isinstance(index, tuple) else _is_mask(index)
+
+
+def _all_rows(tensor: Tensor, index: Any) -> Tensor:
+    """Return a copy of `tensor[index]` as if its masks were true."""
+    index = index if isinstance(index, tuple) else (index,)
+    at = 0
+    for each in index:
+        if _is_mask(each):
+            tensor = tensor.flatten(at, at + each.ndim - 1) if each.ndim > 1 else tensor
+    whole = tuple(slice(None) if _is_mask(each) else each for each in index)
+    return tensor[whole].clone()
+
+
+def _all_places(tensor: Tensor, as_tuple: bool = False) -> Any:
+    """Return the places of all values."""
+    places = tensor.new_zeros((tensor.numel(), tensor.ndim), dtype=torch.int64)
+    return tuple(places.unbind(1)) if as_tuple else places
 
 
 def _flops() -> FlopCounterMode:
@@ -296,7 +389,8 @@ def _parabola(sizes: Sequence[int], values: Sequence[int], size: int) -> int:
 def _state(
     fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage
 ) -> Mapping[str, int]:
-    parameters = list(method.parameters())
+    parameters = [value for part in _modules(method) for value in part._parameters.values()]
+    parameters = list(dict.fromkeys(value for value in parameters if value is not None))
     learning = [parameter for parameter in parameters if parameter.requires_grad]
     with fake:
         optimizer = optim.build(method, replace(recipe, **stage.recipe), stage.lr_scale)
@@ -349,19 +443,25 @@ def _batch(method: Method, stage: Stage, sources: Mapping[str, Source], size: in
     parts = {}
     for stream in streams:
         source = method.samples(stage, stream, sources[stream])
-        loader = Loader(source, method.views(stage, stream), Shuffled(), stage.batch_size(stream, size), steps=1)
-        parts[stream] = _filled(next(iter(loader.epoch(0))), method)
+        views = method.views(stage, stream)
+        loader = Loader(source, views, Shuffled(), stage.batch_size(stream, size), steps=1)
+        parts[stream] = _filled(next(iter(loader.epoch(0))), views)
     return parts if len(stage.streams) > 1 else parts[streams[0]]
 
 
-def _filled(batch: Batch, method: Method) -> Batch:
-    tokenizer = method.make.words
-    if tokenizer is None:
-        return batch
-    return replace(
-        batch,
-        texts={name: _to_context(tokens, tokenizer.context) for name, tokens in batch.texts.items()},
-    )
+def _filled(batch: Batch, views: Sequence[View]) -> Batch:
+    """Return the batch with texts as long as the contexts of the tokenizers that made them."""
+    contexts = {
+        name.removeprefix("texts."): view.tokenizer.context
+        for view in views
+        if getattr(view, "tokenizer", None) is not None
+        for name in view.gives
+        if name.startswith("texts.")
+    }
+    texts = {
+        name: _to_context(tokens, contexts.get(name, 0)) for name, tokens in batch.texts.items()
+    }
+    return replace(batch, texts=texts)
 
 
 def _to_context(tokens: Tokens, context: int) -> Tokens:
