@@ -23,6 +23,7 @@ EXAMPLES = (
     "diptych estimate siglip --samples 1B --hardware 64x989TFLOPS:80GB --mfu 0.5 --price 2.5",
     "diptych estimate --all --hardware 8xH100",
 )
+_CHANGED = ("image_tower", "text_tower", "batch_size", "precision", "optimizer")
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -112,9 +113,7 @@ def _count(args: Namespace, method: str) -> "Counted":
 
     names = {"image_tower": "image", "text_tower": "text"}
     towers = {field: args[name] for name, field in names.items() if name in args}
-    recipe = {
-        name: args[name] for name in ("batch_size", "precision", "optimizer") if name in args
-    }
+    recipe = {name: args[name] for name in _CHANGED[2:] if name in args}
     return count_preset(method, args.get("preset", "paper"), towers=towers, recipe=recipe)
 
 
@@ -164,17 +163,15 @@ def _row(args: Namespace, method: str, mfu: float) -> dict[str, Any]:
 
 
 def _flags(args: Namespace) -> str:
-    words = [f"--preset {args.get('preset', 'paper')}"]
-    for name in ("image_tower", "text_tower", "batch_size", "precision", "optimizer"):
-        if name in args:
-            words.append(f"--{name.replace('_', '-')} {args[name]}")
-    return " ".join(words)
+    given = [name for name in _CHANGED if name in args]
+    words = [f"--{name.replace('_', '-')} {args[name]}" for name in given]
+    return " ".join([f"--preset {args.get('preset', 'paper')}", *words])
 
 
 def _not_counted(counted: "Counted") -> list[str]:
     missing = [f"{option} {model}" for option, model in counted.left_out.items()]
     if counted.costs.loss_flops is None:
-        missing.append(f"the loss, which reads data: {counted.costs.uncounted}")
+        missing.append(counted.costs.uncounted)
     return missing
 
 
@@ -192,7 +189,10 @@ def _table(args: Namespace, row: dict[str, Any]) -> tuple[str, list[str], list[l
             "memory a device",
             f"{row['memory_bytes'] / 1e9:.1f} of {row['device_bytes'] / 1e9:g} GB: {', '.join(gb.values())}",
         ],
-        ["rate", f"{row['samples_a_second']:,.0f} samples/s, a step in {row['step_seconds']:.3g} s"],
+        [
+            "rate",
+            f"{row['samples_a_second']:,.0f} samples/s, a step in {row['step_seconds']:.3g} s",
+        ],
         ["time", _time(row)],
     ]
     if row["cost"] is not None:
@@ -202,7 +202,7 @@ def _table(args: Namespace, row: dict[str, Any]) -> tuple[str, list[str], list[l
     lines.append(["train with", row["command"]])
     note = (
         f"assumes {row['mfu']:.0%} of the peak (--mfu), 1.5 GB for libraries and 10 % for temporaries on each "
-        "device; reading data is not counted"
+        "device; rows that a loss selects by data count as all; reading data is not counted"
     )
     return f"{row['method']}, preset {row['preset']}, on {row['hardware']}", ["", ""], lines, note
 

@@ -48,7 +48,9 @@ def count_preset(
     cls = method_class(method)
     chosen = cls.preset(preset)
     fields = {**vars(chosen.recipe), **(recipe or {})}
-    chosen = replace(chosen, **(towers or {}), recipe=configure(type(chosen.recipe), fields, "recipe"))
+    chosen = replace(
+        chosen, **(towers or {}), recipe=configure(type(chosen.recipe), fields, "recipe")
+    )
     hints = annotations(cls.Config)
     left_out = {
         key: str(value)
@@ -64,9 +66,10 @@ def count_preset(
             raise
         chosen = replace(chosen, config={**chosen.config, **cls.test_options})
         costs = _costs(cls, chosen)
-        left_out |= {
-            key: f"(counted with {value})" for key, value in cls.test_options.items()
-        }
+        left_out["options"] = f"(those for toy data: {', '.join(cls.test_options)})"
+    labelled = any(name.startswith("label") for name in hints)
+    if labelled and any(part.forward.fixed for part in costs.parts.values()):
+        left_out["classes"] = "beyond the 8 of toy data"  # their prompts are encoded each step
     return Counted(preset=chosen, costs=costs, left_out=left_out)
 
 

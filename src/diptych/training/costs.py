@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
@@ -31,10 +30,12 @@ from diptych.data.plan import Shuffled
 from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError, brief
-from diptych.methods.base import At, Method, Recipe, Stage
+from diptych.methods.base import At, Features, Method, Recipe, Stage
+from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Frozen
 from diptych.towers.nn.transformer import Block
 from diptych.training import gradcache, optim, shard
+from diptych.training.estimate import kept
 from diptych.training.step import Step
 
 SMALL = 4
@@ -127,8 +128,16 @@ def count(
     step = Step(method, recipe.precision)
     at = replace(_AT, stage=stage.name)
     batches = {size: _batch(method, stage, found, size) for size in (SMALL, LARGE)}
-    parts, features = _parts(fake, step, batches, at)
-    loss_flops, loss_bytes, uncounted = _loss(fake, step, batches[LARGE], features, at, recipe.batch_size)
+    loss_flops, loss_bytes = None, None
+    try:
+        parts, features = _parts(fake, step, batches, at)
+    except Exception as error:  # whatever a method does with data that are not there
+        uncounted = f"all but the towers ({type(error).__name__}: {brief(error)})"
+        parts, features = _towers(fake, step, batches, at, uncounted)
+    else:
+        loss_flops, loss_bytes, uncounted = _loss(
+            fake, step, batches[LARGE], features, at, recipe.batch_size
+        )
     return Costs(
         batch_size=recipe.batch_size,
         precision=recipe.precision,
@@ -164,7 +173,9 @@ def _built(
     except InputError:
         raise
     except Exception as error:  # whatever a method does with weights that are not there
-        raise InputError(f"a method of this size cannot be built without data: {brief(error)}") from error
+        raise InputError(
+            f"a method of this size cannot be built without data: {brief(error)}"
+        ) from error
     return method, found
 
 
@@ -219,16 +230,53 @@ def _parts(
     parts = {}
     features = {}
     for part in step.method.parts():
-        small = _encoded(fake, step, _fake(fake, batches[SMALL]), at, part)
-        large = _encoded(fake, step, _fake(fake, batches[LARGE]), at, part)
-        features |= large.features
-        parts[part] = Part(
-            forward=_line(small.forward, large.forward),
-            backward=_line(small.backward, large.backward),
-            kept=_line(small.kept, large.kept),
-            tokens=_tokens(batches[LARGE], part),
+        parts[part], found = _part(
+            fake, step, batches, part, lambda batch, part=part: step.encode(batch, at, part)
         )
+        features |= found
     return parts, features
+
+
+def _part(
+    fake: FakeTensorMode,
+    step: Step,
+    batches: Mapping[int, Any],
+    part: str,
+    encode: Callable[[Any], Features],
+) -> tuple[Part, dict[str, Tensor]]:
+    """Return what a part costs, and its features of the large batch."""
+    small = _encoded(fake, step, _fake(fake, batches[SMALL]), encode)
+    large = _encoded(fake, step, _fake(fake, batches[LARGE]), encode)
+    found = Part(
+        forward=_line(small.forward, large.forward),
+        backward=_line(small.backward, large.backward),
+        kept=_line(small.kept, large.kept),
+        tokens=_tokens(batches[LARGE], part),
+    )
+    return found, large.features
+
+
+def _towers(
+    fake: FakeTensorMode, step: Step, batches: Mapping[int, Any], at: At, reason: str
+) -> tuple[dict[str, Part], dict[str, Tensor]]:
+    """Return what the towers cost on the images and texts of the first stream, where the method
+    cannot encode without data. Raises InputError if there are none."""
+    dual = next((part for part in step.method.modules() if isinstance(part, DualEncoder)), None)
+    if dual is None:
+        raise InputError(f"the costs of {step.method.name} cannot be counted, {reason}")
+
+    def encode(batch: Any) -> Features:
+        batch = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
+        found = {}
+        with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bfloat16"):
+            for name, images in batch.images.items():
+                found[f"image.{name}"] = dual.embed_images(images.flat)
+            for name, texts in batch.texts.items() if dual.text is not None else ():
+                found[f"text.{name}"] = dual.embed_texts(*texts.flat)
+        return found
+
+    part, features = _part(fake, step, batches, "all", encode)
+    return {"all": part}, features
 
 
 def _tokens(batch: Any, part: str) -> int:
@@ -244,7 +292,7 @@ def _line(small: float, large: float) -> Line:
 
 @dataclass
 class _Encoded:
-    features: Mapping[str, Tensor]
+    features: dict[str, Tensor]
     forward: int
     backward: int
     kept: int
@@ -264,6 +312,8 @@ class _Fused(TorchFunctionMode):
             args = args[:4]
         elif function is Tensor.__getitem__ and _has_mask(args[1]):
             return _all_rows(args[0], args[1])
+        elif function is Tensor.__setitem__ and _is_mask(args[1]):
+            return _set_all(*args)
         elif function is Tensor.masked_select or function is torch.masked_select:
             return args[0].flatten().clone()
         elif function in (Tensor.nonzero, torch.nonzero):
@@ -288,6 +338,14 @@ def _all_rows(tensor: Tensor, index: Any) -> Tensor:
             tensor = tensor.flatten(at, at + each.ndim - 1) if each.ndim > 1 else tensor
     whole = tuple(slice(None) if _is_mask(each) else each for each in index)
     return tensor[whole].clone()
+
+
+def _set_all(tensor: Tensor, mask: Tensor, value: Any) -> None:
+    """Do `tensor[mask] = value` as if the mask were true."""
+    if isinstance(value, Tensor) and value.numel() == tensor.numel():
+        tensor.copy_(value.reshape(tensor.shape))
+    else:
+        tensor.masked_fill_(mask.reshape(*mask.shape, *[1] * (tensor.ndim - mask.ndim)), 0)
 
 
 def _all_places(tensor: Tensor, as_tuple: bool = False) -> Any:
@@ -316,9 +374,11 @@ def _attention_backward(
     return sdpa_backward_flop(grad, query, key, value)
 
 
-def _encoded(fake: FakeTensorMode, step: Step, batch: Any, at: At, part: str) -> _Encoded:
+def _encoded(
+    fake: FakeTensorMode, step: Step, batch: Any, encode: Callable[[Any], Features]
+) -> _Encoded:
     with fake, _Fused(), _flops() as counter:
-        features, held = kept(step, lambda: step.encode(batch, at, part))
+        features, held = kept(step, lambda: encode(batch))
         forward = counter.get_total_flops()
         learning = [value for value in features.values() if value.requires_grad]
         if learning:
@@ -345,7 +405,7 @@ def _loss(
             _loss_at(fake, step, batch, features, at, max(1, count // LARGE)) for count in sizes
         ]
     except Exception as error:  # whatever a loss does with data that are not there
-        return None, None, f"{type(error).__name__}: {brief(error)}"
+        return None, None, f"the loss ({type(error).__name__}: {brief(error)})"
     flops, held = zip(*counted, strict=True)
     return _parabola(sizes, flops, size), _parabola(sizes, held, size), ""
 
@@ -386,9 +446,7 @@ def _parabola(sizes: Sequence[int], values: Sequence[int], size: int) -> int:
     return max(round(total), 0)
 
 
-def _state(
-    fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage
-) -> Mapping[str, int]:
+def _state(fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage) -> Mapping[str, int]:
     parameters = [value for part in _modules(method) for value in part._parameters.values()]
     parameters = list(dict.fromkeys(value for value in parameters if value is not None))
     learning = [parameter for parameter in parameters if parameter.requires_grad]
@@ -417,36 +475,23 @@ def _state(
     }
 
 
-def kept(module: nn.Module, forward: Callable[[], Any]) -> tuple[Any, int]:
-    """Return the result of `forward`, and the bytes that autograd keeps for backward.
-
-    Parameters of the module and views of them (a linear layer keeps its weight transposed) are not
-    counted.
-    """
-    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
-    found: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            found[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = forward()
-    return result, sum(found.values())
-
-
 def _batch(method: Method, stage: Stage, sources: Mapping[str, Source], size: int) -> Any:
     """Return a batch of real tensors, with texts that fill the context."""
     streams = stage.streams[:1] if stage.turns else stage.streams
     parts = {}
     for stream in streams:
-        source = method.samples(stage, stream, sources[stream])
+        source = _samples(method, stage, stream, sources[stream])
         views = method.views(stage, stream)
         loader = Loader(source, views, Shuffled(), stage.batch_size(stream, size), steps=1)
         parts[stream] = _filled(next(iter(loader.epoch(0))), views)
     return parts if len(stage.streams) > 1 else parts[streams[0]]
+
+
+def _samples(method: Method, stage: Stage, stream: str, source: Source) -> Source:
+    try:
+        return method.samples(stage, stream, source)
+    except AssertionError:  # they are chosen by an earlier stage; each costs as much as any other
+        return source
 
 
 def _filled(batch: Batch, views: Sequence[View]) -> Batch:
@@ -468,7 +513,9 @@ def _to_context(tokens: Tokens, context: int) -> Tokens:
     lacking = max(0, context - tokens.ids.shape[2])
 
     def longer(tensor: Tensor) -> Tensor:
-        return torch.nn.functional.pad(tensor, (0, lacking), mode="replicate") if lacking else tensor
+        return (
+            torch.nn.functional.pad(tensor, (0, lacking), mode="replicate") if lacking else tensor
+        )
 
     return Tokens(
         longer(tokens.ids.float()).long(),

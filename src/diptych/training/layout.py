@@ -61,7 +61,7 @@ class Layout:
         """What starts `diptych train` on these devices."""
         if self.devices == 1:
             return "diptych"
-        return f"torchrun --nproc-per-node {min(self.devices, 8)} -m diptych"
+        return f"torchrun --nproc_per_node {min(self.devices, 8)} -m diptych"
 
     def seconds(self, device: Device, precision: str, mfu: float) -> float:
         """Return the time of a step."""
@@ -97,9 +97,7 @@ def _remedy(costs: Costs, count: int, device: Device) -> str:
 
 
 def _fitting(costs: Costs, count: int, device: Device) -> Layout | None:
-    return next(
-        (layout for layout in layouts(costs, count) if layout.bytes <= device.memory), None
-    )
+    return next((layout for layout in layouts(costs, count) if layout.bytes <= device.memory), None)
 
 
 def layouts(costs: Costs, count: int) -> Iterator[Layout]:
@@ -149,9 +147,7 @@ def layout(costs: Costs, devices: int, *, shard: bool = False, chunk: int | None
 
 
 def _state(costs: Costs, devices: int, shard: bool, chunk: int | None) -> float:
-    states = (
-        costs.weight_bytes + costs.gradient_bytes + costs.optimizer_bytes + costs.average_bytes
-    )
+    states = costs.weight_bytes + costs.gradient_bytes + costs.optimizer_bytes + costs.average_bytes
     if shard:
         outer = 2 * costs.outer_bytes + 2 * costs.block_bytes
         return states / devices + outer + costs.buffer_bytes
