@@ -103,7 +103,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("estimate clip --hardware H100 --samples many", ("'many' is no number", "such as 400M")),
     ("estimate clip --hardware H100 --mfu 40", ("--mfu is 40", "at most 1")),
     ("estimate clip --hardware H100 --price -1", ("--price is -1", "for an hour")),
-    ("estimate proapo --preset small --hardware H100", ("takes no training steps", "nothing to estimate")),
+    (
+        "estimate proapo --preset small --hardware H100",
+        ("takes no training steps", "nothing to estimate"),
+    ),
     (
         "estimate clip --preset small --hardware 2x989TFLOPS:1GB",
         ("a step takes at least", "more of them do not help"),

@@ -128,7 +128,7 @@ def count(
     step = Step(method, recipe.precision)
     at = replace(_AT, stage=stage.name)
     batches = {size: _batch(method, stage, found, size) for size in (SMALL, LARGE)}
-    loss_flops, loss_bytes = None, None
+    loss_flops = loss_bytes = None
     try:
         parts, features = _parts(fake, step, batches, at)
     except Exception as error:  # whatever a method does with data that are not there
@@ -496,13 +496,11 @@ def _samples(method: Method, stage: Stage, stream: str, source: Source) -> Sourc
 
 def _filled(batch: Batch, views: Sequence[View]) -> Batch:
     """Return the batch with texts as long as the contexts of the tokenizers that made them."""
-    contexts = {
-        name.removeprefix("texts."): view.tokenizer.context
-        for view in views
-        if getattr(view, "tokenizer", None) is not None
-        for name in view.gives
-        if name.startswith("texts.")
-    }
+    contexts: dict[str, int] = {}
+    for view in views:
+        tokenizer = getattr(view, "tokenizer", None)
+        if tokenizer is not None:
+            contexts |= {name.removeprefix("texts."): tokenizer.context for name in view.gives}
     texts = {
         name: _to_context(tokens, contexts.get(name, 0)) for name, tokens in batch.texts.items()
     }
