@@ -67,9 +67,10 @@ def count_preset(
         chosen = replace(chosen, config={**chosen.config, **cls.test_options})
         costs = _costs(cls, chosen)
         left_out["options"] = f"(those for toy data: {', '.join(cls.test_options)})"
-    labelled = any(name.startswith("label") for name in hints)
-    if labelled and any(part.forward.fixed for part in costs.parts.values()):
-        left_out["classes"] = "beyond the 8 of toy data"  # their prompts are encoded each step
+    if cls.adapts and any(name.startswith("label") for name in hints):
+        left_out["classes"] = (
+            "beyond the 8 of toy data"  # many encode the prompts of all in each step
+        )
     return Counted(preset=chosen, costs=costs, left_out=left_out)
 
 

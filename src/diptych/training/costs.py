@@ -19,7 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
@@ -132,7 +138,7 @@ def count(
     try:
         parts, features = _parts(fake, step, batches, at)
     except Exception as error:  # whatever a method does with data that are not there
-        uncounted = f"all but the towers ({type(error).__name__}: {brief(error)})"
+        uncounted = f"all but the towers{_why(error)}"
         parts, features = _towers(fake, step, batches, at, uncounted)
     else:
         loss_flops, loss_bytes, uncounted = _loss(
@@ -213,6 +219,13 @@ def _modules(module: nn.Module) -> Iterator[nn.Module]:
         yield part
         if isinstance(part, Frozen) and part._module:
             yield from _modules(part.module)
+
+
+def _why(error: Exception) -> str:
+    """Return why something cannot be counted, as the end of a sentence."""
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return ", which depends on the data"
+    return f" ({type(error).__name__}: {brief(error)})"
 
 
 def _refusal(check: Callable[[Method], None], method: Method) -> str:
@@ -405,7 +418,7 @@ def _loss(
             _loss_at(fake, step, batch, features, at, max(1, count // LARGE)) for count in sizes
         ]
     except Exception as error:  # whatever a loss does with data that are not there
-        return None, None, f"the loss ({type(error).__name__}: {brief(error)})"
+        return None, None, f"the loss{_why(error)}"
     flops, held = zip(*counted, strict=True)
     return _parabola(sizes, flops, size), _parabola(sizes, held, size), ""
 
