@@ -224,7 +224,7 @@ def _modules(module: nn.Module) -> Iterator[nn.Module]:
 def _why(error: Exception) -> str:
     """Return why something cannot be counted, as the end of a sentence."""
     if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
-        return ", which depends on the data"
+        return " (it depends on the data)"
     return f" ({type(error).__name__}: {brief(error)})"
 
 
