@@ -99,12 +99,16 @@ class Subject:
     def sources(self, method: Method, without: str | None = None) -> dict[str, Toy]:
         """Return toys with the fields that each stream of each stage reads, except the columns that
         a stage's `prepare` computes."""
-        return _toys(method, columns_of(self), without)
+        return toys_of(method, columns_of(self), without)
 
 
-def _toys(
-    method: Method, columns: Mapping[tuple[str, str], int], without: str | None
+def toys_of(
+    method: Method,
+    columns: Mapping[tuple[str, str], int] = MappingProxyType({}),
+    without: str | None = None,
 ) -> dict[str, Toy]:
+    """Return toys with the fields that each stream of each stage reads, except `without` and the
+    (stream, field) of `columns` from the stage on that has their number."""
     toys: dict[str, dict[str, Any]] = {}
     for number, stage in enumerate(method.stages()):
         for stream in stage.streams:
@@ -135,7 +139,7 @@ def columns_of(subject: Subject) -> dict[tuple[str, str], int]:
     method = subject.small()
     stages = method.stages()
     found: dict[tuple[str, str], int] = {}
-    sources: dict[str, Source] = {**_toys(method, {}, None)}
+    sources: dict[str, Source] = {**toys_of(method)}
     method.setup(sources)
     for number, stage in enumerate(stages):
         if stage.prepare and any(later.optimize for later in stages[number:]):

@@ -115,35 +115,35 @@ def _batch_bytes(
     features of all samples with their gradients.
     """
     if chunk is None:
-        return _kept(step, partial(step, batch, at))[1] / probe * size
+        return kept(step, partial(step, batch, at))[1] / probe * size
     streams = batch.values() if isinstance(batch, Mapping) else [batch]
     pieces = []
     features = 0
     for part in step.method.parts():
-        found, kept = _kept(step, partial(step.encode, batch, at, part))
+        found, held = kept(step, partial(step.encode, batch, at, part))
         count = max(
             math.ceil(len(each) / probe * size / gradcache.samples_at_once(each, part, chunk))
             for each in streams
         )
-        pieces.append(kept / probe * math.ceil(size / count))
+        pieces.append(held / probe * math.ceil(size / count))
         features += sum(value.nbytes for value in found.values())
     return max(pieces) + 2 * features / probe * size
 
 
-def _kept(step: Step, forward: Callable[[], Any]) -> tuple[Any, int]:
+def kept(step: Step, forward: Callable[[], Any]) -> tuple[Any, int]:
     """Return the result of `forward`, and the bytes that autograd keeps for backward.
 
     Parameters and views of them (a linear layer keeps its weight transposed) are not counted.
     """
-    own = {parameter.untyped_storage().data_ptr() for parameter in step.parameters()}
-    kept: dict[int, int] = {}
+    own = {parameter.untyped_storage()._cdata for parameter in step.parameters()}
+    held: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in own:  # its address; fake tensors have no data pointer
+            held[storage._cdata] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         found = forward()
-    return found, sum(kept.values())
+    return found, sum(held.values())

@@ -102,13 +102,17 @@ def samples_at_once(batch: Batch, part: str, chunk: int) -> int:
     >>> [samples_at_once(Batch(images, texts), part, 60) for part in ("images", "texts", "all")]
     [3, 6, 2]
     """
+    return max(1, chunk // max(1, tokens(batch, part)))
+
+
+def tokens(batch: Batch, part: str) -> int:
+    """Return the tokens of a sample in what a part reads, as `samples_at_once` counts them."""
     images = sum(
         i.pixels.shape[1] * -(-i.pixels.shape[3] // PATCH) * -(-i.pixels.shape[4] // PATCH)
         for i in batch.images.values()
     )
     words = sum(t.ids.shape[1] * t.ids.shape[2] for t in batch.texts.values())
-    tokens = {"images": images, "texts": words, "all": images + words}[part]
-    return max(1, chunk // max(1, tokens))
+    return {"images": images, "texts": words, "all": images + words}[part]
 
 
 def check(method: Method) -> None:

@@ -1,0 +1,565 @@
+"""What a step of a method costs at any size: floating-point operations and bytes, counted on tensors
+without data.
+
+`count` builds the method and runs the step of its first stage on fake tensors of torch, which have
+shapes and no memory. Each operation is counted as it is dispatched, so what is counted is the code
+that trains. Three things are counted apart, because they grow differently:
+
+    encode, of n samples a device      a + b·n     a: what does not depend on the batch, such as prompts
+    loss, of the global batch N        a + b·N + c·N²; every rank computes it whole
+    state                              weights, gradients, optimiser state, averaged weights
+
+The counts hold for an accelerator: attention is fused, so dropout in it stores no matrix.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+from diptych.data.batch import Batch, Tokens
+from diptych.data.loader import Loader
+from diptych.data.plan import Shuffled
+from diptych.data.sample import Source
+from diptych.data.views import View
+from diptych.errors import InputError, brief
+from diptych.methods.base import At, Features, Method, Recipe, Stage
+from diptych.towers.dual import DualEncoder
+from diptych.towers.nn.parts import Frozen
+from diptych.towers.nn.transformer import Block
+from diptych.training import gradcache, optim, shard
+from diptych.training.estimate import kept
+from diptych.training.step import Step
+
+SMALL = 4
+LARGE = 8
+"""The numbers of samples at which `encode` is counted, for the line through both."""
+
+LOSSES = (64, 128, 256)
+"""The batches at which the loss of a larger one is counted, for the parabola through them."""
+
+_AT = At(0, 1000, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A cost that is `fixed + each * n` for n samples."""
+
+    fixed: float
+    each: float
+
+    def at(self, count: float) -> float:
+        """The cost for `count` samples."""
+        return self.fixed + self.each * count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one of a method's `parts`, a tower, costs: operations `forward` and `backward`, the
+    bytes `kept` for backward, and the `tokens` of a sample as gradient caching counts them."""
+
+    forward: Line
+    backward: Line
+    kept: Line
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What the step of a method's first stage costs.
+
+    - `parameters` and `trained`: all weights, and those with a gradient.
+    - `weight_bytes`, `buffer_bytes`, `gradient_bytes`, `optimizer_bytes`, `average_bytes`: the
+      state. Of the weights `outer_bytes` lie outside of blocks, and the largest block has
+      `block_bytes`.
+    - `input_bytes` and `feature_bytes`: of a sample.
+    - `loss_flops` and `loss_bytes`: of the loss of a global batch of `batch_size`, forward and
+      backward; None if it cannot be counted without data, for the reason in `uncounted`.
+    - `unchunkable` and `unshardable`: why gradient caching or sharding refuses the method, or "".
+    """
+
+    batch_size: int
+    precision: str
+    parameters: int
+    trained: int
+    weight_bytes: int
+    buffer_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    average_bytes: int
+    outer_bytes: int
+    block_bytes: int
+    parts: Mapping[str, Part]
+    input_bytes: float
+    feature_bytes: float
+    unchunkable: str
+    unshardable: str
+    loss_flops: int | None
+    loss_bytes: int | None
+    uncounted: str = ""
+
+
+def count(
+    build: Callable[[], Method],
+    sources: Callable[[Method], Mapping[str, Source]],
+    recipe: Recipe,
+    heavy: bool = False,
+) -> Costs:
+    """Count the first stage with steps of the method that `build` returns, on samples of
+    `sources(method)`.
+
+    A `heavy` method, which is not to be held in memory, is built on tensors without data, too;
+    others lose theirs when they are built and set up. Texts are filled to the tokenizer's context.
+    Raises InputError if the method cannot be run without data.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    method, found = _built(fake, build, sources, heavy)
+    stage = next((stage for stage in method.stages() if stage.optimize), None)
+    if stage is None:
+        raise InputError(f"{method.name} takes no training steps, so there is nothing to estimate")
+    optim.freeze(method, stage.lr_scale)
+    step = Step(method, recipe.precision)
+    at = replace(_AT, stage=stage.name)
+    batches = {size: _batch(method, stage, found, size) for size in (SMALL, LARGE)}
+    loss_flops = loss_bytes = None
+    try:
+        parts, features = _parts(fake, step, batches, at)
+    except Exception as error:  # whatever a method does with data that are not there
+        uncounted = f"all but the towers{_why(error)}"
+        parts, features = _towers(fake, step, batches, at, uncounted)
+    else:
+        loss_flops, loss_bytes, uncounted = _loss(
+            fake, step, batches[LARGE], features, at, recipe.batch_size
+        )
+    return Costs(
+        batch_size=recipe.batch_size,
+        precision=recipe.precision,
+        **_state(fake, method, recipe, stage),
+        parts=parts,
+        input_bytes=_nbytes(batches[LARGE]) / LARGE,
+        feature_bytes=sum(value.nbytes for value in features.values()) / LARGE,
+        loss_flops=loss_flops,
+        loss_bytes=loss_bytes,
+        uncounted=uncounted,
+        unchunkable=_refusal(gradcache.check, method),
+        unshardable=_refusal(shard.check, method),
+    )
+
+
+def _built(
+    fake: FakeTensorMode,
+    build: Callable[[], Method],
+    sources: Callable[[Method], Mapping[str, Source]],
+    heavy: bool,
+) -> tuple[Method, Mapping[str, Source]]:
+    """Return the method on fake tensors, and its sources."""
+    if not heavy:
+        method = build().train()
+        found = sources(method)
+        method.setup(found)
+        return _faked(fake, method), found
+    try:
+        with fake, _RealScalars():
+            method = build().train()
+            found = sources(method)
+            method.setup(found)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a method does with weights that are not there
+        raise InputError(
+            f"a method of this size cannot be built without data: {brief(error)}"
+        ) from error
+    return method, found
+
+
+class _RealScalars(TorchFunctionMode):
+    """Scalars that a method draws while it is built, such as a seed, are real."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        drawn = function is torch.randint and () in args
+        read = function in (Tensor.__int__, Tensor.item) and not isinstance(args[0], FakeTensor)
+        if drawn or read:
+            with unset_fake_temporarily():
+                return function(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _faked(fake: FakeTensorMode, method: Method) -> Method:
+    """Replace the parameters and buffers of a method, and of the frozen models in it, by fake ones."""
+    made: dict[int, Any] = {}
+    for module in _modules(method):
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    made[id(tensor)] = (tensor, fake.from_tensor(tensor))  # kept, so that ids last
+                    if getattr(tensor, "frozen", False):
+                        made[id(tensor)][1].frozen = True
+                held[name] = made[id(tensor)][1]
+    return method
+
+
+def _modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield all modules, those of frozen models included."""
+    for part in module.modules():
+        yield part
+        if isinstance(part, Frozen) and part._module:
+            yield from _modules(part.module)
+
+
+def _why(error: Exception) -> str:
+    """Return why something cannot be counted, as the end of a sentence."""
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return " (it depends on the data)"
+    return f" ({type(error).__name__}: {brief(error)})"
+
+
+def _refusal(check: Callable[[Method], None], method: Method) -> str:
+    try:
+        check(method)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _parts(
+    fake: FakeTensorMode, step: Step, batches: Mapping[int, Any], at: At
+) -> tuple[dict[str, Part], dict[str, Tensor]]:
+    """Return what each part costs, and the features of all parts of the large batch."""
+    parts = {}
+    features = {}
+    for part in step.method.parts():
+        parts[part], found = _part(
+            fake, step, batches, part, lambda batch, part=part: step.encode(batch, at, part)
+        )
+        features |= found
+    return parts, features
+
+
+def _part(
+    fake: FakeTensorMode,
+    step: Step,
+    batches: Mapping[int, Any],
+    part: str,
+    encode: Callable[[Any], Features],
+) -> tuple[Part, dict[str, Tensor]]:
+    """Return what a part costs, and its features of the large batch."""
+    small = _encoded(fake, step, _fake(fake, batches[SMALL]), encode)
+    large = _encoded(fake, step, _fake(fake, batches[LARGE]), encode)
+    found = Part(
+        forward=_line(small.forward, large.forward),
+        backward=_line(small.backward, large.backward),
+        kept=_line(small.kept, large.kept),
+        tokens=_tokens(batches[LARGE], part),
+    )
+    return found, large.features
+
+
+def _towers(
+    fake: FakeTensorMode, step: Step, batches: Mapping[int, Any], at: At, reason: str
+) -> tuple[dict[str, Part], dict[str, Tensor]]:
+    """Return what the towers cost on the images and texts of the first stream, where the method
+    cannot encode without data. Raises InputError if there are none."""
+    dual = next((part for part in step.method.modules() if isinstance(part, DualEncoder)), None)
+    if dual is None:
+        raise InputError(f"the costs of {step.method.name} cannot be counted, {reason}")
+
+    def encode(batch: Any) -> Features:
+        batch = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
+        found = {}
+        with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bfloat16"):
+            for name, images in batch.images.items():
+                found[f"image.{name}"] = dual.embed_images(images.flat)
+            for name, texts in batch.texts.items() if dual.text is not None else ():
+                found[f"text.{name}"] = dual.embed_texts(*texts.flat)
+        return found
+
+    part, features = _part(fake, step, batches, "all", encode)
+    return {"all": part}, features
+
+
+def _tokens(batch: Any, part: str) -> int:
+    """Return the tokens of a sample that a part reads, those of the longest stream."""
+    streams = batch.values() if isinstance(batch, Mapping) else [batch]
+    return max(gradcache.tokens(each, part) for each in streams)
+
+
+def _line(small: float, large: float) -> Line:
+    each = (large - small) / (LARGE - SMALL)
+    return Line(fixed=max(0.0, small - each * SMALL), each=each)
+
+
+@dataclass
+class _Encoded:
+    features: dict[str, Tensor]
+    forward: int
+    backward: int
+    kept: int
+
+
+class _Fused(TorchFunctionMode):
+    """Runs what has to know data as an accelerator would with the most of them.
+
+    - Attention has no dropout, with which processors store its matrix.
+    - Rows that a mask selects are all rows: how many there are depends on the data.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function is scaled_dot_product_attention:
+            kwargs["dropout_p"] = 0.0
+            args = args[:4]
+        elif function is Tensor.__getitem__ and _has_mask(args[1]):
+            return _all_rows(args[0], args[1])
+        elif function is Tensor.__setitem__ and _is_mask(args[1]):
+            return _set_all(*args)
+        elif function is Tensor.masked_select or function is torch.masked_select:
+            return args[0].flatten().clone()
+        elif function in (Tensor.nonzero, torch.nonzero):
+            return _all_places(args[0], **kwargs)
+        return function(*args, **kwargs)
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype == torch.bool
+
+
+def _has_mask(index: Any) -> bool:
+    return any(map(_is_mask, index)) if isinstance(index, tuple) else _is_mask(index)
+
+
+def _all_rows(tensor: Tensor, index: Any) -> Tensor:
+    """Return a copy of `tensor[index]` as if its masks were true."""
+    index = index if isinstance(index, tuple) else (index,)
+    at = 0
+    for each in index:
+        if _is_mask(each):
+            tensor = tensor.flatten(at, at + each.ndim - 1) if each.ndim > 1 else tensor
+    whole = tuple(slice(None) if _is_mask(each) else each for each in index)
+    return tensor[whole].clone()
+
+
+def _set_all(tensor: Tensor, mask: Tensor, value: Any) -> None:
+    """Do `tensor[mask] = value` as if the mask were true."""
+    if isinstance(value, Tensor) and value.numel() == tensor.numel():
+        tensor.copy_(value.reshape(tensor.shape))
+    else:
+        tensor.masked_fill_(mask.reshape(*mask.shape, *[1] * (tensor.ndim - mask.ndim)), 0)
+
+
+def _all_places(tensor: Tensor, as_tuple: bool = False) -> Any:
+    """Return the places of all values."""
+    places = tensor.new_zeros((tensor.numel(), tensor.ndim), dtype=torch.int64)
+    return tuple(places.unbind(1)) if as_tuple else places
+
+
+def _flops() -> FlopCounterMode:
+    """A counter that knows the attention of processors, too."""
+    ops = torch.ops.aten
+    own: dict[Any, Any] = {
+        ops._scaled_dot_product_flash_attention_for_cpu: _attention,
+        ops._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    return FlopCounterMode(display=False, custom_mapping=own)
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop(query, key, value)
+
+
+def _attention_backward(
+    grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+) -> int:
+    return sdpa_backward_flop(grad, query, key, value)
+
+
+def _encoded(
+    fake: FakeTensorMode, step: Step, batch: Any, encode: Callable[[Any], Features]
+) -> _Encoded:
+    with fake, _Fused(), _flops() as counter:
+        features, held = kept(step, lambda: encode(batch))
+        forward = counter.get_total_flops()
+        learning = [value for value in features.values() if value.requires_grad]
+        if learning:
+            torch.autograd.backward(learning, [torch.ones_like(value) for value in learning])
+        backward = counter.get_total_flops() - forward
+    return _Encoded(
+        {name: value.detach() for name, value in features.items()}, forward, backward, held
+    )
+
+
+def _loss(
+    fake: FakeTensorMode,
+    step: Step,
+    batch: Any,
+    features: Mapping[str, Tensor],
+    at: At,
+    size: int,
+) -> tuple[int | None, int | None, str]:
+    """Return operations and kept bytes of the loss of a global batch of `size`, or why they cannot
+    be counted."""
+    sizes = LOSSES if size > LOSSES[-1] else (max(LARGE, size),)
+    try:
+        counted = [
+            _loss_at(fake, step, batch, features, at, max(1, count // LARGE)) for count in sizes
+        ]
+    except Exception as error:  # whatever a loss does with data that are not there
+        return None, None, f"the loss{_why(error)}"
+    flops, held = zip(*counted, strict=True)
+    return _parabola(sizes, flops, size), _parabola(sizes, held, size), ""
+
+
+def _loss_at(
+    fake: FakeTensorMode,
+    step: Step,
+    batch: Any,
+    features: Mapping[str, Tensor],
+    at: At,
+    times: int,
+) -> tuple[int, int]:
+    """Return operations and kept bytes of the loss of a batch that is repeated."""
+    whole = _fake(fake, _repeated(batch, times, images=step.method.whole))
+    with fake, _Fused(), _flops() as counter:
+        grown = {}
+        for name, value in features.items():
+            grown[name] = value.new_empty(len(value) * times, *value.shape[1:])
+            grown[name].requires_grad_(value.is_floating_point())
+        losses, held = kept(step, lambda: step.loss(grown, whole, at))
+        if losses.total.requires_grad:
+            losses.total.backward()
+    return counter.get_total_flops(), held
+
+
+def _parabola(sizes: Sequence[int], values: Sequence[int], size: int) -> int:
+    """Return the value at `size` of the parabola through three points, or the only point's.
+
+    >>> _parabola((1, 2, 4), (4, 9, 25), 9)  # (n + 1)²
+    100
+    """
+    if len(sizes) == 1:
+        return values[0]
+    total = 0.0
+    for at, value in zip(sizes, values, strict=True):
+        others = [other for other in sizes if other != at]
+        total += value * math.prod((size - other) / (at - other) for other in others)
+    return max(round(total), 0)
+
+
+def _state(fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage) -> Mapping[str, int]:
+    parameters = [value for part in _modules(method) for value in part._parameters.values()]
+    parameters = list(dict.fromkeys(value for value in parameters if value is not None))
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    with fake:
+        optimizer = optim.build(method, replace(recipe, **stage.recipe), stage.lr_scale)
+        for parameter in learning:
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        optimizer_bytes = optim.state_bytes(optimizer)
+    weights = sum(parameter.nbytes for parameter in parameters)
+    blocks = [
+        sum(parameter.nbytes for parameter in module.parameters())
+        for module in method.modules()
+        if isinstance(module, Block)
+    ]
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trained": sum(parameter.numel() for parameter in learning),
+        "weight_bytes": weights,
+        "buffer_bytes": sum(buffer.nbytes for buffer in method.buffers()),
+        "gradient_bytes": sum(parameter.nbytes for parameter in learning),
+        "optimizer_bytes": optimizer_bytes,
+        "average_bytes": weights if recipe.ema else 0,
+        "outer_bytes": weights - sum(blocks),
+        "block_bytes": max(blocks, default=0),
+    }
+
+
+def _batch(method: Method, stage: Stage, sources: Mapping[str, Source], size: int) -> Any:
+    """Return a batch of real tensors, with texts that fill the context."""
+    streams = stage.streams[:1] if stage.turns else stage.streams
+    parts = {}
+    for stream in streams:
+        source = _samples(method, stage, stream, sources[stream])
+        views = method.views(stage, stream)
+        loader = Loader(source, views, Shuffled(), stage.batch_size(stream, size), steps=1)
+        parts[stream] = _filled(next(iter(loader.epoch(0))), views)
+    return parts if len(stage.streams) > 1 else parts[streams[0]]
+
+
+def _samples(method: Method, stage: Stage, stream: str, source: Source) -> Source:
+    try:
+        return method.samples(stage, stream, source)
+    except AssertionError:  # they are chosen by an earlier stage; each costs as much as any other
+        return source
+
+
+def _filled(batch: Batch, views: Sequence[View]) -> Batch:
+    """Return the batch with texts as long as the contexts of the tokenizers that made them."""
+    contexts: dict[str, int] = {}
+    for view in views:
+        tokenizer = getattr(view, "tokenizer", None)
+        if tokenizer is not None:
+            contexts |= {name.removeprefix("texts."): tokenizer.context for name in view.gives}
+    texts = {
+        name: _to_context(tokens, contexts.get(name, 0)) for name, tokens in batch.texts.items()
+    }
+    return replace(batch, texts=texts)
+
+
+def _to_context(tokens: Tokens, context: int) -> Tokens:
+    lacking = max(0, context - tokens.ids.shape[2])
+
+    def longer(tensor: Tensor) -> Tensor:
+        return (
+            torch.nn.functional.pad(tensor, (0, lacking), mode="replicate") if lacking else tensor
+        )
+
+    return Tokens(
+        longer(tokens.ids.float()).long(),
+        torch.full_like(tokens.lengths, max(context, tokens.ids.shape[2])),
+        None if tokens.marks is None else longer(tokens.marks.float()).long(),
+    )
+
+
+def _repeated(batch: Any, times: int, images: bool) -> Any:
+    if isinstance(batch, Mapping):
+        return {name: _repeated(each, times, images) for name, each in batch.items()}
+    shown = batch.images if images else {}
+    found = replace(batch, images=shown).map(
+        lambda tensor: tensor.repeat(times, *[1] * (tensor.ndim - 1))
+    )
+    keys = [f"{number}-{key}" for number in range(times) for key in batch.keys]
+    return replace(found, keys=tuple(keys))
+
+
+def _fake(fake: FakeTensorMode, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return {name: _fake(fake, each) for name, each in batch.items()}
+    return batch.map(fake.from_tensor)
+
+
+def _nbytes(batch: Any) -> int:
+    if isinstance(batch, Mapping):
+        return sum(map(_nbytes, batch.values()))
+    found: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor.nbytes)
+        return tensor
+
+    batch.map(note)
+    return sum(found)
