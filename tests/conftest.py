@@ -1,6 +1,7 @@
 """What all tests share: where the real packs lie, and small data."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -81,3 +82,19 @@ def make_pairs(folder: Path, count: int, size: int = 20) -> Path:
     path = folder / "pairs.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, driven by playwright."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()

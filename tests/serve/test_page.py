@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import shutil
 
 import pytest
 from tests.serve.helpers import SOURCE, png, server
@@ -12,9 +11,6 @@ from diptych.data.images import on_ground
 from diptych.data.sources import open_source
 from diptych.embeddings.index import Index
 from diptych.embeddings.map import Map
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
 
 DROP = """([name, bytes]) => {
   const transfer = new DataTransfer();
@@ -27,18 +23,6 @@ DROP = """([name, bytes]) => {
 def address(emb):
     with server(emb) as running:
         yield f"http://127.0.0.1:{running.port}/"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The pages in a real browser: the system's Chromium, driven by playwright."""
 
-import shutil
 import threading
 
 import pytest
@@ -9,9 +8,6 @@ from diptych.serve.run import listen, serve
 from diptych.viewer.app import Site
 from diptych.viewer.checked import of_source
 from diptych.viewer.file import page as one_file
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +27,6 @@ def address(table):
     stops[0]()
     thread.join(20)
     assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -75,28 +75,13 @@ class State:
     def read(cls, folder: Path) -> "State | None":
         """Read EMB/index.json; None if there is none. Raises InputError if it is damaged or of
         another format."""
-        path = folder / STATE
-        remedy = anew(folder)
-        try:
-            values = read_json(path, remedy)
-        except (FileNotFoundError, NotADirectoryError):
+        values = read_state(cls, folder / STATE, FORMAT, anew(folder))
+        if values is None:
             return None
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        if found != FORMAT:
-            raise InputError(
-                f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}"
-            )
-        if isinstance(values.get("parts"), list):
-            values["parts"] = [
-                Part(**check_record(Part, part, path, remedy)) for part in values["parts"]
-            ]
-        values = check_record(cls, values, path, remedy)
-        state = cls(
-            **{**values, "parts": tuple(values["parts"]), "removed": tuple(values["removed"])}
-        )
+        state = cls(**{**values, "removed": tuple(values["removed"])})
         if _FILE.fullmatch(state.file) is None or any(row >= state.rows for row in state.removed):
             raise InputError(
-                f"{path} is damaged (file {state.file!r}, {state.rows} rows); {remedy}"
+                f"{folder / STATE} is damaged (file {state.file!r}, {state.rows} rows); {anew(folder)}"
             )
         return state
 
@@ -112,6 +97,29 @@ class State:
                 f"{folder / STATE} is of another model ({self.identity[:19]}, {self.dimension} numbers) than {folder} "
                 f"({manifest.identity[:19]}, {manifest.dimension} numbers); {anew(folder)}"
             )
+
+
+def read_state(cls: type, path: Path, form: str, remedy: str) -> dict[str, Any] | None:
+    """Return the checked fields of a JSON file that describes what was made of some folders: a record
+    `cls` with a tuple of `parts`; None if there is no file.
+
+    Raises InputError, which ends with the remedy, if it is damaged or not of the format `form`.
+    """
+    try:
+        values = read_json(path, remedy)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    found = values.get("format") if isinstance(values, dict) else type(values).__name__
+    if found != form:
+        raise InputError(
+            f"{path} is of format {brief(repr(found))}, this version reads {form!r}; {remedy}"
+        )
+    if isinstance(values.get("parts"), list):
+        values["parts"] = [
+            Part(**check_record(Part, part, path, remedy)) for part in values["parts"]
+        ]
+    values = check_record(cls, values, path, remedy)
+    return {**values, "parts": tuple(values["parts"])}
 
 
 def anew(folder: Path) -> str:

@@ -24,12 +24,12 @@ import torch
 
 from diptych.embeddings.build import part_of
 from diptych.embeddings.index import Index
-from diptych.embeddings.ivf import Part
+from diptych.embeddings.ivf import Part, read_state
 from diptych.embeddings.ivf import State as IndexState
 from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError, brief, unknown
-from diptych.files import locked, read_json, write_atomic
-from diptych.spec import Count, check_record
+from diptych.files import locked, write_atomic
+from diptych.spec import Count
 
 FORMAT = "diptych-map/1"
 STATE = "map.json"
@@ -68,25 +68,12 @@ class State:
     def read(cls, folder: Path) -> "State | None":
         """Read EMB/map.json; None if there is none. Raises InputError if it is damaged or of another
         format."""
-        path = folder / STATE
-        remedy = anew(folder)
-        try:
-            values = read_json(path, remedy)
-        except (FileNotFoundError, NotADirectoryError):
+        values = read_state(cls, folder / STATE, FORMAT, anew(folder))
+        if values is None:
             return None
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        if found != FORMAT:
-            raise InputError(
-                f"{path} is of format {brief(repr(found))}, this version reads {FORMAT!r}; {remedy}"
-            )
-        if isinstance(values.get("parts"), list):
-            values["parts"] = [
-                Part(**check_record(Part, part, path, remedy)) for part in values["parts"]
-            ]
-        values = check_record(cls, values, path, remedy)
-        state = cls(**{**values, "parts": tuple(values["parts"])})
+        state = cls(**values)
         if _FILE.fullmatch(state.file) is None:
-            raise InputError(f"{path} is damaged (file {state.file!r}); {remedy}")
+            raise InputError(f"{folder / STATE} is damaged (file {state.file!r}); {anew(folder)}")
         return state
 
     @property
@@ -200,7 +187,13 @@ def _umap(index: Index, rows: np.ndarray) -> np.ndarray:
             "this map needs umap-learn; install it with: pip install umap-learn, or make the map by pca"
         ) from None
     few = _spread(rows)
-    model = UMAP(n_components=2, n_neighbors=min(15, len(few) - 1), metric="cosine", random_state=0)
+    model = UMAP(
+        n_components=2,
+        n_neighbors=min(15, len(few) - 1),
+        metric="cosine",
+        random_state=0,
+        n_jobs=1,  # as the seed demands
+    )
     model.fit(index.rows(few))
     return model.embedding_ if len(few) == len(rows) else _projected(model, index, rows)
 
