@@ -71,6 +71,7 @@ def claim(**changed):
             "the margin is above delta, 0.1",
         ),
         ({"delta": 0.0}, "has no delta"),
+        ({"edition": 0}, "the first is 1"),
         (
             {"tuned": Tuned(effect=0.3, sd=0.1, best=0.6, chance=0.1, seconds=1)},
             "delta is 0.1, above a tenth",
@@ -92,6 +93,7 @@ def test_what_a_claim_may_be():
         looks=(5, 10),
     )
     assert found.seeds == SEEDS[:10] == tuple(range(200, 210))
+    assert claim(edition=2).seeds == tuple(range(220, 225))
     several = claim(arms={("ours", "theirs"): print, "broken": print})
     assert several.names == ("ours", "theirs", "broken")
     bytes_alone = at_most("bytes", "ours", 4, exact=True)

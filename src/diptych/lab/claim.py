@@ -37,7 +37,8 @@ from diptych.files import python_file, run_module
 CLAIMS = Path(__file__).parent / "claims"
 BLOCKS = ("claim", "real")
 SEEDS = tuple(range(200, 220))
-"""Seeds of stored runs, taken from the first on; nothing is chosen on them."""
+"""Seeds of stored runs, taken from the first on; nothing is chosen on them. A later edition of a claim
+has as many that no earlier one used."""
 TUNING = tuple(range(100, 106))
 """Seeds on which sizes, rates, spreads and control variates are chosen."""
 CONVERGENCE = TUNING[:3]
@@ -221,7 +222,8 @@ class Claim:
     which get what it returned (whatever pickles; files are in its `trial.folder`). `steps` is False
     where no arm takes steps that could be doubled; `one_test_set` is True where all seeds are
     measured on the same items. `rates` are the learning rates from which those of the headline's
-    arms were chosen. `table` names the metrics to show: by default those that are judged.
+    arms were chosen. `table` names the metrics to show: by default those that are judged. `edition`
+    counts the forms in which the claim was judged: each has fresh seeds.
 
     Raises InputError for an arm that does not exist, a margin that is none or above delta, looks
     that are not declared, a delta above a tenth of what the better arm gains over chance, a rate at
@@ -242,11 +244,14 @@ class Claim:
     tuned: Tuned | None = None
     rates: Mapping[str, Rates] = field(default_factory=dict)
     table: Sequence[str] = ()
+    edition: int = 1
 
     def __post_init__(self) -> None:
         if self.looks not in LOOKS:
             known = " or ".join(str(looks) for looks in LOOKS)
             raise InputError(f"a claim looks after {self.looks} seeds; declare {known}")
+        if self.edition < 1:
+            raise InputError(f"the edition of a claim is {self.edition}; the first is 1")
         if not self.headline:
             raise InputError(
                 "a claim has no headline; give better, not_worse, equal or at_most in `headline`"
@@ -323,8 +328,9 @@ class Claim:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of all its looks."""
-        return SEEDS[: self.looks[-1]]
+        """The seeds of all its looks: 200 to 219, 220 to 239 in a second edition, and so on."""
+        first = len(SEEDS) * (self.edition - 1)
+        return tuple(seed + first for seed in SEEDS[: self.looks[-1]])
 
     @property
     def shown(self) -> tuple[str, ...]:

@@ -21,6 +21,9 @@ four designs, among the names of these things.
 The noise and the number of steps were chosen on seed 100, the rates on seeds 100 and 101 for each
 of coop, ivlp and maple. `tiny` is at chance on the subgroups of the drawings, whose names it never
 read, so that `target` has the names of things instead.
+
+The first edition, with two looks, was undecided after ten seeds, H of maple over coop +.028
+[-.000, .055]. The second differs in its looks and seeds alone.
 """
 
 from typing import Any
@@ -113,7 +116,8 @@ claim = Claim(
         better("target", "transfer", over="names"),
     ),
     delta=0.02,
-    looks=(5, 10),
+    looks=(5, 10, 20),
+    edition=2,
     tuned=Tuned(effect=0.077, sd=0.019, best=0.86, chance=0.1, seconds=200),
     rates=RATES,
     floor=Floor("base", chance=0.1, arms=("coop", "ivlp", "maple")),
