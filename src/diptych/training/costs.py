@@ -13,22 +13,17 @@ The counts hold for an accelerator: attention is fused, so dropout in it stores 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
     FakeTensorMode,
-    unset_fake_temporarily,
 )
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from diptych.data.batch import Batch, Tokens
 from diptych.data.loader import Loader
@@ -38,10 +33,17 @@ from diptych.data.views import View
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Features, Method, Recipe, Stage
 from diptych.towers.dual import DualEncoder
-from diptych.towers.nn.parts import Frozen
 from diptych.towers.nn.transformer import Block
 from diptych.training import gradcache, optim, shard
 from diptych.training.estimate import kept
+from diptych.training.fake import (
+    Fused,
+    RealScalars,
+    fake_batch,
+    fake_method,
+    flop_counter,
+    modules_of,
+)
 from diptych.training.step import Step
 
 SMALL = 4
@@ -170,9 +172,9 @@ def _built(
         method = build().train()
         found = sources(method)
         method.setup(found)
-        return _faked(fake, method), found
+        return fake_method(fake, method), found
     try:
-        with fake, _RealScalars():
+        with fake, RealScalars():
             method = build().train()
             found = sources(method)
             method.setup(found)
@@ -183,42 +185,6 @@ def _built(
             f"a method of this size cannot be built without data: {brief(error)}"
         ) from error
     return method, found
-
-
-class _RealScalars(TorchFunctionMode):
-    """Scalars that a method draws while it is built, such as a seed, are real."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        drawn = function is torch.randint and () in args
-        read = function in (Tensor.__int__, Tensor.item) and not isinstance(args[0], FakeTensor)
-        if drawn or read:
-            with unset_fake_temporarily():
-                return function(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
-
-
-def _faked(fake: FakeTensorMode, method: Method) -> Method:
-    """Replace the parameters and buffers of a method, and of the frozen models in it, by fake ones."""
-    made: dict[int, Any] = {}
-    for module in _modules(method):
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
-                    made[id(tensor)] = (tensor, fake.from_tensor(tensor))  # kept, so that ids last
-                    if getattr(tensor, "frozen", False):
-                        made[id(tensor)][1].frozen = True
-                held[name] = made[id(tensor)][1]
-    return method
-
-
-def _modules(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield all modules, those of frozen models included."""
-    for part in module.modules():
-        yield part
-        if isinstance(part, Frozen) and part._module:
-            yield from _modules(part.module)
 
 
 def _why(error: Exception) -> str:
@@ -258,8 +224,8 @@ def _part(
     encode: Callable[[Any], Features],
 ) -> tuple[Part, dict[str, Tensor]]:
     """Return what a part costs, and its features of the large batch."""
-    small = _encoded(fake, step, _fake(fake, batches[SMALL]), encode)
-    large = _encoded(fake, step, _fake(fake, batches[LARGE]), encode)
+    small = _encoded(fake, step, fake_batch(fake, batches[SMALL]), encode)
+    large = _encoded(fake, step, fake_batch(fake, batches[LARGE]), encode)
     found = Part(
         forward=_line(small.forward, large.forward),
         backward=_line(small.backward, large.backward),
@@ -311,86 +277,10 @@ class _Encoded:
     kept: int
 
 
-class _Fused(TorchFunctionMode):
-    """Runs what has to know data as an accelerator would with the most of them.
-
-    - Attention has no dropout, with which processors store its matrix.
-    - Rows that a mask selects are all rows: how many there are depends on the data.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if function is scaled_dot_product_attention:
-            kwargs["dropout_p"] = 0.0
-            args = args[:4]
-        elif function is Tensor.__getitem__ and _has_mask(args[1]):
-            return _all_rows(args[0], args[1])
-        elif function is Tensor.__setitem__ and _is_mask(args[1]):
-            return _set_all(*args)
-        elif function is Tensor.masked_select or function is torch.masked_select:
-            return args[0].flatten().clone()
-        elif function in (Tensor.nonzero, torch.nonzero):
-            return _all_places(args[0], **kwargs)
-        return function(*args, **kwargs)
-
-
-def _is_mask(index: Any) -> bool:
-    return isinstance(index, Tensor) and index.dtype == torch.bool
-
-
-def _has_mask(index: Any) -> bool:
-    return any(map(_is_mask, index)) if isinstance(index, tuple) else _is_mask(index)
-
-
-def _all_rows(tensor: Tensor, index: Any) -> Tensor:
-    """Return a copy of `tensor[index]` as if its masks were true."""
-    index = index if isinstance(index, tuple) else (index,)
-    at = 0
-    for each in index:
-        if _is_mask(each):
-            tensor = tensor.flatten(at, at + each.ndim - 1) if each.ndim > 1 else tensor
-    whole = tuple(slice(None) if _is_mask(each) else each for each in index)
-    return tensor[whole].clone()
-
-
-def _set_all(tensor: Tensor, mask: Tensor, value: Any) -> None:
-    """Do `tensor[mask] = value` as if the mask were true."""
-    if isinstance(value, Tensor) and value.numel() == tensor.numel():
-        tensor.copy_(value.reshape(tensor.shape))
-    else:
-        tensor.masked_fill_(mask.reshape(*mask.shape, *[1] * (tensor.ndim - mask.ndim)), 0)
-
-
-def _all_places(tensor: Tensor, as_tuple: bool = False) -> Any:
-    """Return the places of all values."""
-    places = tensor.new_zeros((tensor.numel(), tensor.ndim), dtype=torch.int64)
-    return tuple(places.unbind(1)) if as_tuple else places
-
-
-def _flops() -> FlopCounterMode:
-    """A counter that knows the attention of processors, too."""
-    ops = torch.ops.aten
-    own: dict[Any, Any] = {
-        ops._scaled_dot_product_flash_attention_for_cpu: _attention,
-        ops._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    }
-    return FlopCounterMode(display=False, custom_mapping=own)
-
-
-def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop(query, key, value)
-
-
-def _attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
-) -> int:
-    return sdpa_backward_flop(grad, query, key, value)
-
-
 def _encoded(
     fake: FakeTensorMode, step: Step, batch: Any, encode: Callable[[Any], Features]
 ) -> _Encoded:
-    with fake, _Fused(), _flops() as counter:
+    with fake, Fused(), flop_counter() as counter:
         features, held = kept(step, lambda: encode(batch))
         forward = counter.get_total_flops()
         learning = [value for value in features.values() if value.requires_grad]
@@ -432,8 +322,8 @@ def _loss_at(
     times: int,
 ) -> tuple[int, int]:
     """Return operations and kept bytes of the loss of a batch that is repeated."""
-    whole = _fake(fake, _repeated(batch, times, images=step.method.whole))
-    with fake, _Fused(), _flops() as counter:
+    whole = fake_batch(fake, _repeated(batch, times, images=step.method.whole))
+    with fake, Fused(), flop_counter() as counter:
         grown = {}
         for name, value in features.items():
             grown[name] = value.new_empty(len(value) * times, *value.shape[1:])
@@ -460,7 +350,7 @@ def _parabola(sizes: Sequence[int], values: Sequence[int], size: int) -> int:
 
 
 def _state(fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage) -> Mapping[str, int]:
-    parameters = [value for part in _modules(method) for value in part._parameters.values()]
+    parameters = [value for part in modules_of(method) for value in part._parameters.values()]
     parameters = list(dict.fromkeys(value for value in parameters if value is not None))
     learning = [parameter for parameter in parameters if parameter.requires_grad]
     with fake:
@@ -544,12 +434,6 @@ def _repeated(batch: Any, times: int, images: bool) -> Any:
     )
     keys = [f"{number}-{key}" for number in range(times) for key in batch.keys]
     return replace(found, keys=tuple(keys))
-
-
-def _fake(fake: FakeTensorMode, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return {name: _fake(fake, each) for name, each in batch.items()}
-    return batch.map(fake.from_tensor)
 
 
 def _nbytes(batch: Any) -> int:
