@@ -221,16 +221,16 @@ def _end_with(parent: Connection) -> None:
 
 def _connect(address: str | None) -> None:
     """Start a cluster, or join one."""
-    import ray
-
-    if address is None:
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1")
-        return
-    found = _ADDRESS.fullmatch(address)
+    found = _ADDRESS.fullmatch(address) if address else None
     if found is not None and found[1]:  # Ray itself tries for minutes
         with socket.create_connection((found[1].strip("[]"), int(found[2])), _ANSWER):
             pass
-    ray.init(address=address)
+    import ray
+
+    if address is None:  # "local": without it, Ray joins a cluster that it finds
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1")
+    else:
+        ray.init(address=address)
 
 
 def _mapped(
@@ -242,7 +242,9 @@ def _mapped(
     import ray.data
 
     resources = ray.cluster_resources()
-    wanted = ("GPU" if resources.get("GPU") else "CPU") if gpus is None else "GPU" if gpus else "CPU"
+    wanted = (
+        ("GPU" if resources.get("GPU") else "CPU") if gpus is None else "GPU" if gpus else "CPU"
+    )
     slots = int(resources.get(wanted, 0))
     if not slots:
         raise RuntimeError(f"it has no {wanted}")

@@ -53,7 +53,7 @@ def embed(
     if engine is not None:
         if part is not None or not isinstance(model, str | Path):
             raise InputError(
-                "with engine=, workers share the parts out and load the model; leave out part=, and give the model's spec"
+                "the workers of engine= share the parts and load the model; leave out part=, and give the model's spec"
             )
         embed_parts(
             Ray.parse(engine),
