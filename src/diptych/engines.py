@@ -258,7 +258,7 @@ def _mapped(
     table = [{"at": at, "item": item} for at, item in enumerate(rows)]
     made = ray.data.from_items(table, override_num_blocks=len(rows)).map(
         _Worker,
-        fn_constructor_args=([shared], os.getcwd(), sys.path, diptych.__version__),
+        fn_constructor_args=([shared], str(Path.cwd()), sys.path, diptych.__version__),
         compute=pool,
         num_cpus=1,
         num_gpus=1 if wanted == "GPU" else 0,
