@@ -3,6 +3,7 @@ line where the cluster goes away."""
 
 import io
 import os
+import pickle
 import secrets
 import signal
 import socket
@@ -23,6 +24,7 @@ from tests.conftest import make_pairs
 from tests.embeddings.helpers import contents
 
 import diptych
+from diptych import engines
 from diptych.cli import main
 from diptych.embeddings import parts
 from diptych.engines import Ray
@@ -214,21 +216,34 @@ class Fails:
     def __call__(self, item):
         if item == 3:
             raise InputError("three is bad; give four")
-        return item * 2
+        return 1 / item
 
 
-def test_an_error_of_the_work_is_raised_as_it_is(cluster):
-    engine = Ray.parse(answers(cluster))
-    with pytest.raises(InputError, match="^three is bad; give four$"):
-        list(engine.spread(Fails(), range(6)))
+def test_a_worker_reports_what_the_work_raises():
+    worker = engines._Worker([], ".", [], diptych.__version__)
+    worker.work = Fails()
+    rows = [worker({"at": at, "item": pickle.dumps(at)}) for at in (4, 3, 0)]
+    assert pickle.loads(rows[0]["made"]) == 0.25
+    user, defect = (pickle.loads(row["error"]) for row in rows[1:])
+    assert isinstance(user, InputError)
+    assert str(user) == "three is bad; give four"
+    assert isinstance(defect, RuntimeError)
+    assert "ZeroDivisionError" in str(defect)
+
+
+def test_a_node_with_another_version_is_refused():
+    row = engines._Worker([], ".", [], "0.0.1")({"at": 0, "item": pickle.dumps(0)})
+    with pytest.raises(
+        InputError, match="this machine 0.0.1; install the same version on all nodes"
+    ):
+        raise pickle.loads(row["error"])
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # of the log
     address = f"127.0.0.1:{free_port()}"
-    for engine in (f"ray:{address}", f"ray://{address}"):
-        with pytest.raises(InputError, match=r"cannot be used .*refused.*; check that it runs"):
-            list(Ray.parse(engine).spread(abs, [1]))
+    with pytest.raises(InputError, match=r"cannot be used .*refused.*; check that it runs"):
+        list(Ray.parse(f"ray:{address}").spread(abs, [1]))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +254,6 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch):
         "ray:",
         "ray:host",
         "ray:host:port",
-        "ray://host",
         "ray:a b:1",
         "rays",
         "ray:http://h:1",
@@ -256,9 +270,13 @@ def test_addresses():
         "ray:auto": "auto",
         "ray:head.local:6379": "head.local:6379",
         "ray:[::1]:6379": "[::1]:6379",
-        "ray://10.0.0.1:10001": "ray://10.0.0.1:10001",
     }.items():
         assert Ray.parse(engine).address == address
+
+
+def test_ray_client_is_refused():
+    with pytest.raises(InputError, match=r"does not run from outside .* with --engine ray:auto"):
+        Ray.parse("ray://10.0.0.1:10001")
 
 
 def test_a_missing_library_names_the_extra(monkeypatch):

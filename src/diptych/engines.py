@@ -1,7 +1,7 @@
 """Map a function over the workers of a Ray cluster; nothing else touches Ray.
 
-`--engine ray` starts a cluster on this machine, which ends with the work; `ray:auto`,
-`ray:HOST:PORT` and `ray://HOST:PORT` join one. Ray Data gives the items to a pool of actors, one for
+`--engine ray` starts a cluster on this machine, which ends with the work; `ray:auto` and
+`ray:HOST:PORT` join the one that this machine belongs to. Ray Data gives the items to a pool of actors, one for
 each processor or GPU, restarts those that die, and repeats what they were doing.
 
 When a cluster goes away, Ray ends the process that uses it, and it writes much to that process's
@@ -44,7 +44,7 @@ takes several, since Ray asks it again before it gives it up."""
 
 _ANSWER = 10.0  # seconds in which a cluster must accept a connection
 _END = 10.0  # seconds in which the child must end when it is told to
-_ADDRESS = re.compile(r"auto|(?:ray://)?(\[[^]\s]+\]|[^][:/\s]+):(\d{1,5})")
+_ADDRESS = re.compile(r"auto|(\[[^]\s]+\]|[^][:/\s]+):(\d{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,15 @@ class Ray:
         Ray(address='10.0.0.1:6379')
         """
         name, _, address = engine.partition(":")
-        address = engine if address.startswith("//") else address
+        if name == "ray" and address.startswith("//"):  # Ray Client, which lacks Ray Data
+            raise InputError(
+                f"engine {brief(repr(engine), 80)}: Ray Data does not run from outside of a cluster; run the command on "
+                "a machine of the cluster (ray start --address=HOST:PORT --num-cpus=0), with --engine ray:auto"
+            )
         if name != "ray" or (engine != "ray" and not _ADDRESS.fullmatch(address)):
             raise InputError(
                 f"engine {brief(repr(engine), 80)} is none; write ray (this machine), ray:auto (the cluster that "
-                "this machine belongs to), ray:HOST:PORT or ray://HOST:PORT"
+                "this machine belongs to) or ray:HOST:PORT"
             )
         missing = [name for name in ("ray", "pandas", "pyarrow") if find_spec(name) is None]
         if missing:
@@ -255,9 +259,10 @@ def _mapped(
         max_tasks_in_flight_per_actor=1,  # what waits behind a long item could be done elsewhere
     )
     shared = ray.put([np.frombuffer(part, np.uint8) for part in work])
+    worker: Any = _Worker  # Ray's types know functions alone
     table = [{"at": at, "item": item} for at, item in enumerate(rows)]
     made = ray.data.from_items(table, override_num_blocks=len(rows)).map(
-        _Worker,
+        worker,
         fn_constructor_args=([shared], str(Path.cwd()), sys.path, diptych.__version__),
         compute=pool,
         num_cpus=1,

@@ -63,7 +63,7 @@ def add_engine(parser: Parser) -> None:
         "How",
         "--engine",
         metavar="ray[:ADDRESS]",
-        help="Ray's workers: of this machine (ray) or of a cluster (ray:auto, ray:HOST:PORT, ray://HOST:PORT)",
+        help="by Ray's workers: of this machine (ray), or of its cluster (ray:auto, ray:HOST:PORT)",
     )
 
 
