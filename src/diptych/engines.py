@@ -64,8 +64,8 @@ class Ray:
         name, _, address = engine.partition(":")
         if name == "ray" and address.startswith("//"):  # Ray Client, which lacks Ray Data
             raise InputError(
-                f"engine {brief(repr(engine), 80)}: Ray Data does not run from outside of a cluster; run the command on "
-                "a machine of the cluster (ray start --address=HOST:PORT --num-cpus=0), with --engine ray:auto"
+                f"engine {brief(repr(engine), 80)}: Ray Data does not run from outside of a cluster; run on a "
+                "machine of the cluster (ray start --address=HOST:PORT --num-cpus=0), with --engine ray:auto"
             )
         if name != "ray" or (engine != "ray" and not _ADDRESS.fullmatch(address)):
             raise InputError(
