@@ -47,7 +47,7 @@ _END = 10.0  # seconds in which the child must end when it is told to
 _ADDRESS = re.compile(r"auto|(\[[^]\s]+\]|[^][:/\s]+):(\d{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ray:
     """A Ray cluster by its address; without one, the processors of this machine."""
 
@@ -305,6 +305,8 @@ class _Worker:
                 "the same version on all nodes"
             )
         sys.path += [each for each in self.path if each not in sys.path]
+        if not ray.get_gpu_ids():
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides only those of workers that have one
         with suppress(OSError):  # relative paths are the command's, where its folder is shared
             os.chdir(self.folder)
         head, *buffers = ray.get(self.shared[0])

@@ -1,11 +1,11 @@
 """Parts that workers embed, without a cluster: work is pickled as for one, and runs here."""
 
-import pickle
 import shutil
 from functools import partial
 
 import pytest
 from tests.embeddings.helpers import Noises, contents, toy_model
+from tests.factories import Here
 
 import diptych
 from diptych.data.probe import Probe
@@ -30,23 +30,6 @@ def load_other(device="cpu"):
     if device == "auto":
         model.__dict__["identity"] = "other"
     return model
-
-
-class Here:
-    """Two workers in turns, each with its copy of the work; `each(index)` runs before an item."""
-
-    def __init__(self, each=lambda at: None):
-        self.each = each
-        self.items = []
-        self.gpus = None
-
-    def spread(self, work, items, *, gpus=False):
-        self.gpus = gpus
-        workers = [pickle.loads(pickle.dumps(work)) for _ in range(2)]
-        for at in reversed(range(len(items))):
-            self.each(at)
-            self.items.append(items[at])
-            yield at, workers[at % 2](items[at])
 
 
 def embed(out, engine, source=None, **options):
