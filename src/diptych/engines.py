@@ -97,8 +97,8 @@ class Ray:
         with self._child() as (child, log):
             try:
                 child.send_bytes(pickle.dumps((self.address, gpus, rows, len(buffers) + 1)))
-                for buffer in (head, *buffers):
-                    child.send_bytes(buffer)
+                for part in (head, *(buffer.raw() for buffer in buffers)):
+                    child.send_bytes(part)
                 while True:
                     said, *values = pickle.loads(child.recv_bytes())
                     if said == "end":
@@ -252,6 +252,8 @@ def _mapped(
     slots = int(resources.get(wanted, 0))
     if not slots:
         raise RuntimeError(f"it has no {wanted}")
+    scaling = ray.data.DataContext.get_current().autoscaling_config
+    scaling.actor_pool_util_upscaling_threshold = 1.0  # all are busy; a worker has one item
     size = min(slots, len(rows))
     pool = ray.data.ActorPoolStrategy(
         min_size=size,

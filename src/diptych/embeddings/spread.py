@@ -67,10 +67,15 @@ def embed_parts(
         raise InputError(
             f"device {device!r} is of one machine; on a cluster write cpu, cuda (each worker has a GPU) or auto"
         )
-    model = load(device="cpu")
     job = make_job(
-        model, source, batch_size=batch_size, exact=exact, max_bad=max_bad, columns=columns
+        load(device="cpu"),
+        source,
+        batch_size=batch_size,
+        exact=exact,
+        max_bad=max_bad,
+        columns=columns,
     )
+    job = replace(job, model=None)  # each worker loads its own
     refuse_existing(out)
     total = len(job.source)
     count = parts.count_of(out) or number_of_parts(total, batch_size)
@@ -86,7 +91,7 @@ def embed_parts(
     if progress:
         progress(done, total)
     with _token(parts.folder_of(out)) as token:
-        work = _Worker(replace(job, model=None), load, device, out, token, Probe.of(job.source))
+        work = _Worker(job, load, device, out, token, Probe.of(job.source))
         gpus = {"auto": None, "cpu": False, "cuda": True}[device]
         for _, samples in engine.spread(work, left, gpus=gpus):
             done += samples
