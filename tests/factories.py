@@ -1,6 +1,8 @@
 """What tests of several folders build: small methods, random batches and images, vectors with
 published figures."""
 
+import pickle
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,10 +10,29 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.tokenizers import Tokenizer, build
+from diptych.engines import Ray
 from diptych.methods.base import At, Method
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
 from diptych.testing import Toy
+
+
+class Here(Ray):
+    """A cluster of two workers in this process, each with its copy of the work, which they do in
+    turns from the last item on; `each(index)` runs before an item."""
+
+    def __init__(self, each=lambda at: None):
+        super().__init__()
+        self.__dict__.update(each=each, items=[], gpus=None)  # an engine is frozen
+
+    def spread(self, work, items, *, gpus=False):
+        self.__dict__["gpus"] = gpus
+        workers = [pickle.loads(pickle.dumps(work)) for _ in range(2)]
+        for at in reversed(range(len(items))):
+            self.each(at)
+            self.items.append(items[at])
+            yield at, workers[at % 2](items[at])
+
 
 AT = At(0, 10, 0, 0)
 IMAGE = "vit:image_size=32:patch=16:width=32:depth=1:heads=2"

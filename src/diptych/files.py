@@ -136,23 +136,31 @@ def followed(path: str | Path) -> Path:
     return target
 
 
+class Busy(InputError):
+    """Raised if another process holds a lock."""
+
+
 @contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
     """Context that holds an exclusive lock on a folder; the system releases it however the process
     ends.
 
-    Raises InputError with the message `busy` if another process holds the lock; OSError if the file
+    On a network's file system, such as NFS, a lock on a folder excludes the processes of this
+    machine alone. With `shared`, `path` is a file, which is created, and the lock excludes those of
+    all machines.
+
+    Raises Busy with the message `busy` if another process holds the lock; OSError if the file
     system does not support locks.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT if shared else os.O_RDONLY, 0o666)
     _LOCKS.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(busy) from None
-        if os.fstat(handle).st_nlink == 0:  # another process has just removed the folder
-            raise InputError(busy)
+            raise Busy(busy) from None
+        if os.fstat(handle).st_nlink == 0:  # another process has just removed it
+            raise Busy(busy)
         yield
     finally:
         _LOCKS.discard(handle)

@@ -843,7 +843,7 @@ OTHERS = [
     Row(name="an empty folder", make=lambda folder: folder, says="no images in this folder"),
     Row(name="a file of no format", make=raw("x.doc", b"x"), says="no format reads this file"),
     Row(
-        name="a web address", make=lambda folder: "https://x.org/a.tar", says="not from the network"
+        name="a web address", make=lambda folder: "https://x.org/a.csv", says="not from the network"
     ),
     Row(
         name="an option that is none",

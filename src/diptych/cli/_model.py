@@ -57,6 +57,16 @@ def add_device(parser: Parser) -> None:
     )
 
 
+def add_engine(parser: Parser) -> None:
+    """Add `--engine`, for verbs whose work a cluster can share."""
+    parser.option(
+        "How",
+        "--engine",
+        metavar="ray[:ADDRESS]",
+        help="by Ray's workers: of this machine (ray), or of its cluster (ray:auto, ray:HOST:PORT)",
+    )
+
+
 def load_model(spec: str, args: Namespace, **given: Any) -> Any:
     """Return the model of a spec with the options of the command line, or those `given` in their
     place, as `diptych.load` takes them."""

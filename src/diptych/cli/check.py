@@ -3,6 +3,7 @@
 Every sample is read once; nothing is changed.
 """
 
+from diptych.cli._model import add_engine
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
@@ -57,6 +58,7 @@ def add(parser: Parser) -> None:
     parser.option(
         "How", "--workers", type=int, least=0, metavar="N", help="processes that read (default: 0)"
     )
+    add_engine(parser)
     parser.option("More", "--json", type=bool, help="JSON in place of a table")
 
 
@@ -67,7 +69,17 @@ def run(args: Namespace) -> None:
         )
     from diptych.front.checking import check
 
-    names = ("val", "method", "preset", "batch_size", "chunk", "size", "tokenizer", "workers")
+    names = (
+        "val",
+        "method",
+        "preset",
+        "batch_size",
+        "chunk",
+        "size",
+        "tokenizer",
+        "workers",
+        "engine",
+    )
     settings = {name: args[name] for name in names if name in args}
     with progress("checking") as report:
         found = check(args.source, progress=report, **settings)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.cli import _describe, _documents, _negatives, _vary
-from diptych.cli._model import MODELS, add_device, load_model
+from diptych.cli._model import MODELS, add_device, add_engine, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
 from diptych.cli._world import COUNT, SHOWN, open_world
@@ -51,7 +51,7 @@ EXAMPLES = (
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard", "form"),
     "show": ("count", "seed", "start"),
-    "filter": ("rules", "role", "test"),
+    "filter": ("rules", "role", "test", "engine"),
     "vary": _vary.OPTIONS,
     "negatives": _negatives.OPTIONS,
     "pages": (),
@@ -188,6 +188,7 @@ def add(parser: Parser) -> None:
     )
     for part in (_vary, _negatives, _describe):
         part.add(parser)
+    add_engine(parser)
     add_device(parser)
 
 
@@ -240,6 +241,7 @@ def _filter(args: Namespace, out: Path) -> None:
     """Write the list of kept pairs, and show how many each rule dropped."""
     from diptych.data.sources import filtered as kept
     from diptych.data.sources import open_source
+    from diptych.engines import Ray
     from diptych.methods.pretrain.align.filter import Rules, filtered
     from diptych.spec import configure, parse
 
@@ -249,11 +251,12 @@ def _filter(args: Namespace, out: Path) -> None:
         )
     limits = parse(f"rules:{args.rules}").options if "rules" in args else {}
     rules = configure(Rules, limits, "--rules")
+    workers = Ray.parse(args.engine) if "engine" in args else 0
     source = open_source(args.world)
     role = args.get("role", "caption")
     tests = [open_source(spec) for spec in args.get("test", ())]
     with progress("reading") as report:
-        found = filtered(source, rules, role=role, tests=tests, progress=report)
+        found = filtered(source, rules, role=role, tests=tests, workers=workers, progress=report)
     kept.write(out, args.world, source, role, found.samples, found.texts, found.reasons)
     left = int((found.reasons < 0).sum())
     pairs = len(found.reasons)

@@ -1,18 +1,19 @@
 """Embed the images and captions of a source, or its texts, into a folder that can be searched.
 
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too. On several
-GPUs: torchrun -m diptych embed. On several machines: --part 1/N to --part N/N, then --merge; what is
-done is not done again. Both give the bytes of one process.
+GPUs: torchrun -m diptych embed. On several machines: --engine ray, or --part 1/N to --part N/N, then
+--merge; what is done is not done again. All give the bytes of one process.
 """
 
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diptych.cli._model import (
     MODELS,
     add_device,
+    add_engine,
     add_precision,
     add_share,
     add_space,
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from diptych.embeddings.parts import Part
 
 GROUP = "Use a model"
-USAGE = "MODEL SOURCE --out EMB [--part K/N] [options] | --merge --out EMB"
+USAGE = "MODEL SOURCE --out EMB [--part K/N | --engine ray] [options] | --merge --out EMB"
 EXAMPLES = (
     "diptych embed runs/first photos/ --out emb",
     "diptych embed openclip:ViT-B-32/laion2b_s34b_b79k 'shards/{0000..0009}.tar' --out emb",
     "diptych embed tiny products.csv --columns price,brand --out emb",
     "diptych embed tiny 'shards/*.tar' --out emb --part 3/100",
     "diptych embed --merge --out emb",
+    "diptych embed tiny 's3://bucket/shards/{0000..0099}.tar' --out /shared/emb --engine ray:auto",
 )
 
 
@@ -52,6 +54,7 @@ def add(parser: Parser) -> None:
     )
     parser.option("What", "--part", metavar="K/N", help="only the K-th of N parts, for job arrays")
     parser.option("What", "--merge", type=bool, help="join the parts that --part made")
+    add_engine(parser)
     parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
     )
@@ -86,13 +89,13 @@ def run(args: Namespace) -> None:
             f"--part {args.part} is of one process, and there are {ranks} ranks, which share the parts out; "
             "leave out --part, or start without torchrun"
         )
+    if "engine" in args:
+        _spread(args, ranks)
+        return
     from diptych.embeddings.embed import embed_source
     from diptych.embeddings.parts import Part
 
-    names = ("batch_size", "max_bad", "exact", "part")
-    settings = {name: args[name] for name in names if name in args}
-    if "columns" in args:
-        settings["columns"] = [name.strip() for name in args.columns.split(",") if name.strip()]
+    settings = _settings(args, "batch_size", "max_bad", "exact", "part")
     part = Part.parse(args.part) if "part" in args else None
     was_done = part is not None and part.folder(Path(args.out)).is_dir()
     model = load_model(args.model, args)
@@ -106,10 +109,43 @@ def run(args: Namespace) -> None:
         _report_part(args.out, part, manifest, was_done)
 
 
+def _settings(args: Namespace, *names: str) -> dict[str, Any]:
+    settings = {name: args[name] for name in names if name in args}
+    if "columns" in args:
+        settings["columns"] = [name.strip() for name in args.columns.split(",") if name.strip()]
+    return settings
+
+
+def _spread(args: Namespace, ranks: str) -> None:
+    """Embed on the workers of a cluster, and join what they made."""
+    from diptych.engines import Ray
+
+    engine = Ray.parse(args.engine)
+    if "part" in args or ranks != "1":
+        other = "torchrun" if ranks != "1" else "--part"
+        raise InputError(f"--engine {args.engine} shares the parts out; leave out {other}")
+    if args.get("precision") == "auto":
+        raise InputError(
+            "--precision auto is measured on one machine; with --engine write float32, bfloat16 or int8"
+        )
+    from diptych.embeddings.parts import merge
+    from diptych.embeddings.spread import embed_parts, loader
+
+    settings = _settings(args, "batch_size", "max_bad", "exact", "device")
+    options = {name: args[name] for name in ("precision", "share", "space") if name in args}
+    load = loader(args.model, args.get("weights"), **options)
+    with progress("embedding") as report:
+        embed_parts(engine, load, args.source, args.out, progress=report, **settings)
+    with progress("joining") as report:
+        bad = {name: args[name] for name in ("max_bad",) if name in args}
+        manifest = merge(args.out, progress=report, **bad)
+    _report(args.out, manifest)
+
+
 def _merge(args: Namespace) -> None:
     if "out" not in args:
         raise InputError("--merge has no folder; write diptych embed --merge --out EMB")
-    if args.model or "part" in args:
+    if args.model or "part" in args or "engine" in args:
         raise InputError(
             "--merge joins parts that are there already; write diptych embed --merge --out EMB"
         )

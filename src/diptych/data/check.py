@@ -19,6 +19,7 @@ from diptych.data.decode import refuse_scaled_bomb
 from diptych.data.duplicates import Facts, Ticks, groups_alike, groups_of_equal, look, shared
 from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Source
+from diptych.data.spans import Workers
 from diptych.data.tokenizers import Tokenizer
 
 _SHOWN = 20  # examples of each kind kept in a report
@@ -167,17 +168,17 @@ def check(
     tokenizer: Tokenizer | None = None,
     batch_size: int = 256,
     size: int = 224,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check every sample of `source`, and compare with those of `val` for leakage.
 
-    `size` is the side in pixels of training images, `workers` the number of processes;
-    `progress(done, total)` is called as samples are read.
+    `size` is the side in pixels of training images, `workers` the number of processes, or a
+    cluster; `progress(done, total)` is called as samples are read.
     """
     total = len(source) + (len(val) if val else 0)
     ticks = Ticks(progress, total)
-    facts = look(source, tokenizer, workers, ticks)
+    facts, *others = look([source, *([val] if val else [])], tokenizer, workers, ticks)
     lost = dict(getattr(source, "damage", {}))
     damaged = {**lost, **facts.bad, **_too_thin(facts, size)}
     exact = groups_of_equal(facts.exact)
@@ -195,7 +196,7 @@ def check(
         labels=_classes(source, facts, exact),
         captions=_captions(facts, tokenizer),
         false_negatives=_false_negatives(facts, batch_size),
-        leakage=_leakage(facts, look(val, None, workers, ticks)) if val else None,
+        leakage=_leakage(facts, *others) if others else None,
         cost=Cost(
             read_ms=1000 * facts.seconds / max(1, len(facts.image_keys)),
             epoch_seconds=facts.seconds / max(1, len(facts.image_keys)) * len(source),

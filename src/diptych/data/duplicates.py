@@ -5,8 +5,7 @@ Dimensions: N samples, P images that could be read, C captions of all samples to
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,9 +16,8 @@ from diptych.data.compact import hash64
 from diptych.data.decode import refuse_scaled_bomb
 from diptych.data.images import on_ground
 from diptych.data.sample import BadSample, Source
+from diptych.data.spans import Workers, over
 from diptych.data.tokenizers import Tokenizer
-
-_CHUNK = 64  # samples per task of a process
 
 
 @dataclass
@@ -77,29 +75,20 @@ class Ticks:
             self.progress(self.done, self.total)
 
 
-def look(source: Source, tokenizer: Tokenizer | None, workers: int, ticks: Ticks) -> Facts:
-    """Read all samples in one pass, with `workers` processes."""
-    ranges = [
-        range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)
-    ]
-    facts = Facts()
-    for part in _mapped(partial(_look_at, source, tokenizer), ranges, workers):
-        facts.add(part)
+def look(
+    sources: Sequence[Source], tokenizer: Tokenizer | None, workers: Workers, ticks: Ticks
+) -> list[Facts]:
+    """Read all samples of each source in one pass; the tokenizer counts the tokens of the first
+    source."""
+    facts = [Facts() for _ in sources]
+    looks = [partial(_look_at, None if which else tokenizer) for which in range(len(sources))]
+    for which, part in over(sources, looks, workers):
+        facts[which].add(part)
         ticks(len(part.keys))
     return facts
 
 
-def _mapped(
-    look: Callable[[range], Facts], ranges: Sequence[range], workers: int
-) -> Iterator[Facts]:
-    if workers < 1:
-        yield from map(look, ranges)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(look, ranges)
-
-
-def _look_at(source: Source, tokenizer: Tokenizer | None, indices: range) -> Facts:
+def _look_at(tokenizer: Tokenizer | None, source: Source, indices: range) -> Facts:
     facts = Facts()
     keys = source.keys()
     schema = source.schema()
@@ -217,7 +206,7 @@ def shown_elsewhere(
     source: Source,
     others: Sequence[Source],
     *,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> set[str]:
     """The keys of a source's samples whose main image equals, or looks like, an image of the other
@@ -229,10 +218,10 @@ def shown_elsewhere(
     ['train-0-000004', 'train-0-000005']
     """
     ticks = Ticks(progress, len(source) + sum(len(other) for other in others))
-    mine = look(source, None, workers, ticks)
+    mine, *rest = look([source, *others], None, workers, ticks)
     theirs = Facts()
-    for other in others:
-        theirs.add(look(other, None, workers, ticks))
+    for facts in rest:
+        theirs.add(facts)
     same, alike = shared(theirs, mine)
     return {*same, *alike}
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from diptych.data import remote
 from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
 from diptych.data.endings import FOREIGN, IMAGES, ending
 from diptych.data.sample import BadSample, EncodedImage
@@ -105,7 +106,7 @@ class BytesImage:
 
 @dataclass(frozen=True, slots=True)
 class MemberImage:
-    """An image inside a tar: `size` bytes at `offset` of the file `path`."""
+    """An image inside a tar: `size` bytes at `offset` of the file `path`, which may be a URL."""
 
     path: str
     offset: int
@@ -113,8 +114,10 @@ class MemberImage:
 
     def read(self) -> bytes:
         """The member's bytes. Raises BadSample: missing (the tar is gone), truncated, or
-        unreadable."""
+        unreadable; and InputError for a server that does not answer."""
         try:
+            if remote.is_url(self.path):
+                return self._whole(remote.read(self.path, self.offset, self.size))
             # Opened for each read, so that forked workers share no descriptor and none is left
             # open.
             with Path(self.path).open("rb", buffering=0) as file:
@@ -124,6 +127,9 @@ class MemberImage:
             raise BadSample("missing", self.path) from error
         except OSError as error:
             raise BadSample("unreadable", f"{self.path}: {error.strerror}") from error
+        return self._whole(data)
+
+    def _whole(self, data: bytes | None) -> bytes:
         if data is None or len(data) < self.size:
             raise BadSample("truncated", f"{self.path} ends before byte {self.offset + self.size}")
         return data

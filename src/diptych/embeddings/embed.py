@@ -64,7 +64,7 @@ def embed_source(
         columns=columns,
     )
     if part is not None:
-        return _embed_part(job, out, Part.parse(part), progress)
+        return embed_part(job, out, Part.parse(part), progress)
     with joined():
         if world_size() == 1 and parts.count_of(out) is None:
             return write(job, out, range(len(job.source)), job.settings, progress)
@@ -80,7 +80,7 @@ def _embed_parts(job: Job, out: Path, progress: Progress | None) -> Manifest:
     own = [Part(number, count) for number in range(rank() + 1, count + 1, world_size())]
     sizes = [len(part.span(len(job.source), job.batch_size)) for part in own]
     for at, part in enumerate(own):
-        _embed_part(job, out, part, _shifted(progress, sum(sizes[:at]), sum(sizes)))
+        embed_part(job, out, part, _shifted(progress, sum(sizes[:at]), sum(sizes)))
     with _peers():
         wait()
     if rank() == 0:
@@ -102,7 +102,7 @@ def _peers() -> Iterator[None]:
         ) from error
 
 
-def _embed_part(job: Job, out: Path, part: Part, progress: Progress | None) -> Manifest:
+def embed_part(job: Job, out: Path, part: Part, progress: Progress | None) -> Manifest:
     """Embed one part into its folder in OUT.parts, unless it is there already."""
     refuse_existing(out)
     span = part.span(len(job.source), job.batch_size)

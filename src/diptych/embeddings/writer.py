@@ -4,6 +4,7 @@ While it is written, the folder is in a hidden one beside OUT, with `progress.js
 
     .OUT.unfinished/OUT/img_emb/…       what becomes OUT in one rename, when it is whole
     .OUT.unfinished/progress.json       what made it, how far it came, and a checksum of each file's finished bytes
+    .OUT.unfinished/lock                held by the process that writes, against those of all machines
 
 Every few seconds the files are flushed to disk, and then progress.json is replaced. What was
 written after the last such moment is truncated when writing continues. Memory is bounded by one
@@ -37,6 +38,7 @@ SAVE_SECONDS = 10.0
 """How much work a kill may lose, in seconds."""
 
 PROGRESS = "progress.json"
+LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def unfinished(out: Path) -> Iterator[Path]:
         try:
             hidden.mkdir(parents=True, exist_ok=True)
             busy = f"another process is writing {out}; wait for it, or name another --out"
-            stack.enter_context(locked(hidden, busy))
+            stack.enter_context(locked(hidden / LOCK, busy, shared=True))
         except OSError as error:
             raise InputError(
                 f"{out} cannot be made or locked ({error.strerror}); name another --out"
@@ -142,10 +144,12 @@ def saved(hidden: Path, out: Path, settings: Mapping[str, Any]) -> Progress:
     path = hidden / PROGRESS
     folder = hidden / followed(out).absolute().name
     if not path.exists() or not folder.is_dir():
-        for (
-            left
-        ) in hidden.iterdir():  # killed before anything was saved, or between the last two steps
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        # killed before anything was saved, or between the last two steps
+        for left in hidden.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != LOCK:
+                left.unlink()
         return Progress(settings)
     remedy = f"remove {hidden}, or name another --out"
     try:

@@ -9,6 +9,8 @@ from diptych.data.check import check as check_source
 from diptych.data.sample import Source
 from diptych.data.sources import DataLike, open_source
 from diptych.data.tokenizers import build
+from diptych.engines import Ray
+from diptych.errors import InputError
 from diptych.results import Tabular
 from diptych.training.config import resolve
 from diptych.training.estimate import Estimate, estimate
@@ -53,6 +55,7 @@ def check(
     size: int = 224,
     tokenizer: str = "bpe",
     workers: int = 0,
+    engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
     """Read every sample of data once: damage, duplicates, captions, leakage from `val`, and what
@@ -61,8 +64,12 @@ def check(
     - `method`, `preset`, `batch_size` and `chunk` are what memory and time are estimated for; the
       default is clip where the data suit it.
     - `batch_size` is also that of false negatives, by default 256.
-    - `size` is the side in pixels of training images, `workers` the number of processes that read.
+    - `size` is the side in pixels of training images.
+    - `workers` is the number of processes that read; in their place `engine`, such as "ray" or
+      "ray:HOST:PORT", names a cluster.
     """
+    if engine is not None and workers:
+        raise InputError("a cluster has workers of its own; leave out workers, or engine")
     source = open_source(data)
     texts = texts_of({"train": source})
     first = next(texts, None)  # images alone need no tokenizer
@@ -72,7 +79,7 @@ def check(
         tokenizer=None if first is None else build(tokenizer, [first, *texts]),
         batch_size=batch_size or 256,
         size=size,
-        workers=workers,
+        workers=workers if engine is None else Ray.parse(engine),
         progress=progress,
     )
     cost = None

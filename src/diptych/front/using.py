@@ -13,7 +13,10 @@ from diptych.embeddings.embed import embed_source
 from diptych.embeddings.index import Hits, Index
 from diptych.embeddings.ivf import State
 from diptych.embeddings.layout import Manifest
+from diptych.embeddings.parts import merge
 from diptych.embeddings.query import made_by, query
+from diptych.embeddings.spread import embed_parts, loader
+from diptych.engines import Ray
 from diptych.errors import InputError
 from diptych.evaluation import Evaluation
 from diptych.evaluation import evaluate as run_suites
@@ -37,13 +40,33 @@ def embed(
     max_bad: float = 0.01,
     columns: Sequence[str] = (),
     part: str | None = None,
+    engine: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write the embeddings of all samples of `data` to the new folder `out`, for `search`
     (`embeddings.embed.embed_source`).
 
     `columns` are kept for `search(where=…)`. `part`, such as "3/100", embeds that part alone, and
-    `embeddings.parts.merge` joins the parts; on ranks (torchrun) both are done."""
+    `embeddings.parts.merge` joins the parts; on ranks (torchrun) both are done. `engine`, such as
+    "ray" or "ray:HOST:PORT", does both on a cluster, whose workers load the model by its spec
+    (`embeddings.spread.embed_parts`)."""
+    if engine is not None:
+        if part is not None or not isinstance(model, str | Path):
+            raise InputError(
+                "the workers of engine= share the parts and load the model; leave out part=, and give the model's spec"
+            )
+        embed_parts(
+            Ray.parse(engine),
+            loader(model),
+            open_source(data) if not isinstance(data, str) else data,
+            out,
+            batch_size=batch_size,
+            exact=exact,
+            max_bad=max_bad,
+            columns=columns,
+            progress=progress,
+        )
+        return merge(out, max_bad=max_bad)
     return embed_source(
         loaded(model),
         open_source(data) if not isinstance(data, str) else data,

@@ -9,6 +9,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     scenes:count=5000:number=2                  a world: generated data with exact annotation
     wordnet:pos=verb                            the glosses and examples of an installed WordNet
     shards/{0000..0099}.tar                     WebDataset shards, braces and globs
+    s3://bucket/shards/{0000..0099}.tar         the same behind URLs that fsspec reads
     photos/                                     a folder: class/image.jpg, or image.jpg + image.txt
     table.csv:image=file:text=caption           CSV, TSV, JSONL, Parquet; images as paths or bytes
     sentences.txt                               a text on each line, without images
@@ -47,6 +48,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from diptych.data.compact import hash64
+from diptych.data.remote import is_url
 from diptych.data.sample import Field, Sample, Schema, Source, labels_of
 from diptych.data.sources.captioned import Captioned
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
@@ -101,9 +103,10 @@ def open_source(spec: DataLike) -> Source:
 
 
 def _open_one(spec: Spec) -> Source:
-    if re.match(r"\w+://", spec.name):
+    if is_url(spec.name) and not formats()["tar"].claims(spec):
         raise InputError(
-            f"{spec.name}: data is read from disks, not from the network; download it first"
+            f"{spec.name}: only tar shards are read by URL, and other data from disks, not from the network; "
+            "download it first"
         )
     refuse("source", [spec.name.partition(":")[0]] if ":" in spec.name else ())
     own = {key: value for key, value in spec.options.items() if key not in OPTIONS}

@@ -8,18 +8,27 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from diptych.data import remote
+
 T = TypeVar("T")
+_THREADS = 16  # that wait for a server
 _VERSION = 1  # of the cached files; increase it when a layout changes
 
 
 def place(kind: str, paths: Sequence[str], suffix: str) -> Path:
-    """The cache file for data derived from `paths`; its name depends on their paths, sizes and
-    modification times."""
+    """The cache file for data derived from `paths`; its name depends on their paths or URLs, sizes
+    and modification times."""
     digest = hashlib.sha256(f"{_VERSION} {kind}".encode())
+    with ThreadPoolExecutor(_THREADS) as pool:
+        stamps = pool.map(remote.stamp, filter(remote.is_url, paths))
     for path in paths:
+        if remote.is_url(path):
+            digest.update(f"\0{path}\0{next(stamps)}".encode())
+            continue
         status = os.stat(path)  # noqa: PTH116  (a million shards: no Path objects)
         digest.update(
             f"\0{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode()

@@ -1,5 +1,5 @@
 """Tar shards in WebDataset layout: `key.jpg` with `key.json`, `.txt`, `.cls`, `.npy`, `.seg.png`, …
-inside plain tars.
+inside plain tars, in files or behind URLs (`diptych.data.remote`).
 
 Each shard's headers are read once to index the offset and size of every member, so that any process
 can read any sample with one or two reads. Nothing is extracted or unpickled.
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data import remote
 from diptych.data.compact import is_folder
 from diptych.data.endings import IMAGES
 from diptych.data.images import VOID, ClassMask, Mask, MemberImage
@@ -62,8 +63,8 @@ class TarOptions:
 
 
 def expand(pattern: str) -> list[str]:
-    """The files of a pattern: braces `{0000..0099}` and `{a,b}` are expanded in order, globs
-    sorted.
+    """The files of a pattern, or their URLs: braces `{0000..0099}` and `{a,b}` are expanded in
+    order, globs sorted.
 
     Raises InputError if a file is missing or a glob matches none.
     """
@@ -77,12 +78,15 @@ def expand(pattern: str) -> list[str]:
         )
     paths: list[str] = []
     for path in map("".join, product(*choices)):
+        if remote.is_url(path):
+            paths += remote.expand(path)
+            continue
         # Path.glob does not accept absolute patterns.
         found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]  # noqa: PTH207
         if not found:
             raise InputError(f"{path}: the pattern matches no file; check the path")
         paths += found
-    missing = [path for path in paths if not Path(path).is_file()]
+    missing = [path for path in paths if not remote.is_url(path) and not Path(path).is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{missing[0]}: no such file{more}; check the path or the range in braces")

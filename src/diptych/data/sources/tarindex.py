@@ -9,12 +9,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from diptych.data import remote
 from diptych.data.compact import Strings
 from diptych.data.sources import cache
 from diptych.errors import InputError
@@ -54,6 +56,8 @@ _LONGEST_HEADER = 1 << 20  # bytes of an extended header; a path is rarely above
 _LENGTH = re.compile(rb"(\d{1,7}) ")
 
 _CACHED_FROM = 50_000  # members; fewer are indexed in less than a second
+_CACHED_FROM_URLS = 1_000  # whose tars are read whole for it
+_THREADS = 16  # that wait for a server
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,10 @@ def load_index(paths: Sequence[str]) -> Index:
     kept = cache.read(stored, _load)
     if kept is not None:
         return kept
-    index = _join([index_shard(path) for path in paths], paths)
-    if len(index.offset) >= _CACHED_FROM:
+    urls = any(map(remote.is_url, paths))
+    with ThreadPoolExecutor(_THREADS if urls else 1) as pool:
+        index = _join([*pool.map(index_shard, paths)], paths)
+    if len(index.offset) >= (_CACHED_FROM_URLS if urls else _CACHED_FROM):
         cache.write(stored, lambda file: np.savez(file, **index.arrays()))
     return index
 
@@ -238,8 +244,9 @@ def _refuse_unsafe(path: str, name: str) -> None:
 
 def _members(path: str) -> Iterator[_Member]:
     """Yield every file member, and damage at its position."""
-    with Path(path).open("rb", buffering=1 << 14) as file:
-        end = os.fstat(file.fileno()).st_size
+    url = remote.is_url(path)
+    with remote.opened(path) if url else Path(path).open("rb", buffering=1 << 14) as file:
+        end = file.seek(0, os.SEEK_END)
         at = 0
         found = False
         closed = end == 0

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.factories import Here
 
 from diptych.data.sources import open_source
 from diptych.errors import InputError
@@ -160,3 +161,22 @@ def test_images_that_are_tested_on_go_and_those_that_look_like_them():
     ]
     assert found.counts()["test"] == 2
     assert REASONS.index("many-texts") < REASONS.index("test") < REASONS.index("shared-text")
+
+
+def test_workers_of_a_cluster_say_what_one_process_says():
+    """Spans come back from the last one on."""
+    source, other = (
+        open_source(f"scenes:count={count}:size=32:texts=caption:noise=junk=0.3:start={start}")
+        for count, start in ((150, 0), (3, 100))
+    )
+    rules = Rules(shorter_side=None, vocabulary=400)
+    engine, seen = Here(), []
+    here = filtered(source, rules, tests=[other])
+    there = filtered(
+        source, rules, tests=[other], workers=engine, progress=lambda *at: seen.append(at)
+    )
+    assert len(engine.items) == 3 + 1 + 3  # what tests show, then the pairs
+    for name in ("samples", "texts", "reasons"):
+        assert np.array_equal(getattr(here, name), getattr(there, name))
+    assert (here.damaged, here.counts()["test"]) == (there.damaged, 3)
+    assert seen[-3:] == [(64, 150), (128, 150), (150, 150)]

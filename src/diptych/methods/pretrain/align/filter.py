@@ -24,6 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +33,7 @@ from diptych.data.compact import hash64
 from diptych.data.decode import dimensions
 from diptych.data.duplicates import shown_elsewhere
 from diptych.data.sample import BadSample, EncodedImage, Source
+from diptych.data.spans import Workers, over
 from diptych.errors import InputError
 
 REASONS = ("small", "narrow", "many-texts", "test", "shared-text", "rare", "short", "long")
@@ -157,11 +159,13 @@ def filtered(
     *,
     role: str = "caption",
     tests: Sequence[Source] = (),
+    workers: Workers = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Filtered:
     """Apply the rules to all pairs of an image `main` and a text of `role`.
 
     `tests` are the sources that will be tested on; images are decoded only if there are any.
+    `workers` is the number of processes that read, or a cluster.
     Raises InputError if there is no text of the role.
 
     >>> from diptych.data.sources import open_source
@@ -177,27 +181,18 @@ def filtered(
     texts = []
     damaged = {}
     keys = source.keys()
-    shown = shown_elsewhere(source, tests, progress=progress) if tests else set()
-    for number in range(len(source)):
-        if progress:
-            progress(number, len(source))
-        try:
-            sample = source[number]
-            image, width, height = _measured(sample.images.get("main"))
-        except BadSample as bad:
-            damaged[keys[number]] = bad.reason
-            continue
-        for which, text in enumerate(sample.captions(role)):
-            reported = {
-                "image": number if image is None else image,
-                "text": text,
-                "tested": keys[number] in shown,
-            }
-            pairs.append(Pair(**reported, width=width, height=height))
+    shown = shown_elsewhere(source, tests, workers=workers, progress=progress) if tests else set()
+    done = 0
+    for _, part in over([source], [partial(_pairs, role)], workers):
+        damaged |= part.damaged
+        for number, which, image, text, width, height in part.pairs:
+            tested = keys[number] in shown
+            pairs.append(Pair(image=image, text=text, width=width, height=height, tested=tested))
             samples.append(number)
             texts.append(which)
-    if progress:
-        progress(len(source), len(source))
+        done += part.count
+        if progress:
+            progress(done, len(source))
     if not pairs:
         raise InputError(missing)
     return Filtered(
@@ -206,6 +201,32 @@ def filtered(
         reasons=broken(pairs, rules),
         damaged=damaged,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read of a span of `count` samples: (number of the sample, index of the text, image,
+    text, width, height) of each pair, and the reasons for damaged samples."""
+
+    count: int
+    pairs: list[tuple[int, int, str | int, str, int, int]]
+    damaged: dict[str, str]
+
+
+def _pairs(role: str, source: Source, span: range) -> _Read:
+    read = _Read(len(span), [], {})
+    for number in span:
+        try:
+            sample = source[number]
+            image, width, height = _measured(sample.images.get("main"))
+        except BadSample as bad:
+            read.damaged[source.keys()[number]] = bad.reason
+            continue
+        for which, text in enumerate(sample.captions(role)):
+            read.pairs.append(
+                (number, which, number if image is None else image, text, width, height)
+            )
+    return read
 
 
 def _measured(image: EncodedImage | None) -> tuple[str | None, int, int]:
