@@ -9,6 +9,7 @@ Dimensions: Q queries, N rows, E embedding, K hits.
 
 import base64
 import io
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -214,7 +215,7 @@ class Index:
             return self._exact(queries, k, self._alive & among)
         if self.ivf is None or k > self.ivf.state.k:
             return self._exact(queries, k)
-        scores, rows = self.ivf.top(queries, k)
+        scores, rows = self.ivf.top(queries, k, self.rows)
         short = (rows < 0).any(1)
         if short.any():
             scores[short], rows[short] = self._exact(queries[short], k)
@@ -316,10 +317,22 @@ def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
     """
     starts = np.cumsum([0, *map(len, vectors)])
     taken = np.empty((len(rows), vectors[0].shape[1]), vectors[0].dtype)
-    for start, array in zip(starts, vectors, strict=False):
-        here = (rows >= start) & (rows < start + len(array))
-        taken[here] = array[rows[here] - start]
+    numbers = np.searchsorted(starts, rows, side="right") - 1
+    for number in np.unique(numbers):
+        here = numbers == number
+        taken[here] = vectors[number][rows[here] - starts[number]]
+        _release(vectors[number])
     return taken
+
+
+def _release(vectors: np.ndarray) -> None:
+    """Unmap the pages of a mapped file that were read.
+
+    Else a process that reads rows here and there holds, in the end, the whole file. The system's
+    cache keeps the pages while memory is free, and reading them again is cheap.
+    """
+    if isinstance(vectors.base, mmap.mmap):
+        vectors.base.madvise(mmap.MADV_DONTNEED)
 
 
 def best(scores: Tensor, k: int) -> Tensor:
@@ -389,6 +402,7 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
             f"row {rows[row]} of {path} has length {lengths[row]:.4g} and not 1, so that products are no "
             "cosines; run `diptych embed` again"
         )
+    _release(vectors)
     return vectors
 
 
