@@ -34,6 +34,7 @@ TILE = 16_384
 """The number of rows compared at once: 32 MB of vectors of 512 dimensions."""
 
 _SAMPLED = 1024  # rows of a file whose length is checked when it is opened
+_MAPPED = 64  # rows read at once; the system may map 64 kB around each
 _OFF = 1e-3  # tolerance of the length of a unit vector
 _KINDS: Mapping[str, Kind] = {
     "key": "text",
@@ -319,20 +320,16 @@ def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
     taken = np.empty((len(rows), vectors[0].shape[1]), vectors[0].dtype)
     numbers = np.searchsorted(starts, rows, side="right") - 1
     for number in np.unique(numbers):
-        here = numbers == number
-        taken[here] = vectors[number][rows[here] - starts[number]]
-        _release(vectors[number])
+        array = vectors[number]
+        here = np.flatnonzero(numbers == number)
+        for at in range(0, len(here), _MAPPED):
+            some = here[at : at + _MAPPED]
+            taken[some] = array[rows[some] - starts[number]]
+            if isinstance(array.base, mmap.mmap):
+                # Else a process that reads rows here and there holds, in the end, the whole file. The
+                # system's cache keeps the pages while memory is free: reading them again is cheap.
+                array.base.madvise(mmap.MADV_DONTNEED)
     return taken
-
-
-def _release(vectors: np.ndarray) -> None:
-    """Unmap the pages of a mapped file that were read.
-
-    Else a process that reads rows here and there holds, in the end, the whole file. The system's
-    cache keeps the pages while memory is free, and reading them again is cheap.
-    """
-    if isinstance(vectors.base, mmap.mmap):
-        vectors.base.madvise(mmap.MADV_DONTNEED)
 
 
 def best(scores: Tensor, k: int) -> Tensor:
@@ -394,7 +391,7 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
             "run `diptych embed` again"
         )
     rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _SAMPLED).astype(int))[: len(vectors)]
-    lengths = np.linalg.norm(vectors[rows], axis=1)
+    lengths = np.linalg.norm(take([vectors], rows), axis=1)
     wrong = ~(np.abs(lengths - 1) < _OFF) & (lengths != 0)  # a row without a caption has zeros
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -402,7 +399,6 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
             f"row {rows[row]} of {path} has length {lengths[row]:.4g} and not 1, so that products are no "
             "cosines; run `diptych embed` again"
         )
-    _release(vectors)
     return vectors
 
 
