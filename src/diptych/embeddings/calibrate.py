@@ -29,7 +29,9 @@ Search = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 in which they would be compared anew."""
 
 _TIE = 1e-6  # cosines closer than the rounding of a float32 dot product are equal
-_READ = 32  # codes compared in the time in which one candidate's vector is read and compared
+# Codes compared in the time in which the vector of one candidate is read and compared: 16 are measured
+# with the vectors in the system's cache, and far more where they come from the disk.
+_READ = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +73,8 @@ def calibrated(
         reached = ", ".join(f"{value:.4f} for {kind}" for kind, value in found.measured.items())
         raise InputError(
             f"codes of {codes} reach a recall of {reached} in place of {recall:g} plus two standard errors "
-            f"with {most} candidates; ask for less recall, or build the index without compressing"
+            f"with {most} candidates; ask for less recall, give the number of lists, which fits codes anew, or keep "
+            "vectors (compress=False)"
         )
     return found
 
