@@ -18,8 +18,9 @@ from tests.embeddings.helpers import DIMENSION, folder_of, near, unit
 from diptych.cli import main
 from diptych.embeddings import build
 from diptych.embeddings.build import build_index
-from diptych.embeddings.index import Index, take
+from diptych.embeddings.index import Index
 from diptych.embeddings.ivf import State
+from diptych.embeddings.vectors import take
 from diptych.errors import InputError
 from diptych.files import locked
 

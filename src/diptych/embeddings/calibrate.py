@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.embeddings.index import Index, mapped, take
+from diptych.embeddings.index import Index, mapped
 from diptych.embeddings.ivf import Codes, compared, listed
 from diptych.embeddings.layout import parts_of
+from diptych.embeddings.vectors import take
 from diptych.errors import InputError
 
 HELD_OUT = 1024

@@ -9,7 +9,6 @@ Dimensions: Q queries, N rows, E embedding, K hits.
 
 import base64
 import io
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -25,6 +24,7 @@ from diptych.data.sample import BadSample
 from diptych.embeddings.columns import ALWAYS, Kind, Value
 from diptych.embeddings.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.embeddings.layout import Manifest, parquet, parts_of
+from diptych.embeddings.vectors import take
 from diptych.embeddings.where import parse
 from diptych.errors import InputError, located
 from diptych.models.model import TextModel
@@ -34,7 +34,6 @@ TILE = 16_384
 """The number of rows compared at once: 32 MB of vectors of 512 dimensions."""
 
 _SAMPLED = 1024  # rows of a file whose length is checked when it is opened
-_MAPPED = 64  # rows read at once; the system may map 64 kB around each
 _OFF = 1e-3  # tolerance of the length of a unit vector
 _KINDS: Mapping[str, Kind] = {
     "key": "text",
@@ -308,28 +307,6 @@ class Index:
                 "folder again or run `diptych embed`"
             )
         return table
-
-
-def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return rows (N,), in any order, of consecutive arrays, as one array (N, E).
-
-    >>> take([np.array([[0.0], [1.0]]), np.array([[2.0]])], np.array([2, 0])).tolist()
-    [[2.0], [0.0]]
-    """
-    starts = np.cumsum([0, *map(len, vectors)])
-    taken = np.empty((len(rows), vectors[0].shape[1]), vectors[0].dtype)
-    numbers = np.searchsorted(starts, rows, side="right") - 1
-    for number in np.unique(numbers):
-        array = vectors[number]
-        here = np.flatnonzero(numbers == number)
-        for at in range(0, len(here), _MAPPED):
-            some = here[at : at + _MAPPED]
-            taken[some] = array[rows[some] - starts[number]]
-            if isinstance(array.base, mmap.mmap):
-                # Else a process that reads rows here and there holds, in the end, the whole file. The
-                # system's cache keeps the pages while memory is free: reading them again is cheap.
-                array.base.madvise(mmap.MADV_DONTNEED)
-    return taken
 
 
 def best(scores: Tensor, k: int) -> Tensor:
