@@ -187,3 +187,19 @@ def test_the_row_of_decoding_run_small():
         [(ours, theirs)] = line["pairs"]
         assert line["ours"] == ours / 8
         assert line["ratio"] == ours / theirs
+
+
+def test_the_row_of_stores_run_small(monkeypatch):
+    from benchmarks import stores
+
+    # In this process, which holds enough already, so that the memory says nothing here.
+    monkeypatch.setattr(stores, "in_child", lambda work, *args: work(*args))
+    monkeypatch.setattr(stores, "peak_bytes", lambda: measure.peak_bytes() + 1_000_000)
+    lines = stores.run(rows=3000, pairs=1)
+    assert [line["unit"] for line in lines] == ["CPU s", "bytes"] * len(stores.STORES)
+    assert [line["bar"] for line in lines] == [None, None, None, 0.25]
+    plain, compressed = lines[0], lines[2]
+    assert min(plain["recall"], compressed["recall"]) > 0.97
+    assert compressed["candidates"] >= stores.K
+    assert compressed["disk_bytes"] < 0.4 * plain["disk_bytes"]
+    assert plain["flat"]["disk_bytes"] == pytest.approx(3000 * stores.DIMENSION * 4, abs=100)

@@ -121,6 +121,8 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         ("a step takes at least", "more of them do not help"),
     ),
     ("index photos --map", ("photos has no diptych.json", "diptych embed")),
+    ("index photos --compress", ("photos has no diptych.json", "diptych embed")),
+    ("index photos --map --compress", ("--compress is of the index", "leave one out")),
     ("index photos --map --lists 4", ("--lists is of the index", "leave one out")),
     ("index photos --projection umap", ("--projection is of the map", "--map")),
     ("serve", ("no folder", "diptych embed")),

@@ -12,23 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from diptych.embeddings.index import Index, embeddings, mapped, read_table, take
-from diptych.embeddings.ivf import Part, State, anew, faiss, fingerprint, top
-from diptych.embeddings.layout import Manifest, parts_of
+from diptych.embeddings.calibrate import HELD_OUT, calibrated
+from diptych.embeddings.index import Index, embeddings, read_table
+from diptych.embeddings.ivf import Codes, Part, State, anew, faiss, fingerprint
+from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError, brief
 from diptych.files import locked, write_atomic
 from diptych.rng import generator
 
-HELD_OUT = 1024
-"""The number of queries of each kind that the recall is measured with."""
-
 # training rows for each k-means centre: more make building slower, and searching no faster
 _PER_LIST = 64
 _CHUNK = 65_536  # rows added at once
-_TIE = 1e-6  # cosines closer than the rounding of a float32 dot product are equal
 
 
 def build_index(
@@ -39,18 +34,21 @@ def build_index(
     lists: int | None = None,
     recall: float | None = None,
     k: int | None = None,
+    compress: bool | None = None,
 ) -> State:
     """Build EMB/index.json and its file, or change an existing index: add the rows of other
     folders, remove those of keys.
 
     With `add` or `remove` an existing index keeps its centres and only its rows change. Without
-    them, or with `lists`, it is built anew over the same folders, without the rows removed before.
-    In both cases the number of lists to read is chosen again. `lists` defaults to 4 √rows, `recall`
-    and `k` to those of the existing index, else .99 and 10.
+    them, with `lists`, or where `compress` changes what the lists hold, it is built anew over the
+    same folders, without the rows removed before. In both cases the number of lists to read is
+    chosen again. `compress` keeps 6 bits for each number of a vector, and searches compare the best
+    rows by these codes anew with the vectors of the folders. `lists` defaults to 4 √rows, `recall`,
+    `k` and `compress` to those of the existing index, else .99, 10 and False.
 
     Raises InputError for embeddings of another model, a folder added twice, an unknown key, too few
-    rows, values out of range, a full disk, or another build in progress. The previous index then
-    stays in use.
+    rows, values out of range, a recall that codes do not reach, a full disk, or another build in
+    progress. The previous index then stays in use.
     """
     folder = Path(folder).expanduser()
     manifest = Manifest.read(folder)
@@ -66,6 +64,8 @@ def build_index(
         _sweep(folder, old)
         recall = recall if recall is not None else old.recall if old else 0.99
         k = k if k is not None else old.k if old else 10
+        compress = compress if compress is not None else old is not None and old.codes == "6-bit"
+        codes: Codes = "6-bit" if compress else "flat"
         if not 0 < recall < 1:
             raise InputError(
                 f"recall is {recall:g}; give a share below 1, such as 0.99, or search with --exact"
@@ -85,7 +85,7 @@ def build_index(
             )
         kept = np.setdiff1d(np.arange(sum(part.count for part in parts)), removed)
         held_out = generator(0, "held out").permutation(kept)[:HELD_OUT]
-        if old and (add or remove) and lists is None:
+        if old and (add or remove) and lists is None and codes == old.codes:
             index = _read(library, folder, old)
             index.remove_ids(np.asarray(gone, np.int64))
             _fill(index, exact, kept[kept >= start])
@@ -95,9 +95,10 @@ def build_index(
                 exact,
                 np.setdiff1d(kept, held_out) if len(kept) > 2 * HELD_OUT else kept,
                 lists,
+                codes,
             )
             _fill(index, exact, kept)
-        nprobe, measured = _calibrated(index, exact, held_out, recall, k)
+        found = calibrated(index, codes, exact, held_out, recall, k)
         number = int(old.file.removeprefix("index-").removesuffix(".faiss")) + 1 if old else 0
         file = f"index-{number}.faiss"
         write_atomic(folder / file, lambda path: _save(library, index, path))
@@ -109,11 +110,13 @@ def build_index(
             recall=recall,
             k=k,
             lists=index.nlist,
-            nprobe=nprobe,
-            measured=measured,
+            nprobe=found.nprobe,
+            measured=found.measured,
             held_out=len(held_out),
             file=file,
             size=(folder / file).stat().st_size,
+            codes=codes,
+            candidates=found.candidates,
         )
         state.write(folder)
         _sweep(folder, state)
@@ -178,7 +181,7 @@ def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
     return rows
 
 
-def _new(library: Any, exact: Index, rows: np.ndarray, lists: int | None) -> Any:
+def _new(library: Any, exact: Index, rows: np.ndarray, lists: int | None, codes: Codes) -> Any:
     lists = (
         lists if lists is not None else max(1, min(round(4 * len(exact) ** 0.5), len(exact) // 39))
     )
@@ -187,9 +190,14 @@ def _new(library: Any, exact: Index, rows: np.ndarray, lists: int | None) -> Any
             f"lists is {lists} for {len(rows)} rows; give 1 to {len(rows)}, or leave it out"
         )
     dimension = exact.manifest.dimension
-    index = library.IndexIVFFlat(
-        library.IndexFlatIP(dimension), dimension, lists, library.METRIC_INNER_PRODUCT
-    )
+    centres = library.IndexFlatIP(dimension)
+    measure = library.METRIC_INNER_PRODUCT
+    if codes == "flat":
+        index = library.IndexIVFFlat(centres, dimension, lists, measure)
+    else:
+        # of the difference from the centre, which has a smaller range than the vector
+        bits = library.ScalarQuantizer.QT_6bit
+        index = library.IndexIVFScalarQuantizer(centres, dimension, lists, bits, measure, True)
     index.cp.seed = 0
     index.cp.min_points_per_centroid = 1
     few = np.sort(generator(0, "k-means").permutation(rows)[: _PER_LIST * lists])
@@ -227,87 +235,3 @@ def _save(library: Any, index: Any, path: Path) -> None:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(path)) from error
         raise
-
-
-def _calibrated(
-    index: Any, exact: Index, held_out: np.ndarray, recall: float, k: int
-) -> tuple[int, dict[str, float]]:
-    """Return the fewest lists to read that reach the recall for every kind of query, and the
-    recalls that they reach."""
-    kinds = _questions(exact, held_out, k)
-
-    def reached(nprobe: int) -> dict[str, Tensor]:
-        return {
-            name: (_without(own, *top(index, queries, k + (own is not None), nprobe), k) >= worst)
-            .float()
-            .mean(1)
-            for name, (queries, own, worst) in kinds.items()
-        }
-
-    def enough(nprobe: int) -> bool:
-        return all(
-            float(hit.mean() - 2 * hit.std() / len(hit) ** 0.5) >= recall
-            for hit in reached(nprobe).values()
-        )
-
-    # invariant: `low` is too few
-    low = 0
-    high = 1
-    while high < index.nlist and not enough(high):
-        low = high
-        high = min(2 * high, index.nlist)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high, {name: float(hit.mean()) for name, hit in reached(high).items()}
-
-
-def _questions(
-    exact: Index, held_out: np.ndarray, k: int
-) -> dict[str, tuple[Tensor, Tensor | None, Tensor]]:
-    """Return queries (Q, E), their own rows (Q,), which are no answer, and the smallest cosine (Q,
-    1) of a correct answer.
-
-    The queries are the rows themselves, and if they are images the captions of the same rows, if
-    every folder has them: texts are in another region than images, and need more lists.
-    """
-    own = torch.from_numpy(held_out)
-    rows = exact.manifest.rows
-    kinds = {rows: (torch.from_numpy(exact.rows(held_out)), own)}
-    words = _texts(exact, held_out) if rows == "images" else None
-    kinds |= {} if words is None else {"texts": (words, None)}
-    asked = {}
-    for name, (queries, own) in kinds.items():
-        worst = [
-            _without(
-                None if own is None else own[at : at + 128],
-                *exact.top(queries[at : at + 128], k + (own is not None)),
-                k,
-            )
-            for at in range(0, len(queries), 128)
-        ]
-        asked[name] = (queries, own, torch.cat(worst)[:, -1:] - _TIE)
-    return asked
-
-
-def _without(own: Tensor | None, scores: Tensor, rows: Tensor, k: int) -> Tensor:
-    """Return the `k` best scores of rows other than a query's own."""
-    scores = scores.masked_fill(rows < 0, -torch.inf)
-    if own is None:
-        return scores[:, :k]
-    return (
-        scores.masked_fill(rows == own[:, None], -torch.inf)
-        .sort(dim=1, descending=True)
-        .values[:, :k]
-    )
-
-
-def _texts(exact: Index, rows: np.ndarray) -> Tensor | None:
-    folders = dict.fromkeys(path.parent.parent for path in exact.metadata)
-    dimension = exact.manifest.dimension
-    texts = [mapped(path, dimension) for folder in folders for path in parts_of(folder, "text_emb")]
-    if list(map(len, texts)) != list(map(len, exact.vectors)):
-        return None
-    words = take(texts, rows)
-    words = words[np.abs(words).sum(1) > 0]  # a row without a caption has zeros
-    return torch.from_numpy(words) if len(words) else None

@@ -24,6 +24,7 @@ from diptych.data.sample import BadSample
 from diptych.embeddings.columns import ALWAYS, Kind, Value
 from diptych.embeddings.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.embeddings.layout import Manifest, parquet, parts_of
+from diptych.embeddings.vectors import take
 from diptych.embeddings.where import parse
 from diptych.errors import InputError, located
 from diptych.models.model import TextModel
@@ -214,7 +215,7 @@ class Index:
             return self._exact(queries, k, self._alive & among)
         if self.ivf is None or k > self.ivf.state.k:
             return self._exact(queries, k)
-        scores, rows = self.ivf.top(queries, k)
+        scores, rows = self.ivf.top(queries, k, self.rows)
         short = (rows < 0).any(1)
         if short.any():
             scores[short], rows[short] = self._exact(queries[short], k)
@@ -308,20 +309,6 @@ class Index:
         return table
 
 
-def take(vectors: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return rows (N,), in any order, of consecutive arrays, as one array (N, E).
-
-    >>> take([np.array([[0.0], [1.0]]), np.array([[2.0]])], np.array([2, 0])).tolist()
-    [[2.0], [0.0]]
-    """
-    starts = np.cumsum([0, *map(len, vectors)])
-    taken = np.empty((len(rows), vectors[0].shape[1]), vectors[0].dtype)
-    for start, array in zip(starts, vectors, strict=False):
-        here = (rows >= start) & (rows < start + len(array))
-        taken[here] = array[rows[here] - start]
-    return taken
-
-
 def best(scores: Tensor, k: int) -> Tensor:
     """Return the columns (Q, K) of the `k` largest scores (Q, N) of each row, descending; of equal
     ones the lower column first.
@@ -381,7 +368,7 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
             "run `diptych embed` again"
         )
     rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _SAMPLED).astype(int))[: len(vectors)]
-    lengths = np.linalg.norm(vectors[rows], axis=1)
+    lengths = np.linalg.norm(take([vectors], rows), axis=1)
     wrong = ~(np.abs(lengths - 1) < _OFF) & (lengths != 0)  # a row without a caption has zeros
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

@@ -2,33 +2,47 @@
 `Index`.
 
     EMB/index.json        the `State`: which file, which rows, and the recall it was measured to reach
-    EMB/index-3.faiss     faiss' IndexIVFFlat by inner product over those rows, mapped when it is read
+    EMB/index-3.faiss     faiss' IndexIVFFlat, or IndexIVFScalarQuantizer, by inner product over those
+                          rows, mapped when it is read
 
 Vectors are sorted into lists by the nearest of some k-means centres, and a query reads the `nprobe`
-lists whose centres are nearest to it. index.json is replaced last and in one step and names its
-file, so a reader finds the complete old or new index, whenever a build is interrupted.
+lists whose centres are nearest to it. The lists hold the vectors, or codes of 6 bits a number: then
+the best `candidates` by their codes are compared anew with the vectors of EMB itself, so that every
+cosine is exact, and codes only decide which rows are compared. index.json is replaced last and in
+one step and names its file, so a reader finds the complete old or new index, whenever a build is
+interrupted.
+
+Dimensions: Q queries, C candidates, E embedding.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diptych.embeddings.layout import MANIFEST, Manifest
+from diptych.embeddings.vectors import take
 from diptych.errors import InputError, brief
 from diptych.files import read_json, write_atomic
 from diptych.spec import Count, Natural, check_record
 
-FORMAT = "diptych-index/1"
+Codes = Literal["flat", "6-bit"]
+"""What the lists of an index hold: vectors, or 6 bits for each of their numbers."""
+Vectors = Callable[[np.ndarray], np.ndarray]
+"""Returns the vectors (N, E) of row numbers (N,)."""
+
+FORMAT = "diptych-index/2"
+_BEFORE = "diptych-index/1"  # without `codes` and `candidates`: always flat
 STATE = "index.json"
+_AT_ONCE = 64  # queries whose candidates are compared at once, which bounds the memory
 _FILE = re.compile(r"index-\d{1,9}\.faiss")
 
 
@@ -49,7 +63,9 @@ class State:
     Rows are numbered through the folders in order; those in `removed` are never returned. `recall`
     is the requested share of a query's `k` nearest that is found. `nprobe` of the `lists` lists are
     read, the fewest with which the mean over `held_out` queries of each kind, minus two standard
-    errors, reaches it; `measured` are those means. `size` is that of `file` in bytes.
+    errors, reaches it; `measured` are those means. `codes` is what the lists hold; of codes the best
+    `candidates` are compared anew, which is 0 for lists of vectors. `size` is that of `file` in
+    bytes.
     """
 
     identity: str
@@ -64,6 +80,8 @@ class State:
     held_out: Natural
     file: str
     size: Natural
+    codes: Codes = "flat"
+    candidates: Natural = 0
     format: str = FORMAT
 
     def write(self, folder: Path) -> None:
@@ -75,13 +93,18 @@ class State:
     def read(cls, folder: Path) -> "State | None":
         """Read EMB/index.json; None if there is none. Raises InputError if it is damaged or of
         another format."""
-        values = read_state(cls, folder / STATE, FORMAT, anew(folder))
+        values = read_state(cls, folder / STATE, (FORMAT, _BEFORE), anew(folder))
         if values is None:
             return None
         state = cls(**{**values, "removed": tuple(values["removed"])})
         if _FILE.fullmatch(state.file) is None or any(row >= state.rows for row in state.removed):
             raise InputError(
                 f"{folder / STATE} is damaged (file {state.file!r}, {state.rows} rows); {anew(folder)}"
+            )
+        if (state.codes == "flat") != (state.candidates == 0):
+            raise InputError(
+                f"{folder / STATE} is damaged ({state.codes} codes, {state.candidates} candidates); "
+                f"{anew(folder)}"
             )
         return state
 
@@ -99,20 +122,21 @@ class State:
             )
 
 
-def read_state(cls: type, path: Path, form: str, remedy: str) -> dict[str, Any] | None:
+def read_state(cls: type, path: Path, forms: Sequence[str], remedy: str) -> dict[str, Any] | None:
     """Return the checked fields of a JSON file that describes what was made of some folders: a record
     `cls` with a tuple of `parts`; None if there is no file.
 
-    Raises InputError, which ends with the remedy, if it is damaged or not of the format `form`.
+    Raises InputError, which ends with the remedy, if it is damaged or of none of the formats
+    `forms`, the newest first.
     """
     try:
         values = read_json(path, remedy)
     except (FileNotFoundError, NotADirectoryError):
         return None
     found = values.get("format") if isinstance(values, dict) else type(values).__name__
-    if found != form:
+    if found not in forms:
         raise InputError(
-            f"{path} is of format {brief(repr(found))}, this version reads {form!r}; {remedy}"
+            f"{path} is of format {brief(repr(found))}, this version reads {forms[0]!r}; {remedy}"
         )
     if isinstance(values.get("parts"), list):
         values["parts"] = [
@@ -131,10 +155,8 @@ def fingerprint(folder: Path, vectors: Sequence[np.ndarray], rows: int = 64) -> 
     """Return a checksum of diptych.json and of some rows spread over the folder: it distinguishes
     embeddings, but does not cover every byte."""
     digest = hashlib.sha256((folder / MANIFEST).read_bytes())
-    starts = np.cumsum([0, *map(len, vectors)])
-    for row in np.linspace(0, starts[-1] - 1, rows).astype(int):
-        number = int(np.searchsorted(starts, row, side="right")) - 1
-        digest.update(vectors[number][row - starts[number]].tobytes())
+    last = sum(map(len, vectors)) - 1
+    digest.update(take(vectors, np.linspace(0, last, rows).astype(int)).tobytes())
     return digest.hexdigest()
 
 
@@ -168,20 +190,56 @@ class Ivf:
                 f"{path} holds {index.ntotal} rows of {index.d} numbers where {STATE} says {rows} of "
                 f"{state.dimension}; {anew(folder)}"
             )
+        if isinstance(index, library.IndexIVFScalarQuantizer) != (state.codes == "6-bit"):
+            raise InputError(f"{path} holds other codes than {STATE} says; {anew(folder)}")
         return cls(state, index)
 
-    def top(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def top(self, queries: Tensor, k: int, vectors: Vectors) -> tuple[Tensor, Tensor]:
         """Return cosines (Q, k) and rows (Q, k), best first, of equal ones the lower row first; -1
-        if the lists had fewer."""
-        return top(self._index, queries, k, self.state.nprobe)
+        if the lists had fewer.
+
+        `vectors` gives those of the rows, which are read for the candidates of an index of codes.
+        """
+        state = self.state
+        if state.codes == "flat":
+            return ordered(*listed(self._index, queries, k, state.nprobe))
+        most = max(k, state.candidates)
+        scores, rows = ordered(*compared(self._index, queries, most, state.nprobe, vectors))
+        return scores[:, :k], rows[:, :k]
 
 
-def top(index: Any, queries: Tensor, k: int, nprobe: int) -> tuple[Tensor, Tensor]:
-    """The same for any IndexIVF and number of lists."""
+def listed(index: Any, queries: Tensor, k: int, nprobe: int) -> tuple[Tensor, Tensor]:
+    """Return the scores (Q, k) and rows (Q, k) that any IndexIVF finds in its nearest lists, best
+    first; row -1 if they had fewer."""
     settings = faiss().SearchParametersIVF(nprobe=nprobe)
     array = np.ascontiguousarray(queries.detach().cpu().float().numpy())
-    found = index.search(array, k, params=settings)
-    scores, rows = map(torch.from_numpy, found)
+    scores, rows = index.search(array, k, params=settings)
+    return torch.from_numpy(scores), torch.from_numpy(rows)
+
+
+def compared(
+    index: Any, queries: Tensor, candidates: int, nprobe: int, vectors: Vectors
+) -> tuple[Tensor, Tensor]:
+    """Return exact cosines (Q, C) of the best candidates by an index of codes, and their rows (Q, C),
+    in the order of their codes; -inf and -1 if the lists had fewer."""
+    rows = listed(index, queries, candidates, nprobe)[1]
+    cosines = torch.full(rows.shape, -torch.inf)
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        # each vector once, in the order of the file
+        read, places = some.unique(return_inverse=True)
+        read, places = (read[1:], places - 1) if read[:1].eq(-1).any() else (read, places)
+        if not len(read):
+            continue
+        taken = torch.from_numpy(vectors(read.numpy()))[places.clamp(min=0)]
+        # not a matrix product, in which equal vectors may get scores that differ in the last bit
+        products = (taken * queries[start : start + _AT_ONCE, None]).sum(2)
+        cosines[start : start + _AT_ONCE] = products.masked_fill(some < 0, -torch.inf)
+    return cosines, rows
+
+
+def ordered(scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort the columns of both (Q, C) by score, best first, of equal ones the lower row first."""
     rows, order = rows.sort(dim=1, stable=True)  # faiss does not define the order of equal scores
     scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
     return scores, rows.gather(1, order)

@@ -68,7 +68,7 @@ class State:
     def read(cls, folder: Path) -> "State | None":
         """Read EMB/map.json; None if there is none. Raises InputError if it is damaged or of another
         format."""
-        values = read_state(cls, folder / STATE, FORMAT, anew(folder))
+        values = read_state(cls, folder / STATE, (FORMAT,), anew(folder))
         if values is None:
             return None
         state = cls(**values)

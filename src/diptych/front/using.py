@@ -88,9 +88,12 @@ def index(
     lists: int | None = None,
     recall: float | None = None,
     k: int | None = None,
+    compress: bool | None = None,
 ) -> State:
     """Build the index of a folder of embeddings, or change it (`embeddings.build.build_index`)."""
-    return build_index(emb, add=add, remove=remove, lists=lists, recall=recall, k=k)
+    return build_index(
+        emb, add=add, remove=remove, lists=lists, recall=recall, k=k, compress=compress
+    )
 
 
 def search(
