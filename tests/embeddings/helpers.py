@@ -18,6 +18,7 @@ from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
 from diptych.embeddings.columns import arrow
+from diptych.embeddings.index import Index
 from diptych.embeddings.layout import Manifest
 from diptych.models.model import Model
 from diptych.towers.build import image_tower, text_tower
@@ -172,3 +173,10 @@ def folder_of(path, vectors, texts=None, identity="sha256:model", name="k", kept
         columns={column: kind for column, (kind, _) in kept.items()},
     ).write(path)
     return path
+
+
+def recall(folder, queries, k=10):
+    """The share of the `k` nearest that a search by the index of a folder finds."""
+    found = Index.open(folder).top(queries, k)[0]
+    worst = Index.open(folder, exact=True).top(queries, k)[0][:, -1:]
+    return float((found >= worst - 1e-6).float().mean())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.embeddings.helpers import DIMENSION, folder_of, near, unit
+from tests.embeddings.helpers import DIMENSION, folder_of, near, recall, unit
 
 from diptych.cli import main
 from diptych.embeddings import build
@@ -46,12 +46,6 @@ def emb(built, tmp_path):
 def keys(index, queries, k=10):
     scores, rows = index.top(queries, k)
     return [[hit.key for hit in index.hits(*both)] for both in zip(scores, rows, strict=True)]
-
-
-def recall(folder, queries, k=10):
-    found = Index.open(folder).top(queries, k)[0]
-    worst = Index.open(folder, exact=True).top(queries, k)[0][:, -1:]
-    return float((found >= worst - 1e-6).float().mean())
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])

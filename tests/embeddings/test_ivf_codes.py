@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.embeddings.helpers import DIMENSION, folder_of, near, unit
-from tests.embeddings.test_ivf import recall
+from tests.embeddings.helpers import DIMENSION, folder_of, near, recall, unit
 
 from diptych.cli import main
 from diptych.embeddings.build import build_index
