@@ -38,10 +38,13 @@ from benchmarks.measure import (
 )
 from diptych.embeddings.build import build_index
 from diptych.embeddings.index import Index
+from diptych.embeddings.lance.build import write_store
+from diptych.embeddings.lance.store import Store as Table
+from diptych.embeddings.lance.table import library
 from diptych.embeddings.layout import Manifest
 from diptych.embeddings.writer import PART_ROWS, Row, write_metadata
 
-PACKAGES = ("faiss-cpu",)
+PACKAGES = ("faiss-cpu", "pylance")
 ROWS = 1_000_000
 DIMENSION = 192
 QUERIES = 1_000  # for recall and memory
@@ -110,6 +113,16 @@ def _search_index(place: Path) -> Search:
     return Index.open(place).top
 
 
+def _build_table(emb: Path, place: Path) -> dict[str, Any]:
+    state = write_store(emb, f"lancedb:{place}", k=K).state
+    assert state is not None
+    return {"lists": state.lists, "nprobe": state.nprobe, "candidates": state.candidates}
+
+
+def _search_table(place: Path) -> Search:
+    return Table.open(f"lancedb:{place}").top
+
+
 def _files(pattern: str) -> Callable[[Path], list[Path]]:
     return lambda place: [path for path in place.rglob(pattern) if path.is_file()]
 
@@ -128,6 +141,12 @@ STORES = (
         search=_search_index,
         kept=_files("index*"),
         bar=MEMORY_BAR,
+    ),
+    Store(
+        name="lancedb",
+        build=_build_table,
+        search=_search_table,
+        kept=_files("*"),  # the vectors too, which need not be on this machine
     ),
 )
 
@@ -212,6 +231,7 @@ def _warm() -> None:
     """Load what any search loads, such as the kernels of a product and the reader of Parquet."""
     import pyarrow.parquet  # noqa: F401
 
+    library()
     flat = faiss.IndexFlatIP(DIMENSION)
     flat.add(np.ones((100, DIMENSION), np.float32))
     flat.search(np.ones((_AT_ONCE, DIMENSION), np.float32), K)

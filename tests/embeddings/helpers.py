@@ -17,6 +17,7 @@ from PIL import Image
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import train_bpe
+from diptych.embeddings.columns import arrow
 from diptych.embeddings.index import Index
 from diptych.embeddings.layout import Manifest
 from diptych.models.model import Model
@@ -135,8 +136,9 @@ def near(count, seed, centres=60):
     )
 
 
-def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
-    """A folder as `diptych embed` writes it, in two parts."""
+def folder_of(path, vectors, texts=None, identity="sha256:model", name="k", kept=None):
+    """A folder as `diptych embed` writes it, in two parts; `kept` are columns, with their kinds."""
+    kept = kept or {}
     for kind, arrays in {"img_emb": vectors, "text_emb": texts}.items():
         if arrays is not None:
             (path / kind).mkdir(parents=True)
@@ -155,6 +157,8 @@ def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
             column: pyarrow.array(table[column], getattr(pyarrow, kind)())
             for column, kind in schema.items()
         }
+        for column, (kind, values) in kept.items():
+            columns[column] = arrow(kind, [values[row] for row in rows])
         pyarrow.parquet.write_table(
             pyarrow.table(columns), path / "metadata" / f"metadata_{number}.parquet"
         )
@@ -166,6 +170,7 @@ def folder_of(path, vectors, texts=None, identity="sha256:model", name="k"):
         texts=None if texts is None else len(texts),
         source="s",
         damaged={},
+        columns={column: kind for column, (kind, _) in kept.items()},
     ).write(path)
     return path
 

@@ -20,8 +20,9 @@ from diptych.data.sources import open_source
 from diptych.embeddings import index, writer
 from diptych.embeddings.build import build_index
 from diptych.embeddings.embed import embed_source
-from diptych.embeddings.index import Index, best
+from diptych.embeddings.index import Index
 from diptych.embeddings.layout import Manifest, parts_of
+from diptych.embeddings.nearest import best
 from diptych.embeddings.query import query
 from diptych.errors import InputError
 

@@ -7,27 +7,39 @@ best rows by its codes are compared anew with the vectors of EMB, and cosines ar
 
 --map makes no index but the map of a folder, which `diptych serve` shows: where each row lies in the
 plane, and what is nearest to it, which shows near-duplicates and outliers.
+
+--to writes the embeddings, with an index, to a LanceDB table on disk or in object storage, for more
+vectors than fit into memory; `diptych index lancedb:PATH` changes it, and each change is a version.
 """
 
 import shlex
+from typing import Any
 
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "EMB [--add MORE] [--remove KEY] [options] | EMB --map [--projection NAME]"
+USAGE = (
+    "EMB|lancedb:PATH [--add MORE] [--remove KEY] [options] | EMB --map [--projection NAME] | "
+    "EMB --to lancedb:PATH [options]"
+)
 EXAMPLES = (
     "diptych index emb",
     "diptych index emb --map",
     "diptych index emb --compress",
     "diptych index emb --add emb_of_may --remove photos/0017",
+    "diptych index emb --to lancedb:shop",
+    "diptych index lancedb:shop --add emb_of_may",
 )
 _OF_INDEX = ("add", "remove", "recall", "k", "compress", "lists")
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "emb", help="a folder that `diptych embed` made")
+    parser.option("What", "emb", help="a folder that `diptych embed` made, or lancedb:PATH")
+    parser.option(
+        "What", "--to", metavar="lancedb:PATH", help="write to a LanceDB table; PATH may be s3://…"
+    )
     parser.option(
         "What",
         "--add",
@@ -82,28 +94,65 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych index has no folder; name one that `diptych embed RUN SOURCE --out EMB` made"
         )
+    from diptych.embeddings.addresses import is_store, refuse_store
+
     if args.get("map"):
+        refuse_store(args.emb, "--map")
         _map(args)
         return
     if "projection" in args:
         raise InputError("--projection is of the map; add --map")
     if not 0 < args.get("recall", 0.99) <= 1:
         raise InputError(f"--recall is {args.recall:g}; it is a share above 0, at most 1")
+    settings = {name: args[name] for name in _OF_INDEX if name in args}
+    if "to" in args or is_store(args.emb):
+        _store(args, settings)
+        return
     from diptych.embeddings.build import build_index
 
-    settings = {name: args[name] for name in _OF_INDEX if name in args}
     state = build_index(args.emb, **settings)
     rows = sum(part.count for part in state.parts) - len(state.removed)
     anew = f", and {state.candidates:,} vectors" if state.candidates else ""
     say(f"{rows:,} rows in {state.lists:,} lists, of which a search reads {state.nprobe:,}{anew}")
-    reached = ", ".join(f"{value:.4f} for {kind}" for kind, value in state.measured.items())
     print(
-        f"{args.emb} is indexed: recall of the {state.k} nearest on held-out queries is {reached}"
+        f"{args.emb} is indexed: recall of the {state.k} nearest on held-out queries is {_reached(state)}"
     )
 
 
+def _store(args: Namespace, settings: dict[str, Any]) -> None:
+    if "compress" in settings:
+        raise InputError("--compress is of a folder; the index of a store always holds codes")
+    from diptych.embeddings.addresses import is_store, refuse_store
+    from diptych.embeddings.lance.build import change_store, write_store
+
+    if "to" in args:
+        refuse_store(args.emb, "--to")
+        if not is_store(args.to):
+            raise InputError(f"--to is {args.to}; write lancedb:PATH, where PATH may be a URL")
+        store = write_store(args.emb, args.to, stage=progress, **settings)
+    else:
+        store = change_store(args.emb, stage=progress, **settings)
+    name = f"{store.name}, version {store.version},"
+    state = store.state
+    assert state is not None
+    if not state.lists:
+        print(f"{name} has {len(store):,} rows, few enough to compare all")
+        return
+    say(
+        f"{len(store):,} rows in {state.lists:,} lists, of which a search reads {state.nprobe:,}, and "
+        f"{state.candidates:,} vectors"
+    )
+    print(
+        f"{name} is indexed: recall of the {state.k} nearest on held-out queries is {_reached(state)}"
+    )
+
+
+def _reached(state: Any) -> str:
+    return ", ".join(f"{value:.4f} for {kind}" for kind, value in state.measured.items())
+
+
 def _map(args: Namespace) -> None:
-    for name in _OF_INDEX:
+    for name in ("to", *_OF_INDEX):
         if name in args:
             raise InputError(
                 f"--{name} is of the index, and --map makes the map alone; leave one out"

@@ -16,11 +16,12 @@ EXAMPLES = (
     "diptych search emb --image query.jpg --json",
     "diptych search emb --image red-house.jpg blue --minus red",
     "diptych search emb 'running shoes' --where \"price < 80 and brand in ('acme', 'apex')\"",
+    "diptych search lancedb:shop 'running shoes'",
 )
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "emb", help="a folder that `diptych embed` made")
+    parser.option("What", "emb", help="a folder that `diptych embed` made, or lancedb:PATH")
     parser.option("What", "text", help="the words to look for")
     parser.option(
         "What",
@@ -61,10 +62,10 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych search has nothing to look for; give some words in quotes, or --image FILE"
         )
-    from diptych.embeddings.index import Index
+    from diptych.embeddings.addresses import open_searchable
     from diptych.embeddings.query import made_by, query
 
-    index = Index.open(args.emb, exact=bool(args.get("exact")))
+    index = open_searchable(args.emb, exact=bool(args.get("exact")))
     manifest = index.manifest
     if "where" in args:
         index.passing(args.where)  # raises its errors before the model is loaded

@@ -1,4 +1,4 @@
-"""Search folders of embeddings in the browser, and over HTTP.
+"""Search folders and stores of embeddings in the browser, and over HTTP.
 
 The models are loaded once. The page is at /, the API under /api/v1, its description in
 /api/v1/openapi.json. Only this machine reaches the server, unless --host says otherwise; then set a
@@ -25,7 +25,9 @@ _PORT = 8420
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "emb", nargs="*", help="folders that `diptych embed` made")
+    parser.option(
+        "What", "emb", nargs="*", help="folders that `diptych embed` made, or lancedb:PATH"
+    )
     parser.option(
         "What",
         "--source",
@@ -88,6 +90,7 @@ def run(args: Namespace) -> None:
     from diptych.serve import need
 
     need()
+    from diptych.embeddings.addresses import is_store
     from diptych.embeddings.layout import Manifest
     from diptych.embeddings.query import made_by
     from diptych.serve.collection import open_collections
@@ -98,11 +101,12 @@ def run(args: Namespace) -> None:
     host = args.get("host", "127.0.0.1")
     token = args.get("token") or os.environ.get("DIPTYCH_TOKEN") or None
     for folder in folders:
-        Manifest.read(Path(folder).expanduser())
+        if not is_store(folder):
+            Manifest.read(Path(folder).expanduser())
 
     def load(index: Any) -> Any:
         manifest = index.manifest
-        spec, weights = made_by(index.folder, manifest, args.get("model"), args.get("weights"))
+        spec, weights = made_by(index.name, manifest, args.get("model"), args.get("weights"))
         return load_model(spec, args, weights=weights, share=manifest.share, space=manifest.space)
 
     # What is cheap to find out comes before a model is loaded.

@@ -69,6 +69,9 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych view has nothing to show; name a source such as photos/ or pairs.csv, a RUN, or an EMB"
         )
+    from diptych.embeddings.addresses import refuse_store
+
+    refuse_store(args.what, "diptych view")
     kind = _kind(args.what)
     _refuse_others(args, kind)
     if "out" in args:

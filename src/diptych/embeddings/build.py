@@ -17,6 +17,7 @@ from diptych.embeddings.calibrate import HELD_OUT, calibrated
 from diptych.embeddings.index import Index, embeddings, read_table
 from diptych.embeddings.ivf import Codes, Part, State, anew, faiss, fingerprint
 from diptych.embeddings.layout import Manifest
+from diptych.embeddings.searchable import Searchable
 from diptych.errors import InputError, brief
 from diptych.files import locked, write_atomic
 from diptych.rng import generator
@@ -90,7 +91,7 @@ def build_index(
             index.remove_ids(np.asarray(gone, np.int64))
             _fill(index, exact, kept[kept >= start])
         else:
-            index = _new(
+            index = trained(
                 library,
                 exact,
                 np.setdiff1d(kept, held_out) if len(kept) > 2 * HELD_OUT else kept,
@@ -181,7 +182,10 @@ def _rows_of(index: Index, keys: Sequence[str]) -> list[int]:
     return rows
 
 
-def _new(library: Any, exact: Index, rows: np.ndarray, lists: int | None, codes: Codes) -> Any:
+def trained(
+    library: Any, exact: Searchable, rows: np.ndarray, lists: int | None, codes: Codes
+) -> Any:
+    """Return an empty faiss index whose centres are fitted to some of the rows (N,)."""
     lists = (
         lists if lists is not None else max(1, min(round(4 * len(exact) ** 0.5), len(exact) // 39))
     )

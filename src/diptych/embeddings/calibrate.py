@@ -16,6 +16,7 @@ from torch import Tensor
 from diptych.embeddings.index import Index, mapped
 from diptych.embeddings.ivf import Codes, compared, listed
 from diptych.embeddings.layout import parts_of
+from diptych.embeddings.searchable import Searchable
 from diptych.embeddings.vectors import take
 from diptych.errors import InputError
 
@@ -29,6 +30,7 @@ Search = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """Takes queries, a number of hits and a number of lists; returns cosines and rows (Q, C), in the order
 in which they would be compared anew."""
 
+_AT_ONCE = 512  # queries of one exact search, whose products with a tile are in memory
 _TIE = 1e-6  # cosines closer than the rounding of a float32 dot product are equal
 # Codes compared in the time in which the vector of one candidate is read and compared: 16 are measured
 # with the vectors in the system's cache, and far more where they come from the disk.
@@ -63,7 +65,8 @@ def calibrated(
 
     Raises InputError if codes do not reach it.
     """
-    kinds = questions(exact, held_out, k)
+    words = words_of(exact, held_out) if exact.manifest.rows == "images" else None
+    kinds = questions(exact, held_out, words, k)
     if codes == "flat":
         found = cheapest(partial(listed, index), kinds, recall, k, k, index.nlist, len(exact))
         return replace(found, candidates=0)
@@ -152,27 +155,35 @@ def _shares(search: Search, asked: Asked, k: int, most: int, nprobe: int) -> Ten
     return right.cumsum(1)[:, k - 1 :].clamp(max=k) / k
 
 
-def questions(exact: Index, held_out: np.ndarray, k: int) -> dict[str, Asked]:
+def questions(
+    exact: Searchable,
+    held_out: np.ndarray,
+    words: Tensor | None,
+    k: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Asked]:
     """Return what is asked of an index, by kind of query.
 
-    The queries are the rows themselves, and if they are images the captions of the same rows, if
-    every folder has them: texts are in another region than images, and need more lists.
+    The queries are the rows `held_out` themselves, and if they are images the vectors of captions
+    `words` (W, E), if there are any: texts are in another region than images, and need more lists.
+    `progress` receives the queries answered and their number.
     """
     own = torch.from_numpy(held_out)
     rows = exact.manifest.rows
     kinds = {rows: (torch.from_numpy(exact.rows(held_out)), own)}
-    words = _texts(exact, held_out) if rows == "images" else None
     kinds |= {} if words is None else {"texts": (words, None)}
     asked = {}
+    done = 0
+    total = sum(len(queries) for queries, _ in kinds.values())
     for name, (queries, own) in kinds.items():
-        worst = [
-            _without(
-                None if own is None else own[at : at + 128],
-                *exact.top(queries[at : at + 128], k + (own is not None)),
-                k,
-            )
-            for at in range(0, len(queries), 128)
-        ]
+        worst: list[Tensor] = []
+        for at in range(0, len(queries), _AT_ONCE):
+            some = queries[at : at + _AT_ONCE]
+            itself = None if own is None else own[at : at + _AT_ONCE]
+            found = exact.top(some, k + (own is not None))
+            worst.append(_without(itself, *found, k))
+            done += len(some)
+            progress(done, total)
         asked[name] = Asked(queries=queries, own=own, worst=torch.cat(worst)[:, -1:] - _TIE)
     return asked
 
@@ -185,7 +196,8 @@ def _without(own: Tensor | None, scores: Tensor, rows: Tensor, k: int) -> Tensor
     return scores.sort(dim=1, descending=True).values[:, :k]
 
 
-def _texts(exact: Index, rows: np.ndarray) -> Tensor | None:
+def words_of(exact: Index, rows: np.ndarray) -> Tensor | None:
+    """Return the vectors (W, E) of the captions of rows (N,); None if a folder has none."""
     folders = dict.fromkeys(path.parent.parent for path in exact.metadata)
     dimension = exact.manifest.dimension
     texts = [mapped(path, dimension) for folder in folders for path in parts_of(folder, "text_emb")]

@@ -5,20 +5,25 @@ becomes the name, and of several texts of a role the first is kept. A value that
 conventions of `Sample`: no such field, NaN, -1 of a class) is null.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, brief, unknown
 
-ALWAYS = ("key", "position", "image_path", "caption")
+Kind = Literal["int", "float", "text"]
+Value = int | float | str | None
+
+ALWAYS: Mapping[str, Kind] = {
+    "key": "text",
+    "position": "int",
+    "image_path": "text",
+    "caption": "text",
+}
 """The columns that every folder has."""
 
 _OF_HITS = ("rank", "score")  # what a result adds to the columns of its row
-
-Kind = Literal["int", "float", "text"]
-Value = int | float | str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ As in SQL, a comparison with null is null. A column of text that is compared wit
 numbers, its blanks as null.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from diptych.errors import InputError, brief
 
@@ -20,8 +20,6 @@ class Name:
 
 Constant = int | float | str
 Operand = Name | Constant
-Test = Callable[[Any], Any]
-"""From a pyarrow table to a pyarrow array of booleans, null where neither is known."""
 
 
 def compute() -> Any:
@@ -31,82 +29,115 @@ def compute() -> Any:
     return pyarrow.compute
 
 
-def joined(function: str, tests: Sequence[Test]) -> Test:
-    """Return several tests as one, by `and_kleene` or `or_kleene`, SQL's and, or."""
-    if len(tests) == 1:
-        return tests[0]
+class Test(Protocol):
+    """From a pyarrow table to a pyarrow array of booleans, null where neither is known."""
 
-    def all_joined(table: Any) -> Any:
-        found = tests[0](table)
-        for test in tests[1:]:
-            found = getattr(compute(), function)(found, test(table))
+    def __call__(self, table: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Several tests as one, by `and_kleene` or `or_kleene`, SQL's and, or."""
+
+    function: str
+    tests: Sequence[Test]
+
+    def __call__(self, table: Any) -> Any:
+        found = self.tests[0](table)
+        for test in self.tests[1:]:
+            found = getattr(compute(), self.function)(found, test(table))
         return found
 
-    return all_joined
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite of a test."""
+
+    test: Test
+
+    def __call__(self, table: Any) -> Any:
+        return compute().invert(self.test(table))
 
 
-def inverted(test: Test, negated: bool) -> Test:
-    """Return the opposite of a test if it is negated."""
-    return (lambda table: compute().invert(test(table))) if negated else test
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    """Whether a value is null."""
+
+    operand: Operand
+
+    def __call__(self, table: Any) -> Any:
+        return compute().is_null(_values(self.operand, table))
 
 
-def is_null(operand: Operand) -> Test:
-    """Return whether a value is null."""
-    return lambda table: compute().is_null(_values(operand, table))
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A function such as `less` of two values."""
+
+    function: str
+    left: Operand
+    right: Operand
+
+    def __call__(self, table: Any) -> Any:
+        pair = _alike(_values(self.left, table), _values(self.right, table), self.left, self.right)
+        return getattr(compute(), self.function)(*pair)
 
 
-def comparison(function: str, left: Operand, right: Operand) -> Test:
-    """Return the test of a function such as `less`."""
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Whether a value is one of several, which are all texts or all numbers; null for null."""
 
-    def compare(table: Any) -> Any:
-        pair = _alike(_values(left, table), _values(right, table), left, right)
-        return getattr(compute(), function)(*pair)
+    left: Operand
+    values: Sequence[Constant]
 
-    return compare
-
-
-def among(left: Operand, values: Sequence[Constant]) -> Test:
-    """Return whether a value is one of several, null for null."""
-    return joined("or_kleene", [_one_of(left, each) for each in _by_type(values)])
-
-
-def _by_type(values: Sequence[Constant]) -> list[list[Constant]]:
-    texts: list[Constant] = [value for value in values if isinstance(value, str)]
-    numbers: list[Constant] = [value for value in values if not isinstance(value, str)]
-    return [group for group in (texts, numbers) if group]
-
-
-def _one_of(left: Operand, values: Sequence[Constant]) -> Test:
-    def one_of(table: Any) -> Any:
+    def __call__(self, table: Any) -> Any:
         import pyarrow
 
         library = compute()
         listed = pyarrow.array(
-            [float(value) for value in values]
-            if any(isinstance(value, float) for value in values)
-            else values
+            [float(value) for value in self.values]
+            if any(isinstance(value, float) for value in self.values)
+            else self.values
         )
-        own, listed = _alike(_values(left, table), listed, left, values[0])
+        own, listed = _alike(_values(self.left, table), listed, self.left, self.values[0])
         found = library.is_in(own, value_set=listed)
         return library.if_else(library.is_null(own), pyarrow.scalar(None, pyarrow.bool_()), found)
 
-    return one_of
 
+@dataclass(frozen=True, slots=True)
+class Like:
+    """Whether a text matches a pattern, in which % is any text and _ any character."""
 
-def like(left: Operand, pattern: str, ignore_case: bool) -> Test:
-    """Return whether a text matches a pattern, in which % is any text and _ any character."""
+    left: Operand
+    pattern: str
+    ignore_case: bool
 
-    def is_like(table: Any) -> Any:
+    def __call__(self, table: Any) -> Any:
         import pyarrow
 
-        values = _values(left, table)
+        values = _values(self.left, table)
         if not pyarrow.types.is_string(values.type):
             raise InputError(
-                f"{_called(left)} holds numbers, which are not like {pattern!r}; compare it with < or ="
+                f"{_called(self.left)} holds numbers, which are not like {self.pattern!r}; compare it with < or ="
             )
-        return compute().match_like(values, pattern, ignore_case=ignore_case)
+        return compute().match_like(values, self.pattern, ignore_case=self.ignore_case)
 
-    return is_like
+
+def joined(function: str, tests: Sequence[Test]) -> Test:
+    """Return several tests as one; one alone as it is."""
+    return tests[0] if len(tests) == 1 else Joined(function, tests)
+
+
+def inverted(test: Test, negated: bool) -> Test:
+    """Return the opposite of a test if it is negated."""
+    return Not(test) if negated else test
+
+
+def among(left: Operand, values: Sequence[Constant]) -> Test:
+    """Return whether a value is one of several, null for null."""
+    texts: list[Constant] = [value for value in values if isinstance(value, str)]
+    numbers: list[Constant] = [value for value in values if not isinstance(value, str)]
+    groups = [group for group in (texts, numbers) if group]
+    return joined("or_kleene", [OneOf(left, group) for group in groups])
 
 
 def _values(operand: Operand, table: Any) -> Any:

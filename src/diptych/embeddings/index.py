@@ -7,93 +7,28 @@ dimensions take a fraction of a second on two cores and little memory.
 Dimensions: Q queries, N rows, E embedding, K hits.
 """
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from diptych.data.images import FileImage, on_ground
-from diptych.data.sample import BadSample
-from diptych.embeddings.columns import ALWAYS, Kind, Value
+from diptych.embeddings.columns import ALWAYS, Kind
+from diptych.embeddings.hits import Hit, Hits
 from diptych.embeddings.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.embeddings.layout import Manifest, parquet, parts_of
+from diptych.embeddings.nearest import TILE, check_model, check_queries, nearest
 from diptych.embeddings.vectors import take
 from diptych.embeddings.where import parse
 from diptych.errors import InputError, located
 from diptych.models.model import TextModel
-from diptych.results import Markup, Tabular, html_table
-
-TILE = 16_384
-"""The number of rows compared at once: 32 MB of vectors of 512 dimensions."""
 
 _SAMPLED = 1024  # rows of a file whose length is checked when it is opened
 _OFF = 1e-3  # tolerance of the length of a unit vector
-_KINDS: Mapping[str, Kind] = {
-    "key": "text",
-    "position": "int",
-    "image_path": "text",
-    "caption": "text",
-}
-
 _KEPT = 64  # parts of metadata in memory, of up to 100,000 rows each
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hit:
-    """One result: `rank` from 1, `score` the cosine, `position` in the source, `image_path` "" in a
-    tar, `columns` the kept columns of the source."""
-
-    rank: int
-    score: float
-    key: str
-    position: int
-    image_path: str
-    caption: str | None
-    columns: Mapping[str, Value] = field(default_factory=dict, hash=False)
-
-
-class Hits(Tabular, list[Hit]):
-    """The results of one query, best first."""
-
-    def records(self) -> list[dict[str, Any]]:
-        """A row for each hit, the kept columns behind the others."""
-        rows = [asdict(hit) for hit in self]
-        return [row | row.pop("columns") for row in rows]
-
-    def _repr_html_(self) -> str:
-        shown = [
-            {
-                "#": hit.rank,
-                "image": _thumbnail(hit.image_path),
-                "cosine": hit.score,
-                "key": hit.key,
-                "caption": hit.caption,
-                **hit.columns,
-            }
-            for hit in self
-        ]
-        return html_table(self.title, shown)
-
-
-def _thumbnail(path: str, side: int = 128) -> Markup | None:
-    """An image file as HTML, small; None if it is not, or no longer, there."""
-    try:
-        image = FileImage(path).decode(side)
-    except BadSample:
-        return None
-    image.thumbnail((side, side))
-    data = io.BytesIO()
-    on_ground(image).save(data, "JPEG")
-    return Markup(
-        f'<img src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
-    )
 
 
 class Index:
@@ -121,6 +56,7 @@ class Index:
         self._alive = np.ones(self._starts[-1], bool)
         self._alive[list(removed)] = False
         self._metadata = lru_cache(maxsize=_KEPT)(self._read)
+        self._source_in = lru_cache(maxsize=None)(lambda other: Manifest.read(other).source)
         self.passing = lru_cache(maxsize=8)(self._passing)
 
     @classmethod
@@ -176,6 +112,27 @@ class Index:
         return cls(folder, manifest, vectors, metadata, columns=columns, removed=removed, ivf=ivf)
 
     @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.folder)
+
+    @property
+    def places(self) -> list[str]:
+        """The folders that messages may name."""
+        return list(dict.fromkeys(str(path.parent.parent) for path in self.metadata))
+
+    @property
+    def stamp(self) -> str:
+        """What distinguishes these rows from others that the folder held or will hold."""
+        manifest = self.manifest
+        return repr((manifest.identity, manifest.count, manifest.source, len(self)))
+
+    @property
+    def most(self) -> int:
+        """The largest `k` that the index answers; searches for more hits are exact."""
+        return 0 if self.ivf is None else self.ivf.state.k
+
+    @property
     def kept(self) -> np.ndarray:
         """Which rows (N,) are not removed."""
         return self._alive
@@ -186,11 +143,7 @@ class Index:
     def check(self, model: TextModel) -> None:
         """Raise InputError for a model other than the one that made these embeddings: the cosines
         would be meaningless."""
-        if model.identity != self.manifest.identity:
-            raise InputError(
-                f"{self.folder} was embedded with {self.manifest.model} ({self.manifest.identity[:12]}), which is not "
-                f"{model.name} ({model.identity[:12]}); search with that model, or embed again with this one"
-            )
+        check_model(self.name, self.manifest, model)
 
     def top(
         self, queries: Tensor, k: int = 10, among: np.ndarray | None = None
@@ -203,17 +156,11 @@ class Index:
         hits are searched for in it. What its recall does not cover is exact: more hits, queries
         whose lists have fewer than `k` rows, and a search among some rows.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
-            raise InputError(
-                f"queries of shape {tuple(queries.shape)} do not fit {self.folder}, whose vectors have "
-                f"{self.manifest.dimension} numbers; embed them with {self.manifest.model}"
-            )
-        if k < 1:
-            raise InputError(f"k is {k}; ask for at least 1 hit")
+        check_queries(self.name, self.manifest, queries, k)
         queries = queries.detach().cpu().float()
         if among is not None:
             return self._exact(queries, k, self._alive & among)
-        if self.ivf is None or k > self.ivf.state.k:
+        if self.ivf is None or k > self.most:
             return self._exact(queries, k)
         scores, rows = self.ivf.top(queries, k, self.rows)
         short = (rows < 0).any(1)
@@ -226,27 +173,20 @@ class Index:
     ) -> tuple[Tensor, Tensor]:
         if among is None and self.removed:
             among = self._alive
-        scores = queries.new_empty(len(queries), 0)
-        rows = torch.empty(len(queries), 0, dtype=torch.long)
+        return nearest(queries, k, self._tiles(among))
+
+    def _tiles(self, among: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start, vectors in zip(self._starts, self.vectors, strict=False):
             for offset in range(0, len(vectors), TILE):
-                tile = torch.from_numpy(vectors[offset : offset + TILE])
-                first = int(start) + offset
-                here = torch.arange(len(tile)) + first
+                tile = vectors[offset : offset + TILE]
+                rows = np.arange(len(tile)) + int(start) + offset
                 if among is not None:
-                    kept = torch.from_numpy(among[first : first + len(tile)])
+                    kept = among[rows[0] : rows[-1] + 1]
                     if not kept.any():
                         continue
                     tile = tile[kept]
-                    here = here[kept]
-                found = queries @ tile.T
-                columns = best(found, k)
-                scores = torch.cat([scores, found.gather(1, columns)], dim=1)
-                rows = torch.cat([rows, here[columns]], dim=1)
-                columns = best(scores, k)
-                scores = scores.gather(1, columns)
-                rows = rows.gather(1, columns)
-        return scores, rows
+                    rows = rows[kept]
+                yield rows, tile
 
     def _passing(self, where: str) -> np.ndarray:
         """Return which rows (N,), removed ones included, pass a filter (`embeddings.where`).
@@ -258,7 +198,7 @@ class Index:
         masks: list[np.ndarray] = []
         for number, path in enumerate(self.metadata):
             folder = path.parent.parent
-            filter.check({**_KINDS, **self.columns[number]}, str(folder))
+            filter.check({**ALWAYS, **self.columns[number]}, str(folder))
             table = self._whole(number, read_table(path, filter.columns or ("position",)))
             with located(str(folder)):
                 masks.append(filter.mask(table))
@@ -281,9 +221,25 @@ class Index:
             found.append(Hit(rank=rank, score=score, columns=values, **always))
         return found
 
+    def blocks(self) -> Iterator[tuple[str, np.ndarray, Any]]:
+        """Yield the rows that are not removed, in order, at most `TILE` at once: their source, their
+        vectors (T, E), and their metadata as a pyarrow table."""
+        for number, (start, vectors) in enumerate(zip(self._starts, self.vectors, strict=False)):
+            table = self._read(number)
+            for offset in range(0, len(vectors), TILE):
+                kept = self._alive[start + offset : start + min(offset + TILE, len(vectors))]
+                part = table.slice(offset, TILE)
+                source = self._source_in(self.metadata[number].parent.parent)
+                yield source, vectors[offset : offset + TILE][kept], part.filter(kept)
+
     def folder_of(self, row: int) -> Path:
         """Return the folder of embeddings that a row lies in, which may be one that was added."""
         return self.metadata[self._part_of(row)].parent.parent
+
+    def source_of(self, row: int) -> str:
+        """Return the source that a row was embedded from."""
+        folder = self.folder_of(row)
+        return self._source_in(folder)
 
     def alive(self, row: int) -> bool:
         """Whether there is such a row, and it was not removed."""
@@ -307,31 +263,6 @@ class Index:
                 "folder again or run `diptych embed`"
             )
         return table
-
-
-def best(scores: Tensor, k: int) -> Tensor:
-    """Return the columns (Q, K) of the `k` largest scores (Q, N) of each row, descending; of equal
-    ones the lower column first.
-
-    >>> best(torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0]]), 2)
-    tensor([[1, 2]])
-    """
-    k = min(k, scores.shape[1])
-    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    if values.shape[1] > k and bool((values[:, k] == values[:, k - 1]).any()):
-        columns = _first_equals(scores, values[:, k - 1 : k], k)
-    columns = columns[:, :k].sort(dim=1).values
-    order = scores.gather(1, columns).argsort(dim=1, descending=True, stable=True)
-    return columns.gather(1, order)
-
-
-def _first_equals(scores: Tensor, worst: Tensor, k: int) -> Tensor:
-    """Return the columns (Q, k), ascending, of the scores above `worst` (Q, 1), the k-th best, and of
-    the first of its equals, of which topk may keep any."""
-    above = scores > worst
-    equal = scores == worst
-    keep = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
-    return keep.nonzero()[:, 1].view(len(scores), k)
 
 
 def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
@@ -379,12 +310,26 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
     return vectors
 
 
-def read_table(path: Path, columns: Sequence[str] = ALWAYS) -> Any:
+def read_table(path: Path, columns: Sequence[str] = tuple(ALWAYS)) -> Any:
     """Return columns of a metadata file, as a pyarrow table. Raises InputError if it is damaged."""
-    try:
+    with _undamaged(path):
         # Folders with names such as price=3 give no columns.
         table = parquet().read_table(path, columns=list(columns), partitioning=None)
         return table.select(list(columns))  # KeyError for a column that the file lacks
+
+
+def read_schema(path: Path) -> Any:
+    """Return the pyarrow schema of a metadata file. Raises InputError if it is damaged."""
+    with _undamaged(path):
+        return parquet().read_schema(path)
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
     except (
         ValueError,
         OSError,

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.embeddings.embed import embed_source
-from diptych.embeddings.index import Hits, Index
+from diptych.embeddings.hits import Hits
+from diptych.embeddings.index import Index
 from diptych.embeddings.layout import Manifest
+from diptych.embeddings.searchable import Searchable
 from diptych.errors import InputError
 
 
@@ -51,7 +53,7 @@ class Asked:
 
 def vectors(
     asked: Sequence[Asked],
-    index: Index,
+    index: Searchable,
     embed_texts: Callable[[list[str]], Tensor],
     embed_images: Callable[[list[Any]], Tensor],
 ) -> Tensor:
@@ -88,7 +90,7 @@ def _combined(parts: Sequence[Tensor]) -> Tensor:
 
 def query(
     model: Any,
-    index: Index,
+    index: Searchable,
     *,
     text: str | None = None,
     image: Any = None,
@@ -131,8 +133,8 @@ def made_by(
     model: str | Path | None = None,
     weights: str | Path | None = None,
 ) -> tuple[str, str | None]:
-    """Return the spec and the weights of the model of a folder of embeddings: those given, else
-    those that made it.
+    """Return the spec and the weights of the model of a folder or store of embeddings: those given,
+    else those that made it.
 
     Raises InputError if these are no longer there.
     """

@@ -24,17 +24,17 @@ import numpy as np
 
 from diptych.embeddings.columns import Kind
 from diptych.embeddings.conditions import (
+    Comparison,
     Constant,
+    IsNull,
+    Like,
     Name,
     Operand,
     Test,
     among,
-    comparison,
     compute,
     inverted,
-    is_null,
     joined,
-    like,
 )
 from diptych.errors import InputError, brief, shortened, unknown
 
@@ -209,11 +209,11 @@ class _Parser:
         left = self._operand()
         sign = self._sign(*_COMPARISONS)
         if sign is not None:
-            return comparison(_COMPARISONS[sign], left, self._operand())
+            return Comparison(_COMPARISONS[sign], left, self._operand())
         if self._sign("is"):
             is_not = self._sign("not") is not None
             self._need("null")
-            return inverted(is_null(left), is_not)
+            return inverted(IsNull(left), is_not)
         negated = self._sign("not") is not None
         kind = self._sign("in", "between", "like", "ilike")
         if kind is None:
@@ -224,11 +224,11 @@ class _Parser:
             low = self._operand()
             self._need("and")
             limits = [
-                comparison("greater_equal", left, low),
-                comparison("less_equal", left, self._operand()),
+                Comparison("greater_equal", left, low),
+                Comparison("less_equal", left, self._operand()),
             ]
             return inverted(joined("and_kleene", limits), negated)
-        return inverted(like(left, self._pattern(kind), kind == "ilike"), negated)
+        return inverted(Like(left, self._pattern(kind), kind == "ilike"), negated)
 
     def _operand(self) -> Operand:
         if self._next >= len(self._tokens):

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.sources import DataLike, open_source
+from diptych.embeddings.addresses import is_store, open_searchable
 from diptych.embeddings.build import build_index
 from diptych.embeddings.embed import embed_source
-from diptych.embeddings.index import Hits, Index
+from diptych.embeddings.hits import Hits
 from diptych.embeddings.ivf import State
+from diptych.embeddings.lance.build import change_store, write_store
+from diptych.embeddings.lance.table import State as StoreState
 from diptych.embeddings.layout import Manifest
 from diptych.embeddings.parts import merge
 from diptych.embeddings.query import made_by, query
@@ -83,17 +86,29 @@ def embed(
 def index(
     emb: str | Path,
     *,
+    to: str | None = None,
     add: Sequence[str | Path] = (),
     remove: Sequence[str] = (),
     lists: int | None = None,
     recall: float | None = None,
     k: int | None = None,
     compress: bool | None = None,
-) -> State:
-    """Build the index of a folder of embeddings, or change it (`embeddings.build.build_index`)."""
-    return build_index(
-        emb, add=add, remove=remove, lists=lists, recall=recall, k=k, compress=compress
-    )
+) -> State | StoreState:
+    """Build the index of a folder of embeddings, or change it (`embeddings.build.build_index`).
+
+    With `to`, `lancedb:PATH`, the embeddings are written to that store (`embeddings.lance.build`),
+    and if `emb` is such an address, the store is changed. Raises InputError
+    for `compress` of a store, whose index always holds codes."""
+    if to is None and not is_store(emb):
+        return build_index(
+            emb, add=add, remove=remove, lists=lists, recall=recall, k=k, compress=compress
+        )
+    if compress is not None:
+        raise InputError("the index of a store always holds codes; leave compress out")
+    settings = {"add": add, "remove": remove, "lists": lists, "recall": recall, "k": k}
+    store = change_store(str(emb), **settings) if to is None else write_store(emb, to, **settings)
+    assert store.state is not None
+    return store.state
 
 
 def search(
@@ -117,7 +132,7 @@ def search(
     it lies now. `exact` compares every embedding although there is an index. The query is that of
     `embeddings.query.query`, which also lists the errors.
     """
-    opened = Index.open(emb, exact=exact)
+    opened = open_searchable(emb, exact=exact)
     if where is not None:
         opened.passing(where)  # raises its errors before the model is loaded
     if model is None or isinstance(model, str | Path):

@@ -1,4 +1,4 @@
-"""One folder of embeddings as the server offers it: its index, its model and its images."""
+"""One folder or store of embeddings as the server offers it: its index, its model and its images."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.embeddings.index import Hit, Index
+from diptych.embeddings.addresses import is_store, open_searchable
+from diptych.embeddings.hits import Hit
+from diptych.embeddings.index import Index
+from diptych.embeddings.lance.table import Address
 from diptych.embeddings.layout import Manifest
 from diptych.embeddings.map import Map
 from diptych.embeddings.query import Asked, vectors
+from diptych.embeddings.searchable import Searchable
 from diptych.errors import InputError
 from diptych.serve.batched import Batched
 from diptych.serve.encoder import Encoder
@@ -44,7 +48,7 @@ class Group:
 
 
 class Collection:
-    """A folder of embeddings that answers searches. `encoder` holds the model that made it.
+    """A folder or store of embeddings that answers searches. `encoder` holds the model that made it.
 
     `source` is where its data lie now, by default where they were embedded from.
 
@@ -54,7 +58,7 @@ class Collection:
     def __init__(
         self,
         name: str,
-        index: Index,
+        index: Searchable,
         encoder: Encoder,
         limits: Limits,
         *,
@@ -69,7 +73,7 @@ class Collection:
         self.map, self.map_problem = _map_of(index)
         self._duplicates = lru_cache(maxsize=8)(self._groups)
         self._source = source
-        self._pictures: dict[Path, Pictures | InputError] = {}
+        self._pictures: dict[str, Pictures | InputError] = {}
         self._opening = Lock()
         self._decoding = BoundedSemaphore(limits.decoders)
 
@@ -81,8 +85,7 @@ class Collection:
     @cached_property
     def version(self) -> str:
         """What distinguishes this state of the folder from that after it is embedded again."""
-        state = (self.manifest.identity, self.manifest.count, self.manifest.source, len(self.index))
-        return hashlib.sha256(repr(state).encode()).hexdigest()[:12]
+        return hashlib.sha256(self.index.stamp.encode()).hexdigest()[:12]
 
     @cached_property
     def images_problem(self) -> str | None:
@@ -193,8 +196,8 @@ class Collection:
             return self.index.passing(where)
         except InputError as error:
             said = str(error)
-            for folder in {path.parent.parent for path in self.index.metadata}:
-                said = said.replace(str(folder), self.name)  # clients see no path
+            for place in self.index.places:
+                said = said.replace(place, self.name)  # clients see no path
             raise Refused(422, said) from None
 
     def row(self, row: int) -> Row:
@@ -233,8 +236,7 @@ class Collection:
 
     @cached_property
     def _alive(self) -> np.ndarray:
-        rows = np.arange(len(self.index) + len(self.index.removed))
-        return np.delete(rows, list(self.index.removed))
+        return np.flatnonzero(self.index.kept)
 
     def _spread(self, offset: int, k: int, where: str | None) -> np.ndarray:
         """Return `k` rows of the order of `browse`."""
@@ -244,6 +246,8 @@ class Collection:
         return rows[places * _stride(len(rows)) % max(len(rows), 1)]
 
     def _mapped(self) -> Map:
+        if self.map is None and not isinstance(self.index, Index):
+            raise Refused(404, "this collection is a store; maps are of folders of embeddings")
         if self.map is None:
             raise Refused(404, "this collection has no map; `diptych index EMB --map` makes one")
         return self.map
@@ -260,20 +264,20 @@ class Collection:
             raise Refused(404, "the images of this collection are not where they were") from None
 
     def _pictures_of(self, row: int) -> Pictures:
-        folder = self.index.folder_of(row)
+        source = self.index.source_of(row)
+        if self._source and source == self.manifest.source:
+            source = self._source
         with self._opening:
-            if folder not in self._pictures:
-                self._pictures[folder] = self._opened(folder)
-        found = self._pictures[folder]
+            if source not in self._pictures:
+                self._pictures[source] = self._opened(source)
+        found = self._pictures[source]
         if isinstance(found, InputError):
             raise found
         return found
 
-    def _opened(self, folder: Path) -> Pictures | InputError:
-        own = folder.resolve() == self.index.folder.resolve()
-        spec = self._source if own and self._source else Manifest.read(folder).source
+    def _opened(self, source: str) -> Pictures | InputError:
         try:
-            return Pictures(spec, self._decoding)
+            return Pictures(source, self._decoding)
         except InputError as error:
             return error
 
@@ -291,10 +295,9 @@ class Collection:
         """Search for several queries at once, those with the same filter together. The index answers
         up to its own number of hits, and more are searched exactly: neither depends on the other
         queries."""
-        few = 0 if self.index.ivf is None else self.index.ivf.state.k
         groups: dict[tuple[str | None, bool], list[int]] = {}
         for at, (_, k, where) in enumerate(wanted):
-            groups.setdefault((where, k <= few), []).append(at)
+            groups.setdefault((where, k <= self.index.most), []).append(at)
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for (where, _), group in groups.items():
             most = max(wanted[at][1] for at in group)
@@ -305,8 +308,10 @@ class Collection:
         return [found[at] for at in range(len(wanted))]
 
 
-def _map_of(index: Index) -> tuple[Map | None, str | None]:
+def _map_of(index: Searchable) -> tuple[Map | None, str | None]:
     """Return the map of an index, if there is one, or why it cannot be shown."""
+    if not isinstance(index, Index):
+        return None, None
     try:
         return Map.open(index), None
     except InputError as error:
@@ -323,15 +328,16 @@ def _stride(count: int) -> int:
 
 
 def named(folders: Sequence[str | Path]) -> list[str]:
-    """Return a name for each folder of embeddings, which is used in addresses: that of the folder,
-    with a number where two are the same.
+    """Return a name for each folder or store of embeddings, which is used in addresses: that of the
+    folder, with a number where two are the same.
 
-    >>> named(["demo/embeddings", "a/emb", "b/emb"])
-    ['embeddings', 'emb', 'emb-2']
+    >>> named(["demo/embeddings", "a/emb", "b/emb", "lancedb:s3://shop/emb:version=2"])
+    ['embeddings', 'emb', 'emb-2', 'emb-3']
     """
     names: list[str] = []
     for folder in folders:
-        plain = Path(folder).resolve().name or "emb"
+        path = Address.parse(str(folder)).path if is_store(folder) else folder
+        plain = Path(path).resolve().name or "emb"
         count = 1
         name = plain
         while name in names:
@@ -341,8 +347,8 @@ def named(folders: Sequence[str | Path]) -> list[str]:
     return names
 
 
-Loader = Callable[[Index], Any]
-"""Loads the model of an opened index."""
+Loader = Callable[[Searchable], Any]
+"""Loads the model of what was opened."""
 
 
 def open_collections(
@@ -353,20 +359,20 @@ def open_collections(
     exact: bool = False,
     source: str | None = None,
 ) -> list[Collection]:
-    """Open folders of embeddings; those of one model share it.
+    """Open folders and stores of embeddings; those of one model share it.
 
-    Raises InputError as `Index.open` and `load` do, for a folder that is named twice, and for a
-    `source` of several folders.
+    Raises InputError as `open_searchable` and `load` do, for one that is named twice, and for a
+    `source` of several.
     """
     if source is not None and len(folders) > 1:
         raise InputError("--source says where the data of one folder lie; serve one folder with it")
-    seen = {Path(folder).expanduser().resolve() for folder in folders}
+    seen = {str(each) if is_store(each) else Path(each).expanduser().resolve() for each in folders}
     if len(seen) < len(folders):
         raise InputError("a folder of embeddings is named twice; name each once")
     encoders: dict[tuple[Any, ...], Encoder] = {}
     found = []
     for name, folder in zip(named(folders), folders, strict=True):
-        index = Index.open(folder, exact=exact)
+        index = open_searchable(folder, exact=exact)
         same = (index.manifest.identity, index.manifest.share, index.manifest.space)
         if same not in encoders:
             encoders[same] = Encoder(load(index), limits)

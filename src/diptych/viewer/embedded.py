@@ -10,7 +10,8 @@ import torch
 
 from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.data.sources import open_source
-from diptych.embeddings.index import Hit, Index, read_table
+from diptych.embeddings.hits import Hit
+from diptych.embeddings.index import Index, read_table
 from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
 from diptych.viewer.checked import fields
