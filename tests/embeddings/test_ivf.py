@@ -117,7 +117,7 @@ def test_a_query_whose_lists_hold_too_few_rows_is_answered_exactly(tmp_path):
     lonely = np.eye(DIMENSION, dtype=np.float32)[:1]
     few = unit(np.concatenate([lonely, -lonely + 0.3 * near(500, 1)]))
     folder = folder_of(tmp_path / "emb", few)
-    state = build_index(folder, recall=0.5, lists=100)
+    state = build_index(folder, recall=0.5, lists=100, k=10)
     index = Index.open(folder)
     queries = torch.from_numpy(lonely)
     assert (index.ivf.top(queries, 10, index.rows)[1] < 0).any(), state
@@ -336,7 +336,7 @@ def test_the_command_builds_adds_and_removes(emb, tmp_path, capsys):
         "0.9",
     ]
     assert main(words) == 0
-    assert "recall of the 10 nearest on held-out queries is 0.9" in capsys.readouterr().out
+    assert "recall of the 50 nearest on held-out queries is 0.9" in capsys.readouterr().out
     state = State.read(emb)
     assert state is not None
     assert (state.removed, state.recall, len(state.parts)) == ((5, 6), 0.9, 2)

@@ -54,7 +54,7 @@ def test_answers_are_those_of_exact_search_where_all_are_compared(tmp_path):
 
 
 def test_a_search_among_some_rows_and_for_more_hits_is_exact(emb):
-    build_index(emb, recall=0.5, compress=True)
+    build_index(emb, recall=0.5, k=10, compress=True)
     index = Index.open(emb)
     exact = Index.open(emb, exact=True)
     some = np.arange(ROWS) % 7 == 0
@@ -66,7 +66,7 @@ def test_a_query_whose_lists_hold_too_few_rows_is_answered_exactly(tmp_path):
     lonely = np.eye(DIMENSION, dtype=np.float32)[:1]
     few = unit(np.concatenate([lonely, -lonely + 0.3 * near(500, 1)]))
     emb = folder_of(tmp_path / "emb", few)
-    build_index(emb, recall=0.5, lists=100, compress=True)
+    build_index(emb, recall=0.5, lists=100, k=10, compress=True)
     index = Index.open(emb)
     assert index.ivf is not None
     queries = torch.from_numpy(lonely)
@@ -119,7 +119,7 @@ def test_rows_that_codes_do_not_fit_are_added_where_codes_are_fitted_anew(tmp_pa
     noise = np.random.default_rng(0).normal(size=(2, 1000, DIMENSION))
     emb = folder_of(tmp_path / "emb", unit(centre + 0.1 * noise[0]))
     more = folder_of(tmp_path / "more", unit(-centre + 0.1 * noise[1]), name="new")
-    build_index(emb, lists=5, compress=True)
+    build_index(emb, lists=5, k=10, compress=True)
     with pytest.raises(InputError, match="give the number of lists, which fits codes anew"):
         build_index(emb, add=[more])
     assert len(Index.open(emb)) == 1000
@@ -171,4 +171,4 @@ def test_the_command_compresses_and_says_what_a_search_reads(emb, capsys):
     assert state is not None
     said = capsys.readouterr()
     assert f"{state.nprobe:,}, and {state.candidates:,} vectors" in said.err + said.out
-    assert "recall of the 10 nearest on held-out queries is 0.9" in said.out
+    assert "recall of the 50 nearest on held-out queries is 0.9" in said.out

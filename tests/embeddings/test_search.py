@@ -591,7 +591,7 @@ def test_a_filter_finds_the_nearest_of_the_rows_that_pass(tmp_path, monkeypatch,
 def test_a_filter_over_folders_of_which_one_lacks_the_column(tmp_path):
     embed_source(ColourModel(), priced(40), tmp_path / "emb", columns=COLUMNS)
     embed_source(ColourModel(), priced(4, name="more"), tmp_path / "more", columns=["price"])
-    build_index(tmp_path / "emb", add=[tmp_path / "more"], lists=1)
+    build_index(tmp_path / "emb", add=[tmp_path / "more"], lists=1, k=10)
     opened = Index.open(tmp_path / "emb")
     found = query(ColourModel(), opened, text="red", k=50, where="price < 2")
     assert sorted((hit.position, len(hit.columns)) for hit in found) == [

@@ -65,7 +65,7 @@ def add(parser: Parser) -> None:
         least=1,
         dest="k",
         metavar="N",
-        help="how many nearest that is of (default: 10)",
+        help="how many nearest that is of (default: 50, since the page shows 48)",
     )
     parser.option(
         "How",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.embeddings.calibrate import HELD_OUT, calibrated
+from diptych.embeddings.calibrate import HELD_OUT, NEAREST, RECALL, calibrated
 from diptych.embeddings.index import Index, embeddings, read_table
 from diptych.embeddings.ivf import Codes, Part, State, anew, faiss, fingerprint
 from diptych.embeddings.layout import Manifest
@@ -45,7 +45,7 @@ def build_index(
     same folders, without the rows removed before. In both cases the number of lists to read is
     chosen again. `compress` keeps 6 bits for each number of a vector, and searches compare the best
     rows by these codes anew with the vectors of the folders. `lists` defaults to 4 √rows, `recall`,
-    `k` and `compress` to those of the existing index, else .99, 10 and False.
+    `k` and `compress` to those of the existing index, else `RECALL`, `NEAREST` and False.
 
     Raises InputError for embeddings of another model, a folder added twice, an unknown key, too few
     rows, values out of range, a recall that codes do not reach, a full disk, or another build in
@@ -63,8 +63,8 @@ def build_index(
         if old is not None:
             old.check(folder, manifest)
         _sweep(folder, old)
-        recall = recall if recall is not None else old.recall if old else 0.99
-        k = k if k is not None else old.k if old else 10
+        recall = recall if recall is not None else old.recall if old else RECALL
+        k = k if k is not None else old.k if old else NEAREST
         compress = compress if compress is not None else old is not None and old.codes == "6-bit"
         codes: Codes = "6-bit" if compress else "flat"
         if not 0 < recall < 1:

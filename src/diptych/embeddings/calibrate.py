@@ -23,6 +23,12 @@ from diptych.errors import InputError
 HELD_OUT = 1024
 """The number of queries of each kind that the recall is measured with."""
 
+RECALL = 0.99
+"""The share of the nearest that is found, unless another is asked for."""
+
+NEAREST = 50
+"""How many nearest that is of: the page of `diptych serve` shows 48 at once."""
+
 MOST = 32
 """The most candidates, for each hit, that an index of codes compares anew."""
 

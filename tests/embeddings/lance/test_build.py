@@ -317,7 +317,7 @@ def test_the_command_writes_and_changes(emb, more, tmp_path, capsys):
     name = f"lancedb:{tmp_path / 'shop'}"
     assert main(["index", str(emb), "--to", name, "--lists", "8", "--recall", "0.9"]) == 0
     out = capsys.readouterr().out
-    assert f"{name}, version 3, is indexed: recall of the 10 nearest" in out
+    assert f"{name}, version 3, is indexed: recall of the 50 nearest" in out
     assert main(["index", name, "--add", str(more), "--remove", "k1", "--remove", "k2"]) == 0
     assert keys(Store.open(name)) == (KEYS | NEW) - {"k1", "k2"}
     assert main(["index", str(more), "--to", f"{name}2"]) == 0

@@ -91,7 +91,9 @@ def test_the_index_reaches_its_recall_with_exact_scores(emb, stored):
 
 def test_equal_vectors_are_found_in_the_order_of_their_rows(tmp_path):
     vectors = np.repeat(np.eye(4, DIMENSION, dtype=np.float32), 30, axis=0)
-    stored = write_store(folder_of(tmp_path / "emb", vectors), f"lancedb:{tmp_path / 's'}", lists=4)
+    stored = write_store(
+        folder_of(tmp_path / "emb", vectors), f"lancedb:{tmp_path / 's'}", lists=4, k=10
+    )
     assert stored.most == 10
     queries = torch.eye(4, DIMENSION)
     exact = Store.open(stored.name, exact=True).top(queries, 10)[1]
@@ -105,7 +107,7 @@ def test_a_query_whose_lists_hold_too_few_rows_is_answered_exactly(tmp_path):
     lonely = np.eye(DIMENSION, dtype=np.float32)[:1]
     few = unit(np.concatenate([lonely, -lonely + 0.3 * near(500, 1)]))
     folder = folder_of(tmp_path / "emb", few)
-    stored = write_store(folder, f"lancedb:{tmp_path / 's'}", recall=0.5, lists=100)
+    stored = write_store(folder, f"lancedb:{tmp_path / 's'}", recall=0.5, lists=100, k=10)
     queries = torch.from_numpy(lonely)
     assert stored.state is not None
     assert (stored.candidates(queries, 10, stored.state.nprobe)[1] < 0).any()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.embeddings.build import trained
-from diptych.embeddings.calibrate import HELD_OUT, cheapest, questions, words_of
+from diptych.embeddings.calibrate import HELD_OUT, NEAREST, RECALL, cheapest, questions, words_of
 from diptych.embeddings.columns import ALWAYS, Kind
 from diptych.embeddings.index import Index
 from diptych.embeddings.ivf import faiss
@@ -70,7 +70,7 @@ def write_store(
     (`lancedb:PATH`), but for the rows of some keys, and build its index.
 
     A dataset that diptych wrote gets a new version with these rows alone. `lists` defaults to 4 √rows,
-    `recall` to .99 and `k` to 10; a dataset of few rows gets no index unless `lists` is given.
+    `recall` to `RECALL` and `k` to `NEAREST`; a dataset of few rows gets no index unless `lists` is given.
 
     Raises InputError for folders of different models or columns, for another dataset or another
     folder in that place, an unknown key, values out of range, a recall that is not reached, a full
@@ -149,8 +149,8 @@ def _newest(to: str) -> Address:
 def _settings(
     before: State | None, lists: int | None, recall: float | None, k: int | None
 ) -> dict[str, Any]:
-    recall = recall if recall is not None else before.recall if before else 0.99
-    k = k if k is not None else before.k if before else 10
+    recall = recall if recall is not None else before.recall if before else RECALL
+    k = k if k is not None else before.k if before else NEAREST
     if not 0 < recall < 1:
         raise InputError(f"recall is {recall:g}; give a share below 1, such as 0.99")
     if k < 1:
@@ -298,7 +298,9 @@ def _finish(
     name = str(address)
     dataset = library().dataset(address.place)
     rows = dataset.count_rows()
-    recall, k, lists = settings["recall"], settings["k"], settings["lists"]
+    recall = settings["recall"]
+    k = settings["k"]
+    lists = settings["lists"]
     few = rows <= k or (before is None and lists is None and rows < _FEWEST)
     if few:
         state = State(
