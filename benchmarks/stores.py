@@ -157,7 +157,7 @@ def run(rows: int | None = None, pairs: int = 7) -> list[dict]:
     queries = torch.from_numpy(drawn(QUERIES, seed=2))
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _write(folder / "emb", count)
+        write_embeddings(folder / "emb", count)
         flat = _measured(FLAT, folder, queries)
         search = FLAT.search(folder / FLAT.name)
         worst = search(queries, K)[0][:, -1:]
@@ -271,7 +271,9 @@ def drawn(count: int, seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _write(emb: Path, count: int) -> None:
+def write_embeddings(
+    emb: Path, count: int, model: str = "drawn", identity: str = "sha256:drawn"
+) -> None:
     """Write a folder as `diptych embed` does, of drawn vectors."""
     for kind in ("img_emb", "metadata"):
         (emb / kind).mkdir(parents=True)
@@ -284,8 +286,8 @@ def _write(emb: Path, count: int) -> None:
         metadata = [Row(key=str(row), position=row, image_path="", caption=None) for row in rows]
         write_metadata(emb / f"metadata/metadata_{name}.parquet", metadata, {})
     Manifest(
-        model="drawn",
-        identity="sha256:drawn",
+        model=model,
+        identity=identity,
         dimension=DIMENSION,
         count=count,
         texts=None,

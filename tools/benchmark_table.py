@@ -12,7 +12,7 @@ RESULTS = ROOT / "results" / "benchmarks"
 BEGIN = "<!-- measured: by tools/benchmark_table.py -->\n"
 END = "<!-- end -->\n"
 ORDER = ("text", "images", "folder", "step", "loss_softmax", "loss_sigmoid", "loss_memory", "tar", "recall", "ivf",
-         "stores", "growth", "scenes", "adapt", "lora", "tuning", "sentences", "concepts", "decoding",
+         "stores", "serving", "growth", "scenes", "adapt", "lora", "tuning", "sentences", "concepts", "decoding",
          "gpu")  # fmt: skip
 
 

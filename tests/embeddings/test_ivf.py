@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,12 @@ def emb(built, tmp_path):
 def keys(index, queries, k=10):
     scores, rows = index.top(queries, k)
     return [[hit.key for hit in index.hits(*both)] for both in zip(scores, rows, strict=True)]
+
+
+def test_a_search_starts_no_threads_that_read_ahead(built):
+    lists = faiss.downcast_InvertedLists(Index.open(built).ivf._index.invlists)
+    assert type(lists).__name__ == "OnDiskInvertedLists"
+    assert lists.prefetch_nthread == 0
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])
