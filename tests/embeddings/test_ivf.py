@@ -49,6 +49,14 @@ def keys(index, queries, k=10):
     return [[hit.key for hit in index.hits(*both)] for both in zip(scores, rows, strict=True)]
 
 
+def test_few_rows_have_an_index_of_all_but_one(tmp_path):
+    folder = folder_of(tmp_path / "emb", near(12, 1))
+    assert build_index(folder).k == 11
+    assert build_index(folder, remove=["k0", "k1"]).k == 9
+    with pytest.raises(InputError, match="has 10 rows for 10 hits"):
+        build_index(folder, k=10)
+
+
 def test_a_search_starts_no_threads_that_read_ahead(built):
     lists = faiss.downcast_InvertedLists(Index.open(built).ivf._index.invlists)
     assert type(lists).__name__ == "OnDiskInvertedLists"

@@ -45,7 +45,8 @@ def build_index(
     same folders, without the rows removed before. In both cases the number of lists to read is
     chosen again. `compress` keeps 6 bits for each number of a vector, and searches compare the best
     rows by these codes anew with the vectors of the folders. `lists` defaults to 4 √rows, `recall`,
-    `k` and `compress` to those of the existing index, else `RECALL`, `NEAREST` and False.
+    `k` and `compress` to those of the existing index, else `RECALL`, `NEAREST` (fewer if there are
+    fewer rows) and False.
 
     Raises InputError for embeddings of another model, a folder added twice, an unknown key, too few
     rows, values out of range, a recall that codes do not reach, a full disk, or another build in
@@ -64,14 +65,13 @@ def build_index(
             old.check(folder, manifest)
         _sweep(folder, old)
         recall = recall if recall is not None else old.recall if old else RECALL
-        k = k if k is not None else old.k if old else NEAREST
         compress = compress if compress is not None else old is not None and old.codes == "6-bit"
         codes: Codes = "6-bit" if compress else "flat"
         if not 0 < recall < 1:
             raise InputError(
                 f"recall is {recall:g}; give a share below 1, such as 0.99, or search with --exact"
             )
-        if k < 1:
+        if k is not None and k < 1:
             raise InputError(f"k is {k}; the recall is that of at least 1 hit")
         parts = list(old.parts) if old else [part_of(folder, folder)]
         start = sum(part.count for part in parts)
@@ -80,6 +80,7 @@ def build_index(
         gone = _rows_of(exact, remove)
         removed = tuple(sorted({*exact.removed, *gone}))
         exact = Index.over(folder, manifest, parts, removed=removed)
+        k = k or max(1, min(old.k if old else NEAREST, len(exact) - 1))
         if len(exact) <= k:
             raise InputError(
                 f"{folder} has {len(exact)} rows for {k} hits; an index is for more, search it exactly"

@@ -49,7 +49,7 @@ def pushed(test: Test, kinds: Mapping[str, Kind]) -> str | None:
 
     >>> from diptych.embeddings.where import parse
     >>> pushed(parse("brand = 'it''s' and not price < 20").test, {"brand": "text", "price": "float"})
-    "(`brand` = 'it''s' AND (NOT CAST(`price` AS DOUBLE) < CAST(20.0 AS DOUBLE)))"
+    "(`brand` = 'it''s' AND (NOT CAST(`price` AS DOUBLE) < CAST(20 AS DOUBLE)))"
     >>> pushed(parse("brand > 3").test, {"brand": "text"})
     """
     try:
