@@ -1,8 +1,8 @@
 """Map a function over the workers of a Ray cluster; nothing else touches Ray.
 
 `--engine ray` starts a cluster on this machine, which ends with the work; `ray:auto` and
-`ray:HOST:PORT` join the one that this machine belongs to. Ray Data gives the items to a pool of actors, one for
-each processor or GPU, restarts those that die, and repeats what they were doing.
+`ray:HOST:PORT` join the one that this machine belongs to. Ray Data gives the items to a pool of
+actors, one for each processor or GPU, restarts those that die, and repeats what they were doing.
 
 When a cluster goes away, Ray ends the process that uses it, and it writes much to that process's
 stderr. So a child process uses it and writes to a log file, and this one receives the results:

@@ -119,20 +119,25 @@ def test_a_missing_library_names_the_extra(monkeypatch):
 class Server:
     """Fails some times, then answers."""
 
-    def __init__(self, failures, answer=b"123"):
+    def __init__(self, failures, answer=b"123", missing=False):
         self.failures = failures
         self.answer = answer
+        self.missing = missing
 
     def cat_file(self, path, start, end):
         self.failures -= 1
         if self.failures >= 0:
-            raise TimeoutError("no\nanswer")
+            why = TimeoutError("no\nanswer")
+            if self.missing:  # as fsspec says over HTTP
+                raise FileNotFoundError(path) from why
+            raise why
         return self.answer
 
 
-def test_a_server_that_does_not_answer_damages_no_sample(monkeypatch):
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_server_that_does_not_answer_damages_no_sample(monkeypatch, missing):
     monkeypatch.setattr(remote, "_WAITS", (0.0, 0.0))
-    server = Server(2)
+    server = Server(2, missing=missing)
     monkeypatch.setattr(remote, "_file_system", lambda url: (server, url))
     assert MemberImage("s3://b/a.tar", 0, 3).read() == b"123"
     server.failures = 3

@@ -207,7 +207,9 @@ def test_images_and_texts_are_not_in_one_index(tmp_path):
     embed_source(ColourModel(), paintings(*names), tmp_path / "images")
     texts_only = Paintings(paintings(*names).images, tuple(names), fields=("texts.caption",))
     embed_source(ColourModel(), texts_only, tmp_path / "texts")
-    with pytest.raises(InputError, match="holds texts, .*images; an index is of one kind"):
+    with pytest.raises(
+        InputError, match="holds texts, .*images; what is searched together is of one kind"
+    ):
         build_index(tmp_path / "images", add=[tmp_path / "texts"])
 
 

@@ -76,9 +76,11 @@ def read(url: str, offset: int, size: int) -> bytes:
     for wait in (*_WAITS, None):
         try:
             return _range(url, offset, size)
-        except (FileNotFoundError, InputError):
+        except InputError:
             raise
         except Exception as error:  # each file system has errors of its own
+            if isinstance(error, FileNotFoundError) and _is_absent(error):
+                raise
             if wait is None:
                 raise _unreadable(url, error) from error
             time.sleep(wait)
@@ -115,9 +117,8 @@ def _readable(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        why = error.__cause__  # HTTP says so of a server that does not answer, too
-        if isinstance(why, OSError) and not isinstance(why, FileNotFoundError):
-            raise _unreadable(url, why) from error
+        if not _is_absent(error):
+            raise _unreadable(url, error) from error
         raise InputError(f"{url}: no such file; check the path or the range in braces") from None
     except InputError:
         raise
@@ -125,7 +126,15 @@ def _readable(url: str) -> Iterator[None]:
         raise _unreadable(url, error) from error
 
 
+def _is_absent(error: FileNotFoundError) -> bool:
+    """Whether there is no such file: HTTP says so of a server that does not answer, too."""
+    why = error.__cause__
+    return not isinstance(why, OSError) or isinstance(why, FileNotFoundError)
+
+
 def _unreadable(url: str, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
     why = f"{type(error).__name__}: {brief(error)}"
     return InputError(
         f"{url} cannot be read ({why}); check the name, the network and the credentials, and run again"

@@ -144,16 +144,7 @@ def _added(
 ) -> list[Part]:
     parts: list[Part] = []
     for other in map(Path, add):
-        found = Manifest.read(other.expanduser())
-        if (found.identity, found.dimension) != (manifest.identity, manifest.dimension):
-            raise InputError(
-                f"{other} was embedded with {found.model} ({found.identity[:19]}, {found.dimension} numbers), {folder} "
-                f"with {manifest.model} ({manifest.identity[:19]}, {manifest.dimension}); embed it with that model"
-            )
-        if found.rows != manifest.rows:
-            raise InputError(
-                f"{other} holds {found.rows}, {folder} {manifest.rows}; an index is of one kind"
-            )
+        manifest.refuse_other(str(folder), str(other), Manifest.read(other.expanduser()))
         part = part_of(folder, other.expanduser())
         if any(part.path == old.path for old in (*there, *parts)):
             raise InputError(f"{other} is in the index of {folder} already; add each folder once")

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from diptych.embeddings.layout import MANIFEST, Manifest
+from diptych.embeddings.nearest import ordered
 from diptych.embeddings.vectors import take
 from diptych.errors import InputError, brief
 from diptych.files import read_json, write_atomic
@@ -239,13 +240,6 @@ def compared(
         products = (taken * queries[start : start + _AT_ONCE, None]).sum(2)
         cosines[start : start + _AT_ONCE] = products.masked_fill(some < 0, -torch.inf)
     return cosines, rows
-
-
-def ordered(scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort the columns of both (Q, C) by score, best first, of equal ones the lower row first."""
-    rows, order = rows.sort(dim=1, stable=True)  # faiss does not define the order of equal scores
-    scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return scores, rows.gather(1, order)
 
 
 def faiss(otherwise: str = "") -> ModuleType:

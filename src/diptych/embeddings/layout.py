@@ -61,6 +61,19 @@ class Manifest:
         """The kind of the part files whose vectors are searched."""
         return "img_emb" if self.rows == "images" else "text_emb"
 
+    def refuse_other(self, name: str, other: str, found: "Manifest") -> None:
+        """Raise InputError if `other`, of the manifest `found`, cannot be searched together with `name`,
+        of this one: its vectors are of another model, or its rows of another kind."""
+        if (found.identity, found.dimension) != (self.identity, self.dimension):
+            raise InputError(
+                f"{other} was embedded with {found.model} ({found.identity[:19]}, {found.dimension} numbers), {name} "
+                f"with {self.model} ({self.identity[:19]}, {self.dimension}); embed it with that model"
+            )
+        if found.rows != self.rows:
+            raise InputError(
+                f"{other} holds {found.rows}, {name} {self.rows}; what is searched together is of one kind"
+            )
+
     def write(self, folder: Path) -> None:
         """Write EMB/diptych.json."""
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False)

@@ -55,6 +55,13 @@ def nearest(
     return scores, rows
 
 
+def ordered(scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort the columns of both (Q, C) by score, best first, of equal ones the lower row first."""
+    rows, order = rows.sort(dim=1, stable=True)  # indices do not define the order of equal scores
+    scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return scores, rows.gather(1, order)
+
+
 def best(scores: Tensor, k: int) -> Tensor:
     """Return the columns (Q, K) of the `k` largest scores (Q, N) of each row, descending; of equal
     ones the lower column first.

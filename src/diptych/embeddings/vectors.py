@@ -44,6 +44,8 @@ def _sparing(vectors: np.ndarray, rows: np.ndarray) -> Iterator[None]:
         return
     if len(rows) < _ROWS or np.ptp(rows) > _FAR * len(rows):
         file.madvise(mmap.MADV_RANDOM)
-    yield
-    file.madvise(mmap.MADV_NORMAL)
-    file.madvise(mmap.MADV_DONTNEED)
+    try:
+        yield
+    finally:
+        file.madvise(mmap.MADV_NORMAL)
+        file.madvise(mmap.MADV_DONTNEED)

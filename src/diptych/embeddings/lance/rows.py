@@ -45,16 +45,7 @@ def schema_of(parts: Sequence[Index]) -> Any:
 
 def refuse_other(name: str, manifest: Manifest, columns: Mapping[str, Kind], part: Index) -> None:
     """Raise InputError for a folder of another model, kind of rows or columns."""
-    found = part.manifest
-    if (found.identity, found.dimension) != (manifest.identity, manifest.dimension):
-        raise InputError(
-            f"{part.name} was embedded with {found.model} ({found.identity[:19]}, {found.dimension} numbers), {name} "
-            f"with {manifest.model} ({manifest.identity[:19]}, {manifest.dimension}); embed it with that model"
-        )
-    if found.rows != manifest.rows:
-        raise InputError(
-            f"{part.name} holds {found.rows}, {name} {manifest.rows}; a store is of one kind"
-        )
+    manifest.refuse_other(name, part.name, part.manifest)
     for other in part.columns:
         if {**ALWAYS, **other} != columns:
             kept = ", ".join(name for name in columns if name not in ALWAYS) or "none"

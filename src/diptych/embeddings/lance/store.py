@@ -31,7 +31,7 @@ from diptych.embeddings.lance.table import (
     reading,
     state_of,
 )
-from diptych.embeddings.nearest import TILE, check_model, check_queries, nearest
+from diptych.embeddings.nearest import TILE, check_model, check_queries, nearest, ordered
 from diptych.embeddings.where import parse
 from diptych.errors import InputError, located
 from diptych.models.model import TextModel
@@ -121,10 +121,8 @@ class Store:
         k = min(k, len(self))
         if among is not None or k > self.most or self.state is None:
             return nearest(queries, k, self._tiles(among))
-        scores, rows = self.candidates(queries, self.state.candidates, self.state.nprobe)
-        rows, order = rows.sort(dim=1, stable=True)  # of equal scores the lower row comes first
-        scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
-        scores, rows = scores[:, :k], rows.gather(1, order)[:, :k]
+        found = self.candidates(queries, self.state.candidates, self.state.nprobe)
+        scores, rows = (each[:, :k] for each in ordered(*found))
         short = (rows < 0).any(1)
         if short.any():
             scores[short], rows[short] = nearest(queries[short], k, self._tiles(None))
