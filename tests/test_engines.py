@@ -210,6 +210,11 @@ class Fails:
         return 1 / item
 
 
+def test_nothing_to_do_needs_no_cluster(monkeypatch):
+    monkeypatch.setattr(Ray, "_child", None)
+    assert list(Ray("127.0.0.1:9").spread(str, [])) == []
+
+
 def test_a_worker_reports_what_the_work_raises():
     worker = engines._Worker([], ".", [], diptych.__version__)
     worker.work = Fails()

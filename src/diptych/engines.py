@@ -91,6 +91,8 @@ class Ray:
         GPU where the cluster has some. An InputError of `work` is raised here. Raises InputError if
         the cluster cannot be reached or goes away, and if an item has ended its worker too often.
         """
+        if not items:
+            return
         buffers: list[pickle.PickleBuffer] = []  # arrays, which the workers of a machine share
         head = pickle.dumps(work, protocol=5, buffer_callback=buffers.append)
         rows = [pickle.dumps(item) for item in items]
