@@ -212,8 +212,9 @@ claim = Claim(
 real = replace(
     claim,
     question=(
-        "On photographs, with a gate for each pair of classes, positives of any two classes teach what a probe reads "
-        "of the class no worse than positives of one class, and better than positives of any two classes without the gate."
+        "On photographs, with a gate for each pair of classes, positives of any two classes teach what a probe "
+        "reads of the class no worse than positives of one class, and better than positives of any two classes "
+        "without the gate."
     ),
     prelude=photographs,
     floor=Floor("probe", chance=0.1, arms=("identical", "gated")),
