@@ -235,6 +235,9 @@ def test_one_group_leaves_out_the_rest_of_a_group():
     values = np.array([0] * 10 + [1] * 4)
     batches = OneGroup("y")(labelled(values), 0, 0, 4)
     assert [values[each].tolist() for each in batches] == [[0] * 4, [1] * 4, [0] * 4]
+    assert {*values[np.concatenate(OneGroup("y")(labelled(values), 0, 0, 5))]} == {0}
+    with pytest.raises(InputError, match="value 1 of labels.y has 4 samples .* batch of 5"):
+        OneGroup("y", every=True)(labelled(values), 0, 0, 5)
 
 
 @given(

@@ -166,7 +166,7 @@ def add(parser: Parser) -> None:
         "--features",
         type=Literal["embedding", "projected", "pooled", "text"],
         metavar="KIND",
-        help="probe, factors: embedding (default), projected but not unit, pooled before, or text",
+        help="probe, factors: embedding (default), projected but not unit, pooled before, or text; gap: of one side",
     )
     parser.option(
         some,
@@ -440,7 +440,7 @@ _OF = {  # what `n` counts where it is not images
     "dense": "positions",
     "depth": "positions",
     "noisy_pairs": "pairs",
-    "gap": "pairs",
+    "gap": "samples",
     "degeneration": "prompts",
     "continuation": "prompts",
     "isotropy": "texts",

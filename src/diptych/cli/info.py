@@ -46,6 +46,7 @@ def run(args: Namespace) -> None:
         return
     kept = facts.pop("kept") or {}
     exports = facts.pop("exports")
+    relations = facts.pop("class_relations", None)
     fits = ", ".join(target for target, why in exports.items() if why is None)
     rest = [("exports to", fits or None)] if exports else []
     rest += [(f"not to {target}", why) for target, why in exports.items() if why is not None]
@@ -55,6 +56,18 @@ def run(args: Namespace) -> None:
         if value is not None
     ]
     show_table(str(args.model), ("what", "value"), rows)
+    if relations:
+        show_table(
+            "classes by their gates",
+            ("class", "open dimensions", "nearest classes (cosine, dimensions open for both)"),
+            [_related(row) for row in relations],
+        )
+
+
+def _related(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the cells of a class."""
+    near = [f"{each['class']} ({each['cosine']:.2f}, {each['open']})" for each in row["nearest"]]
+    return row["class"], f"{row['open']} of {row['of']}", ", ".join(near)
 
 
 def _each(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -83,6 +96,8 @@ def _provenance(method: str | None) -> str | None:
 
 def describe(model: Any, folder: Path) -> dict[str, Any]:
     """Return facts of a loaded model, and of its training if `folder` holds a run."""
+    from diptych.methods.abilities import relates_classes
+
     stored: dict[str, Any] = {}
     if (folder / "model.json").is_file():
         from diptych.methods.store import read_description
@@ -110,6 +125,7 @@ def describe(model: Any, folder: Path) -> dict[str, Any]:
         "diptych": stored.get("diptych"),
         "exports": exports(model),
         "kept": stored.get("kept") or None,  # beside weights: classes, prompts
+        **({"class_relations": model.class_relations()} if relates_classes(model) else {}),
     }
 
 

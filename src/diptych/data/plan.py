@@ -221,10 +221,11 @@ class OneGroup:
 
     Each group is shuffled and cut into whole batches; what remains of it is left out of the epoch.
     The groups take turns, a batch each, until they are used up. Samples whose label is missing (-1)
-    are left out.
+    are left out. A group smaller than a batch is left out, or with `every` raises InputError.
     """
 
     label: str
+    every: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -237,6 +238,13 @@ class OneGroup:
             raise InputError(
                 f"no batch of {batch} samples has one value of labels.{self.label}: the most frequent value has "
                 f"{largest} samples of {source.name}; lower --batch-size, or make fewer groups"
+            )
+        small = [value for value, rows in groups.items() if len(rows) < batch]
+        if self.every and small:
+            raise InputError(
+                f"value {small[0]} of labels.{self.label} has {len(groups[small[0]])} samples of {source.name}, fewer "
+                f"than a batch of {batch} of one value, and would never be seen; lower --batch-size, or leave such "
+                "samples out"
             )
         batches = [
             rows[: len(rows) // batch * batch].reshape(-1, batch) for rows in groups.values()

@@ -2,8 +2,9 @@
 protocol.
 
 A suite file starts with a literal `card` (title; needs: the fields it reads; abilities: the model's
-methods it calls) and has a function with the file's name, `suite(model, source, *, progress=None,
-…) -> dict`. Cards are read without importing torch. Checks that depend on settings are in the
+methods it calls; one_side: the setting, if any, with which `ready` checks these two) and has a
+function with the file's name, `suite(model, source, *, progress=None, …) -> dict`. Cards are read
+without importing torch. Checks that depend on settings are in the
 file's `ready(model, source, *, …)`, if it has one, which is called before any suite computes.
 
 In a result `chance_NAME` is the value of NAME at chance level, and `by_NAME` is a table: row ->
@@ -100,7 +101,8 @@ def check(
         if setting not in takes - {"model", "source", "progress"}:
             raise unknown("evaluation setting", setting, takes - {"model", "source", "progress"})
     for name, module in modules.items():
-        _ready(name, known[name], model, source)
+        one_side = settings.get(known[name].get("one_side", "")) is not None
+        _ready(name, {"needs": (), "abilities": ()} if one_side else known[name], model, source)
         if hasattr(module, "ready"):
             module.ready(model, source, **_taken(module.ready, settings))
     return functions

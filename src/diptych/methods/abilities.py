@@ -103,6 +103,13 @@ class Reconstructs(Protocol):
         ...
 
 
+class RelatesClasses(Protocol):
+    def class_relations(self, nearest: int = 3) -> Sequence[Mapping[str, Any]]:
+        """For each `class`: the `open` ones `of` its dimensions, and its `nearest` classes, each with
+        its `cosine` and the number of dimensions that are `open` for both."""
+        ...
+
+
 class Applies(Protocol):
     def apply(
         self, images: "ImagesLike" = ..., texts: Sequence[str] = ..., *, batch_size: int = 64
@@ -173,6 +180,11 @@ def able_methods(ability: str) -> str:
 def matches_labels(model: Any) -> bool:
     """Whether a model has the ability of `MatchesLabels`."""
     return hasattr(model, "match") and hasattr(model, "label_names")
+
+
+def relates_classes(model: Any) -> bool:
+    """Whether a model has the ability of `RelatesClasses`, and classes."""
+    return hasattr(model, "class_relations") and bool(model.gate_names)
 
 
 def require(model: Any, ability: str, who: str, name: str | None = None) -> None:

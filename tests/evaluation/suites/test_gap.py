@@ -12,9 +12,16 @@ from sklearn.linear_model import LogisticRegression
 from tests.evaluation.helpers import Fake, Rows, row, vectors
 from tests.factories import det
 
+from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.suites.gap import gap, linear_separability, mean_cosine, report
+from diptych.evaluation.suites.gap import (
+    gap,
+    linear_separability,
+    mean_cosine,
+    report,
+    side_report,
+)
 from diptych.rng import generator
 
 
@@ -135,6 +142,41 @@ def test_the_suite_measures_images_and_their_first_texts():
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     assert (result["n"], result["bad"]) == (10, {"no-caption": 1, "html": 1})
     assert gap(model, source, seeds=(1,))["protocol"] != result["protocol"]
+
+
+@pytest.mark.parametrize("features", ["embedding", "pooled", "text"])
+def test_one_side_needs_no_other(features):
+    model = Fake(vectors(0))
+    source = Rows([*(row(str(i), i, f"t {i}") for i in range(8)), row("y", 2, damage="html")])
+    found = evaluate(model, source, ["gap"], features=features)["gap"]
+    x = model.vectors[[*range(8), *([0] if features == "text" else [])]]
+    if features == "pooled":
+        pixels = torch.zeros(8, 3, 1, 1)
+        pixels[:, 0, 0, 0] = torch.arange(8)
+        x = model.represent(pixels, batch_size=8).pooled
+    side = "text" if features == "text" else "image"
+    if features != "text":
+        assert (found["n"], found["bad"]) == (8, {"html": 1})
+        expected = side_report(x, side)
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert f"effective_rank_{side}" in found
+    assert "centroid_distance" not in found
+    assert found["options"] == [f"features={features}"]
+
+
+def test_images_alone_have_a_spread_and_no_gap():
+    model = Fake(vectors(0))
+    model.reads_texts, model.name = False, "runs/mine"
+    source = Rows([row("a", 1), row("b", 2), row("c", 3)])
+    source.schema = lambda: {"images.main": Field(kind="image")}
+    with pytest.raises(InputError, match="gap needs texts"):
+        evaluate(model, source, ["gap"])
+    captioned = Rows([row("a", 1, "t 1")])
+    with pytest.raises(InputError, match="runs/mine embeds no texts; give --features"):
+        evaluate(model, captioned, ["gap"])
+    assert evaluate(model, source, ["gap"], features="embedding")["gap"]["n"] == 3
+    with pytest.raises(InputError, match="have no spread"):
+        side_report(np.eye(3)[:1], "image")
 
 
 def test_what_is_no_pair_is_told():

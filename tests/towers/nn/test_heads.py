@@ -50,10 +50,17 @@ def test_norm_and_activation_are_chosen_and_the_hidden_width_may_lie_between():
 
 
 @pytest.mark.parametrize(
-    ("norm", "learned"), [("plain", set()), ("scaled", {"weight"}), ("affine", {"weight", "bias"})]
+    ("norm", "learned"),
+    [
+        ("plain", set()),
+        ("scaled", {"weight"}),
+        ("affine", {"weight", "bias"}),
+        ("layer", {"weight", "bias"}),
+    ],
 )
 def test_the_last_norm_learns_what_it_says(norm, learned):
     last = head(f"mlp:last_norm={norm}", 8, 4, "image")[-1]
+    assert isinstance(last, nn.LayerNorm if norm == "layer" else nn.BatchNorm1d)
     assert {name for name, value in last.named_parameters() if value.requires_grad} == learned
 
 

@@ -13,7 +13,8 @@
     mean_cosine_SIDE      mean_{i≠j} <x_i, x_j>                          0 where points are spread evenly, 1 collapsed
     collapse_SIDE         1 - sqrt( sum_j var_j )                        1 where all points are one
 
-SIDE is image or text. All measures are of unit vectors. For the separability the pairs are split 80
+SIDE is image or text. With `features` only the measures of one side are computed. All measures
+are of unit vectors. For the separability the pairs are split 80
 to 20 by a seed, with both members of a pair in the same part.
 
 Sources: Liang et al. 2022 (centroids); Fahim et al. 2024 (separability, uniformity across); Wang
@@ -24,6 +25,7 @@ and Isola 2020 (alignment, uniformity); Fang et al. 2024 (Wasserstein distance);
 Dimensions: N pairs, E embedding.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +38,7 @@ from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, embed_images, embed_texts
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._features import Features, features_ready, frozen
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.metrics import (
     Array,
@@ -53,14 +56,25 @@ card = {
     "title": "The gap between images and texts, and the spread of each",
     "needs": ["images.main", "texts"],
     "abilities": ["embed_images", "embed_texts"],
+    "one_side": "features",
 }
 
 FEWEST = 5
 """The number of pairs that a split of 80 to 20 needs."""
 
 
-def ready(model: Any, source: Source, *, role: str | None = None) -> None:
-    """Raise InputError for a role that the source lacks."""
+def ready(
+    model: Any, source: Source, *, role: str | None = None, features: Features | None = None
+) -> None:
+    """Raise InputError for a role that the source lacks, and for a model that lacks a side."""
+    if features is not None:
+        features_ready(model, source, features, role)
+        return
+    if not getattr(model, "reads_texts", True):
+        raise InputError(
+            f"gap compares images with texts, and {model.name} embeds no texts; give --features embedding or pooled "
+            "for the spread of the images alone"
+        )
     role_of("gap", source, role)
 
 
@@ -69,6 +83,7 @@ def gap(
     source: Source,
     *,
     role: str | None = None,
+    features: Features | None = None,
     seeds: Sequence[int] = (0,),
     batch_size: int = 64,
     exact: bool = False,
@@ -77,9 +92,13 @@ def gap(
     """Return the measures of `report` for the images of a source and their first texts of `role`
     (caption, or the first).
 
-    The first seed splits the pairs for the separability. Also returned: `n` pairs, `bad` samples by
-    reason, the protocol.
+    With `features`, return those of `side_report` for these features of the images, or for the
+    texts alone ("text"). The first seed splits the pairs for the separability. Also returned: `n`
+    pairs, images or texts, `bad` samples by reason, the protocol.
     """
+    ready(model, source, role=role, features=features)
+    if features is not None:
+        return _one_side(model, source, features, role, batch_size, exact, progress)
     role = role_of("gap", source, role)
 
     def first_text(sample: Sample) -> str:
@@ -101,6 +120,42 @@ def gap(
     )
     found = report(images.vectors, texts, seed=seeds[0])
     return {"n": len(texts)} | found | {"bad": dict(images.bad)} | describe(protocol, model)
+
+
+def _one_side(
+    model: Any,
+    source: Source,
+    features: Features,
+    role: str | None,
+    batch_size: int,
+    exact: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    bad: Counter[str] = Counter()
+    steps = Steps(progress, len(source))
+    vectors, _ = frozen(
+        model,
+        source,
+        lambda sample: 0,
+        bad,
+        features=features,
+        role=role,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
+    )
+    side = "text" if features == "text" else "image"
+    protocol = protocol_of(
+        "gap",
+        source,
+        model,
+        exact=exact,
+        field=role_of("gap", source, role) if side == "text" else "",
+        rule="unit vectors of one side",
+        options=(f"features={features}",),
+    )
+    found = side_report(vectors, side)
+    return {"n": len(vectors)} | found | {"bad": dict(bad)} | describe(protocol, model)
 
 
 def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[str, float]:
@@ -127,15 +182,28 @@ def report(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> dict[
         "alignment": float(alignment(x, y)),
         "cross_uniformity": float(cross_uniformity(x, y)),
     }
-    for side, values in (("image", x), ("text", y)):
-        found[f"uniformity_{side}"] = float(uniformity(values))
-        found[f"effective_rank_{side}"] = effective_rank(values)
-        found[f"covariance_rank_{side}"] = float(covariance_rank(values))
-        found[f"wasserstein_{side}"] = wasserstein_uniformity(values)
-        found[f"isotropy_{side}"] = isotropy(values)
-        found[f"mean_cosine_{side}"] = mean_cosine(values)
-        found[f"collapse_{side}"] = 1 - spread(values)
-    return found
+    return found | side_report(x, "image") | side_report(y, "text")
+
+
+def side_report(vectors: Array, side: str) -> dict[str, float]:
+    """Return the measures of one side of vectors (N, D), which are normalised first; `side` ends
+    their names.
+
+    Raises InputError for fewer than two vectors.
+    """
+    x = torch.as_tensor(vectors)
+    if x.dim() != 2 or len(x) < 2:
+        raise InputError(f"vectors {tuple(x.shape)} have no spread; give two of (N, D) at least")
+    x = normalize(x.detach().double().cpu(), dim=1)
+    return {
+        f"uniformity_{side}": float(uniformity(x)),
+        f"effective_rank_{side}": effective_rank(x),
+        f"covariance_rank_{side}": float(covariance_rank(x)),
+        f"wasserstein_{side}": wasserstein_uniformity(x),
+        f"isotropy_{side}": isotropy(x),
+        f"mean_cosine_{side}": mean_cosine(x),
+        f"collapse_{side}": 1 - spread(x),
+    }
 
 
 def linear_separability(image_vectors: Array, text_vectors: Array, *, seed: int = 0) -> float:

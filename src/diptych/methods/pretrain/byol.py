@@ -11,7 +11,6 @@ the predictor. Inference: the tower before the projector. [choice] The copy is i
 with the running statistics of the model's batch norms.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +24,7 @@ from diptych.methods.make import Make
 from diptych.objectives.noncontrastive import negative_cosine
 from diptych.spec import NetworkSpec, Share
 from diptych.towers.nn.heads import head
-from diptych.towers.nn.parts import Momentum
+from diptych.towers.nn.parts import Momentum, cosine_momentum
 
 card = {
     "title": "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
@@ -68,7 +67,7 @@ class BYOL(ImageOnly):
         return Losses({"negative_cosine": negative_cosine(p1, z2) + negative_cosine(p2, z1)})
 
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:
-        self.slow.update(1 - (1 - self.config.momentum) * (math.cos(math.pi * at.progress) + 1) / 2)
+        self.slow.update(cosine_momentum(self.config.momentum, at.progress))
 
 
 BYOL.presets = {

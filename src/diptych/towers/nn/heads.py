@@ -29,8 +29,9 @@ class MLPConfig:
     `hidden` is the width between the layers (None: the tower's; mean: half of the tower's and the
     space's together). `bias` and `last_bias` set whether the linear layers, and the last of them,
     have a bias. `norm`, whose epsilon is `eps`, and `activation` follow each layer but the last;
-    with `activation_first` in the other order. `last_norm` is the batch norm after the last layer:
-    none, plain (nothing learned), scaled (a learned factor, no shift) or affine (both).
+    with `activation_first` in the other order. `last_norm` is the norm after the last layer: none,
+    a batch norm that is plain (nothing learned), scaled (a learned factor, no shift) or affine
+    (both), or a layer norm.
     """
 
     hidden: Count | Literal["mean"] | None = None
@@ -41,12 +42,13 @@ class MLPConfig:
     activation: Literal["relu", "gelu"] = "relu"
     activation_first: bool = False
     eps: Positive = 1e-5
-    last_norm: Literal["none", "plain", "scaled", "affine"] = "none"
+    last_norm: Literal["none", "plain", "scaled", "affine", "layer"] = "none"
 
     @property
     def mixes_samples(self) -> bool:
         """Whether a batch norm makes a sample's result depend on the others of its batch."""
-        return (self.norm == "batch" and self.layers > 1) or self.last_norm != "none"
+        last = self.last_norm not in ("none", "layer")
+        return (self.norm == "batch" and self.layers > 1) or last
 
 
 def fitted(spec: str, width: int, embed_dim: int) -> str:
@@ -166,7 +168,9 @@ def _mlp(config: MLPConfig, width: int, embed_dim: int) -> MLP:
     layers.append(
         nn.Linear(hidden if config.layers > 1 else width, embed_dim, bias=config.last_bias)
     )
-    if config.last_norm != "none":
+    if config.last_norm == "layer":
+        layers.append(nn.LayerNorm(embed_dim))
+    elif config.last_norm != "none":
         norm = nn.BatchNorm1d(embed_dim, affine=config.last_norm != "plain")
         if config.last_norm == "scaled":
             norm.bias.requires_grad_(False).frozen = True  # type: ignore[attr-defined]  # which the engine keeps so

@@ -118,6 +118,17 @@ class Momentum(nn.Module):
         return self.module(*args, **kwargs)
 
 
+def cosine_momentum(start: float, progress: float) -> float:
+    """The momentum at a share `progress` of training, which rises from `start` to 1.
+
+        m = 1 - (1 - m_0) (cos(pi t) + 1) / 2
+
+    >>> round(cosine_momentum(0.9, 0.5), 3), cosine_momentum(0.9, 1.0)
+    (0.95, 1.0)
+    """
+    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
+
+
 class Queue(nn.Module):
     """The last Q rows that were pushed, first in first out, initialised with random unit vectors of
     `seed`.
