@@ -244,7 +244,7 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     """Return how well a method has memorised samples, from 0 to 1, and the sufficient score,
     depending on what it delivers and logs:
 
-    - a dual encoder of images alone: `agreement`
+    - an encoder of images alone, with further parts or without: `agreement`
     - a method that logs a perplexity: the probability of a token, of which a half is sufficient
     - a predictor of noise: the share of the noise that it explains, a half is sufficient
     - otherwise: accuracy by names if the data name classes, or recall, or the first measure of its
@@ -253,8 +253,9 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     source = sources.get("train") or next(iter(sources.values()))
     module = method.deliver()
     with evaluating(method):
-        if isinstance(module, DualEncoder) and module.sides == ("image",):
-            return agreement(module, _batch(method, source)), ENOUGH
+        encoder = getattr(module, "encoder", module)
+        if isinstance(encoder, DualEncoder) and encoder.sides == ("image",):
+            return agreement(encoder, _batch(method, source)), ENOUGH
         preprocess = store.preprocess_of(module)
         model = store.to_model(
             module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model"

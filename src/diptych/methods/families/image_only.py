@@ -70,8 +70,12 @@ class ImageOnly(Method):
                 "this method sees images alone; leave out --text-tower, and start from no model of texts"
             )
         self.augment = configure(Augment, dict(config.augment), "augment")
-        self.model = make.dual(
-            logit_scale=Temperature(1.0, form="fixed"), image_projection=config.projector
+        self.model = self.build(make)
+
+    def build(self, make: Make) -> DualEncoder:
+        """Return the tower with its projector."""
+        return make.dual(
+            logit_scale=Temperature(1.0, form="fixed"), image_projection=self.config.projector
         )
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
