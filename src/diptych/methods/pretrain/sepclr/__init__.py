@@ -253,4 +253,46 @@ SepCLR.presets = {
         recipe=replace(SMALL.recipe, optimizer="adam", lr=1e-3, clip=None, ema=None),
     ),
     "paper": _PAPER,
+    # glasses and hats; background are faces with neither
+    "celeba": replace(
+        _PAPER,
+        config={**_PAPER.config, "background": "neither", "common_dim": 16, "salient_dim": 16},
+        image="timm:resnet18:image_size=128",
+        recipe=replace(_RECIPE, batch_size=256),
+    ),
+    "chexpert": replace(
+        _PAPER,
+        config={
+            **_PAPER.config,
+            "background": "No Finding",
+            "beta_salient": 1.0,
+            "beta_background": 10.0,
+        },
+        image="timm:resnet18:image_size=224",
+        recipe=replace(_RECIPE, batch_size=256, epochs=200),
+    ),
+    "odir": replace(
+        _PAPER,
+        config={
+            **_PAPER.config,
+            "background": "normal",
+            "beta_salient": 1.0,
+            "beta_background": 100.0,
+        },
+        image="timm:resnet18:image_size=224",
+        recipe=replace(_RECIPE, batch_size=256, epochs=200),
+    ),
+    # sprites on a grid of digits; background are grids without one, which have no shape
+    "dsprites": replace(
+        _PAPER,
+        config={
+            **_PAPER.config,
+            "label": "shape",
+            "beta_salient": 100.0,
+            "discrete": ("shape",),
+            "continuous": ("scale", "orientation", "x", "y"),
+        },
+        image="timm:resnet18:image_size=64:small_stem=true",
+        recipe=replace(_RECIPE, batch_size=1024),
+    ),
 }
