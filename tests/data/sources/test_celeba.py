@@ -38,7 +38,12 @@ def test_each_attribute_is_a_label(celeba):
     source = open_source(f"{celeba}/")
     assert isinstance(source, Source)
     assert list(source.keys()) == [f"{number:06d}.jpg" for number in range(1, 5)]
-    assert source[0].labels == {"5_o_Clock_Shadow": 0, "Eyeglasses": 1, "Wearing_Hat": 1, "Young": 0}
+    assert source[0].labels == {
+        "5_o_Clock_Shadow": 0,
+        "Eyeglasses": 1,
+        "Wearing_Hat": 1,
+        "Young": 0,
+    }
     assert source.labels("Young").tolist() == [0, 0, 1, 1]
     assert source.schema()["labels.Young"].classes[:2] == ("absent", "present")
     assert "labels.class" not in source.schema()
@@ -57,7 +62,9 @@ def test_chosen_attributes_have_a_class_and_splits_are_those_of_the_list(celeba)
         "neither",
         "Eyeglasses",
     ]
-    assert [len(open_source(f"{celeba}:split={name}")) for name in ("train", "val", "train+val")] == [
+    assert [
+        len(open_source(f"{celeba}:split={name}")) for name in ("train", "val", "train+val")
+    ] == [
         2,
         1,
         3,

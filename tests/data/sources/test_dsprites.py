@@ -41,7 +41,8 @@ def test_each_image_is_a_sample_with_its_factors(sprites, monkeypatch):
     path, arrays = sprites()
     source = open_source(path)
     assert isinstance(source, Source)
-    assert len(source) == 9 and source.schema()["labels.shape"].classes == dsprites.SHAPES
+    assert len(source) == 9
+    assert source.schema()["labels.shape"].classes == dsprites.SHAPES
     for at, sample in enumerate(source):
         pixels = np.asarray(sample.images["main"].decode())
         assert (pixels == 255 * arrays["imgs"][at][..., None]).all()

@@ -275,7 +275,8 @@ def test_stamps_anywhere_lie_in_the_corner_and_have_the_size_of_their_labels():
             continue
         rows, columns = np.nonzero((pixels(world, scene) != pixels(world, plain)).any(2))
         side = 64 * labels["stamp_size"] + 1
-        assert np.ptp(rows) < side and np.ptp(columns) < side
+        assert np.ptp(rows) < side
+        assert np.ptp(columns) < side
         down, across = (int(values.mean() > 32) for values in (rows, columns))
         assert labels["stamp_place"] == 2 * down + across
         seen.add(labels["stamp_place"])

@@ -74,11 +74,13 @@ def test_cells_of_separated_and_of_exchanged_spaces():
     result = evaluate(model, source, ["separation"], **how)["separation"]
     targets = sum(sample.labels["mark"] > 0 for sample in found)
     assert result["n"] + result["n_train"] == targets
-    assert result["c_common"] == 1 and result["s_salient"] > 0.99
+    assert result["c_common"] == 1
+    assert result["s_salient"] > 0.99
     chance = result["chance_c_common"]
     assert chance == result["by_space"]["chance"]["thing"] == result["chance_s_common"]
     assert result["delta_total"] == pytest.approx(
-        1 - result["s_salient"]
+        1
+        - result["s_salient"]
         + abs(result["c_salient"] - result["chance_c_salient"])
         + abs(result["s_common"] - chance)
     )
@@ -86,7 +88,8 @@ def test_cells_of_separated_and_of_exchanged_spaces():
         np.mean([result["by_space"]["common"][name] for name in ("mark", "depth")])
     )
     swapped = evaluate(model, source, ["separation"], spaces=["all", "common"], **how)["separation"]
-    assert swapped["c_salient"] > 0.99 and swapped["s_common"] == 1
+    assert swapped["c_salient"] > 0.99
+    assert swapped["s_common"] == 1
     assert swapped["delta_total"] > result["delta_total"] + 1
     assert swapped["protocol"] != result["protocol"]
 
@@ -120,6 +123,8 @@ def test_settings_that_do_not_fit_are_refused_at_once(settings, message):
     model = Two({"common": of(found, "thing"), "salient": of(found, "mark")})
     with pytest.raises(InputError, match=message):
         evaluate(model, Rows(found, fields=FIELDS), ["separation"], **settings)
+    model.spaces = ()
     with pytest.raises(InputError, match="a run of sepclr has two"):
-        model.spaces = ()
-        evaluate(model, Rows(found, fields=FIELDS), ["separation"], common=["thing"], salient=["mark"])
+        evaluate(
+            model, Rows(found, fields=FIELDS), ["separation"], common=["thing"], salient=["mark"]
+        )

@@ -143,7 +143,8 @@ def test_only_the_background_term_reaches_the_background():
     assert torch.equal(s[0].grad[~TARGET], torch.zeros(2, 2, dtype=torch.float64))
     assert (s[0].grad[TARGET] != 0).any()
     (only,) = torch.autograd.grad(background_term(s, TARGET, 0.5), s[:1])
-    assert (only[~TARGET] != 0).all() and not only[TARGET].any()
+    assert (only[~TARGET] != 0).all()
+    assert not only[TARGET].any()
 
 
 def test_spaces_may_be_turned_and_the_salient_one_not_moved():
@@ -170,10 +171,14 @@ def test_long_salient_vectors_keep_their_distances():
 def slow_attributes(s, target, discrete, continuous):
     found = []
     targets = [i for i in range(len(s)) if target[i]]
-    for k, (kind, values) in enumerate([*(("d", v) for v in discrete), *(("c", v) for v in continuous)]):
+    for k, (kind, values) in enumerate(
+        [*(("d", v) for v in discrete), *(("c", v) for v in continuous)]
+    ):
         own = [s[i, k].item() if target[i] else 0.0 for i in range(len(s))]
         unif = slow_unif(torch.tensor(own)[:, None].double())
-        known = [i for i in targets if (values[i] >= 0 if kind == "d" else math.isfinite(values[i]))]
+        known = [
+            i for i in targets if (values[i] >= 0 if kind == "d" else math.isfinite(values[i]))
+        ]
         pairs = [(i, j) for i in known for j in known if i < j]
         alike = 0.0
         for i, j in pairs:
@@ -202,7 +207,8 @@ def test_known_attributes_align_each_dimension_by_their_similarity():
     none["size"] = torch.full_like(size, math.nan)
     found = attributes_term(s, target, none, 0.5)
     found.backward()
-    assert torch.isfinite(found) and torch.isfinite(s.grad).all()
+    assert torch.isfinite(found)
+    assert torch.isfinite(s.grad).all()
 
 
 def held(**config):
@@ -242,10 +248,12 @@ def test_with_attributes_the_salient_encoder_sees_the_undistorted_image_alone():
     needs = method.needs(stage)
     assert {f"labels.{n}" for n in ("stamp", "stamp_place", "stamp_size")} < set(needs)
     plain, distorted, *_ = method.views(stage)
-    assert plain.augment is None and distorted.augment is not None
+    assert plain.augment is None
+    assert distorted.augment is not None
     batch = make_batch(8, {"main": 1, "distorted": 1}, label=torch.arange(8) % 2 - 1)
     features = method.encode(batch, AT)
-    assert features["common"].shape == (8, 2, 32) and features["salient"].shape == (8, 1, 3)
+    assert features["common"].shape == (8, 2, 32)
+    assert features["salient"].shape == (8, 1, 3)
     seen = method.model.project(batch.image.flat, "salient")
     torch.testing.assert_close(features["salient"][:, 0], seen)
 
@@ -263,11 +271,9 @@ def test_with_attributes_the_salient_encoder_sees_the_undistorted_image_alone():
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     source = diptych.data.sources.open_source(f"{WORLD}:stamp=anywhere:count=8")
+    given = {"label": "stamp", **options}
     with pytest.raises(InputError, match=message):
-        method = make_method(
-            "sepclr", text=NO_TOWER, embed_dim=16, **{"label": "stamp", **options}
-        )
-        method.setup({"train": source})
+        make_method("sepclr", text=NO_TOWER, embed_dim=16, **given).setup({"train": source})
 
 
 def test_images_without_a_value_are_the_background_or_of_neither_kind():
@@ -278,14 +284,18 @@ def test_images_without_a_value_are_the_background_or_of_neither_kind():
         kept = method.samples(method.stages()[0], "train", source)
         labels = [kept[at].labels["stamp"] for at in range(len(kept))]
         assert len(kept) == (rest or sum(s.labels["stamp"] >= 0 for s in source))
-        expected = [value >= 0 if background == -1 else value not in method.background for value in labels]
+        expected = [
+            value >= 0 if background == -1 else value not in method.background for value in labels
+        ]
         assert method.is_target(torch.tensor(labels)).tolist() == expected
     assert len(method.background) == 2
 
 
 def test_a_batch_without_both_kinds_is_refused_before_training(tmp_path, capsys):
     line = ["train", "sepclr", "--data", f"{WORLD.replace('0.5', '0.02')}:count=64", *SMALL]
-    code = main([*line, "--method.label", "stamp", "--batch-size", "16", "--out", str(tmp_path / "r")])
+    code = main(
+        [*line, "--method.label", "stamp", "--batch-size", "16", "--out", str(tmp_path / "r")]
+    )
     assert code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "every batch needs 2 samples with labels.stamp -1 and 2 others" in error
@@ -317,7 +327,9 @@ def test_from_training_to_separation_on_the_command_line(tmp_path, capsys):
     assert set(found["by_space"]["chance"]) == {"size", "stamp_place", "stamp_size"}
     assert not main(["embed", run, data, "--space", "salient", "--out", str(tmp_path / "emb")])
     begun = ["train", "sepclr", "--init", run, "--data", data, "--method.label", "stamp"]
-    assert main([*begun, "--steps", "1", "--batch-size", "16", "--out", str(tmp_path / "next")]) == 2
+    assert (
+        main([*begun, "--steps", "1", "--batch-size", "16", "--out", str(tmp_path / "next")]) == 2
+    )
     assert "give the options that it was trained with" in capsys.readouterr().err
     assert not main(
         [*begun, *given, "--steps", "1", "--batch-size", "16", "--out", str(tmp_path / "next")]

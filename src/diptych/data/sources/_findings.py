@@ -25,7 +25,9 @@ class Findings:
     (('effusion|mass', 'healthy', 'mass'), [0, 1, 2])
     """
 
-    def __init__(self, names: Sequence[str], values: np.ndarray, normal: str = "", combined: bool = True):
+    def __init__(
+        self, names: Sequence[str], values: np.ndarray, normal: str = "", combined: bool = True
+    ):
         self.names = tuple(names)
         self.values = np.asarray(values, np.int8)
         self.combined = combined

@@ -71,9 +71,7 @@ def open(spec: Spec) -> "CelebA":
         combined=options.attributes is not None,
     )
     files = [files[at] for at in kept]
-    folder, _ = root_of(
-        root / _ATTRIBUTES, files[:1], options.images, (_IMAGES, f"Img/{_IMAGES}")
-    )
+    folder, _ = root_of(root / _ATTRIBUTES, files[:1], options.images, (_IMAGES, f"Img/{_IMAGES}"))
     return CelebA(str(spec), folder, files, findings)
 
 
@@ -94,7 +92,9 @@ def _attributes(root: Path) -> tuple[list[str], list[str], np.ndarray]:
             rows = [line.split() for line in file if line.strip()]
         values = np.array([row[1:] for row in rows], dtype=np.int8)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no list of attributes ({brief(error)}); copy it again") from None
+        raise InputError(
+            f"{path} is no list of attributes ({brief(error)}); copy it again"
+        ) from None
     files = [row[0] for row in rows]
     if values.shape != (count, len(names)) or not np.isin(values, (-1, 1)).all() or not count:
         raise InputError(

@@ -125,7 +125,9 @@ def _bits(path: str) -> np.ndarray:
             for start in range(0, count, rows):
                 part = found[start : start + rows]
                 data = file.read(len(part) * height * width)
-                part[:] = np.packbits(np.frombuffer(data, np.uint8).reshape(-1, height, width), axis=2)
+                part[:] = np.packbits(
+                    np.frombuffer(data, np.uint8).reshape(-1, height, width), axis=2
+                )
     except FileNotFoundError:
         raise BadSample("missing", path) from None
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -142,7 +144,9 @@ class Sprite:
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The image as RGB; raises BadSample if the file cannot be read."""
-        return Image.fromarray(np.unpackbits(_bits(self.path)[self.index], axis=1) * 255).convert("RGB")
+        return Image.fromarray(np.unpackbits(_bits(self.path)[self.index], axis=1) * 255).convert(
+            "RGB"
+        )
 
     def read(self) -> bytes:
         """The image as a PNG file."""

@@ -62,9 +62,7 @@ class MedMNISTOptions:
 
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: by its suffix."""
-    return (
-        spec.name.lower().endswith(".npz") and not is_folder(spec) and not dsprites.claims(spec)
-    )
+    return spec.name.lower().endswith(".npz") and not is_folder(spec) and not dsprites.claims(spec)
 
 
 def open(spec: Spec) -> "MedMNIST":

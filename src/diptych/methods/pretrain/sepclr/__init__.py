@@ -32,7 +32,7 @@ from diptych.data.sample import Source, label_values, labels_of
 from diptych.data.views import ImageView, LabelView, View
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Recipe, Stage
 from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.methods.pretrain.sepclr.objectives import (

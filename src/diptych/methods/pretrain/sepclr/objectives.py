@@ -48,10 +48,7 @@ def joint_term(
 ) -> Tensor:
     """J(c_v, s~_v), the mean over views (N, D) and (N, D')."""
     return _mean(
-        [
-            joint_potential(c, pinned(s, target), tau)
-            for c, s in zip(common, salient, strict=True)
-        ]
+        [joint_potential(c, pinned(s, target), tau) for c, s in zip(common, salient, strict=True)]
     )
 
 

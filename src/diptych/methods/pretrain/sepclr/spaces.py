@@ -46,7 +46,7 @@ class TwoSpaces(Delivered):
         super().__init__()
         self.encoder = _encoder(common, embed_dim)
         self.salient = _encoder(salient, embed_dim)
-        self.widths = dict(zip(SPACES, widths, strict=True))
+        self.widths: dict[str, int] = dict(zip(SPACES, widths, strict=True))
         self.heads = nn.ModuleDict(
             {
                 space: head(projector, embed_dim, width, "image")
