@@ -209,9 +209,12 @@ class SepCLR(ImageOnly):
             terms["salient"] = config.beta_salient * salient_term(salient, target, config.tau)
             at_zero = background_term(salient, target, config.tau)
             terms["background"] = config.beta_background * at_zero
-        joint = joint_term(common[: len(salient)], salient, target, config.tau)
-        terms["joint"] = config.joint * joint
+        terms["joint"] = config.joint * self.joint(common[: len(salient)], salient, target)
         return Losses(terms)
+
+    def joint(self, common: Sequence[Tensor], salient: Sequence[Tensor], target: Tensor) -> Tensor:
+        """J of the views that both spaces see."""
+        return joint_term(common, salient, target, self.config.tau)
 
     def is_target(self, labels: Tensor) -> Tensor:
         """Which samples are targets (N,), by their labels."""
