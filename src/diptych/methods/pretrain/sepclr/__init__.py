@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
+from diptych.data.loader import require
 from diptych.data.plan import Stratified
 from diptych.data.sample import Source, label_values, labels_of
 from diptych.data.views import ImageView, LabelView, View
@@ -142,6 +143,7 @@ class SepCLR(ImageOnly):
         """Find the numbers of the background's values. Raises InputError if the label or an attribute
         does not suit."""
         source = sources["train"]
+        require(source, [f"labels.{self.config.label}"], self.name)
         self.background = _background(source, self.config)
         for names, kind, other in (
             (self.config.discrete, "int", "continuous"),
