@@ -149,12 +149,7 @@ def trained(
             image_tower=TOWER,
             embed_dim=WIDTH,
             config={"label": "stamp", "augment": AUGMENT, **config},
-            recipe={
-                "steps": trial.steps(STEPS, quick=20),
-                "lr": rate(arm),
-                "schedule": "constant",
-                "warmup": 0.0,
-            },
+            recipe={"steps": trial.steps(STEPS, quick=20), "lr": rate(arm)},
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
@@ -217,4 +212,12 @@ claim = Claim(
     delta=0.04,
     floor=Floor("s_salient", chance=1 / 8, arms=("full", "unjoined"), least=0.8),
     table=("c_common", "c_salient", "s_common", "s_salient", "delta_total"),
+)
+real = replace(
+    claim,
+    question=(
+        "The joint entropy of a common and a salient space keeps the stamps of half of the photographs out of the "
+        "common space."
+    ),
+    prelude=photographs,
 )

@@ -19,7 +19,7 @@ representations before the heads, as the spaces `common` and `salient`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ class SepCLR(ImageOnly):
     Config = Config
     model: TwoSpaces  # type: ignore[assignment]  # in place of one dual encoder
     # half of a toy, whose batches have four samples at least
-    test_options = {"background": "red+yellow+cyan+purple"}  # noqa: RUF012
+    test_options: ClassVar = {"background": "red+yellow+cyan+purple"}
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -189,7 +189,8 @@ class SepCLR(ImageOnly):
 
     def encode(self, batch: Batch, at: At) -> Features:
         # one pass for each view: batch norms see one view at a time, as published
-        views = [view for images in batch.images.values() for view in images.pixels.unbind(1)]
+        names = ("main", "distorted") if self.config.attributes else ("main",)
+        views = [view for name in names for view in batch.images[name].pixels.unbind(1)]
         seen = {"common": views, "salient": views[:1] if self.config.attributes else views}
         return {
             space: torch.stack([self.model.project(view, space) for view in seen[space]], 1)
@@ -255,7 +256,7 @@ SepCLR.presets = {
         config={"augment": {**_CROPPED, "crop": (0.5, 1.0)}},
         image="conv:image_size=48:widths=(32,64,128):depths=(1,1,1):pooling=max",
         embed_dim=_WIDTH,
-        recipe=replace(SMALL.recipe, optimizer="adam", lr=1e-3, clip=None, ema=None),
+        recipe=replace(_RECIPE, lr=3e-3, batch_size=128, epochs=30),
     ),
     "paper": _PAPER,
     # glasses and hats; background are faces with neither
