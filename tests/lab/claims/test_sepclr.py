@@ -64,7 +64,7 @@ def test_parts_share_no_scene_and_stamps_tell_nothing_of_the_colour(trial):
 
 def test_dealt_vectors_change_the_joint_term_alone():
     method = make_method("sepclr", text=NO_TOWER, embed_dim=16, label="stamp", salient_dim=3)
-    batch = make_batch(8, {"main": 2}, label=torch.arange(8) % 3 - 1)
+    batch = make_batch(8, {"main": 2}, kind=torch.arange(8) % 3 - 1)
     features = {name: value.detach() for name, value in method.encode(batch, AT).items()}
     before = method.loss(features, batch, AT).terms
     sepclr.deal(method)
@@ -72,7 +72,7 @@ def test_dealt_vectors_change_the_joint_term_alone():
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"joint"}
     common = normalize(features["common"], dim=-1).unbind(1)
     moved = [view.roll(1, 0) for view in features["salient"].unbind(1)]
-    target = (batch.fields["label"] >= 0).roll(1)
+    target = (batch.fields["kind"] >= 0).roll(1)
     other = make_method("sepclr", text=NO_TOWER, embed_dim=16).joint(common, moved, target)
     torch.testing.assert_close(after["joint"], 10 * other)
 

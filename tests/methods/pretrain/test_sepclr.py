@@ -118,7 +118,7 @@ def test_figures_of_the_whole_loss():
         "common": torch.stack([raw(4, 3, k) for k in (0, 1)], 1),  # not normalised
         "salient": torch.stack(s, 1),
     }
-    batch = make_batch(4, {"main": 2}, label=torch.tensor([-1, 3, -1, 0]))
+    batch = make_batch(4, {"main": 2}, kind=torch.tensor([-1, 3, -1, 0]))
     found = method.loss(features, batch, AT)
     assert found.total.item() == pytest.approx(915.1493197112, abs=1e-8)
 
@@ -250,7 +250,7 @@ def test_with_attributes_the_salient_encoder_sees_the_undistorted_image_alone():
     plain, distorted, *_ = method.views(stage)
     assert plain.augment is None
     assert distorted.augment is not None
-    batch = make_batch(8, {"main": 1, "distorted": 1}, label=torch.arange(8) % 2 - 1)
+    batch = make_batch(8, {"main": 1, "distorted": 1}, kind=torch.arange(8) % 2 - 1)
     features = method.encode(batch, AT)
     assert features["common"].shape == (8, 2, 32)
     assert features["salient"].shape == (8, 1, 3)
