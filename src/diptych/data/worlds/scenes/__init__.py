@@ -73,7 +73,8 @@ class World(_base.World[Scene]):
         config = self.config
         number = {name: at for at, name in enumerate(self.catalogue.classes)}
         classes = {at: number.get(thing.concept, -1) for thing in scene.things for at in thing.ids}
-        return rendered(scene, config.size, classes, easy=config.easy, hard=config.hard)
+        signals = {"easy": config.easy, "hard": config.hard, "stamp": config.stamp}
+        return rendered(scene, config.size, classes, **signals)
 
     def captions(self, facts: Scene) -> list[Text]:
         """The texts of the config's roles, with the instruction of an edited scene and the

@@ -12,6 +12,7 @@ SPLITS = ("train", "val", "test", "unseen", "novel")
 NOISES = ("swap", "boilerplate", "junk", "drop", "wrong")
 LONG = ("facts", "objects")
 PAIRS = ("graded",)
+STAMPS = ("middle", "anywhere")
 EDITS = ("swap", "replace", "add", "remove", "recolour", "move")
 ROLES = (
     "caption",
@@ -75,6 +76,8 @@ class Config:
     Signals laid over the image
         easy, hard   strength, 0 to 1, of a coloured frame and of faint lines in one of four directions
         overlay      share of images stamped with a pale shape
+        stamp        in the `middle`, or `anywhere`: in a corner, with a third to two thirds of the side. Corner and
+                     share of the side are then the labels `stamp_place` and `stamp_size`
     """
 
     size: int = 64
@@ -104,6 +107,7 @@ class Config:
     easy: float = 0.0
     hard: float = 0.0
     overlay: float = 0.0
+    stamp: str = "middle"
 
     def __post_init__(self) -> None:
         for option, least, most in (
@@ -133,6 +137,12 @@ class Config:
         if self.pair and (self.noise or max(self.lengths) > 1):
             raise InputError(
                 "world 'scenes': pair=graded compares captions that say what is there; leave out noise and pages"
+            )
+        if self.stamp not in STAMPS:
+            raise unknown("stamp of scenes", self.stamp, STAMPS)
+        if self.stamp == "anywhere" and not self.overlay:
+            raise InputError(
+                "world 'scenes': stamp=anywhere is about images with a stamp; give their share, such as overlay=0.5"
             )
         if self.split not in SPLITS:
             raise unknown("split of scenes", self.split, SPLITS)
