@@ -649,4 +649,4 @@ def k_means(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
         labels = fit.fit_predict(points)
-    return labels.astype(np.int64), fit.cluster_centers_
+    return labels.astype(np.int64), np.asarray(fit.cluster_centers_)

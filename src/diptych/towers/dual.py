@@ -248,7 +248,9 @@ class Composed(DualEncoder):
 
     _PARTS = ("image", "text", "image_projection", "text_projection")
 
-    def __init__(self, base: DualEncoder, *, embed_dim: int | None = None, **parts: nn.Module):
+    def __init__(
+        self, base: DualEncoder, *, parts: Mapping[str, nn.Module], embed_dim: int | None = None
+    ):
         nn.Module.__init__(self)
         self._base = (base,)  # a tuple, so that its modules are registered once
         for name in self._PARTS:

@@ -7,8 +7,10 @@ import torch
 from tests.factories import make_method
 
 from diptych.errors import InputError
+from diptych.methods.make import Make
 from diptych.methods.pretrain.mcl import MCL
 from diptych.methods.pretrain.mcl.joined import Stages
+from diptych.models.export.openclip import misfit
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
 
@@ -84,6 +86,9 @@ def test_patches_are_projected_stage_by_stage_where_they_are_pooled_last():
     torch.testing.assert_close(stages.joined().embed_images(x), expected)
 
 
-def test_joined_encoders_are_no_start_of_a_training(stages):
-    with pytest.raises(InputError, match="name the model that its training started from"):
-        stages.joined().config()
+def test_joined_encoders_are_neither_exported_nor_trained_as_one(stages):
+    model = stages.to_model(make_method("clip").make.words, stages.image.preprocess, "joined")
+    assert "joined" in misfit(model)
+    with pytest.raises(InputError, match="joined"):
+        Make.of(model).dual(logit_scale=Temperature())
+    assert len(model.identity) == 64

@@ -91,7 +91,7 @@ class MCL(Method):
 
     Config = Config
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         cls = method_class(config.base)
         if cls.adapts or cls is MCL:
@@ -245,7 +245,8 @@ class MCL(Method):
         if covered < _ENOUGH:
             run.warn(
                 f"stage {number} trains on {covered:.0%} of the samples, since the rest fills no batch of "
-                f"{run.batch_size} of one group; lower --batch-size or --method.clusters, or give --method.small nearest"
+                f"{run.batch_size} of one group; lower --batch-size or --method.clusters, or give --method.small "
+                "nearest"
             )
 
     # ---- steps

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
-from diptych.errors import InputError
 from diptych.models.delivered import Delivered
 from diptych.models.model import Model
 from diptych.towers.dual import Composed, DualEncoder
@@ -21,6 +20,7 @@ from diptych.towers.tower import ImageTower, Tower
 
 ALL = "all"
 """The space of all stages together."""
+JOINED = "joined"
 
 
 class Stages(Delivered):
@@ -84,13 +84,16 @@ class Joined(Composed):
                 [each.text_projection for each in encoders],  # type: ignore[misc]
                 first.text.width,
             )
-        super().__init__(first, embed_dim=len(encoders) * first.embed_dim, **parts)
+        super().__init__(first, parts=parts, embed_dim=len(encoders) * first.embed_dim)
 
     def config(self) -> dict[str, Any]:
-        raise InputError(
-            "this model joins the encoders of several stages, and one encoder is asked for; name the model that its "
-            "training started from"
-        )
+        """The config of one of the encoders, with joined towers, which nothing builds: exports and
+        trainings that ask for one encoder refuse them by name."""
+        towers = {side: getattr(self, side).spec for side in self.sides}
+        return {**super().config(), **towers, "embed_dim": self.embed_dim}
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        return nn.Module.state_dict(self, *arguments, **options)
 
 
 class SideBySide(nn.Module):
@@ -117,9 +120,8 @@ class JoinedImages(ImageTower):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The spec of one of the towers."""
-        first: Any = self.towers[0]
-        return first.spec
+        """The specs of the towers."""
+        return {"name": JOINED, "towers": [tower.spec for tower in self.towers]}
 
     def forward(self, x: Tensor, **options: Any) -> Encoded:
         return _joined(self.towers, lambda tower: tower(x, **options))
@@ -136,9 +138,8 @@ class JoinedTexts(Tower):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The spec of one of the towers."""
-        first: Any = self.towers[0]
-        return first.spec
+        """The specs of the towers."""
+        return {"name": JOINED, "towers": [tower.spec for tower in self.towers]}
 
     def forward(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Encoded:
         return _joined(self.towers, lambda tower: tower(ids, lengths, **options))

@@ -68,7 +68,9 @@ class Snapshots(Delivered):
     def space(self, name: str) -> DualEncoder:
         """The encoder of the ensemble, or of one snapshot."""
         number = self.spaces.index(name)
-        return Composed(self.encoder, **self._parts(number - 1)) if number else self.ensemble()
+        if number == 0:
+            return self.ensemble()
+        return Composed(self.encoder, parts=self._parts(number - 1))
 
     def ensemble(self) -> DualEncoder:
         """The encoder of all snapshots together."""
@@ -80,9 +82,8 @@ class Snapshots(Delivered):
             [each["text_projection"] for each in members],
         )
         images = MeanOfUnits([each["image_projection"] for each in members])
-        return Composed(
-            self.encoder, text=texts, image_projection=images, text_projection=nn.Identity()
-        )
+        parts = {"text": texts, "image_projection": images, "text_projection": nn.Identity()}
+        return Composed(self.encoder, parts=parts)
 
     def _parts(self, number: int) -> dict[str, nn.Module]:
         place: Any = self.snapshots[number]
