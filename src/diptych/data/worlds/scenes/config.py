@@ -14,6 +14,7 @@ LONG = ("facts", "objects")
 PAIRS = ("graded",)
 STAMPS = ("middle", "anywhere")
 EDITS = ("swap", "replace", "add", "remove", "recolour", "move")
+SIGNAL = "signal"  # an edit of the faint lines, which not all scenes have
 ROLES = (
     "caption",
     "paraphrase",
@@ -69,7 +70,8 @@ class Config:
         pair         "graded": a second caption, of role pair, that shares 0 to all facts with the first, each number
                      with equal frequency; the share is the label `similarity`. Captions then leave nothing out
     Variants of an image
-        edits        kinds of minimal edits of each sample, or `all`
+        edits        kinds of minimal edits of each sample, or `all`; `signal`, other faint lines, only if it is
+                     named
         siblings     samples i*n … i*n+n-1 are one scene and n-1 edits of it
         pool         number of different scenes, which further samples repeat in order; 0: no limit
         pages        scenes in a document: `1`, `2`, `3` or `2-3`
@@ -132,6 +134,10 @@ class Config:
                 )
         if self.long not in LONG:
             raise unknown("kind of long texts of scenes", self.long, LONG)
+        if SIGNAL in self.kinds and not self.hard:
+            raise InputError(
+                "world 'scenes': the edit signal changes the faint lines, and there are none; give hard=0.5"
+            )
         if self.pair not in (*PAIRS, ""):
             raise unknown("pair of scenes", self.pair, PAIRS)
         if self.pair and (self.noise or max(self.lengths) > 1):
@@ -186,7 +192,9 @@ class Config:
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of edits of each sample."""
-        return several("edit of scenes", self.edits, EDITS) if self.edits else ()
+        if self.edits in ("", "all"):
+            return EDITS if self.edits else ()
+        return several("edit of scenes", self.edits, (*EDITS, SIGNAL))
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ class SepCLR(ImageOnly):
         super().__init__(config, make)
         self.background = (MISSING,)
 
-    def build(self, make: Make) -> TwoSpaces:  # type: ignore[override]  # as `model`
+    def build(self, make: Make) -> TwoSpaces:
         config = self.config
         model = TwoSpaces(
             make.image(),

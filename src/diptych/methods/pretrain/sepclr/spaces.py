@@ -3,7 +3,6 @@
 Dimensions: N images, E width of the representations.
 """
 
-import copy
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.models.delivered import Delivered
 from diptych.models.model import Model
-from diptych.towers.dual import DualEncoder
+from diptych.towers.dual import Composed, DualEncoder
 from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower
@@ -73,11 +72,9 @@ class TwoSpaces(Delivered):
         encoder = self._of(space)
         if space == name:
             return encoder
-        behind = copy.copy(encoder)
         projection = nn.Sequential(encoder.image_projection, self.heads[space])
-        behind._modules = {**encoder._modules, "image_projection": projection}
-        behind.embed_dim = self.widths[space]
-        return behind
+        parts = {"image_projection": projection}
+        return Composed(encoder, parts=parts, embed_dim=self.widths[space])
 
     def project(self, pixels: Tensor, space: str) -> Tensor:
         """The head's vectors (N, D) of images (N, 3, H, W) in one of the two spaces, not normalised."""
