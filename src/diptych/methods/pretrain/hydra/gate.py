@@ -72,7 +72,8 @@ class PairGate(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Classes (B,) and (B,) -> gates (B, k)."""
-        first, second = self.table(a), self.table(b)
+        first = self.table(a)
+        second = self.table(b)
         if self.fuse:
             return self._drawn(self.net((first + second) / 2))
         both = self._drawn(self.net(torch.cat([first, second])))  # with the same batch statistics
