@@ -14,11 +14,14 @@ Linear probes on held-out targets read the representations before the heads (`se
 is the accuracy of the stamp in the common space, which should be that of chance; `c_common` that of
 the colour there; `s_salient` and `s_common` those of the salient space. `s_common` is shown, and
 nothing is claimed of it: that stamps leave no trace of the colour in the salient space is not what
-this term is for. An untrained common space of 16 numbers reads the stamp with .7.
+this term is for. Representations are narrow, since an untrained tower reads the stamp too: with .52 from
+8 numbers, .68 from 16 and .90 from 32.
 
-What was tried on seed 100: half of the images as targets (the same, less: .83 after 400 steps in 32
-numbers, .95 without the term), stamps anywhere (.19 and .33, but the salient space reads .55 alone),
-the common factor as the shape (.25 in all arms), lambda = 50 (the common space collapses).
+What was tried on seed 100, `c_salient` of full and of unjoined: half of the images as targets, in 32
+numbers (.83, .95); stamps anywhere (.19, .33, but the salient space reads them with .55); 16 numbers
+after 300 steps (.32, .97; .23 after 600, which is not yet where it ends), with a cosine schedule (.38)
+and with weight decay (.23). The shape as the common factor is read with .25 by all arms, and with
+lambda = 50 the common space collapses.
 
 The block `real` lays the same stamps over photographs of CIFAR-10, as the paper does with digits:
 half of the photograph, plus half of the stamp on targets. The blood cells of the packs have no factor
@@ -50,12 +53,12 @@ from diptych.training.run import run
 
 WORLD = "scenes:number=1:size=32:objects=shapes:styles=dusk:overlay=0.8:texts=caption"
 PARTS = {"train": 3000, "val": 1600, "test": 1000}  # probes learn from `val`
-STEPS = 300
+STEPS = 400
 TOWER = "conv:image_size=32:widths=(16,32,64):depths=(1,1,1):pooling=max"
-WIDTH = 16  # of the representations
+WIDTH = 8  # of the representations
 AUGMENT = {"crop": (0.5, 1.0), "flip": True, "colour": 0.3}
 RATES: Mapping[str, Rates] = {}
-RATE = 1e-3
+RATE = 3e-3
 
 Change = Callable[[Method], None]
 
@@ -209,7 +212,7 @@ claim = Claim(
         not_worse("c_common", "full", than="unjoined", margin=0.03),
         not_worse("s_salient", "full", than="unjoined", margin=0.03),
     ),
-    delta=0.04,
+    delta=0.07,
     floor=Floor("s_salient", chance=1 / 8, arms=("full", "unjoined"), least=0.8),
     table=("c_common", "c_salient", "s_common", "s_salient", "delta_total"),
 )
