@@ -35,7 +35,7 @@ class TimmConfig:
     head_conv: bool = (
         True  # False: an EfficientNet without the 1x1 convolution that widens its last map
     )
-    small_stem: bool | None = None  # a ResNet's first convolution is 3x3 of stride 1, without pooling
+    small_stem: bool | None = None  # a ResNet's first convolution is 3x3, without pooling
     preprocess: Mapping[str, Any] | None = None
 
 
