@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.factories import AT, make_batch, make_method
-from tests.methods.pretrain.hydra.test_loss import slow
+from tests.methods.pretrain.hydra.helpers import slow
 from torch.nn.functional import cross_entropy, normalize
 
 import diptych
