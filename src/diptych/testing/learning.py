@@ -256,7 +256,7 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     with evaluating(method):
         alone = isinstance(module, DualEncoder) and module.sides == ("image",)
         if alone or isinstance(method, ImageOnly):
-            encoder = getattr(module, "encoder", module)
+            encoder: Any = getattr(module, "encoder", module)
             return agreement(encoder, _batch(method, source)), ENOUGH
         preprocess = store.preprocess_of(module)
         model = store.to_model(
