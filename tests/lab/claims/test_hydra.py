@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.methods.pretrain.hydra.test_hydra import held
+from tests.methods.pretrain.hydra.helpers import held
 
 from diptych.data.sources import open_source
 from diptych.lab.claim import Trial

@@ -1,8 +1,33 @@
-"""A slow reference of Hydra's loss."""
+"""Small methods of Hydra, and a slow reference of its loss."""
 
 import math
 
 import numpy as np
+from tests.factories import make_method
+
+from diptych.data.columns import WithColumns
+from diptych.methods.make import NO_TOWER
+from diptych.testing import Toy
+
+NARROW = {
+    "projector": "mlp:hidden=16:last_norm=layer",
+    "predictor": "mlp:hidden=16",
+    "gate_width": 8,
+    "gate_hidden": 8,
+}
+
+
+def toy(labels=(4, 7, 4, 9, 7, 9, 4, 7) * 3, **columns):
+    columns = {"class": labels, **columns}
+    fields = ["images.main", *(f"labels.{name}" for name in columns)]
+    return WithColumns(Toy(len(labels), fields), {k: np.array(v) for k, v in columns.items()})
+
+
+def held(sources=None, **config):
+    """A method that knows its classes."""
+    made = make_method("hydra", text=NO_TOWER, embed_dim=16, **{**NARROW, **config})
+    made.setup({"train": sources or toy()})
+    return made
 
 
 def slow(z, keys, gate, y, p, tau, form="filtered", key_y=None):

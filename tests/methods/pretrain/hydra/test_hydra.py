@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.factories import AT, make_batch, make_method
-from tests.methods.pretrain.hydra.helpers import slow
+from tests.methods.pretrain.hydra.helpers import NARROW, held, slow, toy
 from torch.nn.functional import cross_entropy, normalize
 
 import diptych
@@ -25,25 +25,6 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 LABELS = torch.tensor([4, 7, 4, 9, 7, 9, 4, 7])  # of a source with gaps
-NARROW = {
-    "projector": "mlp:hidden=16:last_norm=layer",
-    "predictor": "mlp:hidden=16",
-    "gate_width": 8,
-    "gate_hidden": 8,
-}
-
-
-def toy(labels=(4, 7, 4, 9, 7, 9, 4, 7) * 3, **columns):
-    columns = {"class": labels, **columns}
-    fields = ["images.main", *(f"labels.{name}" for name in columns)]
-    return WithColumns(Toy(len(labels), fields), {k: np.array(v) for k, v in columns.items()})
-
-
-def held(sources=None, **config):
-    """A method that knows its classes."""
-    made = make_method("hydra", text=NO_TOWER, embed_dim=16, **{**NARROW, **config})
-    made.setup({"train": sources or toy()})
-    return made
 
 
 def batch(views=2):
