@@ -9,6 +9,7 @@ from PIL import Image
 
 from diptych.data.worlds import build
 from diptych.data.worlds.scenes import World
+from diptych.data.worlds.scenes.config import EDITS
 from diptych.data.worlds.scenes.words import STYLES
 
 GAP = 4
@@ -54,7 +55,7 @@ def edits() -> Image.Image:
     scene = next(
         scene
         for at in range(100)
-        if all(drawn.edited(scene := drawn.sample(2, at), kind) for kind in drawn.kinds)
+        if all(drawn.edited(scene := drawn.sample(2, at), kind) for kind in EDITS)
     )
     seen = drawn.render(scene)
     depth = Image.fromarray(np.rint(255 * (1 - seen.arrays["depth"])).astype(np.uint8))
@@ -65,7 +66,7 @@ def edits() -> Image.Image:
     return sheet(
         [
             [image.convert("RGB") for image in (seen.image, *masks, depth)],
-            [drawn.render(drawn.edit(scene, kind)).image for kind in drawn.kinds],
+            [drawn.render(drawn.edit(scene, kind)).image for kind in EDITS],
         ]
     )
 

@@ -20,6 +20,7 @@ OLD, NEW = "scenes:split=test:count=60", "glyphs:split=val:design=noto:part=1/6"
 ON_PAIRS = ("align", "clip", "clippings", "cliprocket", "contrastive_gap", "distill_clip", "dreamlip",
             "generative_negatives", "lion", "mod_x", "multi_view", "siglip", "unimed_clip")  # fmt: skip
 ON_LISTS = ("mmgeolm",)  # its published recipe continues a model, and is its preset
+ON_ANOTHER = ("mcl",)  # whose options are those of its base
 ON_TEXTS = ("contrastive_search", "debcse", "nlp_primer", "simcse", "whitened_cse")
 
 
@@ -68,11 +69,20 @@ def test_methods_on_pairs_have_it(name):
 ON_EITHER = ("fine_tune", "lora", "wise_ft")  # on classes where --preset tune is not given
 
 
+def test_a_method_on_another_has_the_options_of_its_base():
+    for name in ON_ANOTHER:
+        preset = method_class(name).presets["tune"]
+        options = preset.config["options"]
+        assert (preset.recipe.lr, preset.recipe.ema, options["decay"]) == (3e-5, None, 0.75)
+        assert preset.config["pretrained"]
+        assert preset_for(name, "tiny") == "tune"
+
+
 def test_other_methods_keep_their_preset():
     for name in ON_EITHER:
         assert method_class(name).presets["tune"].config["on"] == "pairs"
         assert preset_for(name, "tiny") == "small"
-    for name in set(cards()) - {*ON_PAIRS, *ON_LISTS, *ON_EITHER, *ON_TEXTS}:
+    for name in set(cards()) - {*ON_PAIRS, *ON_LISTS, *ON_ANOTHER, *ON_EITHER, *ON_TEXTS}:
         if issubclass(cls := method_class(name), Method):
             assert "tune" not in cls.presets
             assert preset_for(name, "tiny") == "small"

@@ -13,7 +13,14 @@ from tests.objectives.helpers import random, saved_bytes
 from torch.nn import functional as F
 
 from diptych.errors import InputError
-from diptych.objectives import alignment, core, cross_uniformity, info_nce, uniformity
+from diptych.objectives import (
+    alignment,
+    core,
+    cross_uniformity,
+    info_nce,
+    kernel_entropy,
+    uniformity,
+)
 
 SETTINGS = settings(max_examples=40, deadline=None)
 SQUARE = torch.tensor([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
@@ -71,6 +78,23 @@ def test_value_and_gradient_equal_the_loops_for_any_points_and_tile(
 def test_torchs_pdist_gives_the_same():
     x = F.normalize(random(40, 7), dim=1)
     torch.testing.assert_close(uniformity(x, 2), torch.pdist(x).square().mul(-2).exp().mean().log())
+
+
+@pytest.mark.parametrize("tile", [1, 3, 9])
+def test_entropy_equals_its_loops_for_any_tile(tile):
+    x = (2 * random(6, 3)).requires_grad_()
+    rows = [
+        sum(torch.exp(-0.5 * sum((x[i, d] - x[j, d]) ** 2 for d in range(3))) for j in range(6)) / 6
+        for i in range(6)
+    ]
+    slow = -sum(row.log() for row in rows) / 6
+    ours = kernel_entropy(x, 0.5, tile=tile)
+    torch.testing.assert_close(ours, slow)
+    (mine,), (right,) = (torch.autograd.grad(each, x) for each in (ours, slow))
+    torch.testing.assert_close(mine, right)
+    assert torch.autograd.gradcheck(lambda x: kernel_entropy(x, tile=tile), (x,))
+    with pytest.raises(InputError, match="at least two rows"):
+        kernel_entropy(x[:1])
 
 
 def test_alignment_equals_its_loop():

@@ -3,6 +3,7 @@ remedy."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.cli.helpers import make_folder
 
@@ -46,6 +47,17 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         "evaluate tiny --data photos --suite retrievel",
         ("suite 'retrievel'", "did you mean 'retrieval'"),
     ),
+    (
+        "evaluate tiny --data glyphs --suite separation --common a --salient b",
+        ("tiny has no space 'common'", "a run of sepclr has two"),
+    ),
+    (
+        f"train sepclr {PAIR} --method.discrete [a] --method.continuous [a]",
+        ("an attribute is given twice", "name each once"),
+    ),
+    ("check faces", ("list_attr_celeba.txt is no list of attributes", "copy it again")),
+    ("check eyes.csv", ("eyes.csv", "compare it with the published table")),
+    ("check sprites.npz", ("sprites.npz: cannot be read", "fetch it again")),
     ("list models --filter CLAP", ("none of the 146 models has 'CLAP'", "leave out --filter")),
     ("list twoers", ("unknown list 'twoers'", "did you mean 'towers'")),
     ("reproduce lino", ("claim 'lino'", "did you mean 'lion'")),
@@ -270,6 +282,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / name).mkdir()
     (path / "full" / "thesis.tex").write_text("mine")
     (path / "a.txt").write_text("a text\n")
+    (path / "faces").mkdir()
+    (path / "faces" / "list_attr_celeba.txt").write_text("1\nYoung\n000001.jpg yes\n")
+    columns = "ID,Patient Age,Patient Sex,Left-Fundus,Right-Fundus,N"
+    (path / "eyes.csv").write_text(f"{columns}\n0,69,Female,,,1\n")
+    arrays = ("imgs", "latents_values", "latents_classes")
+    np.savez(path / "sprites.npz", **{name: np.array([None]) for name in arrays})
     (path / "a.py").write_text("x = 1\n")
     (path / "broken.yaml").write_text("a: [1,\n")
     (path / "nested.yaml").write_text("method: {scale: 7}\n")

@@ -158,6 +158,20 @@ def add(parser: Parser) -> None:
         help="visualness: rated words, to compare with the attention to them",
     )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
+    parser.option(some, "--common", metavar="LABEL,…", help="separation: factors of all images")
+    parser.option(some, "--salient", metavar="LABEL,…", help="separation: factors of target images")
+    parser.option(
+        some,
+        "--background",
+        metavar="VALUE",
+        help="separation: of the first salient factor, what is no target (default: no value)",
+    )
+    parser.option(
+        some,
+        "--spaces",
+        metavar="A,B",
+        help="separation: the two spaces (default: common,salient)",
+    )
     parser.option(
         some, "--names", metavar="NAME,…", help="text_labels: some of the labels, such as held out"
     )
@@ -166,7 +180,8 @@ def add(parser: Parser) -> None:
         "--features",
         type=Literal["embedding", "projected", "pooled", "text"],
         metavar="KIND",
-        help="probe, factors: embedding (default), projected but not unit, pooled before, or text; gap: of one side",
+        help="probe, factors, separation: embedding (default), projected but not unit (separation's "
+        "default), pooled before, or text; gap: of one side",
     )
     parser.option(
         some,
@@ -302,7 +317,10 @@ def add(parser: Parser) -> None:
 
 _WHOLE = ("shots", "seeds")  # lists of numbers
 _REALS = ("rates",)  # lists of shares
-_LISTS = ("roles", "kinds", "negatives", "labels", "names", "earlier", "strategies")  # of names
+_LISTS = (  # of names
+    *("roles", "kinds", "negatives", "labels", "names", "earlier", "strategies"),
+    *("common", "salient", "spaces"),
+)
 _PLAIN = (
     *(
         "role",
@@ -341,7 +359,7 @@ _PLAIN = (
         "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
-    *("task", "reference", "lexicon", "drawer"),
+    *("task", "reference", "lexicon", "drawer", "background"),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from diptych.data.sample import BadSample, Source, labels_of
+from diptych.data.sample import BadSample, Source, label_values, labels_of
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.rng import generator
@@ -150,10 +150,16 @@ class Stratified:
     """Stratified batches: each has its share of every kind of sample, up to one or two samples.
 
     `field` defines the kinds: "labels.NAME" by the value of a label, "images.NAME" by whether there
-    is such an image. Each kind is shuffled and spread evenly over the epoch, with a random offset.
+    is such an image. With `values` of a label (`sample.label_values`) there are two: samples with
+    one of them, and all others. Each kind is shuffled and spread evenly over the epoch, with a
+    random offset.
+
+    Raises InputError if a batch has fewer than `least` samples of one of these two kinds.
     """
 
     field: str
+    values: str | int | None = None
+    least: int = 0
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -162,12 +168,28 @@ class Stratified:
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         _check(source, batch)
         kinds = kinds_of(source, self.field)
+        if self.values is not None:
+            label = self.field.removeprefix("labels.")
+            kinds = np.isin(kinds, label_values(source, label, self.values))
         rng = generator(seed, "plan", epoch)
         places = np.empty(len(kinds))
         for kind in np.unique(kinds):
             mine = np.flatnonzero(kinds == kind)
             places[rng.permutation(mine)] = (np.arange(len(mine)) + rng.random()) / len(mine)
-        return _even(np.argsort(places, kind="stable"), batch)
+        batches = _even(np.argsort(places, kind="stable"), batch)
+        if self.values is not None:
+            self._check_both(source, kinds, batches)
+        return batches
+
+    def _check_both(self, source: Source, kinds: np.ndarray, batches: list[np.ndarray]) -> None:
+        counts = np.array([(int(kinds[rows].sum()), int((~kinds[rows]).sum())) for rows in batches])
+        if counts.min() >= self.least:
+            return
+        raise InputError(
+            f"every batch needs {self.least} samples with {self.field} {self.values} and {self.least} others, and "
+            f"{int(kinds.sum()):,} of the {len(kinds):,} samples of {source.name} have it; raise --batch-size, or "
+            "name other values"
+        )
 
 
 def kinds_of(source: Source, field: str) -> np.ndarray:

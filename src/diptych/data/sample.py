@@ -5,6 +5,7 @@ Fields have dotted names everywhere: `images.main`, `texts.caption`, `labels.cla
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from diptych.errors import InputError, some
+from diptych.errors import InputError, some, unknown
 
 _KEYS = 65_536  # hashed at once
 
@@ -186,6 +187,33 @@ def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None
     if isinstance(rows, range):  # NumPy would convert it number by number
         rows = np.arange(rows.start, rows.stop, rows.step)
     return values if rows is None else values[rows]
+
+
+def label_values(source: Source, label: str, names: str | int) -> tuple[int, ...]:
+    """Some values of an integer label: a number, or names of classes or numbers joined by `+`.
+
+    Raises InputError for a label or a class that does not exist, and for a label of floats.
+
+    >>> from diptych.testing import Toy
+    >>> label_values(Toy(8, ["labels.colour"]), "colour", "orange+7")
+    (1, 7)
+    """
+    field = source.schema().get(f"labels.{label}")
+    if field is None:
+        labels_of(source, label, range(0))  # raises
+    assert field is not None
+    if field.kind != "int":
+        raise InputError(
+            f"labels.{label} of {source.name} holds floats, which name no kinds of samples; name a label of integers"
+        )
+    if isinstance(names, int):
+        return (names,)
+    found = []
+    for name in [names] if names in field.classes else names.split("+"):
+        if name not in field.classes and not re.fullmatch("-?[0-9]+", name):
+            raise unknown(f"value of labels.{label} of {source.name}", name, field.classes)
+        found.append(field.classes.index(name) if name in field.classes else int(name))
+    return tuple(found)
 
 
 def is_visual(sample: Sample, label: str | None = None, role: str = "main") -> bool:

@@ -49,10 +49,15 @@ def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
     count = len(tower.transformer.layers)
     rates = {prefix: decay**count}
     rates |= {f"{prefix}.transformer.layers.{at}": decay ** (count - 1 - at) for at in range(count)}
+    return rates | {f"{prefix}.{name}": 1.0 for name in behind_blocks(tower)}
+
+
+def behind_blocks(tower: Any) -> list[str]:
+    """The names of a tower's parts with parameters that lie behind its transformer blocks."""
     named = {
         name for name, module in tower.named_children() if any(True for _ in module.parameters())
     }
-    return rates | {f"{prefix}.{name}": 1.0 for name in ("norm", "pool") if name in named}
+    return [name for name in ("norm", "pool") if name in named]
 
 
 def norm_rates(prefix: str, module: nn.Module) -> dict[str, float]:

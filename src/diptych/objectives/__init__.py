@@ -16,7 +16,12 @@ from diptych.objectives.multiview import (
     poly_view,
     supervised,
 )
-from diptych.objectives.uniformity import alignment, cross_uniformity, uniformity
+from diptych.objectives.uniformity import (
+    alignment,
+    cross_uniformity,
+    kernel_entropy,
+    uniformity,
+)
 
 __all__ = [
     "Objective",
@@ -29,6 +34,7 @@ __all__ = [
     "dhel",
     "info_nce",
     "kcl",
+    "kernel_entropy",
     "mv_dhel",
     "mv_infonce",
     "nt_xent",

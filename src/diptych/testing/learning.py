@@ -29,6 +29,7 @@ from diptych.evaluation import evaluate
 from diptych.methods import store
 from diptych.methods.base import At, Method
 from diptych.methods.families import few_shot as classify
+from diptych.methods.families.image_only import ImageOnly
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.models.model import evaluating
@@ -244,7 +245,7 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     """Return how well a method has memorised samples, from 0 to 1, and the sufficient score,
     depending on what it delivers and logs:
 
-    - an encoder of images alone, with further parts or without: `agreement`
+    - a method on images alone: `agreement`
     - a method that logs a perplexity: the probability of a token, of which a half is sufficient
     - a predictor of noise: the share of the noise that it explains, a half is sufficient
     - otherwise: accuracy by names if the data name classes, or recall, or the first measure of its
@@ -253,8 +254,9 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     source = sources.get("train") or next(iter(sources.values()))
     module = method.deliver()
     with evaluating(method):
-        encoder = getattr(module, "encoder", module)
-        if isinstance(encoder, DualEncoder) and encoder.sides == ("image",):
+        alone = isinstance(module, DualEncoder) and module.sides == ("image",)
+        if alone or isinstance(method, ImageOnly):
+            encoder: Any = getattr(module, "encoder", module)
             return agreement(encoder, _batch(method, source)), ENOUGH
         preprocess = store.preprocess_of(module)
         model = store.to_model(

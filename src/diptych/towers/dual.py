@@ -239,6 +239,40 @@ class DualEncoder(nn.Module):
         return cls(image, text, logit_scale=logit_scale, **options)
 
 
+class Composed(DualEncoder):
+    """A dual encoder of given `parts` (image, text, image_projection, text_projection), and of those
+    of `base` for the rest. It is described and saved as `base`.
+
+    `embed_dim` is that of `base` unless given.
+    """
+
+    _PARTS = ("image", "text", "image_projection", "text_projection")
+
+    def __init__(
+        self, base: DualEncoder, *, parts: Mapping[str, nn.Module], embed_dim: int | None = None
+    ):
+        nn.Module.__init__(self)
+        self._base = (base,)  # a tuple, so that its modules are registered once
+        for name in self._PARTS:
+            part = parts.get(name, base._modules.get(name))
+            if part is not None or name.startswith("text"):
+                setattr(self, name, part)
+        self.logit_scale = base.logit_scale
+        self.logit_bias = base.logit_bias
+        self.embed_dim = embed_dim or base.embed_dim
+        self.pool = base.pool
+        self.spaces = base.spaces
+        self._vector = base._vector
+        self._plain = base._plain
+
+    def config(self) -> dict[str, Any]:
+        return self._base[0].config()
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """The weights of `base`."""
+        return self._base[0].state_dict(*arguments, **options)
+
+
 def pooled(image: Tensor, text: Tensor, weight: float) -> Tensor:
     """The unit vectors (N, E) of records, from unit vectors of their images and texts (N, E).
 

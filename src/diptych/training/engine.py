@@ -428,7 +428,14 @@ class Engine:
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
         note = partial(self._note, stage, epoch)
         run = Run(
-            self.method, self.feed.sources, at, self.device, self.options.workers, note, self.out
+            self.method,
+            self.feed.sources,
+            at,
+            self.device,
+            self.options.workers,
+            note,
+            self.out,
+            replace(self.recipe, **stage.recipe).batch_size,
         )
         before = _shapes(self.method)
         with self.ranks.gathered():

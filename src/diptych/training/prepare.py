@@ -31,7 +31,8 @@ class Run:
     rank.
 
     `columns[stream]` holds the columns that later stages read as fields of that stream's samples.
-    `at` is the position in training, and `device` the method's device. `note(step, steps, loss,
+    `at` is the position in training, `device` the method's device, and `batch_size` the number of samples
+    in the stage's batches. `note(step, steps, loss,
     **logged)` logs one iteration of a search like a training step. `out` is the run's folder, or
     None.
     """
@@ -45,6 +46,7 @@ class Run:
         workers: int = 0,
         note: Callable[..., None] = lambda *position, **logged: None,
         out: Path | None = None,
+        batch_size: int = 1,
     ):
         self.method = method
         self.sources = sources
@@ -53,6 +55,7 @@ class Run:
         self.workers = workers
         self.note = note
         self.out = out
+        self.batch_size = batch_size
         self.columns: dict[str, dict[str, np.ndarray]] = {}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Winoground, ARO and SugarCrepe, on fixtures of the true form."""
+"""Winoground, ARO, SugarCrepe and MMVP, on fixtures of the true form."""
 
 import json
 import pickle
@@ -84,6 +84,35 @@ def test_aro_is_a_region_with_a_true_and_a_false_caption(
     found = evaluate(diptych.load("tiny"), source, ["composition"])["composition"]
     assert found["pairs"] == 2
     assert "t2i_2way" not in found
+
+
+MMVP = """Question ID,Type,Statement
+1,Orientation and Direction,a dog facing left
+2,Orientation and Direction,"a dog, facing right"
+3,Quantity and Count,one ear of a cat
+4,Quantity and Count,two ears of a cat
+5,Quantity and Count,a last line alone
+"""
+
+
+def test_mmvp_is_two_images_with_two_statements(root: Path):
+    images = root / "MLLM_VLM Images"
+    for number, kind in ((1, "Orientation and Direction"), (3, "Quantity and Count")):
+        (images / kind).mkdir(parents=True)
+        for at in (number, number + 1):
+            Image.new("RGB", (8, 8), (9 * at, 0, 0)).save(images / kind / f"{at}.jpg")
+    (root / "Questions.csv").write_text(MMVP)
+    source = open_source(str(root / "Questions.csv"))
+    assert list(source.keys()) == ["1", "3"]
+    assert list(source.damage.values()) == ["columns"]
+    [edit] = source[0].edits
+    assert source[0].captions() == ["a photo of a dog facing left"]
+    assert edit.captions() == ["a photo of a dog, facing right"]
+    assert edit.kind == "Orientation and Direction"
+    assert edit.images["main"].decode().getpixel((0, 0))[0] in range(15, 22)
+    found = evaluate(diptych.load("tiny"), source, ["composition"])["composition"]
+    assert set(found["by_kind"]) == {"Orientation and Direction", "Quantity and Count"}
+    assert found["chance_image"] == 0.25
 
 
 def test_sugarcrepe_is_a_caption_and_a_negative_one(root: Path):

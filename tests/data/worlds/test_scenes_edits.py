@@ -297,3 +297,21 @@ def test_impossible_and_unknown_edits_are_refused():
     with pytest.raises(InputError, match="did you mean 'recolour'"):
         world.edit(world.sample(0, 0), "recolor")
     assert WorldSource(build("scenes", {"number": 1, "edits": "swap"}), 1)[0].edits == []
+
+
+def test_an_edit_of_the_signal_changes_the_faint_lines_alone():
+    world = build("scenes", {"hard": 0.5, "edits": "signal", "number": 1})
+    for index in range(20):
+        before = world.sample(0, index)
+        after = world.edit(before, "signal")
+        assert after.hard != before.hard
+        assert replace(after, hard=before.hard, before=None, change=None) == before
+        (text,) = captions(world, after, "instruction")
+        assert after.hard in text.split()
+        assert f"crossed by {after.hard} lines" in captions(world, after, "caption")[0]
+
+
+def test_an_edit_of_the_signal_is_made_only_where_it_is_named():
+    assert "signal" not in build("scenes", {"hard": 0.5, "edits": "all"}).config.kinds
+    with pytest.raises(InputError, match="give hard="):
+        build("scenes", {"edits": "signal"})

@@ -27,6 +27,7 @@ from diptych.data.worlds.scenes.words import (
     STYLES,
     TEXTURES,
 )
+from diptych.errors import InputError
 
 
 def pixels(world, scene):
@@ -255,6 +256,36 @@ def test_signals_are_as_strong_as_asked():
     stamped = pixels(base, replace(scene, salient="cross"))
     assert stamped[32, 32].mean() > pixels(base, scene)[32, 32].mean()
     assert np.array_equal(stamped[:8], pixels(base, scene)[:8])
+
+
+def test_stamps_anywhere_lie_in_the_corner_and_have_the_size_of_their_labels():
+    base = build("scenes", {"number": 1, "overlay": 0.5})
+    world = build("scenes", {"number": 1, "overlay": 0.5, "stamp": "anywhere"})
+    seen = set()
+    for at in range(60):
+        scene = world.sample(0, at)
+        labels = world.example(scene, "").labels
+        plain = replace(scene, salient="")
+        assert scene == base.sample(0, at)  # all else is as without the option
+        assert ((labels["stamp"] < 0), (labels["stamp"] < 0)) == (
+            labels["stamp_place"] < 0,
+            np.isnan(labels["stamp_size"]),
+        )
+        if not scene.salient:
+            continue
+        rows, columns = np.nonzero((pixels(world, scene) != pixels(world, plain)).any(2))
+        side = 64 * labels["stamp_size"] + 1
+        assert np.ptp(rows) < side
+        assert np.ptp(columns) < side
+        down, across = (int(values.mean() > 32) for values in (rows, columns))
+        assert labels["stamp_place"] == 2 * down + across
+        seen.add(labels["stamp_place"])
+    assert seen == {0, 1, 2, 3}
+    assert world.schema()["labels.stamp_size"].kind == "float"
+    with pytest.raises(InputError, match="such as overlay=0.5"):
+        build("scenes", {"stamp": "anywhere"})
+    with pytest.raises(InputError, match="stamp of scenes 'anywere'; did you mean 'anywhere'"):
+        build("scenes", {"overlay": 0.5, "stamp": "anywere"})
 
 
 @pytest.mark.parametrize("size", [32, 33, 64, 224])

@@ -91,6 +91,19 @@ def test_an_unknown_model_names_the_nearest_and_a_missing_library_its_extra(monk
         image_tower("timm:resnet18")
 
 
+def test_a_resnet_has_a_small_stem_for_small_images():
+    tower = image_tower("timm:resnet18:image_size=32:small_stem=true").eval()
+    assert tower.spec["small_stem"] is True
+    assert "small_stem" not in image_tower("timm:test_resnet").spec  # the checksums of older models
+    encoded = tower(images(32))
+    assert encoded.grid == (4, 4)  # 1 x 1 with the large stem
+    assert sum(p.numel() for p in tower.parameters()) == 11_168_832
+    with pytest.raises(InputError, match="is no ResNet; leave out small_stem"):
+        image_tower("timm:vit_tiny_patch16_224:small_stem=true")
+    with pytest.raises(InputError, match="keeps its first convolution"):
+        image_tower("timm:test_resnet:small_stem=true:pretrained=true")
+
+
 def test_an_efficientnet_goes_without_its_head_convolution():
     """ALIGN's image towers: B7 is 640 wide then, and its pooled features are the mean of its last
     map."""

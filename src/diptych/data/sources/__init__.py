@@ -26,6 +26,8 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     examples.jsonl, visual_genome_relation.json, add_att.json   Winoground, ARO, SugarCrepe
     flickr30k_test.json, coco_train.json        lists of captions, as ALBEF and BLIP read them
     ocr.json:links=pairs.csv                    texts read in images, and which belong together
+    celeba/:split=train                         CelebA's lists of attributes and its images
+    dsprites.npz                                dSprites; other .npz files are MedMNIST's
     variations.json                             images varied by `diptych data vary`, and as published
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
 

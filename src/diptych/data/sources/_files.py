@@ -1,9 +1,13 @@
 """What readers of published files share: the beginning of a file, and the folder of its images."""
 
 import os
+import zipfile
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import IO
+
+import numpy as np
 
 from diptych.data.compact import is_folder
 from diptych.errors import InputError
@@ -21,6 +25,22 @@ def beginning(spec: Spec, *endings: str) -> bytes:
         return b""
     with Path(spec.name).open("rb") as file:
         return file.read(_PEEK)
+
+
+def array_header(
+    path: str, member: str, file: IO[bytes] | None = None
+) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the type of an array in an .npz file, which is not unpacked; `file` is the opened
+    member, and is then at the array's first byte."""
+    if file is None:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as opened:
+            return array_header(path, member, opened)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _, kind = read(file)
+    return shape, kind
 
 
 def inside(name: str) -> bool:

@@ -5,9 +5,11 @@ an image of their own.
     visual_genome_relation.json,
     visual_genome_attribution.json         ARO (Yuksekgonul et al. 2023): a true and a false caption of a region
     add_att.json, …, swap_obj.json         SugarCrepe (Hsieh et al. 2023): a caption and a negative one
+    Questions.csv                          MMVP-VLM (Tong et al. 2024): two images and two statements in two lines
 
-A sample is the first image with its caption; the other caption, with its image in Winoground, is its
-edit, whose kind is Winoground's tag, ARO's relation or attributes, or the name of SugarCrepe's file.
+A sample is the first image with its caption; the other caption, with its image in Winoground and
+MMVP, is its edit, whose kind is Winoground's tag, ARO's relation or attributes, the name of SugarCrepe's
+file, or MMVP's visual pattern. Statements of MMVP are read as "a photo of STATEMENT".
 """
 
 import io
@@ -25,7 +27,7 @@ from diptych.data.images import FileImage
 from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Text
 from diptych.data.sources._files import beginning, inside, root_of
 from diptych.data.sources.records import json_of
-from diptych.data.sources.rows import JsonRows
+from diptych.data.sources.rows import JsonRows, open_rows
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
@@ -41,8 +43,10 @@ SUGARCREPE = (
     "swap_att.json",
     "swap_obj.json",
 )
-_FOLDERS = ("images", "val2017", "coco/val2017", "Images")
+MMVP = "questions.csv"
+_FOLDERS = ("images", "val2017", "coco/val2017", "Images", "MLLM_VLM Images")
 _MARK = b'"caption_0"'
+_HEADER = b"Question ID,Type,Statement"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ def claims(spec: Spec) -> bool:
     name = os.path.basename(spec.name).lower()  # noqa: PTH119  (Path may raise for long texts)
     if name == WINOGROUND:
         return _MARK in beginning(spec, WINOGROUND)
+    if name == MMVP:
+        return _HEADER in beginning(spec, MMVP)
     return name in (*ARO, *SUGARCREPE) and not is_folder(spec)
 
 
@@ -80,7 +86,7 @@ def open(spec: Spec) -> "Compositional":
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     name = path.name.lower()
-    read = _winoground if name == WINOGROUND else _aro if name in ARO else _sugarcrepe
+    read = _READERS.get(name, _aro if name in ARO else _sugarcrepe)
     rows: list[Row] = []
     damage = {}
     for where, given in _given(path, spec.name):
@@ -101,6 +107,8 @@ def _given(path: Path, name: str) -> Sequence[tuple[str, Any]]:
     """The rows of a file, each with its place or key."""
     if path.suffix.lower() == ".jsonl":
         return [(str(number), row) for number, row in enumerate(JsonRows(name).scan())]
+    if path.suffix.lower() == ".csv":
+        return _pairs(list(open_rows(name).scan()))
     content = json_of(path)
     if isinstance(content, dict):
         return list(content.items())
@@ -108,6 +116,28 @@ def _given(path: Path, name: str) -> Sequence[tuple[str, Any]]:
         (str(number), row)
         for number, row in enumerate(content if isinstance(content, list) else [])
     ]
+
+
+def _pairs(rows: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Every two rows in turn; a damaged one, and a last one without a second, stand for both."""
+    found: list[tuple[str, Any]] = []
+    for at in range(0, len(rows), 2):
+        both = rows[at : at + 2]
+        damaged = [each for each in both if isinstance(each, BadSample)]
+        found.append((str(at // 2), damaged[0] if damaged else both))
+    return found
+
+
+def _mmvp(rows: Any, where: str, stem: str) -> Row | None:
+    found = [_of(row, str, "Question ID", "Type", "Statement") for row in rows]
+    if len(found) < 2 or None in found:
+        return None
+    images = tuple(f"{kind}/{number}.jpg" for number, kind, _ in found)
+    if not all(map(inside, images)):
+        return None
+    texts = tuple(f"a photo of {statement}" for _, _, statement in found)
+    (number, kind, _), _ = found
+    return Row(key=number, images=images, texts=texts, kind=kind)  # type: ignore[arg-type]  # two of each
 
 
 def _winoground(row: Any, where: str, stem: str) -> Row | None:
@@ -149,6 +179,9 @@ def _of(row: Any, kind: type, *names: str) -> Any:
     found = tuple(row.get(name) for name in names)
     good = all(type(value) is kind and value != "" for value in found)
     return found if good else None
+
+
+_READERS = {WINOGROUND: _winoground, MMVP: _mmvp}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +245,8 @@ class Compositional:
         )
 
     def keys(self) -> Sequence[str]:
-        """The id of Winoground, the number of ARO's row, the file and key of SugarCrepe."""
+        """The id of Winoground, the number of ARO's row, the file and key of SugarCrepe, the first
+        question's id of MMVP."""
         return self._keys
 
     def schema(self) -> Schema:

@@ -21,6 +21,8 @@ from PIL import Image
 from diptych.data.compact import is_folder
 from diptych.data.drawings import png_of
 from diptych.data.sample import BadSample, Field, Sample, Schema
+from diptych.data.sources import dsprites
+from diptych.data.sources._files import array_header
 from diptych.data.sources._findings import Findings
 from diptych.errors import InputError, brief
 from diptych.spec import Spec, configure
@@ -60,7 +62,7 @@ class MedMNISTOptions:
 
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: by its suffix."""
-    return spec.name.lower().endswith(".npz") and not is_folder(spec)
+    return spec.name.lower().endswith(".npz") and not is_folder(spec) and not dsprites.claims(spec)
 
 
 def open(spec: Spec) -> "MedMNIST":
@@ -83,7 +85,7 @@ class MedMNIST:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 labels = arrays[f"{split}_labels"]
-            shape, kind = _header(path, f"{split}_images.npy")
+            shape, kind = array_header(path, f"{split}_images.npy")
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; check the path") from None
         except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
@@ -142,17 +144,6 @@ class MedMNIST:
         labels = {"labels.class": Field(kind="int", classes=self._classes)}
         own = labels if self._findings is None else self._findings.schema()
         return {"images.main": Field(kind="image"), **own}
-
-
-def _header(path: str, member: str) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and the type of an array in the file, which is not unpacked."""
-    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, _, kind = read(file)
-    return shape, kind
 
 
 @lru_cache(maxsize=4)

@@ -35,6 +35,7 @@ class TimmConfig:
     head_conv: bool = (
         True  # False: an EfficientNet without the 1x1 convolution that widens its last map
     )
+    small_stem: bool | None = None  # a ResNet's first convolution is 3x3, without pooling
     preprocess: Mapping[str, Any] | None = None
 
 
@@ -51,10 +52,14 @@ class TimmTower(ImageTower):
 
     Config = TimmConfig
     argument = "model"
-    added = ("pool",)
+    added = ("pool", "small_stem")
 
     def __init__(self, config: TimmConfig):
         timm = _timm()
+        if config.small_stem and config.pretrained:
+            raise InputError(
+                "a pretrained ResNet keeps its first convolution; leave out small_stem=true"
+            )
         if not timm.is_model(config.model.partition(".")[0]):
             raise unknown("timm model", config.model, timm.list_models())
         known = timm.get_pretrained_cfg(config.model) or timm.models.PretrainedCfg()
@@ -85,6 +90,8 @@ class TimmTower(ImageTower):
         self.width = int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
         if not config.head_conv:
             self.width = self._without_head_conv()
+        if config.small_stem:
+            self._shrink_stem()
         self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
 
     def _without_head_conv(self) -> int:
@@ -96,6 +103,16 @@ class TimmTower(ImageTower):
         self.model.conv_head = nn.Identity()
         self.model.bn2 = nn.Identity()
         return width
+
+    def _shrink_stem(self) -> None:
+        """Replace the stem by the one that is usual for images of 32 pixels (He et al. 2016, CIFAR)."""
+        if not all(hasattr(self.model, name) for name in ("conv1", "bn1", "maxpool")):
+            raise InputError(
+                f"timm model {self.config.model!r} is no ResNet; leave out small_stem=true"
+            )
+        self.model.conv1 = nn.Conv2d(3, self.model.bn1.num_features, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.model.maxpool = nn.Identity()
 
     def embed(self, x: Tensor) -> Tensor:
         """Only normalise pixels (B, 3, H, W): timm's models embed and encode in one call."""

@@ -1,4 +1,4 @@
-"""A slow loss, and small methods that know their classes."""
+"""Small methods of Hydra, and a slow reference of its loss."""
 
 import math
 

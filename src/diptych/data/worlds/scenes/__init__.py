@@ -14,7 +14,7 @@ from diptych.data.sample import Sample, Schema, Text
 from diptych.data.worlds import _base
 from diptych.data.worlds._base import Rendered
 from diptych.data.worlds.scenes.concepts import catalogue
-from diptych.data.worlds.scenes.config import EDITS, Config
+from diptych.data.worlds.scenes.config import EDITS, SIGNAL, Config
 from diptych.data.worlds.scenes.documents import document, image_of, reported
 from diptych.data.worlds.scenes.draw import rendered
 from diptych.data.worlds.scenes.edits import edited, instruction, sibling, variations
@@ -38,7 +38,7 @@ class World(_base.World[Scene]):
     """
 
     name: ClassVar[str] = "scenes"
-    kinds: ClassVar[tuple[str, ...]] = EDITS
+    kinds: ClassVar[tuple[str, ...]] = (*EDITS, SIGNAL)
     config: Config
 
     def __init__(self, config: Config):
@@ -73,7 +73,8 @@ class World(_base.World[Scene]):
         config = self.config
         number = {name: at for at, name in enumerate(self.catalogue.classes)}
         classes = {at: number.get(thing.concept, -1) for thing in scene.things for at in thing.ids}
-        return rendered(scene, config.size, classes, easy=config.easy, hard=config.hard)
+        signals = {"easy": config.easy, "hard": config.hard, "stamp": config.stamp}
+        return rendered(scene, config.size, classes, **signals)
 
     def captions(self, facts: Scene) -> list[Text]:
         """The texts of the config's roles, with the instruction of an edited scene and the
@@ -100,8 +101,8 @@ class World(_base.World[Scene]):
 
     def edited(self, facts: Scene, kind: str, turn: int = 0) -> Scene | None:
         """The `turn`-th edit of a kind; None if the scene permits none."""
-        if kind not in EDITS:
-            raise unknown("edit of scenes", kind, EDITS)
+        if kind not in self.kinds:
+            raise unknown("edit of scenes", kind, self.kinds)
         return edited(facts, kind, self.config, self.catalogue, turn)
 
     def items(self, facts: Scene) -> list[str]:

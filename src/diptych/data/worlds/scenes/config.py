@@ -12,7 +12,9 @@ SPLITS = ("train", "val", "test", "unseen", "novel")
 NOISES = ("swap", "boilerplate", "junk", "drop", "wrong")
 LONG = ("facts", "objects")
 PAIRS = ("graded",)
+STAMPS = ("middle", "anywhere")
 EDITS = ("swap", "replace", "add", "remove", "recolour", "move")
+SIGNAL = "signal"  # an edit of the faint lines, which not all scenes have
 ROLES = (
     "caption",
     "paraphrase",
@@ -68,13 +70,16 @@ class Config:
         pair         "graded": a second caption, of role pair, that shares 0 to all facts with the first, each number
                      with equal frequency; the share is the label `similarity`. Captions then leave nothing out
     Variants of an image
-        edits        kinds of minimal edits of each sample, or `all`
+        edits        kinds of minimal edits of each sample, or `all`; `signal`, other faint lines, only if it is
+                     named
         siblings     samples i*n … i*n+n-1 are one scene and n-1 edits of it
         pool         number of different scenes, which further samples repeat in order; 0: no limit
         pages        scenes in a document: `1`, `2`, `3` or `2-3`
     Signals laid over the image
         easy, hard   strength, 0 to 1, of a coloured frame and of faint lines in one of four directions
         overlay      share of images stamped with a pale shape
+        stamp        in the `middle`, or `anywhere`: in a corner, with a third to two thirds of the side. Corner and
+                     share of the side are then the labels `stamp_place` and `stamp_size`
     """
 
     size: int = 64
@@ -104,6 +109,7 @@ class Config:
     easy: float = 0.0
     hard: float = 0.0
     overlay: float = 0.0
+    stamp: str = "middle"
 
     def __post_init__(self) -> None:
         for option, least, most in (
@@ -128,11 +134,21 @@ class Config:
                 )
         if self.long not in LONG:
             raise unknown("kind of long texts of scenes", self.long, LONG)
+        if SIGNAL in self.kinds and not self.hard:
+            raise InputError(
+                "world 'scenes': the edit signal changes the faint lines, and there are none; give hard=0.5"
+            )
         if self.pair not in (*PAIRS, ""):
             raise unknown("pair of scenes", self.pair, PAIRS)
         if self.pair and (self.noise or max(self.lengths) > 1):
             raise InputError(
                 "world 'scenes': pair=graded compares captions that say what is there; leave out noise and pages"
+            )
+        if self.stamp not in STAMPS:
+            raise unknown("stamp of scenes", self.stamp, STAMPS)
+        if self.stamp == "anywhere" and not self.overlay:
+            raise InputError(
+                "world 'scenes': stamp=anywhere is about images with a stamp; give their share, such as overlay=0.5"
             )
         if self.split not in SPLITS:
             raise unknown("split of scenes", self.split, SPLITS)
@@ -176,7 +192,9 @@ class Config:
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of edits of each sample."""
-        return several("edit of scenes", self.edits, EDITS) if self.edits else ()
+        if self.edits in ("", "all"):
+            return EDITS if self.edits else ()
+        return several("edit of scenes", self.edits, (*EDITS, SIGNAL))
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ nothing nearer covers it.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ from diptych.data.worlds._base import Rendered
 from diptych.data.worlds.scenes import styles
 from diptych.data.worlds.scenes.art import painted, sprite
 from diptych.data.worlds.scenes.concepts import KINDS, table
-from diptych.data.worlds.scenes.facts import Item, Scene, Thing
+from diptych.data.worlds.scenes.facts import Item, Lot, Scene, Thing
 from diptych.data.worlds.scenes.grounds import ground
 from diptych.data.worlds.scenes.words import COLOURS, PLACES, SIZES, TEXTURES
 
@@ -23,7 +24,7 @@ GROUND_DEPTH = 1.0
 
 
 def draw(
-    scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0
+    scene: Scene, size: int, easy: float = 0.0, hard: float = 0.0, stamp: str = "middle"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image (S, S, 3) uint8, and the object of each pixel (S, S) uint8: 0 for the ground, else
     id + 1."""
@@ -41,7 +42,7 @@ def draw(
     if scene.hard:
         canvas = canvas + _lines(scene.hard, size) * (hard * 26)
     if scene.salient:
-        _stamp(canvas, scene.salient)
+        _stamp(canvas, scene.salient, *stamp_at(scene, stamp))
     if scene.easy:
         _frame(canvas, scene.easy, easy)
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), owner
@@ -79,13 +80,24 @@ def _lines(direction: str, size: int) -> np.ndarray:
     return np.sin(2 * np.pi * 10 * along[direction])[..., None]
 
 
-def _stamp(canvas: np.ndarray, shape: str) -> None:
-    """Draw a pale, half opaque shape over the middle."""
+def stamp_at(scene: Scene, where: str) -> tuple[str, float]:
+    """The corner of a stamp, "" for the middle, and its share of the side."""
+    if where == "middle":
+        return "", 0.66
+    lot = Lot(scene.seed, "stamp")
+    return lot.pick(tuple(PLACES)), lot.between(0.33, 0.66)
+
+
+def _stamp(canvas: np.ndarray, shape: str, place: str, side: float) -> None:
+    """Draw a pale, half opaque shape over the middle, or in a corner."""
     size = len(canvas)
-    stamp = sprite(shape, "", round(size * 0.66), 1).alpha[1:-1, 1:-1] * 0.5
+    stamp = sprite(shape, "", round(size * side), 1).alpha[1:-1, 1:-1] * 0.5
     height, width = stamp.shape[:2]
     top = (size - height) // 2
     left = (size - width) // 2
+    if place:
+        top = size - height if "bottom" in place else 0
+        left = size - width if "right" in place else 0
     window = canvas[top : top + height, left : left + width]
     window += (255 - window) * stamp
 
@@ -98,7 +110,7 @@ def _frame(canvas: np.ndarray, colour: str, strength: float) -> None:
     canvas[edge:-edge, edge:-edge] = inside
 
 
-def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: float) -> Rendered:
+def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: Any) -> Rendered:
     """Render a scene; `classes` maps each object's id to its class, -1 for none."""
     pixels, owner = draw(scene, size, **signals)
     fine = np.zeros(256, np.int32)

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from diptych.data.worlds.scenes.captions import Ways, noun_of, phrase
 from diptych.data.worlds.scenes.concepts import Catalogue
-from diptych.data.worlds.scenes.config import EDITS, MOST, Config
+from diptych.data.worlds.scenes.config import EDITS, MOST, SIGNAL, Config
 from diptych.data.worlds.scenes.facts import Change, Lot, Scene, Thing
 from diptych.data.worlds.scenes.sample import room_of
-from diptych.data.worlds.scenes.words import PLACES
+from diptych.data.worlds.scenes.words import LINES, PLACES
 from diptych.errors import InputError
 
 _ROOM = 0.8  # least clearance of a moved or added object, for little overlap
@@ -59,8 +59,8 @@ def sibling(scene: Scene, member: int, config: Config, cat: Catalogue) -> Scene:
 
 
 def _told(scene: Scene) -> list[tuple[object, ...]]:
-    """What texts can say of a scene's things."""
-    return [
+    """What texts can say of a scene."""
+    things: list[tuple[object, ...]] = [
         (
             thing.concept,
             thing.colour,
@@ -70,6 +70,7 @@ def _told(scene: Scene) -> list[tuple[object, ...]]:
         )
         for thing in scene.things
     ]
+    return [*things, (scene.hard,)]
 
 
 _Done = tuple[Scene, Change] | None
@@ -271,6 +272,14 @@ def _move(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     return None
 
 
+def _signal(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
+    """Draw the faint lines in another direction."""
+    if not scene.hard:
+        return None
+    new = lot.pick([name for name in LINES if name != scene.hard])
+    return replace(scene, hard=new), Change(kind=SIGNAL, about=(), value=new)
+
+
 _EDITS: dict[str, Callable[[Scene, Lot, Config, Catalogue], _Done]] = {
     "swap": _swap,
     "replace": _replace,
@@ -278,6 +287,7 @@ _EDITS: dict[str, Callable[[Scene, Lot, Config, Catalogue], _Done]] = {
     "remove": _remove,
     "recolour": _recolour,
     "move": _move,
+    SIGNAL: _signal,
 }
 
 
@@ -307,5 +317,7 @@ def instruction(scene: Scene) -> str:
         return (f"remove {what}", f"take {what} away")[form]
     if change.kind == "recolour":
         return (f"make {names[0]} {change.value}", f"paint {names[0]} {change.value}")[form]
+    if change.kind == SIGNAL:
+        return (f"turn the lines into {change.value} lines", f"make the lines {change.value}")[form]
     place = PLACES[change.value][0].removeprefix("in ")
     return (f"move {names[0]} to {place}", f"put {names[0]} into {place}")[form]

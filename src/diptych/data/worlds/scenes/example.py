@@ -1,5 +1,6 @@
 """The `Sample` of a scene, and the schema of a config."""
 
+import math
 from typing import TYPE_CHECKING
 
 from diptych.data.drawings import DESIGNS
@@ -8,7 +9,7 @@ from diptych.data.worlds._base import Drawn
 from diptych.data.worlds.scenes.concepts import KINDS, Catalogue, table
 from diptych.data.worlds.scenes.config import EDITS, NOISES, Config
 from diptych.data.worlds.scenes.documents import image_of
-from diptych.data.worlds.scenes.draw import number_of
+from diptych.data.worlds.scenes.draw import number_of, stamp_at
 from diptych.data.worlds.scenes.facts import Scene
 from diptych.data.worlds.scenes.pairs import partner, similarity
 from diptych.data.worlds.scenes.words import (
@@ -103,6 +104,8 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
         "stamp": (config.overlay, SHAPES),
     }
     found |= {name: values for name, (strength, values) in signals.items() if strength}
+    if config.stamp == "anywhere":
+        found["stamp_place"] = tuple(PLACES)
     if config.pair:  # a text has this name
         del found["pair"]
     return found | ({"member": (), "edit": EDITS} if config.siblings > 1 else {})
@@ -142,6 +145,10 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
         found["lines"] = number_of(scene.hard, LINES)
     if config.overlay:
         found["stamp"] = number_of(scene.salient, SHAPES)
+    if config.stamp == "anywhere":
+        place, side = stamp_at(scene, config.stamp)
+        found["stamp_place"] = number_of(place, PLACES) if scene.salient else -1
+        found["stamp_size"] = side if scene.salient else math.nan
     if config.pair:
         del found["pair"]
         found["similarity"] = similarity(scene, partner(scene, config, cat))
@@ -171,6 +178,8 @@ def schema(config: Config, cat: Catalogue) -> Schema:
         f"labels.{name}": Field(kind="int", classes=values)
         for name, values in classes(config, cat).items()
     }
+    if config.stamp == "anywhere":
+        found["labels.stamp_size"] = Field(kind="float")
     if config.pair:
         found |= {"texts.pair": Field(kind="text"), "labels.similarity": Field(kind="float")}
     found |= {"boxes": Field(kind="box", classes=cat.classes)} | {

@@ -5,16 +5,13 @@ Dimensions: N images, C classes, E embedding, k clusters.
 """
 
 import math
-import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from diptych.metrics import lab
-
-RESTARTS = 10  # of k-means
+from diptych.metrics import k_means, lab
 
 
 def group_size(classes: int) -> int:
@@ -96,29 +93,19 @@ def clusters(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     three classes are one cluster. Raises InputError where scikit-learn is missing.
     """
     with lab("a search for descriptions"):
-        from sklearn.cluster import KMeans
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.metrics import silhouette_score
     C = len(classes)
     if C < 3:
         return np.zeros(C, int)
     candidates = (2,) if C < 25 else range(5, C // 5 + 1, 2)
     seed = int(rng.integers(2**31))
-    found: list[np.ndarray] = []
 
     def silhouette(labels: np.ndarray) -> float:
         if labels.min() == labels.max():  # all embeddings are equal
             return -1.0
         return float(silhouette_score(classes, labels))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # there may be fewer different embeddings than clusters
-        for k in candidates:
-            k_means = KMeans(k, n_init=RESTARTS, random_state=seed)  # type: ignore[arg-type]  # it is int or "auto"
-            found.append(k_means.fit_predict(classes))
-    return max(found, key=silhouette)
+    return max((k_means(classes, k, seed)[0] for k in candidates), key=silhouette)
 
 
 def require_scikit_learn() -> None:

@@ -29,8 +29,8 @@ def similarities(
     |z'_j * G_i|² = <G_i², z'_j²>.
 
     >>> x = torch.tensor([[3.0, 4.0]])
-    >>> similarities(x, x, torch.tensor([[0.2, 0.9]]), 10.0)
-    tensor([[10.]])
+    >>> round(similarities(x, x, torch.tensor([[0.2, 0.9]]), 10.0).item(), 4)
+    10.0
     """
     power = gate.square()
     if form == "fast":

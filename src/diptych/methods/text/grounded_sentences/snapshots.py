@@ -15,7 +15,7 @@ from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.models.delivered import Delivered
 from diptych.models.model import Model
-from diptych.towers.dual import DualEncoder
+from diptych.towers.dual import Composed, DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.parts import freeze
 from diptych.towers.tower import ImageTower, Tower
@@ -68,7 +68,9 @@ class Snapshots(Delivered):
     def space(self, name: str) -> DualEncoder:
         """The encoder of the ensemble, or of one snapshot."""
         number = self.spaces.index(name)
-        return _Parts(self.encoder, **self._parts(number - 1)) if number else self.ensemble()
+        if number == 0:
+            return self.ensemble()
+        return Composed(self.encoder, parts=self._parts(number - 1))
 
     def ensemble(self) -> DualEncoder:
         """The encoder of all snapshots together."""
@@ -80,9 +82,8 @@ class Snapshots(Delivered):
             [each["text_projection"] for each in members],
         )
         images = MeanOfUnits([each["image_projection"] for each in members])
-        return _Parts(
-            self.encoder, text=texts, image_projection=images, text_projection=nn.Identity()
-        )
+        parts = {"text": texts, "image_projection": images, "text_projection": nn.Identity()}
+        return Composed(self.encoder, parts=parts)
 
     def _parts(self, number: int) -> dict[str, nn.Module]:
         place: Any = self.snapshots[number]
@@ -127,33 +128,6 @@ class TextEnsemble(Tower):
         ]
         mean = _mean_of_units(pooled)
         return Encoded(mean[:, None], mean)
-
-
-class _Parts(DualEncoder):
-    """A dual encoder with some parts in place of those of `base`, with which it is described and
-    saved."""
-
-    def __init__(self, base: DualEncoder, **parts: nn.Module):
-        nn.Module.__init__(self)
-        self._base = (base,)  # a tuple, so that its modules are registered once
-        self.image = base.image
-        for name in TRAINED:
-            setattr(self, name, parts[name])
-        self.logit_scale = base.logit_scale
-        self.logit_bias = base.logit_bias
-        self.embed_dim = base.embed_dim
-        self.pool = base.pool
-        self.spaces = base.spaces
-        self._vector = base._vector
-        self._plain = base._plain
-
-    def config(self) -> dict[str, Any]:
-        return self._base[0].config()
-
-    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """The weights of the encoder that was trained: those of the last snapshot, at the end of
-        training."""
-        return self._base[0].state_dict(*arguments, **options)
 
 
 def _mean_of_units(vectors: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,94 @@
+"""The claim on separated spaces asks what it says: parts that share no image, a term with the wrong
+partners, photographs with stamps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.factories import AT, make_batch, make_method
+from torch.nn.functional import normalize
+
+from diptych.data.sample import Field, Sample
+from diptych.data.sources import open_source
+from diptych.lab.claim import Trial, block, find
+from diptych.lab.claims import sepclr
+from diptych.methods.make import NO_TOWER
+
+
+class Grey:
+    """A source of grey images with a class."""
+
+    name = "grey"
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        image = sepclr.StampedImage(_Plain(), -1, (0.0, 0.0))
+        return Sample(key=str(index), source="grey", images={"main": image}, labels={"class": 1})
+
+    def keys(self):
+        return [str(index) for index in range(60)]
+
+    def schema(self):
+        return {"images.main": Field(kind="image"), "labels.class": Field(kind="int")}
+
+
+class _Plain:
+    def decode(self, at_least=None):
+        return Image.new("RGB", (32, 32), (200, 200, 200))
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    trial = Trial(seed=100, folder=tmp_path_factory.mktemp("prelude"), quick=True)
+    return replace(trial, prelude=sepclr.draw(trial))
+
+
+def test_parts_share_no_scene_and_stamps_tell_nothing_of_the_colour(trial):
+    parts = {part: open_source(trial.prelude[part]) for part in sepclr.PARTS}
+    keys = [set(source.keys()) for source in parts.values()]
+    assert len(set.union(*keys)) == sum(map(len, keys))
+    whole = open_source(f"{sepclr.WORLD}:count=2000")
+    samples = [whole[at].labels for at in range(2000)]
+    stamps, colours = (np.array([each[name] for each in samples]) for name in ("stamp", "colour"))
+    assert abs((stamps >= 0).mean() - 0.8) < 0.03
+    table = np.array(
+        [[((stamps == s) & (colours == c)).sum() for c in range(8)] for s in range(-1, 8)]
+    )
+    expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
+    assert ((table - expected) ** 2 / expected).sum() < 100  # chi square of 56 degrees of freedom
+
+
+def test_dealt_vectors_change_the_joint_term_alone():
+    method = make_method("sepclr", text=NO_TOWER, embed_dim=16, label="stamp", salient_dim=3)
+    batch = make_batch(8, {"main": 2}, kind=torch.arange(8) % 3 - 1)
+    features = {name: value.detach() for name, value in method.encode(batch, AT).items()}
+    before = method.loss(features, batch, AT).terms
+    sepclr.deal(method)
+    after = method.loss(features, batch, AT).terms
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"joint"}
+    common = normalize(features["common"], dim=-1).unbind(1)
+    moved = [view.roll(1, 0) for view in features["salient"].unbind(1)]
+    target = (batch.fields["kind"] >= 0).roll(1)
+    other = make_method("sepclr", text=NO_TOWER, embed_dim=16).joint(common, moved, target)
+    torch.testing.assert_close(after["joint"], 10 * other)
+
+
+def test_photographs_are_halved_and_half_of_them_get_half_of_a_stamp():
+    source = sepclr.Stamped(Grey(), 100)
+    labels = [source[at].labels["stamp"] for at in range(60)]
+    assert 15 < sum(label >= 0 for label in labels) < 45
+    for at, label in enumerate(labels[:20]):
+        pixels = np.asarray(source[at].images["main"].decode())
+        assert pixels.min() == 50  # twice halved, by the source and by the claim
+        assert (pixels.max() > 150) == (label >= 0)
+    assert source.schema()["labels.stamp"].classes[0] == sepclr.SHAPES[0]
+
+
+def test_floor_and_mechanism():
+    claim = block(find("sepclr"))
+    assert claim.floor.arms == ("full", "unjoined")
+    assert claim.mechanism == ("dealt",)
