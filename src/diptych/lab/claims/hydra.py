@@ -5,24 +5,34 @@ classes share attributes. All arms have the same tower, data, steps and views, a
 
     identical   positives are of the own class, without a gate: a supervised contrast
     gated       positives are of any two classes, through the gate of the two
-    open        as gated, but all gates are 1, which is what the gate has to prevent
+    open        as gated, but all gates are 1: any two classes are pulled together in the whole space
     dealt       as gated, but an anchor has the gate of another anchor's two classes
 
-`probe` is the accuracy of a linear probe of the class on the tower's output, of 11 classes on seed
-100; `knn` that of nearest neighbours; `rank` the effective rank of the tower's output, of 64.
-Scenes of the test are of the same classes.
+`probe` is the accuracy of a linear probe of the class on the tower's output; `knn` that of nearest
+neighbours; `rank` the effective rank of the tower's output, of 64. Scenes of the test are of the
+same classes. `identical`, `gated` and `open` have each the best of their own rates.
 
-Tried on seed 100: eight shapes in four colours, 24 classes with samples, and 300 steps of 128 images.
-They teach the gate little there: half of it stays open, and with a tower twice as wide a probe reads
-.38 after `gated`, .54 after `identical`, .33 after `open`. With five shapes in three colours `gated`
-still gains at 300 steps of 128 (.84, at twice the steps .96) and at 600 of 64 (.92 on four seeds, of
-which two are below `identical` by .04 and more), `open` does not. So arms take 1,200 steps of 64; the
-rates were compared at 600.
+What was tried, on seeds 100 to 103:
 
-The block `real` does the same on photographs (`cifar10-subset`, ten classes).
+- Eight shapes in four colours, 24 classes with samples, and 300 steps of 128 images (seed 100): they
+  teach the gate little, half of it stays open, and with a tower twice as wide a probe reads .38 after
+  `gated`, .54 after `identical`, .33 after `open`. So there are five shapes in three colours.
+- There `gated` still gains at 300 steps of 128 (.84, at twice the steps .96, seed 100) and at 600 of 64
+  (.89 to .95 on three seeds), where it is up to .07 below `identical`; `open` does not. So arms take
+  1,200 steps of 64; the rates were compared at 600.
+- The rank is a check and not a part of the headline: it falls as training goes on, after `gated` from
+  38 over 31 to 25 at 600, 1,200 and 2,400 steps (seed 100), after `open` from 3.3 to 2.9 at 600 and
+  1,200. So twice the steps move their difference by more than a tenth of it.
+
+The floor is that of the arms that should learn. `open` is said not to: its loss stays at 3.9 at any
+rate, near log 53, that of equal similarities.
+
+The block `real` does the same on photographs (`cifar10-subset`, ten classes), at the same rates. On
+seed 100 a probe reads .55 after `gated`, .54 after `identical`, .37 after `open`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +43,7 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.wrap import Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, best, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better, not_worse
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.training.config import resolve
@@ -51,9 +61,9 @@ STEPS = 1200
 BATCH = 64
 # means of the probe on seeds 100 and 101, at half the steps
 RATES: dict[str, dict[float, float]] = {
-    "identical": {8e-3: 0.915, 1.6e-2: 0.951, 3.2e-2: 0.956, 6.4e-2: 0.958, 1.28e-1: 0.0},
-    "gated": {1.6e-2: 0.925, 3.2e-2: 0.939, 6.4e-2: 0.865},
-    "open": {1.6e-2: 0.574, 3.2e-2: 0.604, 6.4e-2: 0.548},
+    "identical": {8e-3: 0.915, 1.6e-2: 0.9505, 3.2e-2: 0.9555, 6.4e-2: 0.9575, 1.28e-1: 0.957},
+    "gated": {1.6e-2: 0.925, 3.2e-2: 0.9385, 6.4e-2: 0.8645},
+    "open": {1.6e-2: 0.5735, 3.2e-2: 0.6035, 6.4e-2: 0.548},
 }
 
 
@@ -170,8 +180,8 @@ def measure(trial: Trial) -> dict[str, float]:
 
 claim = Claim(
     question=(
-        "With a gate for each pair of classes, positives of any two classes teach what a probe reads no worse than "
-        "positives of one class, better than without the gate, and with a higher rank."
+        "With a gate for each pair of classes, positives of any two classes teach what a probe reads of the class no "
+        "worse than positives of one class, and better than positives of any two classes without the gate."
     ),
     prelude=draw,
     arms={
@@ -182,19 +192,30 @@ claim = Claim(
     },
     headline=(
         better("probe", "gated", over="open"),
-        not_worse("probe", "gated", than="identical", margin=0.05),
-        better("rank", "gated", over="open"),
+        not_worse("probe", "gated", than="identical", margin=0.03),
     ),
     mechanism=("dealt",),
     checks=(
         better("knn", "gated", over="open"),
-        not_worse("knn", "gated", than="identical", margin=0.05),
+        not_worse("knn", "gated", than="identical", margin=0.03),
+        better("rank", "gated", over="open"),
         better("rank", "gated", over="identical"),
     ),
     rates=RATES,
-    delta={"probe": 0.05, "rank": 3.0},
+    delta=0.03,
+    tuned=Tuned(effect=0.447, sd=0.039, best=0.992, chance=1 / CLASSES, seconds=290),
     looks=(5, 10),
     # an untrained tower reaches .37
-    floor=Floor("probe", chance=1 / CLASSES, arms=("identical", "gated", "open"), least=0.45),
+    floor=Floor("probe", chance=1 / CLASSES, arms=("identical", "gated"), least=0.45),
     table=("probe", "knn", "rank"),
+)
+real = replace(
+    claim,
+    question=(
+        "On photographs, with a gate for each pair of classes, positives of any two classes teach what a probe "
+        "reads of the class no worse than positives of one class, and better than positives of any two classes "
+        "without the gate."
+    ),
+    prelude=photographs,
+    floor=Floor("probe", chance=0.1, arms=("identical", "gated")),
 )
