@@ -12,10 +12,8 @@ Dimensions: Q queries, G gallery items, E embedding, N samples, C classes.
 """
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -28,7 +26,6 @@ Array = Tensor | np.ndarray
 Positives = Sequence[Sequence[int]] | Array
 """For each query its right gallery items, at least one; as an array (Q,), exactly one per query."""
 
-_WHOLE = 1_000_000  # points that k-means sees at once
 TIE = 1e-6
 """Scores of unit vectors that differ by less than this are equal."""
 
@@ -620,33 +617,3 @@ def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
     best = np.flatnonzero(total >= total.max() - 1e-12)
     at = best[len(best) // 2]
     return float((values[at] + values[at + 1]) / 2)
-
-
-def k_means(
-    points: np.ndarray, clusters: int, seed: int, *, restarts: int = 10
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cluster (N,) of each point (N, E) and the centroids (K, E), by scikit-learn's k-means,
-    the best of `restarts`.
-
-    More than a million points are seen in batches of a million. Where fewer than K points differ, some
-    clusters are empty. The same seed gives the same clusters. Raises InputError for fewer points than
-    clusters, and where scikit-learn is missing.
-
-    >>> points = np.array([[0.0], [0.1], [5.0]])
-    >>> labels, centroids = k_means(points, 2, seed=0)
-    >>> bool(labels[0] == labels[1] != labels[2]), sorted(centroids.flatten().round(2).tolist())
-    (True, [0.05, 5.0])
-    """
-    with lab("k-means"):
-        from sklearn.cluster import KMeans, MiniBatchKMeans
-        from sklearn.exceptions import ConvergenceWarning
-    if len(points) < clusters:
-        raise InputError(
-            f"{clusters} clusters of {len(points)} points; ask for fewer clusters, or give more data"
-        )
-    kind = KMeans if len(points) <= _WHOLE else partial(MiniBatchKMeans, batch_size=_WHOLE)
-    fit = kind(clusters, n_init=restarts, max_iter=300, random_state=seed)  # type: ignore[arg-type]  # n_init is int or "auto"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
-        labels = fit.fit_predict(points)
-    return labels.astype(np.int64), np.asarray(fit.cluster_centers_)

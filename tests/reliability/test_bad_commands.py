@@ -36,6 +36,17 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         ("no linear layer 'qkv'", "there are"),
     ),
     (f"train lora {PAIR} --init tiny --preset tune --method.layers fc3", ("'fc3'", "fc1, fc2")),
+    (
+        f"train clip {PAIR} --text-tower none",
+        ("reads texts, and there is no tokenizer", "leave out --text-tower none"),
+    ),
+    # found when the data are read, before the run's folder is written
+    (f"train supcon {PAIR} --batch-size 2", ("photos has no labels.class", "name a source")),
+    (f"train clip {PAIR} --batch-size 99", ("batch size 99", "lower --batch-size")),
+    (
+        f"train mcl {PAIR} --batch-size 2 --method.clusters 99",
+        ("mcl makes 99 clusters of 4 points", "ask for fewer clusters"),
+    ),
     (f"train clip {PAIR} --adapt lora", ("--adapt lora", "name one with --init")),
     (f"train coop {PAIR} --init tiny --adapt lora", ("coop adapts a model", "leave out --adapt")),
     (f"train clip {PAIR} --patience 2", ("patience", "name it with select")),

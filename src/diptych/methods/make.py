@@ -101,8 +101,12 @@ class Make:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Use `words` where there may be none; it is None then."""
-        assert self.words is not None, "this model came without a tokenizer"
+        """The tokenizer. Raises InputError where there is none; `words` is None then."""
+        if self.words is None:
+            raise InputError(
+                "this method reads texts, and there is no tokenizer; start from a model of images and texts, or "
+                "leave out --text-tower none"
+            )
         return self.words
 
     def image(self) -> ImageTower:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych import collectives
-from diptych.data.loader import worker_errors
+from diptych.data.loader import Loader, worker_errors
 from diptych.data.sample import Source
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
@@ -110,14 +110,18 @@ class Engine:
         self.average: Momentum | None = None
         if recipe.ema is not None and any(stage.optimize for stage in method.stages()):
             self.average = Momentum(method.deliver(), recipe.ema)
+        self._loaders: dict[str, Loader] = {}  # of the first stage, made while checking the data
         self._asked = False  # this rank received a signal
         self._stop = False  # some rank received one, and all agree to stop
 
     # ---- the run
 
-    def run(self, resume: bool = False) -> Summary:
-        """Train all stages from the start, or from the last checkpoint with `resume`. Raises
-        Interrupted after SIGTERM."""
+    def run(self, resume: bool = False, begun: Callable[[], None] | None = None) -> Summary:
+        """Train all stages from the start, or from the last checkpoint with `resume`.
+
+        `begun()` is called after all that can be refused before the first step, and before anything is
+        written. Raises Interrupted after SIGTERM.
+        """
         if collectives.rank() == 0:
             self.checkpoints.clean()
         saved = self._saved() if resume else None
@@ -126,6 +130,12 @@ class Engine:
                 self._restore(saved)
         self.ranks.begin(self.step, self.average)
         self.feed.check()
+        stages = by_recipe(self.method.stages(), self.recipe)
+        self._check_stages(stages)
+        if self.position.stage == 0:
+            self._check_data(stages[0])
+        if begun is not None:
+            begun()
         self.log.open(self.position.done if resume else None)
         previous = (
             signal.signal(signal.SIGTERM, self._on_signal)
@@ -139,8 +149,6 @@ class Engine:
                 world_size=collectives.world_size(),
                 device=str(self.device),
             )
-            stages = by_recipe(self.method.stages(), self.recipe)
-            self._check_stages(stages)
             if self.position.done == 0:
                 self._forgets()
                 self._try_selection(stages)
@@ -183,7 +191,8 @@ class Engine:
         if saved is not None and saved.optimizer is not None:
             with self._fitting():
                 self.ranks.load(optimizer, dict(saved.optimizer))
-        loaders = self.feed.loaders(stage, recipe)
+        loaders = self._loaders or self.feed.loaders(stage, recipe)
+        self._loaders = {}
         steps = self.feed.steps(stage, recipe, loaders)
         self._warn_of_average(steps)
         self.step.precision = recipe.precision
@@ -236,6 +245,13 @@ class Engine:
                     f"stage {stage.name!r} of {self.method.name} ends with the epoch whose {stage.select.lstrip('-')} "
                     "is best in the validation; give it with --val SOURCE"
                 )
+
+    def _check_data(self, stage: Stage) -> None:
+        """Raise InputError if the data do not suit the first stage, unless it prepares them itself."""
+        if not stage.optimize:
+            self.feed.streams(stage)
+        elif stage.prepare is None:
+            self._loaders = self.feed.loaders(stage, replace(self.recipe, **stage.recipe))
 
     def _try_selection(self, stages: Sequence[Stage]) -> None:
         """Validate before the first step if the recipe selects, so that a wrong name costs no epoch

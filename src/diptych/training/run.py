@@ -121,12 +121,16 @@ def _train(
 
     if config.exportable is not None:
         _check_exportable(config, loaded(delivered))
-    if collectives.rank() == 0:
-        if not resume:
-            configs.write(config, out / "config.yaml")
-        if not (resume and _tokenizer_file(out).exists()):
-            _write_tokenizer(method.make.words, out)
-    collectives.barrier()
+
+    def on_begun() -> None:
+        if collectives.rank() == 0:
+            if not resume:
+                configs.write(config, out / "config.yaml")
+            if not (resume and _tokenizer_file(out).exists()):
+                _write_tokenizer(method.make.words, out)
+        collectives.barrier()
+        if begun is not None:
+            begun()
 
     def on_epoch(module: nn.Module, done: int) -> Mapping[str, float]:
         assert validate is not None
@@ -149,9 +153,7 @@ def _train(
         remember=on_look if remember and guarded else None,
     )
     engine.log.tracker = tracker
-    if begun is not None:
-        begun()
-    summary = engine.run(resume)
+    summary = engine.run(resume, on_begun)
     weights = merged(engine.weights(), method.make.adapter)
     if collectives.rank() == 0:
         description = store.describe(

@@ -249,7 +249,7 @@ def test_with_attributes_the_salient_encoder_sees_the_undistorted_image_alone():
     assert {f"labels.{n}" for n in ("stamp", "stamp_place", "stamp_size")} < set(needs)
     plain, distorted, *_ = method.views(stage)
     assert plain.augment is None
-    assert distorted.augment is not None
+    assert distorted.augment == method.augment
     batch = make_batch(8, {"main": 1, "distorted": 1}, kind=torch.arange(8) % 2 - 1)
     features = method.encode(batch, AT)
     assert features["common"].shape == (8, 2, 32)

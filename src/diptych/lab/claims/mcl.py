@@ -89,7 +89,7 @@ def settings(trial: Trial, arm: str) -> RunConfig:
     """How an arm is trained."""
     options = {"augment": None, "duplicates": "masked", "scale": 5.0}
     clusters = 1 if arm == "one" else CLUSTERS
-    staged = {"options": options, "stages": 1, "clusters": clusters, "small": "nearest"}
+    staged = {"options": options, "stages": 1, "clusters": clusters, "small_groups": "nearest"}
     steps = trial.steps(STEPS, quick=10)
     long = arm == "long"
     return resolve(

@@ -133,7 +133,7 @@ def test_the_temperature_is_learned_on_request():
     _, losses, _ = terms(made, batch())
     losses.total.backward()
     assert made.scale().item() == pytest.approx(10)
-    assert made.scale.value.grad is not None
+    assert made.scale.value.grad.abs() > 0
     assert not [*held().scale.parameters()]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tests.factories import make_batch, make_method
+from tests.factories import make_batch, make_method, small_make
 
 import diptych
 from diptych.data.batch import Batch
@@ -14,8 +14,11 @@ from diptych.data.plan import OneGroup
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.methods.base import At
+from diptych.methods.make import NO_TOWER
 from diptych.methods.pretrain.mcl import MCL
+from diptych.methods.registry import method_class
 from diptych.objectives import info_nce
+from diptych.testing import Toy
 
 AT = At(0, 9, 0, 0, "stage1")
 GROUPS = [0, 0, 1, 1, 0, 1]
@@ -147,7 +150,7 @@ def test_groups_are_of_all_stages_so_far(tmp_path):
     source = open_source("scenes:count=40:number=1:size=32:easy=0.9")
     for merge in ("all", "last"):
         out = tmp_path / merge
-        options = {"merge": merge, "clusters": 3, "stages": 2, "small": "drop"}
+        options = {"merge": merge, "clusters": 3, "stages": 2, "small_groups": "drop"}
         diptych.train("mcl", source, out, config=options, steps=1, batch_size=2, quiet=True, seed=1)
         stored = [_arrays(out / f"groups-{number}.safetensors") for number in (1, 2)]
         one, two = (arrays for arrays, _ in stored)
@@ -198,13 +201,38 @@ def test_what_does_not_fit_is_refused(options, reason):
         make_method(MCL, **options)
 
 
-def test_a_base_with_state_of_whole_batches_has_no_mixed_ones():
-    method = mixed()
-    base = method.bases[1]
-    plain = base.loss
-    base.loss = lambda *given: type(found := plain(*given))(found.terms, found.logged, {"keys": 1})
+@pytest.mark.parametrize("name", ["byol", "swav"])
+def test_a_base_with_state_of_whole_batches_has_no_mixed_ones(name):
+    make = small_make(text=NO_TOWER)
     with pytest.raises(InputError, match="leave out --method.batches mixed"):
-        method.loss(anchor_features(), anchor_batch(), AT)
+        make_method(MCL, make=make, base=name, batches="mixed")
+
+
+@pytest.mark.parametrize(
+    "name", ["siglip", "simclr", "byol", "dcl", "supcon", "barlow_twins", "simsiam"]
+)
+def test_a_base_may_be_any_method_on_one_dual_encoder(name):
+    base = method_class(name)
+    make = small_make() if base.preset("small").text != NO_TOWER else small_make(text=NO_TOWER)
+    method = make_method(MCL, make=make, base=name, stages=1)
+    batch = make_batch(8, {"main": 2}, {"main": 1}, label=torch.tensor([0, 1, 0, 1, 2, 2, 3, 3]))
+    if name == "siglip":
+        batch = make_batch(8, {"main": 1}, {"main": 1})
+    losses = method.loss(method.encode(batch, AT), batch, AT)
+    losses.total.backward()
+    first, second = (
+        {name for name, each in base.named_parameters() if each.grad is not None}
+        for base in method.bases
+    )
+    assert not first
+    assert second
+    method.after_step(losses.carry, AT)
+
+
+def test_what_a_later_stage_needs_is_known_before_the_first():
+    method = make_method(MCL, clusters=99)
+    with pytest.raises(InputError, match="mcl makes 99 clusters of 12 points"):
+        method.setup({"train": Toy(12)})
 
 
 def test_mixed_batches_carry_their_groups():

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from diptych.metrics import k_means, lab
+from diptych.clusters import k_means
+from diptych.metrics import lab
 
 
 def group_size(classes: int) -> int:

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from diptych import clusters
 from diptych.data.batch import Batch
 from diptych.data.loader import require
 from diptych.data.plan import OneGroup, Shuffled
@@ -31,12 +32,11 @@ from diptych.data.views import ImageView, LabelView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families import image_only, pairs
-from diptych.methods.make import NO_TOWER, Make
+from diptych.methods.make import Make
 from diptych.methods.pretrain.mcl.groups import combined, coverage, merged
 from diptych.methods.pretrain.mcl.joined import Stages
 from diptych.methods.registry import method_class
 from diptych.methods.tuning import behind_blocks, has_blocks
-from diptych.metrics import k_means
 from diptych.spec import Count, Natural
 from diptych.towers.dual import DualEncoder
 
@@ -63,7 +63,7 @@ class Config:
     - `clusters` is K. Clusters are of the embeddings of images (`features="embedding"`) or of the
       towers' pooled vectors, which are used downstream of models of images alone (`"pooled"`).
     - `merge` says which clusters make up a group: those of "all" stages so far, or of the "last".
-    - `small` says what happens to groups of fewer samples than a batch: "drop" leaves them out,
+    - `small_groups` says what happens to groups of fewer samples than a batch: "drop" leaves them out,
       "nearest" merges them into the group with the nearest centroid.
     - `batches` are of one group each ("groups"), or "mixed": samples of all groups, of which only
       those of one group are each other's negatives.
@@ -79,7 +79,7 @@ class Config:
     clusters: Count = 10
     features: Literal["embedding", "pooled"] = "embedding"
     merge: Literal["all", "last"] = "all"
-    small: Literal["drop", "nearest"] = "drop"
+    small_groups: Literal["drop", "nearest"] = "drop"
     batches: Literal["groups", "mixed"] = "groups"
     locked_text: bool = False
     unlocked: Natural = 0
@@ -123,6 +123,11 @@ class MCL(Method):
                 "mcl chooses which samples share a batch, and so do the options distinct and together of "
                 f"{self.config.base}; leave them out"
             )
+        stateful = type(first).after_step is not Method.after_step or first.averaged
+        if self.config.batches == "mixed" and stateful:
+            raise InputError(
+                f"{self.config.base} keeps state of whole batches; leave out --method.batches mixed"
+            )
         if self.config.unlocked and not has_blocks(self._encoder(0).image):
             raise InputError(
                 "unlocked counts transformer blocks, and this image tower has none; leave it out"
@@ -142,9 +147,12 @@ class MCL(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        return method_class(options.get("base", cls.Config.base)).next_steps({})
+        base = method_class(options.get("base", cls.Config.base))
+        return base.next_steps(options.get("options", {}))
 
     def setup(self, sources: Mapping[str, Any]) -> None:
+        # now, not after the first stage
+        clusters.ready(len(sources["train"]), self.config.clusters, "mcl")
         for base in self._bases:
             base.setup(sources)
 
@@ -207,18 +215,18 @@ class MCL(Method):
         views = (ImageView(preprocess=encoder.image.preprocess),)
         require(source, views[0].reads, self.name)
         vectors = run.map(partial(self._vectors, encoder), views, source)["vectors"]
-        clusters, centroids = self.cluster(vectors, run.at.seed)
+        own, centroids = self.cluster(vectors, run.at.seed)
         earlier = range(number - 1) if self.config.merge == "all" else ()
         labels = [np.asarray(source.labels(f"cluster{each}")) for each in earlier]
-        groups = combined([*labels, clusters], self.config.clusters)
-        if self.config.small == "nearest":
+        groups = combined([*labels, own], self.config.clusters)
+        if self.config.small_groups == "nearest":
             groups = merged(groups, vectors, run.batch_size)
-        run.store("train", {f"cluster{number - 1}": clusters, f"group{number}": groups})
-        self._report(run, number, {"clusters": clusters, "groups": groups, "centroids": centroids})
+        run.store("train", {f"cluster{number - 1}": own, f"group{number}": groups})
+        self._report(run, number, {"clusters": own, "groups": groups, "centroids": centroids})
 
     def cluster(self, vectors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the clusters (N,) of vectors (N, E) and their centroids (K, E)."""
-        return k_means(vectors, self.config.clusters, seed)
+        return clusters.k_means(vectors, self.config.clusters, seed)
 
     @torch.no_grad()
     def _vectors(self, encoder: DualEncoder, batch: Batch) -> Mapping[str, Tensor]:
@@ -245,8 +253,8 @@ class MCL(Method):
         if covered < _ENOUGH:
             run.warn(
                 f"stage {number} trains on {covered:.0%} of the samples, since the rest fills no batch of "
-                f"{run.batch_size} of one group; lower --batch-size or --method.clusters, or give --method.small "
-                "nearest"
+                f"{run.batch_size} of one group; lower --batch-size or --method.clusters, or give "
+                "--method.small_groups nearest"
             )
 
     # ---- steps
@@ -282,10 +290,6 @@ class MCL(Method):
         for rows in members:
             own = {name: value[rows] for name, value in features.items()}
             found.append(base.loss(own, _rows(batch, rows), seen))
-        if any(each.carry for each in found) or self.averaged:
-            raise InputError(
-                f"{self.config.base} keeps state of whole batches; leave out --method.batches mixed"
-            )
         shares = [len(rows) / len(batch) for rows in members]
         return Losses(
             _means(shares, [each.terms for each in found]),
@@ -317,27 +321,13 @@ def _means(shares: Sequence[float], found: Sequence[Mapping[str, Any]]) -> dict[
 # No averaged weights: clusters are of an encoder's last weights, and so is what is delivered.
 _RECIPE = replace(pairs.SMALL.recipe, ema=None)
 
-_SMALL = {"stages": 2, "clusters": 4, "small": "nearest"}
+_SMALL = {"stages": 2, "clusters": 4, "small_groups": "nearest"}
 
 MCL.presets = {
-    "small": replace(
-        pairs.SMALL,
-        config={"options": {**pairs.SMALL.config, "scale": 5.0}, **_SMALL},
-        recipe=replace(_RECIPE, epochs=10),
-    ),
+    "small": replace(pairs.SMALL, config=_SMALL, recipe=replace(_RECIPE, epochs=10)),
     "images": replace(
         image_only.SMALL,
-        config={
-            "base": "simclr",
-            "options": {
-                **image_only.SMALL.config,
-                "projector": "mlp:hidden=256:last_norm=scaled",
-                "tau": 0.5,
-            },
-            "features": "pooled",
-            **_SMALL,
-        },
-        text=NO_TOWER,
+        config={"base": "simclr", "features": "pooled", **_SMALL},
         recipe=replace(_RECIPE, epochs=10),
     ),
     # CC12M, from the weights of OpenAI: --init openclip:ViT-L-14-quickgelu/openai
@@ -365,15 +355,8 @@ MCL.presets = {
         ),
     ),
 }
-_TUNE = pairs.tune(MCL.presets["small"])
+_TUNE = pairs.tune(pairs.SMALL)
 MCL.presets = {
     **MCL.presets,
-    "tune": replace(
-        _TUNE,
-        config={
-            "options": {**pairs.tune(pairs.SMALL).config},
-            "pretrained": True,
-            **_SMALL,
-        },
-    ),
+    "tune": replace(_TUNE, config={"options": _TUNE.config, "pretrained": True, **_SMALL}),
 }

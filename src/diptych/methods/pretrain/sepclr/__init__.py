@@ -33,7 +33,7 @@ from diptych.data.sample import Source, label_values, labels_of
 from diptych.data.views import ImageView, LabelView, View
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
 from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.methods.pretrain.sepclr.objectives import (
@@ -231,8 +231,12 @@ def _background(source: Source, config: Config) -> tuple[int, ...]:
 
 # As published for CIFAR-10 with digits of MNIST laid over it.
 _CROPPED = {
-    "crop": (0.2, 1.0), "flip": True, "colour": (0.4, 0.4, 0.4, 0.1), "recoloured": 0.8, "grey": 0.2,
-}  # fmt: skip
+    "crop": (0.2, 1.0),
+    "flip": True,
+    "colour": (0.4, 0.4, 0.4, 0.1),
+    "recoloured": 0.8,
+    "grey": 0.2,
+}
 _RECIPE = Recipe(
     optimizer="adam",
     lr=3e-4,
@@ -251,6 +255,19 @@ _PAPER = replace(
     embed_dim=_WIDTH,
     recipe=_RECIPE,
 )
+
+
+def _medical(background: str, pinning: float) -> Preset:
+    """The recipe for images of diseases, whose salient term weighs as much as the common one."""
+    weights = {"beta_salient": 1.0, "beta_background": pinning}
+    return replace(
+        _PAPER,
+        config={**_PAPER.config, "background": background, **weights},
+        image="timm:resnet18:image_size=224",
+        recipe=replace(_RECIPE, batch_size=256, epochs=200),
+    )
+
+
 SepCLR.presets = {
     "small": replace(
         SMALL,
@@ -267,28 +284,8 @@ SepCLR.presets = {
         image="timm:resnet18:image_size=128",
         recipe=replace(_RECIPE, batch_size=256),
     ),
-    "chexpert": replace(
-        _PAPER,
-        config={
-            **_PAPER.config,
-            "background": "No Finding",
-            "beta_salient": 1.0,
-            "beta_background": 10.0,
-        },
-        image="timm:resnet18:image_size=224",
-        recipe=replace(_RECIPE, batch_size=256, epochs=200),
-    ),
-    "odir": replace(
-        _PAPER,
-        config={
-            **_PAPER.config,
-            "background": "normal",
-            "beta_salient": 1.0,
-            "beta_background": 100.0,
-        },
-        image="timm:resnet18:image_size=224",
-        recipe=replace(_RECIPE, batch_size=256, epochs=200),
-    ),
+    "chexpert": _medical("No Finding", 10.0),
+    "odir": _medical("normal", 100.0),
     # sprites on a grid of digits; background are grids without one, which have no shape
     "dsprites": replace(
         _PAPER,
