@@ -16,6 +16,11 @@ are measured on held-out scenes.
 probe of the colour on what the image tower gives before the projector; `r1` the recall of images by
 one paraphrase. The temperature is the paper's for small images. A map that aligns nothing may have
 a high rank, so that the floor is one of recall, and `shuffled` is judged by the probe.
+
+The first edition, on seeds 200 to 204, joined to the rank that the probe is not worse. It was untrained:
+`rank` was +33 for `dhel5` on five seeds, `probe` +.08, but at twice the steps the lead in `probe` grew by
+.07 to .11, since the probe of `pairwise5` falls. The paper's sentence is that of the rank, which alone
+makes the headline of this edition; the probe is a check.
 """
 
 from collections.abc import Callable, Mapping
@@ -123,10 +128,8 @@ def measure(trial: Trial) -> dict[str, float]:
 
 
 claim = Claim(
-    question=(
-        "With five views MV-DHEL uses more of the space than NT-Xent over pairs of views, at no loss of what a probe "
-        "reads."
-    ),
+    question="With five views MV-DHEL uses more of the space than NT-Xent over pairs of views.",
+    edition=2,
     prelude=draw,
     arms={
         "pairwise5": trained("pairwise", 4),
@@ -137,19 +140,17 @@ claim = Claim(
         "pairwise3": trained("pairwise", 1, DEPTH),
         "dhel3": trained("mv_dhel", 1, DEPTH),
     },
-    headline=(
-        better("rank", "dhel5", over="pairwise5"),
-        not_worse("probe", "dhel5", than="pairwise5", margin=0.03),
-    ),
+    headline=(better("rank", "dhel5", over="pairwise5"),),
     mechanism=("infonce5",),
     checks=(
+        not_worse("probe", "dhel5", than="pairwise5", margin=0.03),
         better("rank", "dhel5", over="dhel2"),
         better("probe", "dhel5", over="shuffled"),
         better("rank", "dhel3", over="pairwise3"),
         not_worse("probe", "dhel3", than="pairwise3", margin=0.03),
         not_worse("r1", "dhel5", than="dhel2", margin=0.03),
     ),
-    delta={"rank": 3.0, "probe": 0.03},
+    delta=3.0,
     tuned=Tuned(effect=31.9, sd=2.5, best=56.1, chance=1.0, seconds=890),
     rates=RATES,
     floor=Floor("r1", chance=1 / PARTS["test"], arms=("pairwise5", "dhel5", "dhel2", "dhel3")),
