@@ -15,6 +15,7 @@ import pytest
 
 from diptych.cli import main
 from diptych.data.sources import open_source
+from diptych.methods.registry import cards
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,6 +126,19 @@ def test_the_ratios_it_shows_are_the_stored_ones() -> None:
         part = re.search(r"1/(\d+) of", what)
         if part:
             assert round(1 / rows[1]["ratio"]) == int(part[1]), what
+
+
+def test_the_papers_it_counts_are_those_with_and_without_a_stored_verdict() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    stored = {path.name.split(".")[0] for path in (ROOT / "results/claims").glob("*.json")}
+    judged = stored - {"tip_adapter"}  # a baseline
+    [named] = re.findall(r"Those of ([^.]*) have none yet", text)
+    others = set(re.findall(r"`(\w+)`", named))
+    assert not others & stored
+    assert others <= set(cards())
+    assert f"| {len(judged)} of {len(judged | others)} [[6]]" in text
+    results = text.split("**Claims**")[1].split("**Models and towers.**")[0]
+    assert judged <= set(re.findall(r"`(\w+)`", results))
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
