@@ -141,6 +141,20 @@ def test_the_papers_it_counts_are_those_with_and_without_a_stored_verdict() -> N
     assert judged <= set(re.findall(r"`(\w+)`", results))
 
 
+def test_what_it_counts_and_lists_is_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    def listed(what: str) -> set[str]:
+        assert main(["list", what, "--json"]) == 0
+        return {row["name"] for row in json.loads(capsys.readouterr().out)}
+
+    assert f"{len(listed('suites'))} suites" in text
+    [optimizers] = re.findall(r"- Optimisers ([^;]*);", text)
+    assert set(re.findall(r"\w+", optimizers.lower())) - {"and"} == listed("optimizers")
+    [worlds] = re.findall(r"\[(`scenes`[^]]*)\]\(docs/worlds.md\)", text)
+    assert set(re.findall(r"`(\w+)`", worlds)) == listed("worlds")
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_has_the_targets_that_readme_and_docs_name() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
