@@ -215,63 +215,34 @@ def zeroshot(
     steps = Steps(
         progress, len(source) * (3 if again else 1) + (0 if learnt else sum(map(len, sets)))
     )
-    how = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    reading = {"exact": exact, "batch_size": batch_size, "steps": steps}
     drawn: dict[str, float] = {}
     if learnt:
-        images, classes = judged_images(model, source, known, names, **how)
+        images, classes = judged_images(model, source, known, names, **reading)
     else:
         if prompts is not None:
             warn_of_cuts(model, sets)
-        texts = [prompt for own in sets for prompt in own]
-        vectors = embed_texts(model, texts, batch_size=batch_size, steps=steps)
-        sizes = [len(own) for own in sets]
-        classes = mean_directions(vectors, sizes, getattr(model, "shares", (1.0,)))
-        classes = standardised(classes) if classnorm else classes
-        images = embed_images(model, source, known, **how)
+        vectors = prompt_rows(model, sets, batch_size=batch_size, steps=steps)
+        images = embed_images(model, source, known, **reading)
         if draws:
             truth = np.array(images.facts)[:, 0]
-            drawn = drawn_accuracy(images.vectors, vectors, sizes, truth, draws)
-        if combine == "max":
-            images = replace(
-                images, vectors=nearest_of_class(similarities(images.vectors, vectors), sizes)
-            )
-            classes = torch.eye(len(names))
+            drawn = drawn_accuracy(images.vectors, vectors, [*map(len, sets)], truth, draws)
+        images, classes = _directions(model, images, vectors, sets, classnorm, combine)
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
-    by_class = per_class(rank <= 1, labels, len(names))
-    results = {
-        "n": len(labels),
-        "classes": len(names),
-        "classes_seen": int(np.isfinite(by_class).sum()),
-        "top1": float((rank <= 1).mean()),
-        "top5": float((rank <= 5).mean()),
-        "mean_per_class": float(np.nanmean(by_class)),
-        "chance_top1": 1 / len(names),
-        "chance_top5": min(5, len(names)) / len(names),
-        "chance_mean_per_class": 1 / len(names),
-    }
+    results = _accuracy(rank, labels, len(names)) | drawn
     if auroc:
         scores = similarities(as_vectors(images.vectors), as_vectors(classes))
         results["auroc"] = area((scores[:, 1] - scores[:, 0]).numpy(), labels == 1)
         results["chance_auroc"] = 0.5
-    results |= drawn
-    options = [] if prompts is None else [f"prompts={found.digest()}"]
-    if combine == "max":
-        options.append("combine=max")
-    if draws:
-        options.append(f"draws={draws}")
-    if classnorm:
-        options.append("classnorm")
-    if novel is not None:
-        held_out = novel_classes(names, novel)
+    held_out = None if novel is None else novel_classes(names, novel)
+    if held_out is not None:
         if again:  # the columns of each half are the logits with only its classes set
             for half in (~held_out, held_out):
-                inside, _ = judged_images(
-                    model, source, known, np.array(names)[half].tolist(), **how
-                )
+                own = np.array(names)[half].tolist()
+                inside, _ = judged_images(model, source, known, own, **reading)
                 images.vectors[:, half] = inside.vectors
         results |= base_and_novel(images.vectors, classes, labels, held_out)
-        options.append(f"novel={','.join(np.array(names)[held_out])}")
     if group is not None:
         by_group = group_accuracy(rank <= 1, groups, group_field(source, group).classes)
         results |= worst(by_group) | {
@@ -279,7 +250,14 @@ def zeroshot(
             "chance_macro_group_top1": 1 / len(names),
             "by_group": by_group,
         }
-        options.append(f"group={group}")
+    options = (
+        prompts is not None and f"prompts={found.digest()}",
+        combine == "max" and "combine=max",
+        draws and f"draws={draws}",
+        classnorm and "classnorm",
+        held_out is not None and f"novel={','.join(np.array(names)[held_out])}",
+        group is not None and f"group={group}",
+    )
     protocol = protocol_of(
         "zeroshot",
         source,
@@ -291,9 +269,43 @@ def zeroshot(
         rule="the model's own logits; ties lose"
         if learnt
         else "mean of unit prompt vectors, unit; ties lose",
-        options=tuple(options),
+        options=tuple(option for option in options if option),
     )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
+
+
+def _directions(
+    model: Any,
+    images: Embedded,
+    vectors: Tensor,
+    sets: Sequence[Sequence[str]],
+    classnorm: bool,
+    combine: Combine,
+) -> tuple[Embedded, Tensor]:
+    """Return vectors of images and of classes whose products are the scores, given those of all
+    prompts (P, E)."""
+    sizes = [*map(len, sets)]
+    if combine == "max":
+        nearest = nearest_of_class(similarities(images.vectors, vectors), sizes)
+        return replace(images, vectors=nearest), torch.eye(len(sets))
+    classes = mean_directions(vectors, sizes, getattr(model, "shares", (1.0,)))
+    return images, standardised(classes) if classnorm else classes
+
+
+def _accuracy(rank: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
+    """Return the accuracies, given the rank (N,) of each image's class, and what chance gives."""
+    by_class = per_class(rank <= 1, labels, classes)
+    return {
+        "n": len(labels),
+        "classes": classes,
+        "classes_seen": int(np.isfinite(by_class).sum()),
+        "top1": float((rank <= 1).mean()),
+        "top5": float((rank <= 5).mean()),
+        "mean_per_class": float(np.nanmean(by_class)),
+        "chance_top1": 1 / classes,
+        "chance_top5": min(5, classes) / classes,
+        "chance_mean_per_class": 1 / classes,
+    }
 
 
 def class_vectors(
@@ -309,9 +321,16 @@ def prompt_vectors(
 ) -> Tensor:
     """Return the direction of each class (C, E), given its prompts: the normalised mean of their
     unit vectors."""
+    vectors = prompt_rows(model, sets, batch_size=batch_size, steps=steps)
+    return mean_directions(vectors, [*map(len, sets)], getattr(model, "shares", (1.0,)))
+
+
+def prompt_rows(
+    model: Any, sets: Sequence[Sequence[str]], *, batch_size: int, steps: Steps
+) -> Tensor:
+    """Return the vectors of all prompts (P, E), class by class."""
     texts = [prompt for own in sets for prompt in own]
-    vectors = embed_texts(model, texts, batch_size=batch_size, steps=steps)
-    return mean_directions(vectors, [len(own) for own in sets], getattr(model, "shares", (1.0,)))
+    return embed_texts(model, texts, batch_size=batch_size, steps=steps)
 
 
 def judged_images(
