@@ -192,6 +192,13 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         some,
+        "--level",
+        type=int,
+        metavar="I",
+        help="dense, depth: a feature map of the image tower, 0 the finest (default: its tokens)",
+    )
+    parser.option(
+        some,
         "--val",
         metavar="SOURCE",
         help="probe: what C, or the epoch, is chosen on; linkage: thresholds",
@@ -353,6 +360,7 @@ _PLAIN = (
         "by",
         "measure",
         "prefix",
+        "level",
         "length",
         "keep_reference",
         "time",

@@ -88,6 +88,11 @@ def cells_of(shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
     return rows[:, None] * grid[1] + columns
 
 
+def level_option(level: int | None) -> tuple[str, ...]:
+    """Return the feature map as an option of a protocol."""
+    return () if level is None else (f"level={level}",)
+
+
 def positions(
     model: Any,
     source: Source,
@@ -100,21 +105,24 @@ def positions(
     exact: bool,
     batch_size: int,
     steps: Steps,
+    level: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return features (P, D) of the positions of all images, the targets `cells(plane(sample),
     grid)` of them (P,), and the number of the image of each (P,).
 
     Of each image at most `most` / N positions are kept, sampled by (seed, the image's number), so
-    that P <= `most`; None keeps all. Raises InputError for a model whose features have no grid.
+    that P <= `most`; None keeps all. `level` is the feature map of the tower (`Model.represent`).
+    Raises InputError for a model whose features have no grid.
     """
     share = None if most is None else max(1, most // len(source))
+    options = {} if level is None else {"level": level}
     features = []
     targets = []
     owners = []
     for pixels, planes in read_images(
         model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
-        encoded = model.represent(pixels, batch_size=batch_size)
+        encoded = model.represent(pixels, batch_size=batch_size, **options)
         if encoded.grid is None:
             raise InputError(
                 "dense probes need features on a grid; this model's image tower pools them away"
