@@ -44,8 +44,8 @@ def depth(
 
     The probe is trained on at most `most` positions of `train`, a source or its spec, and tested on
     all of `source`; without `train`, `source` is split by the first seed. Depth is the array
-    `depth` (H, W), NaN where it is unknown. `level` is that of the dense probe. Also returned: `n` test positions, `n_train`, `bad`
-    samples by reason, and the protocol.
+    `depth` (H, W), NaN where it is unknown. `level` is that of the dense probe. Also returned: `n`
+    test positions, `n_train`, `bad` samples by reason, and the protocol.
     """
     halves = split(source, train, seeds[0])
     bad = Counter()
