@@ -169,9 +169,11 @@ class PixPro(ImageOnly):
         near = [self.positives(batch, grid) for grid in online[0].grids]
         losses = [
             self.of_maps(
-                [view.maps[at] for view in online], [view.maps[at] for view in target], pairs
+                [view.maps[number] for view in online],
+                [view.maps[number] for view in target],
+                pairs,
             )
-            for at, pairs in enumerate(near)
+            for number, pairs in enumerate(near)
         ]
         found = {
             _PIXELS: losses[0],
@@ -203,13 +205,14 @@ class PixPro(ImageOnly):
 
     def of_maps(self, online: Sequence[Tensor], target: Sequence[Tensor], near: Tensor) -> Tensor:
         """The loss (B,) of the projected positions (B, P, E) of two views."""
-        (x1, x2), (z1, z2) = online, target
+        x1, x2 = online
+        z1, z2 = target
         if self.config.objective == "contrast":
             tau = self.config.tau
-            sides = pixel_contrast(x1, z2, near, tau), pixel_contrast(x2, z1, near.mT, tau)
-            return torch.stack(sides).mean(0)
-        y1, y2 = self.propagation(x1), self.propagation(x2)
-        return pixel_consistency(y1, z2, near) + pixel_consistency(y2, z1, near.mT)
+            forth = pixel_contrast(x1, z2, near, tau)
+            return (forth + pixel_contrast(x2, z1, near.mT, tau)) / 2
+        forth = pixel_consistency(self.propagation(x1), z2, near)
+        return forth + pixel_consistency(self.propagation(x2), z1, near.mT)
 
     def of_instances(self, online: Sequence[Projected], target: Sequence[Projected]) -> Tensor:
         """The loss (B,) of the pooled predictions of two views and the copy's projections of the
