@@ -195,7 +195,7 @@ def add(parser: Parser) -> None:
         "--level",
         type=int,
         metavar="I",
-        help="dense, depth: a feature map of the image tower, 0 the finest (default: its tokens)",
+        help="dense, depth, correspondence: a feature map of the image tower, 0 the finest (default: its tokens)",
     )
     parser.option(
         some,
@@ -463,6 +463,7 @@ _OF = {  # what `n` counts where it is not images
     "composition": "units",
     "continual": "tasks",
     "denoising": "pairs",
+    "correspondence": "positions",
     "dense": "positions",
     "depth": "positions",
     "noisy_pairs": "pairs",

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diptych.data.images import Preprocess
 from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Steps, as_vectors, read_images
 from diptych.rng import generator
+from diptych.towers.encoded import Encoded
 
 MOST = 20_000
 """The largest number of positions that a probe is trained on, sampled from all; it is tested on
@@ -93,6 +95,17 @@ def level_option(level: int | None) -> tuple[str, ...]:
     return () if level is None else (f"level={level}",)
 
 
+def represented(model: Any, pixels: Tensor, batch_size: int, level: int | None) -> Encoded:
+    """Return the features of pixels (N, 3, H, W) on a grid. Raises InputError if they have none."""
+    options = {} if level is None else {"level": level}
+    encoded = model.represent(pixels, batch_size=batch_size, **options)
+    if encoded.grid is None:
+        raise InputError(
+            "dense probes need features on a grid; this model's image tower pools them away"
+        )
+    return encoded
+
+
 def positions(
     model: Any,
     source: Source,
@@ -115,18 +128,13 @@ def positions(
     Raises InputError for a model whose features have no grid.
     """
     share = None if most is None else max(1, most // len(source))
-    options = {} if level is None else {"level": level}
     features = []
     targets = []
     owners = []
     for pixels, planes in read_images(
         model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
-        encoded = model.represent(pixels, batch_size=batch_size, **options)
-        if encoded.grid is None:
-            raise InputError(
-                "dense probes need features on a grid; this model's image tower pools them away"
-            )
+        encoded = represented(model, pixels, batch_size, level)
         for tokens, mine in zip(as_vectors(encoded.patches).numpy(), planes, strict=True):
             kept = np.arange(len(tokens))
             if share is not None:

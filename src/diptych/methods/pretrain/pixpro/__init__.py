@@ -2,7 +2,7 @@
 Representation Learning (Xie et al., CVPR 2021).
 
 Two crops of an image are encoded as feature maps. Each position of one map must be similar to those
-positions of the other that lie near it in the image (`objectives`):
+positions of the other that lie near it in the image (`objectives.pixels`):
 
     y = propagation(z),   y_p = Σ_q max(cos(z_p, z_q), 0)² · unit(W z_q + b)                (`maps`)
     L = -2 mean l(y_1, z'_2, A) - 2 mean l(y_2, z'_1, Aᵀ),   l the mean cosine of the pairs in A
@@ -29,11 +29,7 @@ from diptych.methods.base import At, Features, Losses, Recipe, Stage
 from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly
 from diptych.methods.make import Make
 from diptych.methods.pretrain.pixpro.maps import Propagation, Pyramid, encoded_blank
-from diptych.methods.pretrain.pixpro.objectives import (
-    pixel_consistency,
-    pixel_contrast,
-    positives,
-)
+from diptych.objectives.pixels import pixel_consistency, pixel_contrast, positives
 from diptych.spec import Natural, NetworkSpec, NotNegative, Positive, Share, Width, configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.heads import head
@@ -146,6 +142,7 @@ class PixPro(ImageOnly):
         level = " --level 0" if options.get("levels") else ""
         return (
             f"evaluate {{run}} --data SOURCE --suite dense{level}",
+            "evaluate {run} --data {data} --suite correspondence",
             *super().next_steps(options),
         )
 

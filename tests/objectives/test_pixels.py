@@ -7,11 +7,7 @@ import torch
 from tests.factories import raw
 from torch.nn.functional import normalize
 
-from diptych.methods.pretrain.pixpro.objectives import (
-    pixel_consistency,
-    pixel_contrast,
-    positives,
-)
+from diptych.objectives.pixels import pixel_consistency, pixel_contrast, positives
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 MIRRORED = (1.0, 0.0, 0.0, 1.0)
