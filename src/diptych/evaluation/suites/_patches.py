@@ -19,7 +19,6 @@ from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Steps, as_vectors, read_images
 from diptych.rng import generator
-from diptych.towers.encoded import Encoded
 
 MOST = 20_000
 """The largest number of positions that a probe is trained on, sampled from all; it is tested on
@@ -95,15 +94,18 @@ def level_option(level: int | None) -> tuple[str, ...]:
     return () if level is None else (f"level={level}",)
 
 
-def represented(model: Any, pixels: Tensor, batch_size: int, level: int | None) -> Encoded:
-    """Return the features of pixels (N, 3, H, W) on a grid. Raises InputError if they have none."""
+def represented(
+    model: Any, pixels: Tensor, batch_size: int, level: int | None
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return the features (N, h · w, D) of pixels (N, 3, H, W), and their grid (h, w). Raises
+    InputError if they have none."""
     options = {} if level is None else {"level": level}
     encoded = model.represent(pixels, batch_size=batch_size, **options)
     if encoded.grid is None:
         raise InputError(
             "dense probes need features on a grid; this model's image tower pools them away"
         )
-    return encoded
+    return as_vectors(encoded.patches), encoded.grid
 
 
 def positions(
@@ -134,13 +136,13 @@ def positions(
     for pixels, planes in read_images(
         model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
-        encoded = represented(model, pixels, batch_size, level)
-        for tokens, mine in zip(as_vectors(encoded.patches).numpy(), planes, strict=True):
+        found, grid = represented(model, pixels, batch_size, level)
+        for tokens, mine in zip(found.numpy(), planes, strict=True):
             kept = np.arange(len(tokens))
             if share is not None:
                 kept = generator(seed, "positions", len(owners)).permutation(len(tokens))[:share]
             features.append(tokens[kept])
-            targets.append(cells(mine, encoded.grid)[kept])
+            targets.append(cells(mine, grid)[kept])
             owners.append(len(kept))
     return (
         np.concatenate(features),

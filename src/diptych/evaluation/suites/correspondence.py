@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Source
 from diptych.data.views import Augment, ImageView
-from diptych.evaluation.embed import Progress, Steps, as_vectors, nothing_left
+from diptych.evaluation.embed import Progress, Steps, nothing_left
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._patches import level_option, represented
 from diptych.objectives.pixels import positives
@@ -95,11 +95,9 @@ def _counts(
 ) -> Tensor:
     """How many positions of images (B, 2, 3, H, W) with crops (B, 2, 4) are right, would be by
     chance, and have a position near them at all (3,)."""
-    encoded = represented(model, pixels.flatten(0, 1), batch_size, level)
-    assert encoded.grid is not None, "of which `represented` takes care"
-    features = normalize(as_vectors(encoded.patches), dim=-1).unflatten(0, (-1, 2))
-    one, other = features.unbind(1)
-    near = positives(crops[:, 0], crops[:, 1], encoded.grid, RATIO)
+    features, grid = represented(model, pixels.flatten(0, 1), batch_size, level)
+    one, other = normalize(features, dim=-1).unflatten(0, (-1, 2)).unbind(1)
+    near = positives(crops[:, 0], crops[:, 1], grid, RATIO)
     return _right(one @ other.mT, near) + _right(other @ one.mT, near.mT)
 
 
