@@ -26,9 +26,8 @@ def positives(one: Tensor, other: Tensor, grid: tuple[int, int], ratio: float) -
 
     >>> whole = torch.tensor([[0.0, 0, 1, 1]])
     >>> mirrored = torch.tensor([[1.0, 0, 0, 1]])
-    >>> positives(whole, mirrored, (1, 2), 0.7).int()
-    tensor([[[0, 1],
-             [1, 0]]], dtype=torch.int32)
+    >>> positives(whole, mirrored, (1, 2), 0.4).tolist()
+    [[[False, True], [True, False]]]
     """
     height, width = grid
     columns, rows = (

@@ -194,6 +194,19 @@ def test_crops_without_a_common_area_teach_nothing():
     assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients)
 
 
+@pytest.mark.parametrize("image", ["timm:test_convnext:image_size=64", f"{VIT}:pooling=map"])
+def test_what_only_the_pooled_vector_reads_is_frozen(image):
+    """Such as a norm behind the pooling: ranks would wait for its gradient."""
+    method = held(image)
+    frozen = [name for name, p in method.model.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert all("head.norm" in name or ".pool." in name or "fc_norm" in name for name in frozen)
+    losses_of(
+        method, batch_of((WHOLE, SHIFTED), (WHOLE, MIRRORED), size=64 if "timm" in image else 32)
+    ).total.backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
 def test_the_copy_moves_as_published_with_statistics_of_its_own():
     """The release updates the copy at the beginning of step k by m_k, from the weights at that time."""
     method = held("timm:test_resnet:image_size=64")

@@ -26,14 +26,14 @@ from diptych.data.views import Augment, ImageView, View
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
-from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly
+from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
 from diptych.methods.pretrain.pixpro.maps import Propagation, Pyramid, encoded_blank
 from diptych.objectives.pixels import pixel_consistency, pixel_contrast, positives
 from diptych.spec import Natural, NetworkSpec, NotNegative, Positive, Share, Width, configure
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.heads import head
-from diptych.towers.nn.parts import Momentum, Temperature, cosine_momentum
+from diptych.towers.nn.parts import Momentum, Temperature, cosine_momentum, freeze
 from diptych.towers.tower import ImageTower
 
 card = {
@@ -50,11 +50,10 @@ FIRST: Mapping[str, Any] = {
 """BYOL's augmentation of the first view."""
 SECOND: Mapping[str, Any] = {**FIRST, "blur": 0.1, "solarise": 0.2}
 _HEAD = "mlp:hidden=4096:bias=true:last_bias=true"
-_PIXELS = "pixels"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ImageOnlyConfig):
     """Options.
 
     - `augment` and `second` hold options of `data.views.Augment` for the two views.
@@ -127,7 +126,7 @@ class PixPro(ImageOnly):
         tower = make.image()
         if config.levels:
             tower = Pyramid.of(tower, config.levels, config.channels)
-        _check_map(tower)
+        _prepare(tower)
         return DualEncoder(
             tower,
             None,
@@ -165,7 +164,7 @@ class PixPro(ImageOnly):
             target = [self.project(self.slow.module, view) for view in views]
         near = [self.positives(batch, grid) for grid in online[0].grids]
         losses = [
-            self.of_maps(
+            self.map_loss(
                 [view.maps[number] for view in online],
                 [view.maps[number] for view in target],
                 pairs,
@@ -173,14 +172,14 @@ class PixPro(ImageOnly):
             for number, pairs in enumerate(near)
         ]
         found = {
-            _PIXELS: losses[0],
+            "pixels": losses[0],
             "positives": near[0].sum((1, 2)) / near[0].shape[1],
             **_moments(torch.cat([view.maps[0].detach() for view in online], 1)),
         }
         if self.config.levels:
             found["pyramid"] = torch.stack(losses[1:], 1).mean(1)
         if self.config.instance:
-            found["instance"] = self.of_instances(online, target)
+            found["instance"] = self.instance_loss(online, target)
         return found
 
     def project(self, branch: nn.Module, view: Tensor) -> Projected:
@@ -200,7 +199,7 @@ class PixPro(ImageOnly):
         one, other = batch.fields["main.crops"].unbind(1)
         return positives(one, other, grid, self.config.ratio)
 
-    def of_maps(self, online: Sequence[Tensor], target: Sequence[Tensor], near: Tensor) -> Tensor:
+    def map_loss(self, online: Sequence[Tensor], target: Sequence[Tensor], near: Tensor) -> Tensor:
         """The loss (B,) of the projected positions (B, P, E) of two views."""
         x1, x2 = online
         z1, z2 = target
@@ -211,7 +210,7 @@ class PixPro(ImageOnly):
         forth = pixel_consistency(self.propagation(x1), z2, near)
         return forth + pixel_consistency(self.propagation(x2), z1, near.mT)
 
-    def of_instances(self, online: Sequence[Projected], target: Sequence[Projected]) -> Tensor:
+    def instance_loss(self, online: Sequence[Projected], target: Sequence[Projected]) -> Tensor:
         """The loss (B,) of the pooled predictions of two views and the copy's projections of the
         other one."""
         cosines = [
@@ -225,7 +224,7 @@ class PixPro(ImageOnly):
         return -2 * torch.stack(cosines).sum(0)
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
-        terms = {self.config.objective: features[_PIXELS].mean()}
+        terms = {self.config.objective: features["pixels"].mean()}
         if self.config.levels:
             terms["pyramid"] = features["pyramid"].mean()
         if self.config.instance:
@@ -253,9 +252,12 @@ def _moments(x: Tensor) -> dict[str, Tensor]:
     return {"mean": unit.mean(1), "square": unit.square().mean(1)}
 
 
-def _check_map(tower: ImageTower) -> None:
-    """Raise InputError for an image tower without a feature map, or with one of a single row or
-    column, or whose positions are not of its width."""
+def _prepare(tower: ImageTower) -> None:
+    """Freeze what only the pooled vector depends on, such as a norm behind the pooling.
+
+    Raises InputError for an image tower without a feature map, or with one of a single row or
+    column, or whose positions are not of its width.
+    """
     encoded = encoded_blank(tower)
     if encoded.grid is None:
         raise InputError(
@@ -272,6 +274,12 @@ def _check_map(tower: ImageTower) -> None:
             f"the positions of image tower {tower.kind!r} are {encoded.patches.shape[2]} wide, but its pooled vector "
             f"is {tower.width}; choose a tower without layers behind the pooling"
         )
+    trained = [parameter for parameter in tower.parameters() if parameter.requires_grad]
+    read = [encoded.patches, *encoded.levels] if isinstance(tower, Pyramid) else [encoded.patches]
+    gradients = torch.autograd.grad([x.sum() for x in read], trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        if gradient is None:
+            freeze(parameter)
 
 
 PixPro.presets = {

@@ -121,7 +121,6 @@ class Pyramid(ImageTower):
         return replace(encoded, levels=tuple(found.values()))
 
 
-@torch.no_grad()
 def encoded_blank(tower: ImageTower) -> Encoded:
     """What a tower returns for one black image, which tells the sizes of its maps."""
     with evaluating(tower):
