@@ -88,6 +88,8 @@ def test_a_pyramid_keeps_the_tower_and_is_built_from_its_spec():
     again.load_state_dict(pyramid.state_dict())
     assert torch.equal(again(x).levels[0], found.levels[0])
     assert Pyramid.of(again, 2, 4) is again
+    assert Pyramid.of(again, 0, 4) is again.inner
+    assert Pyramid.of(tower, 0, 4) is tower
     with pytest.raises(InputError, match="levels=2 and channels=4, and levels=1 and channels=4"):
         Pyramid.of(again, 1, 4)
 

@@ -123,9 +123,7 @@ class PixPro(ImageOnly):
         """Return the tower with a new projector, which embeds an image as the mean of its projected
         positions."""
         config = self.config
-        tower = make.image()
-        if config.levels:
-            tower = Pyramid.of(tower, config.levels, config.channels)
+        tower = Pyramid.of(make.image(), config.levels, config.channels)
         _prepare(tower)
         return DualEncoder(
             tower,

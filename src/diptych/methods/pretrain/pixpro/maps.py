@@ -95,11 +95,14 @@ class Pyramid(ImageTower):
         self.pyramid = FeaturePyramidNetwork(channels, config.channels)
 
     @classmethod
-    def of(cls, tower: ImageTower, levels: int, channels: int) -> "Pyramid":
-        """The pyramid of a given tower, with its weights, or that which it is already.
+    def of(cls, tower: ImageTower, levels: int, channels: int) -> ImageTower:
+        """The pyramid of a given tower, with its weights, or that which it is already; without
+        levels, the tower alone.
 
         Raises InputError for a pyramid of another size.
         """
+        if not levels:
+            return tower.inner if isinstance(tower, Pyramid) else tower
         if not isinstance(tower, Pyramid):
             config = PyramidConfig(tower=tower.spec, levels=levels, channels=channels)
             return cls(config, tower)
