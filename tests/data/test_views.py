@@ -228,6 +228,7 @@ NOISE = np.random.default_rng(0).integers(40, 200, (16, 16, 3), dtype=np.uint8)
 
 def test_one_strength_of_colour_sets_brightness_contrast_and_saturation():
     assert torch.equal(varied(NOISE, colour=0.2), varied(NOISE, colour=(0.2, 0.2, 0.4, 0.0)))
+    assert torch.equal(varied(NOISE, colour=0.2), varied(NOISE, colour=[0.2, 0.2, 0.4, 0.0]))
     assert not torch.equal(varied(NOISE, colour=0.2), varied(NOISE))
 
 

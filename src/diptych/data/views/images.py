@@ -57,11 +57,10 @@ class Augment:
     @property
     def colours(self) -> tuple[float, float, float, float]:
         """The ranges of brightness, contrast, saturation and hue."""
-        return (
-            self.colour
-            if isinstance(self.colour, tuple)
-            else (self.colour, self.colour, 2 * self.colour, 0.0)
-        )
+        if isinstance(self.colour, int | float):
+            return self.colour, self.colour, 2 * self.colour, 0.0
+        brightness, contrast, saturation, hue = self.colour  # a list, if it comes from YAML
+        return brightness, contrast, saturation, hue
 
     def strength(self, progress: float) -> float:
         """The strength of the augmentation: 0 before the ramp, 1 after it, linear between."""
