@@ -104,7 +104,12 @@ def random_images(count=4, size=32) -> Tensor:
     return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
-def det(n: int, d: int, k: int) -> Tensor:
-    """Unit vectors (n, d), float64, without a draw: losses have published figures for them."""
+def raw(n: int, d: int, k: int) -> Tensor:
+    """Vectors (n, d), float64, without a draw: losses have published figures for them."""
     m = np.arange(n * d).reshape(n, d)
-    return normalize(torch.from_numpy(np.sin(1.7 * m + k) + 0.3 * np.cos(0.9 * m * (k + 1))), dim=1)
+    return torch.from_numpy(np.sin(1.7 * m + k) + 0.3 * np.cos(0.9 * m * (k + 1)))
+
+
+def det(n: int, d: int, k: int) -> Tensor:
+    """The directions of `raw`."""
+    return normalize(raw(n, d, k), dim=1)

@@ -228,6 +228,7 @@ NOISE = np.random.default_rng(0).integers(40, 200, (16, 16, 3), dtype=np.uint8)
 
 def test_one_strength_of_colour_sets_brightness_contrast_and_saturation():
     assert torch.equal(varied(NOISE, colour=0.2), varied(NOISE, colour=(0.2, 0.2, 0.4, 0.0)))
+    assert torch.equal(varied(NOISE, colour=0.2), varied(NOISE, colour=[0.2, 0.2, 0.4, 0.0]))
     assert not torch.equal(varied(NOISE, colour=0.2), varied(NOISE))
 
 
@@ -259,6 +260,45 @@ def test_a_blur_smooths_and_keeps_the_mean():
     for found in blurred:
         assert abs(found.mean() - plain.mean()) < 1
     assert min(found.std() for found in blurred) < 0.6 * plain.std()
+
+
+def test_solarised_values_are_inverted_from_the_middle_on():
+    plain = varied(NOISE).int()
+    expected = torch.where(plain < 128, plain, 255 - plain)
+    assert torch.equal(varied(NOISE, solarise=1.0).int(), expected)
+    changed = sum(
+        not torch.equal(varied(NOISE, seed, solarise=0.5).int(), plain) for seed in range(60)
+    )
+    assert 15 <= changed <= 45
+    assert torch.equal(varied(NOISE, progress=0.0, solarise=1.0, ramp=(0.1, 0.5)).int(), plain)
+
+
+def test_the_second_augmentation_is_that_of_all_views_but_the_first():
+    sample = Toy(1, ["images.main"])[0]
+    crop = Augment(crop=(1.0, 1.0), ratio=(1.0, 1.0))
+    view = ImageView(
+        preprocess=Preprocess(size=32),
+        augment=crop,
+        second=Augment(crop=(0.04, 0.04)),
+        count=3,
+        crops=True,
+    )
+    x0, _, x1, _ = view(sample, generator(0), 0.5)["fields.main.crops"].unbind(1)
+    assert ((x1 - x0) < 0.4).tolist() == [False, True, True]
+    asked = []
+
+    class Large:
+        def decode(self, at_least=None):
+            asked.append(at_least)
+            return Image.new("RGB", (400, 400))
+
+    view(Sample(key="l", source="s", images={"main": Large()}), generator(0), 0.5)
+    assert asked == [
+        185
+    ]  # 32 pixels of the smallest crop, of which the sides are 1/5 and stretched
+    with pytest.raises(InputError, match="rotate and shear"):
+        replace(view, second=Augment(shear=5.0))
+    assert view(sample, generator(0), None)["images.main"].shape == (3, 3, 32, 32)
 
 
 def test_a_view_like_another_makes_its_choices_again():

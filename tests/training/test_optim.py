@@ -84,6 +84,28 @@ def test_adafactor_takes_relative_steps_and_keeps_rows_and_columns():
     assert optim.state_bytes(optimizer) == 4 * kept
 
 
+def test_lars_scales_gradients_by_the_weights_of_matrices_alone():
+    """By hand over two steps: 0.001 |w| / (|g| + decay |w|) times the gradient with its decay."""
+    layer = nn.Linear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 4.0]]))
+        layer.bias.fill_(1.0)
+    recipe = Recipe(optimizer="lars", lr=2.0, betas=(0.9, 0.0), eps=1e-8, weight_decay=0.1)
+    optimizer = optim.build(layer, recipe, {})
+    expected = layer.weight.detach().clone()
+    step = torch.zeros(1, 2)
+    gradient = torch.tensor([[0.6, -0.8]])
+    for _ in range(2):
+        layer.weight.grad = gradient.clone()
+        layer.bias.grad = torch.tensor([0.5])
+        trust = 0.001 * expected.norm() / (1 + 0.1 * expected.norm())
+        step = 0.9 * step + trust * (gradient + 0.1 * expected)
+        expected = expected - 2.0 * step
+        optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), expected)
+    assert layer.bias.item() == pytest.approx(1.0 - 2.0 * (0.5 + 0.95))
+
+
 def test_a_convolution_is_a_matrix_of_filters():
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, 2, bias=False)

@@ -192,6 +192,13 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         some,
+        "--level",
+        type=int,
+        metavar="I",
+        help="dense, depth, correspondence: a feature map of the image tower, 0 the finest (default: its tokens)",
+    )
+    parser.option(
+        some,
         "--val",
         metavar="SOURCE",
         help="probe: what C, or the epoch, is chosen on; linkage: thresholds",
@@ -353,6 +360,7 @@ _PLAIN = (
         "by",
         "measure",
         "prefix",
+        "level",
         "length",
         "keep_reference",
         "time",
@@ -455,6 +463,7 @@ _OF = {  # what `n` counts where it is not images
     "composition": "units",
     "continual": "tasks",
     "denoising": "pairs",
+    "correspondence": "positions",
     "dense": "positions",
     "depth": "positions",
     "noisy_pairs": "pairs",

@@ -309,12 +309,15 @@ class Model(TextModel):
         *,
         batch_size: int = 64,
         exact: bool = False,
+        level: int | None = None,
         progress: Progress | None = None,
     ) -> Encoded:
         """The image tower's output before the projection: tokens (N, T, D), pooled (N, D); float32,
         on the CPU.
 
-        `images` and errors are those of `embed_images`; InputError also for no image at all.
+        With `level`, tokens are the positions of that feature map of the tower, counted from the
+        finest one. `images` and errors are those of `embed_images`; InputError also for no image at
+        all, and for a map that the tower does not have.
         """
         batches, count = self._batches(images, batch_size, exact)
         if not count:
@@ -322,7 +325,8 @@ class Model(TextModel):
         found: list[Encoded] = []
         with evaluating(self.encoder), torch.inference_mode():
             for (pixels,) in batches:
-                found.append(self.encoder.encode_image(pixels.to(self.device)))
+                encoded = self.encoder.encode_image(pixels.to(self.device))
+                found.append(encoded if level is None else encoded.of_level(level))
                 if progress:
                     progress(sum(len(each.pooled) for each in found), count)
         tokens, pooled = (

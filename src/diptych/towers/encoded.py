@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from diptych.errors import InputError
+
 Edit = Callable[[int, Tensor], Tensor]
 """`edit(layer, tokens) -> tokens`, called with the input tokens (B, N, D) of block `layer` (0, 1,
 …)."""
@@ -32,3 +34,21 @@ class Encoded:
         """(B, h * w, D): the tokens on the grid."""
         assert self.grid is not None, "this tower has no grid"
         return self.tokens[:, self.prefix : self.prefix + self.grid[0] * self.grid[1]]
+
+    def of_level(self, level: int) -> "Encoded":
+        """The positions of one of the `levels` in place of the tokens.
+
+        Raises InputError for a level that there is not.
+        """
+        if not -len(self.levels) <= level < len(self.levels):
+            raise InputError(
+                f"this image tower has no feature map {level}, but {len(self.levels)} of them; choose another level, "
+                "or leave it out"
+            )
+        found = self.levels[level]
+        return Encoded(
+            found.flatten(2).mT,
+            self.pooled,
+            grid=(found.shape[2], found.shape[3]),
+            levels=self.levels,
+        )

@@ -16,7 +16,7 @@ from diptych.data.batch import Batch, Images, Tokens
 from diptych.dtypes import at_least_float32
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
-from diptych.towers.nn.parts import Temperature
+from diptych.towers.nn.parts import Momentum, Temperature
 
 
 class Step(nn.Module):
@@ -119,10 +119,17 @@ def forward_backward(step: nn.Module, batch: Any, at: At) -> Losses:
 
 
 def freeze_modes(method: Method) -> None:
-    """Put fully frozen modules into evaluation mode: no dropout, no running statistics."""
+    """Put fully frozen modules into evaluation mode: no dropout, no running statistics; but not a
+    momentum copy that has its own."""
+    own = {
+        part
+        for copy in method.modules()
+        if isinstance(copy, Momentum) and copy.own_buffers
+        for part in copy.modules()
+    }
     for module in method.modules():
         parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
+        if module not in own and parameters and not any(p.requires_grad for p in parameters):
             module.eval()
 
 

@@ -2,6 +2,7 @@
 that tell all."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,34 @@ def test_a_probe_of_images_that_tell_all_reads_every_position():
     assert found["r2"] > 0.999
     assert found["rmse"] < 0.05 < 1 < found["chance_rmse"]
     assert (found["n"], found["n_train"]) == (80, 120)
+
+
+def test_a_feature_map_of_the_tower_is_probed():
+    """The second map is of noise; its number is part of the protocol."""
+
+    class Maps(Fake):
+        def represent(self, images, *, batch_size, level=None):
+            found = super().represent(images, batch_size=batch_size)
+            noise = torch.rand(len(images), 2, 4, 4, generator=torch.Generator().manual_seed(0))
+            own = found.patches.mT.unflatten(2, (2, 2))
+            found = replace(found, levels=(own, noise))
+            return found if level is None else found.of_level(level)
+
+    model = Maps(vectors(0), size=8)
+    first, second = (
+        dense(model, quarters(20), train=quarters(30), batch_size=7, level=level)
+        for level in (0, 1)
+    )
+    assert first["miou"] == 1.0
+    assert (second["n"], second["miou"] < 0.7) == (320, True)
+    assert (
+        first["protocol"]
+        != second["protocol"]
+        != dense(model, quarters(20), train=quarters(30))["protocol"]
+    )
+    assert depth(model, quarters(20), train=quarters(30), level=1)["r2"] < 0.5
+    with pytest.raises(InputError, match="no feature map 2, but 2 of them"):
+        dense(model, quarters(4), train=quarters(4), level=2)
 
 
 def test_classes_of_training_are_those_of_the_same_name():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.factories import AT, det, make_batch, make_method
+from tests.factories import AT, det, make_batch, make_method, raw
 from torch.nn.functional import normalize
 
 import diptych
@@ -30,12 +30,6 @@ from diptych.testing import Toy
 WORLD = "scenes:number=1:size=32:overlay=0.5:texts=caption"
 SMALL = ["--image-tower", "conv:image_size=32:widths=(8,16):depths=(1,1)", "--embed-dim", "16"]
 TARGET = torch.tensor([False, True, False, True])
-
-
-def raw(n, d, k):
-    """The vectors of the figures, of which `det` are the directions."""
-    m = torch.arange(n * d, dtype=torch.float64).view(n, d)
-    return torch.sin(1.7 * m + k) + 0.3 * torch.cos(0.9 * m * (k + 1))
 
 
 def drawn(n, d, seed):

@@ -100,6 +100,24 @@ def test_momentum_has_no_gradient_stays_in_evaluation_mode_and_copies_buffers():
     assert all(name.startswith("module.") for name in slow.state_dict())
 
 
+def test_a_copy_with_buffers_of_its_own_sees_the_batch_in_training():
+    online = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    slow = Momentum(online, 0.0, buffers="own")
+    assert slow.module[0].training
+    x = torch.randn(8, 3) + 5
+    with torch.no_grad():
+        nn.init.ones_(online[1].weight)
+    slow.update()
+    assert torch.equal(slow.module[1].weight, online[1].weight)
+    torch.testing.assert_close(slow(x), online(x).detach())
+    torch.testing.assert_close(slow.module[0].running_mean, 0.1 * x.mean(0))
+    online(x)
+    slow.update()
+    assert not torch.equal(slow.module[0].running_mean, online[0].running_mean)
+    assert not slow.eval().module[0].training
+    assert slow.train().module[0].training
+
+
 def test_a_copied_method_keeps_its_momentum_pair_together():
     """A deep copy of both follows the copy, not the original."""
     pair = nn.ModuleDict({"online": nn.Linear(2, 2)})

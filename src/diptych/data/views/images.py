@@ -35,8 +35,9 @@ class Augment:
     `colour` c varies brightness and contrast by factors in 1 ± c and saturation in 1 ± 2c. A tuple
     (b, c, s, h) sets each of them, and the rotation of the hue in ± h, where 1 is a whole turn. A
     share `recoloured` of the images is varied in this way. A share `grey` becomes grey; a share
-    `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224. Everything grows from zero to
-    full strength between the two shares of training in `ramp`.
+    `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224; of a share `solarise`, values
+    from 128 on are inverted. Everything grows from zero to full strength between the two shares of
+    training in `ramp`.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)
@@ -50,16 +51,16 @@ class Augment:
     recoloured: float = 1.0
     grey: float = 0.0
     blur: float = 0.0
+    solarise: float = 0.0
     ramp: tuple[float, float] = (0.0, 0.0)
 
     @property
     def colours(self) -> tuple[float, float, float, float]:
         """The ranges of brightness, contrast, saturation and hue."""
-        return (
-            self.colour
-            if isinstance(self.colour, tuple)
-            else (self.colour, self.colour, 2 * self.colour, 0.0)
-        )
+        if isinstance(self.colour, int | float):
+            return self.colour, self.colour, 2 * self.colour, 0.0
+        brightness, contrast, saturation, hue = self.colour  # a list, if it comes from YAML
+        return brightness, contrast, saturation, hue
 
     def strength(self, progress: float) -> float:
         """The strength of the augmentation: 0 before the ramp, 1 after it, linear between."""
@@ -69,6 +70,13 @@ class Augment:
             if end > start
             else float(progress >= end)
         )
+
+    def enlarged(self, progress: float) -> float:
+        """The side of a whole image over that of its smallest crop."""
+        strength = self.strength(progress)
+        area = 1 + (min(self.crop) - 1) * strength
+        stretch = max(max(self.ratio), 1 / min(self.ratio)) ** strength
+        return math.sqrt(stretch / area)
 
 
 def augmentation(options: Mapping[str, Any] | None) -> Augment | None:
@@ -111,7 +119,8 @@ def place(
 class ImageView:
     """One image of a role as `count` views (B, V, 3, H, W), augmented in training.
 
-    With `augment=None`, training images are preprocessed as in evaluation. With `like` and the same
+    With `augment=None`, training images are preprocessed as in evaluation. `second` is the
+    augmentation of all views but the first, by default the same. With `like` and the same
     augmentation, the view has the crops and colours of another view, at its own size.
 
     With `crops`, fields.NAME.crops (B, V, 4) are the positions x0, y0, x1, y1 of the first and last
@@ -129,6 +138,7 @@ class ImageView:
     name: str = "main"
     role: str = "main"
     augment: Augment | None = Augment()
+    second: Augment | None = None
     count: int = 1
     like: str | None = None
     crops: bool = False
@@ -138,10 +148,17 @@ class ImageView:
             raise InputError(
                 "this image tower reads volumes, and crops and colours are of images; give --method.augment null"
             )
-        if self.crops and self.augment and (self.augment.rotate or self.augment.shear):
+        if self.crops and any(each.rotate or each.shear for each in self._augments):
             raise InputError(
                 "a rotated view is no crop of its image; give rotate and shear of --method.augment as 0"
             )
+
+    @property
+    def _augments(self) -> list[Augment]:
+        """The augmentation of each view in training; none if they are not augmented."""
+        if self.augment is None:
+            return []
+        return [self.augment, *[self.second or self.augment] * (self.count - 1)]
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -165,11 +182,11 @@ class ImageView:
         image = encoded.decode(self._least(progress))
         if self.crops and image.mode == "RGBA":
             raise BadSample("transparent", "a transparent image is placed and has no crop")
-        if progress is None or self.augment is None:
+        if progress is None or not self._augments:
             views = [self.preprocess(image, exact=False)] * self.count
             boxes = [self.preprocess.seen(*image.size)] * self.count if self.crops else []
         else:
-            varied = [self._vary(image, rng, self.augment, progress) for _ in range(self.count)]
+            varied = [self._vary(image, rng, augment, progress) for augment in self._augments]
             views = [pixels for pixels, _ in varied]
             boxes = [box for _, box in varied]
         found: dict[str, Any] = {f"images.{self.name}": torch.stack(views)}
@@ -180,14 +197,10 @@ class ImageView:
     def _least(self, progress: float | None) -> int | None:
         """The fewest pixels of the image's short side for which the smallest crop has the target's
         size."""
-        if progress is None or self.augment is None:
+        if progress is None or not self._augments:
             return self.preprocess.least()  # type: ignore[union-attr]  # of images
-        augment = self.augment
-        strength = self.augment.strength(progress)
-        area = 1 + (min(augment.crop) - 1) * strength
-        stretch = max(max(augment.ratio), 1 / min(augment.ratio)) ** strength
         side = max(self.preprocess.shape[-2:])
-        return math.ceil(side * math.sqrt(stretch / area))
+        return max(math.ceil(side * augment.enlarged(progress)) for augment in self._augments)
 
     def _vary(
         self, image: Image.Image, rng: np.random.Generator, augment: Augment, progress: float
@@ -221,6 +234,8 @@ class ImageView:
         if augment.blur and rng.uniform() < augment.blur * strength:
             sigma = rng.uniform(0.1, 2.0) * min(size) / 224
             pixels = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
+        if augment.solarise and rng.uniform() < augment.solarise * strength:
+            pixels = np.where(pixels < 128, pixels, 255 - pixels)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), box
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diptych.data.images import Preprocess
 from diptych.data.sample import Sample, Source
@@ -88,6 +89,25 @@ def cells_of(shape: tuple[int, ...], grid: tuple[int, int]) -> np.ndarray:
     return rows[:, None] * grid[1] + columns
 
 
+def level_option(level: int | None) -> tuple[str, ...]:
+    """Return the feature map as an option of a protocol."""
+    return () if level is None else (f"level={level}",)
+
+
+def represented(
+    model: Any, pixels: Tensor, batch_size: int, level: int | None
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return the features (N, h · w, D) of pixels (N, 3, H, W), and their grid (h, w). Raises
+    InputError if they have none."""
+    options = {} if level is None else {"level": level}
+    encoded = model.represent(pixels, batch_size=batch_size, **options)
+    if encoded.grid is None:
+        raise InputError(
+            "dense probes need features on a grid; this model's image tower pools them away"
+        )
+    return as_vectors(encoded.patches), encoded.grid
+
+
 def positions(
     model: Any,
     source: Source,
@@ -100,12 +120,14 @@ def positions(
     exact: bool,
     batch_size: int,
     steps: Steps,
+    level: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return features (P, D) of the positions of all images, the targets `cells(plane(sample),
     grid)` of them (P,), and the number of the image of each (P,).
 
     Of each image at most `most` / N positions are kept, sampled by (seed, the image's number), so
-    that P <= `most`; None keeps all. Raises InputError for a model whose features have no grid.
+    that P <= `most`; None keeps all. `level` is the feature map of the tower (`Model.represent`).
+    Raises InputError for a model whose features have no grid.
     """
     share = None if most is None else max(1, most // len(source))
     features = []
@@ -114,17 +136,13 @@ def positions(
     for pixels, planes in read_images(
         model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
-        encoded = model.represent(pixels, batch_size=batch_size)
-        if encoded.grid is None:
-            raise InputError(
-                "dense probes need features on a grid; this model's image tower pools them away"
-            )
-        for tokens, mine in zip(as_vectors(encoded.patches).numpy(), planes, strict=True):
+        found, grid = represented(model, pixels, batch_size, level)
+        for tokens, mine in zip(found.numpy(), planes, strict=True):
             kept = np.arange(len(tokens))
             if share is not None:
                 kept = generator(seed, "positions", len(owners)).permutation(len(tokens))[:share]
             features.append(tokens[kept])
-            targets.append(cells(mine, encoded.grid)[kept])
+            targets.append(cells(mine, grid)[kept])
             owners.append(len(kept))
     return (
         np.concatenate(features),

@@ -20,7 +20,13 @@ from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._features import split
-from diptych.evaluation.suites._patches import MOST, cell_classes, laid_under, positions
+from diptych.evaluation.suites._patches import (
+    MOST,
+    cell_classes,
+    laid_under,
+    level_option,
+    positions,
+)
 from diptych.linear import CS, classifier
 from diptych.metrics import lab
 
@@ -42,6 +48,7 @@ def dense(
     *,
     train: Source | str | None = None,
     mask: str | None = None,
+    level: int | None = None,
     seeds: Sequence[int] = (0,),
     most: int = MOST,
     batch_size: int = 64,
@@ -53,8 +60,9 @@ def dense(
 
     The probe is trained on at most `most` positions of `train`, a source or its spec, and tested on
     all of `source`; without `train`, `source` is split by the first seed. `mask` is class, or the
-    first whose numbers have class names; 255 in it is void. Also returned: `n` test positions,
-    `n_train`, `bad` samples by reason, and the protocol.
+    first whose numbers have class names; 255 in it is void. `level` is the feature map that is
+    probed, counted from the finest one; by default the tokens are. Also returned: `n` test
+    positions, `n_train`, `bad` samples by reason, and the protocol.
     """
     mask = mask_of(source, mask)
     halves = split(source, train, seeds[0])
@@ -90,6 +98,7 @@ def dense(
             exact=exact,
             batch_size=batch_size,
             steps=steps,
+            level=level,
         )
         known = y != VOID
         found.append((x[known], y[known].astype(int), owners[known]))
@@ -105,7 +114,7 @@ def dense(
         field=mask,
         classes=names,
         rule="linear classifier of the cell's most common class; 255 is void; mean IoU of classes that occur",
-        options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
+        options=(*halves.options, *level_option(level), f"most={most}", f"seed={seeds[0]}"),
     )
     named = {names[value]: {"iou": iou} for value, iou in by_class.items()}
     return (

@@ -18,7 +18,7 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._features import split
-from diptych.evaluation.suites._patches import MOST, cell_means, laid_under, positions
+from diptych.evaluation.suites._patches import MOST, cell_means, laid_under, level_option, positions
 from diptych.evaluation.suites._ridge import ridge
 
 card = {
@@ -33,6 +33,7 @@ def depth(
     source: Source,
     *,
     train: Source | str | None = None,
+    level: int | None = None,
     seeds: Sequence[int] = (0,),
     most: int = MOST,
     batch_size: int = 64,
@@ -43,8 +44,8 @@ def depth(
 
     The probe is trained on at most `most` positions of `train`, a source or its spec, and tested on
     all of `source`; without `train`, `source` is split by the first seed. Depth is the array
-    `depth` (H, W), NaN where it is unknown. Also returned: `n` test positions, `n_train`, `bad`
-    samples by reason, and the protocol.
+    `depth` (H, W), NaN where it is unknown. `level` is that of the dense probe. Also returned: `n`
+    test positions, `n_train`, `bad` samples by reason, and the protocol.
     """
     halves = split(source, train, seeds[0])
     bad = Counter()
@@ -69,6 +70,7 @@ def depth(
             exact=exact,
             batch_size=batch_size,
             steps=steps,
+            level=level,
         )
         known = np.isfinite(y)
         found.append((x[known], y[known], owners[known]))
@@ -81,7 +83,7 @@ def depth(
         exact=exact,
         field="depth",
         rule="ridge regression of the cell's mean depth on standardised features, strength by a fifth of the images",
-        options=(*halves.options, f"most={most}", f"seed={seeds[0]}"),
+        options=(*halves.options, *level_option(level), f"most={most}", f"seed={seeds[0]}"),
     )
     (x, y, owners), (test_x, test_y, _) = found
     results = {"n": len(test_y), "n_train": len(y)} | ridge(

@@ -74,10 +74,14 @@ class Temperature(nn.Module):
 
 
 class Momentum(nn.Module):
-    """A moving average of a module: p' <- m p' + (1 - m) p. No gradient, always in evaluation mode.
+    """A moving average of a module: p' <- m p' + (1 - m) p. No gradient.
 
-    Call `update()` in `after_step`; buffers and frozen parameters are copied unchanged. The weights
-    are part of the state dict and so of checkpoints.
+    Call `update()` in `after_step`; frozen parameters are copied unchanged. The weights are part of
+    the state dict and so of checkpoints.
+
+    With `buffers` "copied", the buffers are those of the module, and the average is always in
+    evaluation mode. With "own" it is in the mode of the method, so that in training its batch norms
+    see the batch, and have running statistics of their own.
 
     >>> online = nn.Linear(1, 1)
     >>> slow = Momentum(online, m=0.9)
@@ -85,12 +89,15 @@ class Momentum(nn.Module):
     False
     """
 
-    def __init__(self, module: nn.Module, m: float = 0.996):
+    def __init__(
+        self, module: nn.Module, m: float = 0.996, buffers: Literal["copied", "own"] = "copied"
+    ):
         super().__init__()
         if not 0 <= m <= 1:
             raise InputError(f"momentum m is {m}; it is a share between 0 and 1")
         self.m = m
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.own_buffers = buffers == "own"
+        self.module = copy.deepcopy(module).requires_grad_(False).train(self.own_buffers)
         for parameter in self.module.parameters():
             parameter.frozen = True  # type: ignore[attr-defined]  # also where a stage's patterns match its name
         self._online = (module,)  # a tuple, so that the followed module is not registered twice
@@ -107,11 +114,13 @@ class Momentum(nn.Module):
         online = self.online
         for slow, fast in zip(self.module.parameters(), online.parameters(), strict=True):
             slow.lerp_(fast, 1.0 if getattr(fast, "frozen", False) else 1 - m)
+        if self.own_buffers:
+            return
         for slow, fast in zip(self.module.buffers(), online.buffers(), strict=True):
             slow.copy_(fast)
 
     def train(self, mode: bool = True) -> "Momentum":
-        return super().train(False)
+        return super().train(mode and self.own_buffers)
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
