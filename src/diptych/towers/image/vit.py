@@ -263,7 +263,8 @@ class ViT(ImageTower):
             return found
         if edit is not None:
             tokens = edit(last, tokens)
-        return replace(found, tokens=self.norm(self.transformer.layers[last].values(tokens)))
+        block: Any = self.transformer.layers[last]
+        return replace(found, tokens=self.norm(block.values(tokens)))
 
     def _key_mask(self, tokens: Tensor, real: Tensor) -> Tensor:
         """The mask (B, N) of tokens, of which CLS tokens and registers are always real."""
