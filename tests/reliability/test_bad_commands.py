@@ -274,6 +274,14 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ),
     # models that cannot do what is asked
     ("detect tiny photos", ("a model with detect, which tiny has not", "cones")),
+    ("segment tiny photos", ("no classes", "give --names")),
+    (
+        "segment tiny photos --names cat,dog --route heads",
+        ("no route 'heads'", "tokens and values"),
+    ),
+    ("segment tiny photos --names cat,dog --out full", ("full exists", "name a new one")),
+    ("segment tiny empty --names cat,dog --out x", ("empty",)),
+    ("segment tiny photos --names cat,,dog", ("hold an empty one", "name every class")),
     ("draw tiny cat --out x", ("a model with draw, which tiny has not", "cones")),
     ("generate tiny cat", ("a model with generate, which tiny has not", "language_model")),
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
