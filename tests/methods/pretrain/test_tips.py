@@ -13,6 +13,7 @@ import diptych
 from diptych.cli import main
 from diptych.errors import InputError
 from diptych.methods.base import At
+from diptych.methods.make import Make
 from diptych.methods.pretrain.tips.objectives import (
     PrototypeHead,
     centred,
@@ -31,6 +32,9 @@ IMAGE = (
 OPTIONS = {"crop_size": 16, "crops": 3, "head": "mlp:hidden=16:layers=3:norm=none:activation=gelu",
            "head_width": 8, "prototypes": 12}  # fmt: skip
 WORDS = tokenizer()
+DATA = "scenes:size=32:texts=web+synthetic:count=40"
+LINE = ["train", "tips", "--data", DATA, "--steps", "2", "--batch-size", "8", "--quiet",
+        *(f"--method.{name}={value}" for name, value in OPTIONS.items())]  # fmt: skip
 TRAIN = [
     "--image-tower",
     IMAGE,
@@ -105,9 +109,11 @@ def test_momentum_and_temperatures_follow_their_schedules():
 
 def test_parameters_are_those_of_the_published_sizes():
     """Patches, positions, CLS and mask tokens, blocks with layer scale, the final norm."""
-    for name, width, depth, mlp in (("paper", 768, 12, 3072), ("vit_s", 384, 12, 1536),
-                                    ("vit_l", 1024, 24, 4096), ("vit_so400m", 1152, 27, 4304),
-                                    ("vit_g", 1536, 40, 4096)):  # fmt: skip
+    for name, width, depth, mlp in (
+        ("paper", 768, 12, 3072),
+        ("vit_so400m", 1152, 27, 4304),
+        ("vit_g", 1536, 40, 4096),
+    ):
         preset = method_class("tips").presets[name]
         make = small_make(preset.image, preset.text, width, WORDS)
         with torch.device("meta"):
@@ -388,58 +394,92 @@ def test_what_does_not_fit_is_refused(options, message):
         tips(**options)
 
 
-# ---- a run
+# ---- runs
 
 
-def test_from_training_to_a_stage_of_higher_resolution(tmp_path, capsys):
-    data = "scenes:size=32:texts=web+synthetic:count=40"
-    options = [f"--method.{name}={value}" for name, value in OPTIONS.items()]
-    line = [
-        "train",
-        "tips",
-        "--data",
-        data,
-        "--steps",
-        "2",
-        "--batch-size",
-        "8",
-        "--quiet",
-        *options,
-    ]
-    assert main([*line, *TRAIN, "--out", str(tmp_path / "low")]) == 0
-    assert (
-        main(
-            [
-                *line,
-                "--init",
-                str(tmp_path / "low"),
-                "--method.size",
-                "48",
-                "--out",
-                str(tmp_path / "high"),
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps at 32 pixels."""
+    out = tmp_path_factory.mktemp("tips") / "low"
+    assert main([*LINE, *TRAIN, "--out", str(out)]) == 0
+    return out
+
+
+def test_a_smaller_model_is_distilled_from_all_patches_of_a_frozen_one(trained):
+    narrow = IMAGE.replace("width=32:depth=2", "width=16:depth=1")
+    method = make_method("tips", 1, narrow, "text:width=16:depth=1:heads=2", 16, WORDS,
+                         **OPTIONS, teacher=str(trained))  # fmt: skip
+    method.setup({})
+    assert [view.gives[0] for view in method.views(method.stages()[0])][1:] == [
+        "texts.main", "texts.main2", "images.local"
+    ]  # fmt: skip
+    batch, at = batch_of(2), At(2, 20, 0, 0)
+    del batch.fields["main.hidden"]
+    with torch.no_grad():
+        found = total(method, batch, at)
+        model = diptych.load(trained)
+        heads = model.delivered.heads
+        taught = model.encoder.image(batch.image.flat)
+        seen = method.model.image(batch.image.flat)
+        losses = []
+        for i in range(2):
+            targets = slow_logits(heads["patch"], taught.patches[i])
+            students = slow_logits(method.heads["patch"], seen.patches[i])
+            losses += [
+                slow_entropy(target, student, [0.0] * 12, 0.05, 0.1)
+                for target, student in zip(targets, students, strict=True)
             ]
-        )
-        == 0
-    )
-    low, high = (diptych.load(tmp_path / name) for name in ("low", "high"))
+        assert found.terms["mask"].item() == pytest.approx(2 * sum(losses) / len(losses), abs=1e-4)
+        before = [value.clone() for value in heads.state_dict().values()]
+        method.after_step(found.carry, at)
+    assert method.centre_patch.abs().sum() > 0
+    for old, new in zip(
+        before, method.lent.model.delivered.heads.state_dict().values(), strict=True
+    ):
+        assert torch.equal(old, new)
+    assert not any("lent" in name for name, _ in method.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teacher": "tiny"}, "the teacher tiny is no run of tips"),
+        ({"prototypes": 13}, "has other prototypes"),
+        ({"alpha": 0.0}, "has other prototypes"),
+        ({"image": IMAGE.replace("patch=8", "patch=16")}, "reads patches of 8 pixels"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(trained, options, message):
+    method = tips(**{"teacher": str(trained), **options})
+    with pytest.raises(InputError, match=message):
+        method.setup({})
+
+
+def test_a_further_stage_goes_on_with_the_heads_at_another_size(trained):
+    low = diptych.load(trained)
+    method = make_method("tips", 2, make=Make.of(low), **OPTIONS, size=48)
+    assert method.model.image.config.image_size == 48
+    expected = low.delivered.heads.state_dict()
+    for heads in (method.heads, method.teacher.module[1]):
+        for name, value in heads.state_dict().items():
+            assert torch.equal(value, expected[name])
+    with pytest.raises(InputError, match="give the options that it was trained with"):
+        make_method("tips", 2, make=Make.of(low), **{**OPTIONS, "prototypes": 13})
+
+
+def test_from_training_to_a_stage_of_higher_resolution(trained, tmp_path, capsys):
+    further = [*LINE, "--init", str(trained), "--method.size"]
+    assert main([*further, "48", "--out", str(tmp_path / "high")]) == 0
+    low, high = diptych.load(trained), diptych.load(tmp_path / "high")
     assert (low.preprocess.size, high.preprocess.size) == (32, 48)
     assert high.spaces == ("web", "synthetic")
     capsys.readouterr()
-    refused = [
-        *line,
-        "--init",
-        str(tmp_path / "low"),
-        "--method.size",
-        "50",
-        "--out",
-        str(tmp_path / "x"),
-    ]
-    assert main(refused) == 2
+    assert main([*further, "50", "--out", str(tmp_path / "x")]) == 2
     assert "method.size is 50 pixels" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
-    image = diptych.data.sources.open_source(data)[0].images["main"]
+    image = diptych.data.sources.open_source(DATA)[0].images["main"]
     web, synthetic = (high.space(name).embed_images(image) for name in high.spaces)
     assert not torch.equal(web, synthetic)
-    evaluate = ["evaluate", str(tmp_path / "high"), "--data", data, "--suite", "retrieval"]
+    evaluate = ["evaluate", str(tmp_path / "high"), "--data", DATA, "--suite", "retrieval"]
     assert main([*evaluate, "--role", "synthetic", "--space", "synthetic", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["retrieval"]["n"] == 40

@@ -12,8 +12,11 @@ The student's embeddings e and the teacher's e', p' are of the unmasked global c
 student's patches of the global crop in which a share of the patches is replaced by a learned token.
 h, g are heads that give cosines with K prototypes (`objectives.PrototypeHead`). The teacher (') is a
 moving average of tower and heads, whose momentum rises to 1 by a cosine; c, d are moving averages
-of its logits. Inference: e1 and e2 as the spaces `web` and `synthetic`, and patches, which are
-compared with texts by the route `values` of the tower.
+of its logits. Where a smaller model is distilled from a trained one, that is the teacher, unchanged,
+and L_mask is of all patches of a student that sees them.
+
+Inference: e1 and e2 as the spaces `web` and `synthetic`, and patches, which are compared with texts
+by the route `values` of the tower.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,15 +33,18 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, DuplicatesConfig, Pairs
 from diptych.methods.make import Make
+from diptych.methods.pretrain.tips.model import SPACES, WithHeads
 from diptych.methods.pretrain.tips.objectives import (
     PrototypeHead,
     centred,
     cross_entropy,
     entropy,
 )
+from diptych.methods.teacher import Teacher
 from diptych.objectives import info_nce
 from diptych.spec import (
     Count,
+    ModelSpec,
     NetworkSpec,
     NotNegative,
     Positive,
@@ -57,7 +63,6 @@ card = {
     "provenance": "code",
 }
 
-SPACES = ("web", "synthetic")
 _HEAD = "layers=3:bias=true:last_bias=true:norm=none:activation=gelu"
 _CLAMP = (0.001, 1.0)  # of the temperature
 
@@ -75,6 +80,8 @@ class Config(DuplicatesConfig):
     - `alpha` and `beta` weigh self-distillation and masked prediction; 0 leaves one out. `distill`
       says whether e1 alone is distilled ("web"), or both with their mean ("both").
     - `mask` is the share of hidden patches, random ones, or with `blocks` those under rectangles.
+    - `teacher` is a run of this method, such as one with larger towers and as many prototypes, which
+      is distilled: it is the teacher, and no patches are hidden.
     - `head` is the MLP before the prototypes (`towers.nn.heads`), `head_width` the width of its
       output, `prototypes` K.
     - `tau_student` and `tau_teacher` are of self-distillation, `mask_tau_student` and
@@ -96,6 +103,7 @@ class Config(DuplicatesConfig):
     distill: Literal["web", "both"] = "web"
     mask: ShareBelowOne = 0.75
     blocks: bool = False
+    teacher: ModelSpec | None = None
     head: NetworkSpec = f"mlp:hidden=2048:{_HEAD}"
     head_width: Width = 256
     prototypes: Width = 32_768
@@ -134,11 +142,10 @@ class TIPS(Pairs):
         tower: Any = self.model.image
         self.local = configure(Augment, dict(config.local), "local")
         self.distills = config.alpha > 0
-        self.masks = config.beta > 0 and config.mask > 0
+        self.masks = config.beta > 0 and config.mask > 0 and config.teacher is None
         self._check_tower(tower)
-        if config.size is not None and config.size != tower.config.image_size:
-            tower.resize(config.size)
-        parts = {"cls": self.distills, "patch": self.masks}
+        predicts = self.masks or (config.beta > 0 and config.teacher is not None)
+        parts = {"cls": self.distills, "patch": predicts}
         self.heads = nn.ModuleDict(
             {
                 part: PrototypeHead(config.head, tower.width, config.head_width, config.prototypes)
@@ -146,9 +153,16 @@ class TIPS(Pairs):
                 if used
             }
         )
+        # in a tuple, so that its parts are registered once
+        self._delivered = (WithHeads(self.model, self.heads),)
+        make.go_on(self._delivered[0])
+        if config.size is not None and config.size != tower.config.image_size:
+            tower.resize(config.size)
         for part in self.heads:
             self.register_buffer(f"centre_{part}", torch.zeros(config.prototypes))
-        if self.heads:
+        if config.teacher is not None:
+            self.lent = Teacher(config.teacher)
+        elif self.heads:
             self.teacher = Momentum(nn.ModuleList([tower, self.heads]), config.momentum)
         # without masked prediction the tower's mask token is not used
         self.find_unused_parameters = not self.masks  # type: ignore[misc]
@@ -184,6 +198,37 @@ class TIPS(Pairs):
             "segment {run} IMAGES --names 'A,B,C' --route values",
         )
 
+    def setup(self, sources: Mapping[str, Any]) -> None:
+        """Raise InputError for a model given as teacher that is not of this method, or whose patches
+        or prototypes are others."""
+        if self.config.teacher is None:
+            return
+        model = self.lent.model
+        tower: Any = self.model.image
+        if not isinstance(model.delivered, WithHeads):
+            raise InputError(f"the teacher {model.name} is no run of tips, and has no prototypes")
+        theirs: Any = model.encoder.image
+        if theirs.config.patch != tower.config.patch or not theirs.config.any_size:
+            raise InputError(
+                f"the teacher {model.name} reads patches of {theirs.config.patch} pixels, and the image tower patches "
+                f"of {tower.config.patch}; give both the same"
+            )
+        if self.deliver().prototypes != model.delivered.prototypes:
+            raise InputError(
+                f"the teacher {model.name} has other prototypes; give the prototypes, alpha and beta that it was "
+                "trained with"
+            )
+
+    def deliver(self) -> WithHeads:
+        return self._delivered[0]
+
+    def taught(self) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Return the teacher's image tower and heads."""
+        if self.config.teacher is not None:
+            return self.lent.module.image, self.lent.model.delivered.heads
+        tower, heads = self.teacher.module  # type: ignore[misc]
+        return tower, heads
+
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
         tower = self.model.image
@@ -204,18 +249,20 @@ class TIPS(Pairs):
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
         pixels = batch.image.flat
-        pooled = self.model.image(pixels).pooled
-        web, synthetic = normalize(self.model.project_image(pooled), dim=-1).unbind(1)
-        features = {"image": web, "image2": synthetic}
+        encoded = self.model.image(pixels)
+        vectors = normalize(self.model.project_image(encoded.pooled), dim=-1)
+        features = {"image": vectors[:, 0], "image2": vectors[:, 1]}
         if not self.heads:
             return features
-        tower, heads = self.teacher.module  # type: ignore[misc]
+        tower, heads = self.taught()
         with torch.no_grad():
             taught = tower(pixels)
-        if self.distills:
+        if "cls" in self.heads:
             features |= self._distilled(batch, taught.pooled, heads["cls"])
-        if self.masks:
-            features |= self._predicted(batch, taught.patches, heads["patch"], at)
+        if "patch" in self.heads:
+            hidden: Any = batch.fields["main.hidden"] if self.masks else None
+            seen = encoded if hidden is None else self.model.image(pixels, hidden=hidden)
+            features |= self._predicted(seen.patches, hidden, taught.patches, heads["patch"], at)
         return features
 
     def _distilled(self, batch: Batch, taught: Tensor, teacher: nn.Module) -> Features:
@@ -234,14 +281,15 @@ class TIPS(Pairs):
             "centre_cls": logits.mean(1),
         }
 
-    def _predicted(self, batch: Batch, taught: Tensor, teacher: Any, at: At) -> Features:
-        """The sum of L_mask over the hidden patches of each image and their number, from the
-        teacher's patches (B, P, D) of the whole global crop."""
+    def _predicted(
+        self, seen: Tensor, hidden: Tensor | None, taught: Tensor, teacher: Any, at: At
+    ) -> Features:
+        """The sum of L_mask over the hidden patches of each image, or all of them, and their number,
+        from the student's patches and the teacher's of the whole global crop (B, P, D)."""
         config = self.config
-        hidden: Any = batch.fields["main.hidden"]
-        student = self.heads["patch"](
-            self.model.image(batch.image.flat, hidden=hidden).patches[hidden]
-        )
+        if hidden is None:
+            hidden = torch.ones(seen.shape[:2], dtype=torch.bool, device=seen.device)
+        student = self.heads["patch"](seen[hidden])
         with torch.no_grad():
             vectors = teacher.vectors(taught)
             logits = teacher.cosines(vectors[hidden])
@@ -250,7 +298,7 @@ class TIPS(Pairs):
         losses = cross_entropy(targets, student, config.mask_tau_student)
         rows = hidden.nonzero()[:, 0]
         return {
-            "predicted": losses.new_zeros(len(batch)).index_add(0, rows, losses),
+            "predicted": losses.new_zeros(len(hidden)).index_add(0, rows, losses),
             "hidden": hidden.sum(1).to(losses.dtype),
             "centre_patch": mean,
         }
@@ -269,10 +317,10 @@ class TIPS(Pairs):
             pair = features[f"image{end}"], features[f"text{end}"]
             terms[space] = info_nce(*pair, scale, **self.equal(batch, end)) / 2
         logged = dict(self.logged(features))
-        if self.distills:
+        if "distill" in features:
             terms["distill"] = config.alpha * features["distill"].mean()
             logged["teacher_entropy"] = features["entropy"].mean()
-        if self.masks:
+        if "predicted" in features:
             count = features["hidden"].sum().clamp(min=1)
             terms["mask"] = config.beta * features["predicted"].sum() / count
         means = {name: features[name].detach() for name in self.averaged if name in features}
@@ -281,7 +329,7 @@ class TIPS(Pairs):
     def after_step(self, carry: Mapping[str, Any], at: At) -> None:
         for name, mean in carry.items():
             getattr(self, name).lerp_(mean, 1 - self.config.centre_momentum)
-        if self.heads:
+        if self.heads and self.config.teacher is None:
             self.teacher.update(cosine_momentum(self.config.momentum, at.progress))
 
 
