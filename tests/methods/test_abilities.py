@@ -19,7 +19,7 @@ class Blind:
     [
         ("detect", "train one with `diptych train cones --preset detect`"),
         ("generate", "train one with .*close` or .*language_model`"),
-        ("segment", "no method has it yet; denseclip and cocu will"),
+        ("reconstruct", "no method has it yet; sycoca will"),
         ("unheard_of", "name another model"),
     ],
 )

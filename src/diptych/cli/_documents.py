@@ -50,6 +50,14 @@ def ratings(args: Namespace, out: Path) -> None:
         show(f"{lacking:,} visual ones have no image: they serve to calibrate and to evaluate")
 
 
+def check_list(out: Path) -> None:
+    """Raise InputError for a path that is no .npz file."""
+    if out.suffix != ".npz":
+        raise InputError(
+            f"{out}: the list of what is kept is a .npz file; give --out {out.with_suffix('.npz')}"
+        )
+
+
 def check_table(out: Path, what: str) -> None:
     """Raise InputError for a path that is no .jsonl file."""
     if out.suffix != ".jsonl":

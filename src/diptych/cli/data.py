@@ -6,7 +6,8 @@ A world is named with its options, as `scenes:size=96:number=2`. `make` writes t
 every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
 scenes:count=5000`). A run of `make` that was stopped goes on where it was. `filter` drops pairs by
 ALIGN's rules of frequency, and writes a list that is read in place of the source (`--data
-filtered:FILE`). `vary` puts other things in the place of each object, in the image and in its
+filtered:FILE`). `curate` writes such a list of the images of a pool that a model finds nearest to
+those of other sources. `vary` puts other things in the place of each object, in the image and in its
 captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
 reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random,
 and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `pages` writes
@@ -20,7 +21,7 @@ image or text; a source reads those of classes with `:captions=FILE`.
 from pathlib import Path
 from typing import Any
 
-from diptych.cli import _describe, _documents, _negatives, _vary
+from diptych.cli import _curate, _describe, _documents, _negatives, _vary
 from diptych.cli._model import MODELS, add_device, add_engine, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
@@ -30,6 +31,7 @@ from diptych.errors import InputError, unknown
 GROUP = "Look up"
 USAGE = (
     "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
+    "curate POOL --queries SOURCE --model MODEL --out kept.npz | "
     "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
     "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
     "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json"
@@ -39,6 +41,7 @@ EXAMPLES = (
     "diptych data make reports:split=test --count 500 --form ms-cxr --out phrases/",
     "diptych data show scenes:edits=all:styles=seen --out page.html",
     "diptych data filter 'shards/*.tar' --rules shorter_side=None:vocabulary=50000 --out kept.npz",
+    "diptych data curate 'pool/*.tar' --queries pets/ --k 8 --drop-near test/ --model tiny --out kept.npz",
     "diptych data vary scenes:number=2 --count 500 --model tiny --out varied/",
     "diptych data vary coco.json --by sd2-inpainting/ --portrayals words.json --model hf:clip/ --out varied/",
     "diptych data negatives diagrams:edits=all --kinds edits+rule+retrieval --count 1000 --out lists/",
@@ -52,6 +55,7 @@ _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard", "form"),
     "show": ("count", "seed", "start"),
     "filter": ("rules", "role", "test", "engine"),
+    "curate": _curate.OPTIONS,
     "vary": _vary.OPTIONS,
     "negatives": _negatives.OPTIONS,
     "pages": (),
@@ -68,6 +72,7 @@ _NAMED = {  # what is named behind a word, where it is no source, and an example
 _FORMS = ("shards", "ms-cxr")
 _OF_SOURCES = (
     "filter",
+    "curate",
     "vary",
     "negatives",
     "pages",
@@ -81,8 +86,8 @@ def add(parser: Parser) -> None:
     parser.option(
         "What",
         "what",
-        help="make (tar shards), show (a page of samples), filter (a list of what to keep), vary (images and a "
-        "table), negatives (images and a list), pages, label or ratings (a table) or describe (texts)",
+        help="make (tar shards), show (a page of samples), filter or curate (a list of what to keep), vary (images and "
+        "a table), negatives (images and a list), pages, label or ratings (a table) or describe (texts)",
     )
     parser.option(
         "What",
@@ -151,7 +156,7 @@ def add(parser: Parser) -> None:
         "How",
         "--model",
         metavar="MODEL",
-        help=f"label, and vary for the match of captions: {MODELS}",
+        help=f"label, curate, and vary for the match of captions: {MODELS}",
     )
     parser.option(
         "How",
@@ -186,7 +191,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
     )
-    for part in (_vary, _negatives, _describe):
+    for part in (_curate, _vary, _negatives, _describe):
         part.add(parser)
     add_engine(parser)
     add_device(parser)
@@ -209,6 +214,7 @@ def run(args: Namespace) -> None:
     if args.what in _OF_SOURCES:
         works = {
             "filter": _filter,
+            "curate": _curate.run,
             "vary": _vary.run,
             "negatives": _negatives.run,
             "pages": _documents.pages,
@@ -245,10 +251,7 @@ def _filter(args: Namespace, out: Path) -> None:
     from diptych.methods.pretrain.align.filter import Rules, filtered
     from diptych.spec import configure, parse
 
-    if out.suffix != ".npz":
-        raise InputError(
-            f"{out}: the list of what is kept is a .npz file; give --out {out.with_suffix('.npz')}"
-        )
+    _documents.check_list(out)
     limits = parse(f"rules:{args.rules}").options if "rules" in args else {}
     rules = configure(Rules, limits, "--rules")
     workers = Ray.parse(args.engine) if "engine" in args else 0

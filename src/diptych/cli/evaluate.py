@@ -177,6 +177,12 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         some,
+        "--route",
+        metavar="NAME",
+        help="segment: how positions are computed: tokens (default), or values of a ViT",
+    )
+    parser.option(
+        some,
         "--features",
         type=Literal["embedding", "projected", "pooled", "text"],
         metavar="KIND",
@@ -367,7 +373,7 @@ _PLAIN = (
         "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
-    *("task", "reference", "lexicon", "drawer", "background"),
+    *("task", "reference", "lexicon", "drawer", "background", "route"),
 )
 
 

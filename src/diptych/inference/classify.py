@@ -154,13 +154,13 @@ def _classes(
         except InputError as error:
             raise InputError(f"{_MISSING} ({error})") from None
         return list(source.schema()[f"labels.{chosen}"].classes)
-    return _named(names)
+    return read_names(names)
 
 
 _MISSING = "no class is named; give --names 'A,B,C', or a file with one a line"
 
 
-def _named(names: Sequence[str] | str | Path) -> list[str]:
+def read_names(names: Sequence[str] | str | Path) -> list[str]:
     """Return the names of a list, of "a,b", or of a file with one on each line."""
     if not isinstance(names, str | Path):
         return list(names)
@@ -275,7 +275,7 @@ def _text_classes(
     """Return the requested classes, else those that the model was trained on, else the labels of
     the source."""
     if names is not None:
-        return _named(names)
+        return read_names(names)
     if label is None and getattr(model, "label_names", ()):
         return list(model.label_names)
     try:

@@ -150,7 +150,6 @@ ABILITIES = frozenset(
 """All abilities; those of a card are among them."""
 
 COMING: Mapping[str, tuple[str, ...]] = {
-    "segment": ("denseclip", "cocu"),
     "embed_regions": ("clim", "villa", "dito", "doco"),
     "reconstruct": ("sycoca",),
 }
@@ -161,8 +160,8 @@ def able_methods(ability: str) -> str:
     """Return the commands that train a model with an ability, from the cards of all methods, or the
     methods that will have it, for the end of a message.
 
-    >>> able_methods("compose"), able_methods("segment")
-    ('train one with `diptych train sprc`', 'no method has it yet; denseclip and cocu will')
+    >>> able_methods("compose"), able_methods("reconstruct")
+    ('train one with `diptych train sprc`', 'no method has it yet; sycoca will')
     """
     flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
     commands = [

@@ -47,6 +47,12 @@ class TrainedClassesModel(Model):
         self.delivered.set_classes(names)
         self.classes = self.delivered.classes
 
+    def segment(self, images: ImagesLike, **options: Any) -> Tensor:
+        """Raises InputError: the classifier reads whole images."""
+        raise InputError(
+            f"{self.name} was trained to classify whole images; segment with the model that it adapts"
+        )
+
 
 class ClassifierModel(TrainedClassesModel):
     """A model adapted to named classes: `class_logits` come from its classifier.

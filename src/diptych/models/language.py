@@ -57,10 +57,11 @@ class CausalLM(nn.Module):
             not isinstance(tower, TextTower)
             or not tower.config.causal
             or tower.config.padding == "max"
+            or tower.config.scale_embedding
         ):
             raise InputError(
-                f"a language model needs a causal text tower that is not always padded, not {tower.spec['name']!r} "
-                "with these options; choose text:causal=true:padding=longest"
+                f"a language model needs a causal text tower that is not always padded and does not scale its "
+                f"embeddings, not {tower.spec['name']!r} with these options; choose text:causal=true:padding=longest"
             )
         self.tower = tower
 

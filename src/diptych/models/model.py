@@ -26,6 +26,7 @@ from diptych.dtypes import at_least_float32
 from diptych.errors import InputError, Missing
 from diptych.models.class_names import class_directions
 from diptych.models.delivered import Delivered, Validation
+from diptych.models.dense import patch_vectors, pixel_classes
 from diptych.models.pixels import ImagesLike, pixel_batches
 from diptych.models.saved import Saved
 from diptych.towers.dual import DualEncoder, pooled
@@ -309,23 +310,33 @@ class Model(TextModel):
         *,
         batch_size: int = 64,
         exact: bool = False,
+        route: str = "tokens",
         level: int | None = None,
         progress: Progress | None = None,
     ) -> Encoded:
         """The image tower's output before the projection: tokens (N, T, D), pooled (N, D); float32,
         on the CPU.
 
-        With `level`, tokens are the positions of that feature map of the tower, counted from the
-        finest one. `images` and errors are those of `embed_images`; InputError also for no image at
-        all, and for a map that the tower does not have.
+        `route` says how the tokens are computed: "tokens", the output of the last block, or of a
+        ViT "values" (`towers.image.vit.ViT.forward`). With `level` they are the positions of that
+        feature map of the tower, counted from the finest one.
+
+        `images` and errors are those of `embed_images`; InputError also for no image at all, and for
+        a route or a map that the tower does not have.
         """
+        routes = self.encoder.image.routes
+        if route not in routes:
+            raise InputError(
+                f"the image tower of {self.name} has no route {route!r}; it has {' and '.join(routes)}"
+            )
+        options = {} if route == "tokens" else {"route": route}
         batches, count = self._batches(images, batch_size, exact)
         if not count:
             raise InputError(f"{self.name} has no image to represent; give one at least")
         found: list[Encoded] = []
         with evaluating(self.encoder), torch.inference_mode():
             for (pixels,) in batches:
-                encoded = self.encoder.encode_image(pixels.to(self.device))
+                encoded = self.encoder.encode_image(pixels.to(self.device), **options)
                 found.append(encoded if level is None else encoded.of_level(level))
                 if progress:
                     progress(sum(len(each.pooled) for each in found), count)
@@ -395,28 +406,32 @@ class Model(TextModel):
             vectors, self._class_vectors
         )
 
+    def segment(
+        self,
+        images: ImagesLike,
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+        route: str = "tokens",
+    ) -> Tensor:
+        """The class of each pixel of preprocessed images (N, H, W), int64: its number among the
+        classes that were set, by the cosine of their vectors with the positions.
+
+        `images` and `route` are those of `represent`. Raises InputError as it does, without classes,
+        and for an image tower without positions.
+        """
+        if not self.classes:
+            raise InputError(
+                f"{self.name} knows no classes; name them first, with set_classes or --names"
+            )
+        settings: dict[str, Any] = {"exact": exact, "route": route}
+        return pixel_classes(self, images, self._class_vectors, batch_size, **settings)
+
     def _batches(
         self, images: ImagesLike, batch_size: int, exact: bool
     ) -> tuple[Iterator[tuple[Tensor]], int]:
         """Batches of pixels (N, 3, size, size), and the number of images."""
         return pixel_batches(images, self.preprocess, batch_size, exact)
-
-
-def patch_vectors(
-    model: Any, images: Any, batch_size: int = 64, **options: Any
-) -> tuple[Tensor, tuple[int, int]]:
-    """Unit vectors (N, h · w, E) of the positions of images, and the grid (h, w).
-
-    `images` are those of `Model.embed_images`.
-    """
-    encoded = model.represent(images, batch_size=batch_size, **options)
-    if encoded.grid is None or encoded.tokens.shape[-1] != encoded.pooled.shape[-1]:
-        raise InputError(
-            f"{model.name} has no positions to point at: its image tower pools them away"
-        )
-    with torch.inference_mode():
-        vectors = model.encoder.project_image(encoded.patches.to(model.device)).float().cpu()
-    return F.normalize(vectors, dim=-1), encoded.grid
 
 
 @contextmanager

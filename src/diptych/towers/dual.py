@@ -298,7 +298,8 @@ def _named(spaces: Sequence[str], vectors: int) -> tuple[str, ...]:
         )
     if len(set(spaces)) != len(spaces) or (vectors == 1 and spaces):
         raise InputError(
-            f"the spaces {', '.join(spaces)} are not one for each of the {vectors} vectors that the image tower pools"
+            f"the spaces {', '.join(spaces)} are not one for each of the {vectors} vectors that the image tower pools; "
+            f"choose a tower with as many CLS tokens, such as vit:cls={len(spaces)}"
         )
     return tuple(spaces)
 

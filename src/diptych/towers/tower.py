@@ -58,6 +58,8 @@ class ImageTower(Tower):
 
     mean: Tensor
     std: Tensor
+    routes: ClassVar[tuple[str, ...]] = ("tokens",)
+    """How the features of positions can be computed, by the name that `forward(route=)` takes."""
 
     def __init__(self, config: Any, preprocess: AnyPreprocess):
         super().__init__(config)

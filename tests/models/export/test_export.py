@@ -129,6 +129,8 @@ def test_texts_alone_become_modules_of_sentence_transformers(name: str, tmp_path
     ("text", "dual", "words"),
     [
         ({"layer_scale": 0.1}, {}, "its text tower has layer_scale=0.1 (wanted: None)"),
+        ({"positions": "sinusoidal"}, {}, "has positions='sinusoidal' (wanted: None or 'learned')"),
+        ({"scale_embedding": True}, {}, "has scale_embedding=True (wanted: None or False)"),
         (
             {"name": "hf", "config": BERT, "causal": False},
             {},
@@ -143,6 +145,19 @@ def test_texts_alone_that_do_not_fit_are_named(text: Any, dual: Any, words: str,
         export(model, "sentence-transformers", tmp_path / "out")
     assert words in str(caught.value)
     assert "no other target can either" in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["hf", "openclip"])
+def test_activations_that_other_libraries_lack_are_named(target: str, tmp_path: Path):
+    for side, activation in (("image", "swiglu"), ("text", "relu")):
+        towers = {
+            "image": {"name": "vit", "image_size": 32, "patch": 16, "width": 32, "depth": 1, "heads": 2,
+                      "pre_norm": True},
+            "text": WORDS,
+        }  # fmt: skip
+        towers[side] = {**towers[side], "activation": activation}
+        with pytest.raises(InputError, match=f"its {side} tower has activation='{activation}'"):
+            export(make(towers["image"], towers["text"], BPE), target, tmp_path / "out")
 
 
 def test_other_targets_hold_no_texts_alone(tmp_path: Path):

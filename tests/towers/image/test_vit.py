@@ -330,3 +330,32 @@ def test_random_patches_are_not_left_out_of_what_is_real():
     tower = vit(image_size=(4, 24), patch_dropout=0.5).train()
     with pytest.raises(InputError, match="patch_dropout=0"):
         tower(strips(1, 4, 24), real=torch.ones(1, 6, dtype=torch.bool))
+
+
+def test_by_values_each_token_attends_to_itself_alone_in_the_last_block():
+    tower, x = vit(cls=2, layer_scale=0.7), images()
+    usual, values = tower(x), tower(x, route="values")
+    assert torch.equal(values.pooled, usual.pooled)
+    before = tower.blocks(tower.embed(x), stop=2)
+    alone = torch.eye(18, dtype=torch.bool)[None]
+    expected = tower.norm(tower.transformer.layers[2](before, mask=alone))
+    torch.testing.assert_close(values.tokens, expected)
+    assert not torch.allclose(values.patches, usual.patches, atol=1e-3)
+    prompt = Insert(torch.randn(1, 32), layer=2, at=-1)
+    edited = tower(x, edit=prompt, route="values").tokens
+    assert torch.equal(edited[:, :-1], values.tokens[:, :-1])
+    assert not torch.equal(edited[:, -1], values.tokens[:, -1])
+
+
+def test_positions_between_grids_may_be_bilinear_and_cls_tokens_zero():
+    tower = vit(any_size=True, interpolation="bilinear", cls=2, cls_std=0)
+    assert not tower.cls.any()
+    grid = tower.positions.T.reshape(1, 32, 4, 4)
+    options = {"mode": "bilinear", "antialias": True}
+    expected = torch.nn.functional.interpolate(grid, (6, 6), **options)[0].flatten(1).T
+    blank = torch.zeros(1, 3, 24, 24)
+    patches = tower.patch_embed(blank).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tower.embed(blank)[:, 2:], patches + expected)
+    tower.resize(24)
+    torch.testing.assert_close(tower.positions, expected)
+    assert "interpolation" not in vit().spec  # the specs of saved models stay as they are

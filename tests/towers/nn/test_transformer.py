@@ -240,3 +240,12 @@ def test_stretch_keeps_the_first_positions_and_the_ends():
     assert torch.equal(new[:2], old[:2])
     torch.testing.assert_close(new[-1], old[-1])
     assert torch.equal(stretch(old, 6), old)
+
+
+def test_a_gate_has_two_thirds_of_the_hidden_width_in_multiples_of_eight():
+    for width, ratio, hidden in ((1536, 4.0, 4096), (10, 3.0, 24), (12, 4.0, 32)):
+        mlp = FeedForward(width, ratio, "swiglu")
+        assert (mlp.fc1.out_features, mlp.fc2.in_features) == (2 * hidden, hidden)
+    x = torch.randn(3, 12)
+    a, b = mlp.fc1(x)[:, :32], mlp.fc1(x)[:, 32:]
+    torch.testing.assert_close(mlp(x), mlp.fc2(a * torch.sigmoid(a) * b))

@@ -29,7 +29,7 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._patches import cells_of, laid_under
-from diptych.models.model import patch_vectors
+from diptych.models.dense import patch_vectors
 from diptych.objectives.grouping import group_weights
 
 card = {

@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from diptych.data.images import VOID
 from diptych.data.sample import BadSample, Sample, Source
@@ -34,7 +32,7 @@ from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._patches import laid_under
 from diptych.evaluation.suites.dense import mask_of, renumbered
 from diptych.evaluation.suites.zeroshot import class_vectors
-from diptych.models.model import patch_vectors
+from diptych.models.dense import pixel_classes
 
 card = {
     "title": "Zero-shot segmentation: mIoU of classes by their texts",
@@ -65,6 +63,7 @@ def segment(
     *,
     mask: str | None = None,
     templates: Sequence[str] = BANKS["images"],
+    route: str = "tokens",
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -72,9 +71,9 @@ def segment(
     """Return `miou` and `accuracy` of pixels, each class's IoU in `by_class`, and the chance
     values.
 
-    `mask` is class, or the first whose numbers have class names. Also returned: `n` images,
-    `classes`, `bad` samples by reason, and the protocol. Raises InputError for a model whose image
-    tower has no positions.
+    `mask` is class, or the first whose numbers have class names; `route` is that of
+    `Model.represent`. Also returned: `n` images, `classes`, `bad` samples by reason, and the
+    protocol. Raises InputError for a model whose image tower has no positions.
     """
     ready(model, source, mask=mask, templates=templates)
     mask = mask_of(source, mask, "segment")
@@ -82,9 +81,7 @@ def segment(
     names = tuple(name for name in own if name != GROUND)
     steps = Steps(progress, len(source) + len(names) * len(templates))
     bad = Counter[str]()
-    classes = (
-        class_vectors(model, names, templates, batch_size=batch_size, steps=steps).float().cpu()
-    )
+    classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
     table = np.zeros((len(names), len(names)), np.int64)  # true class, predicted class
     count = 0
 
@@ -97,9 +94,8 @@ def segment(
     for pixels, planes in read_images(
         model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
-        positions, grid = patch_vectors(model, pixels, batch_size)
-        for mine, truth in zip(positions, planes, strict=True):
-            predicted = by_pixel((mine @ classes.T).T.unflatten(1, grid), truth.shape)
+        found = pixel_classes(model, pixels, classes, batch_size, route=route)
+        for predicted, truth in zip(found.numpy(), planes, strict=True):
             known = truth != VOID
             table += np.bincount(
                 truth[known].astype(np.int64) * len(names) + predicted[known], minlength=table.size
@@ -118,6 +114,7 @@ def segment(
         field=mask,
         classes=names,
         prompts=tuple(templates),
+        options=() if route == "tokens" else (f"route={route}",),
         rule="each pixel the class of most cosine, bilinear; void and background left out; mIoU of classes that occur",
     )
     return {
@@ -130,20 +127,6 @@ def segment(
         "by_class": {names[number]: {"iou": iou} for number, iou in by_class.items()},
         "bad": dict(bad),
     } | describe(protocol, model)
-
-
-def by_pixel(scores: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the class with the highest score at each pixel: scores (C, h, w), scaled up
-    bilinearly, -> integers (S, S).
-
-    >>> by_pixel(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), (1, 4))
-    array([[0, 0, 1, 1]])
-    """
-    return (
-        F.interpolate(scores[None], shape, mode="bilinear", align_corners=False)[0]
-        .argmax(0)
-        .numpy()
-    )
 
 
 def ious_of(table: np.ndarray) -> dict[int, float]:

@@ -25,13 +25,20 @@ CROP = ("where an image's margin is an odd number of pixels, its centre is cut o
 MENDS = "texts with broken encodings or HTML entities are mended by us and not by the exported tokenizer"
 
 
+OF_TEXTS: Mapping[str, Sequence[Any]] = {
+    "positions": [None, "learned"],
+    "scale_embedding": [None, False],
+}
+"""What all text towers of other libraries have in common."""
+
+
 def differs(spec: Mapping[str, Any], wanted: Mapping[str, Sequence[Any]], side: str) -> str | None:
     """The first option of a tower's spec that has no wanted value, as text; None if there is none.
 
     >>> differs({"name": "conv"}, {"name": ["vit"]}, "image")
     "its image tower has name='conv' (wanted: 'vit')"
     """
-    for key, allowed in wanted.items():
+    for key, allowed in {**wanted, **(OF_TEXTS if side == "text" else {})}.items():
         if spec.get(key) not in allowed:
             return f"its {side} tower has {key}={spec.get(key)!r} (wanted: {' or '.join(map(repr, allowed))})"
     return None

@@ -28,8 +28,9 @@ VIT = {
     "registers": [0],
     "mask_token": [False],
     "layer_scale": [None],
+    "activation": list(NAMES),
 }
-TEXT = {"name": ["text"], "cross": [None], "layer_scale": [None]}
+TEXT = {"name": ["text"], "cross": [None], "layer_scale": [None], "activation": list(NAMES)}
 CLIP_VIT = {"cls": [1], "pre_norm": [True], "pooling": ["cls"]}
 SIGLIP_VIT = {"cls": [0], "pre_norm": [False], "pooling": ["map"]}
 

@@ -35,11 +35,12 @@ from diptych.models.pretrained.openclip.texts import CONFIGS, PROJECTIONS
 PACKAGES = ("open_clip", "timm")
 INSTALL = "'diptych[openclip,vision]'"
 
-IMAGE = {"name": ["vit"], "stem": ["patch"], "registers": [0], "mask_token": [False]}
+GELU = {"activation": ["gelu", "gelu_tanh", "quick_gelu"]}
+IMAGE = {"name": ["vit"], "stem": ["patch"], "registers": [0], "mask_token": [False]} | GELU
 OWN = IMAGE | {"cls": [1], "pooling": ["cls", "mean", "queries"]}
 SIGLIP = IMAGE | {"cls": [0], "pooling": ["map"], "pre_norm": [False]}
 TIMM = {"name": ["timm", "vit"], "levels": [False], "head_conv": [True]}
-WORDS = {"name": ["text"], "cross": [None], "pooling": ["eot", "last", "first", "cls"]}
+WORDS = {"name": ["text"], "cross": [None], "pooling": ["eot", "last", "first", "cls"]} | GELU
 HF = {"name": ["hf"], "padding": ["longest"], "pooling": ["mean", "first"]}
 POOLERS = {"mean": "mean_pooler", "first": "cls_last_hidden_state_pooler"}
 

@@ -37,6 +37,7 @@ class ViTConfig:
     patch_bias: bool = True
     cls: int = 1  # CLS tokens; with several, pooled is (B, K, D)
     cls_position: bool = False  # whether CLS tokens have positions
+    cls_std: float | None = None  # standard deviation of new CLS tokens; None: width ** -0.5
     registers: int = 0
     pre_norm: bool = False
     pooling: Literal["cls", "mean", "map", "queries"] = "cls"
@@ -51,6 +52,7 @@ class ViTConfig:
         False  # hidden patches become this learned token; without it they are removed
     )
     any_size: bool = False  # accept images of any size, interpolating positions on the fly
+    interpolation: Literal["bicubic", "bilinear"] | None = None  # of positions; None: bicubic
     mean: tuple[float, float, float] | None = None  # of the pixels, from 0 to 1; None: CLIP's
     std: tuple[float, float, float] | None = None
     preprocess: Mapping[str, Any] | None = None
@@ -98,7 +100,8 @@ class ViT(ImageTower):
     """
 
     Config = ViTConfig
-    added = ("queries", "pool_width", "pool_heads", "mean", "std")
+    added = ("queries", "pool_width", "pool_heads", "mean", "std", "cls_std", "interpolation")
+    routes = ("tokens", "values")
 
     def __init__(self, config: ViTConfig):
         own = {"size": config.image_size, "mean": config.mean, "std": config.std}
@@ -112,7 +115,8 @@ class ViT(ImageTower):
         self.width = (config.pool_width or D) if config.pooling == "queries" else D
         self.prefix = config.cls + config.registers
         self.patch_embed = _stem(config)
-        self.cls = nn.Parameter(torch.randn(config.cls, D) * D**-0.5) if config.cls else None
+        std = D**-0.5 if config.cls_std is None else config.cls_std
+        self.cls = nn.Parameter(torch.randn(config.cls, D) * std) if config.cls else None
         self.registers = (
             nn.Parameter(torch.randn(config.registers, D) * 0.02) if config.registers else None
         )
@@ -158,7 +162,7 @@ class ViT(ImageTower):
         if hidden is not None and self.mask_token is not None:
             patches = torch.where(hidden[..., None], self.mask_token.to(patches.dtype), patches)
         patches = self._drop(
-            patches + interpolate(self.positions[self._own :], self.grid(x), self.config.grid),
+            patches + self._interpolated(self.grid(x)),
             hidden,
         )
         cls = (
@@ -218,8 +222,13 @@ class ViT(ImageTower):
         hidden: Tensor | None = None,
         mask: Tensor | None = None,
         real: Tensor | None = None,
+        route: str = "tokens",
     ) -> Encoded:
         """Run `embed`, `blocks` and `finish`; `mask` is the key mask of the blocks.
+
+        With the `route` "values" each of the returned tokens has attended to itself alone in the
+        last block, so that it tells what is at its position (Zhou et al., 2022, MaskCLIP). Pooled
+        vectors are the same by both routes.
 
         `real` (B, h · w) bool are patches that are attended to and pooled; the others, such as the
         empty ones behind a text, change nothing. It sets the mask. A strip of one row is cut behind
@@ -242,12 +251,20 @@ class ViT(ImageTower):
                 tokens = tokens[:, : self.prefix + patches]
                 grid = (1, patches)
             mask = self._key_mask(tokens, real)
-        return self.finish(
-            self.blocks(tokens, edit, mask=mask),
+        last = self.config.depth - 1
+        tokens = self.blocks(tokens, edit, mask=mask, stop=last)
+        found = self.finish(
+            self.blocks(tokens, edit, mask=mask, start=last),
             grid if patches == grid[0] * grid[1] else None,
             patches,
             real,
         )
+        if route == "tokens":
+            return found
+        if edit is not None:
+            tokens = edit(last, tokens)
+        block: Any = self.transformer.layers[last]
+        return replace(found, tokens=self.norm(block.values(tokens)))
 
     def _key_mask(self, tokens: Tensor, real: Tensor) -> Tensor:
         """The mask (B, N) of tokens, of which CLS tokens and registers are always real."""
@@ -257,14 +274,17 @@ class ViT(ImageTower):
     def resize(self, image_size: int | tuple[int, int]) -> None:
         """Change the image size: interpolate positions and update config and preprocessing."""
         config = replace(self.config, image_size=image_size, preprocess=None)
-        own = self._own
-        grid = interpolate(self.positions[own:], config.grid, self.config.grid)
-        moved = torch.cat([self.positions[:own], grid])
+        moved = torch.cat([self.positions[: self._own], self._interpolated(config.grid)])
         self.positions = nn.Parameter(
             moved.detach().clone(), requires_grad=self.positions.requires_grad
         )
         self.preprocess = replace(self.preprocess, size=config.image_size)
         self.config = replace(config, preprocess=self.preprocess.to_dict())
+
+    def _interpolated(self, grid: tuple[int, int]) -> Tensor:
+        """The positions (h · w, D) of a grid."""
+        mode = self.config.interpolation or "bicubic"
+        return interpolate(self.positions[self._own :], grid, self.config.grid, mode)
 
     @property
     def _own(self) -> int:
@@ -358,12 +378,15 @@ def _two(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def interpolate(
-    positions: Tensor, grid: tuple[int, int], of: tuple[int, int] | None = None
+    positions: Tensor,
+    grid: tuple[int, int],
+    of: tuple[int, int] | None = None,
+    mode: str = "bicubic",
 ) -> Tensor:
     """Interpolate positions of a grid (P, D) to (h * w, D), unchanged for equal sizes.
 
-    `of` is the grid of the positions, by default a square. Bicubic with antialiasing, as in
-    open_clip.
+    `of` is the grid of the positions, by default a square. With antialiasing; bicubic as in
+    open_clip, or "bilinear".
 
     >>> interpolate(torch.ones(16, 2), (2, 3)).shape
     torch.Size([6, 2])
@@ -375,7 +398,7 @@ def interpolate(
         return positions
     whole = positions.T.reshape(1, -1, *of)
     return (
-        F.interpolate(whole, size=grid, mode="bicubic", antialias=True, align_corners=False)[0]
+        F.interpolate(whole, size=grid, mode=mode, antialias=True, align_corners=False)[0]
         .flatten(1)
         .T
     )

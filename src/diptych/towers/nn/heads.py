@@ -101,7 +101,7 @@ class MLP(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # of Sequential, whose input is called input
         found = super().forward(x.flatten(0, -2))
-        return found.reshape(*x.shape[:-1], -1)
+        return found.reshape(*x.shape[:-1], found.shape[-1])  # also of no vectors at all
 
 
 @dataclass(frozen=True, kw_only=True)

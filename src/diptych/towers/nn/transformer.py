@@ -33,7 +33,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": quick_gelu,
+    "relu": F.relu,
 }
+GATED = "swiglu"
+"""The activation of a feed-forward layer with a gate."""
 
 
 class Attention(nn.Module):
@@ -106,6 +109,11 @@ class Attention(nn.Module):
             q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0
         )
         return run(self.out, y.transpose(1, 2).flatten(2))
+
+    def values(self, x: Tensor) -> Tensor:
+        """What `forward` gives if each token of x (B, N, D) attends to itself alone."""
+        _, _, v = self._own(x)
+        return run(self.out, v.transpose(1, 2).flatten(2))
 
     def weights(
         self,
@@ -197,18 +205,31 @@ def attend(
 
 
 class FeedForward(nn.Module):
-    """fc2(activation(fc1 x)), hidden width `round(width * ratio)`."""
+    """fc2(activation(fc1 x)), hidden width H = `round(width * ratio)`.
+
+    "swiglu" (Shazeer, 2020) is fc2(silu(a) · b) with (a, b) = fc1 x, each of width 2/3 H, rounded
+    down and then up to a multiple of 8, so that it has about as many weights.
+    """
 
     def __init__(self, width: int, ratio: float, activation: str):
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise unknown("activation", activation, ACTIVATIONS)
-        self.fc1 = nn.Linear(width, round(width * ratio))
-        self.fc2 = nn.Linear(round(width * ratio), width)
-        self.activation = ACTIVATIONS[activation]
+        if activation not in (*ACTIVATIONS, GATED):
+            raise unknown("activation", activation, (*ACTIVATIONS, GATED))
+        hidden = round(width * ratio)
+        gated = activation == GATED
+        if gated:
+            hidden = -(-(2 * hidden // 3) // 8) * 8
+        self.fc1 = nn.Linear(width, hidden * (1 + gated))
+        self.fc2 = nn.Linear(hidden, width)
+        self.activation = _gate if gated else ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         return run(self.fc2, self.activation(run(self.fc1, x)))
+
+
+def _gate(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return F.silu(a) * b
 
 
 class LayerScale(nn.Module):
@@ -275,6 +296,11 @@ class Block(nn.Module):
                 self.cross(self.norm_cross(x), memory, mask=memory_mask, kept=of_memory)
             )
         return x + self.dropout(self.scale2(self.mlp(self.norm2(x))))
+
+    def values(self, x: Tensor) -> Tensor:
+        """The block in inference if each token of x (B, N, D) attends to itself alone."""
+        x = x + self.scale1(self.attn.values(self.norm1(x)))
+        return x + self.scale2(self.mlp(self.norm2(x)))
 
 
 class Transformer(nn.Module):

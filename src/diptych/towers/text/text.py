@@ -3,6 +3,7 @@
 Dimensions: N texts, L tokens, D width, M memory tokens.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.transformer import Transformer, stretch
 from diptych.towers.tower import Tower
+
+_LONGEST = 10_000.0  # of the scales of sinusoidal positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class TextConfig:
     dropout: float = 0.0
     cross: int | None = None  # the first layer with cross-attention to a memory
     memory_width: int | None = None  # of that memory; None: as wide as the tower
+    positions: Literal["learned", "sinusoidal"] | None = None  # None: learned
+    scale_embedding: bool | None = None  # multiply embeddings by width ** 0.5; None: no
 
     def __post_init__(self):
         if self.padding not in ("longest", "max"):
@@ -74,6 +79,8 @@ class TextTower(Tower):
     """
 
     Config = TextConfig
+    added = ("positions", "scale_embedding")
+    positions: Tensor
 
     def __init__(self, config: TextConfig):
         super().__init__(config)
@@ -81,7 +88,10 @@ class TextTower(Tower):
         self.table = nn.Embedding(config.vocab_size, D)
         own = int(config.pooling == "cls")
         self.cls = nn.Parameter(torch.randn(1, D) * 0.01) if own else None
-        self.positions = nn.Parameter(torch.randn(config.context + own, D) * 0.01)
+        if config.positions == "sinusoidal":
+            self.register_buffer("positions", sinusoids(config.context + own, D), persistent=False)
+        else:
+            self.positions = nn.Parameter(torch.randn(config.context + own, D) * 0.01)
         self.transformer = Transformer(
             D,
             config.depth,
@@ -95,7 +105,7 @@ class TextTower(Tower):
             memory_width=config.memory_width,
         )
         self.norm = nn.LayerNorm(D, config.eps)
-        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.table.weight, std=D**-0.5 if config.scale_embedding else 0.02)
 
     @property
     def context(self) -> int:
@@ -108,6 +118,8 @@ class TextTower(Tower):
         if (ids is None) == (embeddings is None):
             raise InputError("a text tower takes either ids or embeddings")
         x = self.table(ids) if embeddings is None else embeddings
+        if self.config.scale_embedding:
+            x = x * self.width**0.5
         length = x.shape[1]
         if length > self.context:
             raise InputError(
@@ -199,8 +211,27 @@ class TextTower(Tower):
         return self.finish(tokens, lengths)
 
     def resize(self, context: int, keep: int = 0) -> None:
-        """Change the context: interpolate all positions but the first `keep`."""
+        """Change the context: interpolate all learned positions but the first `keep`; sinusoidal
+        ones go on."""
         old = self.positions.detach()
-        moved = torch.cat([stretch(old[: self.context], context, keep), old[self.context :]])
-        self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
+        own = len(old) - self.context
+        if self.config.positions == "sinusoidal":
+            self.positions = sinusoids(context + own, self.width).to(old)
+        else:
+            moved = torch.cat([stretch(old[: self.context], context, keep), old[self.context :]])
+            self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
         self.config = replace(self.config, context=context)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Fixed positions (L, D): the sines of p / s_k, then the cosines, with D // 2 scales s_k from 1
+    to 10,000 in equal ratios (Vaswani et al., 2017); an odd width ends in 0.
+
+    >>> sinusoids(2, 4).round(decimals=2)[1]
+    tensor([0.8400, 0.0000, 0.5400, 1.0000])
+    """
+    half = width // 2
+    step = math.log(_LONGEST) / max(half - 1, 1)
+    scales = torch.exp(torch.arange(half) * step)
+    turns = torch.arange(length)[:, None] / scales
+    return F.pad(torch.cat([turns.sin(), turns.cos()], dim=1), (0, width % 2))

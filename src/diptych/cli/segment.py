@@ -1,0 +1,118 @@
+"""Segment the images of a folder, or of any source, by classes that you name.
+
+Each pixel gets the class whose name, in the mean of its prompts, is most like the image there. With
+--out a label map of each image is written: a PNG whose pixels are the numbers of classes.
+"""
+
+from typing import Any
+
+from diptych.cli._model import (
+    MODELS,
+    add_device,
+    add_precision,
+    add_space,
+    add_weights,
+    load_model,
+)
+from diptych.cli._parser import Namespace, Parser
+from diptych.cli._screen import progress, say, show_json, show_table
+from diptych.errors import InputError
+
+GROUP = "Use a model"
+USAGE = "MODEL IMAGES --names A,B,… [--route values] [--out DIR] [options]"
+EXAMPLES = (
+    "diptych segment runs/tips photos/ --names 'dog,grass,sky' --route values --out maps/",
+    "diptych segment openclip:ViT-B-16/laion2b_s34b_b88k photo.jpg --names classes.txt --route values --json",
+)
+_SHOWN = 40  # images in the table
+
+
+def add(parser: Parser) -> None:
+    parser.option("What", "model", help=MODELS)
+    parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
+    parser.option(
+        "What",
+        "--names",
+        metavar="A,B,…|FILE",
+        help="the classes: names, or a file with one a line",
+    )
+    parser.option(
+        "What",
+        "--template",
+        "--templates",
+        action="append",
+        metavar="SPEC",
+        help="prompts around a name: 'a {} | one {}', a bank, or a file (default: images)",
+    )
+    parser.option(
+        "What", "--out", metavar="DIR", help="a new folder for the label maps and their legend"
+    )
+    parser.option(
+        "How",
+        "--route",
+        metavar="NAME",
+        help="how positions are computed: tokens (default), or values of a ViT (MaskCLIP)",
+    )
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+    )
+    parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
+    parser.option("More", "--json", type=bool, help="JSON, of all images, in place of a table")
+    add_precision(parser)
+    add_device(parser)
+    add_space(parser)
+    add_weights(parser)
+
+
+def run(args: Namespace) -> None:
+    for name, wanted in (
+        ("model", MODELS),
+        ("images", "a folder, an image, or any other source"),
+    ):
+        if not args[name]:
+            raise InputError(f"diptych segment has no {name}; name {wanted}")
+    if "names" not in args:
+        raise InputError(
+            "diptych segment has no classes; give --names 'A,B,C', or a file with one a line"
+        )
+    from diptych.inference.segment import segment_source
+
+    model: Any = load_model(args.model, args)
+    names = ("templates", "route", "out", "batch_size", "exact")
+    settings = {name: args[name] for name in names if name in args}
+    with progress("segmenting") as report:
+        found = segment_source(model, args.images, args.names, progress=report, **settings)
+    if args.get("json"):
+        reported = [
+            {
+                "image": each.image,
+                **({"file": each.file} if each.file else {}),
+                "shares": dict(each.shares),
+            }
+            for each in found
+        ]
+        bad = dict(found.bad)
+        show_json(
+            {"model": args.model, "names": list(found.classes), "images": reported, "bad": bad}
+        )
+    else:
+        _show(args, found)
+    if found.bad:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in found.bad.items())
+        say(
+            f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
+        )
+
+
+def _show(args: Namespace, found: Any) -> None:
+    rows = []
+    for each in found[:_SHOWN]:
+        (name, share), *others = each.shares
+        rest = ", ".join(f"{other} {value:.2f}" for other, value in others if value > 0)
+        rows.append((each.image, name, share, rest))
+    more = len(found) - len(rows)
+    notes = [f"and {more:,} more images; --json tells all"] if more > 0 else []
+    if "out" in args:
+        notes.append(f"{args.out} holds the label maps and legend.json")
+    columns = ("image", "largest", "share", "then")
+    show_table(f"{args.images} by {args.model}", columns, rows, "; ".join(notes))

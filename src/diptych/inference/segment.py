@@ -1,0 +1,212 @@
+"""Segmentation: the class of every pixel of the images of a source, by a model that has `segment`.
+
+Dimensions: C classes, S x S pixels of a preprocessed image, H x W pixels of an image.
+"""
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diptych.data.images import VOID, FileImage, Preprocess, is_image
+from diptych.data.sample import Sample
+from diptych.data.sources import DataLike, open_source
+from diptych.data.templates import templates as banks
+from diptych.errors import InputError
+from diptych.evaluation.embed import Progress, Steps, main_image, read_images
+from diptych.inference.classify import read_names
+from diptych.methods.abilities import require
+from diptych.models.heat import heat_map
+from diptych.results import Tabular
+
+LEGEND = "legend.json"
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """An image by its file or key, the share of each class in the pixels that the model sees, the
+    largest first, and the file name of the label map if there is one."""
+
+    image: str
+    shares: tuple[tuple[str, float], ...]
+    file: str = ""
+
+
+class Segmentation(Tabular, list[Segmented]):
+    """The images of a source with the shares of `classes`; `bad` are the numbers of those that cannot
+    be read, by reason."""
+
+    classes: tuple[str, ...] = ()
+    bad: Mapping[str, int] = MappingProxyType({})
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each image, with a column for each class."""
+        return [{"image": each.image, **dict(each.shares)} for each in self]
+
+
+def segment_source(
+    model: Any,
+    images: DataLike,
+    names: Sequence[str] | str | Path,
+    *,
+    templates: Sequence[str] = ("images",),
+    route: str = "tokens",
+    out: str | Path | None = None,
+    batch_size: int = 64,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> Segmentation:
+    """Segment every image of a source, or one image file, by the classes `names`, which stay set in
+    the model.
+
+    `names` are a list, "a,b", or a file with one on each line; `templates` are prompts around a name
+    or banks of them (`data.templates`); `route` is that of `Model.represent`. With `out` a new folder
+    gets the label maps and their legend (`LabelMaps`). Raises InputError for a model without
+    positions, for more than 255 classes, and if no image can be read.
+    """
+    require(model, "segment", "diptych segment", model.name)
+    given = read_names(names)
+    if len(given) > VOID:
+        raise InputError(f"a label map has at most {VOID} classes, not {len(given)}; name fewer")
+    model.set_classes(given, [template for spec in templates for template in banks(spec)])
+    found = Segmentation()
+    found.classes = tuple(model.classes)
+    found.bad = bad = Counter()
+    with ExitStack() as stack:
+        maps = None
+        if out is not None:
+            written = label_maps(Path(out).expanduser(), model.preprocess, found.classes)
+            maps = stack.enter_context(written)
+        settings: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "progress": progress}
+        for pixels, facts in _pictures(model, images, bad, **settings):
+            labels = model.segment(pixels, batch_size=batch_size, route=route)
+            for (name, size), own in zip(facts, labels, strict=True):
+                file = "" if maps is None else maps.write(name, size, own)
+                found.append(Segmented(name, shares(own, found.classes), file))
+    found.title = f"{images} by {model.name}"
+    return found
+
+
+def _pictures(
+    model: Any,
+    images: DataLike,
+    bad: Counter[str],
+    *,
+    exact: bool,
+    batch_size: int,
+    progress: Progress | None,
+) -> Iterator[tuple[Tensor, list[tuple[str, tuple[int, int]]]]]:
+    """Yield pixels, with the name (file or key) and the size (width, height) of each image."""
+
+    def facts(sample: Sample) -> tuple[str, tuple[int, int]]:
+        [image] = main_image(sample)
+        return image.path if isinstance(image, FileImage) else sample.key, image.decode().size
+
+    if isinstance(images, str | Path) and is_image(images):
+        image = FileImage(str(images))
+        pixels = model.preprocess.read(image, exact=exact)[None]
+        yield pixels, [(str(images), image.decode().size)]
+        return
+    source = open_source(images)
+    steps = Steps(progress, len(source))
+    yield from read_images(
+        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+    )
+
+
+def shares(labels: Tensor, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Return the share of each class in labels (S, S), the largest first.
+
+    >>> shares(torch.tensor([[0, 1], [1, 1]]), ("sky", "sea", "sand"))
+    (('sea', 0.75), ('sky', 0.25), ('sand', 0.0))
+    """
+    counts = torch.bincount(labels.flatten(), minlength=len(names)).double() / labels.numel()
+    order = counts.argsort(descending=True, stable=True)
+    return tuple((names[int(at)], float(counts[at])) for at in order)
+
+
+@contextmanager
+def label_maps(out: Path, preprocess: Preprocess, names: Sequence[str]) -> Iterator["LabelMaps"]:
+    """Yield what writes label maps of these classes to the new folder `out`, which is there at the end
+    if no error was raised.
+
+    Raises InputError for a folder that is not empty.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists and is not an empty folder; name a new one with --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as hidden:
+        folder = Path(hidden) / out.name
+        folder.mkdir()
+        maps = LabelMaps(folder, preprocess)
+        yield maps
+        maps.write_legend(names)
+        folder.replace(out)
+
+
+class LabelMaps:
+    """A folder of label maps: a PNG for each image, of its size, whose pixels are numbers of classes,
+    255 where the model does not see the image. legend.json has names and colours."""
+
+    def __init__(self, folder: Path, preprocess: Preprocess):
+        self.folder = folder
+        self.preprocess = preprocess
+        self.used: set[str] = set()
+
+    def write(self, name: str, size: tuple[int, int], labels: Tensor) -> str:
+        """Write the map of an image of width and height `size`, and return its file name."""
+        whole = heat_map(labels.float(), self.preprocess, size, sigma=0)
+        image = Image.fromarray(whole.nan_to_num(VOID).to(torch.uint8).numpy())
+        image.putpalette(palette().tobytes())
+        file = self._free(name)
+        image.save(self.folder / file)
+        return file
+
+    def _free(self, name: str) -> str:
+        """Return a file name for an image, which no other has."""
+        stem = re.sub(r"[^\w.-]+", "_", Path(name).stem).lstrip(".") or "image"
+        number = 1
+        file = f"{stem}.png"
+        while file.lower() in self.used:
+            number += 1
+            file = f"{stem}-{number}.png"
+        self.used.add(file.lower())
+        return file
+
+    def write_legend(self, names: Sequence[str]) -> None:
+        """Write the names and colours of the classes."""
+        colours = palette().tolist()
+        classes = [
+            {"number": number, "name": name, "colour": colours[number]}
+            for number, name in enumerate(names)
+        ]
+        text = json.dumps({"classes": classes, "unseen": VOID}, ensure_ascii=False, indent=1)
+        (self.folder / LEGEND).write_text(text + "\n", encoding="utf-8")
+
+
+def palette() -> np.ndarray:
+    """Return the colours (256, 3) of label maps, uint8: those of PASCAL VOC from its first object on,
+    and black for 255.
+
+    >>> palette()[:3].tolist()
+    [[128, 0, 0], [0, 128, 0], [128, 128, 0]]
+    """
+    numbers = np.arange(1, 257)
+    colours = np.zeros((256, 3), np.uint8)
+    for place in range(8):  # three bits of the number are one bit of red, green and blue
+        for channel in range(3):
+            bit = numbers >> (3 * place + channel) & 1
+            colours[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+    colours[VOID] = 0
+    return colours
