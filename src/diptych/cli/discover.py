@@ -8,7 +8,7 @@ same command and --resume; with more --evaluations it goes further.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._recipe import add_more, add_recipe
@@ -52,7 +52,12 @@ def add(parser: Parser) -> None:
         "Search", "--evaluations", type=int, least=2, metavar="N", help="programs that train (600)"
     )
     parser.option(
-        "Search", "--search", metavar="NAME", help="evolution, or random: changes without selection"
+        "Search",
+        "--search",
+        dest="kind",
+        type=Literal["evolution", "random"],
+        metavar="evolution|random",
+        help="random: changes of AdamW without selection (evolution)",
     )
     parser.option("Search", "--seed", type=int, metavar="N", help="of the search (0)")
     parser.option(
@@ -96,13 +101,8 @@ def run(args: Namespace) -> int:
     from diptych.spec import configure
     from diptych.training.engine import Interrupted
 
-    given = {
-        name: args[name]
-        for name in ("evaluations", "seed", "population", "patience")
-        if name in args
-    }
-    kind = {"kind": args.search} if "search" in args else {}
-    settings = configure(Settings, {**given, **kind}, "discover")
+    given = {name: args[name] for name in Settings.__dataclass_fields__ if name in args}
+    settings = configure(Settings, given, "discover")
     out = Path(args.out).expanduser()
     try:
         found = discover(
@@ -115,9 +115,9 @@ def run(args: Namespace) -> int:
             resume=bool(args.get("resume")),
             progress=progress,
         )
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stop:
         say("stopped; every finished run is kept, and the same command with --resume goes on")
-        return 130
+        return 130 if isinstance(stop, KeyboardInterrupt) else 0
     if args.get("json"):
         show_json(found.rows)
         return 0
@@ -134,6 +134,7 @@ def _task(args: Namespace) -> "RunConfig":
     """Return the run of the proxy: the preset `small` of a method, or a run's config, with what is
     given. Weights are not averaged, as over few steps that delivers the start."""
     from diptych.methods.base import Recipe
+    from diptych.methods.registry import method_class
     from diptych.spec import parse
     from diptych.training.config import read, resolve
 
@@ -148,6 +149,10 @@ def _task(args: Namespace) -> "RunConfig":
     else:
         spec = parse(args.name)
         method, options = spec.name, spec.options
+    if method_class(method).adapts:
+        raise InputError(
+            f"{method} adapts a trained model, and a search trains from scratch; name another method, such as clip"
+        )
     recipe = {key: value for key, value in options.items() if key in Recipe.__dataclass_fields__}
     recipe = {**tree.get("recipe", {}), **recipe, **args.get("recipe", Namespace()).as_dict()}
     names = ("image_tower", "text_tower", "tokenizer", "embed_dim")

@@ -120,22 +120,24 @@ def without(program: Program, at: int) -> list[Program]:
 
 def _bypassed(program: Program, at: int, value: str | float) -> Program | None:
     """Return the program with `value` read in place of the target of statement `at`, up to the next
-    assignment of either; None if it is returned and `value` is a number, or changes before."""
+    assignment of the target; None if `value` is a number where a name is returned, or is assigned
+    anew before it is read."""
     target = program.statements[at].target
     rest = []
     replaced = True
+    changed = False  # whether `value` is no longer what it was
     for statement in program.statements[at + 1 :]:
-        if replaced:
+        if replaced and target in statement.arguments:
+            if changed:
+                return None
             arguments = tuple(value if each == target else each for each in statement.arguments)
             statement = replace(statement, arguments=arguments)
-        if statement.target == target:
-            replaced = False
-        elif replaced and statement.target == value:
-            return None
+        replaced = replaced and statement.target != target
+        changed = changed or statement.target == value
         rest.append(statement)
     outputs = program.outputs
     if replaced and target in outputs:
-        if not isinstance(value, str):
+        if changed or not isinstance(value, str):
             return None
         outputs = tuple(value if name == target else name for name in outputs)
     return _with(replace(program, outputs=outputs), at, len(program.statements), rest)

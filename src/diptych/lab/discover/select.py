@@ -104,17 +104,24 @@ def tuned(
 
 
 def shortened(bench: Bench, program: Program, report: Report) -> Program:
-    """Return the program without the statements whose removal raises the proxy's loss by less than
-    its noise, the standard error over SEEDS, in all."""
+    """Return the program without the statements whose removal, all together, raises the proxy's loss
+    by no more than its noise, the standard error over SEEDS, under any of them."""
     before = bench.losses("proxy", program)
-    most = fmean(before) + stdev(before) / math.sqrt(len(before))
+    noise = stdev(before) / math.sqrt(len(before))
+
+    def is_as_good(shorter: Program) -> bool:
+        return can_train(shorter) and all(
+            bench.measure("proxy", shorter, seed).loss <= loss + noise
+            for seed, loss in zip(SEEDS, before, strict=True)
+        )
+
     program = simplified(program)
     steps = len(program.statements)
     for done, at in enumerate(reversed(range(steps)), 1):
         if at >= len(program.statements):  # a removal made others superfluous
             continue
         for shorter in without(program, at):
-            if can_train(shorter) and bench.mean("proxy", shorter) <= most:
+            if is_as_good(shorter):
                 program = simplified(shorter)
                 break
         report(done, steps)

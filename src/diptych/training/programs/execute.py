@@ -1,6 +1,7 @@
 """Programs interpreted: on tensors, on shapes alone, and as a check on a few numbers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,12 +56,12 @@ def _interpolated(
     first = statement.arguments[0]
     if statement.function != "interpolate" or first not in products:
         return None
-    rows = list(zip(*products[first], *given[1:], strict=True))  # type: ignore[index]
-    for x1, x2, y, weight in rows:
-        tensors = all(isinstance(each, Tensor) and each.shape == y.shape for each in (x1, x2))  # type: ignore[union-attr]
-        if not (isinstance(y, Tensor) and tensors and isinstance(weight, float)):
+    rows: list[Any] = list(zip(*products[str(first)], *given[1:], strict=True))
+    for *tensors, weight in rows:
+        shapes = {each.shape if isinstance(each, Tensor) else None for each in tensors}
+        if len(shapes) > 1 or None in shapes or isinstance(weight, Tensor):
             return None
-    return [interpolate_product(*row) for row in rows]  # type: ignore[arg-type]
+    return [interpolate_product(*row) for row in rows]
 
 
 def check(program: Program) -> None:
@@ -73,8 +74,8 @@ def check(program: Program) -> None:
 def check_shapes(program: Program) -> None:
     """Execute a program on shapes without numbers. Raises InputError if the update or a state has
     not the shape of its parameter."""
-    weights = [torch.empty(shape, device="meta") for shape in _SHAPES]
-    _run(program, weights, [torch.empty_like(weight) for weight in weights], {}, 1)
+    matrix = torch.empty(_SHAPES[0], device="meta")
+    _run(program, [matrix], [torch.empty_like(matrix)], {}, 1)
 
 
 def check_numbers(program: Program) -> None:

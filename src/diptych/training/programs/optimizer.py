@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from diptych.errors import InputError
-from diptych.training.programs.execute import Values, check, execute
+from diptych.training.programs.execute import Values, execute
 from diptych.training.programs.functions import ALL, TREE
 from diptych.training.programs.program import Program
 
@@ -35,8 +35,7 @@ def build(groups: list[dict[str, Any]], recipe: Any, program: Program) -> torch.
 class ProgramOptimizer(torch.optim.Optimizer):
     """Trains by a program. Its states are zeros of the parameter's shape at first, and `step` counts
     a parameter's updates from 1; parameters without gradient are not changed.
-
-    Raises InputError for a program of wrong shapes or without finite numbers.
+    `execute.check` tells whether a program can train.
 
     >>> from diptych.training.programs.known import lion
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
@@ -49,7 +48,6 @@ class ProgramOptimizer(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Any], program: Program, lr: float = 1e-3, weight_decay: float = 0.0
     ):
-        check(program)
         self.program = program
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
