@@ -140,7 +140,10 @@ def _task(args: Namespace) -> "RunConfig":
 
     tree: dict[str, Any] = {}
     if args.name.endswith((".yaml", ".yml")):
-        tree = read(Path(args.name).expanduser())
+        path = Path(args.name).expanduser()
+        if not path.is_file():
+            raise InputError(f"{args.name}: there is no such file; check the path")
+        tree = read(path)
         if not isinstance(tree.get("method"), str) or tree.get("init"):
             raise InputError(
                 f"{args.name} must have a method that trains from scratch; write its name as `method`"

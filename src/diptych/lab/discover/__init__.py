@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diptych import collectives
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.files import write_atomic
@@ -111,6 +112,8 @@ def discover(
     Raises InputError, before anything is written, for what does not exist or does not fit.
     """
     proxy = Task(config, open_source(config.data["train"]), open_source(held))
+    if collectives.world_size() > 1:
+        raise InputError("a search runs in one process; start it without torchrun")
     larger = open_source(test or held)
     tasks = {"proxy": proxy}
     tasks |= {str(size): proxy.another(_enlarged(config, size), larger) for size in sizes}

@@ -18,7 +18,7 @@ from diptych.data.tokenizers import build
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.lab.discover.evolve import Measured
-from diptych.methods.base import At, Losses, Stage
+from diptych.methods.base import At, Losses, Method, Stage
 from diptych.methods.make import NO_TOWER
 from diptych.training import gradcache
 from diptych.training.config import RunConfig
@@ -75,11 +75,7 @@ class Task:
         if not config.init and config.text_tower != NO_TOWER:
             self.tokenizer = build(config.tokenizer, texts_of({"train": source}))
         self._batches: list[Any] = []
-        method, _ = build_method(config, self.tokenizer)
-        stage = _only_stage(method)
-        for samples in (source, held):
-            feed = Feed(method, {"train": samples}, config.options, self.accelerator.device)
-            feed.loaders(stage, config.recipe)  # raises InputError for data that lack a field
+        self._check()
 
     def another(self, config: RunConfig, held: Source) -> "Task":
         """Return a task with the same data and tokenizer, another config and other held-out data."""
@@ -87,7 +83,16 @@ class Task:
         found.config = config
         found.held = held
         found._batches = []
+        found._check()
         return found
+
+    def _check(self) -> None:
+        """Raise InputError if the method cannot be built, or the data lack a field of it."""
+        method, _ = build_method(self.config, self.tokenizer)
+        stage = self._stage(method)
+        for samples in (*self.sources.values(), self.held):
+            feed = Feed(method, {"train": samples}, self.config.options, self.accelerator.device)
+            feed.loaders(stage, self.config.recipe)
 
     def measure(self, program: str, seed: int, bar: float = math.inf) -> Measured:
         """Train by a program's text; a run that diverges, or whose early loss is above `bar`, is
@@ -98,7 +103,7 @@ class Task:
             options=replace(self.config.options, seed=seed, quiet=True, nonfinite="skip"),
         )
         method, _ = build_method(config, self.tokenizer)
-        stage = _only_stage(method)
+        stage = self._stage(method)
         backward = gradcache.strategy(config.recipe.chunk)
         early = math.inf
 
@@ -153,12 +158,11 @@ class Task:
             self._batches = list(feed.epoch(stage, loaders, Position()))
         return self._batches
 
-
-def _only_stage(method: Any) -> Stage:
-    stages = method.stages()
-    if len(stages) != 1 or stages[0].prepare or list(stages[0].streams) != ["train"]:
-        raise InputError(
-            f"{method.name} trains in several stages, prepares its data or reads several streams; "
-            "discover takes a method of one stage, such as clip"
-        )
-    return stages[0]
+    def _stage(self, method: Method) -> Stage:
+        stages = method.stages()
+        if len(stages) != 1 or stages[0].prepare or list(stages[0].streams) != ["train"]:
+            raise InputError(
+                f"{self.config.method} trains in several stages, prepares its data or reads several streams; "
+                "discover takes a method of one stage, such as clip"
+            )
+        return stages[0]
