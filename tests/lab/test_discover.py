@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from tests.training.test_programs import rule
+from tests.training.helpers import rule
 
 from diptych.cli import main
 from diptych.data.sources import open_source

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.training.helpers import HEAD, rule
 from torch import nn
 
 from diptych.errors import InputError
@@ -22,13 +23,7 @@ from diptych.training.programs.known import adamw, lion
 from diptych.training.programs.optimizer import ProgramOptimizer
 from diptych.training.programs.program import MOST_STATEMENTS, digest, parse, read, simplified
 
-HEAD = "def train(weight, gradient, state1, lr):\n    "
 SHAPES = ((7, 5), (3,), ())
-
-
-def rule(*lines: str, returned: str = "update, state1"):
-    """The program of some lines, with one state."""
-    return parse(HEAD + "\n    ".join([*lines, f"return {returned}"]))
 
 
 def weights(dtype=torch.float32):
@@ -232,7 +227,7 @@ def test_other_python_is_refused_by_its_line(line, message):
         ("import os\n", "one function"),
         ("def train(weight", "not Python's grammar"),
         ("def train(weight, gradient, lr):\n    return " + "(" * 5000, "not Python's grammar"),
-        ("def train(weight, gradient, lr):\n    x = " + "-" * 100_000 + "1\n    return x", "not Python's grammar|finite"),
+        ("def train(weight, gradient, lr):\n    x = " + "-" * 100_000 + "1\n    return x", "grammar|finite"),
         ("x = 1" + "0" * 5000, "Python's grammar|one function"),
         ("def other(weight, gradient, lr):\n    return gradient", "def train"),
         ("@exit\ndef train(weight, gradient, lr):\n    return gradient", "def train"),

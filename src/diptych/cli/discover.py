@@ -148,10 +148,12 @@ def _task(args: Namespace) -> "RunConfig":
             raise InputError(
                 f"{args.name} must have a method that trains from scratch; write its name as `method`"
             )
-        method, options = tree["method"], tree.get("config", {})
+        method = tree["method"]
+        options = tree.get("config", {})
     else:
         spec = parse(args.name)
-        method, options = spec.name, spec.options
+        method = spec.name
+        options = spec.options
     if method_class(method).adapts:
         raise InputError(
             f"{method} adapts a trained model, and a search trains from scratch; name another method, such as clip"

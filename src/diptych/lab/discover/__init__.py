@@ -131,11 +131,12 @@ def discover(
 
 def _enlarged(config: RunConfig, size: Size) -> RunConfig:
     assert config.recipe.steps is not None
-    image, text = config.image_tower, config.text_tower
-    if size.width != 1:
-        image, text = towers(config.method, size.width, image, text)
     recipe = replace(config.recipe, steps=round(size.steps * config.recipe.steps))
-    return replace(config, image_tower=image, text_tower=text, recipe=recipe)
+    longer = replace(config, recipe=recipe)
+    if size.width == 1:
+        return longer
+    image, text = towers(config.method, size.width, config.image_tower, config.text_tower)
+    return replace(longer, image_tower=image, text_tower=text)
 
 
 def _search(bench: Bench, out: Path, settings: Settings, progress: Progress) -> Discovery:
@@ -195,9 +196,10 @@ def _row(name: str, program: Program, bench: Bench, losses: Mapping[str, float])
 
 def _write(found: Discovery, best: Program) -> None:
     """Write best.py, then results.json."""
-    first, last = found.rows[0], found.rows[-1]
-    tasks = [name for name in first if name not in ("program", "statements", "text")]
-    losses = "; ".join(f"{task} {first[task]:.4f} (AdamW {last[task]:.4f})" for task in tasks)
+    ours = found.rows[0]
+    theirs = found.rows[-1]
+    tasks = [name for name in ours if name not in ("program", "statements", "text")]
+    losses = "; ".join(f"{task} {ours[task]:.4f} (AdamW {theirs[task]:.4f})" for task in tasks)
     text = f"# found by diptych discover; losses: {losses}\n{best}"
     write_atomic(found.path, lambda to: to.write_text(text, encoding="utf-8"))
     rows = [

@@ -60,10 +60,10 @@ def best_rate(measure: Callable[[float], float], report: Report) -> float:
             losses[rate] = measure(rate)
             report(len(losses), len(GRID))
         best = min(losses, key=lambda rate: losses[rate])
-        low, high = min(losses), max(losses)
         missing = []
-        if len(losses) < len(GRID) + _WIDER and best in (low, high):
-            missing = [float(f"{low / 3:.2g}") if best == low else float(f"{high * 3:.2g}")]
+        if len(losses) < len(GRID) + _WIDER and best in (min(losses), max(losses)):
+            further = best / 3 if best == min(losses) else best * 3
+            missing = [float(f"{further:.2g}")]
     return best
 
 
