@@ -115,7 +115,6 @@ def resolve(
         raise InputError(
             f"--select {reported.select} is a number of the validation; give its data with --val SOURCE"
         )
-    optim.chosen(reported.optimizer)
     reported = replace(reported, optimizer=optim.recorded(reported.optimizer))
     factor(
         0, 1, schedule=reported.schedule

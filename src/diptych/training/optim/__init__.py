@@ -97,13 +97,9 @@ def _tops(names: Mapping[str, Any]) -> set[str]:
 
 def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
     """The module of an optimiser and what its `build` takes behind groups and recipe, of a spec
-    such as "lion:factor=10", or of a program; InputError for a name or an option that does not exist
-    and for a program that cannot train."""
+    such as "lion:factor=10", or of a program; InputError for what does not exist."""
     if programs.is_program(optimizer):
-        program = programs.read(optimizer)
-        with located(title(optimizer)):
-            check(program)
-        return interpreted, [program]
+        return interpreted, [programs.read(optimizer)]
     spec = parse(optimizer)
     if spec.name not in names():
         raise unknown("optimizer", spec.name, names())
@@ -117,8 +113,17 @@ def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
 
 def recorded(optimizer: str) -> str:
     """An optimiser as config.yaml has it: of a program the text, so that a run repeats without its
-    file, and a changed file is another optimiser."""
-    return str(programs.read(optimizer)) if programs.is_program(optimizer) else optimizer
+    file, and a changed file is another optimiser.
+
+    Raises InputError for one that does not exist, and for a program that cannot train.
+    """
+    _, options = chosen(optimizer)
+    if not programs.is_program(optimizer):
+        return optimizer
+    (program,) = options
+    with located(title(optimizer)):
+        check(program)
+    return str(program)
 
 
 def title(optimizer: str) -> str:
