@@ -142,10 +142,10 @@ def test_the_grid_of_rates_is_widened_until_the_best_lies_inside():
         tried.append(rate)
         return abs(math.log(rate / 80))
 
-    assert select.best_rate(far, silent) == 90.0
+    assert select.best_rate(select.GRID, far, silent) == 90.0
     assert max(tried) == 270.0
     tried.clear()
-    assert select.best_rate(lambda rate: -rate, silent) == 810.0  # four more at most
+    assert select.best_rate(select.GRID, lambda rate: -rate, silent) == 810.0  # four more at most
 
 
 class Fake:
@@ -205,6 +205,9 @@ def test_a_winner_loses_the_statements_that_do_not_matter(tmp_path):
     bench = Bench({"proxy": Fake(loss)}, Ledger(tmp_path))  # type: ignore[arg-type]
     found = select.shortened(bench, program, silent)
     assert str(found) == str(rule("y = sign(gradient)", "update = y * lr"))
+    strict = Fake(lambda each, seed: 100 * seed - 90 * len(each.statements))
+    bench = Bench({"proxy": Fake(loss), "3x1": strict}, bench.ledger)  # type: ignore[arg-type]
+    assert select.shortened(bench, program, silent) == simplified(program)
 
 
 def test_the_record_survives_a_torn_line_and_is_checked(tmp_path):

@@ -143,7 +143,9 @@ def _search(bench: Bench, out: Path, settings: Settings, progress: Progress) -> 
     recipe = bench.tasks["proxy"].config.recipe
     at_rate = partial(adamw, recipe.betas, recipe.eps)
     with progress("AdamW's rate") as report:
-        rate = select.best_rate(lambda rate: bench.measure("proxy", at_rate(rate), 0).loss, report)
+        rate = select.best_rate(
+            select.GRID, lambda rate: bench.measure("proxy", at_rate(rate), 0).loss, report
+        )
     baseline = at_rate(rate)
     with progress("search") as report:
         members = search(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+import numpy as np
+
 from diptych.lab.discover.mutate import mutated
 from diptych.rng import generator
 from diptych.spec import Count
@@ -85,15 +87,7 @@ def search(
         if len(found) >= settings.evaluations:
             break
         rng = generator(settings.seed, "discover", turn)
-        if settings.kind == "random":
-            child = start
-            for _ in range(1 + int(rng.integers(settings.changes))):
-                child = mutated(child, rng)
-        else:
-            drawn = rng.choice(len(population), min(settings.sample, len(population)), False)
-            parent = min((population[at] for at in drawn), key=lambda member: member.loss)
-            child = mutated(parent.program, rng)
-        member = evaluated(child, _bar(population))
+        member = evaluated(_child(start, population, settings, rng), _bar(population))
         population.append(member)
         population.popleft()
         if member.loss < best.loss:
@@ -108,6 +102,20 @@ def search(
             improved = len(found)
             top = origin.loss
     return sorted(found.values(), key=lambda member: member.loss)
+
+
+def _child(
+    start: Program, population: deque[Member], settings: Settings, rng: np.random.Generator
+) -> Program:
+    """Return a change of the winner of a tournament, or in random search changes of `start`."""
+    if settings.kind == "random":
+        child = start
+        for _ in range(1 + int(rng.integers(settings.changes))):
+            child = mutated(child, rng)
+        return child
+    drawn = rng.choice(len(population), min(settings.sample, len(population)), replace=False)
+    parent = min((population[at] for at in drawn), key=lambda member: member.loss)
+    return mutated(parent.program, rng)
 
 
 def _begun(member: Member, settings: Settings) -> deque[Member]:

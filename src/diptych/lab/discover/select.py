@@ -13,7 +13,7 @@ from diptych.training.programs.program import Program, simplified
 
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Rates of AdamW that are tried on the proxy, times the recipe's."""
-_WIDER = 4  # rates that are added to the grid at most
+_WIDER = 4  # rates that are added to a grid at most
 NEARBY = (1 / 3, 1.0, 3.0)
 """Rates of AdamW that are tried on a larger task, times the proxy's best."""
 SEEDS = (1, 2)
@@ -47,21 +47,21 @@ class Bench:
         return fmean(self.losses(task, program))
 
 
-def best_rate(measure: Callable[[float], float], report: Report) -> float:
-    """Return the rate with the least loss of GRID, which is widened while the best is at its end.
+def best_rate(grid: Sequence[float], measure: Callable[[float], float], report: Report) -> float:
+    """Return the rate with the least loss of a grid, which is widened while the best is at its end.
 
-    >>> best_rate(lambda rate: abs(rate - 25), lambda done, total: None)
+    >>> best_rate((0.1, 1, 10), lambda rate: abs(rate - 25), lambda done, total: None)
     30.0
     """
     losses: dict[float, float] = {}
-    missing = list(GRID)
+    missing = list(grid)
     while missing:
         for rate in missing:
             losses[rate] = measure(rate)
-            report(len(losses), len(GRID))
+            report(len(losses), max(len(grid), len(losses)))
         best = min(losses, key=lambda rate: losses[rate])
         missing = []
-        if len(losses) < len(GRID) + _WIDER and best in (min(losses), max(losses)):
+        if len(losses) < len(grid) + _WIDER and best in (min(losses), max(losses)):
             further = best / 3 if best == min(losses) else best * 3
             missing = [float(f"{further:.2g}")]
     return best
@@ -90,39 +90,38 @@ def tuned(
     bench: Bench, adamw: Callable[[float], Program], rate: float, report: Report
 ) -> dict[str, float]:
     """Return AdamW's mean losses by larger task, on each at its best rate near that of the proxy."""
-    larger = list(bench.tasks)[1:]
+    grid = [float(f"{rate * times:.2g}") for times in NEARBY]
     found: dict[str, float] = {}
-    done = 0
-    for task in larger:
-        means = []
-        for times in NEARBY:
-            means.append(bench.mean(task, adamw(rate * times)))
-            done += 1
-            report(done, len(larger) * len(NEARBY))
-        found[task] = min(means)
+    for task in list(bench.tasks)[1:]:
+        best = best_rate(grid, lambda rate: bench.mean(task, adamw(rate)), report)  # noqa: B023
+        found[task] = bench.mean(task, adamw(best))
     return found
 
 
 def shortened(bench: Bench, program: Program, report: Report) -> Program:
     """Return the program without the statements whose removal, all together, raises the proxy's loss
-    by no more than its noise, the standard error over SEEDS, under any of them."""
-    before = bench.losses("proxy", program)
-    noise = stdev(before) / math.sqrt(len(before))
-
-    def is_as_good(shorter: Program) -> bool:
-        return can_train(shorter) and all(
-            bench.measure("proxy", shorter, seed).loss <= loss + noise
-            for seed, loss in zip(SEEDS, before, strict=True)
-        )
-
-    program = simplified(program)
-    steps = len(program.statements)
-    for done, at in enumerate(reversed(range(steps)), 1):
-        if at >= len(program.statements):  # a removal made others superfluous
+    by no more than its noise; only those without effect are left out if the loss on the last of the
+    larger tasks rises by more."""
+    winner = simplified(program)
+    found = winner
+    count = len(winner.statements)
+    for done, at in enumerate(reversed(range(count)), 1):
+        report(done, count)
+        if at >= len(found.statements):  # a removal made others superfluous
             continue
-        for shorter in without(program, at):
-            if is_as_good(shorter):
-                program = simplified(shorter)
+        for shorter in without(found, at):
+            if can_train(shorter) and _is_as_good(bench, "proxy", shorter, winner):
+                found = simplified(shorter)
                 break
-        report(done, steps)
-    return program
+    return found if _is_as_good(bench, list(bench.tasks)[-1], found, winner) else winner
+
+
+def _is_as_good(bench: Bench, task: str, program: Program, winner: Program) -> bool:
+    """Whether the loss is under no seed above the winner's by more than its standard error over
+    SEEDS."""
+    before = bench.losses(task, winner)
+    noise = stdev(before) / math.sqrt(len(before))
+    return all(
+        bench.measure(task, program, seed).loss <= loss + noise
+        for seed, loss in zip(SEEDS, before, strict=True)
+    )
