@@ -11,6 +11,7 @@ from diptych import cli
 from diptych.cli import main
 
 PAIR = "--data photos --out x"
+RULE = "--data photos --val photos --out x"
 GRID = "--data photos --test photos --budget 8 --out x"
 
 # What is typed behind `diptych`, in a folder with photos/ (images and captions), empty/, full/ (not
@@ -177,6 +178,28 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         ("role is of texts", "tiny classifies images", "leave role out"),
     ),
     ("compare empty", ("no data", "--data")),
+    ("discover", ("has no task", "CONFIG.yaml")),
+    ("discover clip --data photos --out x", ("no held-out data", "--val")),
+    (f"discover clpi {RULE}", ("unknown method 'clpi'", "did you mean 'clip'")),
+    (f"discover coop {RULE}", ("coop adapts a trained model", "name another method")),
+    (f"discover a.yaml {RULE}", ("a.yaml: there is no such file", "check the path")),
+    (f"discover mod_x {RULE} --batch-size 2", ("mod_x trains in several stages", "such as clip")),
+    (
+        f"discover clip {RULE} --batch-size 2 --funnel many",
+        ("--funnel 'many'", "such as 3x1,10x1.5"),
+    ),
+    (f"discover clip {RULE} --search randm", ("--search 'randm'", "did you mean 'random'")),
+    (f"discover clip {RULE} --steps 1", ("--steps is 1", "at least 4")),
+    (f"discover clip {RULE} --batch-size 2 --resume", ("x holds no search", "--resume")),
+    (
+        "discover clip --data photos --val photos --batch-size 2 --out full",
+        ("full is not empty", "--out"),
+    ),
+    (
+        f"train clip {PAIR} --optimizer rule.py",
+        ("rule.py: there is no such file", "check the path"),
+    ),
+    (f"train clip {PAIR} --optimizer a.py", ("a.py", "one function", "docs/discover.md")),
     ("reproduce my_claim.py", ("my_claim.py: there is no such file", "check the path")),
     # values of the wrong type, or out of range
     (f"train clip {PAIR} --steps many", ("--steps 'many'", "a whole number")),

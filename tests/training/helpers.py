@@ -20,9 +20,18 @@ from diptych.testing import Toy
 from diptych.training.engine import Engine
 from diptych.training.gradcache import strategy
 from diptych.training.options import Options
+from diptych.training.programs.program import Program, parse
 from diptych.training.step import Step, forward_backward
 
+HEAD = "def train(weight, gradient, state1, lr):\n    "
+"""The head of a program with one state."""
+
 METHODS = {"clip": CLIP, "siglip": SigLIP}
+
+
+def rule(*lines: str, returned: str = "update, state1") -> Program:
+    """The program of some lines, with one state."""
+    return parse(HEAD + "\n    ".join([*lines, f"return {returned}"]))
 
 
 def make_engine(

@@ -22,6 +22,7 @@ from diptych.towers.nn.parts import Momentum
 from diptych.training.config import resolve
 from diptych.training.engine import Engine
 from diptych.training.options import Options
+from diptych.training.programs.known import adamw
 from diptych.training.run import run
 from diptych.training.state import Checkpoints
 from diptych.training.step import forward_backward
@@ -181,6 +182,7 @@ CASES = {
     "adamw": ("two", "clip", {}),
     "sigmoid_muon": ("two", "siglip", {"optimizer": "muon", "ema": None}),
     "four_ranks": ("four", "siglip", {"optimizer": "muon", "steps": 2}),
+    "program": ("two", "clip", {"optimizer": str(adamw((0.9, 0.98), 1e-6))}),
     "in_pieces": ("two", "clip", {"chunk": 40}),
     "one_sample_at_once": ("four", "clip", {"chunk": 1, "steps": 2}),
 }
@@ -345,17 +347,31 @@ def test_a_method_that_leaves_parameters_out_is_refused(tmp_path, two):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def refused_optimizer(out: str) -> str:
+def refused_optimizer(out: str, optimizer: str) -> str:
     try:
-        train(out, True, {"optimizer": "adafactor", "steps": 1})
+        train(out, True, {"optimizer": optimizer, "steps": 1})
     except InputError as error:
         return str(error)
     return ""
 
 
-def test_an_optimizer_that_needs_whole_matrices_is_refused(tmp_path, two):
-    for message in two.run(refused_optimizer, str(tmp_path / "run")):
-        assert message.startswith("optimizer adafactor needs whole matrices, which --shard splits")
+CLIPPED = """def train(weight, gradient, lr):
+    update = clip_by_global_norm(gradient, 1.0)
+    update = update * lr
+    return update
+"""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "start"),
+    [
+        ("adafactor", "optimizer adafactor needs whole matrices, which --shard splits"),
+        (CLIPPED, "the program of --optimizer calls clip_by_global_norm, of whole tensors"),
+    ],
+)
+def test_an_optimizer_that_needs_whole_matrices_is_refused(tmp_path, two, optimizer, start):
+    for message in two.run(refused_optimizer, str(tmp_path / "run"), optimizer):
+        assert message.startswith(start)
 
 
 def test_the_share_of_one_process_is_all(tmp_path):

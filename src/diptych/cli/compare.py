@@ -9,10 +9,10 @@ sizes, budgets or seeds widen a table. A folder alone shows what it holds.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._recipe import add_recipe
+from diptych.cli._recipe import add_more, add_recipe
 from diptych.cli._screen import say, show_json, show_table
 from diptych.errors import InputError
 
@@ -30,16 +30,6 @@ EXAMPLES = (
     "diptych compare runs/two --metric t2i_r1,i2t_r1",
 )
 T = TypeVar("T", int, float)
-_MORE: tuple[tuple[str, Any, str], ...] = (
-    ("weight_decay", float, "X"),
-    ("schedule", str, "NAME"),
-    ("warmup", float, "X"),
-    ("min_lr", float, "X"),
-    ("clip", float | None, "X"),
-    ("ema", float | None, "X"),
-    ("betas", tuple[float, float], "[X,X]"),
-    ("eps", float, "X"),
-)
 
 
 def add(parser: Parser) -> None:
@@ -65,15 +55,7 @@ def add(parser: Parser) -> None:
     )
     parser.option(same, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
     add_recipe(parser, same)
-    for name, kind, metavar in _MORE:
-        parser.option(
-            same,
-            f"--recipe.{name}",
-            dest=f"recipe.{name}",
-            type=kind,
-            metavar=metavar,
-            help="of the recipe",
-        )
+    add_more(parser, same)
     parser.option(
         "How", "--suite", metavar="NAME,…", help="of `diptych list suites` (default: retrieval)"
     )

@@ -48,7 +48,12 @@ def add(parser: Parser) -> None:
     parser.option(changed, "--text-tower", metavar="SPEC", help="such as text:width=768:depth=12")
     parser.option(changed, "--batch-size", type=int, least=1, metavar="N", help="of all devices")
     parser.option(changed, "--precision", metavar="NAME", help="float32 or bfloat16")
-    parser.option(changed, "--optimizer", metavar="NAME", help="of `diptych list optimizers`")
+    parser.option(
+        changed,
+        "--optimizer",
+        metavar="NAME",
+        help="of `diptych list optimizers`, or the FILE.py of a program",
+    )
     parser.option(
         "Assumptions",
         "--mfu",

@@ -457,8 +457,10 @@ def _tell_tune(config: Any) -> Callable[[], None] | None:
     """Return a function that reports the use of the preset `tune` by default."""
     if config.preset != "tune":
         return None
+    from diptych.training.optim import title
+
     recipe = config.recipe
-    taken = f"{recipe.optimizer}, lr {recipe.lr:g}, batches of {recipe.batch_size}"
+    taken = f"{title(recipe.optimizer)}, lr {recipe.lr:g}, batches of {recipe.batch_size}"
     return lambda: say(
         f"--init takes the preset tune: {taken}; --lr and the like change it, --preset small trains as from scratch"
     )

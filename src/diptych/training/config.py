@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, shortened, unknown
 from diptych.files import parsed, write_atomic
 from diptych.methods.adapters import RATE, adapter
 from diptych.methods.base import Preset, Recipe
@@ -115,7 +115,7 @@ def resolve(
         raise InputError(
             f"--select {reported.select} is a number of the validation; give its data with --val SOURCE"
         )
-    optim.chosen(reported.optimizer)
+    reported = replace(reported, optimizer=optim.recorded(reported.optimizer))
     factor(
         0, 1, schedule=reported.schedule
     )  # raises InputError for an unknown schedule, before anything is written
@@ -288,7 +288,7 @@ def check_same(config: RunConfig, path: Path) -> None:
     seed = ("options", "seed")
     differing = [name for name in new if name not in _MAY_DIFFER and old.get(name) != new[name]]
     details = [
-        f"{name} was {_at(old, name)}, is now {_at(new, name)}"
+        f"{name} was {_shown(_at(old, name))}, is now {_shown(_at(new, name))}"
         for top in differing
         for name in _leaves(top, old.get(top), new[top])
     ]
@@ -311,6 +311,11 @@ def _leaves(prefix: str, old: Any, new: Any) -> list[str]:
             for leaf in _leaves(f"{prefix}.{name}", old.get(name), new.get(name))
         ]
     return [prefix]
+
+
+def _shown(value: Any) -> Any:
+    """A value in a message; of a program its hash."""
+    return shortened(optim.title(value)) if isinstance(value, str) else value
 
 
 def _at(tree: Any, name: str) -> Any:

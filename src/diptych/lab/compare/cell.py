@@ -177,6 +177,7 @@ def setting(config: "RunConfig") -> dict[str, Any]:
     """Return the parts of a run that may differ between methods, by their displayed names."""
     from diptych.methods.make import NO_TOWER
     from diptych.training.config import plain
+    from diptych.training.optim import title
 
     texts = config.text_tower != NO_TOWER
     recipe = config.recipe
@@ -188,6 +189,7 @@ def setting(config: "RunConfig") -> dict[str, Any]:
             "dimension": config.embed_dim,
             "augment": dict(config.config.get("augment", {})),
             **{name.replace("_", " "): getattr(recipe, name) for name in _SHOWN},
+            "optimizer": title(recipe.optimizer),
             "betas": recipe.betas,
         }
     )
@@ -226,6 +228,7 @@ def run(task: Task, say: Callable[[str], None]) -> Row:
     from diptych.data.sources import open_source
     from diptych.evaluation import evaluate
     from diptych.methods.store import load
+    from diptych.training.optim import title
     from diptych.training.run import run as train
 
     begun = time.perf_counter()
@@ -247,7 +250,7 @@ def run(task: Task, say: Callable[[str], None]) -> Row:
         "steps": summary.steps,
         "samples": round(summary.steps * samples / math.ceil(samples / recipe.batch_size)),
         "batch_size": recipe.batch_size,
-        "optimizer": recipe.optimizer,
+        "optimizer": title(recipe.optimizer),
         "lr": recipe.lr,
         "schedule": recipe.schedule,
         "metrics": numbers(results),

@@ -10,7 +10,7 @@ The optimiser is `training/optim/lion.py` and works with every method: `--optimi
 derives its rate and decay from a recipe for AdamW by a factor (lr / 10, decay · 10; set another by
 `--optimizer lion:factor=3`) and keeps warm-up and cosine schedule. This file holds the card, and
 CLIP's presets with Lion in place of their optimiser; the loss, the towers and the inference are
-CLIP's. The search for the program is not implemented.
+CLIP's. The search for the program is `diptych discover` (`lab/discover`).
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 A file has `build(groups, recipe) -> torch.optim.Optimizer`; a new file is a new name for
 `--optimizer`. If it has a dataclass `Options`, `NAME:key=value` sets them and `build` receives them
-as its third argument.
+as its third argument. A program (`training.programs`), FILE.py or its text, is an optimiser too.
 """
 
 import importlib
@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, located, unknown
 from diptych.spec import configure, parse
+from diptych.training.programs import optimizer as interpreted
+from diptych.training.programs import program as programs
+from diptych.training.programs.execute import check
 
 
 def names() -> list[str]:
@@ -94,7 +97,9 @@ def _tops(names: Mapping[str, Any]) -> set[str]:
 
 def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
     """The module of an optimiser and what its `build` takes behind groups and recipe, of a spec
-    such as "lion:factor=10"; InputError for a name or an option that does not exist."""
+    such as "lion:factor=10", or of a program; InputError for what does not exist."""
+    if programs.is_program(optimizer):
+        return interpreted, [programs.read(optimizer)]
     spec = parse(optimizer)
     if spec.name not in names():
         raise unknown("optimizer", spec.name, names())
@@ -104,6 +109,32 @@ def chosen(optimizer: str) -> tuple[ModuleType, list[Any]]:
     if spec.options:
         raise InputError(f"optimizer {spec.name!r} takes no options; write --optimizer {spec.name}")
     return module, []
+
+
+def recorded(optimizer: str) -> str:
+    """An optimiser as config.yaml has it: of a program the text, so that a run repeats without its
+    file, and a changed file is another optimiser.
+
+    Raises InputError for one that does not exist, and for a program that cannot train.
+    """
+    _, options = chosen(optimizer)
+    if not programs.is_program(optimizer):
+        return optimizer
+    (program,) = options
+    with located(title(optimizer)):
+        check(program)
+    return str(program)
+
+
+def title(optimizer: str) -> str:
+    """An optimiser in a few words: of a program its file, or of its text the hash.
+
+    >>> title("lion:factor=3"), title("def train(weight, gradient, lr):\\n return gradient")
+    ('lion:factor=3', 'program 39879d')
+    """
+    if not programs.is_text(optimizer):
+        return optimizer
+    return f"program {programs.digest(programs.parse(optimizer))[:6]}"
 
 
 def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.optim.Optimizer:
