@@ -149,7 +149,7 @@ def test_what_it_counts_and_lists_is_what_there_is(capsys: pytest.CaptureFixture
         return {row["name"] for row in json.loads(capsys.readouterr().out)}
 
     assert f"{len(listed('suites'))} suites" in text
-    [optimizers] = re.findall(r"- Optimisers ([^;]*);", text)
+    [optimizers] = re.findall(r"- Optimisers ([^;]*), or", text)
     assert set(re.findall(r"\w+", optimizers.lower())) - {"and"} == listed("optimizers")
     [worlds] = re.findall(r"\[(`scenes`[^]]*)\]\(docs/worlds.md\)", text)
     assert set(re.findall(r"`(\w+)`", worlds)) == listed("worlds")
