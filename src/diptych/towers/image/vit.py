@@ -251,16 +251,13 @@ class ViT(ImageTower):
                 tokens = tokens[:, : self.prefix + patches]
                 grid = (1, patches)
             mask = self._key_mask(tokens, real)
+        shown = grid if patches == grid[0] * grid[1] else None
+        if route == "tokens":
+            return self.finish(self.blocks(tokens, edit, mask=mask), shown, patches, real)
         last = self.config.depth - 1
         tokens = self.blocks(tokens, edit, mask=mask, stop=last)
-        found = self.finish(
-            self.blocks(tokens, edit, mask=mask, start=last),
-            grid if patches == grid[0] * grid[1] else None,
-            patches,
-            real,
-        )
-        if route == "tokens":
-            return found
+        outcome = self.blocks(tokens, edit, mask=mask, start=last)
+        found = self.finish(outcome, shown, patches, real)
         if edit is not None:
             tokens = edit(last, tokens)
         block: Any = self.transformer.layers[last]

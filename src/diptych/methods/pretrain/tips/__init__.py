@@ -19,7 +19,7 @@ Inference: e1 and e2 as the spaces `web` and `synthetic`, and patches, which are
 by the route `values` of the tower.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -141,11 +141,8 @@ class TIPS(Pairs):
         self.model = make.dual(logit_scale=scale, spaces=SPACES, **fit)
         tower: Any = self.model.image
         self.local = configure(Augment, dict(config.local), "local")
-        self.distills = config.alpha > 0
-        self.masks = config.beta > 0 and config.mask > 0 and config.teacher is None
-        self._check_tower(tower)
-        predicts = self.masks or (config.beta > 0 and config.teacher is not None)
-        parts = {"cls": self.distills, "patch": predicts}
+        lent = config.teacher is not None
+        parts = {"cls": config.alpha > 0, "patch": config.beta > 0 and (config.mask > 0 or lent)}
         self.heads = nn.ModuleDict(
             {
                 part: PrototypeHead(config.head, tower.width, config.head_width, config.prototypes)
@@ -153,6 +150,9 @@ class TIPS(Pairs):
                 if used
             }
         )
+        self.distills = parts["cls"]
+        self.masks = parts["patch"] and not lent
+        self._check_tower(tower)
         # in a tuple, so that its parts are registered once
         self._delivered = (WithHeads(self.model, self.heads),)
         make.go_on(self._delivered[0])
@@ -208,7 +208,7 @@ class TIPS(Pairs):
         if not isinstance(model.delivered, WithHeads):
             raise InputError(f"the teacher {model.name} is no run of tips, and has no prototypes")
         theirs: Any = model.encoder.image
-        if theirs.config.patch != tower.config.patch or not theirs.config.any_size:
+        if theirs.config.patch != tower.config.patch:
             raise InputError(
                 f"the teacher {model.name} reads patches of {theirs.config.patch} pixels, and the image tower patches "
                 f"of {tower.config.patch}; give both the same"
@@ -243,9 +243,6 @@ class TIPS(Pairs):
                 HiddenView(grid=tower.config.grid, share=config.mask, blocks=config.blocks)
             )
         return views
-
-    def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
-        return {"images": self._encode_images, "texts": self._encode_texts}
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
         pixels = batch.image.flat
