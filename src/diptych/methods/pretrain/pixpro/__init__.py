@@ -45,8 +45,13 @@ card = {
 }
 
 FIRST: Mapping[str, Any] = {
-    "crop": (0.08, 1.0), "flip": True, "colour": (0.4, 0.4, 0.2, 0.1), "recoloured": 0.8, "grey": 0.2, "blur": 1.0,
-}  # fmt: skip
+    "crop": (0.08, 1.0),
+    "flip": True,
+    "colour": (0.4, 0.4, 0.2, 0.1),
+    "recoloured": 0.8,
+    "grey": 0.2,
+    "blur": 1.0,
+}
 """BYOL's augmentation of the first view."""
 SECOND: Mapping[str, Any] = {**FIRST, "blur": 0.1, "solarise": 0.2}
 _HEAD = "mlp:hidden=4096:bias=true:last_bias=true"
