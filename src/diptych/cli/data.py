@@ -208,7 +208,8 @@ def run(args: Namespace) -> None:
     for name in dict.fromkeys(name for options in _OPTIONS.values() for name in options):
         if name in args and name not in _OPTIONS[args.what]:
             others = [what for what, options in _OPTIONS.items() if name in options]
-            where = " and ".join(f"`data {word}`" for word in others)
+            *before, last = [f"`data {word}`" for word in others]
+            where = f"{', '.join(before)} and {last}" if before else last
             raise InputError(f"--{name} goes with {where}, not with `data {args.what}`")
     out = Path(args.out)
     if args.what in _OF_SOURCES:
