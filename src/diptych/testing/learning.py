@@ -29,7 +29,6 @@ from diptych.evaluation import evaluate
 from diptych.methods import store
 from diptych.methods.base import At, Method
 from diptych.methods.families import few_shot as classify
-from diptych.methods.families.image_only import ImageOnly
 from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.models.model import evaluating
@@ -126,12 +125,14 @@ def _descends(subject: Subject) -> bool:
 
 
 def knows_pairs_alone(subject: Subject) -> bool:
-    """Whether a method trains a dual encoder of images and texts without a given model or a
-    teacher."""
-    module = subject.small().deliver()
-    pairs = isinstance(module, DualEncoder) and module.sides == ("image", "text")
+    """Whether a method trains encoders of images and texts without a given model or a teacher."""
+    method = subject.small()
+    encoder = getattr(method.deliver(), "encoder", method.deliver())  # of a module with more parts
+    pairs = isinstance(encoder, DualEncoder) and encoder.sides == ("image", "text")
     alone = not subject.cls.adapts and "teacher" not in subject.cls.presets["small"].config
-    return pairs and alone and _descends(subject)
+    if not (pairs and alone and _descends(subject)):
+        return False
+    return _model(method).validation.suite == "retrieval"
 
 
 class _Learnt(Exception):
@@ -245,26 +246,20 @@ def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     """Return how well a method has memorised samples, from 0 to 1, and the sufficient score,
     depending on what it delivers and logs:
 
-    - a method on images alone: `agreement`
+    - a model of images alone: `agreement`
     - a method that logs a perplexity: the probability of a token, of which a half is sufficient
     - a predictor of noise: the share of the noise that it explains, a half is sufficient
     - otherwise: accuracy by names if the data name classes, or recall, or the first measure of its
       validation
     """
     source = sources.get("train") or next(iter(sources.values()))
-    module = method.deliver()
     with evaluating(method):
-        alone = isinstance(module, DualEncoder) and module.sides == ("image",)
-        if alone or isinstance(method, ImageOnly):
-            encoder: Any = getattr(module, "encoder", module)
-            return agreement(encoder, _batch(method, source)), ENOUGH
-        preprocess = store.preprocess_of(module)
-        model = store.to_model(
-            module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model"
-        )
+        model = _model(method)
         suite = model.validation.suite
         names = model.validation.names
         settings = model.validation.settings
+        if suite in ("retrieval", "probe") and not model.reads_texts:
+            return agreement(model.encoder, _batch(method, source)), ENOUGH
         if suite in ("perplexity", "captions"):
             batch = _batch(method, source)
             at = At(0, 1, 0, 0, _last(method).name)
@@ -287,6 +282,15 @@ def agreement(module: DualEncoder, batch: Batch) -> float:
     labels: Any = batch.fields.get("label", torch.arange(len(batch)))
     labels = labels.repeat_interleave(len(vectors) // len(batch))
     return float((labels[cosines.argmax(1)] == labels).double().mean())
+
+
+def _model(method: Method) -> Any:
+    """Return the model that a method delivers."""
+    module = method.deliver()
+    preprocess = store.preprocess_of(module)
+    return store.to_model(
+        module, method.make.words, preprocess and preprocess.to_dict(), name="the toy's model"
+    )
 
 
 def _last(method: Method) -> Any:
@@ -312,11 +316,8 @@ def new_pairs(method: Method) -> tuple[int, int]:
     """Return how many of 96 new images have their text among the nearest 5, and the most that
     chance gives."""
     source = Picked(Toy(), _NEW)
-    module: Any = method.deliver()
-    with evaluating(module):
-        model = store.to_model(
-            module, method.make.words, module.image.preprocess.to_dict(), name="the toy's model"
-        )
+    with evaluating(method):
+        model = _model(method)
         found = evaluate(model, source, ["retrieval"])["retrieval"]
     return round(found["i2t_r5"] * len(source)), chance(len(source), 5)
 
