@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from diptych.data.images import FileImage
-from diptych.data.sample import Sample, Source
-from diptych.evaluation.embed import Progress, Steps, main_image, read_images
+from diptych.data.sample import Source
+from diptych.evaluation.embed import Progress, Steps, read_images
+from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
 
 
@@ -38,13 +38,9 @@ def find_in_images(
     found: list[Boxed] = []
     bad: Counter[str] = Counter()
 
-    def reported(sample: Sample) -> tuple[str, tuple[int, int]]:
-        [image] = main_image(sample)
-        return image.path if isinstance(image, FileImage) else sample.key, image.decode().size
-
     steps = Steps(progress, len(source))
     for pixels, facts in read_images(
-        model, source, reported, bad, exact=False, batch_size=batch_size, steps=steps
+        model, source, name_and_size, bad, exact=False, batch_size=batch_size, steps=steps
     ):
         for (name, size), each in zip(
             facts, model.detect(pixels, batch_size=batch_size, **options), strict=True

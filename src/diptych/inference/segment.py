@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.data.images import VOID, FileImage, Preprocess, is_image
-from diptych.data.sample import Sample
 from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, main_image, read_images
+from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.inference.classify import read_names
+from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
 from diptych.models.heat import heat_map
 from diptych.results import Tabular
@@ -108,11 +108,6 @@ def _pictures(
     progress: Progress | None,
 ) -> Iterator[tuple[Tensor, list[tuple[str, tuple[int, int]]]]]:
     """Yield pixels, with the name (file or key) and the size (width, height) of each image."""
-
-    def facts(sample: Sample) -> tuple[str, tuple[int, int]]:
-        [image] = main_image(sample)
-        return image.path if isinstance(image, FileImage) else sample.key, image.decode().size
-
     if isinstance(images, str | Path) and is_image(images):
         image = FileImage(str(images))
         pixels = model.preprocess.read(image, exact=exact)[None]
@@ -121,7 +116,7 @@ def _pictures(
     source = open_source(images)
     steps = Steps(progress, len(source))
     yield from read_images(
-        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+        model, source, name_and_size, bad, exact=exact, batch_size=batch_size, steps=steps
     )
 
 
