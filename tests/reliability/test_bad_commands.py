@@ -44,6 +44,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     # found when the data are read, before the run's folder is written
     (f"train supcon {PAIR} --batch-size 2", ("photos has no labels.class", "name a source")),
     (f"train clip {PAIR} --batch-size 99", ("batch size 99", "lower --batch-size")),
+    (f"train byol {PAIR} --batch-size 2 --chunk 8", ("--chunk cannot cut it", "leave it out")),
     (
         f"train mcl {PAIR} --batch-size 2 --method.clusters 99",
         ("mcl makes 99 clusters of 4 points", "ask for fewer clusters"),

@@ -133,7 +133,7 @@ class Engine:
         stages = by_recipe(self.method.stages(), self.recipe)
         self._check_stages(stages)
         if self.position.stage == 0:
-            self._check_data(stages[0])
+            self._check_first(stages[0])
         if begun is not None:
             begun()
         self.log.open(self.position.done if resume else None)
@@ -196,8 +196,7 @@ class Engine:
         steps = self.feed.steps(stage, recipe, loaders)
         self._warn_of_average(steps)
         self.step.precision = recipe.precision
-        self.method.train()
-        freeze_modes(self.method)
+        self._set_modes()
         if recipe.chunk is not None:
             gradcache.check(self.method)
         model = self.ranks.wrap(self.step, recipe.chunk)
@@ -208,8 +207,7 @@ class Engine:
         while self.position.step < steps:
             if stage.prepare and stage.every == "epoch" and prepared != self.position.epoch:
                 self._prepare(stage)
-                self.method.train()
-                freeze_modes(self.method)
+                self._set_modes()
                 prepared = self.position.epoch
                 loaders = self.feed.loaders(stage, recipe)
             length = self.feed.length(stage, loaders, self.position.epoch)
@@ -233,6 +231,11 @@ class Engine:
         self.log.end()
         self._end_stage()
 
+    def _set_modes(self) -> None:
+        """Put the method into training mode, and what is frozen into evaluation mode."""
+        self.method.train()
+        freeze_modes(self.method)
+
     def _check_stages(self, stages: Sequence[Stage]) -> None:
         searches = not all(stage.optimize for stage in stages)
         if self.options.shard and collectives.world_size() > 1 and searches:
@@ -246,12 +249,19 @@ class Engine:
                     "is best in the validation; give it with --val SOURCE"
                 )
 
-    def _check_data(self, stage: Stage) -> None:
-        """Raise InputError if the data do not suit the first stage, unless it prepares them itself."""
+    def _check_first(self, stage: Stage) -> None:
+        """Raise InputError if the first stage cannot be chunked, or if the data do not suit it, unless
+        it prepares them itself."""
+        recipe = replace(self.recipe, **stage.recipe)
         if not stage.optimize:
             self.feed.streams(stage)
-        elif stage.prepare is None:
-            self._loaders = self.feed.loaders(stage, replace(self.recipe, **stage.recipe))
+            return
+        if recipe.chunk is not None:
+            optim.freeze(self.method, stage.lr_scale)
+            self._set_modes()
+            gradcache.check(self.method)
+        if stage.prepare is None:
+            self._loaders = self.feed.loaders(stage, recipe)
 
     def _try_selection(self, stages: Sequence[Stage]) -> None:
         """Validate before the first step if the recipe selects, so that a wrong name costs no epoch
