@@ -108,13 +108,13 @@ def labels(ratings: np.ndarray, votes: int | None = None) -> np.ndarray:
     """
     R = ratings.shape[1]
     least = R // 2 + 1
-    votes = least if votes is None else votes
-    if not least <= votes <= R:
+    needed = least if votes is None else votes
+    if not least <= needed <= R:
         raise InputError(
-            f"{votes} votes of {R} are no majority; give {least} to {R}, or leave it out"
+            f"{needed} votes of {R} are no majority; give {least} to {R}, or leave it out"
         )
-    low = ((ratings >= 1) & (ratings <= 3)).sum(1) >= votes
-    high = (ratings >= 5).sum(1) >= votes
+    low = ((ratings >= 1) & (ratings <= 3)).sum(1) >= needed
+    high = (ratings >= 5).sum(1) >= needed
     return np.where(high, 1, np.where(low, 0, -1))
 
 
