@@ -334,7 +334,10 @@ class PerClass:
         times = np.bincount(drawn.ravel(), minlength=len(groups))
         rows = np.empty((drawn.size, self.count), np.int64)
         rows[np.argsort(drawn.ravel(), kind="stable")] = np.concatenate(
-            [self._rows(group, often, rng) for group, often in zip(groups, times.tolist(), strict=True)]
+            [
+                self._rows(group, often, rng)
+                for group, often in zip(groups, times.tolist(), strict=True)
+            ]
         )
         return list(rows.reshape(batches, -1))
 
