@@ -14,7 +14,8 @@ from PIL import Image
 
 from diptych.data.sample import BadSample
 from diptych.data.sources import open_source, tarindex
-from diptych.data.sources.tar import expand
+from diptych.data.sources.records import class_names
+from diptych.data.sources.tar import _WithoutArrays, expand
 from diptych.errors import InputError
 
 
@@ -140,6 +141,23 @@ def test_class_names_come_from_the_paired_field(tmp_path):
     assert schema["labels.label"].classes == ("cat", "dog")
     captioned = open_source(f"{path}:text=name").schema()  # the names are the captions
     assert captioned["labels.label"].classes == ("cat", "dog")
+
+
+def test_labels_and_class_names_are_read_without_the_array_files(tmp_path):
+    members = [
+        (f"{number}.{ending}", data)
+        for number in range(200)
+        for ending, data in (
+            ("png", image()),
+            ("feature.npy", b"no array"),
+            ("json", json.dumps({"label": number % 3, "name": "abc"[number % 3]}).encode()),
+        )
+    ]
+    source = open_source(str(write(tmp_path / "a.tar", members)))
+    with pytest.raises(BadSample):
+        source[0]
+    assert source.labels("label").tolist() == [number % 3 for number in range(200)]
+    assert class_names(_WithoutArrays(source)) == {"label": ["a", "b", "c"]}
 
 
 @settings(max_examples=40, deadline=None)

@@ -34,6 +34,7 @@ from diptych.data.sources.records import (
     whole_number,
 )
 from diptych.data.sources.tarindex import load_index
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
@@ -156,8 +157,11 @@ class Tar:
             )
 
     def __getitem__(self, index: int) -> Sample:
-        index = range(len(self))[index]
-        parts, images, masks = self._read(index)
+        return self._sample(range(len(self))[index])
+
+    def _sample(self, index: int, arrays: bool = True) -> Sample:
+        """A sample, or what can be had of it without reading its array files."""
+        parts, images, masks = self._read(index, arrays)
         if parts.segments and "seg" in masks and "class" not in masks:
             number = {name: at for at, name in enumerate(self._mask_classes().get("class", ()))}
             if number:
@@ -177,8 +181,10 @@ class Tar:
             edits=edits,
         )
 
-    def _read(self, index: int) -> tuple[Parts, dict[str, MemberImage], dict[str, Any]]:
-        """The fields, images and masks of a sample's members."""
+    def _read(
+        self, index: int, arrays: bool = True
+    ) -> tuple[Parts, dict[str, MemberImage], dict[str, Any]]:
+        """The fields, images and masks of a sample's members, with or without its array files."""
         parts = Parts()
         images: dict[str, MemberImage] = {}
         masks: dict[str, Any] = {}
@@ -191,7 +197,7 @@ class Tar:
                 )  # NAME.seg.png is the mask NAME, seg.png is called seg
             elif kind in IMAGES:
                 images.setdefault("main" if role in ("", "image", "img") else role, member)
-            else:
+            elif arrays or kind != "npy":
                 self._read_fields(parts, role, kind, member)
         return parts, images, masks
 
@@ -216,7 +222,7 @@ class Tar:
         refused: set[str] = set()
         for index in indices:
             try:
-                parts, _, _ = self._read(index)
+                parts, _, _ = self._read(index, arrays=False)
             except BadSample:
                 continue
             segments |= set(parts.segments.values())
@@ -246,17 +252,25 @@ class Tar:
             parts.arrays[role or "npy"] = read_npy(member.read())
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of all samples (N,), -1 if missing; reads every sample's JSON, no images."""
-        return labels_of(self, name)
+        """One label of all samples (N,), -1 if missing; reads every sample's JSON, no images or
+        array files."""
+        return labels_of(_WithoutArrays(self), name)
 
     def schema(self) -> Schema:
         """The fields, inferred from up to 1,000 samples; class names come from paired text
         fields."""
         if self._schema is None:
-            schema = schema_of(self, class_names(self, self.roles))
+            schema = schema_of(self, class_names(_WithoutArrays(self), self.roles))
             masks = {f"masks.{mask}": names for mask, names in self._mask_classes().items()}
             self._schema = {
                 name: replace(field, classes=masks.get(name, field.classes))
                 for name, field in schema.items()
             }
         return self._schema
+
+
+class _WithoutArrays(Wrapped):
+    """The samples of shards, without reading their array files."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source._sample(index, arrays=False)  # type: ignore[attr-defined]
