@@ -63,7 +63,7 @@ def test_one_quick_arm_runs_by_even_weights(tmp_path, brief):
         encode = method.encode
         method.encode = lambda batch, at: seen.append(encode(batch, at)) or seen[-1]
 
-    arm = dreamlip.trained("dreamlip", rate=4e-3, change=change, **dreamlip.SEVERAL)
+    arm = dreamlip.trained("dreamlip", like="grouped", change=change, **dreamlip.SEVERAL)
     found = arm(replace(trial, folder=tmp_path / "arm", prelude=prelude))
     assert set(found) == {"r1", "r5", "pointing", "iou", "chance", "miou"}
     groups = seen[0]["groups"]

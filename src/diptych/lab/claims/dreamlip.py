@@ -20,9 +20,21 @@ that states everything.
 patch lies on it, `iou` the overlap of its patches (W > .5) with it, `miou` that of
 segmentation by the names of things.
 
-Earlier forms trained from scratch: on two or three things and a map of 3 x 3, nine positions each of
-which sees the whole image, there was no room for grouping; on these scenes and a map of 6 x 6, 200
-steps at half a second each left recall near chance.
+`one`, `several` and `grouped` have each the rate of the best recall; arms of one text have that of `one`.
+It matters: on seeds 100 and 101 the best patch lies on the thing in .19 of cases after `grouped` at 3e-4 (`several`
+.18), and in .11 at 1e-3, where recall is higher (`several` .18); at 3e-3, where recall is lost, `several` has .34.
+
+What was tried on seed 100, and how often the best patch lay on the thing (chance .12 to .15):
+
+- `tiny`, 100 steps of 128: at the start .20, after `several` .18, `grouped` .13, at three times the rate
+  .11. Recall .94 after `several`, .96 after `grouped`, .92 after `one`. Batches of 32 show the same at
+  half of the cost.
+- A ViT from scratch (6 x 6 patches, 400 steps): .17 after `several`, .06 after `grouped`.
+- A convolution (6 x 6, largest value of each channel), after 1,000 steps on fewer things: after 200
+  steps `several` .42, `grouped` .99; after 600, `one` 1.00 and `grouped` .97. With the mean of the map in
+  place of the largest value, from scratch, `several` .57 and `grouped` .34. Positions of a convolution
+  see a part of the image, so they name what is there without help.
+- From scratch, recall by whole captions stays below .1 (600 steps): so all arms tune a trained model.
 """
 
 from collections.abc import Callable
@@ -34,7 +46,7 @@ from torch.nn.functional import normalize
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better, not_worse
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.training.config import resolve
@@ -42,10 +54,16 @@ from diptych.training.run import run
 
 SCENES = "scenes:number=4-6:same=0:long=objects"
 LEARNT = 3000
-STEPS = 100
+STEPS = 150
+BATCH = 32
 SENTENCES = 3
 PAIRS = 300  # held out
-RATES = {"one": 1e-3, "several": 1e-3, "grouped": 1e-3}
+# means of recall on seeds 100 and 101
+RATES: dict[str, dict[float, float]] = {
+    "one": {3e-5: 0.8908, 1e-4: 0.9042, 3e-4: 0.9034, 1e-3: 0.86},
+    "several": {3e-4: 0.91, 1e-3: 0.9192, 3e-3: 0.7767},
+    "grouped": {3e-4: 0.9167, 1e-3: 0.9267, 3e-3: 0.7475},
+}
 
 
 def draw(trial: Trial) -> dict[str, str]:
@@ -59,12 +77,12 @@ def draw(trial: Trial) -> dict[str, str]:
 def trained(
     method: str,
     *,
-    rate: float,
+    like: str,
     times: int = 1,
     change: Callable[[Method], None] | None = None,
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: a method on the scenes at a rate for `times` as many steps, measured."""
+    """An arm: a method on the scenes at the best rate of an arm of RATES, for `times` as many steps, measured."""
 
     def arm(trial: Trial) -> dict[str, float]:
         settings = resolve(
@@ -72,7 +90,11 @@ def trained(
             {"train": trial.prelude["learnt"]},
             init="tiny",
             config={"augment": {}, **config},
-            recipe={"steps": trial.steps(times * STEPS, quick=times * 4), "lr": rate},
+            recipe={
+                "steps": trial.steps(times * STEPS, quick=times * 4),
+                "lr": best(RATES[like]),
+                "batch_size": BATCH,
+            },
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
@@ -128,13 +150,13 @@ claim = Claim(
     prelude=draw,
     arms={
         "start": start,
-        "raw": trained("clip", rate=RATES["one"], role="web"),
-        "cut": trained("clip", rate=RATES["one"], role="long*"),
-        "one": trained("clip", rate=RATES["one"], role="long"),
-        "one_longer": trained("clip", rate=RATES["one"], role="long", times=1 + SENTENCES),
-        "several": trained("dreamlip", rate=RATES["several"], **SEVERAL, subcaption=0.0),
-        "grouped": trained("dreamlip", rate=RATES["grouped"], **SEVERAL),
-        "even": trained("dreamlip", rate=RATES["grouped"], **SEVERAL, change=even),
+        "raw": trained("clip", like="one", role="web"),
+        "cut": trained("clip", like="one", role="long*"),
+        "one": trained("clip", like="one", role="long"),
+        "one_longer": trained("clip", like="one", role="long", times=1 + SENTENCES),
+        "several": trained("dreamlip", like="several", **SEVERAL, subcaption=0.0),
+        "grouped": trained("dreamlip", like="grouped", **SEVERAL),
+        "even": trained("dreamlip", like="grouped", **SEVERAL, change=even),
     },
     headline=(
         better("pointing", "grouped", over="several"),
@@ -150,7 +172,9 @@ claim = Claim(
         better("r1", "cut", over="raw"),
         better("r1", "several", over="one_longer"),
     ),
-    delta=0.03,
+    rates=RATES,
+    delta={"pointing": 0.006, "r1": 0.03},
+    tuned=Tuned(effect=-0.075, sd=0.016, best=0.188, chance=0.121, seconds=700),
     floor=Floor("r1", chance=1 / PAIRS, arms=("cut", "one", "one_longer", "several", "grouped")),
     table=("r1", "r5", "pointing", "iou", "chance", "miou"),
 )
