@@ -14,9 +14,11 @@ from tests.evaluation.helpers import Rows
 from diptych.data.columns import WithColumns
 from diptych.data.pairs import Paired
 from diptych.data.sample import Field, Sample, Source, keys_digest, labels_of
+from diptych.data.shards import write_shards
+from diptych.data.sources import open_source
 from diptych.data.sources.filtered import Filtered
 from diptych.data.sources.subset import Part, shots
-from diptych.data.wrap import Wrapped
+from diptych.data.wrap import Only, Wrapped
 from diptych.errors import InputError
 from diptych.evaluation.suites._groups import Siblings
 from diptych.lab.adapting import Noisy
@@ -170,8 +172,9 @@ def test_keys_are_looked_up_only_when_asked_for():
         lambda whole: shots(whole, 1),
         lambda whole: Siblings(whole, "class"),
         lambda whole: Noisy(whole, 5.0),
+        lambda whole: Only(whole, ["images.main", "labels.class"]),
     ],
-    ids=["columns", "pairs", "kept", "part", "shots", "siblings", "noisy"],
+    ids=["columns", "pairs", "kept", "part", "shots", "siblings", "noisy", "only"],
 )
 def test_every_wrapped_source_of_the_package_has_keys_labels_and_damage(wrap):
     whole = Counting()
@@ -187,3 +190,26 @@ def test_what_a_subclass_changes_is_all_that_differs():
     assert source[0].captions() == [Toy(COUNT)[2].captions()[0].upper()]
     assert "texts.loud" in source.schema()
     check(source)
+
+
+def test_some_fields_alone_are_those_that_are_named(tmp_path):
+    whole = open_source("scenes:count=4:edits=recolour:texts=caption+web:drop=0")
+    named = ["images.main", "texts.web", "labels.object", "arrays.depth", "masks.class"]
+    source = Only(whole, named)
+    assert list(source.schema()) == named
+    for sample, full in zip(source, whole, strict=True):
+        assert list(sample.images) == ["main"]
+        assert sample.images["main"].read() == full.images["main"].read()
+        assert [text.role for text in sample.texts] == ["web"]
+        assert sample.labels == {"object": full.labels["object"]}
+        assert list(sample.arrays) == ["depth"]
+        assert list(sample.masks) == ["class"]
+        assert not sample.boxes
+        assert not sample.edits
+    assert [each.kind for each in Only(whole, ["edits"])[0].edits] == [
+        each.kind for each in whole[0].edits
+    ]
+    write_shards(source, tmp_path)
+    assert set(open_source(f"{tmp_path}/*.tar").schema()) == {*named, "texts.object_name"}
+    with pytest.raises(InputError, match="unknown field of scenes.*'labels.objekt'; did you mean"):
+        Only(whole, ["labels.objekt"])

@@ -4,7 +4,7 @@ learned from 1?
 Arms train by the same small recipe on scenes of one thing, whose captions are noisy at a known rate
 (a caption of another scene, a text that many images share, or letters without sense), and are
 measured on held-out clean scenes. Arms of one seed share their scenes: the first n = 1,250 are
-those of the larger set too. All take as many steps, two and a half passes over the largest set, but
+those of the larger set too. All take as many steps, five passes over the largest set, but
 for two:
 
     clean, noisy, noisy16    n clean pairs; n and 16n of which 40 % are noise
@@ -30,6 +30,7 @@ from diptych.data.sample import labels_of
 from diptych.data.shards import write_shards
 from diptych.data.sources import filtered as kept
 from diptych.data.sources import open_source
+from diptych.data.wrap import Only
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better, equal
 from diptych.methods.pretrain.align.filter import Rules, filtered
@@ -39,9 +40,10 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 N = 1_250
-STEPS = 800
+STEPS = 1600
 BATCH = 64
 SCENES = "scenes:number=1:size=32:texts=caption"
+FIELDS = ("images.main", "texts.caption", "labels.object", "labels.noise")
 SETS = {  # noise; how many times n pairs
     "clean": ("", (1,)),
     "noisy": ("swap=0.1+boilerplate=0.15+junk=0.15", (1, 16)),
@@ -50,7 +52,7 @@ SETS = {  # noise; how many times n pairs
 RULES = Rules(shorter_side=None, aspect=None, vocabulary=1500)
 PAIRS = 500  # held out
 PROBED = 2_000  # images that the probe learns from
-TOWER = "conv:image_size=32:stem=2:widths=(32,64,96):depths=(1,1,1):pooling=max"
+TOWER = "conv:image_size=32:stem=2:widths=(16,32,64):depths=(1,1,1):pooling=max"
 TEXT_TOWER = "text:width=64:depth=2:heads=2"
 WIDTH = 64  # of the space
 RATE = 4e-3
@@ -64,7 +66,7 @@ def draw(trial: Trial) -> dict[str, str]:
     found = {}
     for name, (noise, times) in SETS.items():
         spec = f"{SCENES}:seed={trial.seed}:count={times[-1] * count}:noise={noise}"
-        write_shards(open_source(spec), trial.folder / name, per_shard=count)
+        write_shards(Only(open_source(spec), FIELDS), trial.folder / name, per_shard=count)
         for each in times:
             found[f"{name}{each}"] = f"{trial.folder / name}/{{00000..{each - 1:05d}}}.tar"
     every = found["noisy16"]
@@ -81,7 +83,7 @@ def draw(trial: Trial) -> dict[str, str]:
     for name, split, number in (("test", "test", PAIRS), ("probed", "val", PROBED)):
         number = number // 10 if trial.quick else number
         spec = f"{SCENES}:seed={trial.seed}:split={split}:count={number}:drop=0"
-        write_shards(open_source(spec), trial.folder / name)
+        write_shards(Only(open_source(spec), FIELDS), trial.folder / name)
         found[name] = f"{trial.folder / name}/*.tar"
     return found
 
