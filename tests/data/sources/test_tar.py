@@ -534,6 +534,50 @@ def test_the_index_is_small_pickles_and_is_cached(tmp_path, monkeypatch):
     assert len(open_source(str(path))) == 3
 
 
+def test_class_names_of_many_samples_are_cached_until_a_shard_or_role_changes(
+    tmp_path, monkeypatch
+):
+    from diptych.data.sources import tar
+
+    def named(names):
+        for number in range(6):
+            yield f"{number}.png", image()
+            yield f"{number}.seg.png", image()
+            yield (
+                f"{number}.json",
+                json.dumps(
+                    {
+                        "label": number % 2,
+                        "name": names[number % 2],
+                        "mask_classes": {"seg": {number % 2: names[number % 2]}},
+                    }
+                ).encode(),
+            )
+
+    def classes(path, roles=""):
+        schema = open_source(f"{path}{roles}").schema()
+        return schema["labels.label"].classes, schema["masks.seg"].classes
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tar, "_CACHED_FROM", 1)
+    monkeypatch.setattr(tar, "_FIRST", 2)
+    path = write(tmp_path / "a.tar", named("ab"))
+    assert classes(path) == (("a", "b"), ("a", "b"))
+    assert len(list((tmp_path / "cache" / "diptych").iterdir())) == 2
+    read = []
+    with monkeypatch.context() as patch:
+        patch.setattr(tar, "class_names", lambda source, roles: read.append(roles) or {})
+        assert classes(path) == (("a", "b"), ("a", "b"))
+        assert not read
+        assert classes(path, ":text=name=kind") == ((), ("a", "b"))
+        assert read == [{"kind": "name"}]
+    for kept in (tmp_path / "cache" / "diptych").iterdir():
+        kept.write_bytes(b"{")
+    assert classes(path) == (("a", "b"), ("a", "b"))
+    write(path, named("xyz"))
+    assert classes(path) == (("x", "y"), ("x", "y"))
+
+
 def test_the_packs_read_whole(data_pack):
     source = open_source(str(data_pack("flickr8k-1k") / "{train,test}.tar"))
     assert (len(source), damaged(source)) == (1000, {})

@@ -63,7 +63,7 @@ def read(target: Path, load: Callable[[Path], T]) -> T | None:
         return None
 
 
-def write(target: Path, fill: Callable[[BinaryIO], None]) -> bool:
+def write(target: Path, fill: Callable[[BinaryIO], object]) -> bool:
     """Write a cache file atomically; False if the disk does not permit it. Other errors of `fill`
     propagate."""
     temporary = None

@@ -6,9 +6,10 @@ can read any sample with one or two reads. Nothing is extracted or unpickled.
 """
 
 import glob
+import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from diptych.data.compact import is_folder
 from diptych.data.endings import IMAGES
 from diptych.data.images import VOID, ClassMask, Mask, MemberImage
 from diptych.data.sample import BadSample, Sample, Schema
+from diptych.data.sources import cache
 from diptych.data.sources.records import (
     Parts,
     class_names,
@@ -38,9 +40,13 @@ from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
 
+Names = Mapping[str, Sequence[str]]
+"""Class names by label or mask."""
+
 FORMAT = "tar"
 _MOST_FILES = 1_000_000  # in the expansion of braces
 _FIRST = 100  # samples by which to judge whether masks have class names
+_CACHED_FROM = 10_000  # samples; the names of fewer are read in a second
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -138,7 +144,7 @@ class Tar:
                 f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with images"
             )
         self._schema: Schema | None = None
-        self._masks: dict[str, tuple[str, ...]] | None = None  # class names of masks
+        self._masks: Names | None = None  # class names of masks
 
     def __len__(self) -> int:
         return len(self._index.ends)
@@ -201,7 +207,7 @@ class Tar:
                 self._read_fields(parts, role, kind, member)
         return parts, images, masks
 
-    def _mask_classes(self) -> dict[str, tuple[str, ...]]:
+    def _mask_classes(self) -> Names:
         """The class names of masks.
 
         They are given by `mask_classes`; those of `class`, which is made from `seg`, are the names
@@ -212,11 +218,24 @@ class Tar:
             first = range(min(len(self), _FIRST))
             found = self._named_masks(first)
             self._masks = (
-                self._named_masks(range(len(self))) if found and len(self) > _FIRST else found
+                self._kept("masks", lambda: self._named_masks(range(len(self))))
+                if found and len(self) > _FIRST
+                else found
             )
         return self._masks
 
-    def _named_masks(self, indices: Iterable[int]) -> dict[str, tuple[str, ...]]:
+    def _kept(self, what: str, read: Callable[[], Names]) -> Names:
+        """What `read` finds in all samples; of many it is cached until a shard changes."""
+        if len(self) < _CACHED_FROM:
+            return read()
+        stored = cache.place(f"tar-{what}", self.paths, ".json")
+        kept = cache.read(stored, lambda path: json.loads(path.read_bytes()))
+        if kept is None or kept["roles"] != self.roles:
+            kept = {"roles": self.roles, "names": read()}
+            cache.write(stored, lambda file: file.write(json.dumps(kept).encode()))
+        return {name: tuple(names) for name, names in kept["names"].items()}
+
+    def _named_masks(self, indices: Iterable[int]) -> Names:
         reported: dict[str, dict[int, str]] = {}
         segments: set[str] = set()
         refused: set[str] = set()
@@ -260,7 +279,8 @@ class Tar:
         """The fields, inferred from up to 1,000 samples; class names come from paired text
         fields."""
         if self._schema is None:
-            schema = schema_of(self, class_names(_WithoutArrays(self), self.roles))
+            labels = self._kept("labels", lambda: class_names(_WithoutArrays(self), self.roles))
+            schema = schema_of(self, labels)
             masks = {f"masks.{mask}": names for mask, names in self._mask_classes().items()}
             self._schema = {
                 name: replace(field, classes=masks.get(name, field.classes))
