@@ -355,8 +355,10 @@ def test_there_is_one_global_crop_and_the_views_of_unused_losses_are_left_out():
     hidden = views["fields.main.hidden"]
     assert (hidden.grid, hidden.share, hidden.blocks) == ((4, 4), 0.75, True)
     assert [views[f"texts.main{end}"].role for end in ("", "2")] == ["web", "synthetic"]
-    left = shown(tips(alpha=0.0, mask=0.0))
-    assert set(left) == {"images.main", "texts.main", "texts.main2"}
+    method = tips(alpha=0.0, mask=0.0)
+    assert set(shown(method)) == {"images.main", "texts.main", "texts.main2"}
+    assert not method.model.image.mask_token.requires_grad
+    assert tips().model.image.mask_token.requires_grad
 
 
 def test_pads_and_scaled_embeddings_of_the_text_tower():

@@ -16,6 +16,7 @@ from diptych.data.images import sides
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.nn.parts import freeze
 from diptych.towers.nn.transformer import Attention, FeedForward, Transformer, init
 from diptych.towers.tower import ImageTower, preprocess_of
 
@@ -126,6 +127,7 @@ class ViT(ImageTower):
             torch.randn(config.cls * config.cls_position + h * w, D) * D**-0.5
         )
         self.mask_token = nn.Parameter(torch.randn(D) * 0.02) if config.mask_token else None
+        freeze(self.mask_token)  # a method that hides patches thaws it
         self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
         self.transformer = Transformer(
             D,

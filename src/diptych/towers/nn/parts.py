@@ -7,7 +7,7 @@ Dimensions: B samples, Q places of a queue, E embedding.
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -265,20 +265,19 @@ def checksum(module: nn.Module) -> Tensor:
 
 def freeze(*parts: nn.Module | nn.Parameter | None) -> None:
     """Mark parameters, or all parameters of modules, as frozen: the engine never trains them."""
-    for part in parts:
-        own = (
-            [part]
-            if isinstance(part, nn.Parameter)
-            else []
-            if part is None
-            else list(part.parameters())
-        )
-        for parameter in own:
-            parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
+    for parameter in _parameters(parts):
+        parameter.requires_grad_(False).frozen = True  # type: ignore[attr-defined]
 
 
-def thaw(*parts: nn.Module) -> None:
+def thaw(*parts: nn.Module | nn.Parameter | None) -> None:
     """Make frozen parameters trainable again."""
+    for parameter in _parameters(parts):
+        parameter.requires_grad_(True).frozen = False  # type: ignore[attr-defined]
+
+
+def _parameters(parts: Iterable[nn.Module | nn.Parameter | None]) -> Iterator[nn.Parameter]:
     for part in parts:
-        for parameter in part.parameters():
-            parameter.requires_grad_(True).frozen = False  # type: ignore[attr-defined]
+        if isinstance(part, nn.Parameter):
+            yield part
+        elif part is not None:
+            yield from part.parameters()

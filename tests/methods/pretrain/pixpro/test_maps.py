@@ -86,8 +86,11 @@ def test_a_pyramid_keeps_the_tower_and_is_built_from_its_spec():
     torch.testing.assert_close(found.levels[1], coarse)
     again = image_tower(pyramid.spec).eval()
     again.load_state_dict(pyramid.state_dict())
+    # a method that does not read the levels would wait for their gradients on many ranks
+    assert not any(parameter.requires_grad for parameter in again.pyramid.parameters())
     assert torch.equal(again(x).levels[0], found.levels[0])
     assert Pyramid.of(again, 2, 4) is again
+    assert all(parameter.requires_grad for parameter in again.parameters())
     assert Pyramid.of(again, 0, 4) is again.inner
     assert Pyramid.of(tower, 0, 4) is tower
     with pytest.raises(InputError, match="levels=2 and channels=4, and levels=1 and channels=4"):

@@ -19,6 +19,7 @@ from diptych.spec import Count
 from diptych.towers.build import image, image_tower
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.heads import head
+from diptych.towers.nn.parts import freeze, thaw
 from diptych.towers.tower import ImageTower, preprocess_of
 
 _LEAST = 1e-6
@@ -70,7 +71,7 @@ class Pyramid(ImageTower):
     """An image tower with a feature pyramid (Lin et al., 2017, torchvision's) on its maps.
 
     Tokens and pooled vectors are the tower's; `levels` are those of the pyramid (B, C, h, w), fine
-    to coarse. Raises InputError for a tower with fewer maps.
+    to coarse. The pyramid is frozen where no method trains it. Raises InputError for a tower with fewer maps.
 
     >>> tower = {"name": "conv", "image_size": 32, "widths": (8, 16), "depths": (1, 1)}
     >>> encoded = Pyramid(PyramidConfig(tower=tower, levels=2, channels=4))(torch.zeros(1, 3, 32, 32))
@@ -93,11 +94,12 @@ class Pyramid(ImageTower):
             )
         channels = [each.shape[1] for each in maps[-config.levels :]]
         self.pyramid = FeaturePyramidNetwork(channels, config.channels)
+        freeze(self.pyramid)
 
     @classmethod
     def of(cls, tower: ImageTower, levels: int, channels: int) -> ImageTower:
-        """The pyramid of a given tower, with its weights, or that which it is already; without
-        levels, the tower alone.
+        """The pyramid of a given tower, with its weights, or that which it is already, to be trained;
+        without levels, the tower alone.
 
         Raises InputError for a pyramid of another size.
         """
@@ -105,7 +107,8 @@ class Pyramid(ImageTower):
             return tower.inner if isinstance(tower, Pyramid) else tower
         if not isinstance(tower, Pyramid):
             config = PyramidConfig(tower=tower.spec, levels=levels, channels=channels)
-            return cls(config, tower)
+            tower = cls(config, tower)
+        thaw(tower.pyramid)
         have = (tower.config.levels, tower.config.channels)
         if have != (levels, channels):
             raise InputError(

@@ -53,7 +53,7 @@ from diptych.spec import (
     Width,
     configure,
 )
-from diptych.towers.nn.parts import Momentum, Temperature, cosine_momentum
+from diptych.towers.nn.parts import Momentum, Temperature, cosine_momentum, thaw
 
 card = {
     "title": "TIPS: Text-Image Pretraining with Spatial Awareness",
@@ -153,6 +153,8 @@ class TIPS(Pairs):
         self.distills = parts["cls"]
         self.masks = parts["patch"] and not lent
         self._check_tower(tower)
+        if self.masks:
+            thaw(tower.mask_token)
         # in a tuple, so that its parts are registered once
         self._delivered = (WithHeads(self.model, self.heads),)
         make.go_on(self._delivered[0])
@@ -164,8 +166,6 @@ class TIPS(Pairs):
             self.lent = Teacher(config.teacher)
         elif self.heads:
             self.teacher = Momentum(nn.ModuleList([tower, self.heads]), config.momentum)
-        # without masked prediction the tower's mask token is not used
-        self.find_unused_parameters = not self.masks  # type: ignore[misc]
 
     def _check_tower(self, tower: Any) -> None:
         """Raise InputError if the image tower cannot see the crops, or hide patches."""
