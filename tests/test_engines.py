@@ -110,15 +110,20 @@ def answers(cluster) -> str:
 
 
 class Killer(threading.Thread):
-    """Kills one of the processes that `find` returns, while a part of `out` is under way."""
+    """Kills one of the processes that `find` returns, while a part of `out` is under way, at any
+    time until it is joined."""
 
     def __init__(self, out, find, done=0):
         super().__init__(daemon=True)
         self.folder, self.find, self.done, self.killed = parts.folder_of(out), find, done, None
+        self.over = threading.Event()
+
+    def join(self, timeout=None):
+        self.over.set()
+        super().join(timeout)
 
     def run(self):
-        end = time.monotonic() + 60
-        while time.monotonic() < end and self.killed is None:
+        while not self.over.is_set() and self.killed is None:
             under_way = [*self.folder.glob(".*.unfinished/*/img_emb")]
             if under_way and len([*self.folder.glob("*-of-*")]) >= self.done:
                 for process in self.find():
