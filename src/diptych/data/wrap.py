@@ -77,21 +77,19 @@ class Only(Wrapped):
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
-
-        def kept(kind: str) -> dict[str, Any]:
-            found = getattr(sample, kind)
-            return {name: value for name, value in found.items() if f"{kind}.{name}" in self.fields}
-
         return replace(
             sample,
-            images=kept("images"),
+            images=self._named("images", sample.images),
             texts=tuple(text for text in sample.texts if f"texts.{text.role}" in self.fields),
-            labels=kept("labels"),
+            labels=self._named("labels", sample.labels),
             boxes=sample.boxes if "boxes" in self.fields else (),
-            masks=kept("masks"),
-            arrays=kept("arrays"),
+            masks=self._named("masks", sample.masks),
+            arrays=self._named("arrays", sample.arrays),
             edits=sample.edits if "edits" in self.fields else (),
         )
+
+    def _named(self, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if f"{kind}.{name}" in self.fields}
 
     def schema(self) -> Schema:
         known = super().schema()

@@ -136,7 +136,8 @@ class Tar:
         self.name = name
         self.paths = list(paths)
         self.roles = dict(roles)
-        self._index = load_index(self.paths)
+        self._stored = cache.place("tar", self.paths, ".npz")  # another one if a shard changes
+        self._index = load_index(self.paths, self._stored)
         self.damage: Mapping[str, str] = self._index.damage
         if not len(self):
             lost = f" ({len(self.damage)} are damaged)" if self.damage else ""
@@ -228,7 +229,7 @@ class Tar:
         """What `read` finds in all samples; of many it is cached until a shard changes."""
         if len(self) < _CACHED_FROM:
             return read()
-        stored = cache.place(f"tar-{what}", self.paths, ".json")
+        stored = self._stored.with_name(f"{self._stored.stem}-{what}.json")
         kept = cache.read(stored, lambda path: json.loads(path.read_bytes()))
         if kept is None or kept["roles"] != self.roles:
             kept = {"roles": self.roles, "names": read()}

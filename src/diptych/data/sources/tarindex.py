@@ -93,9 +93,8 @@ class Index:
         return cls(Strings.from_arrays(arrays, "key"), extensions, damage, **numbers)
 
 
-def load_index(paths: Sequence[str]) -> Index:
-    """The index of the shards; a large one is cached until a shard changes."""
-    stored = cache.place("tar", paths, ".npz")
+def load_index(paths: Sequence[str], stored: Path) -> Index:
+    """The index of the shards; a large one is cached in `stored`, which depends on their content."""
     kept = cache.read(stored, _load)
     if kept is not None:
         return kept

@@ -127,7 +127,8 @@ class ViT(ImageTower):
             torch.randn(config.cls * config.cls_position + h * w, D) * D**-0.5
         )
         self.mask_token = nn.Parameter(torch.randn(D) * 0.02) if config.mask_token else None
-        freeze(self.mask_token)  # a method that hides patches thaws it
+        # a method that hides patches thaws it; on many ranks no parameter may be without a gradient
+        freeze(self.mask_token)
         self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
         self.transformer = Transformer(
             D,
