@@ -152,16 +152,17 @@ class Make:
         logit_bias: float | None = None,
         pool: Pool = "before",
         spaces: Sequence[str] = (),
+        image_pooler: str | None = None,
         **projections: str,
     ) -> DualEncoder:
         """Return a new dual encoder, without the tower of a side that is `NO_TOWER`, and with the
         adapter if there is one.
 
-        A given model keeps its scale, projections and pool; a missing bias is added. `spaces` names the
-        vectors of an image tower that pools several. Raises InputError if a given model has other
-        spaces.
+        A given model keeps its scale, projections, pool and poolers; a missing bias or `image_pooler` is
+        added. `spaces` names the vectors of an image tower that pools several. Raises InputError if a
+        given model has other spaces.
         """
-        encoder = self._encoder(logit_scale, logit_bias, pool, spaces, projections)
+        encoder = self._encoder(logit_scale, logit_bias, pool, spaces, image_pooler, projections)
         if self.adapter is not None:
             attach(encoder, self.adapter)
         return encoder
@@ -172,6 +173,7 @@ class Make:
         logit_bias: float | None,
         pool: Pool,
         spaces: Sequence[str],
+        image_pooler: str | None,
         projections: Mapping[str, str],
     ) -> DualEncoder:
         if self._dual is None:
@@ -191,6 +193,7 @@ class Make:
                 logit_bias=logit_bias,
                 pool=pool,
                 spaces=spaces,
+                image_pooler=image_pooler,
                 **{**self._projections, **projections},
             )
         config = dict(self._dual)
@@ -199,15 +202,16 @@ class Make:
                 f"this method wants a model with the spaces {', '.join(spaces)}, and the one that training starts "
                 f"from has {', '.join(config.get('spaces', ())) or 'none'}"
             )
-        missing_bias = logit_bias is not None and config.get("logit_bias") is None
-        if missing_bias:
-            config["logit_bias"] = logit_bias
-        encoder = DualEncoder.from_config(config)
+        added = {"logit_bias": logit_bias, "image_pooler": image_pooler}
+        missing = {name: value for name, value in added.items() if config.get(name) is None}
+        encoder = DualEncoder.from_config({**config, **missing})
         if self._state is not None:
-            state = dict(self._state)
-            if missing_bias:
-                state["logit_bias"] = encoder.state_dict()["logit_bias"]
-            encoder.load_state_dict(state)
+            new = {
+                name: value
+                for name, value in encoder.state_dict().items()
+                if name.split(".")[0] in missing
+            }
+            encoder.load_state_dict({**self._state, **new})
         return encoder
 
     def text_encoder(

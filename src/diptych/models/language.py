@@ -95,8 +95,12 @@ class CausalLM(nn.Module):
         """
         x, place = self._embedded(ids, mask, prefix)
         x = x + self.tower.positions[place]
-        x = self.tower.blocks(x, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache)
-        return self.tower.norm(x)
+        return self._decoded(x, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache)
+
+    def _decoded(self, x: Tensor, **options: Any) -> Tensor:
+        """Tokens with their positions (B, N, D) -> tokens after the final norm; keywords as in
+        `Transformer.forward`."""
+        return self.tower.norm(self.tower.blocks(x, **options))
 
     def _embedded(
         self, ids: Tensor | None, mask: Tensor | None, prefix: Tensor | None
@@ -197,7 +201,7 @@ class CausalLM(nn.Module):
         """The candidates' tokens (B, k, D) after the final norm, and the cache with all of them."""
         x = self.table(ids) + self.tower.positions[lengths][:, None]
         cache = state.cache.select()
-        x = self.tower.blocks(
+        hidden = self._decoded(
             x,
             mask=candidates_mask(state.mask, ids.shape[1]),
             memory=state.memory,
@@ -205,7 +209,7 @@ class CausalLM(nn.Module):
             causal=False,  # the mask says it all
             cache=cache,
         )
-        return self.tower.norm(x), cache
+        return hidden, cache
 
     def token_log_probs(
         self,

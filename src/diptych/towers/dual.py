@@ -19,6 +19,7 @@ from diptych.towers.build import image_tower, text_tower
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.heads import TwoConfig, TwoHeads, fitted, head
 from diptych.towers.nn.parts import Temperature
+from diptych.towers.nn.pooling import Poolers, QueryPooler
 from diptych.towers.tower import ImageTower, Tower
 
 _OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
@@ -37,6 +38,9 @@ class DualEncoder(nn.Module):
 
     With `pool="before"` the image tower's pooled vector is projected; with "after" its patches are,
     and the vector is their mean.
+
+    With `image_pooler`, a spec of `towers.nn.pooling.Poolers`, the vector of an image is that of an
+    attentional pooler in place of what the tower pools, and `encode_image` gives a decoder's queries.
 
     An image tower that pools K vectors (several CLS tokens) offers K named `spaces`: the encoder
     embeds images in the first, `space(name)` in another one. Texts are the same in all of them.
@@ -69,6 +73,7 @@ class DualEncoder(nn.Module):
         text_projection: str = "linear",
         pool: Pool = "before",
         spaces: Sequence[str] = (),
+        image_pooler: str | None = None,
     ):
         super().__init__()
         assert image is not None or text is not None, "a dual encoder has one tower at least"
@@ -77,10 +82,22 @@ class DualEncoder(nn.Module):
         self.pool = pool
         self.spaces = _named(spaces, 1 if image is None else image.vectors)
         self._vector = 0  # of those that the image tower pools
+        if image_pooler is not None and (pool == "after" or self.spaces):
+            raise InputError(
+                f"image_pooler={image_pooler} pools one vector; leave out pool=after and several spaces"
+            )
         if image is not None:
             self.image = image
         self.text = text
         self.embed_dim = embed_dim
+        self.image_pooler: nn.Module | None = None
+        if image is not None and image_pooler is not None:
+            if isinstance(getattr(image, "pool", None), QueryPooler):
+                raise InputError(
+                    f"image_pooler={image_pooler} reads tokens, and the image tower pools by queries of its own; leave "
+                    "it out"
+                )
+            self.image_pooler = Poolers(image_pooler, image.width)
         if image is not None:
             image_projection = fitted(image_projection, image.width, embed_dim)
             self.image_projection = head(image_projection, image.width, embed_dim, "image")
@@ -97,6 +114,7 @@ class DualEncoder(nn.Module):
             "image_projection": image_projection,
             "text_projection": text_projection,
             "logit_bias": logit_bias,
+            **({"image_pooler": image_pooler} if image_pooler is not None else {}),
         }
 
     def __getattr__(self, name: str) -> Any:
@@ -116,6 +134,8 @@ class DualEncoder(nn.Module):
         """Encode images (N, 3, H, W) at the tower's width; of several pooled vectors the result has
         that of this space. Keywords (`edit`, `hidden`, …) are passed to the tower."""
         encoded = self.image(x, **options)
+        if self.image_pooler is not None:
+            return self.image_pooler(encoded)
         if not self.spaces:
             return encoded
         return replace(encoded, pooled=encoded.pooled[:, self._vector])
@@ -219,6 +239,7 @@ class DualEncoder(nn.Module):
             "logit_bias",
             "pool",
             "spaces",
+            "image_pooler",
         )
         for key in config:
             if key not in known:
@@ -262,6 +283,7 @@ class Composed(DualEncoder):
         self.embed_dim = embed_dim or base.embed_dim
         self.pool = base.pool
         self.spaces = base.spaces
+        self.image_pooler = base.image_pooler
         self._vector = base._vector
         self._plain = base._plain
 

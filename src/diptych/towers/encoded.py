@@ -28,6 +28,14 @@ class Encoded:
     levels: Sequence[
         Tensor
     ] = ()  # feature maps (B, C, h, w), fine to coarse, of towers that have them
+    queries: Tensor | None = (
+        None  # (B, M, ·) of learned queries that read the tokens, for a decoder
+    )
+
+    @property
+    def memory(self) -> Tensor:
+        """What a decoder reads: the queries, or without them the tokens after the prefix."""
+        return self.tokens[:, self.prefix :] if self.queries is None else self.queries
 
     @property
     def patches(self) -> Tensor:

@@ -249,3 +249,23 @@ def test_a_gate_has_two_thirds_of_the_hidden_width_in_multiples_of_eight():
     x = torch.randn(3, 12)
     a, b = mlp.fc1(x)[:, :32], mlp.fc1(x)[:, 32:]
     torch.testing.assert_close(mlp(x), mlp.fc2(a * torch.sigmoid(a) * b))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_cross_attention_from_a_layer_on_in_every_second_one(alone):
+    stack = Transformer(8, 5, 2, cross=1, cross_every=2, cross_alone=alone, memory_width=6).eval()
+    assert [layer.cross is not None for layer in stack.layers] == [False, True, False, True, False]
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 6)
+    mask = torch.tensor([[True, True, False, True], [True] * 4])
+    found = stack(x, causal=True, memory=memory, memory_mask=mask)
+    changed = memory.clone()
+    changed[0, 2] += 1
+    assert torch.equal(stack(x, causal=True, memory=changed, memory_mask=mask), found)
+    changed[1, 2] += torch.randn(6)
+    assert not torch.equal(stack(x, causal=True, memory=changed, memory_mask=mask), found)
+    if alone:  # the memory is normalised by each layer, the tokens are not mixed by it
+        torch.testing.assert_close(
+            stack(x, causal=True, memory=3 * memory + 2, memory_mask=mask), found, atol=1e-4, rtol=0
+        )
+        layer = stack.layers[1]
+        torch.testing.assert_close(layer(x, memory=memory)[:, 1:], layer(x[:, 1:], memory=memory))

@@ -202,7 +202,7 @@ def test_an_empty_text_has_a_finite_embedding():
         ({"poling": "eot"}, "did you mean 'pooling'"),
         ({"pooling": "eos"}, "did you mean 'eot'"),
         ({"pooling": "last"}, "choose pooling=eot"),
-        ({"pooling": "cls"}, "choose pooling=eot"),
+        ({"pooling": "cls", "causal": False}, "choose causal=true"),
         ({"pooling": "first"}, "causal=false"),
         ({"padding": "longst"}, "did you mean 'longest'"),
         ({"depth": 0}, "at least 1"),

@@ -58,11 +58,11 @@ class PairConfig:
                 f"distinct={self.distinct} keeps samples apart and together={self.together} joins them; leave one out"
             )
 
-    def stage(self, model: DualEncoder) -> Stage:
-        """Return the stage of a method that trains `self.model`: which samples share a batch, and
-        the learning rate of each part."""
+    def stage(self, model: DualEncoder, prefix: str = "model") -> Stage:
+        """Return the stage of a method that trains the encoder `model`, whose parameters have the
+        prefix: which samples share a batch, and the learning rate of each part."""
         plan = Distinct(self.distinct) if self.distinct else Together(self.together)
-        towers = {"model.image": model.image, "model.text": model.text}
+        towers = {f"{prefix}.image": model.image, f"{prefix}.text": model.text}
         scale: dict[str, float] = {}
         for prefix, tower in towers.items():
             if has_blocks(tower):

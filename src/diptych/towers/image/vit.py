@@ -17,6 +17,7 @@ from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.parts import freeze
+from diptych.towers.nn.pooling import QueryPooler
 from diptych.towers.nn.transformer import Attention, FeedForward, Transformer, init
 from diptych.towers.tower import ImageTower, preprocess_of
 
@@ -141,8 +142,7 @@ class ViT(ImageTower):
             dropout=config.dropout,
         )
         self.norm = nn.LayerNorm(D, config.eps)
-        pools = {"map": AttentionPool, "queries": QueryPool}
-        self.pool = pools[config.pooling](config) if config.pooling in pools else None
+        self.pool = _pool(config)
 
     @property
     def vectors(self) -> int:
@@ -207,7 +207,12 @@ class ViT(ImageTower):
         )
         mask = None if real is None else self._key_mask(tokens, real)
         patch = slice(self.prefix, self.prefix + count)
-        if self.pool is not None:
+        queries = None
+        if isinstance(self.pool, QueryPooler):
+            found = self.pool(normed, mask)
+            pooled = found[:, 0]
+            queries = found[:, 1:]
+        elif self.pool is not None:
             pooled = self.pool(normed, mask)
         elif self.config.pooling == "cls":
             pooled = normed[:, 0] if self.config.cls == 1 else normed[:, : self.config.cls]
@@ -215,7 +220,7 @@ class ViT(ImageTower):
             pooled = self.norm(mean(tokens[:, patch], real))
         else:
             pooled = mean(normed[:, patch], real)
-        return Encoded(normed, pooled, prefix=self.prefix, mask=mask, grid=grid)
+        return Encoded(normed, pooled, prefix=self.prefix, mask=mask, grid=grid, queries=queries)
 
     def forward(
         self,
@@ -338,28 +343,6 @@ class AttentionPool(nn.Module):
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
-class QueryPool(nn.Module):
-    """The attentional pooler of CoCa (Yu et al., 2022): learned queries attend to all tokens; the
-    first gives the pooled vector, the others are those of a decoder."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        assert config.queries is not None
-        assert config.pool_width is not None
-        assert config.pool_heads is not None
-        D = config.pool_width
-        self.query = nn.Parameter(torch.randn(config.queries, D))
-        self.norm_query = nn.LayerNorm(D, config.eps)
-        self.attn = Attention(D, config.pool_heads, memory_width=config.width)
-        self.norm = nn.LayerNorm(D, config.eps)
-        init(self, D, 1)
-
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, N, D), and a mask (B, N) of those that are real -> (B, width of the queries)."""
-        query = self.norm_query(self.query[:1]).expand(len(tokens), 1, -1)
-        return self.norm(self.attn(query, tokens, mask=mask))[:, 0]
-
-
 def mean(tokens: Tensor, real: Tensor | None) -> Tensor:
     """The mean (B, D) of tokens (B, P, D), of those alone where `real` (B, P) is True if it is given.
 
@@ -401,6 +384,25 @@ def interpolate(
         F.interpolate(whole, size=grid, mode=mode, antialias=True, align_corners=False)[0]
         .flatten(1)
         .T
+    )
+
+
+def _pool(config: ViTConfig) -> nn.Module | None:
+    """What pools by attention, if anything does. Of queries the first gives the pooled vector, the
+    others are a decoder's, as open_clip's CoCa has them."""
+    if config.pooling == "map":
+        return AttentionPool(config)
+    if config.pooling != "queries":
+        return None
+    assert config.queries is not None
+    assert config.pool_width is not None
+    assert config.pool_heads is not None
+    return QueryPooler(
+        config.pool_width,
+        heads=config.pool_heads,
+        queries=config.queries,
+        memory_width=config.width,
+        eps=config.eps,
     )
 
 

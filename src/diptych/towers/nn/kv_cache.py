@@ -78,6 +78,11 @@ class KVCache:
         """The cache of a stack of `depth` layers that has read no tokens."""
         return cls((LayerCache() for _ in range(depth)), (LayerCache() for _ in range(depth)))
 
+    def layers(self, start: int = 0, stop: int | None = None) -> "KVCache":
+        """The cache of layers start … stop-1, which shares its entries: of a stack that is run in
+        parts."""
+        return KVCache(self.own[start:stop], self.cross[start:stop])
+
     def select(self, index: Tensor | None = None) -> "KVCache":
         """A cache of the samples `index` (N,), which may repeat; None: of all."""
         return KVCache(

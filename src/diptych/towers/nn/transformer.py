@@ -1,7 +1,7 @@
 """The pre-norm transformer of our towers, and edits, by which prompts and the like reach its
 residual stream.
 
-Order of the module: attention, feed-forward, block, stack, edits. Every projection is a plain
+Order of the module: attention, feed-forward, blocks, stack, edits. Every projection is a plain
 `nn.Linear` named q, k, v, out, fc1 or fc2, so that LoRA, quantisation and export work.
 
 Dimensions: B samples, N tokens, M memory tokens, D width, b inserted tokens.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -261,20 +261,16 @@ class Block(nn.Module):
         memory_width: int | None,
     ):
         super().__init__()
-
-        def scale() -> nn.Module:
-            return nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
-
         self.norm1 = nn.LayerNorm(width, eps)
         self.attn = Attention(width, heads, dropout=dropout)
-        self.scale1 = scale()
+        self.scale1 = _scale(width, layer_scale)
         self.norm_cross = nn.LayerNorm(width, eps) if cross else None
         self.cross = (
             Attention(width, heads, memory_width=memory_width, dropout=dropout) if cross else None
         )
         self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = FeedForward(width, mlp_ratio, activation)
-        self.scale2 = scale()
+        self.scale2 = _scale(width, layer_scale)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -303,9 +299,62 @@ class Block(nn.Module):
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
+class CrossBlock(nn.Module):
+    """x += cross(norm x, norm_memory(memory)); x += mlp(norm2 x): a layer of cross-attention of its
+    own, with a norm of the memory and a feed-forward layer.
+
+    Called as a `Block`; the key mask, that of the tokens, is not used.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        activation: str,
+        eps: float,
+        layer_scale: float | None,
+        dropout: float,
+        memory_width: int | None,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.norm_memory = nn.LayerNorm(memory_width or width, eps)
+        self.cross = Attention(width, heads, memory_width=memory_width, dropout=dropout)
+        self.scale1 = _scale(width, layer_scale)
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.mlp = FeedForward(width, mlp_ratio, activation)
+        self.scale2 = _scale(width, layer_scale)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        kept: tuple[LayerCache, LayerCache] | None = None,
+    ) -> Tensor:
+        assert memory is not None, "a layer of cross-attention alone reads a memory"
+        of_memory = None if kept is None else kept[1]
+        if of_memory is None or not len(of_memory):
+            memory = self.norm_memory(memory)
+        found = self.cross(self.norm1(x), memory, mask=memory_mask, kept=of_memory)
+        x = x + self.dropout(self.scale1(found))
+        return x + self.dropout(self.scale2(self.mlp(self.norm2(x))))
+
+
+def _scale(width: int, init: float | None) -> nn.Module:
+    return nn.Identity() if init is None else LayerScale(width, init)
+
+
 class Transformer(nn.Module):
-    """A stack of pre-norm blocks without a final norm. Blocks from layer `cross` on have
-    cross-attention.
+    """A stack of pre-norm blocks without a final norm. Of the layers from `cross` on, every
+    `cross_every`-th has cross-attention; with `cross_alone` these are layers of cross-attention
+    alone (`CrossBlock`).
 
     Initialised as CLIP's text tower (Radford et al., 2021): standard deviations D^-1/2 for q, k, v,
     (2 D)^-1/2 for fc1 and (2 D depth)^-1/2 for the layers that write to the residual stream; biases
@@ -324,21 +373,25 @@ class Transformer(nn.Module):
         layer_scale: float | None = None,
         dropout: float = 0.0,
         cross: int | None = None,
+        cross_every: int = 1,
+        cross_alone: bool = False,
         memory_width: int | None = None,
     ):
         super().__init__()
+        heads = heads or max(1, width // 64)
+        options: dict[str, Any] = {
+            "mlp_ratio": mlp_ratio,
+            "activation": activation,
+            "eps": eps,
+            "layer_scale": layer_scale,
+            "dropout": dropout,
+            "memory_width": memory_width,
+        }
+        reads = range(depth if cross is None else cross, depth, cross_every)
         self.layers = nn.ModuleList(
-            Block(
-                width,
-                heads or max(1, width // 64),
-                mlp_ratio=mlp_ratio,
-                activation=activation,
-                eps=eps,
-                layer_scale=layer_scale,
-                dropout=dropout,
-                cross=cross is not None and layer >= cross,
-                memory_width=memory_width,
-            )
+            CrossBlock(width, heads, **options)
+            if cross_alone and layer in reads
+            else Block(width, heads, cross=layer in reads, **options)
             for layer in range(depth)
         )
         init(self, width, depth)
@@ -375,7 +428,8 @@ class Transformer(nn.Module):
                 tokens = edit(layer, tokens)
             kept = None if cache is None else (cache.own[layer], cache.cross[layer])
             count = tokens.shape[1] + (0 if kept is None else len(kept[0]))
-            if mask is not None and mask.shape[-1] != count:
+            own = not isinstance(block, CrossBlock)  # attends to the tokens
+            if own and mask is not None and mask.shape[-1] != count:
                 raise InputError(
                     f"the key mask has {mask.shape[-1]} places, layer {layer} {count} tokens: give a mask for"
                     " the tokens as edited, or an edit that keeps their number"

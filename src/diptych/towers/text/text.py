@@ -45,6 +45,7 @@ class TextConfig:
     layer_scale: float | None = None
     dropout: float = 0.0
     cross: int | None = None  # the first layer with cross-attention to a memory
+    cross_every: int | None = None  # from there on, every so many layers have it; None: all
     memory_width: int | None = None  # of that memory; None: as wide as the tower
     positions: Literal["learned", "sinusoidal"] | None = None  # None: learned
     scale_embedding: bool | None = None  # multiply embeddings by width ** 0.5; None: no
@@ -55,10 +56,13 @@ class TextConfig:
         for name in ("vocab_size", "context", "width", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"text {name} is {getattr(self, name)}; it must be at least 1")
-        if self.pooling in ("last", "cls") and self.padding != "max":
+        if self.pooling == "last" and self.padding != "max":
             raise InputError(
-                f"text pooling={self.pooling} reads the last place, which moves with padding=longest; "
-                "choose pooling=eot"
+                "text pooling=last reads the last place, which moves with padding=longest; choose pooling=eot"
+            )
+        if self.pooling == "cls" and not self.causal:
+            raise InputError(
+                "text pooling=cls reads a token at the end that words never see; choose causal=true, or pooling=mean"
             )
         if self.pooling == "first" and self.causal:
             raise InputError(
@@ -79,7 +83,7 @@ class TextTower(Tower):
     """
 
     Config = TextConfig
-    added = ("positions", "scale_embedding")
+    added = ("positions", "scale_embedding", "cross_every")
     positions: Tensor
 
     def __init__(self, config: TextConfig):
@@ -102,6 +106,7 @@ class TextTower(Tower):
             layer_scale=config.layer_scale,
             dropout=config.dropout,
             cross=config.cross,
+            cross_every=config.cross_every or 1,
             memory_width=config.memory_width,
         )
         self.norm = nn.LayerNorm(D, config.eps)
@@ -129,19 +134,25 @@ class TextTower(Tower):
             raise InputError(
                 f"this text tower wants texts padded to {self.context}, got {length}; pad with its tokenizer's rule"
             )
-        if self.cls is not None:
-            x = torch.cat([x, self.cls.to(x.dtype).expand(len(x), 1, -1)], 1)
-        return x + self.positions[: x.shape[1]]
+        x = x + self.positions[:length]
+        if self.cls is None:
+            return x
+        last = (self.cls + self.positions[-1:]).to(x.dtype)
+        return torch.cat([x, last.expand(len(x), 1, -1)], 1)
 
     def mask(self, lengths: Tensor, L: int) -> Tensor | None:
         """The key mask (N, L), True at real tokens; None if pads are attended to
-        (padding="max"). With pooling="cls" the token after the last real one is True too, as CoCa
-        was trained in open_clip."""
-        if self.cls is not None:
-            return torch.arange(L, device=lengths.device) <= lengths[:, None]
+        (padding="max").
+
+        With pooling="cls" it is that of the learned token at the end, which sees itself and the real
+        tokens. Padded to the context it sees one pad more and not itself, as CoCa was trained in
+        open_clip.
+        """
+        place = torch.arange(L, device=lengths.device)
         if self.config.padding == "max":
-            return None
-        return torch.arange(L, device=lengths.device) < lengths.clamp(min=1)[:, None]
+            return None if self.cls is None else place <= lengths[:, None]
+        real = place < lengths.clamp(min=1)[:, None]
+        return real if self.cls is None else real | (place == L - 1)
 
     def blocks(
         self,
@@ -192,14 +203,36 @@ class TextTower(Tower):
     ) -> Encoded:
         """Run `embed`, `blocks` and `finish`. An edit must keep the number of tokens, since
         `lengths` locates the end of a text."""
+        tokens = self.run(
+            ids,
+            lengths,
+            edit=edit,
+            embeddings=embeddings,
+            causal=causal,
+            memory=memory,
+            memory_mask=memory_mask,
+        )
+        return self.finish(tokens, lengths)
+
+    def run(
+        self,
+        ids: Tensor | None,
+        lengths: Tensor,
+        *,
+        edit: Edit | None = None,
+        embeddings: Tensor | None = None,
+        causal: bool | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Run `embed` and `blocks` with the key mask of the texts: what `finish` takes."""
         tokens = self.embed(ids, embeddings)
         L = tokens.shape[1]
         causal = self.config.causal if causal is None else causal
         # pads come last, so causal attention reaches none but by a token at the end
         mask = None if causal and self.cls is None else self.mask(lengths, L)
-        if (
-            self.cls is not None and ids is not None
-        ):  # the id of pads counts as one inside of a text
+        if self.cls is not None and self.config.padding == "max" and ids is not None:
+            # the id of pads counts as one inside of a text
             mask = F.pad(ids != (self.config.pad or 0), (1, 0), value=True)
         tokens = self.blocks(
             tokens, edit, causal=causal, mask=mask, memory=memory, memory_mask=memory_mask
@@ -208,7 +241,7 @@ class TextTower(Tower):
             raise InputError(
                 f"an edit made {tokens.shape[1]} tokens of {L}; call embed, blocks and finish with new lengths"
             )
-        return self.finish(tokens, lengths)
+        return tokens
 
     def resize(self, context: int, keep: int = 0) -> None:
         """Change the context: interpolate all learned positions but the first `keep`; sinusoidal

@@ -32,7 +32,7 @@ from diptych.data.views import ImageView, NoiseView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.adapt.close.gap import gap
 from diptych.methods.adapt.close.tasks import Task, TaskView
-from diptych.methods.adapt.close.writer import Captioner
+from diptych.methods.adapt.close.writer import VectorCaptioner
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
@@ -76,7 +76,7 @@ class CLOSE(Method):
 
     Config = Config
     adapts = True
-    model: Captioner
+    model: VectorCaptioner
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
@@ -103,7 +103,7 @@ class CLOSE(Method):
             targets=config.targets,
         )
         layer = gap("none" if images else config.gap, encoder.embed_dim, config.noise)
-        self.model = Captioner(
+        self.model = VectorCaptioner(
             encoder,
             make.words,
             config.lm,

@@ -8,7 +8,7 @@ Dimensions: B vectors, d their width, P tokens read for a vector, D width of the
 words, S texts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,16 @@ from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.adapt.close.gap import Gap
 from diptych.models import t5
-from diptych.models.delivered import Delivered, Validation
-from diptych.models.generate import generate
-from diptych.models.model import ImagesLike, Model, evaluating
+from diptych.models.captioner import Captioner, CaptionModel, Prompt
+from diptych.models.delivered import Validation
+from diptych.models.model import ImagesLike, evaluating
 from diptych.models.seq2seq import Seq2Seq, seq2seq
 from diptych.spec import parse
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import freeze
-from diptych.towers.tower import ImageTower
-
-BEAMS = 5
 
 
-class Captioner(Delivered):
+class VectorCaptioner(Captioner):
     """Encoder, gap layer, adapter and language model. `lm` is a spec of `models.seq2seq`; if its
     folder no longer exists, `load_extra_state` builds it from what the run has stored."""
 
@@ -69,9 +66,8 @@ class Captioner(Delivered):
         self.adapter = nn.Linear(self.encoder.embed_dim, self.tokens * lm.width)
 
     @property
-    def image(self) -> ImageTower:
-        """The image tower, which has the preprocessing."""
-        return self.encoder.image
+    def words(self) -> Tokenizer:
+        return self.lm.tokenizer
 
     @torch.no_grad()
     def of_texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -110,31 +106,32 @@ class Captioner(Delivered):
         if values:
             self._write_with(t5.rebuilt(dict(values)))
 
+    def see(self, pixels: Tensor) -> Tensor:
+        return self.of_images(pixels)
+
+    def prompted(self, seen: Tensor, prompts: Sequence[str] | None) -> Prompt:
+        words = self.words
+        context = ()
+        if prompts is not None:
+            ids, lengths = pad_batch(words.encode(prompts), words)
+            context = (ids.to(seen.device), lengths.to(seen.device))
+        memory, mask = self.read(seen, *context)
+        return Prompt(ids=[list(words.before)] * len(seen), memory=memory, memory_mask=mask)
+
+    def target(self, text: str) -> str:
+        return text.lower()
+
     def to_model(
         self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
-    ) -> "CaptionerModel":
+    ) -> "VectorCaptionModel":
         assert preprocess is not None, "a dual encoder has a preprocessing"
-        return CaptionerModel(self, tokenizer, preprocess, name=name)
-
-    @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # the task is known once it is made
-        """Fields of a source that validation reads."""
-        if self.validation.suite == "answers":
-            return "images.main", "texts.question", "texts.answer"
-        return "images.main", f"texts.{self.validation.settings['role']}"
+        return VectorCaptionModel(self, tokenizer, preprocess, name=name)
 
 
-class CaptionerModel(Model):
-    """A model that writes about images; it embeds like its encoder. `diptych.load` returns it for a
-    captioner."""
+class VectorCaptionModel(CaptionModel):
+    """A model that writes about images, or about texts in their place."""
 
-    def __init__(
-        self, writer: Captioner, tokenizer: Tokenizer | None, preprocess: Preprocess, *, name: str
-    ):
-        super().__init__(writer.encoder, tokenizer, preprocess, name=name, delivered=writer)
-        self.writer = writer
-        self.lm = writer.lm
-        self.validation = writer.validation
+    captioner: VectorCaptioner
 
     def generate(
         self,
@@ -143,82 +140,20 @@ class CaptionerModel(Model):
         *,
         texts: Sequence[str] | None = None,
         batch_size: int = 64,
-        strategy: str = "beam",
-        max_tokens: int | None = None,
         exact: bool = False,
-        seed: int = 0,
         **options: Any,
     ) -> list[str]:
-        """Return a text for each image; with prompts (a question for each image), an answer.
-        `texts` may be given in place of images; their vectors pass the gap layer.
-
-        Strategies and their options are those of `models.strategies`, by default beam search with 5
-        beams. At most `max_tokens` tokens are generated (None: the method's limit). Raises
-        InputError for inputs that cannot be read, a wrong number of prompts, and an unknown
-        strategy or option.
-        """
+        """As `CaptionModel.generate`; `texts` may be given in place of images, whose vectors pass
+        the gap layer."""
         vectors = self._vectors(images, texts, batch_size, exact)
         prompts = self._as_many(prompts, len(vectors), "prompts")
-        lm = self.lm
-        found = []
-        most = min(self.writer.longest, lm.tokenizer.room) if max_tokens is None else max_tokens
-        if strategy == "beam":
-            options = {"beams": BEAMS, **options}
-        with evaluating(self.writer), torch.inference_mode():
-            for start in range(0, len(vectors), batch_size):
-                rows = slice(start, start + batch_size)
-                memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
-                begin = torch.tensor(lm.tokenizer.before, device=self.device).expand(
-                    len(memory), -1
-                )
-                found += generate(
-                    lm,
-                    begin,
-                    memory=memory,
-                    memory_mask=mask,
-                    strategy=strategy,
-                    eot=lm.tokenizer.eot,
-                    max_tokens=most,
-                    seed=seed,
-                    row=start,
-                    **options,
-                )
-        return [lm.tokenizer.decode(ids).strip() for ids in found]
+        return self._written(iter(vectors.split(batch_size)), prompts, **options)
 
-    def log_prob(
-        self,
-        images: ImagesLike | None,
-        texts: Sequence[str],
-        prompts: Sequence[str] | None = None,
-        *,
-        batch_size: int = 64,
-        exact: bool = False,
-    ) -> Tensor:
-        """Return log p(text i and its end | image i, prompt i), (N,): a sum over tokens of the
-        lower-case text."""
+    def _seen(
+        self, images: ImagesLike, batch_size: int, exact: bool
+    ) -> tuple[Iterator[Tensor], int]:
         vectors = self._vectors(images, None, batch_size, exact)
-        prompts = self._as_many(prompts, len(vectors), "prompts")
-        lm = self.lm
-        found = []
-        written = self._as_many(texts, len(vectors), "texts")
-        assert written is not None
-        with evaluating(self.writer), torch.inference_mode():
-            for start in range(0, len(vectors), batch_size):
-                rows = slice(start, start + batch_size)
-                memory, mask = self._read(vectors[rows], prompts[rows] if prompts else None)
-                ids, lengths = pad_batch(
-                    lm.tokenizer.encode([text.lower() for text in written[rows]]), lm.tokenizer
-                )
-                ids = ids.to(self.device)
-                lengths = lengths.to(self.device)
-                found.append(lm.log_prob(ids, lengths, memory=memory, memory_mask=mask).cpu())
-        return torch.cat(found) if found else torch.zeros(0)
-
-    def _read(self, vectors: Tensor, prompts: Sequence[str] | None) -> tuple[Tensor, Tensor]:
-        if prompts is None:
-            return self.writer.read(vectors)
-        ids, lengths = pad_batch(self.lm.tokenizer.encode(prompts), self.lm.tokenizer)
-        return self.writer.read(vectors, ids.to(self.device), lengths.to(self.device))
+        return iter(vectors.split(batch_size)), len(vectors)
 
     def _vectors(
         self, images: ImagesLike | None, texts: Sequence[str] | None, batch_size: int, exact: bool
@@ -229,15 +164,5 @@ class CaptionerModel(Model):
             )
         if images is not None:
             return self.embed_images(images, batch_size=batch_size, exact=exact).to(self.device)
-        with evaluating(self.writer), torch.inference_mode():
-            return self.writer.gap(self.embed_texts(list(texts or ())).to(self.device))
-
-    def _as_many(self, texts: Sequence[str] | None, count: int, what: str) -> list[str] | None:
-        if texts is None:
-            return None
-        if isinstance(texts, str) or len(texts) != count:
-            given = "one string" if isinstance(texts, str) else f"{len(texts)}"
-            raise InputError(
-                f"{count} images came with {given} of {what}; give a list with one for each"
-            )
-        return list(texts)
+        with evaluating(self.captioner), torch.inference_mode():
+            return self.captioner.gap(self.embed_texts(list(texts or ())).to(self.device))
