@@ -19,7 +19,7 @@ TESTS = (
     "tests/models/pretrained/test_openclip.py::test_embeddings_equal_open_clips_from_images_and_strings",
     "tests/models/pretrained/test_openclip_families.py::test_image_towers_of_each_family",
     "tests/models/pretrained/test_openclip_families.py::test_text_towers_of_transformers",
-    "tests/models/pretrained/test_openclip_families.py::test_the_encoders_of_coca",
+    "tests/models/pretrained/test_openclip_families.py::test_coca_embeds_and_writes_as_open_clips",
 )
 OWN, TRUNKS, TEXTS, COCA = range(1, 5)
 HF_TESTS = (

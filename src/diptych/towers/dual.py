@@ -95,7 +95,7 @@ class DualEncoder(nn.Module):
             if isinstance(getattr(image, "pool", None), QueryPooler):
                 raise InputError(
                     f"image_pooler={image_pooler} reads tokens, and the image tower pools by queries of its own; leave "
-                    "it out"
+                    "it out (pooler=none)"
                 )
             self.image_pooler = Poolers(image_pooler, image.width)
         if image is not None:

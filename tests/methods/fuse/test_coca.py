@@ -419,7 +419,7 @@ def test_what_does_not_fit_is_refused():
         ({"text": "text:width=32:depth=1:causal=false:pooling=mean"}, "text:pooling=cls"),
         ({"pooler": "cascad"}, "did you mean 'cascade'"),
         ({"decoder": "joined"}, "did you mean 'joint'"),
-        ({"image": QUERIES}, "pools by queries of its own; leave it out"),
+        ({"image": QUERIES}, "pools by queries of its own; leave it out .pooler=none"),
         ({"contrastive": 0.0, "caption": 0.0}, "give one of them a weight"),
     ):
         with pytest.raises(InputError, match=message):

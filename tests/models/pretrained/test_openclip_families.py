@@ -17,11 +17,12 @@ from timm.models import byobnet
 from transformers import AutoConfig
 
 from diptych.cli import main
+from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.methods.store import load
 from diptych.models.export import export
 from diptych.models.pretrained.convert import fill
-from diptych.models.pretrained.openclip import _tag, describe
+from diptych.models.pretrained.openclip import DECODER, _captioner, _tag, describe
 from diptych.models.pretrained.openclip.describe import RESNETS
 from diptych.models.pretrained.openclip.texts import CONFIGS
 
@@ -157,24 +158,70 @@ def test_text_towers_of_transformers(name: str, tmp_path: Path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("pooler", [True, False])
-def test_the_encoders_of_coca(pooler: bool, tmp_path: Path):
+def test_coca_embeds_and_writes_as_open_clips(pooler: bool, tmp_path: Path):
     words = {**WORDS, "context_length": 76, "embed_cls": True, "output_tokens": True}
     pool = {"attentional_pool": True, "attn_pooler_heads": 4} if pooler else {}
     config = {
-        "embed_dim": 24,
+        "embed_dim": 32,
         "custom_text": True,
-        "vision_cfg": {**VIT, **pool, "output_tokens": True},
-        "text_cfg": words,
-        "multimodal_cfg": {**WORDS, "context_length": 76},
+        "vision_cfg": {**VIT, **pool, "width": 32, "head_width": 16, "output_tokens": True},
+        "text_cfg": {**words, "layers": 2},
+        "multimodal_cfg": {**WORDS, "context_length": 76, "layers": 2, "heads": 4},
     }
-    ours = there_and_back(register(f"small-coca-{pooler}", config, tmp_path), tmp_path)
+    name = register(f"small-coca-{pooler}", config, tmp_path)
+    ours = there_and_back(name, tmp_path)
     assert ours.tokenizer.padding == "max"  # the token at the end sees one pad
+    _same_captions(ours, open_clip.create_model(name, pretrained_text=False), tmp_path)
     text = ours.encoder.text
     text.resize(40)
     assert torch.equal(
         text.positions[-1],
         load_file(tmp_path / "weights.safetensors")["text.positional_embedding"][-1],
     )
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("coca_ViT-B-32", 253.56), ("coca_ViT-L-14", 638.45), ("coca_base", 440.34)],
+)
+def test_published_coca_takes_all_of_its_weights(name: str, millions: float):
+    config = open_clip.get_model_config(name)
+    dual, rules = describe(config, name)
+    options = {key: value for key, value in config.items() if key != "custom_text"}
+    with torch.device("meta"):
+        state = open_clip.CoCa(**options).state_dict()
+    wanted = sum(value.numel() for value in state.values())
+    of_decoder = {key: state.pop(key) for key in list(state) if key.startswith(DECODER)}
+    encoder = fill(dual, state, rules, name)
+    words = build("clip:context=76:padding=max")
+    captioner = _captioner(encoder, words, config, of_decoder, name)
+    assert captioner is not None
+    assert not of_decoder
+    count = sum(value.numel() for value in captioner.parameters())
+    assert count == wanted
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def _same_captions(ours: Any, theirs: Any, folder: Path) -> None:
+    """Compare the logits of captions with open_clip's, and a saved model with the loaded one."""
+    theirs.load_state_dict(load_file(folder / "weights.safetensors"))
+    pixels = torch.randn(2, 3, 32, 32)
+    texts = open_clip.get_tokenizer("coca_ViT-B-32")(tiny.TEXTS[:2])
+    assert texts.shape == (2, 76)
+    with torch.inference_mode():
+        wanted = theirs.eval()(pixels, texts)["logits"]
+        hidden = ours.lm(texts[:, :-1], memory=ours.captioner.see(pixels))
+        found = ours.lm.logits(hidden)
+    assert found.shape == wanted.shape == (2, 75, 49408)
+    real = texts[:, :-1] > 0  # at pads theirs reads fewer tokens
+    torch.testing.assert_close(found[real], wanted[real], atol=1e-5, rtol=0)
+    ours.save(folder / "saved")
+    again = load(folder / "saved")
+    torch.testing.assert_close(
+        again.log_prob(pixels, ["a cat", "a dog"]), ours.log_prob(pixels, ["a cat", "a dog"])
+    )
+    assert again.identity == ours.identity
 
 
 @pytest.fixture

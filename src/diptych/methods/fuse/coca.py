@@ -232,4 +232,4 @@ CoCa.presets = {
         ),
     ),
 }
-CoCa.presets = {**CoCa.presets, "tune": tune(CoCa.presets["small"])}
+CoCa.presets = {**CoCa.presets, "tune": tune(CoCa.presets["small"], pooler=Config.pooler)}

@@ -44,6 +44,13 @@ def differs(spec: Mapping[str, Any], wanted: Mapping[str, Sequence[Any]], side: 
     return None
 
 
+def pooled_apart(config: Mapping[str, Any]) -> str | None:
+    """Why other libraries have no place for the attentional poolers of a dual encoder's config, if it
+    has some."""
+    pooler = config.get("image_pooler")
+    return None if pooler is None else f"it has image_pooler={pooler!r}"
+
+
 def heads(spec: Mapping[str, Any]) -> int:
     """The number of attention heads of a spec."""
     return spec["heads"] or max(1, spec["width"] // 64)

@@ -42,9 +42,8 @@ def misfit(model: Model) -> str | None:
     preprocess = model.preprocess
     family = FAMILIES[family_of(model)]
     image = _image_options(family, config["image"])
-    if problem := common.differs(config["image"], image, "image") or common.differs(
-        config["text"], _text_options(family), "text"
-    ):
+    problem = common.pooled_apart(config) or common.differs(config["image"], image, "image")
+    if problem := problem or common.differs(config["text"], _text_options(family), "text"):
         return problem
     for key, wanted in zip(
         ("image_projection", "text_projection"), family.projections, strict=True

@@ -48,7 +48,7 @@ POOLERS = {"mean": "mean_pooler", "first": "cls_last_hidden_state_pooler"}
 def misfit(model: Model) -> str | None:
     """Why open_clip's towers do not compute what this model does, or None."""
     config = model.encoder.config()
-    if problem := _image_misfit(config) or _text_misfit(config):
+    if problem := common.pooled_apart(config) or _image_misfit(config) or _text_misfit(config):
         return problem
     if model.preprocess.ratio is not None:
         return f"its images are padded (ratio={model.preprocess.ratio})"
@@ -90,6 +90,8 @@ def _text_misfit(config: Mapping[str, Any]) -> str | None:
         return problem
     if foreign and config["text_projection"] not in PROJECTIONS.values():
         return f"it has text_projection={config['text_projection']!r}"
+    if text.get("pooling") == "cls" and text["padding"] != "max":
+        return "the learned token behind its texts sees no padding, which open_clip's does"
     if not foreign and not text["causal"] and text["padding"] != "max":
         return "its text tower is not causal and does not read padding"
     return None

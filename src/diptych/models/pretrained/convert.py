@@ -103,9 +103,25 @@ def fill(
     floating-point numbers are expected; `where` is their origin.
     """
     encoder = _empty(config, modules)
-    foreign = tuple(f"{side}.model." for side in modules)
+    take(encoder, state, rules, where, tuple(f"{side}.model." for side in modules))
+    for module in encoder.modules():  # timm places some buffers where the parameters are
+        refresh = getattr(module, "init_non_persistent_buffers", None)
+        if refresh and any(value.is_meta for value in module.buffers(recurse=False)):
+            refresh()
+    return encoder.eval()
+
+
+def take(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    rules: Sequence[Rule],
+    where: str,
+    foreign: tuple[str, ...] = (),
+) -> None:
+    """Give a module, whose parameters are on the meta device, the tensors of `state`, which is
+    emptied; what begins with `foreign` has its weights. Errors are those of `fill`."""
     wanted = {
-        name: value for name, value in encoder.state_dict().items() if not name.startswith(foreign)
+        name: value for name, value in module.state_dict().items() if not name.startswith(foreign)
     }
     found: dict[str, Tensor] = {}
     problems: list[str] = []
@@ -131,12 +147,7 @@ def fill(
         raise InputError(
             f"{where}: {problems[0]}{more}; name the model that these weights belong to"
         )
-    encoder.load_state_dict(found, strict=False, assign=True)  # foreign tensors are not in `found`
-    for module in encoder.modules():  # timm places some buffers where the parameters are
-        refresh = getattr(module, "init_non_persistent_buffers", None)
-        if refresh and any(value.is_meta for value in module.buffers(recurse=False)):
-            refresh()
-    return encoder.eval()
+    module.load_state_dict(found, strict=False, assign=True)  # foreign tensors are not in `found`
 
 
 def _empty(config: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> DualEncoder:

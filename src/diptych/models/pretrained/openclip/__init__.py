@@ -1,8 +1,8 @@
 """Models of open_clip: `openclip:NAME[/TAG]`; configs, tags and preprocessing are read from the
 installed library.
 
-ViT CLIP, SigLIP, CoCa's two encoders and CLIP's text towers are rebuilt in our own towers. Other
-image towers are modules of timm, other text towers modules of transformers.
+ViT CLIP, SigLIP, CoCa and CLIP's text towers are rebuilt in our own towers. Other image towers are
+modules of timm, other text towers modules of transformers.
 """
 
 import logging
@@ -10,16 +10,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
 from diptych.errors import InputError, brief, unknown
+from diptych.models.delivered import Validation
 from diptych.models.model import Model
-from diptych.models.pretrained.convert import fill
+from diptych.models.multimodal import ContrastiveCaptioner
+from diptych.models.pretrained.convert import fill, take
 from diptych.models.pretrained.files import read_weights
 from diptych.models.pretrained.openclip.describe import describe
 from diptych.models.pretrained.openclip.preprocess import preprocess_of
+from diptych.models.pretrained.openclip.rules import decoder_rules
+from diptych.towers.dual import DualEncoder
 
 log = logging.getLogger(__name__)
+
+DECODER = "text_decoder."
+"""How the names of CoCa's decoder begin."""
+
+LONGEST = 30
+"""The most tokens that open_clip's CoCa writes by default."""
 
 
 def load(name: str, weights: Path | None = None) -> Model:
@@ -42,9 +55,42 @@ def load(name: str, weights: Path | None = None) -> Model:
     if weights is None:
         weights = _download(open_clip, where, tagged)
     dual["image"]["preprocess"] = preprocess_of(config, tagged, folder, where).to_dict()
-    encoder = fill(dual, read_weights(weights), rules, f"{where} with the weights {weights}")
+    state = read_weights(weights)
+    of_decoder = {name: state.pop(name) for name in list(state) if name.startswith(DECODER)}
+    origin = f"{where} with the weights {weights}"
+    encoder = fill(dual, state, rules, origin)
     tokenizer = _tokenizer(config["text_cfg"], dual["text"]["padding"], folder, where)
+    if of_decoder and tokenizer is not None:
+        captioner = _captioner(encoder, tokenizer, config, of_decoder, origin)
+        if captioner is not None:
+            return captioner.to_model(tokenizer, encoder.image.preprocess, where)
     return Model(encoder, tokenizer, encoder.image.preprocess, name=where)
+
+
+def _captioner(
+    encoder: DualEncoder,
+    words: Tokenizer,
+    config: Mapping[str, Any],
+    state: dict[str, Tensor],
+    origin: str,
+) -> ContrastiveCaptioner | None:
+    """CoCa: the encoder with its decoder, or None for a decoder that ours cannot be."""
+    cfg = config.get("multimodal_cfg")
+    text = config["text_cfg"]
+    alike = cfg is not None and not text.get("hf_model_name")
+    for key, default in (("width", 512), ("mlp_ratio", 4), ("ls_init_value", None)):
+        alike = alike and cfg.get(key, default) == text.get(key, default)
+    if not alike or encoder.image.width != text.get("width", 512):
+        log.warning("%s: its decoder does not go on from its towers and is left out", origin)
+        return None
+    spec = f"apart:depth={cfg.get('layers', 12)}:heads={cfg.get('heads', 8)}"
+    validation = Validation("retrieval", Model.validation.names)
+    with torch.device("meta"):
+        captioner = ContrastiveCaptioner(
+            encoder, words, spec, validation=validation, longest=LONGEST
+        )
+    take(captioner.lm, state, decoder_rules(cfg.get("layers", 12)), origin)
+    return captioner.eval()
 
 
 def _open_clip() -> Any:

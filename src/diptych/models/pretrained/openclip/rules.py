@@ -15,6 +15,13 @@ BLOCK = [
     Rule(rf"mlp\.c_proj\.{W}", (r"mlp.fc2.\g<w>",)),
     Rule(r"ls_(?P<n>[12])\.gamma", (r"scale\g<n>.gamma",)),
 ]
+CROSS_BLOCK = [
+    Rule(rf"ln_1\.{W}", (r"norm1.\g<w>",)),
+    Rule(rf"ln_1_kv\.{W}", (r"norm_memory.\g<w>",)),
+    Rule(rf"attn\.in_proj_{W}", (r"cross.q.\g<w>", r"cross.k.\g<w>", r"cross.v.\g<w>"), thirds),
+    Rule(rf"attn\.out_proj\.{W}", (r"cross.out.\g<w>",)),
+    *BLOCK[3:],
+]
 TIMM_BLOCK = [
     Rule(rf"norm(?P<n>[12])\.{W}", (r"norm\g<n>.\g<w>",)),
     Rule(rf"attn\.qkv\.{W}", (r"attn.q.\g<w>", r"attn.k.\g<w>", r"attn.v.\g<w>"), thirds),
@@ -34,7 +41,9 @@ SCALES = [
     Rule("logit_scale", ("logit_scale.value",), scalar),
     Rule("logit_bias", ("logit_bias",), scalar),
     Rule(r"input_resolution|context_length|vocab_size"),  # numbers in OpenAI's archives
-    Rule(r"text_decoder\..*"),  # CoCa's decoder, which a dual encoder does without
+    Rule(
+        r"text_decoder\..*"
+    ),  # CoCa's decoder, which a dual encoder does without (`decoder_rules`)
 ]
 TEXT = [  # CLIP has its text tower at the top, CustomTextCLIP under "text."
     *under(
@@ -117,4 +126,20 @@ def resnet_rules() -> list[Rule]:
                 Rule(rf"{theirs}{conv}\.weight", (f"{ours}{name}.conv.weight",)),
                 Rule(rf"{theirs}{norm}\.{REST}", (rf"{ours}{name}.bn.\g<rest>",)),
             ]
+    return rules
+
+
+def decoder_rules(depth: int) -> list[Rule]:
+    """The rules of CoCa's decoder, whose layers of self-attention and of cross-attention are in turn
+    ours."""
+    rules = [
+        Rule(rf"text_decoder\.ln_final\.{W}", (r"norm.\g<w>",)),
+        Rule(r"text_decoder\.text_projection", ("head.weight",), turned),
+        Rule(r"text_decoder\.attn_mask"),
+    ]
+    for layer in range(depth):
+        own = rf"text_decoder\.resblocks\.{layer}\."
+        cross = rf"text_decoder\.cross_attn\.{layer}\."
+        rules += under(own, f"decoder.layers.{2 * layer}.", BLOCK)
+        rules += under(cross, f"decoder.layers.{2 * layer + 1}.", CROSS_BLOCK)
     return rules
