@@ -192,9 +192,9 @@ def add(parser: Parser) -> None:
     parser.option(
         some,
         "--fit",
-        type=Literal["logistic", "sgd"],
+        type=Literal["logistic", "sgd", "pooler"],
         metavar="WAY",
-        help="probe: logistic regression (default), or a layer by SGD",
+        help="probe: logistic regression (default), a layer by SGD, or a pooler of tokens",
     )
     parser.option(
         some,

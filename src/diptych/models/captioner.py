@@ -59,7 +59,7 @@ class Captioner(Delivered):
         return self.encoder.image
 
     def see(self, pixels: Tensor) -> Tensor:
-        """Return what is known of images (B, 3, H, W), one row each."""
+        """Return what is known of images (B, 3, H, W), or of clips (B, V, 3, H, W), one row each."""
         raise NotImplementedError
 
     def prompted(self, seen: Tensor, prompts: Sequence[str] | None) -> Prompt:
@@ -111,7 +111,8 @@ class CaptionModel(Model):
         **options: Any,
     ) -> list[str]:
         """Return a text for each image; with prompts (such as a question for each image), what
-        follows them.
+        follows them. `images` are those of `embed_images`, or a tensor of preprocessed clips
+        (N, V, 3, H, W), all frames of which are read.
 
         `options` are `strategy` with its options, those of `models.strategies`, by default beam
         search with 5 beams; `max_tokens`, the most tokens generated (None: the method's limit);
@@ -163,7 +164,12 @@ class CaptionModel(Model):
         self, images: ImagesLike, batch_size: int, exact: bool
     ) -> tuple[Iterator[Tensor], int]:
         """What the captioner knows of images, batch by batch, and their number."""
-        batches, count = self._batches(images, batch_size, exact)
+        shape = self.preprocess.shape
+        if isinstance(images, Tensor) and images.shape[2:] == shape:  # clips, preprocessed
+            clips = max(1, batch_size // images.shape[1])
+            batches, count = ((some,) for some in images.split(clips)), len(images)
+        else:
+            batches, count = self._batches(images, batch_size, exact)
         return (self.captioner.see(pixels.to(self.device)) for (pixels,) in batches), count
 
     def _written(

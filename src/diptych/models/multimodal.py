@@ -166,7 +166,8 @@ class ContrastiveCaptioner(Captioner):
         return self._words
 
     def see(self, pixels: Tensor) -> Tensor:
-        return self.encoder.encode_image(pixels).memory
+        encode = self.encoder.encode_image if pixels.ndim == 4 else self.encoder.encode_frames
+        return encode(pixels).memory
 
     def prompted(self, seen: Tensor, prompts: Sequence[str] | None) -> Prompt:
         before = list(self.words.before)

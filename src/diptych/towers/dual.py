@@ -140,6 +140,23 @@ class DualEncoder(nn.Module):
             return encoded
         return replace(encoded, pooled=encoded.pooled[:, self._vector])
 
+    def encode_frames(self, x: Tensor) -> Encoded:
+        """Encode clips (N, V, 3, H, W) frame by frame: the tokens of all frames in one sequence
+        (N, V P, D), without CLS and registers, which attentional poolers read as those of one image.
+        Without such poolers the pooled vector is the mean of the frames' ones."""
+        each = self.image(x.flatten(0, 1))
+
+        def joined(tokens: Tensor) -> Tensor:
+            return tokens.unflatten(0, x.shape[:2]).flatten(1, 2)
+
+        pooled = each.pooled.unflatten(0, x.shape[:2]).mean(1)
+        clip = Encoded(joined(each.tokens[:, each.prefix :]), pooled)
+        own = getattr(self.image, "pool", None)
+        if isinstance(own, QueryPooler):
+            found = own(joined(each.tokens))
+            return replace(clip, pooled=found[:, 0], queries=found[:, 1:])
+        return clip if self.image_pooler is None else self.image_pooler(clip)
+
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Encoded:
         """Encode ids (N, L) with lengths (N,) at the tower's width. Keywords (`edit`, `memory`, …)
         are passed to the tower."""

@@ -233,6 +233,32 @@ def test_captions_read_the_queries_or_without_them_the_patches(pooler, queries):
     assert image.pooled.shape == (2, 48)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_one_pooler_reads_the_tokens_of_all_frames(form):
+    made = method(**FORMS[form])
+    encoder = made.model.encoder
+    frames = random_images(6).unflatten(0, (2, 3))
+    clip = encoder.encode_frames(frames)
+    assert clip.tokens.shape == (2, 3 * 16, 48)
+    still = encoder.encode_frames(frames[:, :1].expand(-1, 3, -1, -1, -1))
+    image = encoder.encode_image(frames[:, 0])
+    torch.testing.assert_close(still.memory, image.memory)  # repeated tokens weigh as one
+    torch.testing.assert_close(still.pooled, image.pooled)
+    assert clip.memory.shape == image.memory.shape
+    for at in range(3):
+        other = frames.clone()
+        other[1, at] = 255 - other[1, at]
+        changed = encoder.encode_frames(other).memory
+        torch.testing.assert_close(changed[0], clip.memory[0])
+        assert not torch.isclose(changed[1], clip.memory[1]).all()
+    model = model_of(made)
+    texts = ["a red bar", "a bar"]
+    found = model.log_prob(frames, texts)
+    assert not torch.allclose(found, model.log_prob(frames[:, 0], texts))
+    assert len(model.generate(frames, max_tokens=3)) == 2
+
+
 # ---- numbers of the sheet
 
 

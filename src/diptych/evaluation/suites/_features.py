@@ -121,3 +121,28 @@ def frozen(
         found.append(as_vectors(vectors))
         kept += of_batch
     return torch.cat(found).numpy(), np.asarray(kept)
+
+
+def frozen_tokens(
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Any],
+    bad: Counter[str],
+    *,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of the image tower (n, P, D), float32, without CLS and registers, and the
+    facts (n, …) of the samples that can be used. Those of a clip are those of all of its frames."""
+    found = []
+    kept = []
+    for pixels, of_batch in read_images(
+        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
+        frames = pixels if pixels.ndim == 4 else pixels.flatten(0, 1)
+        encoded = model.represent(frames, batch_size=batch_size)
+        tokens = encoded.tokens[:, encoded.prefix :]
+        found.append(tokens.reshape(len(pixels), -1, tokens.shape[2]))
+        kept += of_batch
+    return torch.cat(found).numpy(), np.asarray(kept)

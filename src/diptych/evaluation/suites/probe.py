@@ -2,6 +2,8 @@
 
     linear     multinomial logistic regression on standardised features; C is chosen on a held-out fifth of the
                samples, then it is fitted on all. Or a layer fitted by SGD (`layer`), its epoch chosen likewise
+    pooler     an attentional pooler of one query and a softmax layer on the tokens of the image tower, in place of
+               the linear probe (`_pooler_probe`)
     few-shot   the same on `shots` samples a class, sampled for each seed; C is chosen on min(shots, 4) others of it
     kNN        the most common class among the k nearest by cosine
 
@@ -28,10 +30,19 @@ from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, label_of
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
 from diptych.evaluation.suites._accuracy import hit_rates, report
-from diptych.evaluation.suites._features import Features, features_ready, frozen, opened, split
+from diptych.evaluation.suites._features import (
+    Features,
+    features_ready,
+    frozen,
+    frozen_tokens,
+    opened,
+    split,
+)
+from diptych.evaluation.suites._pooler_probe import pooler
 from diptych.evaluation.suites._sgd_probe import layer
 from diptych.evaluation.suites.retrieval import role_of
 from diptych.linear import CS, among_first, best_c, classifier, fitted, hits, kept_aside
+from diptych.methods.abilities import require
 from diptych.metrics import TIE
 from diptych.rng import generator
 
@@ -41,7 +52,7 @@ card = {
     "abilities": [],  # embed_images, represent or embed_texts, depending on `features`
 }
 
-Fit = Literal["logistic", "sgd"]
+Fit = Literal["logistic", "sgd", "pooler"]
 
 
 def ready(
@@ -70,6 +81,13 @@ def ready(
             raise InputError(f"{name} is {min(values)}; it must be at least {least}")
     if fit not in get_args(Fit):
         raise unknown("way to fit a probe", fit, get_args(Fit))
+    if fit == "pooler":
+        require(model, "represent", "a probe with fit=pooler")
+        if features == "text" or shots:
+            raise InputError(
+                "fit=pooler reads the tokens of images, all that are labelled; leave out "
+                + ("features=text" if features == "text" else "shots")
+            )
     if not seeds:
         raise InputError("a probe has no seed; give one at least, such as 0")
     label = class_label(source, label)
@@ -107,9 +125,10 @@ def probe(
     - `label` is class, or the first integer label.
     - `features` are those of images, or "text", of the first text of `role` (caption, or the first)
       of each sample.
-    - `fit` is logistic regression or "sgd", whose chosen `epoch` is returned in place of C. C, or
-      the epoch, is chosen on `val`, a source or its spec; without it on a fifth of the training
-      samples.
+    - `fit` is logistic regression, "sgd", or "pooler", which reads the tokens of the image tower and
+      returns `pooler_top1` and so on in place of `linear_top1`; kNN reads `features` as ever. The
+      chosen `epoch` of both is returned in place of C. C, or the epoch, is chosen on `val`, a source
+      or its spec; without it on a fifth of the training samples.
     - `bootstrap` adds `linear_top1_std` and `linear_top3_std`, over that many bootstrap samples of
       the test images.
     - `shots` adds few-shot probes by logistic regression, their mean and standard deviation over
@@ -142,27 +161,37 @@ def probe(
         return int(label_of(sample, label))
 
     parts = (halves.train, halves.test, *choosing)
-    steps = Steps(progress, sum(map(len, parts)))
+    steps = Steps(progress, sum(map(len, parts)) * (2 if fit == "pooler" else 1))
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
     read = partial(frozen, model, features=features, role=role, **how)
     (x, y), (test_x, test_y), *aside = (read(part, known, bad) for part in parts)
     chosen: dict[str, float] = {}
-    if fit == "sgd":
+    judged = test_x
+    if fit == "pooler":
+        tokens = [frozen_tokens(model, part, known, Counter(), **how)[0] for part in parts]
+        held = [(each, labels) for each, (_, labels) in zip(tokens[2:], aside, strict=True)]
+        line = pooler(*_parted(tokens[0], y, seed, *held), seed=seed)
+        judged = tokens[1]
+        chosen["epoch"] = line.epoch
+    elif fit == "sgd":
         line = layer(*_parted(x, y, seed, *aside), seed=seed)
         chosen["epoch"] = line.epoch
     else:
         line, chosen["C"] = classifier(x, y, seed=seed, aside=aside[0] if aside else None)
-    by_line = report(line, y, test_x, test_y, bootstrap=bootstrap, seed=seed)
+    by_line = report(line, y, judged, test_y, bootstrap=bootstrap, seed=seed)
+    name_of = "pooler" if fit == "pooler" else "linear"
     results: dict[str, Any] = {"n": len(test_y), "n_train": len(y), "classes": len(np.unique(y))}
     results |= {
-        f"linear_{name}": value for name, value in by_line.items() if not name.startswith("chance_")
+        f"{name_of}_{name}": value
+        for name, value in by_line.items()
+        if not name.startswith("chance_")
     } | chosen
     results |= {
         "knn_top1": knn(x, y, test_x, test_y, k=k)["top1"],
         "chance_knn_top1": by_line["chance_top1"],
     }
     results |= {
-        f"chance_linear_{name}": by_line[f"chance_{name}"]
+        f"chance_{name_of}_{name}": by_line[f"chance_{name}"]
         for name in ("top1", "top3", "mean_per_class")
     }
     options = [*halves.options, f"features={features}", f"seed={seed}", f"k={k}"]
@@ -182,6 +211,7 @@ def probe(
 
 _RULES: dict[Fit, str] = {
     "logistic": "standardised features, logistic regression, C by a fifth kept aside; kNN by cosine; ties lose",
+    "pooler": "a pooler and a softmax layer on tokens, epoch by a fifth kept aside; kNN by cosine; ties lose",
     "sgd": "features over their mean norm, a layer by SGD, epoch by a fifth kept aside; kNN by cosine; ties lose",
 }
 

@@ -75,9 +75,9 @@ def _captioner(
     origin: str,
 ) -> ContrastiveCaptioner | None:
     """CoCa: the encoder with its decoder, or None for a decoder that ours cannot be."""
-    cfg = config.get("multimodal_cfg")
+    cfg: Mapping[str, Any] = config.get("multimodal_cfg", {})
     text = config["text_cfg"]
-    alike = cfg is not None and not text.get("hf_model_name")
+    alike = bool(cfg) and not text.get("hf_model_name")
     for key, default in (("width", 512), ("mlp_ratio", 4), ("ls_init_value", None)):
         alike = alike and cfg.get(key, default) == text.get(key, default)
     if not alike or encoder.image.width != text.get("width", 512):
