@@ -160,16 +160,85 @@ def lines(shown: Sequence[Line], *, x: str, y: str, logarithmic: bool = True) ->
     for number, line in enumerate(shown):
         placed = [(scaled(point[0]), *point[1:]) for point in line.points]
         parts.append(_line(frame, placed, number, 7 * (number - (len(shown) - 1) / 2)))
+    return _drawing(parts, [line.name for line in shown], f"{y} by {x}")
+
+
+def _drawing(parts: Sequence[str], names: Sequence[str], title: str) -> str:
+    """Return parts of lines as one image, with a legend of their names."""
     key = "".join(
         f'<span><svg viewBox="-16 -8 32 16" aria-hidden="true"><path d="M-16 0H16" {_stroke(number)}/>'
-        f"{_mark(number, 0, 0)}</svg>{escape(line.name)}</span>"
-        for number, line in enumerate(shown)
+        f"{_mark(number, 0, 0)}</svg>{escape(name)}</span>"
+        for number, name in enumerate(names)
     )
-    name = escape(f"{y} by {x}", quote=True)
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
-        f'<div class="key">{key}</div>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
+        f'{"".join(parts)}</svg><div class="key">{key}</div>'
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A named law and what it was fitted to: all `runs` and the `points` that count (x, y), and the
+    `curve` (x, y, low, high), x ascending, which is dashed beyond `known`. All are above 0."""
+
+    name: str
+    runs: Sequence[tuple[float, float]]
+    points: Sequence[tuple[float, float]]
+    curve: Sequence[tuple[float, float, float, float]]
+    known: float
+
+
+def fits(shown: Sequence[Fitted], *, x: str, y: str) -> str:
+    """Return laws with their intervals, over the runs, on logarithmic axes, with a legend."""
+    seen = [point for each in shown for point in each.runs]
+    xs = [px for each in shown for px, *_ in each.curve]
+    ys = [py for _, py in seen] + [py for each in shown for _, py, _, _ in each.curve]
+    left, right = math.log10(min(xs)), math.log10(max(xs))
+    low, high = math.log10(min(ys)), math.log10(max(ys))
+    frame = _Frame(left, right, low - 0.03 * (high - low), high + 0.03 * (high - low))
+    parts = [frame.axes(x, y, _decades(left, right), _decades(low, high))]
+    parts += [_fitted(frame, each, number) for number, each in enumerate(shown)]
+    return _drawing(parts, [each.name for each in shown], f"{y} by {x}")
+
+
+def _fitted(frame: "_Frame", each: Fitted, number: int) -> str:
+    def at(x: float, y: float) -> tuple[float, float]:
+        return frame.at(math.log10(x), math.log10(max(y, 10**frame.y0)))
+
+    colour = f"var(--line-{number % _COLOURS})"
+    band = [at(x, high) for x, _, _, high in each.curve]
+    band += [at(x, low) for x, _, low, _ in reversed(each.curve)]
+    outline = " ".join(f"{px:.1f},{py:.1f}" for px, py in band if math.isfinite(py))
+    parts = [f'<polygon points="{outline}" fill="{colour}" fill-opacity=".14"/>']
+    dots = "".join(f"M{px:.1f} {py:.1f}h.01" for px, py in (at(px, py) for px, py in each.runs))
+    parts.append(
+        f'<path d="{dots}" stroke="{colour}" stroke-width="3" stroke-linecap="round" stroke-opacity=".3"/>'
+    )
+    for beyond, dash in ((False, ""), (True, ' stroke-dasharray="5 4"')):
+        line = [at(x, y) for x, y, _, _ in each.curve if (x >= each.known) == beyond]
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in line)
+        parts.append(f'<polyline points="{path}" fill="none" {_stroke(number)}{dash}/>')
+    parts += [_mark(number, *at(px, py)) for px, py in each.points]
+    return "".join(parts)
+
+
+def _decades(low: float, high: float) -> list[tuple[float, str]]:
+    """Return round numbers of a logarithmic axis, as (their logarithm, the number): more of each
+    decade, the fewer decades there are.
+
+    >>> [word for _, word in _decades(-1, 0)], [word for _, word in _decades(6, 12)][:2]
+    (['0.1', '0.2', '0.3', '0.5', '0.7', '1'], ['1e6', '1e7'])
+    """
+    room = high - low
+    steps = (1, 2, 3, 5, 7) if room < 1.5 else (1, 2, 5) if room < 3 else (1,)
+    every = max(1, round(room / 8))
+    exact = [
+        m * 10.0**power
+        for power in range(math.floor(low), math.ceil(high) + 1, every)
+        for m in steps
+    ]
+    inside = [v for v in exact if low - 1e-9 <= math.log10(v) <= high + 1e-9]
+    return [(math.log10(v), f"{v:.3g}".replace("e+0", "e").replace("e+", "e")) for v in inside]
 
 
 def _line(
@@ -258,15 +327,20 @@ class _Frame:
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.at(*value) for value in values))
         return f'<polyline points="{path}" fill="none" {style}/>'
 
-    def axes(self, x: str, y: str, marked: Sequence[tuple[float, str]] | None = None) -> str:
-        """Return both axes; `marked` are the ticks of x, if they are not round numbers."""
+    def axes(
+        self,
+        x: str,
+        y: str,
+        marked: Sequence[tuple[float, str]] | None = None,
+        marked_y: Sequence[tuple[float, str]] | None = None,
+    ) -> str:
+        """Return both axes; `marked` and `marked_y` are the ticks of x and y, if they are not round
+        numbers."""
         parts = []
-        for tick in ticks(self.y0, self.y1):
+        for tick, word in marked_y or [(tick, f"{tick:g}") for tick in ticks(self.y0, self.y1)]:
             _, py = self.at(self.x0, tick)
             parts.append(self.line([(self.x0, tick), (self.x1, tick)], 'stroke="var(--line)"'))
-            parts.append(
-                f'<text x="{_LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{tick:g}</text>'
-            )
+            parts.append(f'<text x="{_LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{word}</text>')
         for tick, word in marked or [(tick, f"{tick:,g}") for tick in ticks(self.x0, self.x1)]:
             px, _ = self.at(tick, self.y0)
             parts.append(

@@ -246,7 +246,7 @@ def run(task: Task, say: Callable[[str], None]) -> Row:
         "text_tower": config.text_tower,
         "setting": setting(config),
         "parameters": sum(parameter.numel() for parameter in delivered(model).parameters()),
-        "gflops": gflops(model),
+        **gflops(model),
         "steps": summary.steps,
         "samples": round(summary.steps * samples / math.ceil(samples / recipe.batch_size)),
         "batch_size": recipe.batch_size,
@@ -282,9 +282,14 @@ def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def gflops(model: Any) -> float:
+_OF_WEIGHTS = ("mm", "addmm", "convolution")
+
+
+def gflops(model: Any) -> dict[str, float]:
     """Return the forward GFLOPs of a delivered model, for one image at the tower's size and one
-    text that fills the tokenizer's context, or for the one of the two that it reads.
+    text that fills the tokenizer's context, or for the one of the two that it reads: `gflops`, and
+    `weight_gflops` of products with weights alone, without those of attention, by which published
+    scaling laws count.
 
     A multiply-add counts as two; torch counts on the meta device, where no fused kernel hides
     operations.
@@ -296,16 +301,24 @@ def gflops(model: Any) -> float:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         if not hasattr(model, "encoder"):
             module(torch.zeros(1, model.tokenizer.context, dtype=torch.long))
-            return counter.get_total_flops() / 1e9
-        encoder = getattr(module, "encoder", module)
-        if "image" in encoder.sides:
-            encoder.embed_images(torch.zeros(1, *model.preprocess.shape))
-        if encoder.text is not None and model.tokenizer is not None:
-            context = model.tokenizer.context
-            encoder.embed_texts(
-                torch.zeros(1, context, dtype=torch.long), torch.full((1,), context)
-            )
-    return counter.get_total_flops() / 1e9
+        else:
+            _embed_one(model, getattr(module, "encoder", module))
+    counted = {
+        str(op).rpartition(".")[2]: n for op, n in counter.get_flop_counts()["Global"].items()
+    }
+    weights = sum(counted.get(name, 0) for name in _OF_WEIGHTS)
+    return {"gflops": counter.get_total_flops() / 1e9, "weight_gflops": weights / 1e9}
+
+
+def _embed_one(model: Any, encoder: Any) -> None:
+    """Embed one image and one text, of those that an encoder on the meta device reads."""
+    import torch
+
+    if "image" in encoder.sides:
+        encoder.embed_images(torch.zeros(1, *model.preprocess.shape))
+    if encoder.text is not None and model.tokenizer is not None:
+        context = model.tokenizer.context
+        encoder.embed_texts(torch.zeros(1, context, dtype=torch.long), torch.full((1,), context))
 
 
 def delivered(model: Any) -> Any:

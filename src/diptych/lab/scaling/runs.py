@@ -1,0 +1,201 @@
+"""Training runs to which laws are fitted, from a table or from what `diptych compare` has made.
+
+Dimensions: R runs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import BadSample
+from diptych.data.sources.rows import open_rows
+from diptych.errors import InputError, unknown
+from diptych.lab.compare.table import chosen, is_comparison, read
+
+COMPUTE = ("gflops_total", "gflops", "compute")
+SAMPLES = ("total_samples_seen", "samples_seen", "samples")
+"""The columns of compute, in GFLOPs of all samples seen, and of samples, where none is named."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runs:
+    """Runs of one procedure, measured by one metric: compute in GFLOPs (R,), samples seen (R,), and
+    the error (R,), which is 1 - metric for a metric of which more is better."""
+
+    name: str
+    metric: str
+    compute: np.ndarray
+    samples: np.ndarray
+    error: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.compute)
+
+    def where(self, kept: np.ndarray) -> "Runs":
+        """Those that a mask (R,) keeps."""
+        return Runs(
+            name=self.name,
+            metric=self.metric,
+            compute=self.compute[kept],
+            samples=self.samples[kept],
+            error=self.error[kept],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Which runs are used: those of at least `min_compute` GFLOPs and at most `max_samples` samples
+    (the paper: 1e6 and 1e10, beyond which its data repeat), without failures: an error of at least
+    `failed[0]` above `failed[1]` GFLOPs (.7 and 1e11)."""
+
+    min_compute: float = 0.0
+    max_samples: float = math.inf
+    failed: tuple[float, float] = (math.inf, math.inf)
+
+    def of(self, runs: Runs) -> Runs:
+        """The runs within them."""
+        error, compute = self.failed
+        failure = (runs.error >= error) & (runs.compute > compute)
+        return runs.where(
+            (runs.compute >= self.min_compute) & (runs.samples <= self.max_samples) & ~failure
+        )
+
+
+def read_runs(
+    path: str | Path,
+    *,
+    metrics: Sequence[str] = (),
+    losses: Sequence[str] = (),
+    by: Sequence[str] = (),
+    compute: str | None = None,
+    samples: str | None = None,
+) -> list[Runs]:
+    """Read a table of runs (.csv, .tsv, .parquet, …) or the folder of a comparison; a row is a run.
+
+    `metrics` are columns of shares of which more is better, `losses` columns that are errors
+    already; a run whose cell is empty is left out of that metric. `by` are the columns that say
+    which runs belong together, by default all runs of a table do, and those of a method of a
+    comparison. `compute` and `samples` name their columns.
+
+    Raises InputError for a missing file or column, for a cell that is no number, a metric outside of
+    [0, 1], and compute or samples that are not above 0.
+    """
+    path = Path(path).expanduser()
+    if is_comparison(path):
+        rows, metrics, losses = _of_comparison(path, metrics, losses)
+        columns: Sequence[str] = list(rows[0])
+        by = by or ("method",)
+    else:
+        columns, rows = _of_table(path)
+    if not metrics and not losses:
+        raise InputError(f"{path}: name what to fit, the columns of metrics or losses")
+    named = {
+        "compute": _column(path, columns, compute, COMPUTE),
+        "samples": _column(path, columns, samples, SAMPLES),
+    }
+    for name in (*metrics, *losses, *by):
+        if name not in columns:
+            raise InputError(f"{path}: {unknown('column', name, columns)}")
+    groups: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for number, row in enumerate(rows, 1):
+        groups.setdefault(", ".join(str(row.get(name, "")) for name in by), []).append(
+            (number, row)
+        )
+    return [
+        _runs(path, name, metric, metric in losses, members, named)
+        for metric in (*metrics, *losses)
+        for name, members in sorted(groups.items())
+    ]
+
+
+def _of_comparison(
+    path: Path, metrics: Sequence[str], losses: Sequence[str]
+) -> tuple[list[dict[str, Any]], Sequence[str], Sequence[str]]:
+    """The rows of a comparison, with its metrics as columns, and those that are asked for by their
+    full names."""
+    table = read(path)
+    if not table.rows:
+        raise InputError(f"{path}: no run is done; go on with diptych compare")
+    if not metrics and not losses:
+        metrics = chosen(table, None)
+    else:
+        metrics, losses = (chosen(table, asked) if asked else () for asked in (metrics, losses))
+    counted = all("weight_gflops" in row for row in table.rows)  # older tables have the other alone
+    rows = [
+        {
+            **row,
+            **row["metrics"],
+            "gflops_total": row["weight_gflops" if counted else "gflops"] * row["samples"],
+        }
+        for row in table.rows
+    ]
+    return rows, metrics, losses
+
+
+def _of_table(path: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
+    if not path.is_file():
+        raise InputError(
+            f"{path}: there is no such table or comparison; name a .csv file of runs, or the folder of diptych compare"
+        )
+    table = open_rows(str(path))
+    rows = []
+    for number, row in enumerate(table.scan(), 1):
+        if isinstance(row, BadSample):
+            raise InputError(f"{path}: row {number} cannot be read ({row}); correct it")
+        rows.append(dict(row))
+    if not rows:
+        raise InputError(f"{path}: it has no rows; a row is a run")
+    return table.columns, rows
+
+
+def _column(path: Path, columns: Sequence[str], asked: str | None, known: Sequence[str]) -> str:
+    if asked is not None:
+        if asked not in columns:
+            raise InputError(f"{path}: {unknown('column', asked, columns)}")
+        return asked
+    found = next((name for name in known if name in columns), None)
+    if found is None:
+        raise InputError(f"{path}: no column {' or '.join(known)}; name the one that holds it")
+    return found
+
+
+def _runs(
+    path: Path,
+    name: str,
+    metric: str,
+    loss: bool,
+    members: Sequence[tuple[int, Mapping[str, Any]]],
+    columns: Mapping[str, str],
+) -> Runs:
+    values: dict[str, list[float]] = {"compute": [], "samples": [], "error": []}
+    for number, row in members:
+        if row.get(metric) in (None, ""):
+            continue
+        place = f"{path}: row {number}"
+        value = _number(row[metric], f"{place}, {metric}")
+        if not loss and not 0 <= value <= 1:
+            raise InputError(
+                f"{place}, {metric}: {value:g} is no share; name a column that is an error or a loss as a loss"
+            )
+        values["error"].append(value if loss else 1 - value)
+        for what, column in columns.items():
+            found = _number(row.get(column), f"{place}, {column}")
+            if found <= 0:
+                raise InputError(f"{place}, {column}: {found:g} is not above 0; leave the run out")
+            values[what].append(found)
+    arrays = {what: np.array(found) for what, found in values.items()}
+    return Runs(name=name or "all", metric=metric, **arrays)
+
+
+def _number(value: Any, place: str) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"{place}: {value!r} is no number; correct it, or leave it empty")
+    return found

@@ -1,0 +1,57 @@
+"""`diptych scaling`: tables, JSON and the page."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diptych.cli import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two procedures of 40 runs each, one ahead of the other above 1e8 GFLOPs."""
+    draw = np.random.default_rng(0)
+    rows = ["model,samples_seen,gflops,acc1"]
+    for name, scale, exponent in (("first", 4.0, -0.09), ("second", 7.0, -0.12)):
+        for c in np.geomspace(3e7, 1e11, 40):
+            error = scale * c**exponent * (1 + draw.exponential(0.01))
+            rows.append(f"{name},{c**0.7:.0f},{c:.6g},{1 - error:.6f}")
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(rows))
+    return str(path)
+
+
+ASKED = ("--metric", "acc1", "--by", "model", "--form", "power", "--bootstraps", "20")
+
+
+def test_tables_and_a_page(runs, tmp_path, capsys):
+    page = tmp_path / "laws.html"
+    assert main(["scaling", runs, *ASKED, "--predict", "1e12", "--out", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "first and second cross at 1." in shown
+    assert "apart on both sides" in shown
+    assert "Tested on the runs above" in shown
+    assert "Predicted" in shown
+    html = page.read_text()
+    assert html.count("<svg viewBox") == 3  # the drawing, and two marks of its legend
+    assert "first and second cross" in html
+
+
+def test_json_has_all_of_it(runs, capsys):
+    assert main(["scaling", runs, *ASKED, "--predict", "1e12", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    first, second = found["laws"]
+    assert (first["runs of"], first["runs"]) == ("first", 40)
+    assert first["a"] == pytest.approx(-0.09, abs=0.002)
+    assert first["error at 1e+12 low"] < first["error at 1e+12"] < first["error at 1e+12 high"]
+    assert len(second["held_out"]) == 3
+    (crossed,) = found["crossings"]
+    assert crossed["found"][0]["separate"]
+    assert crossed["share"] == 1
+    assert crossed["low"] < 1.26e8 < crossed["high"] * 1.1
+
+
+def test_a_floor_that_is_not_shown_is_told(runs, capsys):
+    assert main(["scaling", runs, "--metric", "acc1", "--by", "model", "--bootstraps", "20"]) == 0
+    assert "first: the runs show no floor" in capsys.readouterr().out

@@ -1,0 +1,92 @@
+"""The best runs for their compute."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych.errors import InputError
+from diptych.lab.scaling.frontier import frontier
+
+COMPUTE = np.array([1e6, 2e6, 5e6, 1e7, 3e7, 1e8, 4e8, 1e9])
+ERROR = np.array([0.95, 0.93, 0.94, 0.90, 0.91, 0.85, 0.80, 0.82])
+runs = st.lists(st.tuples(st.integers(3_000, 10**9), st.integers(1, 50)), min_size=2, max_size=40)
+
+
+def slow_bins(compute, error, edges):
+    """The published rule, run by run."""
+    low, high = min(compute), max(compute)
+    at = [low * (high / low) ** (i / (edges - 1)) for i in range(edges)]
+    at[-1] = high
+    best = []
+    for left, right in pairwise(at):
+        inside = [(y, c) for c, y in zip(compute, error, strict=True) if left <= c < right]
+        if inside and (not best or min(inside)[0] < best[-1][0]):
+            best.append(min(inside))
+    last = min((y, c) for c, y in zip(compute, error, strict=True) if c == high)
+    if not best or last[0] < best[-1][0]:
+        best.append(last)
+    return [(c, y) for y, c in best]
+
+
+def test_the_published_example():
+    on = frontier(COMPUTE, ERROR)  # floor(log2(1e9 / 1500)) = 19 edges
+    assert list(zip(COMPUTE[on], ERROR[on], strict=True)) == [
+        (1e6, 0.95),
+        (2e6, 0.93),
+        (1e7, 0.90),
+        (1e8, 0.85),
+        (4e8, 0.80),
+    ]
+
+
+@given(runs, st.integers(2, 12))
+def test_bins_are_those_of_the_rule(found, edges):
+    compute, error = (np.array(values, float) for values in zip(*found, strict=True))
+    near = np.geomspace(compute.min(), compute.max(), edges)[1:-1]
+    if (np.abs(near[:, None] / compute - 1) < 1e-9).any():  # an edge on a run: rounding decides
+        return
+    on = frontier(compute, error, "bins", edges=edges)
+    assert list(zip(compute[on], error[on], strict=True)) == slow_bins(compute, error, edges)
+
+
+@given(runs)
+def test_all_keeps_what_no_cheaper_run_reaches(found):
+    compute, error = (np.array(values, float) for values in zip(*found, strict=True))
+    on = frontier(compute, error, "all")
+    kept = set(zip(compute[on], error[on], strict=True))
+    for c, y in zip(compute, error, strict=True):
+        reached = any(y2 <= y and (c2, y2) != (c, y) for c2, y2 in kept if c2 <= c)
+        assert ((c, y) in kept) != reached
+    assert len(kept) == len(on)
+
+
+@given(runs)
+def test_the_hull_lies_below_all_runs(found):
+    compute, error = (np.array(values, float) for values in zip(*found, strict=True))
+    on, every = frontier(compute, error, "hull"), frontier(compute, error, "all")
+    assert set(on) <= set(every)
+    x, y = np.log(compute), np.log(error)
+    assert (np.interp(x[every], x[on], y[on]) <= y[every] + 1e-9).all()
+
+
+def test_the_largest_run_is_compared_apart():
+    compute = np.array([1e4, 1e5, 1e6])
+    on = frontier(compute, np.array([0.9, 0.8, 0.7]), "bins", edges=2)
+    assert compute[on].tolist() == [1e5, 1e6]
+
+
+@pytest.mark.parametrize("kind", ["bins", "all", "hull"])
+def test_the_order_of_the_runs_does_not_matter(kind):
+    order = np.random.default_rng(0).permutation(len(COMPUTE))
+    mixed = frontier(COMPUTE[order], ERROR[order], kind)
+    assert COMPUTE[order][mixed].tolist() == COMPUTE[frontier(COMPUTE, ERROR, kind)].tolist()
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match="at most 2000 GFLOPs, give 0; set their number"):
+        frontier(np.array([1e3, 2e3]), np.array([0.9, 0.8]))
+    with pytest.raises(InputError, match="unknown frontier 'binz'; did you mean 'bins'"):
+        frontier(COMPUTE, ERROR, "binz")
