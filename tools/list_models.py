@@ -42,7 +42,7 @@ FAMILIES = (  # a name's first match is its family: what names have in it, and t
     ("Swin", "swin", TRUNKS),
     ("ViT of timm", "vit_", TRUNKS),
     ("modified ResNet", "RN", TRUNKS),
-    ("CoCa, without its decoder", "coca", COCA),
+    ("CoCa", "coca", COCA),
     ("NLLB-CLIP", "nllb", TEXTS),
     ("CLIP with mT5", "mt5", TEXTS),
     ("CLIP with XLM-RoBERTa", "xlm-roberta", TEXTS),
@@ -79,17 +79,19 @@ def row(name: str, config: dict[str, Any]) -> dict[str, Any]:
     import open_clip
     import torch
 
-    from diptych.models.pretrained.openclip import describe
+    from diptych.data.tokenizers import Clip
+    from diptych.models.pretrained.openclip import captioner_of, describe
     from diptych.towers.dual import DualEncoder
 
     dual, _ = describe(config, name)
     with torch.device("meta"):
         encoder = DualEncoder.from_config(dual).eval()
+    captioner = captioner_of(encoder, Clip(76, "lower", "max"), config)
     return {
         "pixels": dual["image"]["image_size"],
-        "parameters": sum(value.numel() for value in encoder.parameters()),
+        "parameters": sum(value.numel() for value in (captioner or encoder).parameters()),
         "towers": towers(dual),
-        "can": abilities(encoder),
+        "can": [*abilities(encoder), *(["generate", "log_prob"] if captioner else [])],
         "tags": open_clip.list_pretrained_tags_by_model(name),
     }
 

@@ -89,6 +89,7 @@ def measured(method: Method, recipe: Recipe) -> int:
         ("clip", VIT, TEXT, {"chunk": 400}),
         ("clip", VIT, TEXT, {"batch_size": 32, "optimizer": "lion"}),
         ("siglip", VIT, "text:width=128:depth=4:heads=2", {}),
+        ("coca", VIT, f"{TEXT}:pooling=cls", {"optimizer": "adafactor"}),
         ("simclr", VIT, NO_TOWER, {"optimizer": "sgd"}),
         ("simclr", CONV, NO_TOWER, {}),
     ],

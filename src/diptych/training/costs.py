@@ -33,12 +33,13 @@ from diptych.data.views import View
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Features, Method, Recipe, Stage
 from diptych.towers.dual import DualEncoder
-from diptych.towers.nn.transformer import Block
+from diptych.towers.nn.transformer import Block, CrossBlock
 from diptych.training import gradcache, optim, shard
 from diptych.training.estimate import kept
 from diptych.training.fake import (
     Fused,
     RealScalars,
+    ScalarsAsOne,
     fake_batch,
     fake_method,
     flop_counter,
@@ -357,13 +358,14 @@ def _state(fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage) -
         optimizer = optim.build(method, replace(recipe, **stage.recipe), stage.lr_scale)
         for parameter in learning:
             parameter.grad = torch.empty_like(parameter)
-        optimizer.step()
+        with ScalarsAsOne():
+            optimizer.step()
         optimizer_bytes = optim.state_bytes(optimizer)
     weights = sum(parameter.nbytes for parameter in parameters)
     blocks = [
         sum(parameter.nbytes for parameter in module.parameters())
         for module in method.modules()
-        if isinstance(module, Block)
+        if isinstance(module, Block | CrossBlock)
     ]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),

@@ -59,6 +59,14 @@ class RealScalars(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class ScalarsAsOne(TorchFunctionMode):
+    """Values that an optimiser reads, such as the norm of a parameter, are 1: no size depends on
+    them."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return 1.0 if function is Tensor.item else function(*args, **(kwargs or {}))
+
+
 class Fused(TorchFunctionMode):
     """Runs what has to know data as an accelerator would with the most of them.
 

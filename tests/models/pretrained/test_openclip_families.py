@@ -21,9 +21,10 @@ from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.methods.store import load
 from diptych.models.export import export
-from diptych.models.pretrained.convert import fill
-from diptych.models.pretrained.openclip import DECODER, _captioner, _tag, describe
+from diptych.models.pretrained.convert import fill, take
+from diptych.models.pretrained.openclip import DECODER, _tag, captioner_of, describe
 from diptych.models.pretrained.openclip.describe import RESNETS
+from diptych.models.pretrained.openclip.rules import decoder_rules
 from diptych.models.pretrained.openclip.texts import CONFIGS
 
 WORDS = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -195,8 +196,9 @@ def test_published_coca_takes_all_of_its_weights(name: str, millions: float):
     of_decoder = {key: state.pop(key) for key in list(state) if key.startswith(DECODER)}
     encoder = fill(dual, state, rules, name)
     words = build("clip:context=76:padding=max")
-    captioner = _captioner(encoder, words, config, of_decoder, name)
+    captioner = captioner_of(encoder, words, config)
     assert captioner is not None
+    take(captioner.lm, of_decoder, decoder_rules(config["multimodal_cfg"]), name)
     assert not of_decoder
     count = sum(value.numel() for value in captioner.parameters())
     assert count == wanted

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from diptych.data.tokenizers import Clip, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
@@ -60,37 +59,31 @@ def load(name: str, weights: Path | None = None) -> Model:
     origin = f"{where} with the weights {weights}"
     encoder = fill(dual, state, rules, origin)
     tokenizer = _tokenizer(config["text_cfg"], dual["text"]["padding"], folder, where)
-    if of_decoder and tokenizer is not None:
-        captioner = _captioner(encoder, tokenizer, config, of_decoder, origin)
-        if captioner is not None:
-            return captioner.to_model(tokenizer, encoder.image.preprocess, where)
+    captioner = captioner_of(encoder, tokenizer, config) if of_decoder and tokenizer else None
+    if captioner is not None:
+        take(captioner.lm, of_decoder, decoder_rules(config["multimodal_cfg"]), origin)
+        return captioner.eval().to_model(tokenizer, encoder.image.preprocess, where)
+    if of_decoder:
+        log.warning("%s: its decoder does not go on from its text tower and is left out", where)
     return Model(encoder, tokenizer, encoder.image.preprocess, name=where)
 
 
-def _captioner(
-    encoder: DualEncoder,
-    words: Tokenizer,
-    config: Mapping[str, Any],
-    state: dict[str, Tensor],
-    origin: str,
+def captioner_of(
+    encoder: DualEncoder, words: Tokenizer, config: Mapping[str, Any]
 ) -> ContrastiveCaptioner | None:
-    """CoCa: the encoder with its decoder, or None for a decoder that ours cannot be."""
+    """The captioner of a config of open_clip, CoCa, with its decoder on the meta device; None if the
+    config has no decoder, or one that does not go on from the text tower of `encoder`."""
     cfg: Mapping[str, Any] = config.get("multimodal_cfg", {})
     text = config["text_cfg"]
     alike = bool(cfg) and not text.get("hf_model_name")
     for key, default in (("width", 512), ("mlp_ratio", 4), ("ls_init_value", None)):
         alike = alike and cfg.get(key, default) == text.get(key, default)
     if not alike or encoder.image.width != text.get("width", 512):
-        log.warning("%s: its decoder does not go on from its towers and is left out", origin)
         return None
     spec = f"apart:depth={cfg.get('layers', 12)}:heads={cfg.get('heads', 8)}"
     validation = Validation("retrieval", Model.validation.names)
     with torch.device("meta"):
-        captioner = ContrastiveCaptioner(
-            encoder, words, spec, validation=validation, longest=LONGEST
-        )
-    take(captioner.lm, state, decoder_rules(cfg.get("layers", 12)), origin)
-    return captioner.eval()
+        return ContrastiveCaptioner(encoder, words, spec, validation=validation, longest=LONGEST)
 
 
 def _open_clip() -> Any:

@@ -1,5 +1,8 @@
 """The names of open_clip's tensors as those of our towers, or of the modules behind them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from diptych.models.pretrained.convert import Rule, halves, row, rows, scalar, thirds, turned, under
 
 W = r"(?P<w>weight|bias)"
@@ -129,15 +132,15 @@ def resnet_rules() -> list[Rule]:
     return rules
 
 
-def decoder_rules(depth: int) -> list[Rule]:
-    """The rules of CoCa's decoder, whose layers of self-attention and of cross-attention are in turn
-    ours."""
+def decoder_rules(cfg: Mapping[str, Any]) -> list[Rule]:
+    """The rules of the decoder of a `multimodal_cfg`, CoCa's: its layers of self-attention and of
+    cross-attention are ours in turn."""
     rules = [
         Rule(rf"text_decoder\.ln_final\.{W}", (r"norm.\g<w>",)),
         Rule(r"text_decoder\.text_projection", ("head.weight",), turned),
         Rule(r"text_decoder\.attn_mask"),
     ]
-    for layer in range(depth):
+    for layer in range(cfg.get("layers", 12)):
         own = rf"text_decoder\.resblocks\.{layer}\."
         cross = rf"text_decoder\.cross_attn\.{layer}\."
         rules += under(own, f"decoder.layers.{2 * layer}.", BLOCK)
