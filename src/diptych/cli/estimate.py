@@ -234,7 +234,11 @@ def _all(args: Namespace, mfu: float) -> None:
     from diptych.methods.registry import cards, method_class
 
     preset = args.get("preset", "paper")
-    names = [name for name in cards() if preset in getattr(method_class(name), "presets", {})]
+    names = [
+        name
+        for name, card in cards().items()
+        if card.kind != "analysis" and preset in getattr(method_class(name), "presets", {})
+    ]
     if not names:
         raise InputError(f"no method has a preset {preset!r}; give --preset paper or small")
     rows = []

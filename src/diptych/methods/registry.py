@@ -32,8 +32,8 @@ _PROVENANCES = {"code", "paper", "abstract"}
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The description of a method. `entry` is the class in its module; `provenance` is code, paper
-    or abstract. For a method given as a file, `name` and `module` are the file's whole path."""
+    """The description of a method. `entry` is the class in its module, or the verb of an analysis;
+    `provenance` is code, paper or abstract. For a method given as a file, `name` and `module` are the file's whole path."""
 
     name: str
     group: str
@@ -124,11 +124,13 @@ def _run(path: Path, changed: int) -> ModuleType:
 def method_class(name: str) -> "type[Method]":
     """Return the class that the card's `entry` names.
 
-    Raises InputError if it is not a `Method` (a decoding, an analysis).
+    Raises InputError for an analysis, and if it is not a `Method` (a decoding).
     """
     from diptych.methods.base import Method
 
     card = find(name)
+    if card.kind == "analysis":
+        raise InputError(f"{name} is an analysis, with nothing to train; run diptych {card.entry}")
     module = module_of(name)
     cls = getattr(module, card.entry, None)
     if cls is None:

@@ -30,7 +30,7 @@ from diptych.models.delivered import Delivered
 from diptych.models.device import find_device
 from diptych.models.language import CausalLM, LanguageModel
 from diptych.models.model import Model, TextModel
-from diptych.models.multimodal import ContrastiveCaptioner
+from diptych.models.multimodal import ContrastiveCaptioner, TwoPassCaptioner
 from diptych.models.precision import PRECISIONS, set_precision
 from diptych.models.saved import (
     FORMAT,
@@ -212,18 +212,19 @@ def _load(spec: str | Path, weights: str | Path | None) -> Any:
 
 def _described_anew(model: Any) -> Any:
     """The model of another library, with the description that `save` writes: that of a run of clip,
-    of coca, or of a language model."""
+    of coca, of mammut, or of a language model."""
     if type(model) in (Model, TextModel):
         preprocess = getattr(model, "preprocess", None)
         model.description = describe("clip", {}, model.encoder, model.tokenizer, preprocess)
     elif isinstance(captioner := getattr(model, "delivered", None), ContrastiveCaptioner):
-        config = {
-            "pooler": "none",
-            "decoder": captioner.lm.config()["decoder"],
-            "directions": "mean",
-            "max_tokens": captioner.longest,
-        }
-        model.description = describe("coca", config, captioner, model.tokenizer, model.preprocess)
+        own: dict[str, Any] = {"max_tokens": captioner.longest}
+        if isinstance(captioner, TwoPassCaptioner):
+            method = "mammut"
+        else:
+            method = "coca"
+            decoder = captioner.lm.config()["decoder"]
+            own |= {"pooler": "none", "decoder": decoder, "directions": "mean"}
+        model.description = describe(method, own, captioner, model.tokenizer, model.preprocess)
     elif isinstance(model, LanguageModel):
         model.description = describe("language_model", {}, model.lm, model.tokenizer, None)
     return model

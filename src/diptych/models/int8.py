@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import InputError
-from diptych.towers.nn.transformer import Attention, Block, FeedForward
+from diptych.towers.nn.transformer import (
+    BLOCKS,
+    Attention,
+    AttentionBlock,
+    CrossBlock,
+    FeedForward,
+)
 
 ENGINE = "onednn"
 
@@ -96,10 +102,13 @@ def quantise(tower: nn.Module) -> int:
     Embeddings, norms, attention products, poolers and projections are not converted.
     """
     count = 0
-    for block in [part for part in tower.modules() if isinstance(part, Block)]:
-        count += _attention(block.attn, joined=True) + _feed_forward(block.mlp)
+    for block in [part for part in tower.modules() if isinstance(part, BLOCKS)]:
+        if not isinstance(block, CrossBlock):
+            count += _attention(block.attn, joined=True)
         if block.cross is not None:
             count += _attention(block.cross, joined=False)
+        if not isinstance(block, AttentionBlock):
+            count += _feed_forward(block.mlp)
     return count
 
 

@@ -250,6 +250,12 @@ class CausalLM(nn.Module):
         found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
         return found
 
+    def next_log_probs(self, hidden: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+        """log p of each id (B, L) behind the first, (B, L - 1), whose tokens before them are hidden
+        (B, L - 1, D); 0 from `lengths` (B,)."""
+        behind = F.pad(hidden, (0, 0, 0, 1))  # the last one predicts nothing
+        return self.log_probs_of(behind, ids[:, 1:], lengths - 1, first=0)
+
     def log_prob(self, ids: Tensor, lengths: Tensor, **options: Any) -> Tensor:
         """log p of each text (B,), the sum of `token_log_probs`; keywords are the same."""
         return self.token_log_probs(ids, lengths, **options).sum(1)

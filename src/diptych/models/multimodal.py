@@ -1,10 +1,11 @@
-"""The multimodal decoder of CoCa, a text tower that goes on with cross-attention to an image, and the
-captioner that it makes of a dual encoder.
+"""Language models that read an image and share the text tower of a dual encoder, and the captioners
+that they make of it.
 
-    tokens --text tower--> u --decoder(memory of the image)--> h,     p(x_t | x_<t, image) = softmax(W h_{t-1})
+    CoCa      tokens --text tower--> u --decoder(memory of the image)--> h
+    MaMMUT    tokens --text tower(memory of the image)--> h,      p(x_t | x_<t, image) = softmax(W h_{t-1})
 
-The text tower is that of the dual encoder, so a text that is embedded and written runs through it
-once.
+In CoCa a text that is embedded and written runs through the tower once; in MaMMUT twice, since it is
+embedded without the image and by attention in both directions.
 
 Dimensions: B images or texts, L tokens, M memory tokens, D width of the texts, V vocabulary.
 """
@@ -13,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer
@@ -23,6 +23,7 @@ from diptych.models.delivered import Validation
 from diptych.models.language import CausalLM
 from diptych.spec import Count, configure, parse
 from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.transformer import Transformer
 from diptych.towers.text.text import TextTower
@@ -106,16 +107,10 @@ class MultimodalLM(CausalLM):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden)
 
-    def caption_log_probs(
-        self, tokens: Tensor, memory: Tensor, ids: Tensor, lengths: Tensor
-    ) -> Tensor:
-        """log p of each id (B, L) behind the first, (B, L - 1), given those before it and a memory
-        (B, M, ·); 0 from `lengths` (B,). `tokens` (B, L, D) are those of the text tower, before its
-        final norm."""
-        # the last token predicts nothing
-        hidden = self.norm(self.decoder(tokens[:, :-1], causal=True, memory=memory))
-        behind = F.pad(hidden, (0, 0, 0, 1))
-        return self.log_probs_of(behind, ids[:, 1:], lengths - 1, first=0)
+    def go_on(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """The decoder's tokens (B, L, D) of those of the text tower, before its final norm, and a
+        memory (B, M, ·)."""
+        return self.norm(self.decoder(tokens, causal=True, memory=memory))
 
     def _decoded(
         self,
@@ -139,7 +134,7 @@ class MultimodalLM(CausalLM):
 
 
 class ContrastiveCaptioner(Captioner):
-    """A dual encoder, and a decoder that goes on from its text tower.
+    """A dual encoder, and the language model `lm` on its text tower.
 
     The decoder reads what the image side has for it (`Encoded.memory`): queries of an attentional
     pooler, or the tokens. A prompt is the beginning of the text.
@@ -149,14 +144,14 @@ class ContrastiveCaptioner(Captioner):
         self,
         encoder: DualEncoder,
         words: Tokenizer,
-        decoder: str,
+        lm: CausalLM,
         *,
         validation: Validation,
         longest: int | None = None,
     ):
         super().__init__()
         self.encoder = encoder
-        self.lm = MultimodalLM(encoder.text, decoder, encoder.image.width)
+        self.lm = lm
         self.validation = validation
         self.longest = longest
         self._words = words
@@ -167,7 +162,11 @@ class ContrastiveCaptioner(Captioner):
 
     def see(self, pixels: Tensor) -> Tensor:
         encode = self.encoder.encode_image if pixels.ndim == 4 else self.encoder.encode_frames
-        return encode(pixels).memory
+        return self.memory_of(encode(pixels))
+
+    def memory_of(self, encoded: Encoded) -> Tensor:
+        """What the decoder reads of encoded images, (B, M, ·)."""
+        return encoded.memory
 
     def prompted(self, seen: Tensor, prompts: Sequence[str] | None) -> Prompt:
         before = list(self.words.before)
@@ -176,8 +175,72 @@ class ContrastiveCaptioner(Captioner):
 
     def read_texts(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Run the text tower once on texts (B, L) with lengths (B,): their tokens (B, L, D), which
-        `lm.caption_log_probs` takes, and the pooled vectors (B, D)."""
+        `MultimodalLM.go_on` takes, and the pooled vectors (B, D)."""
         tower = self.lm.tower
         tokens = tower.run(ids, lengths)
         pooled = tower.finish(tokens, lengths).pooled
         return tokens[:, : ids.shape[1]], pooled  # without the learned token behind a text
+
+
+class TwoPassLM(CausalLM):
+    """The text tower `tower` of a dual encoder as a language model: its layers read causally and with
+    cross-attention to `memory`, images' tokens times a matrix; the output layer is of its own.
+
+    The tower is another module's: it is no part of the state dict. Raises InputError for a tower
+    without cross-attention, or not a `TextTower`.
+
+    >>> from diptych.towers.build import text_tower
+    >>> text = text_tower(
+    ...     "text:width=32:depth=2:causal=false:pooling=mean:cross=0:cross_every=2:cross_blocks=lean",
+    ...     vocab_size=100, context=16,
+    ... )
+    >>> lm = TwoPassLM(text, memory_width=48)
+    >>> lm(torch.tensor([[1, 7]]), memory=lm.memory_of(torch.zeros(1, 9, 48))).shape
+    torch.Size([1, 2, 32])
+    """
+
+    def __init__(self, tower: Tower | None, memory_width: int):
+        nn.Module.__init__(self)
+        if (
+            not isinstance(tower, TextTower)
+            or tower.config.cross is None
+            or tower.config.scale_embedding
+            or tower.cls is not None
+        ):
+            raise InputError(
+                "MaMMUT writes by a text tower of ours with cross-attention, which this model has not; choose "
+                "text:causal=false:pooling=mean:cross=0:cross_every=2:cross_blocks=apart"
+            )
+        self._tower = (tower,)  # a tuple, so that its parameters are registered once
+        width = tower.config.memory_width or tower.width
+        self.projection = nn.Linear(memory_width, width, bias=False)
+        self.head = nn.Linear(tower.width, tower.config.vocab_size, bias=False)
+        nn.init.normal_(self.projection.weight)
+        nn.init.zeros_(self.head.weight)
+
+    @property
+    def tower(self) -> TextTower:  # type: ignore[override]  # no module of this one
+        """The text tower."""
+        return self._tower[0]
+
+    def config(self) -> dict[str, Any]:
+        return {"memory_width": self.projection.in_features}
+
+    def memory_of(self, tokens: Tensor) -> Tensor:
+        """What the layers of cross-attention read of images' tokens (B, N, ·)."""
+        return self.projection(tokens)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden)
+
+    def _decoded(self, x: Tensor, *, causal: bool = True, **options: Any) -> Tensor:
+        return self.tower.norm(self.tower.blocks(x, causal=causal, **options))
+
+
+class TwoPassCaptioner(ContrastiveCaptioner):
+    """A dual encoder whose text tower also writes, reading the images' tokens."""
+
+    lm: TwoPassLM
+
+    def memory_of(self, encoded: Encoded) -> Tensor:
+        return self.lm.memory_of(encoded.tokens if encoded.raw is None else encoded.raw)

@@ -32,6 +32,8 @@ class Encoded:
         None  # (B, M, ·) of learned queries that read the tokens, for a decoder
     )
 
+    raw: Tensor | None = None  # the tokens before the final norm, of towers that have one
+
     @property
     def memory(self) -> Tensor:
         """What a decoder reads: the queries, or without them the tokens after the prefix."""

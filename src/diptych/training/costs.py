@@ -33,7 +33,7 @@ from diptych.data.views import View
 from diptych.errors import InputError, brief
 from diptych.methods.base import At, Features, Method, Recipe, Stage
 from diptych.towers.dual import DualEncoder
-from diptych.towers.nn.transformer import Block, CrossBlock
+from diptych.towers.nn.transformer import BLOCKS
 from diptych.training import gradcache, optim, shard
 from diptych.training.estimate import kept
 from diptych.training.fake import (
@@ -365,7 +365,7 @@ def _state(fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage) -
     blocks = [
         sum(parameter.nbytes for parameter in module.parameters())
         for module in method.modules()
-        if isinstance(module, Block | CrossBlock)
+        if isinstance(module, BLOCKS)
     ]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),

@@ -24,7 +24,7 @@ from diptych import collectives
 from diptych.errors import InputError
 from diptych.methods.base import Method
 from diptych.towers.nn.parts import Frozen, Momentum
-from diptych.towers.nn.transformer import Block, CrossBlock
+from diptych.towers.nn.transformer import BLOCKS
 from diptych.training.replicated import Replicated
 from diptych.training.step import Step
 
@@ -50,9 +50,7 @@ class Sharded(Replicated):
             if getattr(parameter, "frozen", False)
         }
         scalars = {parameter for parameter in step.parameters() if parameter.ndim == 0}
-        for block in [
-            module for module in step.modules() if isinstance(module, Block | CrossBlock)
-        ]:
+        for block in [module for module in step.modules() if isinstance(module, BLOCKS)]:
             fully_shard(block, mesh=mesh)
         fully_shard(step, mesh=mesh, ignored_params=scalars)
         for (

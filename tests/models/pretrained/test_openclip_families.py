@@ -198,7 +198,7 @@ def test_published_coca_takes_all_of_its_weights(name: str, millions: float):
     words = build("clip:context=76:padding=max")
     captioner = captioner_of(encoder, words, config)
     assert captioner is not None
-    take(captioner.lm, of_decoder, decoder_rules(config["multimodal_cfg"]), name)
+    take(captioner.lm, of_decoder, decoder_rules(config), name)
     assert not of_decoder
     count = sum(value.numel() for value in captioner.parameters())
     assert count == wanted

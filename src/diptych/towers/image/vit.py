@@ -42,8 +42,10 @@ class ViTConfig:
     cls_std: float | None = None  # standard deviation of new CLS tokens; None: width ** -0.5
     registers: int = 0
     pre_norm: bool = False
-    pooling: Literal["cls", "mean", "map", "queries"] = "cls"
-    norm_after_pool: bool = False  # with "mean": norm(mean) instead of mean(norm)
+    pooling: Literal["cls", "mean", "all", "map", "queries"] = (
+        "cls"  # mean of patches, or of all tokens
+    )
+    norm_after_pool: bool = False  # with "mean" and "all": norm(mean) instead of mean(norm)
     queries: int | None = None  # with "queries": how many attend to the tokens; the first is pooled
     pool_width: int | None = None  # of the queries, and so of pooled
     pool_heads: int | None = None
@@ -216,11 +218,16 @@ class ViT(ImageTower):
             pooled = self.pool(normed, mask)
         elif self.config.pooling == "cls":
             pooled = normed[:, 0] if self.config.cls == 1 else normed[:, : self.config.cls]
-        elif self.config.norm_after_pool:
-            pooled = self.norm(mean(tokens[:, patch], real))
         else:
-            pooled = mean(normed[:, patch], real)
-        return Encoded(normed, pooled, prefix=self.prefix, mask=mask, grid=grid, queries=queries)
+            part, of_part = (slice(None), mask) if self.config.pooling == "all" else (patch, real)
+            pooled = (
+                self.norm(mean(tokens[:, part], of_part))
+                if self.config.norm_after_pool
+                else mean(normed[:, part], of_part)
+            )
+        return Encoded(
+            normed, pooled, prefix=self.prefix, mask=mask, grid=grid, queries=queries, raw=tokens
+        )
 
     def forward(
         self,

@@ -299,11 +299,42 @@ class Block(nn.Module):
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
+class AttentionBlock(nn.Module):
+    """x += attention(norm x): a block without a feed-forward layer, called as a `Block`; a memory is
+    not read."""
+
+    cross = None
+
+    def __init__(
+        self, width: int, heads: int, *, eps: float, layer_scale: float | None, dropout: float
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attn = Attention(width, heads, dropout=dropout)
+        self.scale1 = _scale(width, layer_scale)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        kept: tuple[LayerCache, LayerCache] | None = None,
+    ) -> Tensor:
+        own = None if kept is None else kept[0]
+        found = self.attn(self.norm1(x), mask=mask, causal=causal, kept=own)
+        return x + self.dropout(self.scale1(found))
+
+
 class CrossBlock(nn.Module):
     """x += cross(norm x, norm_memory(memory)); x += mlp(norm2 x): a layer of cross-attention of its
     own, with a norm of the memory and a feed-forward layer.
 
-    Called as a `Block`; the key mask, that of the tokens, is not used.
+    Called as a `Block`; the key mask, that of the tokens, is not used. A stack leaves it out where
+    there is no memory.
     """
 
     def __init__(
@@ -347,6 +378,10 @@ class CrossBlock(nn.Module):
         return x + self.dropout(self.scale2(self.mlp(self.norm2(x))))
 
 
+BLOCKS = (Block, AttentionBlock, CrossBlock)
+"""The kinds of layers of a `Transformer`."""
+
+
 def _scale(width: int, init: float | None) -> nn.Module:
     return nn.Identity() if init is None else LayerScale(width, init)
 
@@ -354,7 +389,7 @@ def _scale(width: int, init: float | None) -> nn.Module:
 class Transformer(nn.Module):
     """A stack of pre-norm blocks without a final norm. Of the layers from `cross` on, every
     `cross_every`-th has cross-attention; with `cross_alone` these are layers of cross-attention
-    alone (`CrossBlock`).
+    alone (`CrossBlock`), and with `lean` the blocks before them have no feed-forward layer.
 
     Initialised as CLIP's text tower (Radford et al., 2021): standard deviations D^-1/2 for q, k, v,
     (2 D)^-1/2 for fc1 and (2 D depth)^-1/2 for the layers that write to the residual stream; biases
@@ -375,25 +410,28 @@ class Transformer(nn.Module):
         cross: int | None = None,
         cross_every: int = 1,
         cross_alone: bool = False,
+        lean: bool = False,
         memory_width: int | None = None,
     ):
         super().__init__()
         heads = heads or max(1, width // 64)
-        options: dict[str, Any] = {
+        shape: dict[str, Any] = {"eps": eps, "layer_scale": layer_scale, "dropout": dropout}
+        fed = {
+            **shape,
             "mlp_ratio": mlp_ratio,
             "activation": activation,
-            "eps": eps,
-            "layer_scale": layer_scale,
-            "dropout": dropout,
             "memory_width": memory_width,
         }
         reads = range(depth if cross is None else cross, depth, cross_every)
-        self.layers = nn.ModuleList(
-            CrossBlock(width, heads, **options)
-            if cross_alone and layer in reads
-            else Block(width, heads, cross=layer in reads, **options)
-            for layer in range(depth)
-        )
+
+        def block(layer: int) -> nn.Module:
+            if cross_alone and layer in reads:
+                return CrossBlock(width, heads, **fed)
+            if lean and layer + 1 in reads:
+                return AttentionBlock(width, heads, **shape)
+            return Block(width, heads, cross=layer in reads, **fed)
+
+        self.layers = nn.ModuleList(map(block, range(depth)))
         init(self, width, depth)
 
     def forward(
@@ -424,11 +462,13 @@ class Transformer(nn.Module):
                 f"layers {start}:{stop} have no cross-attention for this memory; build with cross=LAYER"
             )
         for layer, block in enumerate(layers, start):
+            own = not isinstance(block, CrossBlock)  # attends to the tokens
+            if not own and memory is None:
+                continue
             if edit is not None:
                 tokens = edit(layer, tokens)
             kept = None if cache is None else (cache.own[layer], cache.cross[layer])
             count = tokens.shape[1] + (0 if kept is None else len(kept[0]))
-            own = not isinstance(block, CrossBlock)  # attends to the tokens
             if own and mask is not None and mask.shape[-1] != count:
                 raise InputError(
                     f"the key mask has {mask.shape[-1]} places, layer {layer} {count} tokens: give a mask for"

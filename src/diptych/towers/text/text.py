@@ -46,6 +46,8 @@ class TextConfig:
     dropout: float = 0.0
     cross: int | None = None  # the first layer with cross-attention to a memory
     cross_every: int | None = None  # from there on, every so many layers have it; None: all
+    # None: in the block; apart: a layer of its own behind it; lean: which has no feed-forward then
+    cross_blocks: Literal["apart", "lean"] | None = None
     memory_width: int | None = None  # of that memory; None: as wide as the tower
     positions: Literal["learned", "sinusoidal"] | None = None  # None: learned
     scale_embedding: bool | None = None  # multiply embeddings by width ** 0.5; None: no
@@ -64,6 +66,8 @@ class TextConfig:
             raise InputError(
                 "text pooling=cls reads a token at the end that words never see; choose causal=true, or pooling=mean"
             )
+        if self.cross_blocks not in (None, "apart", "lean"):
+            raise unknown("cross_blocks", self.cross_blocks, ("apart", "lean"))
         if self.pooling == "first" and self.causal:
             raise InputError(
                 "text pooling=first sees nothing but the first token when causal; choose pooling=eot or causal=false"
@@ -83,7 +87,7 @@ class TextTower(Tower):
     """
 
     Config = TextConfig
-    added = ("positions", "scale_embedding", "cross_every")
+    added = ("positions", "scale_embedding", "cross_every", "cross_blocks")
     positions: Tensor
 
     def __init__(self, config: TextConfig):
@@ -96,19 +100,7 @@ class TextTower(Tower):
             self.register_buffer("positions", sinusoids(config.context + own, D), persistent=False)
         else:
             self.positions = nn.Parameter(torch.randn(config.context + own, D) * 0.01)
-        self.transformer = Transformer(
-            D,
-            config.depth,
-            config.heads,
-            mlp_ratio=config.mlp_ratio,
-            activation=config.activation,
-            eps=config.eps,
-            layer_scale=config.layer_scale,
-            dropout=config.dropout,
-            cross=config.cross,
-            cross_every=config.cross_every or 1,
-            memory_width=config.memory_width,
-        )
+        self.transformer = _stack(config)
         self.norm = nn.LayerNorm(D, config.eps)
         nn.init.normal_(self.table.weight, std=D**-0.5 if config.scale_embedding else 0.02)
 
@@ -254,6 +246,32 @@ class TextTower(Tower):
             moved = torch.cat([stretch(old[: self.context], context, keep), old[self.context :]])
             self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
         self.config = replace(self.config, context=context)
+
+
+def _stack(config: TextConfig) -> Transformer:
+    """The transformer, with layers of cross-attention of their own between the others if these are
+    apart."""
+    depth, cross, every = config.depth, config.cross, config.cross_every or 1
+    apart = config.cross_blocks is not None and cross is not None
+    if apart and cross is not None:
+        depth += len(range(cross, depth, every))
+        cross += 1
+        every += 1
+    return Transformer(
+        config.width,
+        depth,
+        config.heads,
+        mlp_ratio=config.mlp_ratio,
+        activation=config.activation,
+        eps=config.eps,
+        layer_scale=config.layer_scale,
+        dropout=config.dropout,
+        cross=cross,
+        cross_every=every,
+        cross_alone=apart,
+        lean=config.cross_blocks == "lean",
+        memory_width=config.memory_width,
+    )
 
 
 def sinusoids(length: int, width: int) -> Tensor:

@@ -17,9 +17,14 @@ from diptych.data.tokenizers.hf import has_tokenizer
 from diptych.errors import InputError, brief, unknown
 from diptych.models.delivered import Validation
 from diptych.models.model import Model
-from diptych.models.multimodal import ContrastiveCaptioner
+from diptych.models.multimodal import (
+    ContrastiveCaptioner,
+    MultimodalLM,
+    TwoPassCaptioner,
+    TwoPassLM,
+)
 from diptych.models.pretrained.convert import fill, take
-from diptych.models.pretrained.files import read_weights
+from diptych.models.pretrained.files import read_json, read_weights
 from diptych.models.pretrained.openclip.describe import describe
 from diptych.models.pretrained.openclip.preprocess import preprocess_of
 from diptych.models.pretrained.openclip.rules import decoder_rules
@@ -30,6 +35,9 @@ log = logging.getLogger(__name__)
 DECODER = "text_decoder."
 """How the names of CoCa's decoder begin."""
 
+MAMMUT_OWN = ("text.text_projection", "map_viz2txt_kv")
+"""The names of what MaMMUT's decoder has beside the text tower."""
+
 LONGEST = 30
 """The most tokens that open_clip's CoCa writes by default."""
 
@@ -38,30 +46,32 @@ def load(name: str, weights: Path | None = None) -> Model:
     """Load the model NAME of open_clip with the weights of TAG, or of a local file or folder.
 
     The preprocessing is that of the TAG; without one, that of an open_clip_config.json next to the
-    weights, else that of open_clip's `create_model_and_transforms(NAME)`. Raises InputError for
+    weights, else that of open_clip's `create_model_and_transforms(NAME)`. That file also describes
+    a model whose NAME the library does not know, such as openMaMMUT's. Raises InputError for
     unknown names and tags, an activation other than the tag's, weights that cannot be fetched or do
     not fit, and architectures that are not supported.
     """
     open_clip = _open_clip()
     name, _, tag = name.partition("/")
     where = f"openclip:{name}/{tag}" if tag else f"openclip:{name}"
-    config = open_clip.get_model_config(name)
+    folder = None if weights is None else weights if weights.is_dir() else weights.parent
+    config = open_clip.get_model_config(name) or _config_in(folder)
     if config is None:
         raise unknown("open_clip model", name, open_clip.list_models())
     tagged = _tag(open_clip, name, tag, config) if tag else None
     dual, rules = describe(config, where)
-    folder = None if weights is None else weights if weights.is_dir() else weights.parent
     if weights is None:
         weights = _download(open_clip, where, tagged)
     dual["image"]["preprocess"] = preprocess_of(config, tagged, folder, where).to_dict()
     state = read_weights(weights)
-    of_decoder = {name: state.pop(name) for name in list(state) if name.startswith(DECODER)}
+    own = MAMMUT_OWN if config["text_cfg"].get("does_full_decoding") else (DECODER,)
+    of_decoder = {name: state.pop(name) for name in list(state) if name.startswith(own)}
     origin = f"{where} with the weights {weights}"
     encoder = fill(dual, state, rules, origin)
     tokenizer = _tokenizer(config["text_cfg"], dual["text"]["padding"], folder, where)
     captioner = captioner_of(encoder, tokenizer, config) if of_decoder and tokenizer else None
     if captioner is not None:
-        take(captioner.lm, of_decoder, decoder_rules(config["multimodal_cfg"]), origin)
+        take(captioner.lm, of_decoder, decoder_rules(config), origin)
         return captioner.eval().to_model(tokenizer, encoder.image.preprocess, where)
     if of_decoder:
         log.warning("%s: its decoder does not go on from its text tower and is left out", where)
@@ -71,19 +81,34 @@ def load(name: str, weights: Path | None = None) -> Model:
 def captioner_of(
     encoder: DualEncoder, words: Tokenizer, config: Mapping[str, Any]
 ) -> ContrastiveCaptioner | None:
-    """The captioner of a config of open_clip, CoCa, with its decoder on the meta device; None if the
-    config has no decoder, or one that does not go on from the text tower of `encoder`."""
+    """The captioner of a config of open_clip, CoCa's or MaMMUT's, with its decoder on the meta
+    device; None if the config has no decoder, or one that does not go on from the text tower of
+    `encoder`."""
     cfg: Mapping[str, Any] = config.get("multimodal_cfg", {})
     text = config["text_cfg"]
+    validation = Validation("retrieval", Model.validation.names)
+    if text.get("does_full_decoding"):
+        with torch.device("meta"):
+            two_pass = TwoPassLM(encoder.text, encoder.image.width)
+        return TwoPassCaptioner(encoder, words, two_pass, validation=validation, longest=LONGEST)
     alike = bool(cfg) and not text.get("hf_model_name")
     for key, default in (("width", 512), ("mlp_ratio", 4), ("ls_init_value", None)):
         alike = alike and cfg.get(key, default) == text.get(key, default)
     if not alike or encoder.image.width != text.get("width", 512):
         return None
     spec = f"apart:depth={cfg.get('layers', 12)}:heads={cfg.get('heads', 8)}"
-    validation = Validation("retrieval", Model.validation.names)
     with torch.device("meta"):
-        return ContrastiveCaptioner(encoder, words, spec, validation=validation, longest=LONGEST)
+        lm = MultimodalLM(encoder.text, spec, encoder.image.width)
+    return ContrastiveCaptioner(encoder, words, lm, validation=validation, longest=LONGEST)
+
+
+def _config_in(folder: Path | None) -> dict[str, Any] | None:
+    """The model that an open_clip_config.json next to the weights describes, of a name that the
+    library does not know; None without one."""
+    stored = None if folder is None else folder / "open_clip_config.json"
+    if stored is None or not stored.is_file():
+        return None
+    return read_json(stored).get("model_cfg")
 
 
 def _open_clip() -> Any:

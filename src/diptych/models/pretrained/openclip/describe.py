@@ -16,6 +16,7 @@ from diptych.models.pretrained.openclip.rules import (
     TEXT,
     TIMM_VIT,
     VIT,
+    mammut_rules,
     resnet_rules,
     timm_rules,
 )
@@ -43,10 +44,15 @@ def describe(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
     image, image_projection, image_rules = _image(config, where)
     cfg = config["text_cfg"]
     foreign = bool(cfg.get("hf_model_name"))
+    writes = bool(cfg.get("does_full_decoding"))
     bias = config.get("init_logit_bias")
     dual = {
         "image": image,
-        "text": hf_text(cfg, where) if foreign else _text(config, where),
+        "text": hf_text(cfg, where)
+        if foreign
+        else _writing_text(config, where)
+        if writes
+        else _text(config, where),
         "embed_dim": config["embed_dim"],
         "logit_scale": {
             "init": math.exp(config.get("init_logit_scale", math.log(1 / 0.07))),
@@ -56,9 +62,12 @@ def describe(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
         "image_projection": image_projection,
         "text_projection": PROJECTIONS[cfg.get("hf_proj_type", "mlp")]
         if foreign
+        else "none"
+        if writes
         else _projection(cfg),
     }
-    return dual, [*SCALES, *(HF_TEXT if foreign else TEXT), *image_rules]
+    text_rules = HF_TEXT if foreign else mammut_rules(dual["text"]) if writes else TEXT
+    return dual, [*SCALES, *text_rules, *image_rules]
 
 
 def _image(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str, list[Rule]]:
@@ -101,7 +110,7 @@ def _vit(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "patch_bias": False,
         "cls_position": True,
         "pre_norm": not full["no_ln_pre"],
-        "pooling": {"tok": "cls", "avg": "mean"}[full["pool_type"]],
+        "pooling": {"tok": "cls", "avg": "mean", "avg_all": "all"}[full["pool_type"]],
         "norm_after_pool": full["final_ln_after_pool"],
         "layer_scale": full["ls_init_value"],
         "patch_dropout": full["patch_dropout"],
@@ -263,3 +272,49 @@ def _projection(cfg: Mapping[str, Any]) -> str:
     if cfg.get("proj_type", "linear") == "none":
         return "none"
     return "affine" if cfg.get("proj_bias") else "linear"
+
+
+MAMMUT = {
+    "context_length": 77,
+    "vocab_size": 49408,
+    "width": 512,
+    "heads": 8,
+    "layers": 12,
+    "mlp_ratio": 4.0,
+    "ls_init_value": None,
+    "cross_attn_ratio": 1,
+    "has_mlp": True,
+    "does_full_decoding": True,
+    "output_tokens": True,
+}
+"""The options of MaMMUT's text stack in the fork of open_clip that trained openMaMMUT, with their
+defaults."""
+
+
+def _writing_text(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The spec of MaMMUT's text stack, which always gets texts padded to the context, and pools the
+    pads as well."""
+    cfg = config["text_cfg"]
+    for key, value in cfg.items():
+        if key not in MAMMUT or (key == "output_tokens" and not value):
+            raise InputError(
+                f"{where} is not supported: its text tower has {key}={value!r}, which our towers lack"
+            )
+    full = {**MAMMUT, **cfg}
+    return {
+        "name": "text",
+        "vocab_size": full["vocab_size"],
+        "context": full["context_length"],
+        "padding": "max",
+        "width": full["width"],
+        "depth": full["layers"],
+        "heads": full["heads"],
+        "mlp_ratio": full["mlp_ratio"],
+        "activation": _activation(config.get("quick_gelu", False), None),
+        "causal": False,
+        "pooling": "mean",
+        "layer_scale": full["ls_init_value"],
+        "cross": 0,
+        "cross_every": full["cross_attn_ratio"],
+        "cross_blocks": "apart" if full["has_mlp"] else "lean",
+    }

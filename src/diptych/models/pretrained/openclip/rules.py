@@ -132,17 +132,45 @@ def resnet_rules() -> list[Rule]:
     return rules
 
 
-def decoder_rules(cfg: Mapping[str, Any]) -> list[Rule]:
-    """The rules of the decoder of a `multimodal_cfg`, CoCa's: its layers of self-attention and of
-    cross-attention are ours in turn."""
+def decoder_rules(config: Mapping[str, Any]) -> list[Rule]:
+    """The rules of a decoder: MaMMUT's, beside its text stack, or that of a `multimodal_cfg`, CoCa's,
+    whose layers of self-attention and of cross-attention are ours in turn."""
+    if config["text_cfg"].get("does_full_decoding"):
+        return [
+            Rule(r"text\.text_projection", ("head.weight",), turned),
+            Rule(r"map_viz2txt_kv", ("projection.weight",), turned),
+        ]
     rules = [
         Rule(rf"text_decoder\.ln_final\.{W}", (r"norm.\g<w>",)),
         Rule(r"text_decoder\.text_projection", ("head.weight",), turned),
         Rule(r"text_decoder\.attn_mask"),
     ]
-    for layer in range(cfg.get("layers", 12)):
+    for layer in range(config["multimodal_cfg"].get("layers", 12)):
         own = rf"text_decoder\.resblocks\.{layer}\."
         cross = rf"text_decoder\.cross_attn\.{layer}\."
         rules += under(own, f"decoder.layers.{2 * layer}.", BLOCK)
         rules += under(cross, f"decoder.layers.{2 * layer + 1}.", CROSS_BLOCK)
     return rules
+
+
+def mammut_rules(text: Mapping[str, Any]) -> list[Rule]:
+    """The rules of MaMMUT's text stack, whose layers of cross-attention stand between the others
+    here and in a list of their own there."""
+    every = text["cross_every"]
+    found = []
+    for layer in range(text["depth"]):
+        place = layer + -(-layer // every)
+        found += under(rf"text\.resblocks\.{layer}\.", f"text.transformer.layers.{place}.", BLOCK)
+        if layer % every == 0:
+            found += under(
+                rf"text\.cross_attn\.{layer // every}\.",
+                f"text.transformer.layers.{place + 1}.",
+                CROSS_BLOCK,
+            )
+    return [
+        *found,
+        Rule(r"text\.token_embedding\.weight", ("text.table.weight",)),
+        Rule(r"text\.positional_embedding", ("text.positions",)),
+        Rule(rf"text\.ln_final\.{W}", (r"text.norm.\g<w>",)),
+        Rule(r"text\.attn_mask"),
+    ]
