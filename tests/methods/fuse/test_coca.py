@@ -432,6 +432,20 @@ def test_captions_go_on_from_a_prompt_and_are_as_probable_as_their_tokens():
     assert float(begun) > float(whole[0])  # its first words are given
 
 
+def test_the_feature_of_an_image_and_a_text_is_the_decoders_last_token():
+    made = method()
+    model = model_of(made)
+    pixels = random_images(3)
+    texts = ["a red bar", "a pink circle on the left", "a"]
+    found = model.fuse(pixels, texts)
+    ids = made.make.tokenizer.encode(texts[1:2])[0][:-1]
+    with torch.no_grad():
+        wanted = made.model.lm(torch.tensor([ids]), memory=made.model.see(pixels[1:2]))[0, -1]
+    torch.testing.assert_close(found[1], wanted)
+    assert not torch.isclose(model.fuse(255 - pixels, texts), found).all(1).any()
+    torch.testing.assert_close(model.fuse(pixels, texts, batch_size=2), found)
+
+
 def test_what_does_not_fit_is_refused():
     model = model_of(method())
     pixels = random_images(1)

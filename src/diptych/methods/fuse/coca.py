@@ -47,7 +47,7 @@ card = {
     "kind": "method",
     "entry": "CoCa",
     "provenance": "paper",
-    "abilities": {"generate": "", "log_prob": ""},
+    "abilities": {"generate": "", "log_prob": "", "fuse": ""},
 }
 
 
