@@ -489,3 +489,7 @@ def test_a_run_is_saved_and_a_clip_becomes_one(tmp_path):
     assert again.generate(pixels, max_tokens=5) == own.generate(pixels, max_tokens=5)
     on = CoCa(CoCa.configure(config), Make.of(again))
     torch.testing.assert_close(on.model.lm.head.weight, started.model.lm.head.weight)
+    larger = CoCa(CoCa.configure({**config, "size": 48}), Make.of(again))
+    description = describe("coca", config, larger.model, words, larger.model.image.preprocess)
+    save_model(tmp_path / "larger", description, larger.model.state_dict())
+    assert load(tmp_path / "larger").represent(random_images(2, 48)).grid == (6, 6)
