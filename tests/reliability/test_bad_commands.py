@@ -323,6 +323,15 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("segment tiny photos --names cat,,dog", ("hold an empty one", "name every class")),
     ("draw tiny cat --out x", ("a model with draw, which tiny has not", "cones")),
     ("generate tiny cat", ("a model with generate, which tiny has not", "language_model")),
+    ("generate tiny --images photos", ("a model with generate, which tiny has not", "train coca")),
+    (
+        "evaluate tiny --data scenes --suite answers --by classifier --train scenes",
+        ("answers by classifier needs a model with fuse", "train coca"),
+    ),
+    (
+        "evaluate tiny --data scenes --suite probe --fit pooler --shots 1",
+        ("fit=pooler reads the tokens of images", "leave out shots"),
+    ),
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
     ("ground tiny a.txt cat --out y.png", ("a.txt is no image", "name a JPEG")),

@@ -239,7 +239,7 @@ def add(parser: Parser) -> None:
     parser.option(
         some,
         "--by",
-        type=Literal["embed", "match", "generate", "log_prob", "best"],
+        type=Literal["embed", "match", "generate", "classifier", "log_prob", "best"],
         metavar="ABILITY",
         help="answers, composition, hard_negatives, noisy_pairs, text_labels: how it scores; "
         "retrieval: best",

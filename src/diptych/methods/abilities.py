@@ -56,6 +56,12 @@ class EmbedsRecords(Protocol):
         ...
 
 
+class Fuses(Protocol):
+    def fuse(self, images: "ImagesLike", texts: Sequence[str], *, batch_size: int = 64) -> "Tensor":
+        """Features (N, D) of image i and text i together, which a classifier reads."""
+        ...
+
+
 class MatchesLabels(Protocol):
     """What `match` is of a model of texts alone. That of a model of images, `match(images, texts)`,
     gives the scores (N,) of image i with text i."""
@@ -131,6 +137,7 @@ ABILITIES = frozenset(
         "match",
         "generate",
         "log_prob",
+        "fuse",
         "hidden_states",
         "noise_error",
         "compose",

@@ -33,7 +33,8 @@ _PROVENANCES = {"code", "paper", "abstract"}
 @dataclass(frozen=True, slots=True)
 class Card:
     """The description of a method. `entry` is the class in its module, or the verb of an analysis;
-    `provenance` is code, paper or abstract. For a method given as a file, `name` and `module` are the file's whole path."""
+    `provenance` is code, paper or abstract. For a method given as a file, `name` and `module` are the
+    file's whole path."""
 
     name: str
     group: str

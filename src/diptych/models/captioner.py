@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.generate import generate
@@ -160,16 +161,40 @@ class CaptionModel(Model):
                 found.append(self.lm.log_prob(ids, lengths, first=first, **how).cpu())
         return torch.cat(found)
 
+    def fuse(
+        self,
+        images: ImagesLike,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
+        """Return the decoder's token (N, D) behind text i, read with image i, float32, on the CPU: a
+        feature of both for a classifier. Errors are those of `generate`."""
+        seen, count = self._seen(images, batch_size, exact)
+        found = [torch.zeros(0, 0)]
+        with evaluating(self.captioner), torch.inference_mode():
+            for prompt, _ in self._prompted(seen, self._as_many(texts, count, "texts")):
+                how = {"memory_mask": prompt.memory_mask}
+                state = self.lm.start(*self._masked(prompt), prompt.memory, None, **how)
+                last = torch.tensor([len(row) - 1 for row in prompt.ids])
+                tokens = state.hidden[torch.arange(len(last)), last]
+                found.append(at_least_float32(tokens).cpu())
+        return torch.cat(found[1:] or found).clone()
+
+    def _masked(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """The ids (B, L) of a prompt, and the mask (B, L) of those that are real."""
+        ids, lengths = self._padded(prompt.ids)
+        return ids, torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+
     def _seen(
         self, images: ImagesLike, batch_size: int, exact: bool
     ) -> tuple[Iterator[Tensor], int]:
         """What the captioner knows of images, batch by batch, and their number."""
-        shape = self.preprocess.shape
-        if isinstance(images, Tensor) and images.shape[2:] == shape:  # clips, preprocessed
-            clips = max(1, batch_size // images.shape[1])
-            batches, count = ((some,) for some in images.split(clips)), len(images)
-        else:
-            batches, count = self._batches(images, batch_size, exact)
+        if isinstance(images, Tensor) and images.shape[2:] == self.preprocess.shape:  # clips
+            clips = images.split(max(1, batch_size // images.shape[1]))
+            return (self.captioner.see(pixels.to(self.device)) for pixels in clips), len(images)
+        batches, count = self._batches(images, batch_size, exact)
         return (self.captioner.see(pixels.to(self.device)) for (pixels,) in batches), count
 
     def _written(
@@ -193,11 +218,9 @@ class CaptionModel(Model):
                 if most is None:
                     room = self.lm.context - max(map(len, prompt.ids))
                     most = min(self.captioner.longest or room, room)
-                ids, lengths = self._padded(prompt.ids)
                 found += generate(
                     self.lm,
-                    ids,
-                    torch.arange(ids.shape[1], device=ids.device) < lengths[:, None],
+                    *self._masked(prompt),
                     memory=prompt.memory,
                     memory_mask=prompt.memory_mask,
                     strategy=strategy,

@@ -207,6 +207,50 @@ def test_a_model_that_cannot_answer_is_told(by, message):
         )
 
 
+def test_a_classifier_reads_image_and_question_together():
+    """The answer is the image's number for one question, and one more for the other."""
+
+    class Fusing(Fake):
+        def fuse(self, images, texts, *, batch_size):
+            number = torch.tensor(
+                [
+                    int(at) + (text == "and then?")
+                    for at, text in zip(self.numbers(images), texts, strict=True)
+                ]
+            )
+            return torch.nn.functional.one_hot(number, 6).float()
+
+    def source(count):
+        names = ("one", "two", "three", "four", "five", "six")
+        return Rows(
+            [
+                asked(
+                    str(at),
+                    at % 4,
+                    q("which?"),
+                    a(names[at % 4]),
+                    q("and then?"),
+                    a(names[at % 4 + 1]),
+                )
+                for at in range(count)
+            ],
+            fields=FIELDS,
+        )
+
+    model = Fusing(vectors(0))
+    found = answers(model, source(8), by="classifier", train=source(40))
+    assert (found["n"], found["exact"], found["chance_exact"]) == (16, 1.0, 0.25)
+    few = answers(
+        model, source(8), by="classifier", train=Rows(source(40).samples[::2], fields=FIELDS)
+    )
+    assert few["exact"] < 1  # answers that were never given in training are not given
+    assert few["protocol"] != found["protocol"]
+    with pytest.raises(InputError, match="name a source of them with --train"):
+        answers(model, source(8), by="classifier")
+    with pytest.raises(InputError, match="answers by generate learn nothing; leave out --train"):
+        answers(model, source(8), train=source(8))
+
+
 def test_the_protocol_tells_how_it_was_answered_and_questions_alone_are_not_enough():
     source = Rows([asked("a", 1, q("x 1", "y 1", "z 2"), a("y 1"))], fields=FIELDS)
     ways = ("generate", "log_prob", "match", "embed")

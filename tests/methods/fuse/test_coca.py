@@ -432,6 +432,20 @@ def test_captions_go_on_from_a_prompt_and_are_as_probable_as_their_tokens():
     assert float(begun) > float(whole[0])  # its first words are given
 
 
+def test_the_feature_of_an_image_and_a_text_is_the_decoders_last_token():
+    made = method()
+    model = model_of(made)
+    pixels = random_images(3)
+    texts = ["a red bar", "a pink circle on the left", "a"]
+    found = model.fuse(pixels, texts)
+    ids = made.make.tokenizer.encode(texts[1:2])[0][:-1]
+    with torch.no_grad():
+        wanted = made.model.lm(torch.tensor([ids]), memory=made.model.see(pixels[1:2]))[0, -1]
+    torch.testing.assert_close(found[1], wanted)
+    assert not torch.isclose(model.fuse(255 - pixels, texts), found).all(1).any()
+    torch.testing.assert_close(model.fuse(pixels, texts, batch_size=2), found)
+
+
 def test_what_does_not_fit_is_refused():
     model = model_of(method())
     pixels = random_images(1)
@@ -475,3 +489,7 @@ def test_a_run_is_saved_and_a_clip_becomes_one(tmp_path):
     assert again.generate(pixels, max_tokens=5) == own.generate(pixels, max_tokens=5)
     on = CoCa(CoCa.configure(config), Make.of(again))
     torch.testing.assert_close(on.model.lm.head.weight, started.model.lm.head.weight)
+    larger = CoCa(CoCa.configure({**config, "size": 48}), Make.of(again))
+    description = describe("coca", config, larger.model, words, larger.model.image.preprocess)
+    save_model(tmp_path / "larger", description, larger.model.state_dict())
+    assert load(tmp_path / "larger").represent(random_images(2, 48)).grid == (6, 6)

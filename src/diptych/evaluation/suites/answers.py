@@ -27,9 +27,11 @@ from torch import Tensor
 
 from diptych.data.questions import answered
 from diptych.data.sample import BadSample, Sample, Source
-from diptych.errors import unknown
+from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, as_vectors, images_with_edits, read_images
-from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
+from diptych.evaluation.suites._features import opened
+from diptych.linear import classifier
 from diptych.methods.abilities import require
 from diptych.metrics import TIE
 
@@ -39,15 +41,18 @@ card = {
     "abilities": [],  # depends on `by`
 }
 
-By = Literal["generate", "log_prob", "match", "embed"]
+By = Literal["generate", "classifier", "log_prob", "match", "embed"]
 _ABILITIES = {
     "generate": ("preprocess", "generate"),
+    "classifier": ("preprocess", "fuse"),
     "log_prob": ("preprocess", "log_prob"),
     "match": ("preprocess", "match"),
     "embed": ("embed_images", "embed_texts"),
 }
 PEOPLE = 4
 """The number of answers that a question needs for `vqa`."""
+_OPEN = ("generate", "classifier")
+"""The ways that give a text, and need no choices."""
 
 _ARTICLES = {"a", "an", "the"}
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -63,12 +68,20 @@ class Question:
     choices: tuple[str, ...] = ()
 
 
-def ready(model: Any, source: Source, *, by: By = "generate") -> None:
+def ready(
+    model: Any, source: Source, *, by: By = "generate", train: Source | str | None = None
+) -> None:
     """Raise InputError for a model that cannot answer in the way `by`."""
     if by not in _ABILITIES:
         raise unknown("way to answer", by, _ABILITIES)
     for ability in _ABILITIES[by]:
         require(model, ability, f"answers by {by}")
+    if (by == "classifier") != (train is not None):
+        raise InputError(
+            "a classifier of answers learns from questions with answers; name a source of them with --train (train=)"
+            if train is None
+            else f"answers by {by} learn nothing; leave out --train (train=), or choose by=classifier"
+        )
 
 
 def answers(
@@ -76,37 +89,45 @@ def answers(
     source: Source,
     *,
     by: By = "generate",
+    train: Source | str | None = None,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Return `exact` and `vqa` of generated answers, or `chosen` if the model scores the choices of
+    """Return `exact` and `vqa` of generated or classified answers, or `chosen` if the model scores the choices of
     each question.
 
-    `by` is generate, a text after the question; log_prob, the log-probability of each choice after
+    `by` is generate, a text after the question; classifier, the likeliest of the answers to the
+    questions of `train`, a source or its spec, by logistic regression on the features of image and
+    question (`fuse`); log_prob, the log-probability of each choice after
     it; match or embed, the score of the image with question and choice as one text. `paired`: if an
     edit of the sample (its twin) has the same question with another answer, the share of such pairs
     with both answers correct. Also returned: `n` questions, the chance values, `bad` samples by
     reason, and the protocol.
     """
-    ready(model, source, by=by)
-    given, asked, pairs, bad = replies(
-        model, source, by, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source))
-    )
+    ready(model, source, by=by, train=train)
+    learnt = None if train is None else opened(train)
+    steps = Steps(progress, len(source) + (0 if learnt is None else len(learnt)))
+    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    given, asked, pairs, bad = replies(model, source, by, **how)
+    options = [f"by={by}"]
+    if learnt is not None:
+        given = _classified(given, *replies(model, learnt, by, **how)[:2])
+        options.append(f"train={data_of(learnt)} {split_of(learnt.keys())}")
     right = np.array(
         [correct(answer, question) for answer, (question, _) in zip(given, asked, strict=True)]
     )
     own = np.array([is_own for _, is_own in asked])
     results = (
         _written(given, asked)
-        if by == "generate"
+        if by in _OPEN
         else _chosen(right[own], [q for q, mine in asked if mine])
     )
     if pairs:
         results["paired"] = float(np.mean([right[a] and right[b] for a, b in pairs]))
         results["chance_paired"] = (
             0.0
-            if by == "generate"
+            if by in _OPEN
             else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
         )
     protocol = protocol_of(
@@ -116,7 +137,7 @@ def answers(
         exact=exact,
         field="answer",
         rule="lower case, no punctuation, no articles, numbers as digits; ties lose",
-        options=(f"by={by}",),
+        options=tuple(options),
     )
     return {"n": int(own.sum())} | results | {"bad": dict(bad)} | describe(protocol, model)
 
@@ -124,7 +145,7 @@ def answers(
 def replies(
     model: Any, source: Source, by: By, *, exact: bool, batch_size: int, steps: Steps
 ) -> tuple[list[Any], list[tuple[Question, bool]], list[tuple[int, int]], Counter[str]]:
-    """Return the answers of a model, texts or scores of the choices; their questions, and whether
+    """Return the answers of a model, texts, scores of the choices or features; their questions, and whether
     each is of a sample or of its edit; pairs of questions of twins; and why samples were left
     out."""
     bad: Counter[str] = Counter()
@@ -132,15 +153,15 @@ def replies(
         tuple[Question, bool]
     ] = []  # all questions in order, and whether they are of a sample or of its edit
     pairs: list[tuple[int, int]] = []
-    given: list[Any] = []  # a text, or scores of the choices, for each question
+    given: list[Any] = []  # a text, scores of the choices, or features, for each question
 
     def facts(sample: Sample) -> list[list[Question]]:
         """The questions of the sample and of each edit that has an image."""
-        mine = questions(sample, by != "generate")
+        mine = questions(sample, by not in _OPEN)
         return [
             mine,
             *(
-                _twins(edit, mine, by != "generate")
+                _twins(edit, mine, by not in _OPEN)
                 for edit in sample.edits
                 if "main" in edit.images
             ),
@@ -172,6 +193,20 @@ def replies(
                 image += 1
         given += _given(model, pixels, now, by, batch_size)
     return given, asked, pairs, bad
+
+
+def _classified(
+    features: Sequence[np.ndarray],
+    of_train: Sequence[np.ndarray],
+    asked: Sequence[tuple[Question, bool]],
+) -> list[str]:
+    """Return the likeliest answers by a classifier of the features of the questions that were
+    `asked`, whose classes are the most common answer of each."""
+    right = [
+        Counter(map(normal_answer, question.answers)).most_common(1)[0][0] for question, _ in asked
+    ]
+    line, _ = classifier(np.stack(of_train), np.array(right))
+    return [str(each) for each in line.predict(np.stack(features))]
 
 
 def questions(sample: Sample, choose: bool = False) -> list[Question]:
@@ -235,8 +270,11 @@ def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Questio
 def _given(
     model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by: By, batch_size: int
 ) -> list[Any]:
-    """Return the answers to questions about images (by number): texts, or scores (n,) of the
-    choices."""
+    """Return the answers to questions about images (by number): texts, scores (n,) of the choices,
+    or features (D,) for a classifier."""
+    if by == "classifier":
+        images, texts = zip(*((at, each.text) for at, each in asked), strict=True)
+        return [*model.fuse(pixels[list(images)], list(texts), batch_size=batch_size).numpy()]
     if by == "generate":
         return [
             text

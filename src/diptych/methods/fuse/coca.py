@@ -27,14 +27,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
+from diptych.errors import InputError
 from diptych.methods.base import At, Features, Preset, Recipe
 from diptych.methods.families.captions import CaptionsConfig, PairsWithCaptions, writes
 from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
 from diptych.models.multimodal import ContrastiveCaptioner, MultimodalLM
 from diptych.objectives import info_nce
-from diptych.spec import NetworkSpec
+from diptych.spec import Count, NetworkSpec
+from diptych.towers.image.vit import ViT
 from diptych.towers.nn.parts import Temperature, freeze
+from diptych.towers.tower import ImageTower
 
 card = {
     "title": "CoCa: Contrastive Captioners are Image-Text Foundation Models",
@@ -42,7 +45,7 @@ card = {
     "kind": "method",
     "entry": "CoCa",
     "provenance": "paper",
-    "abilities": {"generate": "", "log_prob": ""},
+    "abilities": {"generate": "", "log_prob": "", "fuse": ""},
 }
 
 
@@ -55,11 +58,14 @@ class Config(CaptionsConfig):
     - `pooler` is the attentional poolers of the image (`towers.nn.pooling`), or "none": the tower
       pools by itself, and the decoder reads its queries, if it has some, or its tokens.
     - `decoder` is the upper half (`models.multimodal`), by default as deep as the lower one.
+    - `size` is the side of the images, where it is not that of the given model: positions are
+      interpolated.
     """
 
     directions: Literal["sum", "mean"] = "sum"
     pooler: NetworkSpec = "cascade:queries=256"
     decoder: NetworkSpec = "joint"
+    size: Count | None = None
 
 
 class CoCa(PairsWithCaptions):
@@ -76,6 +82,8 @@ class CoCa(PairsWithCaptions):
         lm = MultimodalLM(encoder.text, config.decoder, encoder.image.width)
         self.model = ContrastiveCaptioner(encoder, writes(make.tokenizer), lm, **config.writing())
         make.go_on(self.model)
+        if config.size is not None and config.size != encoder.image.image_size:
+            _resize(encoder.image, config.size)
         if not config.caption:
             freeze(lm)
 
@@ -98,6 +106,15 @@ class CoCa(PairsWithCaptions):
         scale = self.model.encoder.logit_scale()
         how = {"directions": self.config.directions, **equal}
         return {"contrastive": self.config.contrastive * info_nce(image, text, scale, **how)}
+
+
+def _resize(tower: ImageTower, size: int) -> None:
+    """Change the size of a tower's images. Raises InputError for a tower that has none of its own."""
+    if not isinstance(tower, ViT):
+        raise InputError(
+            f"method.size resizes a vit, and this image tower is a {tower.kind}; leave it out"
+        )
+    tower.resize(size)
 
 
 def _published(

@@ -40,7 +40,7 @@ card = {
     "kind": "method",
     "entry": "MaMMUT",
     "provenance": "code",
-    "abilities": {"generate": "", "log_prob": ""},
+    "abilities": {"generate": "", "log_prob": "", "fuse": ""},
 }
 
 
