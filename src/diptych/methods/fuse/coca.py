@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, DuplicatesConfig, Pairs, tune
 from diptych.methods.make import Make
 from diptych.methods.tuning import keep_statistics
@@ -89,6 +89,7 @@ class CoCa(Pairs):
 
     Config = Config
     model: ContrastiveCaptioner  # type: ignore[assignment]  # which holds the dual encoder
+    features_from = Method.features_from  # captions need features of their own
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
