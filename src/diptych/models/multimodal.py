@@ -50,6 +50,7 @@ class MultimodalLM(CausalLM):
     is another module's: it is no part of the state dict. Raises InputError for a tower that is not
     causal, or not a `TextTower`.
 
+    >>> import torch
     >>> from diptych.towers.build import text_tower
     >>> text = text_tower("text:width=32:depth=1:pooling=cls", vocab_size=100, context=16)
     >>> lm = MultimodalLM(text, "joint", memory_width=48)

@@ -25,6 +25,7 @@ from diptych.errors import InputError, unknown
 from diptych.models import int8
 from diptych.models.language import LanguageModel
 from diptych.models.model import Model, TextModel
+from diptych.models.multimodal import ContrastiveCaptioner
 from diptych.towers.nn.transformer import Attention
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,18 @@ def _convert(model: TextModel, precision: str) -> TextModel:
 
 
 def _towers(model: TextModel) -> tuple[torch.nn.Module, ...]:
-    """The modules to convert: towers and projections; scale and bias of similarities remain
-    float32."""
+    """The modules to convert: towers, projections and poolers, and a decoder that goes on from the
+    text tower; scale and bias of similarities remain float32."""
     encoder = model.encoder
-    return tuple(
+    parts = [
         getattr(encoder, name) for side in encoder.sides for name in (side, f"{side}_projection")
-    )
+    ]
+    if encoder.image_pooler is not None:
+        parts.append(encoder.image_pooler)
+    captioner = model.delivered
+    if isinstance(captioner, ContrastiveCaptioner) and captioner.encoder is encoder:
+        parts.append(captioner.lm)
+    return tuple(parts)
 
 
 def _auto(model: TextModel) -> TextModel:

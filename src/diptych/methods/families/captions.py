@@ -18,7 +18,7 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Stage
+from diptych.methods.base import At, Features, Losses, Method, Stage
 from diptych.methods.families.pairs import DuplicatesConfig, Pairs
 from diptych.methods.tuning import keep_statistics
 from diptych.models.delivered import Validation
@@ -61,6 +61,7 @@ class PairsWithCaptions(Pairs):
     `encode` with the features of `written`, and `terms`, the loss of images and texts."""
 
     Config = CaptionsConfig
+    features_from = Method.features_from  # captions need features of their own
     model: ContrastiveCaptioner  # type: ignore[assignment]  # which holds the dual encoder
 
     @classmethod
