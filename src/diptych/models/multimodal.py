@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, unknown
@@ -174,13 +175,22 @@ class ContrastiveCaptioner(Captioner):
         texts = [""] * len(seen) if prompts is None else prompts
         return Prompt(ids=[before + self.words.ids(text) for text in texts], memory=seen)
 
-    def read_texts(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the text tower once on texts (B, L) with lengths (B,): their tokens (B, L, D), which
-        `MultimodalLM.go_on` takes, and the pooled vectors (B, D)."""
+    def read(
+        self, ids: Tensor, lengths: Tensor, seen: Encoded | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read texts (B, L) with lengths (B,) in training: their unit vectors (B, E) and, with encoded
+        images, the decoder's tokens (B, L - 1, D) from which each id but the first is predicted.
+
+        One pass through the text tower gives both.
+        """
         tower = self.lm.tower
         tokens = tower.run(ids, lengths)
         pooled = tower.finish(tokens, lengths).pooled
-        return tokens[:, : ids.shape[1]], pooled  # without the learned token behind a text
+        vectors = normalize(self.encoder.project_text(pooled), dim=-1)
+        if seen is None:
+            return vectors, None
+        words = tokens[:, : ids.shape[1] - 1]  # without the learned token behind a text
+        return vectors, self.lm.go_on(words, self.memory_of(seen))
 
 
 class TwoPassLM(CausalLM):
@@ -245,3 +255,11 @@ class TwoPassCaptioner(ContrastiveCaptioner):
 
     def memory_of(self, encoded: Encoded) -> Tensor:
         return self.lm.memory_of(encoded.tokens if encoded.raw is None else encoded.raw)
+
+    def read(
+        self, ids: Tensor, lengths: Tensor, seen: Encoded | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `ContrastiveCaptioner.read`, in two passes."""
+        vectors = self.encoder.embed_texts(ids, lengths)
+        hidden = None if seen is None else self.lm(ids[:, :-1], memory=self.memory_of(seen))
+        return vectors, hidden

@@ -286,10 +286,10 @@ _OF_WEIGHTS = ("mm", "addmm", "convolution")
 
 
 def gflops(model: Any) -> dict[str, float]:
-    """Return the forward GFLOPs of a delivered model, for one image at the tower's size and one
-    text that fills the tokenizer's context, or for the one of the two that it reads: `gflops`, and
-    `weight_gflops` of products with weights alone, without those of attention, by which published
-    scaling laws count.
+    """Return the forward GFLOPs of a delivered model in training, for one image at the tower's size
+    and one text that fills the tokenizer's context, or for the one of the two that it reads:
+    `gflops`, and `weight_gflops` of products with weights alone, without those of attention, by
+    which published scaling laws count. A captioner reads the text and predicts all of its tokens.
 
     A multiply-add counts as two; torch counts on the meta device, where no fused kernel hides
     operations.
@@ -302,7 +302,7 @@ def gflops(model: Any) -> dict[str, float]:
         if not hasattr(model, "encoder"):
             module(torch.zeros(1, model.tokenizer.context, dtype=torch.long))
         else:
-            _embed_one(model, getattr(module, "encoder", module))
+            _embed_one(model, module)
     counted = {
         str(op).rpartition(".")[2]: n for op, n in counter.get_flop_counts()["Global"].items()
     }
@@ -310,15 +310,23 @@ def gflops(model: Any) -> dict[str, float]:
     return {"gflops": counter.get_total_flops() / 1e9, "weight_gflops": weights / 1e9}
 
 
-def _embed_one(model: Any, encoder: Any) -> None:
-    """Embed one image and one text, of those that an encoder on the meta device reads."""
+def _embed_one(model: Any, module: Any) -> None:
+    """Embed one image and one text, of those that an encoder on the meta device reads; `module` has
+    it, and writes if it is a captioner."""
     import torch
 
+    encoder = getattr(module, "encoder", module)
+    seen = None
     if "image" in encoder.sides:
-        encoder.embed_images(torch.zeros(1, *model.preprocess.shape))
+        seen = encoder.encode_image(torch.zeros(1, *model.preprocess.shape))
+        encoder.image_vectors(seen)
     if encoder.text is not None and model.tokenizer is not None:
         context = model.tokenizer.context
-        encoder.embed_texts(torch.zeros(1, context, dtype=torch.long), torch.full((1,), context))
+        text = torch.zeros(1, context, dtype=torch.long), torch.full((1,), context)
+        if hasattr(module, "read"):
+            module.lm.logits(module.read(*text, seen)[1])
+        else:
+            encoder.embed_texts(*text)
 
 
 def delivered(model: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.data.tokenizers import Tokenizer
@@ -57,8 +58,8 @@ class CaptionsConfig(DuplicatesConfig):
 
 
 class PairsWithCaptions(Pairs):
-    """A dual encoder with a decoder, trained on pairs. A subclass builds `self.model`, and defines
-    `encode` with the features of `written`, and `terms`, the loss of images and texts."""
+    """A dual encoder with a decoder, trained on pairs. A subclass builds `self.model` and defines
+    `terms`, the loss of images and texts."""
 
     Config = CaptionsConfig
     features_from = Method.features_from  # captions need features of their own
@@ -80,12 +81,21 @@ class PairsWithCaptions(Pairs):
     def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
         return {"all": self.encode}  # the captions of a sample read its image
 
-    def written(self, end: str, hidden: Tensor, ids: Tensor, lengths: Tensor) -> Features:
-        """Return the log-probability of each text (B,) of one role, and the number of its tokens
-        that count, from the decoder's tokens (B, L - 1, D) before each id (B, L) but the first."""
-        cut = (lengths == self.make.tokenizer.context).long()
-        found = self.model.lm.next_log_probs(hidden, ids, lengths - cut)
-        return {f"log_prob{end}": found.sum(1), f"tokens{end}": lengths - cut - 1}
+    def encode(self, batch: Batch, at: At) -> Features:
+        """Return the image's vector, and for each role the text's, the log-probability of its tokens
+        and their number."""
+        encoder = self.model.encoder
+        seen = encoder.encode_image(batch.image.flat)
+        features = {"image": normalize(encoder.image_vectors(seen), dim=-1)}
+        for end in self.roles:
+            ids, lengths = batch.texts[f"main{end}"].flat
+            vectors, hidden = self.model.read(ids, lengths, seen if self.config.caption else None)
+            features[f"text{end}"] = vectors
+            if hidden is not None:
+                cut = (lengths == self.make.tokenizer.context).long()
+                found = self.model.lm.next_log_probs(hidden, ids, lengths - cut)
+                features |= {f"log_prob{end}": found.sum(1), f"tokens{end}": lengths - cut - 1}
+        return features
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         found = super().loss(features, batch, at)

@@ -24,11 +24,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from diptych.data.batch import Batch
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Preset, Recipe
+from diptych.methods.base import Preset, Recipe
 from diptych.methods.families.captions import CaptionsConfig, PairsWithCaptions, writes
 from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
@@ -86,21 +84,6 @@ class CoCa(PairsWithCaptions):
             _resize(encoder.image, config.size)
         if not config.caption:
             freeze(lm)
-
-    def encode(self, batch: Batch, at: At) -> Features:
-        """Return the image's vector, and for each role the text's, the log-probability of its tokens
-        and their number."""
-        encoder = self.model.encoder
-        image = encoder.encode_image(batch.image.flat)
-        features = {"image": normalize(encoder.image_vectors(image), dim=-1)}
-        for end in self.roles:
-            ids, lengths = batch.texts[f"main{end}"].flat
-            tokens, pooled = self.model.read_texts(ids, lengths)
-            features[f"text{end}"] = normalize(encoder.project_text(pooled), dim=-1)
-            if self.config.caption:
-                hidden = self.model.lm.go_on(tokens[:, :-1], image.memory)
-                features |= self.written(end, hidden, ids, lengths)
-        return features
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         scale = self.model.encoder.logit_scale()

@@ -22,10 +22,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from diptych.data.batch import Batch
-from diptych.methods.base import At, Features, Preset, Recipe
+from diptych.methods.base import Preset, Recipe
 from diptych.methods.families.captions import CaptionsConfig, PairsWithCaptions, writes
 from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.make import Make
@@ -68,21 +66,6 @@ class MaMMUT(PairsWithCaptions):
         make.go_on(self.model)
         if not config.caption:
             freeze(lm)
-
-    def encode(self, batch: Batch, at: At) -> Features:
-        """Return the image's vector, and for each role the text's, the log-probability of its tokens
-        and their number."""
-        encoder = self.model.encoder
-        image = encoder.encode_image(batch.image.flat)
-        features = {"image": normalize(encoder.image_vectors(image), dim=-1)}
-        memory = self.model.memory_of(image) if self.config.caption else None
-        for end in self.roles:
-            ids, lengths = batch.texts[f"main{end}"].flat
-            features[f"text{end}"] = encoder.embed_texts(ids, lengths)
-            if memory is not None:
-                hidden = self.model.lm(ids[:, :-1], memory=memory)
-                features |= self.written(end, hidden, ids, lengths)
-        return features
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         scale = self.model.encoder.logit_scale()
