@@ -41,6 +41,7 @@ from diptych.objectives import info_nce
 from diptych.spec import Count, NetworkSpec, NotNegative, Positive
 from diptych.towers.image.vit import ViT
 from diptych.towers.nn.parts import Temperature, freeze
+from diptych.towers.nn.pooling import Poolers
 from diptych.towers.tower import ImageTower
 
 card = {
@@ -111,8 +112,13 @@ class CoCa(Pairs):
         make.go_on(self.model)
         if config.size is not None and config.size != encoder.image.image_size:
             _resize(encoder.image, config.size)
+        poolers = encoder.image_pooler
+        if isinstance(poolers, Poolers):
+            freeze(getattr(encoder.image, "pool", None))  # nothing reads what the tower pools
         if not config.caption:
             freeze(self.model.lm)
+            if isinstance(poolers, Poolers) and not poolers.cascade:
+                freeze(poolers.generative)
 
     def train(self, mode: bool = True) -> "CoCa":
         super(Pairs, self).train(mode)
@@ -191,7 +197,7 @@ def _validation(config: Config) -> Validation:
     """Validate by retrieval, without the contrastive loss by captions."""
     if config.contrastive:
         return Validation("retrieval", ("i2t_", "t2i_"))
-    return Validation("captions", ("accuracy", "cider"), {"role": config.role})
+    return Validation("captions", ("accuracy", "cider"))
 
 
 def _published(
