@@ -82,8 +82,7 @@ class Captioner(Delivered):
         """Fields of a source that validation reads."""
         if self.validation.suite == "answers":
             return "images.main", "texts.question", "texts.answer"
-        role = self.validation.settings.get("role")
-        return ("images.main",) if role is None else ("images.main", f"texts.{role}")
+        return "images.main", f"texts.{self.validation.settings.get('role', '*')}"
 
 
 class CaptionModel(Model):
@@ -117,9 +116,8 @@ class CaptionModel(Model):
 
         `options` are `strategy` with its options, those of `models.strategies`, by default beam
         search with 5 beams; `max_tokens`, the most tokens generated (None: the method's limit);
-        `min_tokens` and `seed`. Raises
-        InputError for images that cannot be read, a wrong number of prompts, a prompt that fills the
-        context, and an unknown strategy or option.
+        `min_tokens` and `seed`. Raises InputError for images that cannot be read, a wrong number of
+        prompts, a prompt that fills the context, and an unknown strategy or option.
         """
         seen, count = self._seen(images, batch_size, exact)
         return self._written(seen, self._as_many(prompts, count, "prompts"), **options)

@@ -344,7 +344,7 @@ class Model(TextModel):
             torch.cat([at_least_float32(getattr(each, name)).cpu() for each in found]).clone()
             for name in ("tokens", "pooled")
         )
-        return replace(found[0], tokens=tokens, pooled=pooled, levels=())
+        return replace(found[0], tokens=tokens, pooled=pooled, levels=(), queries=None, raw=None)
 
     def heat(
         self,

@@ -2,6 +2,7 @@
 run writes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,6 +147,22 @@ def test_the_gradient_of_the_loss_is_that_of_differences():
     assert torch.autograd.gradcheck(loss, inputs)
 
 
+def test_of_several_texts_an_image_the_losses_are_the_means():
+    made = method(role="caption;long")
+    given = batch()
+    other = Tokens(given.text.ids.flip(0), given.text.lengths.flip(0))
+    both = replace(given, texts={"main": given.text, "main2": other})
+    losses = made.loss(made.encode(both, AT), both, AT)
+    one = method()
+    each = []
+    for tokens in (given.text, other):
+        alone = replace(given, texts={"main": tokens})
+        each.append(one.loss(one.encode(alone, AT), alone, AT).terms)
+    for name in ("contrastive", "caption"):
+        mean = (each[0][name] + each[1][name]).item() / 2
+        assert losses.terms[name].item() == pytest.approx(mean, rel=1e-5)
+
+
 def test_without_captions_it_is_clip_summed_over_both_directions():
     made = method(caption=0.0)
     given = batch()
@@ -220,6 +237,22 @@ def test_the_text_tower_runs_once_a_step(monkeypatch):
     )
     made.encode(batch(), AT)
     assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooler": "parallel:queries=4", "caption": 0.0},
+        {"image": IMAGE.replace("cls=1", "cls=0:pooling=map")},
+        {"contrastive": 0.0},
+        {"caption": 0.0, **FORMS["apart"]},
+    ],
+)
+def test_what_nothing_reads_is_frozen(options):
+    made = method(**options)
+    made.loss(made.encode(batch(), AT), batch(), AT).total.backward()
+    for name, value in made.named_parameters():
+        assert (value.grad is not None) == value.requires_grad, name
 
 
 @pytest.mark.parametrize(

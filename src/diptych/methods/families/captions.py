@@ -53,7 +53,7 @@ class CaptionsConfig(DuplicatesConfig):
         if self.contrastive:
             validation = Validation("retrieval", ("i2t_", "t2i_"))
         else:
-            validation = Validation("captions", ("accuracy", "cider"), {"role": self.role})
+            validation = Validation("captions", ("accuracy", "cider"))
         return {"validation": validation, "longest": self.max_tokens}
 
 

@@ -35,6 +35,7 @@ from diptych.objectives import info_nce
 from diptych.spec import Count, NetworkSpec
 from diptych.towers.image.vit import ViT
 from diptych.towers.nn.parts import Temperature, freeze
+from diptych.towers.nn.pooling import Poolers
 from diptych.towers.tower import ImageTower
 
 card = {
@@ -82,8 +83,13 @@ class CoCa(PairsWithCaptions):
         make.go_on(self.model)
         if config.size is not None and config.size != encoder.image.image_size:
             _resize(encoder.image, config.size)
+        poolers = encoder.image_pooler
+        if isinstance(poolers, Poolers):
+            freeze(getattr(encoder.image, "pool", None))  # nothing reads what the tower pools
         if not config.caption:
             freeze(lm)
+            if isinstance(poolers, Poolers) and not poolers.cascade:
+                freeze(poolers.generative)
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         scale = self.model.encoder.logit_scale()
