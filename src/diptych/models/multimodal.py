@@ -76,7 +76,8 @@ class MultimodalLM(CausalLM):
         config = configure(DecoderConfig, parsed.options, "decoder")
         like = tower.config
         depth = config.depth or like.depth
-        apart = parsed.name == "apart"
+        self.form = parsed.name
+        apart = self.form == "apart"
         self._tower = (tower,)  # a tuple, so that its parameters are registered once
         self.decoder = Transformer(
             tower.width,

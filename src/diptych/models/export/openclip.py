@@ -3,7 +3,7 @@ tokenizer.
 
 ViTs that pool a CLS token, the mean or queries use open_clip's own towers. SigLIP's attention pooling
 exists only in timm's models, and so only in timm's sizes. Towers of timm and transformers are theirs
-there too; for the latter, config.json is written.
+there too; for the latter, config.json is written. A captioner of open_clip's form goes as CoCa.
 """
 
 import logging
@@ -22,14 +22,17 @@ from torch import Tensor
 from diptych.data.tokenizers import Clip, Tokenizer
 from diptych.models.export import _common as common
 from diptych.models.model import Model
+from diptych.models.multimodal import ContrastiveCaptioner, MultimodalLM
 from diptych.models.pretrained.convert import back
 from diptych.models.pretrained.files import read_json
+from diptych.models.pretrained.openclip import DECODER
 from diptych.models.pretrained.openclip.describe import (
     RESNETS,
     describe,
     siglip_image,
     timm_mlp,
 )
+from diptych.models.pretrained.openclip.rules import decoder_rules
 from diptych.models.pretrained.openclip.texts import CONFIGS, PROJECTIONS
 
 PACKAGES = ("open_clip", "timm")
@@ -108,13 +111,14 @@ def notes(model: Model) -> list[str]:
         )
     if model.encoder.text is not None and _hf_name(model.encoder.text.spec) == ".":
         found.append("open_clip looks for the text tower's config.json in the working directory")
+    if isinstance(model.delivered, ContrastiveCaptioner) and _decoder(model) is None:
+        found.append("its decoder is left out: open_clip has none like it")
     return found
 
 
 def write(model: Model, folder: Path) -> None:
     """Write open_clip_config.json, open_clip_model.safetensors and, unless it is CLIP's, the
     tokenizer's files."""
-    import open_clip
 
     tokenizer = common.tokenizer_of(model)
     preprocess = model.preprocess
@@ -139,16 +143,48 @@ def write(model: Model, folder: Path) -> None:
     )
     plain = {key: value for key, value in config.items() if key != "custom_text"}
     with torch.device("meta"), _quiet():
-        theirs = (open_clip.CustomTextCLIP if "custom_text" in config else open_clip.CLIP)(
-            **{**plain, **_located(config, folder)}
-        ).state_dict()
+        theirs = _kind(config)(**{**plain, **_located(config, folder)}).state_dict()
     rules = describe({**config, **_located(config, folder)}, str(folder))[1]
     state = common.tensors(model.encoder, patch_bias="timm_model_name" in config["vision_cfg"])
-    save_file(
-        back(state, theirs, rules),
-        folder / "open_clip_model.safetensors",
-        metadata={"format": "pt"},
-    )
+    made = back(state, theirs, rules)
+    decoder = _decoder(model)
+    if decoder is not None:
+        words = {name: value for name, value in theirs.items() if name.startswith(DECODER)}
+        made |= back(decoder.state_dict(), words, decoder_rules(config["multimodal_cfg"]))
+    save_file(made, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+
+
+def _kind(config: Mapping[str, Any]) -> Any:
+    """open_clip's class of a config."""
+    import open_clip
+
+    if "multimodal_cfg" in config:
+        return open_clip.CoCa
+    return open_clip.CustomTextCLIP if "custom_text" in config else open_clip.CLIP
+
+
+def _decoder(model: Model) -> MultimodalLM | None:
+    """The decoder of a model that is open_clip's CoCa, or None."""
+    captioner = model.delivered
+    if not isinstance(captioner, ContrastiveCaptioner):
+        return None
+    text = model.encoder.config()["text"]
+    alike = captioner.lm.form == "apart" and text["pooling"] == "cls" and text["mlp_ratio"] == 4
+    return captioner.lm if alike and captioner.encoder is model.encoder else None
+
+
+def _multimodal(decoder: MultimodalLM) -> dict[str, Any]:
+    """The part of a config for a decoder."""
+    like = decoder.tower.config
+    layers: Any = decoder.decoder.layers
+    return {
+        "context_length": like.context,
+        "vocab_size": like.vocab_size,
+        "width": like.width,
+        "heads": layers[0].attn.heads,
+        "layers": len(layers) // 2,
+        **({"ls_init_value": like.layer_scale} if like.layer_scale is not None else {}),
+    }
 
 
 def _located(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -208,6 +244,11 @@ def _config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     }
     if text_cfg.keys() & custom or text_cfg.get("pool_type") != "argmax":
         config["custom_text"] = True
+    decoder = _decoder(model)
+    if decoder is not None:
+        config["multimodal_cfg"] = _multimodal(decoder)
+        config["vision_cfg"]["output_tokens"] = True
+        config["text_cfg"]["output_tokens"] = True
     return config
 
 
