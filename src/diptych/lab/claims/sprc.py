@@ -23,8 +23,10 @@ kind of edit. The second claim, `real`, is of drawings of people and hands whose
 tone change (the pack glyph-variants), on actions that training does not show.
 
 An earlier form had 200 steps of AdamW on half the triples, and a Q-Former whose joint pass, from
-which the prompts come, was untrained before. The rates of `sprc` and `sum` are still to be
-chosen, on seeds 100 and 101; arms without a prompt take that of `sum`, all others that of `sprc`.
+which the prompts come, was untrained before. The rates of `sprc` and `sum` are the best of those
+tried on seeds 100 and 101; arms without a prompt take that of `sum`, all others that of `sprc`. There
+`sum` is ahead of `sprc` at every rate of either. At twice the steps, on seed 100, both gain (`sprc`
+at 2e-3 .66 to .73, `sum` .80 to .84), which moves the difference by .03.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +39,7 @@ from torch.nn.functional import normalize
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
 from diptych.methods.adapt.sprc.composer import Composer
 from diptych.methods.base import Method
 from diptych.methods.store import load
@@ -63,8 +65,14 @@ PAIR_STEPS = 300
 STEPS = 600
 BATCH = 60  # of triples and pairs: whole families of siblings
 OPTIMIZER = "muon"
-RATE = 4e-3  # of arms with a prompt
-ALONE_RATE = 4e-3  # of those without
+PAIR_RATE = 4e-3
+# means of r1 on seeds 100 and 101
+RATES: dict[str, dict[float, float]] = {
+    "sprc": {1e-3: 0.628, 2e-3: 0.665, 4e-3: 0.675, 8e-3: 0.656},
+    "sum": {2e-3: 0.766, 4e-3: 0.774, 8e-3: 0.751},
+}
+RATE = best(RATES["sprc"])  # of arms with a prompt
+ALONE_RATE = best(RATES["sum"])  # of those without
 Change = Callable[[Composer], None]
 
 
@@ -92,7 +100,7 @@ def begin(trial: Trial, data: str, held_out: str, together: int) -> dict[str, st
     recipe = {
         "batch_size": BATCH,
         "optimizer": OPTIMIZER,
-        "lr": RATE,
+        "lr": PAIR_RATE,
         "steps": steps["pairs"],
     }
     method = {**QFORMER, "task": "pairs", "together": together}
@@ -248,7 +256,7 @@ EXPECT: dict[str, Any] = {
         better("r1", "sprc", over="pseudo"),
         better("r1", "pseudo", over="sum"),
     ),
-    "delta": 0.02,
+    "delta": 0.07,
 }
 
 claim = Claim(
@@ -264,6 +272,8 @@ claim = Claim(
         "no_rtc": trained(rtc=0.0),
     },
     **EXPECT,
+    rates=RATES,
+    tuned=Tuned(effect=-0.106, sd=0.053, best=0.787, chance=1 / (6 * GROUPS - 1), seconds=1100),
     floor=Floor(
         "r1",
         chance=1 / (6 * GROUPS - 1),
