@@ -1,7 +1,8 @@
 """Fit laws of error over compute to training runs, and say where two of them cross.
 
 A row of a table is a run: its compute, the samples it saw, and what it reached. A folder of
-`diptych compare` is such a table too, with a law for each method. The runs that are best for their
+`diptych compare` is such a table too, with a law for each method, and so are folders of runs: at a
+constant rate each validation after the warm-up is a run that might have ended there. The runs that are best for their
 compute are fitted by A (C + B)^a + E; laws are tested on the largest runs, which they are not
 fitted to.
 """
@@ -18,17 +19,24 @@ if TYPE_CHECKING:
     from diptych.lab.scaling import Report
 
 GROUP = "Train"
-USAGE = "RUNS.csv|COMPARE_DIR [--metric NAME,…] [--by COLUMN,…] [options]"
+USAGE = "RUNS.csv|COMPARE_DIR|RUN… [--metric NAME,…] [--by COLUMN,…] [options]"
 EXAMPLES = (
     "diptych scaling runs.csv --metric acc1 --by model --out laws.html",
     "diptych scaling runs.csv --metric acc1,miou --by namespace --min-compute 1e6 --fit-up-to 2.5e11",
     "diptych scaling runs.csv --loss val_loss --form no_floor --predict 1e12",
     "diptych scaling runs/two --metric t2i_r1 --frontier all --form power",
+    "diptych scaling runs/clip-small runs/clip-large runs/mammut-small --metric i2t_r1 --frontier all",
 )
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "runs", metavar="RUNS", help="a .csv of runs, or a folder of compare")
+    parser.option(
+        "What",
+        "runs",
+        metavar="RUNS",
+        nargs="*",
+        help="a .csv of runs, a folder of compare, or folders of runs with validations",
+    )
     parser.option(
         "What", "--metric", metavar="NAME,…", help="columns of shares of which more is better"
     )
@@ -127,7 +135,7 @@ def run(args: Namespace) -> None:
             progress=report,
         )
     if page is not None:
-        write_page(page, reports, args.runs)
+        write_page(page, reports, ", ".join(args.runs))
     if args.get("json"):
         show_json([each.to_dict() for each in reports])
         return

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from diptych.errors import InputError
+from diptych.lab.compare.cell import gflops
 from diptych.lab.scaling import Fit, Limits, Runs, crossings, held_out, read_runs
+from diptych.methods.store import load
 
 HEAD = "model,samples_seen,gflops,acc1,loss\n"
 
@@ -63,6 +65,46 @@ def test_a_comparison_has_a_law_for_each_method(tmp_path):
     (tmp_path / "results.jsonl").write_text("")
     with pytest.raises(InputError, match="no run is done"):
         read_runs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with the weights of `tiny`, and validations at steps 10, 20, 30 and 40 of 40."""
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    load("tiny").save(folder)
+
+    def write(schedule):
+        recipe = {"batch_size": 8, "schedule": schedule, "warmup": 0.25}
+        (folder / "config.yaml").write_text(json.dumps({"method": "clip", "recipe": recipe}))
+        lines = [{"done": step, "loss": 1.0} for step in range(40)]
+        lines += [
+            {"done": step - 1, "event": "validation", "val/i2t_r1": step / 100}
+            for step in (10, 20, 30, 40)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return write
+
+
+def test_a_run_at_a_constant_rate_gives_a_point_for_each_validation_after_the_warm_up(run):
+    folder = run("constant")
+    (found,) = read_runs([folder], metrics=["i2t_r1"])
+    assert (found.name, found.error.tolist()) == ("clip", [0.8, 0.7, 0.6])
+    assert found.samples.tolist() == [160, 240, 320]
+    each = gflops(load("tiny"))["weight_gflops"]
+    assert found.compute == pytest.approx([160 * each, 240 * each, 320 * each])
+    (last,) = read_runs([run("cosine"), folder], metrics=["i2t_r1"])
+    assert last.error.tolist() == [0.6, 0.6]
+
+
+def test_several_paths_are_runs(run, tmp_path):
+    folder = run("constant")
+    with pytest.raises(InputError, match="several paths are folders of runs"):
+        read_runs([folder, table(tmp_path, "a,1,1,.5,1")], metrics=["i2t_r1"])
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match="no validation after its warm-up"):
+        read_runs(folder, metrics=["i2t_r1"])
 
 
 @pytest.mark.parametrize(

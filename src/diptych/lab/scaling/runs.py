@@ -1,4 +1,5 @@
-"""Training runs to which laws are fitted, from a table or from what `diptych compare` has made.
+"""Training runs to which laws are fitted: from a table, from what `diptych compare` has made, or from
+the validations of runs.
 
 Dimensions: R runs.
 """
@@ -66,7 +67,7 @@ class Limits:
 
 
 def read_runs(
-    path: str | Path,
+    paths: str | Path | Sequence[str | Path],
     *,
     metrics: Sequence[str] = (),
     losses: Sequence[str] = (),
@@ -74,20 +75,31 @@ def read_runs(
     compute: str | None = None,
     samples: str | None = None,
 ) -> list[Runs]:
-    """Read a table of runs (.csv, .tsv, .parquet, …) or the folder of a comparison; a row is a run.
+    """Read a table of runs (.csv, .tsv, .parquet, …), the folder of a comparison, or the folders of
+    runs with validations; a row is a run, or one of its validations (`rows_of_run`).
 
     `metrics` are columns of shares of which more is better, `losses` columns that are errors
     already; a run whose cell is empty is left out of that metric. `by` are the columns that say
-    which runs belong together, by default all runs of a table do, and those of a method of a
-    comparison. `compute` and `samples` name their columns.
+    which runs belong together, by default all runs of a table do, and elsewhere those of a method.
+    `compute` and `samples` name their columns.
 
     Raises InputError for a missing file or column, for a cell that is no number, a metric outside of
     [0, 1], and compute or samples that are not above 0.
     """
-    path = Path(path).expanduser()
-    if is_comparison(path):
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found = [Path(path).expanduser() for path in given]
+    path = found[0]
+    if all((each / "config.yaml").is_file() for each in found):
+        rows = [row for each in found for row in rows_of_run(each)]
+        columns: Sequence[str] = list(dict.fromkeys(name for row in rows for name in row))
+        by = by or ("method",)
+    elif len(found) > 1:
+        raise InputError(
+            f"{found[1]}: several paths are folders of runs; name one table, or one folder of diptych compare"
+        )
+    elif is_comparison(path):
         rows, metrics, losses = _of_comparison(path, metrics, losses)
-        columns: Sequence[str] = list(rows[0])
+        columns = list(rows[0])
         by = by or ("method",)
     else:
         columns, rows = _of_table(path)
@@ -109,6 +121,50 @@ def read_runs(
         _runs(path, name, metric, metric in losses, members, named)
         for metric in (*metrics, *losses)
         for name, members in sorted(groups.items())
+    ]
+
+
+def rows_of_run(run: Path) -> list[dict[str, Any]]:
+    """The validations of a run, a row each: its method and name, the step, samples seen and GFLOPs up
+    to there, and the scores.
+
+    At a constant rate each validation after the warm-up counts, since the run might have ended
+    there; by any other schedule the last one alone. Raises InputError for a run without
+    validations.
+    """
+    from diptych.lab.compare.cell import gflops  # torch
+    from diptych.methods.store import load
+    from diptych.training.config import read as read_config
+    from diptych.training.log import read_log
+
+    config = read_config(run / "config.yaml")
+    recipe = config["recipe"]
+    log = read_log(run / "metrics.jsonl")
+    steps = max((line["done"] + 1 for line in log), default=0)
+    warmup = recipe.get("warmup", 0.0)
+    rising = round(warmup * steps) if warmup < 1 else int(warmup)
+    validations = [line for line in log if line.get("event") == "validation"]
+    if recipe.get("schedule") == "constant":
+        kept = [line for line in validations if line["done"] + 1 > rising]
+    else:
+        kept = validations[-1:]
+    if not kept:
+        raise InputError(f"{run}: no validation after its warm-up; train with --val SOURCE")
+    each = gflops(load(run))["weight_gflops"] * recipe["batch_size"]
+    return [
+        {
+            "method": config["method"],
+            "run": run.name,
+            "step": line["done"] + 1,
+            "samples_seen": (line["done"] + 1) * recipe["batch_size"],
+            "gflops_total": (line["done"] + 1) * each,
+            **{
+                name.removeprefix("val/"): value
+                for name, value in line.items()
+                if name.startswith("val/")
+            },
+        }
+        for line in kept
     ]
 
 
