@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diptych.data.clips import Clip, FrameStack
 from diptych.data.decode import opened
+from diptych.data.endings import VIDEOS, ending
 from diptych.data.images import BytesImage, FileImage
 from diptych.data.sample import EncodedImage
 from diptych.errors import InputError
@@ -39,20 +41,23 @@ def encoded(image: Any) -> EncodedImage:
     """An image of any form as one of a sample.
 
     The forms are: a path, the bytes of a file, a PIL image, a uint8 array (H, W), (H, W, 3) or
-    (H, W, 4), a uint8 tensor (3, H, W), or what has `decode` already. Raises InputError for
-    anything else.
+    (H, W, 4), a uint8 tensor (3, H, W), or what has `decode` already. The path of a video is a clip,
+    and so is an array of its frames (V, H, W, 3). Raises InputError for anything else.
 
     >>> encoded(np.zeros((4, 6, 3), np.uint8)).decode().size
     (6, 4)
     """
     if isinstance(image, str | Path):
-        return FileImage(str(image))
+        file = FileImage(str(image))
+        return Clip(file) if ending(file.path) in VIDEOS else file
     if isinstance(image, bytes):
         return BytesImage(image)
     if isinstance(image, Image.Image):
         return HeldImage(image)
     if isinstance(image, torch.Tensor):
         return HeldImage(Image.fromarray(_pixels(image)))
+    if isinstance(image, np.ndarray) and image.ndim == 4 and len(image):
+        return FrameStack(tuple(encoded(frame) for frame in image), len(image))
     if isinstance(image, np.ndarray):
         return HeldImage(Image.fromarray(_array(image)))
     if hasattr(image, "decode"):

@@ -115,6 +115,10 @@ class DualEncoder(nn.Module):
     def encode_image(self, x: Tensor, **options: Any) -> Encoded:
         """Encode images (N, 3, H, W) at the tower's width; of several pooled vectors the result has
         that of this space. Keywords (`edit`, `hidden`, …) are passed to the tower."""
+        if x.ndim > 1 + len(self.image.preprocess.shape):
+            raise InputError(
+                "what is computed here is of images, and a clip has several; give one frame of each clip"
+            )
         encoded = self.image(x, **options)
         if not self.spaces:
             return encoded
@@ -145,7 +149,16 @@ class DualEncoder(nn.Module):
         return self.project_image(encoded.patches).mean(1)
 
     def embed_images(self, x: Tensor, **options: Any) -> Tensor:
-        """Images (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E)."""
+        """Images (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E).
+
+        The vector of a clip (N, V, 3, H, W) is the mean of its frames' vectors, normalised:
+
+            z = unit(mean_v unit(f(x_v)))
+
+        It does not depend on the order of the frames.
+        """
+        if x.ndim > 1 + len(self.image.preprocess.shape):
+            return mean_of_frames(self.embed_images(x.flatten(0, 1), **options), x.shape[1])
         return F.normalize(self.image_vectors(self.encode_image(x, **options)), dim=-1)
 
     def embed_texts(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Tensor:
@@ -286,6 +299,15 @@ def pooled(image: Tensor, text: Tensor, weight: float) -> Tensor:
     tensor([[0.8944, 0.4472]])
     """
     return F.normalize(weight * image + (1 - weight) * text, dim=-1, eps=_SHORTEST)
+
+
+def mean_of_frames(vectors: Tensor, count: int) -> Tensor:
+    """The unit vectors (N, E) of clips, from those of their frames (N * V, E), V = `count`.
+
+    >>> mean_of_frames(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 2)
+    tensor([[0.7071, 0.7071]])
+    """
+    return F.normalize(vectors.unflatten(0, (-1, count)).mean(1), dim=-1, eps=_SHORTEST)
 
 
 def _named(spaces: Sequence[str], vectors: int) -> tuple[str, ...]:
