@@ -151,6 +151,11 @@ def images_of(clip: AnyClip) -> dict[str, EncodedImage]:
     return {"main": MiddleFrame(clip), "frames": clip}
 
 
+def images_of_any(image: EncodedImage) -> dict[str, EncodedImage]:
+    """The images of a sample with one image, which may be a clip."""
+    return images_of(image) if is_clip(image) else {"main": image}
+
+
 def images_of_file(
     name: str, image: EncodedImage, frames: int | None = None
 ) -> dict[str, EncodedImage]:
