@@ -42,7 +42,7 @@ def encoded(image: Any) -> EncodedImage:
 
     The forms are: a path, the bytes of a file, a PIL image, a uint8 array (H, W), (H, W, 3) or
     (H, W, 4), a uint8 tensor (3, H, W), or what has `decode` already. The path of a video is a clip,
-    and so is an array of its frames (V, H, W, 3). Raises InputError for anything else.
+    and so is an array of two or more frames (V, H, W, 3). Raises InputError for anything else.
 
     >>> encoded(np.zeros((4, 6, 3), np.uint8)).decode().size
     (6, 4)
@@ -56,7 +56,7 @@ def encoded(image: Any) -> EncodedImage:
         return HeldImage(image)
     if isinstance(image, torch.Tensor):
         return HeldImage(Image.fromarray(_pixels(image)))
-    if isinstance(image, np.ndarray) and image.ndim == 4 and len(image):
+    if isinstance(image, np.ndarray) and image.ndim == 4 and len(image) > 1:
         return FrameStack(tuple(encoded(frame) for frame in image), len(image))
     if isinstance(image, np.ndarray):
         return HeldImage(Image.fromarray(_array(image)))

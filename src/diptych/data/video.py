@@ -42,6 +42,13 @@ def require_video(what: str) -> None:
         raise InputError(f"{what} needs PyAV; install it with pip install 'diptych[video]'")
 
 
+def video_size(data: bytes) -> tuple[int, int, int]:
+    """The frames of a video, and their width and height, without decoding one. Raises as
+    `video_frames`."""
+    _, _, size = _listed(data, MAX_PIXELS)
+    return size
+
+
 def video_frames(data: bytes, choose: Choose, *, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
     """Decode the frames of a video that `choose` names, upright and RGB.
 
@@ -49,13 +56,10 @@ def video_frames(data: bytes, choose: Choose, *, max_pixels: int = MAX_PIXELS) -
     vary. Raises BadSample: truncated, unreadable, no-frames, bomb (as `decode_frames`), too-long;
     InputError if PyAV is missing.
     """
-    require_video("reading a video")
+    starts, end, _ = _listed(data, max_pixels)
     form = video_form(data)
-    assert form is not None, "the caller looks at the first bytes"
-    if not is_complete(data):
-        raise BadSample("truncated", "the video ends early")
+    assert form is not None
     try:
-        starts, end = _times(data, form, max_pixels)
         chosen = choose(starts, end)
         wanted = set(chosen)
         found = {}
@@ -64,13 +68,26 @@ def video_frames(data: bytes, choose: Choose, *, max_pixels: int = MAX_PIXELS) -
                 found[at] = _upright(frame)
             if len(found) == len(wanted):
                 break
-    except BadSample:
-        raise
-    except Exception as error:  # FFmpeg and PyAV raise many kinds
+    except Exception as error:
         raise damage_of(data, error) from error
     if len(found) < len(wanted):
         raise BadSample("unreadable", f"{len(starts)} frames are listed, and fewer can be decoded")
     return [found[at] for at in chosen]
+
+
+def _listed(data: bytes, max_pixels: int) -> tuple[list[int], int, tuple[int, int, int]]:
+    """What `_times` returns; raises BadSample for what FFmpeg cannot open."""
+    require_video("reading a video")
+    form = video_form(data)
+    assert form is not None, "the caller looks at the first bytes"
+    if not is_complete(data):
+        raise BadSample("truncated", "the video ends early")
+    try:
+        return _times(data, form, max_pixels)
+    except BadSample:
+        raise
+    except Exception as error:  # FFmpeg and PyAV raise many kinds
+        raise damage_of(data, error) from error
 
 
 def _opened(data: bytes, form: str) -> Any:
@@ -79,9 +96,9 @@ def _opened(data: bytes, form: str) -> Any:
     return av.open(io.BytesIO(data), format=form)  # named, as other formats may open further files
 
 
-def _times(data: bytes, form: str, max_pixels: int) -> tuple[list[int], int]:
+def _times(data: bytes, form: str, max_pixels: int) -> tuple[list[int], int, tuple[int, int, int]]:
     """When each frame begins, in the order of showing, and when the last one ends, in units of the
-    stream, without decoding a frame."""
+    stream; and the number of frames, their width and height. No frame is decoded."""
     with _opened(data, form) as container:
         if not container.streams.video:
             raise BadSample("no-frames", "a file with sound alone")
@@ -98,10 +115,10 @@ def _times(data: bytes, form: str, max_pixels: int) -> tuple[list[int], int]:
         seconds = float(stream.time_base or 0)
     if not packets:
         raise BadSample("no-frames", "a video without frames")
-    refuse_moving(len(packets), width, height)
+    size = (len(packets), width, height)
+    refuse_moving(*size)
     if any(packet.pts is None for packet in packets):  # as in AVI files
-        starts = list(range(len(packets)))
-        return starts, len(packets)
+        return list(range(len(packets))), len(packets), size
     starts = sorted(packet.pts for packet in packets)
     end = max(packet.pts + (packet.duration or 0) for packet in packets)
     if (end - starts[0]) * seconds > MOST_SECONDS:
@@ -109,7 +126,7 @@ def _times(data: bytes, form: str, max_pixels: int) -> tuple[list[int], int]:
             "too-long",
             f"{(end - starts[0]) * seconds:,.0f} seconds; the limit is {MOST_SECONDS}, so cut it into clips",
         )
-    return starts, end
+    return starts, end, size
 
 
 def _decoded(data: bytes, form: str) -> Iterator[Any]:

@@ -127,7 +127,11 @@ def _pixels(
 ) -> Tensor:
     place, item = numbered
     volumes = isinstance(preprocess, VolumePreprocess)
-    kinds = ".npy, .nii or .nii.gz" if volumes else "a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
+    kinds = (
+        ".npy, .nii or .nii.gz"
+        if volumes
+        else "a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC, or a video"
+    )
     try:
         if not volumes:
             image = encoded(item)

@@ -302,7 +302,7 @@ def pooled(image: Tensor, text: Tensor, weight: float) -> Tensor:
 
 
 def mean_of_frames(vectors: Tensor, count: int) -> Tensor:
-    """The unit vectors (N, E) of clips, from those of their frames (N * V, E), V = `count`.
+    """The unit vectors (N, …, E) of clips, from those of their frames (N * V, …, E), V = `count`.
 
     >>> mean_of_frames(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 2)
     tensor([[0.7071, 0.7071]])
