@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.decode import decode_frames
+from diptych.data.decode import Choose, decode_frames
 from diptych.data.endings import ANIMATED, VIDEOS, ending
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.video import video_form, video_frames
@@ -77,13 +77,19 @@ class Clip:
 
     def frames(self, at_least: int | None = None) -> list[Image.Image]:
         """The frames, decoded from the file."""
-        data = self.image.read()
-        read = decode_frames if video_form(data) is None else video_frames
-        return _alike(read(data, partial(evenly, count=self.count)))
+        return _alike(self._decoded(partial(evenly, count=self.count)))
 
     def decode(self, at_least: int | None = None) -> Image.Image:
-        """The middle frame."""
-        return self.frames(at_least)[self.count // 2]
+        """The middle frame; those behind it are not decoded."""
+        [frame] = self._decoded(
+            lambda starts, end: evenly(starts, end, self.count)[self.count // 2 :][:1]
+        )
+        return frame
+
+    def _decoded(self, choose: Choose) -> list[Image.Image]:
+        data = self.image.read()
+        read = decode_frames if video_form(data) is None else video_frames
+        return read(data, choose)
 
     def read(self) -> bytes:
         """The file's bytes."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diptych.data.clips import Clip, FrameStack
+from diptych.data.clips import Clip, FrameStack, is_clip
 from diptych.data.decode import opened
 from diptych.data.endings import VIDEOS, ending
 from diptych.data.images import BytesImage, FileImage
@@ -35,6 +35,24 @@ class HeldImage:
     def decode(self, at_least: int | None = None) -> Image.Image:
         """As `diptych.data.decode.opened`."""
         return opened(self.image)
+
+
+def held(image: EncodedImage) -> EncodedImage:
+    """An image or a clip, decoded."""
+    if not is_clip(image):
+        return HeldImage(image.decode())
+    frames = image.frames()
+    return FrameStack(tuple(map(HeldImage, frames)), len(frames))
+
+
+def held_bytes(image: EncodedImage) -> int:
+    """The bytes of RGB pixels that an image or a clip of `held` takes."""
+    frames = image.images if isinstance(image, FrameStack) else (image,)
+    return sum(
+        3 * frame.image.width * frame.image.height
+        for frame in frames
+        if isinstance(frame, HeldImage)
+    )
 
 
 def encoded(image: Any) -> EncodedImage:
