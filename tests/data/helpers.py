@@ -54,6 +54,11 @@ def greys(*levels: int, size=(32, 24)) -> list[Image.Image]:
     return [Image.new("RGB", size, (level, level, level)) for level in levels]
 
 
+def animation(frames: Sequence[Image.Image], format: str = "GIF", **options) -> bytes:
+    """An animated image file of frames."""
+    return encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+
+
 def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
     """A little-endian TIFF header whose tags are all LONG."""
     tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (277, 1), *more]

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.data.helpers import greys, video
+from tests.data.helpers import animation, greys, video
+from tests.data.helpers import encoded as encode
 
 from diptych.data.clips import (
     Clip,
@@ -24,12 +25,6 @@ from diptych.data.images import BytesImage, Preprocess
 from diptych.data.sample import BadSample, Sample
 from diptych.data.views import Augment, ImageView
 from diptych.errors import InputError
-
-
-def animation(frames, kind="GIF", **options) -> bytes:
-    buffer = io.BytesIO()
-    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], **options)
-    return buffer.getvalue()
 
 
 def levels(clip):
@@ -79,11 +74,8 @@ def test_a_gif_that_was_cut_is_truncated_and_a_still_image_does_not_move():
     data = animation(noise)
     with pytest.raises(BadSample, match="truncated"):
         Clip(BytesImage(data[: len(data) // 2])).frames()
-    still = io.BytesIO()
-    noise[0].save(still, "PNG")
-    assert {frame.tobytes() for frame in Clip(BytesImage(still.getvalue())).frames()} == {
-        noise[0].tobytes()
-    }
+    still = Clip(BytesImage(encode(noise[0], "PNG")))
+    assert {frame.tobytes() for frame in still.frames()} == {noise[0].tobytes()}
 
 
 def test_more_pixels_than_the_limit_in_all_frames_are_refused_by_the_header(monkeypatch):

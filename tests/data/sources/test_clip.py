@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.helpers import greys, video
-from tests.data.test_clips import animation
+from tests.data.helpers import animation, greys, video
 
 from diptych.data import video as videos
 from diptych.data.sample import BadSample
