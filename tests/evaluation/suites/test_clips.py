@@ -7,11 +7,14 @@ import torch
 
 import diptych
 from diptych.data.clips import FrameStack
+from diptych.data.images import Preprocess
 from diptych.data.sources import Concat, open_source
 from diptych.data.wrap import Wrapped
 from diptych.evaluation.embed import Steps, clip_or_image, embed_images
+from diptych.evaluation.suites.captions import captions
 from diptych.evaluation.suites.retrieval import retrieval
 from diptych.evaluation.suites.zeroshot import zeroshot
+from diptych.inference.caption import write_about
 
 FILMS = "scenes:film=4:number=1:count=40:texts=caption"
 TURNED = {0: 1, 1: 0, 2: 3, 3: 2}  # left and right, up and down
@@ -68,3 +71,22 @@ def test_a_clip_is_embedded_as_the_unit_mean_of_its_frames_and_told_in_the_proto
     assert "clips" in zeroshot(tiny, source, label="object")["options"]
     stills = zeroshot(tiny, open_source("scenes:number=1:count=8"), label="object")
     assert "clips" not in stills["options"]
+
+
+class Reads:
+    """A model that generates, with what it is given of each sample."""
+
+    name = "reads"
+    preprocess = Preprocess(size=32)
+
+    def generate(self, pixels, prompts=None, **options):
+        return [" x ".join(map(str, each.shape)) for each in pixels]
+
+
+def test_captions_are_written_of_all_frames():
+    source = open_source(FILMS.replace("40", "3"))
+    results = captions(Reads(), source)
+    assert set(results["written"].values()) == {"4 x 3 x 32 x 32"}
+    assert results["options"] == ["clips"]
+    rows, _ = write_about(Reads(), source)
+    assert rows[0].text == "4 x 3 x 32 x 32"
