@@ -56,6 +56,8 @@ _FOREIGN = (  # image formats that are not supported
 )
 _AVIF = {b"avif", b"avis"}  # brands, listed in the first box of the file
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+STILLS = _AVIF | _HEIC | {b"mif1", b"msf1"}
+"""The brands of images in the boxes that videos also have."""
 
 _UPRIGHT = {  # EXIF orientation -> the transpose that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,

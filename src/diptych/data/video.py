@@ -1,13 +1,14 @@
 """Bytes of video files (MP4, MOV, WebM, Matroska, AVI) to frames, by PyAV (extra `video`)."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from PIL import Image
 
-from diptych.data.decode import MAX_PIXELS, Choose, damage_of, is_complete, refuse_moving
+from diptych.data.decode import MAX_PIXELS, STILLS, Choose, damage_of, is_complete, refuse_moving
 from diptych.data.sample import BadSample
 from diptych.errors import InputError
 
@@ -15,7 +16,6 @@ MOST_SECONDS = 600
 """The longest video, in seconds, that is read: every frame up to the last one used is decoded."""
 
 _QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # types of the first box
-_STILL = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # images in the same kind of boxes
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -29,7 +29,7 @@ def video_form(data: bytes) -> str | None:
     >>> video_form(b"\\0\\0\\0\\x18ftypisom"), video_form(b"GIF89a")
     ('mp4', None)
     """
-    if data[4:8] in _QUICKTIME and data[8:12] not in _STILL:
+    if data[4:8] in _QUICKTIME and data[8:12] not in STILLS:
         return "mp4"
     if data.startswith(b"\x1a\x45\xdf\xa3"):
         return "matroska"
@@ -42,11 +42,24 @@ def require_video(what: str) -> None:
         raise InputError(f"{what} needs PyAV; install it with pip install 'diptych[video]'")
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The frames that a file lists: when each begins, in the order of showing, when the last one ends,
+    and their width and height. Times are in units of the stream, or numbers of frames where the file
+    stores none (`timed` is False)."""
+
+    starts: list[int]
+    end: int
+    width: int
+    height: int
+    timed: bool
+
+
 def video_size(data: bytes) -> tuple[int, int, int]:
     """The frames of a video, and their width and height, without decoding one. Raises as
     `video_frames`."""
-    _, _, size = _listed(data, MAX_PIXELS)
-    return size
+    listed = _listed(data, MAX_PIXELS)
+    return len(listed.starts), listed.width, listed.height
 
 
 def video_frames(data: bytes, choose: Choose, *, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
@@ -56,50 +69,40 @@ def video_frames(data: bytes, choose: Choose, *, max_pixels: int = MAX_PIXELS) -
     vary. Raises BadSample: truncated, unreadable, no-frames, bomb (as `decode_frames`), too-long;
     InputError if PyAV is missing.
     """
-    starts, end, _ = _listed(data, max_pixels)
-    form = video_form(data)
-    assert form is not None
+    listed = _listed(data, max_pixels)
+    chosen = [listed.starts[at] for at in choose(listed.starts, listed.end)]
     try:
-        chosen = choose(starts, end)
-        wanted = set(chosen)
-        found = {}
-        for at, frame in enumerate(_decoded(data, form)):
-            if at in wanted:
-                found[at] = _upright(frame)
-            if len(found) == len(wanted):
-                break
+        found = _on_show(data, sorted(set(chosen)), listed.timed)
+    except BadSample:
+        raise
     except Exception as error:
         raise damage_of(data, error) from error
-    if len(found) < len(wanted):
-        raise BadSample("unreadable", f"{len(starts)} frames are listed, and fewer can be decoded")
-    return [found[at] for at in chosen]
+    return [found[time] for time in chosen]
 
 
-def _listed(data: bytes, max_pixels: int) -> tuple[list[int], int, tuple[int, int, int]]:
-    """What `_times` returns; raises BadSample for what FFmpeg cannot open."""
+def _listed(data: bytes, max_pixels: int) -> _Listed:
+    """The frames of a file, of which none is decoded."""
     require_video("reading a video")
-    form = video_form(data)
-    assert form is not None, "the caller looks at the first bytes"
     if not is_complete(data):
         raise BadSample("truncated", "the video ends early")
     try:
-        return _times(data, form, max_pixels)
+        return _index(data, max_pixels)
     except BadSample:
         raise
     except Exception as error:  # FFmpeg and PyAV raise many kinds
         raise damage_of(data, error) from error
 
 
-def _opened(data: bytes, form: str) -> Any:
+def _opened(data: bytes) -> Any:
     import av
 
+    form = video_form(data)
+    assert form is not None, "the caller looks at the first bytes"
     return av.open(io.BytesIO(data), format=form)  # named, as other formats may open further files
 
 
-def _times(data: bytes, form: str, max_pixels: int) -> tuple[list[int], int, tuple[int, int, int]]:
-    """When each frame begins, in the order of showing, and when the last one ends, in units of the
-    stream; and the number of frames, their width and height. No frame is decoded."""
-    with _opened(data, form) as container:
+def _index(data: bytes, max_pixels: int) -> _Listed:
+    with _opened(data) as container:
         if not container.streams.video:
             raise BadSample("no-frames", "a file with sound alone")
         stream = container.streams.video[0]
@@ -110,28 +113,45 @@ def _times(data: bytes, form: str, max_pixels: int) -> tuple[list[int], int, tup
                 "bomb", f"{width} x {height} pixels; the limit is {max_pixels:,} pixels a frame"
             )
         packets = [
-            packet for packet in container.demux(stream) if packet.size and not packet.is_discard
+            (packet.pts, packet.duration or 0)
+            for packet in container.demux(stream)
+            if packet.size and not packet.is_discard
         ]
         seconds = float(stream.time_base or 0)
     if not packets:
         raise BadSample("no-frames", "a video without frames")
-    size = (len(packets), width, height)
-    refuse_moving(*size)
-    if any(packet.pts is None for packet in packets):  # as in AVI files
-        return list(range(len(packets))), len(packets), size
-    starts = sorted(packet.pts for packet in packets)
-    end = max(packet.pts + (packet.duration or 0) for packet in packets)
+    refuse_moving(len(packets), width, height)
+    if any(start is None for start, _ in packets):  # as in AVI files
+        return _Listed(list(range(len(packets))), len(packets), width, height, timed=False)
+    starts = sorted(start for start, _ in packets)
+    end = max(start + duration for start, duration in packets)
     if (end - starts[0]) * seconds > MOST_SECONDS:
         raise BadSample(
             "too-long",
             f"{(end - starts[0]) * seconds:,.0f} seconds; the limit is {MOST_SECONDS}, so cut it into clips",
         )
-    return starts, end, size
+    return _Listed(starts, end, width, height, timed=True)
 
 
-def _decoded(data: bytes, form: str) -> Iterator[Any]:
-    with _opened(data, form) as container:
-        yield from container.decode(container.streams.video[0])
+def _on_show(data: bytes, times: Sequence[int], timed: bool) -> dict[int, Image.Image]:
+    """The frames that are on show at some times, in ascending order.
+
+    A frame that is listed need not be shown (VP8 has such), so the last one before a time counts.
+    """
+    found: dict[int, Image.Image] = {}
+    left = list(times)
+    last = None
+    with _opened(data) as container:
+        for number, frame in enumerate(container.decode(container.streams.video[0])):
+            begins = frame.pts if timed and frame.pts is not None else number
+            while left and last is not None and begins > left[0]:
+                found[left.pop(0)] = _upright(last)
+            if not left:
+                break
+            last = frame
+    if last is None:
+        raise BadSample("no-frames", "none of the frames that are listed can be decoded")
+    return found | {time: _upright(last) for time in left}
 
 
 def _upright(frame: Any) -> Image.Image:

@@ -8,6 +8,7 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.worlds import build
 from diptych.data.worlds.scenes.film import ACTIONS, frames
+from diptych.data.worlds.scenes.parse import mistakes, parse
 from diptych.errors import InputError
 
 V = 6
@@ -99,6 +100,7 @@ def test_a_sample_has_its_frames_a_still_image_a_label_and_a_text_that_tells_the
     write_shards(source, tmp_path / "out")
     back = open_source(f"{tmp_path}/out/*.tar:frames={V}")
     assert "images.frames" in source.schema()
+    seen = []
     for old, new in zip(source, back, strict=True):
         whole = [np.asarray(frame) for frame in old.images["frames"].frames()]
         assert np.array_equal(whole, [np.asarray(f) for f in new.images["frames"].frames()])
@@ -107,6 +109,8 @@ def test_a_sample_has_its_frames_a_still_image_a_label_and_a_text_that_tells_the
         assert np.array_equal(shown, np.asarray(old.images["main"].decode()))
         assert np.array_equal(shown, np.asarray(new.images["main"].decode()))
         told = old.captions()[0].rpartition(";")[2]
+        assert mistakes(parse(old.captions()[0]), source.world.sample(0, len(seen))) == []
+        seen.append(action)
         ways = [way.partition(" {")[0] for way in ACTIONS[action]]
         assert any(way in told for way in ways)
 

@@ -53,7 +53,7 @@ class OneClip:
         return 1
 
     def __getitem__(self, index: int) -> Sample:
-        [key] = [self.keys()[index]]
+        key = self.keys()[index]
         images = images_of_file(self.name, FileImage(self.name), self.frames)
         return Sample(key=key, source=self.name, images=images)
 
