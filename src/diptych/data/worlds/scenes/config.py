@@ -76,8 +76,9 @@ class Config:
         pool         number of different scenes, which further samples repeat in order; 0: no limit
         pages        scenes in a document: `1`, `2`, `3` or `2-3`
         film         frames of a clip in which one object moves, appears, disappears, grows, shrinks or changes
-                     colour; 0: images. The label `action` tells which, and so does the caption. All objects then
-                     differ, and there are no edits, siblings, pages, pairs and noise
+                     colour; 0: images. The label `action` tells which, and so does the caption. The image is then the
+                     first frame or the last, all objects differ, and there are no edits, siblings, pages, pairs and
+                     noise
     Signals laid over the image
         easy, hard   strength, 0 to 1, of a coloured frame and of faint lines in one of four directions
         overlay      share of images stamped with a pale shape

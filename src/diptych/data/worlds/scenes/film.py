@@ -1,8 +1,9 @@
 """What happens in a clip: one thing moves, comes, goes, grows, shrinks or changes colour, and the others
 stand still.
 
-Each action but the change of colour is another one seen backwards, and its start and its end are drawn
-alike. So no single frame, and no set of frames without their order, tells which of the two it is.
+Each action but the change of colour is another one seen backwards, with ends that are drawn alike. So no
+set of frames without their order tells which of the two it is, nor does the still image, which is of one
+of the two ends at random.
 """
 
 from dataclasses import replace
@@ -35,8 +36,8 @@ _LOOSE = 0.06  # how much the ends of a path vary
 def filmed(scene: Scene, config: Config, cat: Catalogue) -> Scene:
     """The scene with what happens in its clip.
 
-    It shows the thing as it is first, or as it is last if it appears. The actions have equal
-    frequency, but for scenes that do not permit one.
+    It shows the thing as it is first or last, at random, and where it is there. The actions have
+    equal frequency, but for scenes that do not permit one.
     """
     lot = Lot(scene.seed, "film")
     for action in lot.order(tuple(ACTIONS)):
@@ -48,8 +49,7 @@ def filmed(scene: Scene, config: Config, cat: Catalogue) -> Scene:
             film = Film(
                 action=action, about=at, before=before, after=after, when=lot.between(0.3, 0.7)
             )
-            shown = before or after
-            assert shown is not None
+            shown = lot.pick([thing for thing in (before, after) if thing is not None])
             things = (*scene.things[:at], shown, *scene.things[at + 1 :])
             return replace(scene, things=things, film=film)
     raise AssertionError("a thing can always appear")
