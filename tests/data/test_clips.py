@@ -79,7 +79,7 @@ def test_a_gif_that_was_cut_is_truncated_and_a_still_image_does_not_move():
 
 
 def test_more_pixels_than_the_limit_in_all_frames_are_refused_by_the_header(monkeypatch):
-    monkeypatch.setattr("diptych.data.decode.MAX_MOVING", 2 * 24 * 32)
+    monkeypatch.setattr("diptych.data.decode.MAX_CLIP_PIXELS", 2 * 24 * 32)
     with pytest.raises(BadSample, match="bomb"):
         Clip(BytesImage(animation(greys(0, 90, 200)))).frames()
 

@@ -74,7 +74,7 @@ def test_damaged_videos_are_counted_by_their_reason(monkeypatch):
     assert reason(data[:4] + b"ftyp" + bytes(200)) in ("truncated", "unreadable")
     monkeypatch.setattr(module, "MOST_SECONDS", 1)
     assert reason(data) == "too-long"
-    monkeypatch.setattr("diptych.data.decode.MAX_MOVING", 11 * 24 * 32)
+    monkeypatch.setattr("diptych.data.decode.MAX_CLIP_PIXELS", 11 * 24 * 32)
     assert reason(data) == "bomb"
 
 

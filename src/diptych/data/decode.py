@@ -25,7 +25,7 @@ from diptych.data.volume_files import is_volume, middle_slice, read_volume
 # a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras take 60 million pixels
 MAX_PIXELS = 89_478_485
 
-MAX_MOVING = 2**35
+MAX_CLIP_PIXELS = 2**35
 """The most pixels of all frames of a clip: eleven minutes of 1920 x 1080 at 25 frames a second."""
 
 Choose = Callable[[Sequence[float], float], Sequence[int]]
@@ -111,7 +111,7 @@ def decode_frames(
     `decode` does. Any other image has one frame.
 
     The times at which frames begin are in milliseconds. Raises BadSample as `decode`; bomb also for
-    more than `MAX_MOVING` pixels of all frames together.
+    more than `MAX_CLIP_PIXELS` pixels of all frames together.
     """
     plugin = plugin_of(data)
     if not is_complete(data):  # of a GIF, Pillow would give the frames before the cut
@@ -120,7 +120,7 @@ def decode_frames(
         image = plugin(io.BytesIO(data))
         _refuse_bomb(image, max_pixels)
         count = getattr(image, "n_frames", 1)
-        refuse_moving(count, image.width, image.height)
+        refuse_large_clip(count, image.width, image.height)
         lengths = []
         for at in range(count):  # some plugins read a frame's duration as they decode it
             image.seek(at)
@@ -139,13 +139,13 @@ def decode_frames(
         raise damage_of(data, error) from error
 
 
-def refuse_moving(frames: int, width: int, height: int) -> None:
-    """Raise BadSample("bomb") for a clip whose frames together have more than `MAX_MOVING`
+def refuse_large_clip(frames: int, width: int, height: int) -> None:
+    """Raise BadSample("bomb") for a clip whose frames together have more than `MAX_CLIP_PIXELS`
     pixels."""
-    if frames * width * height > MAX_MOVING:
+    if frames * width * height > MAX_CLIP_PIXELS:
         raise BadSample(
             "bomb",
-            f"{frames:,} frames of {width} x {height} pixels; the limit is {MAX_MOVING:,} pixels of all frames",
+            f"{frames:,} frames of {width} x {height} pixels; the limit is {MAX_CLIP_PIXELS:,} pixels of all frames",
         )
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from diptych.data.decode import MAX_PIXELS, STILLS, Choose, damage_of, is_complete, refuse_moving
+from diptych.data.decode import (
+    MAX_PIXELS,
+    STILLS,
+    Choose,
+    damage_of,
+    is_complete,
+    refuse_large_clip,
+)
 from diptych.data.sample import BadSample
 from diptych.errors import InputError
 
@@ -120,7 +127,7 @@ def _index(data: bytes, max_pixels: int) -> _Listed:
         seconds = float(stream.time_base or 0)
     if not packets:
         raise BadSample("no-frames", "a video without frames")
-    refuse_moving(len(packets), width, height)
+    refuse_large_clip(len(packets), width, height)
     if any(start is None for start, _ in packets):  # as in AVI files
         return _Listed(list(range(len(packets))), len(packets), width, height, timed=False)
     starts = sorted(start for start, _ in packets)

@@ -24,7 +24,7 @@ from diptych.serve.limits import Limits, Refused
 
 V = TypeVar("V")
 
-MOVING = 20
+VIDEO_FACTOR = 20
 """How many times the pixels of an image all frames of an uploaded video may have."""
 
 _REMEMBERED = 4096  # vectors of texts that are kept, for paging and for repeated words
@@ -96,7 +96,7 @@ class Encoder:
         """Decode and preprocess an uploaded image or video, guarded as in training.
 
         Raises Refused for what is neither, for more pixels than `Limits.pixels` by its header, of a
-        video `MOVING` times as many in all frames, and for volumes, whose header does not bound what
+        video `VIDEO_FACTOR` times as many in all frames, and for volumes, whose header does not bound what
         they unpack to.
         """
         if is_volume(data):
@@ -108,7 +108,7 @@ class Encoder:
             raise _unreadable(error) from None
         except InputError:
             raise Refused(422, "this server reads no videos; upload an image") from None
-        most = self.limits.pixels * (MOVING if moves else 1)
+        most = self.limits.pixels * (VIDEO_FACTOR if moves else 1)
         if frames * width * height > most:
             what = f"video has {frames} frames of" if moves else "image has"
             raise Refused(

@@ -115,7 +115,7 @@ class DualEncoder(nn.Module):
     def encode_image(self, x: Tensor, **options: Any) -> Encoded:
         """Encode images (N, 3, H, W) at the tower's width; of several pooled vectors the result has
         that of this space. Keywords (`edit`, `hidden`, …) are passed to the tower."""
-        if self._moves(x):
+        if self._are_clips(x):
             raise InputError(
                 "what is computed here is of images, and a clip has several; give one frame of each clip"
             )
@@ -157,11 +157,11 @@ class DualEncoder(nn.Module):
 
         It does not depend on the order of the frames.
         """
-        if self._moves(x):
+        if self._are_clips(x):
             return mean_of_frames(self.embed_images(x.flatten(0, 1), **options), x.shape[1])
         return F.normalize(self.image_vectors(self.encode_image(x, **options)), dim=-1)
 
-    def _moves(self, x: Tensor) -> bool:
+    def _are_clips(self, x: Tensor) -> bool:
         """Whether images are clips (N, V, 3, H, W), and not volumes (N, 1, D, H, W)."""
         return x.ndim == 5 and len(self.image.preprocess.shape) == 3
 
