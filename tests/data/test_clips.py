@@ -1,11 +1,12 @@
 """Clips: which frames are read, from files and from images, in the readers' contract."""
 
+import contextlib
 import io
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.data.helpers import animation, greys, video
@@ -76,6 +77,16 @@ def test_a_gif_that_was_cut_is_truncated_and_a_still_image_does_not_move():
         Clip(BytesImage(data[: len(data) // 2])).frames()
     still = Clip(BytesImage(encode(noise[0], "PNG")))
     assert {frame.tobytes() for frame in still.frames()} == {noise[0].tobytes()}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.binary(max_size=120),
+    st.sampled_from([b"GIF89a", b"RIFF\x20\0\0\0WEBPVP8X", b"\x89PNG\r\n\x1a\n"]),
+)
+def test_any_bytes_that_begin_as_an_animation_are_frames_or_bad(rest, start):
+    with contextlib.suppress(BadSample):
+        assert len(Clip(BytesImage(start + rest), 3).frames()) == 3
 
 
 def test_more_pixels_than_the_limit_in_all_frames_are_refused_by_the_header(monkeypatch):

@@ -234,8 +234,8 @@ def _again(job: Job, state: writer.Progress, position: int, count: int, hidden: 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W), or (B, V, 3, H, W), if
-    images are embedded, and (key, reason) pairs of the others."""
+    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W), or
+    those of clips (B, V, 3, H, W), if images are embedded, and (key, reason) pairs of the others."""
 
     rows: list[Row]
     pixels: Tensor

@@ -28,8 +28,8 @@ def write_about(
     progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[list[Written], Counter[str]]:
-    """Return a text for every clip or image `main`, in the source's order, and the number of unreadable
-    images by reason.
+    """Return a text for every clip or image `main`, in the source's order, and the number of
+    unreadable images by reason.
 
     With a prompt, the model answers it for each image. `settings` are those of the model's
     `generate`. Raises InputError if no image can be read.

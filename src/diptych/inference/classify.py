@@ -183,8 +183,8 @@ def name_images(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Named], Counter[str]]:
-    """Return the `k` most likely of `model.classes` for every clip or image `main`, in the source's order,
-    and the number of unreadable images by reason.
+    """Return the `k` most likely of `model.classes` for every clip or image `main`, in the source's
+    order, and the number of unreadable images by reason.
 
     Probabilities are the softmax over all classes. With `route` the groups of prompts that an image
     was routed to are returned too. Raises InputError for a model without classes, or without such
