@@ -71,6 +71,13 @@ def edits() -> Image.Image:
     )
 
 
+def film() -> Image.Image:
+    """Six clips, one a row."""
+    drawn = world(film=8, number="1-3")
+    shown = [drawn.example(drawn.sample(0, at), str(at)) for at in (0, 4, 5, 8, 12, 14)]
+    return sheet([sample.images["frames"].frames() for sample in shown], scale=1)
+
+
 def diagrams() -> Image.Image:
     """Six figures, one a row, each with six edits."""
     drawn = build("diagrams", {"edits": "all", "number": 6})
@@ -81,7 +88,13 @@ def diagrams() -> Image.Image:
     return sheet(rows)
 
 
-SHEETS = {"scenes": plain, "scenes-styles": styles, "scenes-edits": edits, "diagrams": diagrams}
+SHEETS = {
+    "scenes": plain,
+    "scenes-styles": styles,
+    "scenes-edits": edits,
+    "scenes-film": film,
+    "diagrams": diagrams,
+}
 
 
 def main(folder: Path) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import io
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,38 @@ def encoded(image: Image.Image, format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def video(
+    frames: Sequence[Image.Image],
+    form: str = "mp4",
+    codec: str = "libx264",
+    times: Sequence[int] | None = None,
+) -> bytes:
+    """A video file of frames that are shown from `times`, in tenths of a second."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
+        for time, image in zip(times or range(len(frames)), frames, strict=True):
+            frame = av.VideoFrame.from_image(image)
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def greys(*levels: int, size=(32, 24)) -> list[Image.Image]:
+    """Frames of one grey each."""
+    return [Image.new("RGB", size, (level, level, level)) for level in levels]
+
+
+def animation(frames: Sequence[Image.Image], format: str = "GIF", **options) -> bytes:
+    """An animated image file of frames."""
+    return encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
 
 
 def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:

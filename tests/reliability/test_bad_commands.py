@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.cli.helpers import make_folder
+from tests.data.helpers import greys, video
 
 from diptych import cli
 from diptych.cli import main
@@ -81,7 +82,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("train clip --data nowhere/ --out x", ("unknown source 'nowhere/'", "there are: ")),
     (
         "train clip --data photos:splt=train --out x",
-        ("option of source 'photos' 'splt'", "there are: text"),
+        ("option of source 'photos' 'splt'", "there are: frames, text"),
     ),
     (f"train clip {PAIR} --config no.yaml", ("no.yaml", "no such file")),
     (f"train clip {PAIR} --config broken.yaml", ("broken.yaml is not YAML",)),
@@ -121,6 +122,11 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("check bogus://bucket/a.tar", ("Protocol not known: bogus", "download it first")),
     ("search nowhere cat", ("nowhere is not a folder", "diptych embed")),
     ("search photos cat", ("photos has no diptych.json", "diptych embed")),
+    ("search photos cat --frames 4", ("--frames says how a clip is read", "--image FILE")),
+    ("search photos --image photos --frames 999", ("photos: frames=999", "give 1 to 256")),
+    ("embed tiny no.mp4 --out x", ("no.mp4: no such file", "check the path")),
+    ("classify tiny cut.mp4 --names a,b", ("cut.mp4", "1 truncated")),
+    ("data show scenes:film=1 --out x.html", ("'film' of world 'scenes' is 1", "give 2 or more")),
     ("index photos", ("photos has no diptych.json", "diptych embed")),
     ("view", ("nothing to show", "name a source")),
     ("view nowhere --out x.html", ("unknown source 'nowhere'", "there are: ")),
@@ -350,6 +356,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "full" / "thesis.tex").write_text("mine")
     (path / "a.txt").write_text("a text\n")
     (path / "faces").mkdir()
+    (path / "cut.mp4").write_bytes(video(greys(10, 20))[:-9])
     (path / "faces" / "list_attr_celeba.txt").write_text("1\nYoung\n000001.jpg yes\n")
     columns = "ID,Patient Age,Patient Sex,Left-Fundus,Right-Fundus,N"
     (path / "eyes.csv").write_text(f"{columns}\n0,69,Female,,,1\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from tests.data.helpers import greys, video
 from tests.serve.helpers import HERE, client, png, posted, server, service
 
 from diptych.errors import InputError
@@ -59,6 +60,7 @@ def test_27_a_body_above_the_limit_is_413(emb):
 
 
 def test_27_pixels_above_the_limit_are_422_before_they_are_decoded(emb, monkeypatch):
+    long = video(greys(*[9] * 21, size=(100, 100)))
     monkeypatch.setattr(Image.Image, "load", None)
     with client(emb, pixels=10_000) as served:
         for size in ((101, 100), (60_000, 60_000), (1, 300_000)):
@@ -67,6 +69,9 @@ def test_27_pixels_above_the_limit_are_422_before_they_are_decoded(emb, monkeypa
             refused(reply, 422, f"{size[0]} x {size[1]} pixels", "10,000")
             body = {"names": ["a"], "images": [encoded(header(*size))]}
             refused(served.post("/api/v1/classify", json=body), 422, "10,000")
+        files = {"image": ("a.mp4", long)}
+        reply = served.post("/api/v1/search/image", files=files)
+        refused(reply, 422, "21 frames of 100 x 100 pixels", "200,000")
 
 
 def test_27_a_thin_image_that_scaling_would_blow_up_is_422(served):
@@ -83,8 +88,9 @@ def test_27_a_thin_image_that_scaling_would_blow_up_is_422(served):
         (b"GIF89a", "cannot be read"),
         (b"%PDF-1.7", "unsupported"),
         (b"\x1f\x8b" + b"\0" * 400, "a volume"),
+        (video(greys(10, 20))[:-9], "ends early"),
     ],
-    ids=["empty", "html", "cut", "gif", "pdf", "gzip"],
+    ids=["empty", "html", "cut", "gif", "pdf", "gzip", "cut video"],
 )
 def test_27_what_is_no_image_is_422(served, data, part):
     refused(served.post("/api/v1/search/image", files={"image": ("a.png", data)}), 422, part)

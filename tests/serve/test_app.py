@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.helpers import greys, video
 from tests.serve.helpers import SOURCE, client, png, service
 
 import diptych
@@ -67,6 +68,17 @@ def test_an_uploaded_image_finds_what_python_finds(served, emb, tiny, drawing, t
     encoded = first(served.post("/api/v1/search", json={"queries": [query], "k": 5}))
     assert keys(uploaded) == keys(encoded) == [hit.key for hit in hits]
     assert uploaded["query"] == hits.title
+
+
+def test_an_uploaded_video_finds_what_python_finds(served, emb, tiny, drawing, tmp_path):
+    frames = [on_ground(drawing), *greys(20, 60, 100, size=drawing.size)]
+    path = tmp_path / "query.mp4"
+    path.write_bytes(video(frames))
+    hits = diptych.search(emb, image=path, k=5, model=tiny)
+    files = {"image": ("query.mp4", path.read_bytes())}
+    found = first(served.post("/api/v1/search/image", files=files, data={"k": "5"}))
+    assert keys(found) == [hit.key for hit in hits]
+    assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit.score for hit in hits])
 
 
 def test_queries_at_once_are_those_one_by_one(served):

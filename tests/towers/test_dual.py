@@ -202,3 +202,15 @@ def test_patches_may_be_pooled_behind_the_projection():
     assert "pool" not in DualEncoder(image, None, 4).config()
     with pytest.raises(InputError, match="unknown pool of a dual encoder 'behind'"):
         DualEncoder(image, None, 4, pool="behind")
+
+
+def test_a_clip_is_the_unit_mean_of_its_frames_whatever_their_order():
+    x, _, _ = inputs()
+    dual = tiny()
+    clips = torch.stack([x, x.flip(0)])
+    frames = dual.embed_images(x)
+    mean = frames.mean(0)
+    expected = (mean / mean.norm()).expand(2, -1)
+    assert torch.allclose(dual.embed_images(clips), expected, atol=1e-6)
+    with pytest.raises(InputError, match="a clip has several"):
+        dual.encode_image(clips)

@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 from tests.viewer.helpers import drawing
 
+from diptych.data.clips import FrameStack
+from diptych.data.held import HeldImage
 from diptych.data.images import BytesImage, Mask
 from diptych.data.sample import BadSample, Sample
 from diptych.testing import Toy
@@ -59,3 +61,13 @@ def test_damage_is_an_error_with_its_reason():
     [picture] = pictures(Sample(key="a", source="", images={"main": BytesImage(b"<html>")}), {})
     with pytest.raises(BadSample, match="html"):
         picture.draw(100)
+
+
+def test_a_clip_is_shown_as_a_strip_of_its_frames():
+    frames = tuple(HeldImage(drawing(number, 20)) for number in range(5))
+    sample = Sample(key="a", source="", images={"frames": FrameStack(frames, 5)})
+    shown = drawn(sample, 0, 60)
+    assert shown.size == (60, 40)  # three beside each other, in two rows
+    for at, frame in enumerate(frames):
+        x, y = 20 * (at % 3), 20 * (at // 3)
+        assert shown.crop((x, y, x + 20, y + 20)).tobytes() == frame.decode().tobytes()

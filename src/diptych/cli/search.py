@@ -4,6 +4,8 @@ Every embedding is compared, or the index is asked that `diptych index` made. Th
 the folder embeds the query.
 """
 
+from typing import Any
+
 from diptych.cli._model import add_device, add_precision, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
@@ -14,6 +16,7 @@ USAGE = "EMB 'some words' | EMB --image FILE ['more of this'] [--minus 'less of 
 EXAMPLES = (
     "diptych search emb 'two dogs on a beach' -k 10",
     "diptych search emb --image query.jpg --json",
+    "diptych search clips --image wave.gif --frames 8",
     "diptych search emb --image red-house.jpg blue --minus red",
     "diptych search emb 'running shoes' --where \"price < 80 and brand in ('acme', 'apex')\"",
     "diptych search lancedb:shop 'running shoes'",
@@ -27,7 +30,15 @@ def add(parser: Parser) -> None:
         "What",
         "--image",
         metavar="FILE",
-        help="an image to look for, in place of words or with them",
+        help="an image or a video to look for, in place of words or with them",
+    )
+    parser.option(
+        "What",
+        "--frames",
+        type=int,
+        least=1,
+        metavar="N",
+        help="the image is a clip, of which N frames are read: a video, a GIF, or a folder of frames",
     )
     parser.option(
         "What", "--minus", metavar="WORDS", help="words for what the images should not have"
@@ -65,6 +76,9 @@ def run(args: Namespace) -> None:
     from diptych.embeddings.addresses import open_searchable
     from diptych.embeddings.query import made_by, query
 
+    if "frames" in args and "image" not in args:
+        raise InputError("--frames says how a clip is read; name it with --image FILE")
+    image = _clip(args.image, args.frames) if "frames" in args else args.get("image")
     index = open_searchable(args.emb, exact=bool(args.get("exact")))
     manifest = index.manifest
     if "where" in args:
@@ -75,7 +89,7 @@ def run(args: Namespace) -> None:
         model,
         index,
         text=args.text,
-        image=args.get("image"),
+        image=image,
         minus=args.get("minus"),
         where=args.get("where"),
         k=args.get("k", 10),
@@ -106,3 +120,13 @@ def run(args: Namespace) -> None:
         rows = [row[:-1] for row in rows]
     note = "" if hits else "no row passes the filter"
     show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows, note)
+
+
+def _clip(path: str, frames: int) -> Any:
+    """Return the clip that is queried."""
+    from diptych.data.sources import open_source
+
+    found = open_source(f"{path}:frames={frames}")
+    if len(found) != 1 or "images.frames" not in found.schema():
+        raise InputError(f"--image {path} holds {len(found)} images or clips; name one clip")
+    return found[0].images["frames"]

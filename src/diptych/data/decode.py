@@ -6,6 +6,7 @@ threads and inside other applications.
 """
 
 import io
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import (
@@ -23,6 +24,12 @@ from diptych.data.volume_files import is_volume, middle_slice, read_volume
 
 # a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras take 60 million pixels
 MAX_PIXELS = 89_478_485
+
+MAX_CLIP_PIXELS = 2**35
+"""The most pixels of all frames of a clip: eleven minutes of 1920 x 1080 at 25 frames a second."""
+
+Choose = Callable[[Sequence[float], float], Sequence[int]]
+"""`choose(starts, end)`: the frames to decode, in order, of those that begin at `starts`."""
 
 # The formats of training sets. Pillow's other plugins (PostScript, FITS, …) are attack surface and
 # are not used.
@@ -49,6 +56,8 @@ _FOREIGN = (  # image formats that are not supported
 )
 _AVIF = {b"avif", b"avis"}  # brands, listed in the first box of the file
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+STILLS = _AVIF | _HEIC | {b"mif1", b"msf1"}
+"""The brands of images in the boxes that videos also have."""
 
 _UPRIGHT = {  # EXIF orientation -> the transpose that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,7 +88,7 @@ def decode(
     """
     if is_volume(data):
         return middle_slice(read_volume(data))
-    plugin = _plugin(data)
+    plugin = plugin_of(data)
     try:
         # Plugins raise many kinds of exceptions on damaged bytes (SyntaxError, struct.error,
         # IndexError, …).
@@ -92,7 +101,52 @@ def decode(
     except BadSample:
         raise
     except Exception as error:
-        raise _bad(data, error) from error
+        raise damage_of(data, error) from error
+
+
+def decode_frames(
+    data: bytes, choose: Choose, *, max_pixels: int = MAX_PIXELS
+) -> list[Image.Image]:
+    """Decode the frames of an animation (GIF, WebP, PNG, AVIF) that `choose` names, each as
+    `decode` does. Any other image has one frame.
+
+    The times at which frames begin are in milliseconds. Raises BadSample as `decode`; bomb also for
+    more than `MAX_CLIP_PIXELS` pixels of all frames together.
+    """
+    plugin = plugin_of(data)
+    if not is_complete(data):  # of a GIF, Pillow would give the frames before the cut
+        raise BadSample("truncated", "the animation ends early")
+    try:
+        image = plugin(io.BytesIO(data))
+        _refuse_bomb(image, max_pixels)
+        count = getattr(image, "n_frames", 1)
+        refuse_large_clip(count, image.width, image.height)
+        lengths = []
+        for at in range(count):  # some plugins read a frame's duration as they decode it
+            image.seek(at)
+            image.load()
+            lengths.append(image.info.get("duration", 0))
+        ends = np.cumsum(lengths if any(lengths) else [1] * count)
+        chosen = choose([0, *ends[:-1].tolist()], float(ends[-1]))
+        found = {}
+        for at in sorted(set(chosen)):
+            image.seek(at)
+            found[at] = opened(image.copy())
+        return [found[at] for at in chosen]
+    except BadSample:
+        raise
+    except Exception as error:
+        raise damage_of(data, error) from error
+
+
+def refuse_large_clip(frames: int, width: int, height: int) -> None:
+    """Raise BadSample("bomb") for a clip whose frames together have more than `MAX_CLIP_PIXELS`
+    pixels."""
+    if frames * width * height > MAX_CLIP_PIXELS:
+        raise BadSample(
+            "bomb",
+            f"{frames:,} frames of {width} x {height} pixels; the limit is {MAX_CLIP_PIXELS:,} pixels of all frames",
+        )
 
 
 def dimensions(data: bytes) -> tuple[int, int]:
@@ -106,11 +160,11 @@ def dimensions(data: bytes) -> tuple[int, int]:
     """
     if is_volume(data):
         return middle_slice(read_volume(data)).size
-    plugin = _plugin(data)
+    plugin = plugin_of(data)
     try:
         image = plugin(io.BytesIO(data))
     except Exception as error:
-        raise _bad(data, error) from error
+        raise damage_of(data, error) from error
     return image.width, image.height
 
 
@@ -125,14 +179,17 @@ def opened(image: Image.Image) -> Image.Image:
     return _upright(_eight_bit_rgb(image))
 
 
-def _bad(data: bytes, error: Exception) -> BadSample:
+def damage_of(data: bytes, error: Exception) -> BadSample:
+    """What an error of another library means for the file that it read."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return BadSample("bomb", str(error))
-    cut = "truncated" in str(error) or not _complete(data)
+    cut = "truncated" in str(error) or not is_complete(data)
     return BadSample("truncated" if cut else "unreadable", str(error))
 
 
-def _plugin(data: bytes) -> type:
+def plugin_of(data: bytes) -> type:
+    """The Pillow plugin that decodes bytes. Raises BadSample: zero-byte, html, unsupported,
+    unreadable."""
     if not data:
         raise BadSample("zero-byte")
     for magic, plugin in _PLUGINS:
@@ -241,7 +298,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _complete(data: bytes) -> bool:
+def is_complete(data: bytes) -> bool:
     """Whether the file ends as its format requires, so that a failure is not due to truncation."""
     tail = data[-64:]
     if data.startswith(b"\xff\xd8"):
@@ -251,7 +308,7 @@ def _complete(data: bytes) -> bool:
     if data.startswith(b"RIFF"):
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     if data.startswith(b"GIF8"):
-        return b";" in tail
+        return data.rstrip(b"\0\r\n ").endswith(b";")
     if data.startswith(b"BM"):
         return len(data) >= int.from_bytes(data[2:6], "little")
     if data[4:8] == b"ftyp":
@@ -277,7 +334,7 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises BadSample as `decode`, and unsupported if a pixel is not one number of at most 8 bits.
     """
-    plugin = _plugin(data)
+    plugin = plugin_of(data)
     try:
         image = plugin(io.BytesIO(data))
         _refuse_bomb(image, max_pixels)
@@ -289,4 +346,4 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except BadSample:
         raise
     except Exception as error:
-        raise _bad(data, error) from error
+        raise damage_of(data, error) from error

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from diptych.data.clips import is_clip
 from diptych.data.compact import hash64
 from diptych.data.decode import refuse_scaled_bomb
 from diptych.data.images import on_ground
@@ -120,6 +121,8 @@ def _look_at(tokenizer: Tokenizer | None, source: Source, indices: range) -> Fac
                 start = time.perf_counter()
                 data = encoded.read()
                 image = encoded.decode()
+                if is_clip(encoded):
+                    encoded.frames()  # any of which may be damaged
                 facts.seconds += time.perf_counter() - start
                 thumbnail = _thumbnail(image)
             except BadSample as bad:

@@ -5,6 +5,13 @@ import os
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
 """The extensions of files that are read as images."""
 
+VIDEOS = ("mp4", "m4v", "mov", "webm", "mkv", "avi")
+"""The extensions of files that are read as clips."""
+
+ANIMATED = ("gif", "webp")
+"""The extensions of images that may have several frames, and are clips where a reader is asked for
+frames."""
+
 FOREIGN = (
     *(
         "jp2",

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diptych.data.clips import Clip, FrameStack, is_clip
 from diptych.data.decode import opened
+from diptych.data.endings import VIDEOS, ending
 from diptych.data.images import BytesImage, FileImage
 from diptych.data.sample import EncodedImage
 from diptych.errors import InputError
@@ -35,24 +37,45 @@ class HeldImage:
         return opened(self.image)
 
 
+def held(image: EncodedImage) -> EncodedImage:
+    """An image or a clip, decoded."""
+    if not is_clip(image):
+        return HeldImage(image.decode())
+    frames = image.frames()
+    return FrameStack(tuple(map(HeldImage, frames)), len(frames))
+
+
+def held_bytes(image: EncodedImage) -> int:
+    """The bytes of RGB pixels that an image or a clip of `held` takes."""
+    frames = image.images if isinstance(image, FrameStack) else (image,)
+    return sum(
+        3 * frame.image.width * frame.image.height
+        for frame in frames
+        if isinstance(frame, HeldImage)
+    )
+
+
 def encoded(image: Any) -> EncodedImage:
     """An image of any form as one of a sample.
 
     The forms are: a path, the bytes of a file, a PIL image, a uint8 array (H, W), (H, W, 3) or
-    (H, W, 4), a uint8 tensor (3, H, W), or what has `decode` already. Raises InputError for
-    anything else.
+    (H, W, 4), a uint8 tensor (3, H, W), or what has `decode` already. The path of a video is a clip,
+    and so is an array of two or more frames (V, H, W, 3). Raises InputError for anything else.
 
     >>> encoded(np.zeros((4, 6, 3), np.uint8)).decode().size
     (6, 4)
     """
     if isinstance(image, str | Path):
-        return FileImage(str(image))
+        file = FileImage(str(image))
+        return Clip(file) if ending(file.path) in VIDEOS else file
     if isinstance(image, bytes):
         return BytesImage(image)
     if isinstance(image, Image.Image):
         return HeldImage(image)
     if isinstance(image, torch.Tensor):
         return HeldImage(Image.fromarray(_pixels(image)))
+    if isinstance(image, np.ndarray) and image.ndim == 4 and len(image) > 1:
+        return FrameStack(tuple(encoded(frame) for frame in image), len(image))
     if isinstance(image, np.ndarray):
         return HeldImage(Image.fromarray(_array(image)))
     if hasattr(image, "decode"):

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.data import remote
+from diptych.data.clips import Clip, MiddleFrame, is_clip
 from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
 from diptych.data.endings import FOREIGN, IMAGES, ending
 from diptych.data.sample import BadSample, EncodedImage
@@ -87,6 +88,19 @@ def _refuse_irregular(path: str, most: int | None = MOST_BYTES) -> None:
         raise BadSample("unreadable", f"{path} is a pipe, a device or a socket, not a file")
     if most is not None and status.st_size > most:
         raise BadSample("bomb", f"{path} has {status.st_size:,} bytes; the limit is {most:,}")
+
+
+def file_of(image: EncodedImage) -> str:
+    """The path of an image, or of the clip that it is a frame of, in a file of its own; else "".
+
+    >>> file_of(MiddleFrame(Clip(FileImage("dance.mp4"))))
+    'dance.mp4'
+    """
+    if isinstance(image, MiddleFrame):
+        image = image.clip
+    if isinstance(image, Clip):
+        image = image.image
+    return image.path if isinstance(image, FileImage) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,8 +348,12 @@ class Preprocess:
 
         Twice, because bicubic scaling by less than 2 no longer hides the missing pixels: embeddings
         of photographs then have a cosine of only .99 to those of the full decode, compared with
-        .999 at twice the size. Raises BadSample as the image does.
+        .999 at twice the size. A clip gives its frames (V, 3, height, width). Raises BadSample as the
+        image does.
         """
+        if is_clip(image):
+            frames = image.frames(self.least(exact))
+            return torch.stack([self(frame, exact=exact) for frame in frames])
         return self(image.decode(self.least(exact)), exact=exact)
 
     def least(self, exact: bool = False) -> int | None:

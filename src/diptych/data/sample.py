@@ -1,7 +1,8 @@
 """The items of a source: `Sample`, with lazily decoded images, and the `Schema` of its fields.
 
 Fields have dotted names everywhere: `images.main`, `texts.caption`, `labels.class`, `boxes`,
-`masks.object`, `arrays.volume`, `edits`.
+`masks.object`, `arrays.volume`, `edits`. `images.frames` is a clip (`diptych.data.clips`), and
+`images.main` beside it one of its frames.
 """
 
 import hashlib

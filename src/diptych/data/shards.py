@@ -1,6 +1,7 @@
 """Write any source as tar shards, which `diptych.data.sources.tar` reads.
 
     KEY.png, KEY.ROLE.png       images; an edit's under its kind, as KEY.recolour.png
+    KEY.frames.png              a clip as an animation; .mp4, .mkv, .avi, .gif or .webp where it is a file of these
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; in KEY.ROLE_objects.npy the objects that each text describes
     KEY.json                    texts by role, labels and masks with names, boxes, edits
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.clips import MiddleFrame, clip_ending, is_clip
 from diptych.data.sample import Box, EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.data.sources.records import edit_names
 from diptych.errors import InputError
@@ -108,7 +110,11 @@ def _write(
 def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
     """The members of a sample as (extension, bytes)."""
     for role, image in sample.images.items():
-        yield ("png" if role == "main" else f"{role}.png"), image.read()
+        if is_clip(image):
+            data = image.read()
+            yield f"{role}.{clip_ending(data)}", data
+        elif not isinstance(image, MiddleFrame):  # which the clip gives again
+            yield ("png" if role == "main" else f"{role}.png"), image.read()
     for name, edit in zip(_names_of_edits(sample), sample.edits, strict=True):
         for role, image in edit.images.items():
             yield (f"{name}.png" if role == "main" else f"{name}.{role}.png"), image.read()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diptych.data.images import FileImage
+from diptych.data.images import FileImage, file_of
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, main_image, read_images
@@ -56,8 +56,7 @@ def compose(
 
     def reported(sample: Sample) -> tuple[str, str, bool]:
         [image] = main_image(sample)
-        path = image.path if isinstance(image, FileImage) else ""
-        return sample.key, path, content_of(image) == itself
+        return sample.key, file_of(image), content_of(image) == itself
 
     facts: list[tuple[str, str]] = []
     parts: list[torch.Tensor] = []

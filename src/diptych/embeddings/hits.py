@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from diptych.data.images import FileImage, on_ground
+from diptych.data.held import encoded
+from diptych.data.images import on_ground
 from diptych.data.sample import BadSample
 from diptych.embeddings.columns import Value
 from diptych.results import Markup, Tabular, html_table
@@ -52,7 +53,7 @@ class Hits(Tabular, list[Hit]):
 def _thumbnail(path: str, side: int = 128) -> Markup | None:
     """An image file as HTML, small; None if it is not, or no longer, there."""
     try:
-        image = FileImage(path).decode(side)
+        image = encoded(path).decode(side)
     except BadSample:
         return None
     image.thumbnail((side, side))

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.images import FileImage
+from diptych.data.clips import stacked
+from diptych.data.images import file_of
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_text
 from diptych.data.sources import open_source
@@ -23,6 +24,7 @@ from diptych.embeddings.columns import Column, Kind, find_columns
 from diptych.embeddings.layout import Manifest
 from diptych.embeddings.writer import Row, Stale, Writer
 from diptych.errors import InputError
+from diptych.evaluation.embed import clip_or_image
 from diptych.files import followed
 from diptych.methods.abilities import require
 from diptych.models.model import Progress, TextModel
@@ -204,7 +206,8 @@ def _row(job: Job, sample: Sample, position: int) -> Row:
     image = sample.images.get("main")
     # Only separate files have a path that other programs can open; members of tars are found by
     # key.
-    path = path_text(str(Path(image.path).absolute())) if isinstance(image, FileImage) else ""
+    file = "" if image is None else file_of(image)
+    path = path_text(str(Path(file).absolute())) if file else ""
     captions = [text for text in sample.captions() or sample.captions("*") if text.strip()]
     values = tuple(column.value(sample) for column in job.columns)
     return Row(sample.key, position, path, captions[0] if captions else None, values)
@@ -231,8 +234,8 @@ def _again(job: Job, state: writer.Progress, position: int, count: int, hidden: 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W) if
-    images are embedded, and (key, reason) pairs of the others."""
+    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W), or
+    those of clips (B, V, 3, H, W), if images are embedded, and (key, reason) pairs of the others."""
 
     rows: list[Row]
     pixels: Tensor
@@ -251,9 +254,7 @@ def _read(job: Job, span: range) -> Iterator[_Batch]:
             if row.caption is None:
                 raise BadSample("no-caption")
             return row, torch.empty(0)
-        image = sample.images.get("main")
-        if image is None:
-            raise BadSample("no-image")
+        [image] = clip_or_image(sample)
         return row, preprocess.read(image, exact=job.exact)
 
     keys = source.keys()
@@ -265,7 +266,7 @@ def _read(job: Job, span: range) -> Iterator[_Batch]:
             for at, made in enumerate(batch)
             if isinstance(made, BadSample)
         ]
-        pixels = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
+        pixels = stacked([pixels for _, pixels in good]) if good else torch.empty(0)
         yield _Batch([row for row, _ in good], pixels, bad)
         position += len(batch)
 

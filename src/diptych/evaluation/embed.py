@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.data.images import FileImage
+from diptych.data.clips import stacked
+from diptych.data.images import file_of
 from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, EncodedImage, Sample, Source
 from diptych.data.views import sentences
@@ -50,14 +51,26 @@ def main_image(sample: Sample) -> Sequence[EncodedImage]:
     return (sample.images["main"],)
 
 
+def clip_or_image(sample: Sample) -> Sequence[EncodedImage]:
+    """Return the clip of a sample that has one, else its main image. Raises BadSample if there is
+    neither."""
+    return (sample.images["frames"],) if "frames" in sample.images else main_image(sample)
+
+
+def clips_of(source: Source) -> tuple[str, ...]:
+    """Return the option of a protocol that says that clips were embedded: ("clips",) or nothing."""
+    return ("clips",) if "images.frames" in source.schema() else ()
+
+
 def place_of(sample: Sample) -> tuple[str, str]:
     """Return a sample's key, and the path of its image if it is a file.
 
+    >>> from diptych.data.images import FileImage
     >>> place_of(Sample(key="a", source="", images={"main": FileImage("photos/a.jpg")}))
     ('a', 'photos/a.jpg')
     """
     [image] = main_image(sample)
-    return sample.key, image.path if isinstance(image, FileImage) else ""
+    return sample.key, file_of(image)
 
 
 def images_with_edits(sample: Sample) -> Sequence[EncodedImage]:
@@ -79,8 +92,8 @@ def read_images(
     batch_size: int,
     steps: Steps,
 ) -> Iterator[tuple[Tensor, list[Any]]]:
-    """Yield the pixels (n, 3, H, W) of up to `batch_size` samples at a time, with `facts(sample)`
-    of each, in order.
+    """Yield the pixels (n, 3, H, W), of clips (n, V, 3, H, W), of up to `batch_size` samples at a
+    time, with `facts(sample)` of each, in order.
 
     `images(sample)` returns the images of a sample to read, any number of them, which are
     concatenated. `facts(sample)` is called if all of them could be read. Either may raise
@@ -107,7 +120,7 @@ def read_images(
                 bad[error.reason] += 1
         if kept:
             used = True
-            yield torch.stack(pixels), kept
+            yield stacked(pixels), kept
         steps.add(len(batch))
     if not used:
         raise nothing_left(source, bad)
@@ -118,12 +131,12 @@ def embed_images(
     source: Source,
     facts: Callable[[Sample], Any],
     *,
-    images: Callable[[Sample], Sequence[EncodedImage]] = main_image,
+    images: Callable[[Sample], Sequence[EncodedImage]] = clip_or_image,
     exact: bool,
     batch_size: int,
     steps: Steps,
 ) -> Embedded:
-    """Embed the image of every sample (or those that `images` returns, in order); see
+    """Embed the clip or the image of every sample (or those that `images` returns, in order); see
     `read_images`. A model without `embed_images` gives the several vectors (n, K, E) of `index`."""
     embed = model.embed_images if hasattr(model, "embed_images") else model.index
     bad: Counter[str] = Counter()

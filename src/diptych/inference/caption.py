@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych.data.sample import Source
-from diptych.evaluation.embed import Progress, Steps, place_of, read_images
+from diptych.evaluation.embed import Progress, Steps, clip_or_image, place_of, read_images
 from diptych.methods.abilities import require
 
 
@@ -28,8 +28,8 @@ def write_about(
     progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[list[Written], Counter[str]]:
-    """Return a text for every image `main`, in the source's order, and the number of unreadable
-    images by reason.
+    """Return a text for every clip or image `main`, in the source's order, and the number of
+    unreadable images by reason.
 
     With a prompt, the model answers it for each image. `settings` are those of the model's
     `generate`. Raises InputError if no image can be read.
@@ -39,7 +39,14 @@ def write_about(
     bad: Counter[str] = Counter()
     steps = Steps(progress, len(source))
     for pixels, facts in read_images(
-        model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps
+        model,
+        source,
+        place_of,
+        bad,
+        images=clip_or_image,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
     ):
         prompts = None if prompt is None else [prompt] * len(pixels)
         texts = model.generate(pixels, prompts, batch_size=batch_size, **settings)

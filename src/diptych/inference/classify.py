@@ -20,6 +20,7 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import (
     Progress,
     Steps,
+    clip_or_image,
     embed_texts,
     nothing_left,
     place_of,
@@ -182,8 +183,8 @@ def name_images(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Named], Counter[str]]:
-    """Return the `k` most likely of `model.classes` for every image `main`, in the source's order,
-    and the number of unreadable images by reason.
+    """Return the `k` most likely of `model.classes` for every clip or image `main`, in the source's
+    order, and the number of unreadable images by reason.
 
     Probabilities are the softmax over all classes. With `route` the groups of prompts that an image
     was routed to are returned too. Raises InputError for a model without classes, or without such
@@ -197,7 +198,14 @@ def name_images(
 
     steps = Steps(progress, len(source))
     for pixels, facts in read_images(
-        model, source, place_of, bad, exact=exact, batch_size=batch_size, steps=steps
+        model,
+        source,
+        place_of,
+        bad,
+        images=clip_or_image,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
     ):
         classes = likeliest(model.class_logits(pixels, batch_size=batch_size), model.classes, k)
         groups = model.route(pixels, batch_size=batch_size) if route else [()] * len(classes)

@@ -90,7 +90,7 @@ class ClassifierModel(TrainedClassesModel):
         progress: Progress | None,
     ) -> Tensor:
         """The classifier's output for images (N, …), float32, on the CPU."""
-        batches, count = self._batches(images, batch_size, exact)
+        batches, count = self._batches(images, batch_size, exact, clips=True)
         found = []
         done = 0
         with evaluating(self.classifier), torch.inference_mode():

@@ -189,10 +189,7 @@ class CaptionModel(Model):
         self, images: ImagesLike, batch_size: int, exact: bool
     ) -> tuple[Iterator[Tensor], int]:
         """What the captioner knows of images, batch by batch, and their number."""
-        if isinstance(images, Tensor) and images.shape[2:] == self.preprocess.shape:  # clips
-            clips = images.split(max(1, batch_size // images.shape[1]))
-            return (self.captioner.see(pixels.to(self.device)) for pixels in clips), len(images)
-        batches, count = self._batches(images, batch_size, exact)
+        batches, count = self._batches(images, batch_size, exact, clips=True)
         return (self.captioner.see(pixels.to(self.device)) for (pixels,) in batches), count
 
     def _written(

@@ -261,13 +261,15 @@ class Model(TextModel):
         `images` is a path, an image, or a list of them; a uint8 tensor (N, 3, H, W), which is
         preprocessed like images; or a float tensor (N, 3, size, size), which counts as
         preprocessed. A model of volumes takes paths, arrays (D, H, W) and preprocessed tensors (N, 1,
-        D, H, W) of volumes in their place.
+        D, H, W) of volumes in their place. Clips are paths of videos, clips of a source or
+        preprocessed tensors (N, V, 3, size, size); the vector of one is the unit mean of its frames'
+        (`DualEncoder.embed_images`).
 
         A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, so that at least twice the
         model's size is left (see `Preprocess.read`); `exact` decodes it in full. Raises InputError
         with index and name for an image that cannot be read.
         """
-        batches, count = self._batches(images, batch_size, exact)
+        batches, count = self._batches(images, batch_size, exact, clips=True)
         return self._embed(batches, self.encoder.embed_images, count, progress)
 
     def embed_records(
@@ -428,10 +430,10 @@ class Model(TextModel):
         return pixel_classes(self, images, self._class_vectors, batch_size, **settings)
 
     def _batches(
-        self, images: ImagesLike, batch_size: int, exact: bool
+        self, images: ImagesLike, batch_size: int, exact: bool, clips: bool = False
     ) -> tuple[Iterator[tuple[Tensor]], int]:
         """Batches of pixels (N, 3, size, size), and the number of images."""
-        return pixel_batches(images, self.preprocess, batch_size, exact)
+        return pixel_batches(images, self.preprocess, batch_size, exact, clips)
 
 
 @contextmanager

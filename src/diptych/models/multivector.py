@@ -19,6 +19,7 @@ from diptych.models.class_names import class_directions
 from diptych.models.delivered import Validation
 from diptych.models.model import Progress, evaluating
 from diptych.models.pixels import ImagesLike, pixel_batches
+from diptych.towers.dual import mean_of_frames
 from diptych.towers.nn.parts import checksum
 
 
@@ -93,11 +94,18 @@ class MultiVectorModel:
     ) -> Tensor:
         """Return the index of images: unit vectors (N, K, E), float32, on the CPU.
 
-        `images` and errors are those of `Model.embed_images`.
+        `images` and errors are those of `Model.embed_images`; of a clip each vector is the unit mean
+        of those of its frames.
         """
-        batches, count = pixel_batches(images, self.preprocess, batch_size, exact)
+        batches, count = pixel_batches(images, self.preprocess, batch_size, exact, clips=True)
         none = torch.empty(0, self.pair.vectors, self.pair.embed_dim)
-        return self._computed(self.pair.embed_images, batches, none, count, progress)
+
+        def embed(x: Tensor) -> Tensor:
+            if x.ndim == 4:
+                return self.pair.embed_images(x)
+            return mean_of_frames(self.pair.embed_images(x.flatten(0, 1)), x.shape[1])
+
+        return self._computed(embed, batches, none, count, progress)
 
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None

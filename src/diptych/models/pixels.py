@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diptych.data.clips import stacked
 from diptych.data.held import HeldImage, encoded
 from diptych.data.images import FileImage
 from diptych.data.prefetch import ahead
@@ -33,10 +34,34 @@ ImagesLike = (
 
 
 def pixel_batches(
-    images: ImagesLike, preprocess: AnyPreprocess, batch_size: int, exact: bool
+    images: ImagesLike,
+    preprocess: AnyPreprocess,
+    batch_size: int,
+    exact: bool,
+    clips: bool = False,
 ) -> tuple[Iterator[tuple[Tensor]], int]:
     """Batches of pixels (N, *shape of the preprocessing), and the number of images; as in
-    `Model.embed_images`."""
+    `Model.embed_images`. Clips are (N, V, *shape), and raise InputError unless `clips`."""
+    batches, count = _any_batches(images, preprocess, batch_size, exact)
+    return (batches if clips else _of_images(batches, preprocess)), count
+
+
+def _of_images(
+    batches: Iterator[tuple[Tensor]], preprocess: AnyPreprocess
+) -> Iterator[tuple[Tensor]]:
+    """The batches; raises InputError for clips."""
+    for (pixels,) in batches:
+        if pixels.ndim > 1 + len(preprocess.shape):
+            raise InputError(
+                "what is computed here is of images, and a clip has several; give the image main of a sample, "
+                "which is its middle frame, or embed or classify the clip"
+            )
+        yield (pixels,)
+
+
+def _any_batches(
+    images: ImagesLike, preprocess: AnyPreprocess, batch_size: int, exact: bool
+) -> tuple[Iterator[tuple[Tensor]], int]:
     if isinstance(images, Tensor):
         return _tensor_batches(images, preprocess, batch_size)
     one = isinstance(images, str | bytes | Path | Image.Image) or hasattr(images, "decode")
@@ -56,6 +81,9 @@ def _tensor_batches(
                 f"got {images.dtype} {tuple(images.shape)}; give a list of arrays (slices, rows, columns)"
             )
         return ((chunk,) for chunk in images.split(batch_size)), len(images)
+    if images.ndim == 5 and images.shape[2:] == preprocess.shape:
+        clips = max(1, batch_size // images.shape[1])  # as many images at once as of stills
+        return ((chunk,) for chunk in images.split(clips)), len(images)
     images = images[None] if images.ndim == 3 else images
     if (
         images.ndim != 4
@@ -87,7 +115,8 @@ def _decoded(
     for pixels in ahead(
         partial(_pixels, preprocess=preprocess, exact=exact), list(enumerate(items)), batch_size
     ):
-        yield (torch.stack(pixels),)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
+        whole = stacked(pixels)  # type: ignore[arg-type]  # _pixels turns BadSample into InputError
+        yield from _tensor_batches(whole, preprocess, batch_size)[0]
 
 
 def _pixels(
@@ -98,7 +127,11 @@ def _pixels(
 ) -> Tensor:
     place, item = numbered
     volumes = isinstance(preprocess, VolumePreprocess)
-    kinds = ".npy, .nii or .nii.gz" if volumes else "a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC"
+    kinds = (
+        ".npy, .nii or .nii.gz"
+        if volumes
+        else "a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC, or a video"
+    )
     try:
         if not volumes:
             image = encoded(item)

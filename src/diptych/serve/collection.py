@@ -220,9 +220,9 @@ class Collection:
         return self._shown(row).small(hit.position, hit.key, size)
 
     def pixels_of(self, row: int) -> Tensor:
-        """Return the preprocessed image of a row. Raises Refused as `picture`."""
+        """Return the preprocessed image or clip of a row. Raises Refused as `picture`."""
         hit = self.row(row).hit
-        image = self._shown(row).image(hit.position, hit.key)
+        image = self._shown(row).image(hit.position, hit.key, "frames")
         return self.encoder.pixels(image, exact=self.manifest.exact)
 
     def check_row(self, row: int) -> None:

@@ -9,10 +9,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from diptych.data.clips import Clip, stacked
 from diptych.data.decode import dimensions
 from diptych.data.images import BytesImage
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.templates import templates as bank
+from diptych.data.video import video_form, video_size
 from diptych.data.volume_files import is_volume
 from diptych.errors import InputError, shortened
 from diptych.inference.classify import likeliest
@@ -21,6 +23,9 @@ from diptych.serve.batched import Batched
 from diptych.serve.limits import Limits, Refused
 
 V = TypeVar("V")
+
+VIDEO_FACTOR = 20
+"""How many times the pixels of an image all frames of an uploaded video may have."""
 
 _REMEMBERED = 4096  # vectors of texts that are kept, for paging and for repeated words
 
@@ -88,24 +93,30 @@ class Encoder:
         return torch.stack(self.of_images.ask(pixels, self.limits.seconds))
 
     def read(self, data: bytes, *, exact: bool) -> Tensor:
-        """Decode and preprocess an uploaded image, guarded as in training.
+        """Decode and preprocess an uploaded image or video, guarded as in training.
 
-        Raises Refused for what is no image, for more pixels than `Limits.pixels` by its header, and
-        for volumes, whose header does not bound what they unpack to.
+        Raises Refused for what is neither, for more pixels than `Limits.pixels` by its header, of a
+        video `VIDEO_FACTOR` times as many in all frames, and for volumes, whose header does not bound what
+        they unpack to.
         """
         if is_volume(data):
             raise Refused(422, "a volume; upload an image file, such as JPEG or PNG")
+        moves = video_form(data) is not None
         try:
-            width, height = dimensions(data)
+            frames, width, height = video_size(data) if moves else (1, *dimensions(data))
         except BadSample as error:
             raise _unreadable(error) from None
-        if width * height > self.limits.pixels:
+        except InputError:
+            raise Refused(422, "this server reads no videos; upload an image") from None
+        most = self.limits.pixels * (VIDEO_FACTOR if moves else 1)
+        if frames * width * height > most:
+            what = f"video has {frames} frames of" if moves else "image has"
             raise Refused(
                 422,
-                f"the image has {width} x {height} pixels, and at most {self.limits.pixels:,} are "
-                "decoded; make it smaller",
+                f"the {what} {width} x {height} pixels, and at most {most:,} are decoded; make it smaller",
             )
-        return self.pixels(BytesImage(data), exact=exact)
+        image = BytesImage(data)
+        return self.pixels(Clip(image) if moves else image, exact=exact)
 
     def pixels(self, image: EncodedImage, *, exact: bool) -> Tensor:
         """Decode and preprocess an image. Raises Refused if it cannot be read."""
@@ -132,7 +143,7 @@ class Encoder:
         prompts = tuple(templates) or (() if own else bank("images"))
         with self._lock, self.errors():
             self.model.set_classes(list(names), prompts)
-            logits = self.model.class_logits(torch.stack(list(pixels)))
+            logits = self.model.class_logits(stacked(pixels))
             return likeliest(logits, self.model.classes, k)
 
     @contextmanager
@@ -155,7 +166,7 @@ class Encoder:
 
     def _embed_images(self, pixels: list[Tensor]) -> Sequence[Tensor]:
         with self._lock:
-            return list(self.model.embed_images(torch.stack(pixels)))
+            return list(self.model.embed_images(stacked(pixels)))
 
 
 def _unreadable(error: BadSample) -> Refused:

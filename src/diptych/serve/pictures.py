@@ -45,17 +45,17 @@ class Pictures:
             self._kept.put((position, size), kept)
         return kept
 
-    def image(self, position: int, key: str) -> EncodedImage:
-        """Return the image at a position. Raises Refused as `small`."""
+    def image(self, position: int, key: str, role: str = "main") -> EncodedImage:
+        """Return the image of a role at a position, or the main one. Raises Refused as `small`."""
         try:
             sample = self._sample(position)
         except BadSample as error:
             raise _gone(error) from None
         if sample is None or sample.key != key:
             raise Refused(404, "the data have changed since they were embedded")
-        if "main" not in sample.images:
+        if role not in sample.images and "main" not in sample.images:
             raise Refused(404, "this row has no image")
-        return sample.images["main"]
+        return sample.images.get(role) or sample.images["main"]
 
     def check(self, position: int, key: str) -> None:
         """Raise InputError if another sample is at a position than when the source was embedded."""

@@ -133,6 +133,10 @@ class DualEncoder(nn.Module):
     def encode_image(self, x: Tensor, **options: Any) -> Encoded:
         """Encode images (N, 3, H, W) at the tower's width; of several pooled vectors the result has
         that of this space. Keywords (`edit`, `hidden`, …) are passed to the tower."""
+        if self._are_clips(x):
+            raise InputError(
+                "what is computed here is of images, and a clip has several; give one frame of each clip"
+            )
         encoded = self.image(x, **options)
         if self.image_pooler is not None:
             return self.image_pooler(encoded)
@@ -150,7 +154,8 @@ class DualEncoder(nn.Module):
             return tokens.unflatten(0, x.shape[:2]).flatten(1, 2)
 
         pooled = each.pooled.unflatten(0, x.shape[:2]).mean(1)
-        clip = Encoded(joined(each.tokens[:, each.prefix :]), pooled)
+        raw = None if each.raw is None else joined(each.raw)
+        clip = Encoded(joined(each.tokens[:, each.prefix :]), pooled, raw=raw)
         own = getattr(self.image, "pool", None)
         if isinstance(own, QueryPooler):
             found = own(joined(each.tokens))
@@ -182,8 +187,21 @@ class DualEncoder(nn.Module):
         return self.project_image(encoded.patches).mean(1)
 
     def embed_images(self, x: Tensor, **options: Any) -> Tensor:
-        """Images (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E)."""
+        """Images (N, 3, H, W), uint8 or preprocessed floats -> unit vectors (N, E).
+
+        The vector of a clip (N, V, 3, H, W) is the mean of its frames' vectors, normalised:
+
+            z = unit(mean_v unit(f(x_v)))
+
+        It does not depend on the order of the frames.
+        """
+        if self._are_clips(x):
+            return mean_of_frames(self.embed_images(x.flatten(0, 1), **options), x.shape[1])
         return F.normalize(self.image_vectors(self.encode_image(x, **options)), dim=-1)
+
+    def _are_clips(self, x: Tensor) -> bool:
+        """Whether images are clips (N, V, 3, H, W), and not volumes (N, 1, D, H, W)."""
+        return x.ndim == 5 and len(self.image.preprocess.shape) == 3
 
     def embed_texts(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Tensor:
         """Ids (N, L) with lengths (N,) -> unit vectors (N, E)."""
@@ -325,6 +343,15 @@ def pooled(image: Tensor, text: Tensor, weight: float) -> Tensor:
     tensor([[0.8944, 0.4472]])
     """
     return F.normalize(weight * image + (1 - weight) * text, dim=-1, eps=_SHORTEST)
+
+
+def mean_of_frames(vectors: Tensor, count: int) -> Tensor:
+    """The unit vectors (N, …, E) of clips, from those of their frames (N * V, …, E), V = `count`.
+
+    >>> mean_of_frames(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 2)
+    tensor([[0.7071, 0.7071]])
+    """
+    return F.normalize(vectors.unflatten(0, (-1, count)).mean(1), dim=-1, eps=_SHORTEST)
 
 
 def _named(spaces: Sequence[str], vectors: int) -> tuple[str, ...]:

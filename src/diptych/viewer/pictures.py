@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from diptych.data.clips import AnyClip, is_clip
 from diptych.data.images import on_ground
 from diptych.data.sample import BadSample, Box, EncodedImage, Sample, Schema
 
@@ -80,9 +81,22 @@ def _finite(box: Box) -> bool:
 
 def _image(image: EncodedImage) -> Callable[[int], bytes]:
     def draw(size: int) -> bytes:
+        if is_clip(image):
+            return _strip(image, size)
         return _file(on_ground(image.decode(size)), size)
 
     return draw
+
+
+def _strip(clip: AnyClip, size: int) -> bytes:
+    """The frames of a clip beside each other, in rows that together are nearly square."""
+    frames = [on_ground(frame) for frame in clip.frames(size)]
+    columns = math.ceil(math.sqrt(len(frames)))
+    width, height = frames[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(frames) // columns) * height), "white")
+    for at, frame in enumerate(frames):
+        sheet.paste(frame, (at % columns * width, at // columns * height))
+    return _file(sheet, size)
 
 
 def _mask(mask: EncodedImage, image: EncodedImage | None) -> Callable[[int], bytes]:

@@ -175,7 +175,8 @@ def test_names_of_the_package_go_before_folders_and_folders_before_endings(tmp_p
 def test_a_file_of_no_known_format_names_the_formats(tmp_path):
     (tmp_path / "a.xlsx").write_text("x")
     with pytest.raises(
-        InputError, match="no format reads this file; the formats are .*card, .*cirr, coco, .*world"
+        InputError,
+        match="no format reads this file; the formats are .*card, .*cirr, .*coco, .*world",
     ):
         open_source(str(tmp_path / "a.xlsx"))
 

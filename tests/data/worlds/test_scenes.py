@@ -93,7 +93,8 @@ def test_the_world_has_not_changed_by_accident():
         (scene := world.sample(0, index), [text.text for text in world.captions(scene)])
         for index in range(20)
     ]
-    assert hashlib.sha256(repr(facts).encode()).hexdigest()[:16] == "62b989651bcb5fee"
+    said = repr(facts).replace(", film=None", "")  # a field that is newer than the hash
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "62b989651bcb5fee"
 
 
 @pytest.mark.parametrize("name", RICH)

@@ -81,6 +81,13 @@ def test_batches_and_preprocessed_pixels_change_nothing(model: MultiVectorModel)
     assert model.index([]).shape == (0, 5, 24)
 
 
+def test_each_vector_of_a_clip_is_the_unit_mean_of_those_of_its_frames(model: MultiVectorModel):
+    frames = torch.stack([model.preprocess(image) for image in tiny.images()[:2]])
+    mean = model.index(frames).mean(0)
+    [found] = model.index(frames[None])
+    torch.testing.assert_close(found, mean / mean.norm(dim=1, keepdim=True))
+
+
 def test_classes_are_scored_by_the_nearest_vector(model: MultiVectorModel):
     with pytest.raises(InputError, match="knows no classes"):
         model.class_logits(tiny.images())

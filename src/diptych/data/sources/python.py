@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from torch import Tensor
 
+from diptych.data.clips import images_of_any
 from diptych.data.held import encoded
 from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
 from diptych.data.sources.datasets import table_of
@@ -83,7 +84,7 @@ class Pairs:
         if not len(items):
             raise InputError(f"{self.name}: it is empty; give items {_ITEMS}")
         first = self._read(0)
-        self._schema = {"images.main": Field(kind="image")}
+        self._schema = {f"images.{role}": Field(kind="image") for role in first.images}
         if first.texts:
             self._schema["texts.caption"] = Field(kind="text")
         else:
@@ -109,7 +110,7 @@ class Pairs:
             raise self._wrong(index, f"is a {_shown(item)}")
         image, other = item
         try:
-            images = {"main": encoded(image)}
+            images = images_of_any(encoded(image))
         except InputError as error:
             raise InputError(f"item {index} of {self.name}: {error}") from None
         texts = [other] if isinstance(other, str) else other

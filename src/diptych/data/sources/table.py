@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.clips import check_frames, images_of_any, images_of_file
 from diptych.data.compact import Groups, Strings, hash64, is_folder
 from diptych.data.endings import TABLES
 from diptych.data.held import encoded
@@ -47,6 +48,7 @@ _IMAGES = (
         "path",
     ),
     *("img", "picture", "photo", "image_name", "image_file", "jpg", "png", "image_bytes", "bytes"),
+    *("video", "video_path", "clip"),
 )
 _TEXTS = (*CAPTIONS, "title", "description", "sentence", "comment", "alt_text", "alt")
 _LABELS = ("class", "label", "category", "labels")
@@ -62,7 +64,7 @@ def claims(spec: Spec) -> bool:
 
 def open(spec: Spec) -> "Table":
     """`table.csv[:image=COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN][:split=A+B][:root=FOLDER]
-    [:delimiter=tab|comma|semicolon|pipe|SIGN]`."""
+    [:frames=N][:delimiter=tab|comma|semicolon|pipe|SIGN]`."""
     options = configure(FileOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")
@@ -73,8 +75,8 @@ def open(spec: Spec) -> "Table":
 class TableOptions:
     """Options of a table.
 
-    They are the columns, the values of column `split` whose rows are used (default: all), and the
-    root of relative paths (default: the table's folder).
+    They are the columns, the values of column `split` whose rows are used (default: all), the root
+    of relative paths (default: the table's folder), and how many frames of a clip are read.
     """
 
     image: str | None = None
@@ -83,6 +85,7 @@ class TableOptions:
     key: str | None = None
     split: str | None = None
     root: str | None = None
+    frames: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,8 @@ class Table:
         options = options or TableOptions()
         self.name = name
         self.rows = rows
+        check_frames(options.frames, name)
+        self.frames = options.frames
         self.root = options.root or str(Path(rows.path).parent)
         self._columns = _find_columns(rows, options)
         self.damage: Mapping[str, str] = {}
@@ -244,11 +249,11 @@ class Table:
         index = range(len(self))[index]
         columns = self._columns
         parts = Parts()
-        image = None
+        images: dict[str, EncodedImage] = {}
         for number in self._good[self._groups[index]].tolist():
             row = self.rows[number]
-            if columns.image and image is None:
-                image = self._image(row.get(columns.image))
+            if columns.image and not images:
+                images = self._images(row.get(columns.image))
             fields = {name: row[name] for name in row if name not in columns.aside}
             fields |= {name: kind(row[name]) for name, kind in self._numbers.items() if name in row}
             parts.add(fields, columns.roles)
@@ -257,7 +262,7 @@ class Table:
         return Sample(
             key=self._keys[index],
             source=self.name,
-            images={"main": image} if image else {},
+            images=images,
             texts=parts.texts,
             labels=parts.labels,
             boxes=parts.boxes,
@@ -265,19 +270,20 @@ class Table:
             edits=parts.edited(self._keys[index], self.name),
         )
 
-    def _image(self, value: Any) -> EncodedImage | None:
+    def _images(self, value: Any) -> dict[str, EncodedImage]:
         if isinstance(value, Mapping):  # the form in which Hugging Face's `datasets` stores images
             value = value.get("bytes") or value.get("path")
         if value is None or (isinstance(value, str | bytes) and not value):
-            return None
+            return {}
         if not isinstance(value, str):
             try:
-                return encoded(value)
+                return images_of_any(encoded(value))
             except InputError as error:
                 raise BadSample("columns", str(error)) from error
         archive, inside, member = value.partition(".zip/")
         path = str(Path(self.root, archive + inside.rstrip("/")))
-        return ZipImage(path, member) if inside else FileImage(path)
+        image = ZipImage(path, member) if inside else FileImage(path)
+        return images_of_file(value, image, self.frames)
 
     def keys(self) -> Sequence[str]:
         """The unique keys: the key column, or the images' paths, or row numbers."""

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from diptych.data import remote
+from diptych.data.clips import FRAMES, Clip, check_frames, images_of
 from diptych.data.compact import is_folder
-from diptych.data.endings import IMAGES
+from diptych.data.endings import IMAGES, VIDEOS
 from diptych.data.images import VOID, ClassMask, Mask, MemberImage
-from diptych.data.sample import BadSample, Sample, Schema
+from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
 from diptych.data.sources import cache
 from diptych.data.sources.records import (
     Parts,
@@ -57,9 +58,10 @@ def claims(spec: Spec) -> bool:
 
 def open(spec: Spec) -> "Tar":
     """Open `shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names JSON fields as in
-    `roles_of`."""
+    `roles_of`, `:frames=N` says how many frames of a clip are read."""
     options = configure(TarOptions, spec.options, f"source {spec.name!r}")
-    return Tar(spec.name, expand(spec.name), roles_of(options.text))
+    check_frames(options.frames, spec.name)
+    return Tar(spec.name, expand(spec.name), roles_of(options.text), options.frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class TarOptions:
     """Options of tar shards."""
 
     text: str | None = None
+    frames: int | None = None
 
 
 def expand(pattern: str) -> list[str]:
@@ -131,11 +134,16 @@ class Tar:
     """
 
     def __init__(
-        self, name: str, paths: Sequence[str], roles: Mapping[str, str] = MappingProxyType({})
+        self,
+        name: str,
+        paths: Sequence[str],
+        roles: Mapping[str, str] = MappingProxyType({}),
+        frames: int | None = None,
     ):
         self.name = name
         self.paths = list(paths)
         self.roles = dict(roles)
+        self.frames = frames
         self._stored = cache.place("tar", self.paths, ".npz")  # another one if a shard changes
         self._index = load_index(self.paths, self._stored)
         self.damage: Mapping[str, str] = self._index.damage
@@ -190,15 +198,18 @@ class Tar:
 
     def _read(
         self, index: int, arrays: bool = True
-    ) -> tuple[Parts, dict[str, MemberImage], dict[str, Any]]:
+    ) -> tuple[Parts, dict[str, EncodedImage], dict[str, Any]]:
         """The fields, images and masks of a sample's members, with or without its array files."""
         parts = Parts()
-        images: dict[str, MemberImage] = {}
+        images: dict[str, EncodedImage] = {}
+        clips = []
         masks: dict[str, Any] = {}
         for extension, member in self._members(index):
             *prefix, kind = extension.split(".")
             role = ".".join(prefix)
-            if kind in IMAGES and (role == "mask" or role.endswith("seg")):
+            if kind in VIDEOS or (role == "frames" and kind in IMAGES):
+                clips.append(Clip(member, FRAMES if self.frames is None else self.frames))
+            elif kind in IMAGES and (role == "mask" or role.endswith("seg")):
                 masks[role.removesuffix(".seg")] = Mask(
                     member
                 )  # NAME.seg.png is the mask NAME, seg.png is called seg
@@ -206,7 +217,7 @@ class Tar:
                 images.setdefault("main" if role in ("", "image", "img") else role, member)
             elif arrays or kind != "npy":
                 self._read_fields(parts, role, kind, member)
-        return parts, images, masks
+        return parts, {**images_of(clips[0]), **images} if clips else images, masks
 
     def _mask_classes(self) -> Names:
         """The class names of masks.

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from diptych.data.clips import AnyClip, is_clip
 from diptych.data.images import luma
 from diptych.data.sample import BadSample, Sample
 from diptych.data.volumes import AnyPreprocess, VolumePreprocess
@@ -132,6 +133,9 @@ class ImageView:
     raise BadSample.
 
     With the preprocessing of volumes these are volumes (B, V, 1, D, H, W), without augmentation.
+
+    Of a clip the views are its frames (B, V, 3, H, W), all with one crop, place and colour; `count`
+    is then 1. Note that a mirrored clip moves the other way.
     """
 
     preprocess: AnyPreprocess
@@ -179,6 +183,8 @@ class ImageView:
             return {
                 f"images.{self.name}": torch.stack([self.preprocess.read(encoded)] * self.count)
             }
+        if is_clip(encoded):
+            return {f"images.{self.name}": self._frames(encoded, rng, progress)}
         image = encoded.decode(self._least(progress))
         if self.crops and image.mode == "RGBA":
             raise BadSample("transparent", "a transparent image is placed and has no crop")
@@ -193,6 +199,22 @@ class ImageView:
         if self.crops:
             found[f"fields.{self.name}.crops"] = _positions(boxes, image.size)
         return found
+
+    def _frames(self, clip: AnyClip, rng: np.random.Generator, progress: float | None) -> Tensor:
+        """The frames (V, 3, H, W), each augmented by the same random numbers."""
+        if self.count > 1 or self.crops:
+            raise InputError(
+                f"images.{self.role} are clips, which have one view of each frame and no crops; name an image"
+            )
+        frames = clip.frames(self._least(progress))
+        if progress is None or not self._augments:
+            return torch.stack([self.preprocess(frame, exact=False) for frame in frames])  # type: ignore[call-arg]  # of images
+        start = rng.bit_generator.state
+        views = []
+        for frame in frames:
+            rng.bit_generator.state = start
+            views.append(self._vary(frame, rng, self._augments[0], progress)[0])
+        return torch.stack(views)
 
     def _least(self, progress: float | None) -> int | None:
         """The fewest pixels of the image's short side for which the smallest crop has the target's

@@ -15,7 +15,14 @@ import torch
 from diptych.data.sample import Sample, Source
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
-from diptych.evaluation.embed import Steps, as_vectors, embed_texts, read_images, read_texts
+from diptych.evaluation.embed import (
+    Steps,
+    as_vectors,
+    clip_or_image,
+    embed_texts,
+    read_images,
+    read_texts,
+)
 from diptych.evaluation.protocol import data_of, split_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.linear import KEPT
@@ -137,9 +144,8 @@ def frozen_tokens(
     facts (n, …) of the samples that can be used. Those of a clip are those of all of its frames."""
     found = []
     kept = []
-    for pixels, of_batch in read_images(
-        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
-    ):
+    how = {"images": clip_or_image, "exact": exact, "batch_size": batch_size, "steps": steps}
+    for pixels, of_batch in read_images(model, source, facts, bad, **how):
         frames = pixels if pixels.ndim == 4 else pixels.flatten(0, 1)
         encoded = model.represent(frames, batch_size=batch_size)
         tokens = encoded.tokens[:, encoded.prefix :]

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.sample import Sample, Source
-from diptych.evaluation.embed import Progress, Steps, read_images
+from diptych.evaluation.embed import Progress, Steps, clip_or_image, clips_of, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 
@@ -94,6 +94,7 @@ def captions(
         exact=exact,
         field=role,
         rule="lower case, letters and digits; CIDEr-D over the images that could be read",
+        options=clips_of(source),
     )
     return (
         {"n": len(made)}
@@ -122,7 +123,14 @@ def generated(
 
     made = []
     for pixels, kept in read_images(
-        model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+        model,
+        source,
+        facts,
+        bad,
+        images=clip_or_image,
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
     ):
         texts = model.generate(pixels, batch_size=batch_size)
         made += [

@@ -21,7 +21,15 @@ import torch
 
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Progress, Steps, Texts, embed_images, embed_long, embed_texts
+from diptych.evaluation.embed import (
+    Progress,
+    Steps,
+    Texts,
+    clips_of,
+    embed_images,
+    embed_long,
+    embed_texts,
+)
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._rerank import match_some
 from diptych.methods.abilities import require
@@ -154,6 +162,7 @@ def retrieval(
             rank = ranks_of_two_stages(found[name], chosen[name], scores[name], right)
             results |= summary(f"reranked_{name}", rank, *sizes[name], ks)
     options = (
+        *clips_of(source),
         *([f"rerank={rerank}"] if rerank else []),
         *(["by_sentence"] if by_sentence else []),
         *(["best"] if best else []),

@@ -57,6 +57,8 @@ from diptych.evaluation.embed import (
     Progress,
     Steps,
     as_vectors,
+    clip_or_image,
+    clips_of,
     embed_images,
     embed_texts,
     read_images,
@@ -251,6 +253,7 @@ def zeroshot(
             "by_group": by_group,
         }
     options = (
+        *clips_of(source),
         prompts is not None and f"prompts={found.digest()}",
         combine == "max" and "combine=max",
         draws and f"draws={draws}",
@@ -355,7 +358,14 @@ def judged_images(
     kept = []
     try:
         for pixels, reported in read_images(
-            model, source, facts, bad, exact=exact, batch_size=batch_size, steps=steps
+            model,
+            source,
+            facts,
+            bad,
+            images=clip_or_image,
+            exact=exact,
+            batch_size=batch_size,
+            steps=steps,
         ):
             logits.append(model.class_logits(pixels, batch_size=batch_size))
             kept += reported

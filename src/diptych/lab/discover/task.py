@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diptych.data.held import HeldImage
+from diptych.data.held import held, held_bytes
 from diptych.data.sample import Sample, Source
 from diptych.data.tokenizers import build
 from diptych.data.wrap import Wrapped
@@ -48,8 +48,8 @@ class InMemory(Wrapped):
             return self._kept[index]
         sample = self.source[index]
         if self._bytes < MOST_HELD:
-            images = {role: HeldImage(image.decode()) for role, image in sample.images.items()}
-            self._bytes += sum(3 * each.image.width * each.image.height for each in images.values())
+            images = {role: held(image) for role, image in sample.images.items()}
+            self._bytes += sum(map(held_bytes, images.values()))
             sample = replace(sample, images=images)
             self._kept[index] = sample
         return sample

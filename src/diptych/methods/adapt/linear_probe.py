@@ -101,9 +101,12 @@ class Linear(Classifier):
         self.classes = classes
 
     def image_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> features (N, D)."""
+        """Images (N, 3, H, W) -> features (N, D); those of a clip (N, V, 3, H, W) are the mean of its
+        frames'."""
         if self.features == "embedding":
             return self.encoder.embed_images(x)
+        if x.ndim == 5:
+            return self.image_features(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
         return self.encoder.encode_image(x).pooled
 
     def logits(self, x: Tensor, texts: Tensor | None) -> Tensor:

@@ -394,7 +394,7 @@ function pressed(event) {
 }
 
 function drops() {
-  const images = (items) => [...items].filter((each) => each.kind === "file" && (each.type === "" || each.type.startsWith("image/")));
+  const images = (items) => [...items].filter((each) => each.kind === "file" && (each.type === "" || /^(image|video)\//.test(each.type)));
   let depth = 0;
   const veil = (is) => (element("veil").hidden = !is);
   addEventListener("dragenter", (event) => {

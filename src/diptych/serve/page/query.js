@@ -132,6 +132,7 @@ export class QueryBox {
     const name = document.createElement("span");
     if (term.kind === "image") {
       image.src = imageOf(term).address;
+      image.hidden = imageOf(term).file.type.startsWith("video/");
       name.textContent = term.name;
       name.title = "An image from this device. It is not part of the address of the page.";
     } else {

@@ -4,7 +4,7 @@ config.py    every option                    sample.py    sampling of scenes
 words.py     the vocabulary                  edits.py     minimal edits and siblings
 concepts.py  concepts, what is held out      texts.py     all roles of texts
 draw.py      pixels, masks, depth, boxes     parse.py     parser of captions
-pairs.py     captions of graded similarity
+pairs.py     captions of graded similarity   film.py      clips
 """
 
 from dataclasses import replace
@@ -20,6 +20,7 @@ from diptych.data.worlds.scenes.draw import rendered
 from diptych.data.worlds.scenes.edits import edited, instruction, sibling, variations
 from diptych.data.worlds.scenes.example import example, schema
 from diptych.data.worlds.scenes.facts import Scene
+from diptych.data.worlds.scenes.film import filmed, told
 from diptych.data.worlds.scenes.pairs import pair_of
 from diptych.data.worlds.scenes.sample import draw
 from diptych.data.worlds.scenes.texts import texts
@@ -58,6 +59,8 @@ class World(_base.World[Scene]):
         scene = draw(config, seed, number)
         if max(config.lengths) > 1:
             return document(scene, config, seed)
+        if config.film:
+            return filmed(scene, config, self.catalogue)
         return sibling(scene, member, config, self.catalogue)
 
     def render(self, facts: Scene) -> Rendered:
@@ -78,11 +81,16 @@ class World(_base.World[Scene]):
 
     def captions(self, facts: Scene) -> list[Text]:
         """The texts of the config's roles, with the instruction of an edited scene and the
-        sentences of a document."""
+        sentences of a document; the caption of a film tells what happens."""
         config = self.config
         whole = config.kinds or facts.change or config.siblings > 1 or config.pair
         drop = 0.0 if whole else config.drop
         found = texts(facts, config.roles, drop, self.catalogue.classes, config.long)
+        if facts.film:
+            found = [
+                replace(each, text=told(each.text, facts)) if each.role == "caption" else each
+                for each in found
+            ]
         if facts.change:
             found.append(Text(text=instruction(facts), role="instruction"))
         if config.pair:

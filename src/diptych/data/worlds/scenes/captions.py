@@ -53,6 +53,7 @@ _SLOTS = {
             "drop rendering",
             "drop palette",
             "number",
+            "action",
         )
     )
 }

@@ -75,6 +75,10 @@ class Config:
         siblings     samples i*n … i*n+n-1 are one scene and n-1 edits of it
         pool         number of different scenes, which further samples repeat in order; 0: no limit
         pages        scenes in a document: `1`, `2`, `3` or `2-3`
+        film         frames of a clip in which one object moves, appears, disappears, grows, shrinks or changes
+                     colour; 0: images. The label `action` tells which, and so does the caption. The image is then the
+                     first frame or the last, all objects differ, and there are no edits, siblings, pages, pairs and
+                     noise
     Signals laid over the image
         easy, hard   strength, 0 to 1, of a coloured frame and of faint lines in one of four directions
         overlay      share of images stamped with a pale shape
@@ -106,6 +110,7 @@ class Config:
     siblings: int = 1
     pool: int = 0
     pages: str | int = 1
+    film: int = 0
     easy: float = 0.0
     hard: float = 0.0
     overlay: float = 0.0
@@ -118,6 +123,7 @@ class Config:
             ("distractors", 0, 6),
             ("siblings", 1, 24),
             ("pool", 0, None),
+            ("film", 0, 64),
         ):
             value = getattr(self, option)
             if value < least or (most is not None and value > most):
@@ -156,6 +162,17 @@ class Config:
             raise InputError(
                 "world 'scenes': documents have no edits and no siblings; give pages=1, or neither of them"
             )
+        if self.film == 1:
+            raise InputError(
+                "option 'film' of world 'scenes' is 1; one frame shows no action, give 2 or more"
+            )
+        if self.film and (self.edits or self.siblings > 1 or self.noise or self.pair):
+            raise InputError(
+                "world 'scenes': a film has one caption, which tells what happens; leave out edits, siblings, noise "
+                "and pair"
+            )
+        if self.film and max(self.lengths) > 1:
+            raise InputError("world 'scenes': documents have no films; give pages=1, or no film")
         _ = (
             self.drawn,
             self.tints,

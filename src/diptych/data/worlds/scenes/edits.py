@@ -76,12 +76,12 @@ def _told(scene: Scene) -> list[tuple[object, ...]]:
 _Done = tuple[Scene, Change] | None
 
 
-def _mentioned(scene: Scene) -> list[int]:
+def mentioned(scene: Scene) -> list[int]:
     """The things that captions describe, so that an edit changes the texts."""
     return [at for at, thing in enumerate(scene.known) if thing.described]
 
 
-def _allowed(
+def allowed(
     thing: Thing, cat: Catalogue, colour: str = "", place: str = "", concept: str = ""
 ) -> bool:
     """Whether a known thing may have this colour, place and concept in its split."""
@@ -96,23 +96,19 @@ def _allowed(
 
 def _swap(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Exchange the colours of two things or, if not possible, their places."""
-    pairs = [(a, b) for b in _mentioned(scene) for a in _mentioned(scene) if a < b]
+    pairs = [(a, b) for b in mentioned(scene) for a in mentioned(scene) if a < b]
     for a, b in lot.order(pairs):
         one = scene.things[a]
         two = scene.things[b]
         differ = one.colour != two.colour and one.colour and two.colour
-        if (
-            differ
-            and _allowed(one, cat, colour=two.colour)
-            and _allowed(two, cat, colour=one.colour)
-        ):
+        if differ and allowed(one, cat, colour=two.colour) and allowed(two, cat, colour=one.colour):
             after = scene.with_thing(a, colour=two.colour).with_thing(b, colour=one.colour)
             return after, Change(kind="swap", about=(one.concept, two.concept), aspect="colours")
     for a, b in lot.order(pairs):
         one = scene.things[a]
         two = scene.things[b]
         differ = one.place != two.place and one.place and two.place
-        if differ and _allowed(one, cat, place=two.place) and _allowed(two, cat, place=one.place):
+        if differ and allowed(one, cat, place=two.place) and allowed(two, cat, place=one.place):
             after = _exchanged(scene, a, b)
             if after:
                 return after, Change(kind="swap", about=(one.concept, two.concept), aspect="places")
@@ -141,10 +137,10 @@ def _exchanged(scene: Scene, a: int, b: int) -> Scene | None:
 def _replace(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Replace the concept of one thing, with the same colour, texture, size and place."""
     used = {thing.concept for thing in scene.things}
-    for at in lot.order(_mentioned(scene)):
+    for at in lot.order(mentioned(scene)):
         thing = scene.things[at]
         options = [
-            name for name in cat.classes if name not in used and _allowed(thing, cat, concept=name)
+            name for name in cat.classes if name not in used and allowed(thing, cat, concept=name)
         ]
         if options:
             new = lot.pick(options)
@@ -167,12 +163,12 @@ def variations(
     scene: Scene, concept: str, count: int, config: Config, cat: Catalogue
 ) -> list[Scene]:
     """At most `count` scenes with other concepts in the place of one, all else kept."""
-    at = next(at for at in _mentioned(scene) if scene.things[at].concept == concept)
+    at = next(at for at in mentioned(scene) if scene.things[at].concept == concept)
     used = {thing.concept for thing in scene.things}
     options = [
         name
         for name in cat.classes
-        if name not in used and _allowed(scene.things[at], cat, concept=name)
+        if name not in used and allowed(scene.things[at], cat, concept=name)
     ]
     lot = Lot(scene.seed, "variations", concept)
     before = replace(scene, before=None, change=None, noise="", reported=None)
@@ -223,7 +219,7 @@ def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 def _remove(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Remove one object: a thing other than the subject, or one of three or more alike."""
-    options = [at for at in _mentioned(scene) if at or scene.things[at].count > 2]
+    options = [at for at in mentioned(scene) if at or scene.things[at].count > 2]
     if not options:
         return None
     at = lot.pick(options)
@@ -239,12 +235,12 @@ def _remove(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Change the colour of one thing."""
-    for at in lot.order(_mentioned(scene)):
+    for at in lot.order(mentioned(scene)):
         thing = scene.things[at]
         options = [
             name
             for name in config.tints
-            if name != thing.colour and _allowed(thing, cat, colour=name)
+            if name != thing.colour and allowed(thing, cat, colour=name)
         ]
         if options and thing.colour:
             new = lot.pick(options)
@@ -256,12 +252,12 @@ def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 def _move(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
     """Move one object to another quadrant."""
-    for at in lot.order([at for at in _mentioned(scene) if scene.things[at].place]):
+    for at in lot.order([at for at in mentioned(scene) if scene.things[at].place]):
         thing = scene.things[at]
         item = thing.items[0]
         room = room_of(lot, [other for other in scene.items if other.id != item.id])
         for place in lot.order(
-            [place for place in PLACES if place != item.place and _allowed(thing, cat, place=place)]
+            [place for place in PLACES if place != item.place and allowed(thing, cat, place=place)]
         ):
             x, y = room.spot(place, item.side)
             if room.clearance((x, y), item.side) >= _ROOM:

@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
+from diptych.data.clips import FrameStack
 from diptych.data.drawings import DESIGNS
 from diptych.data.sample import EncodedImage, Field, Sample, Schema
 from diptych.data.worlds._base import Drawn
@@ -11,6 +12,7 @@ from diptych.data.worlds.scenes.config import EDITS, NOISES, Config
 from diptych.data.worlds.scenes.documents import image_of
 from diptych.data.worlds.scenes.draw import number_of, stamp_at
 from diptych.data.worlds.scenes.facts import Scene
+from diptych.data.worlds.scenes.film import ACTIONS, frames
 from diptych.data.worlds.scenes.pairs import partner, similarity
 from diptych.data.worlds.scenes.words import (
     COLOURS,
@@ -42,6 +44,9 @@ def example(world: "World", scene: Scene, key: str) -> Sample:
     drawn = Drawn(world, scene)
     images: dict[str, EncodedImage] = {"main": drawn.image()}
     images |= {image_of(at): Drawn(world, page).image() for at, page in enumerate(scene.pages, 1)}
+    if scene.film:
+        shown = [Drawn(world, frame).image() for frame in frames(scene, world.config.film)]
+        images["frames"] = FrameStack(tuple(shown), len(shown))
     if scene.before:
         images["reference"] = Drawn(world, scene.before).image()
     kinds = () if scene.change else edits_of(world.config)
@@ -108,6 +113,8 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
         found["stamp_place"] = tuple(PLACES)
     if config.pair:  # a text has this name
         del found["pair"]
+    if config.film:
+        found["action"] = tuple(ACTIONS)
     return found | ({"member": (), "edit": EDITS} if config.siblings > 1 else {})
 
 
@@ -152,6 +159,8 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
     if config.pair:
         del found["pair"]
         found["similarity"] = similarity(scene, partner(scene, config, cat))
+    if scene.film:
+        found["action"] = number_of(scene.film.action, ACTIONS)
     if config.siblings > 1:
         change = scene.change.kind if scene.change else ""
         found |= {"member": scene.member, "edit": number_of(change, EDITS)}
@@ -167,6 +176,8 @@ def schema(config: Config, cat: Catalogue) -> Schema:
             f"images.page{at}": Field(kind="image", optional=at > shortest)
             for at in range(2, max(config.lengths) + 1)
         }
+    if config.film:
+        found["images.frames"] = Field(kind="image")
     roles = [role for role in config.roles] + (["answer"] if "question" in config.roles else [])
     found |= {f"texts.{role}": Field(kind="text") for role in roles}
     if max(config.lengths) > 1:

@@ -64,6 +64,21 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Film:
+    """What happens in a clip: an `action` of the thing with index `about`, as it is `before` and
+    `after` (None: not there).
+
+    `when` is the share of the clip after which a thing is there, gone or of another colour.
+    """
+
+    action: str
+    about: int
+    before: Thing | None
+    after: Thing | None
+    when: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
     """All facts of one image and its texts. `things[0]` is the subject: the largest object, or the
     only kind.
@@ -92,6 +107,7 @@ class Scene:
     member: int = 0  # which of its siblings
     pages: "tuple[Scene, ...]" = ()
     word: str = ""  # a new word for the subject, in a document
+    film: Film | None = None
 
     @property
     def items(self) -> tuple[Item, ...]:

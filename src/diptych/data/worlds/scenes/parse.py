@@ -67,7 +67,7 @@ def parse(text: str) -> ParsedCaption:
     >>> told.rendering, told.ground
     ('pencil', 'grass')
     """
-    text = text.lower()
+    text = text.lower().partition("; the ")[0]  # behind it a film's caption tells what happens
     whole: dict[str, str] = {}
     for name, (pattern, meaning) in _whole().items():
         if found := pattern.search(text):

@@ -75,7 +75,7 @@ def _noisy(config: Config, scene: Scene, seed: int, lot: Lot) -> Scene:
 def _things(config: Config, cat: Catalogue, lot: Lot, lead: Thing | None) -> tuple[Thing, ...]:
     """The things of an image: one of several equal objects, or several of one object each."""
     number = lot.pick(config.numbers)
-    together = number > 1 and lot.chance(config.same)
+    together = number > 1 and not config.film and lot.chance(config.same)
     hidden = number > 1 and lot.chance(config.occlusion)
     room = Room(lot, hidden=hidden, scale=_CROWD if number > 4 else 1.0)
     things = [_subject(config, cat, room, number, together, lead)]
@@ -179,6 +179,11 @@ def _distractor(config: Config, cat: Catalogue, room: "Room", things: Sequence[T
     )
 
 
+def side_of(size: str, lot: Lot) -> float:
+    """A longer side for an object of a size (distractors have none), as a share of the image's."""
+    return lot.between(*SIDES.get(size, _TINY))
+
+
 class Room:
     """Places objects one after another: in a quadrant, without overlap or, once, behind another
     object."""
@@ -199,7 +204,7 @@ class Room:
         """Place an object of a size (distractors have none) in one of `places`, free ones first;
         depth is set later."""
         lot = self.lot
-        side = lot.between(*SIDES.get(size, _TINY)) * self.scale
+        side = side_of(size, lot) * self.scale
         empty = [place for place in places if all(item.place != place for item in self.items)]
         tried = (
             [lot.pick(empty)] if empty else lot.order(places)
