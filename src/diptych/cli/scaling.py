@@ -100,7 +100,8 @@ def run(args: Namespace) -> None:
     page = Path(args.out).expanduser() if "out" in args else None
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {page}: the page is an .html file; name it so")
-    above, predicted = _numbers(args, "fit_up_to"), _numbers(args, "predict")
+    above = _numbers(args, "fit_up_to")
+    predicted = _numbers(args, "predict")
     used: dict[str, Any] = {
         name: args[name] for name in ("min_compute", "max_samples") if name in args
     }

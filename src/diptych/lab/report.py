@@ -193,8 +193,10 @@ def fits(shown: Sequence[Fitted], *, x: str, y: str) -> str:
     seen = [point for each in shown for point in each.runs]
     xs = [px for each in shown for px, *_ in each.curve]
     ys = [py for _, py in seen] + [py for each in shown for _, py, _, _ in each.curve]
-    left, right = math.log10(min(xs)), math.log10(max(xs))
-    low, high = math.log10(min(ys)), math.log10(max(ys))
+    left = math.log10(min(xs))
+    right = math.log10(max(xs))
+    low = math.log10(min(ys))
+    high = math.log10(max(ys))
     frame = _Frame(left, right, low - 0.03 * (high - low), high + 0.03 * (high - low))
     parts = [frame.axes(x, y, _decades(left, right), _decades(low, high))]
     parts += [_fitted(frame, each, number) for number, each in enumerate(shown)]

@@ -201,6 +201,7 @@ class TwoPassLM(CausalLM):
     The tower is another module's: it is no part of the state dict. Raises InputError for a tower
     without cross-attention, or not a `TextTower`.
 
+    >>> import torch
     >>> from diptych.towers.build import text_tower
     >>> text = text_tower(
     ...     "text:width=32:depth=2:causal=false:pooling=mean:cross=0:cross_every=2:cross_blocks=lean",

@@ -66,7 +66,8 @@ def held_out(compute: np.ndarray, error: np.ndarray, fit: Fit, c_max: float) -> 
     """Fit the frontier's points up to `c_max` and predict the others. Raises InputError if there
     are none."""
     on = fit.points(compute, error)
-    c, y = compute[on], error[on]
+    c = compute[on]
+    y = error[on]
     above = c > c_max
     if not above.any():
         raise InputError(f"no run of the frontier has more compute than {c_max:g}; lower it")
@@ -158,7 +159,8 @@ def crossings(
     def apart(log_c: float) -> float:
         return float(first(np.exp(log_c)) - second(np.exp(log_c)))
 
-    (a_low, a_high), (b_low, b_high) = first.interval(grid, level), second.interval(grid, level)
+    a_low, a_high = first.interval(grid, level)
+    b_low, b_high = second.interval(grid, level)
     clear = (a_high < b_low) | (b_high < a_low)
     sign = np.sign(first(grid) - second(grid))
     found = []

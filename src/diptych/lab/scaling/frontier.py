@@ -50,14 +50,14 @@ def frontier(
 
 def _best_of_bins(compute: np.ndarray, error: np.ndarray, edges: int | None) -> np.ndarray:
     """The best run of each bin that has one, and the one with the largest compute."""
-    low, high = compute.min(), compute.max()
+    high = compute.max()
     count = math.floor(math.log2(high / UNIT)) if edges is None else edges
     if count < 2:
         raise InputError(
             f"a frontier of bins needs at least 2 edges, and these runs, of at most {high:g} GFLOPs, give "
             f"{max(count, 0)}; set their number, or take the frontier 'all'"
         )
-    bins = np.searchsorted(np.geomspace(low, high, count), compute, side="right")
+    bins = np.searchsorted(np.geomspace(compute.min(), high, count), compute, side="right")
     order = np.lexsort((error, bins))
     first = np.r_[True, bins[order][1:] != bins[order][:-1]]
     return np.union1d(order[first], np.flatnonzero(compute == high))

@@ -56,7 +56,8 @@ class Law:
         Without freedom, or if the points do not determine the parameters, it has no ends (NaN).
         """
         c = np.asarray(compute, float) / self.unit
-        value, gradient = _value(self.scaled, c), _gradient(self.scaled, c)
+        value = _value(self.scaled, c)
+        gradient = _gradient(self.scaled, c)
         if self.residuals == "log":
             gradient = gradient / value[..., None]
         variance = np.einsum("...i,ij,...j->...", gradient, self.covariance, gradient)
@@ -184,7 +185,8 @@ def _linear(
     if not floor:
         return alone, np.zeros_like(alone)
     total = weight.sum()
-    mean, mean_y = (weight * basis).sum(1) / total, (weight * y).sum() / total
+    mean = (weight * basis).sum(1) / total
+    mean_y = (weight * y).sum() / total
     centred = basis - mean[:, None]
     spread = (weight * centred**2).sum(1)
     scale = (weight * centred * (y - mean_y)).sum(1) / np.where(spread > 0, spread, 1.0)

@@ -249,7 +249,8 @@ def _samples(runs: Runs) -> Law | None:
 
 def _crossed(first: Fitted, second: Fitted) -> Crossed:
     both = np.r_[first.runs.compute, second.runs.compute]
-    low, high = float(both.min()), float(both.max())
+    low = float(both.min())
+    high = float(both.max())
     ends = (math.nan, math.nan, math.nan)
     if first.bootstrap is not None and second.bootstrap is not None:
         ends = crossing_interval(first.bootstrap, second.bootstrap, low, high)

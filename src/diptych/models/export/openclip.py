@@ -150,7 +150,7 @@ def write(model: Model, folder: Path) -> None:
     decoder = _decoder(model)
     if decoder is not None:
         words = {name: value for name, value in theirs.items() if name.startswith(DECODER)}
-        made |= back(decoder.state_dict(), words, decoder_rules(config["multimodal_cfg"]))
+        made |= back(decoder.state_dict(), words, decoder_rules(config))
     save_file(made, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
@@ -166,11 +166,12 @@ def _kind(config: Mapping[str, Any]) -> Any:
 def _decoder(model: Model) -> MultimodalLM | None:
     """The decoder of a model that is open_clip's CoCa, or None."""
     captioner = model.delivered
-    if not isinstance(captioner, ContrastiveCaptioner):
+    if not isinstance(captioner, ContrastiveCaptioner) or captioner.encoder is not model.encoder:
         return None
+    lm = captioner.lm
     text = model.encoder.config()["text"]
-    alike = captioner.lm.form == "apart" and text["pooling"] == "cls" and text["mlp_ratio"] == 4
-    return captioner.lm if alike and captioner.encoder is model.encoder else None
+    alike = text["pooling"] == "cls" and text["mlp_ratio"] == 4
+    return lm if isinstance(lm, MultimodalLM) and lm.form == "apart" and alike else None
 
 
 def _multimodal(decoder: MultimodalLM) -> dict[str, Any]:

@@ -251,7 +251,9 @@ class TextTower(Tower):
 def _stack(config: TextConfig) -> Transformer:
     """The transformer, with layers of cross-attention of their own between the others if these are
     apart."""
-    depth, cross, every = config.depth, config.cross, config.cross_every or 1
+    depth = config.depth
+    cross = config.cross
+    every = config.cross_every or 1
     apart = config.cross_blocks is not None and cross is not None
     if apart and cross is not None:
         depth += len(range(cross, depth, every))
