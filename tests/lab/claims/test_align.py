@@ -25,21 +25,21 @@ def drawn(tmp_path_factory):
 def test_the_floor_is_of_the_arms_that_learn():
     claim = block(find("align"))
     assert claim.floor.chance == 1 / align.PAIRS
-    assert not {"noise16", "fixed"} & set(claim.learning)
+    assert not {"noise32", "fixed"} & set(claim.learning)
 
 
 def test_sets_are_nested_and_noisy_as_they_say(drawn):
     sets = {name: open_source(spec) for name, spec in drawn.items()}
-    assert [len(sets[f"noisy{times}"]) for times in (1, 16)] == [N, 16 * N]
-    assert list(sets["noisy16"].keys())[:N] == list(sets["noisy1"].keys())
+    assert [len(sets[f"noisy{times}"]) for times in (1, 32)] == [N, 32 * N]
+    assert list(sets["noisy32"].keys())[:N] == list(sets["noisy1"].keys())
     assert list(sets["clean1"].keys()) == list(
         sets["noisy1"].keys()
     )  # the same scenes, their captions apart
-    noise = np.array([sample.labels["noise"] for sample in sets["noisy16"]])
+    noise = np.array([sample.labels["noise"] for sample in sets["noisy32"]])
     assert np.mean(noise > 0) == pytest.approx(0.4, abs=0.05)
     assert {sample.labels["noise"] for sample in sets["clean1"]} == {0}
-    names = sets["noise16"].schema()["labels.noise"].classes
-    assert {names[sample.labels["noise"]] for sample in sets["noise16"]} == {"swap"}
+    names = sets["noise32"].schema()["labels.noise"].classes
+    assert {names[sample.labels["noise"]] for sample in sets["noise32"]} == {"swap"}
 
 
 def test_the_filter_drops_noise_and_as_many_are_dropped_at_random(drawn):
@@ -75,6 +75,6 @@ def test_arms_differ_in_data_passes_and_divisor_alone(tmp_path, monkeypatch, dra
     assert divisors.pop("fixed") == (1.0, False)
     assert divisors.pop("best_fixed") == (align.BEST_SIGMA, False)
     assert set(divisors.values()) == {(1.0, True)}
-    assert begun["fixed"].data == begun["best_fixed"].data == begun["noisy16"].data
-    assert (shares["clean"], shares["noise16"]) == (0, 1)
-    assert shares["filtered"] < shares["noisy16"]
+    assert begun["fixed"].data == begun["best_fixed"].data == begun["noisy32"].data
+    assert (shares["clean"], shares["noise32"]) == (0, 1)
+    assert shares["filtered"] < shares["noisy32"]

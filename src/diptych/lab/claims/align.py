@@ -3,22 +3,23 @@ learned from 1?
 
 Arms train by the same small recipe on scenes of one thing, whose captions are noisy at a known rate
 (a caption of another scene, a text that many images share, or letters without sense), and are
-measured on held-out clean scenes. Arms of one seed share their scenes: the first n = 1,250 are
+measured on held-out clean scenes. Arms of one seed share their scenes: the first n = 625 are
 those of the larger set too. All take as many steps, five passes over the largest set, but
 for two:
 
-    clean, noisy, noisy16    n clean pairs; n and 16n of which 40 % are noise
-    noise16                  16n pairs, all of them captions of other scenes: number alone is worth nothing
-    filtered, dropped        noisy16 after the rules of frequency, and after dropping as many pairs at random, for as
-                             many passes as noisy16
-    fixed, best_fixed        noisy16 with the divisor fixed at 1, and at the best of those tried
+    clean, noisy, noisy32    n clean pairs; n and 32n of which 40 % are noise
+    noise32                  32n pairs, all of them captions of other scenes: number alone is worth nothing
+    filtered, dropped        noisy32 after the rules of frequency, and after dropping as many pairs at random, for as
+                             many passes as noisy32
+    fixed, best_fixed        noisy32 with the divisor fixed at 1, and at the best of those tried
 
 `r1` is the mean of recall at 1 both ways, `probe` the accuracy of a linear probe of the object on
 what the image tower gives, `sigma` the divisor at the end, `noise` the share of noise in the pairs.
 Rules on images' sizes are left out: all scenes have one. The divisors and the rates are to be
 chosen on seeds 100 and 101; the size of the vocabulary was chosen on seed 100.
 
-An earlier form, on seeds 0 to 60, had n = 150 and 40 passes over the largest set.
+An earlier form, on seeds 0 to 60, had n = 150 and 40 passes over the largest set. With n = 1,250 and
+16n (seeds 100 and 101) the clean arm reached .731 and .286 at the same rate.
 """
 
 from collections.abc import Callable
@@ -39,15 +40,15 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-N = 1_250
+N = 625
 STEPS = 1600
 BATCH = 64
 SCENES = "scenes:number=1:size=32:texts=caption"
 FIELDS = ("images.main", "texts.caption", "labels.object", "labels.noise")
 SETS = {  # noise; how many times n pairs
     "clean": ("", (1,)),
-    "noisy": ("swap=0.1+boilerplate=0.15+junk=0.15", (1, 16)),
-    "noise": ("swap=1.0", (16,)),
+    "noisy": ("swap=0.1+boilerplate=0.15+junk=0.15", (1, 32)),
+    "noise": ("swap=1.0", (32,)),
 }
 RULES = Rules(shorter_side=None, aspect=None, vocabulary=1500)
 PAIRS = 500  # held out
@@ -69,7 +70,7 @@ def draw(trial: Trial) -> dict[str, str]:
         write_shards(Only(open_source(spec), FIELDS), trial.folder / name, per_shard=count)
         for each in times:
             found[f"{name}{each}"] = f"{trial.folder / name}/{{00000..{each - 1:05d}}}.tar"
-    every = found["noisy16"]
+    every = found["noisy32"]
     source = open_source(every)
     rules = filtered(source, RULES)
     reasons = {
@@ -96,7 +97,7 @@ def trained(data: str, *, rate: float = RATE, **config: Any) -> Callable[[Trial]
         source: Any = open_source(trial.prelude[data])
         steps = trial.steps(STEPS, quick=20)
         if data in ("filtered", "dropped"):
-            steps = round(steps * len(source) / len(open_source(trial.prelude["noisy16"])))
+            steps = round(steps * len(source) / len(open_source(trial.prelude["noisy32"])))
         settings = resolve(
             "align",
             {"train": trial.prelude[data]},
@@ -144,26 +145,26 @@ claim = Claim(
     arms={
         "clean": trained("clean1"),
         "noisy": trained("noisy1"),
-        "noisy16": trained("noisy16"),
-        "noise16": trained("noise16"),
+        "noisy32": trained("noisy32"),
+        "noise32": trained("noise32"),
         "filtered": trained("filtered"),
         "dropped": trained("dropped"),
-        "fixed": trained("noisy16", learned=False),
-        "best_fixed": trained("noisy16", learned=False, sigma=BEST_SIGMA, least_sigma=1e-3),
+        "fixed": trained("noisy32", learned=False),
+        "best_fixed": trained("noisy32", learned=False, sigma=BEST_SIGMA, least_sigma=1e-3),
     },
-    headline=(better("r1", "noisy16", over="clean"),),
-    mechanism=("noise16",),
+    headline=(better("r1", "noisy32", over="clean"),),
+    mechanism=("noise32",),
     checks=(
         better("r1", "clean", over="noisy"),
-        better("probe", "noisy16", over="clean"),
-        better("r1", "filtered", over="noisy16"),
+        better("probe", "noisy32", over="clean"),
+        better("r1", "filtered", over="noisy32"),
         better("r1", "filtered", over="dropped"),
-        better("r1", "noisy16", over="fixed"),
-        equal("r1", "noisy16", to="best_fixed", margin=0.03),
+        better("r1", "noisy32", over="fixed"),
+        equal("r1", "noisy32", to="best_fixed", margin=0.03),
     ),
     delta=0.01,
     floor=Floor(
-        "r1", chance=1 / PAIRS, arms=("clean", "noisy", "noisy16", "filtered", "best_fixed")
+        "r1", chance=1 / PAIRS, arms=("clean", "noisy", "noisy32", "filtered", "best_fixed")
     ),
     table=("r1", "probe", "sigma", "pairs", "noise"),
 )
