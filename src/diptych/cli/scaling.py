@@ -154,7 +154,7 @@ def _show(found: "Report", first: bool) -> None:
         crossing_lines,
         law_rows,
         prediction_rows,
-        test_rows,
+        held_out_rows,
     )
 
     if not first:
@@ -165,7 +165,7 @@ def _show(found: "Report", first: bool) -> None:
         (
             "Tested on the runs above the compute that they are fitted up to",
             TESTS,
-            test_rows(found),
+            held_out_rows(found),
         ),
         ("Predicted", PREDICTIONS, prediction_rows(found)),
     ):

@@ -283,7 +283,7 @@ def law_rows(found: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def test_rows(found: Report) -> list[tuple[str, ...]]:
+def held_out_rows(found: Report) -> list[tuple[str, ...]]:
     """The rows of the table of tests on larger runs."""
     return [
         (
@@ -394,7 +394,7 @@ def _cards(found: Report) -> list[str]:
         ),
         report.table(LAWS, law_rows(found)),
     ]
-    if rows := test_rows(found):
+    if rows := held_out_rows(found):
         cards.append(report.table(TESTS, rows))
     if rows := prediction_rows(found):
         cards.append(report.table(PREDICTIONS, rows))
