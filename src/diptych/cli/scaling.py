@@ -152,9 +152,9 @@ def _show(found: "Report", first: bool) -> None:
         PREDICTIONS,
         TESTS,
         crossing_lines,
+        held_out_rows,
         law_rows,
         prediction_rows,
-        held_out_rows,
     )
 
     if not first:
