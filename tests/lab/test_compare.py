@@ -424,6 +424,7 @@ def test_what_a_suite_cannot_measure_is_told_before_anything_is_trained(fake, tm
     )
     refused(f"{SIMCSE} has no image tower, so gap .* such as sts", SIMCSE, suite="gap")
     refused("clip writes no texts, so perplexity .* such as retrieval", "clip", suite="perplexity")
+    refused("coca writes about images alone, so perplexity", "coca", suite="perplexity")
     refused(
         "coop adapts a trained model.*diptych train coop --init MODEL",
         "clip",

@@ -186,6 +186,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("compare empty", ("no data", "--data")),
     ("scaling", ("has no runs", ".csv")),
+    (f"train scaling_laws {PAIR}", ("scaling_laws is an analysis", "run diptych scaling")),
     ("scaling nowhere.csv --metric a", ("no such table", ".csv file of runs")),
     ("scaling photos --metric a", ("photos: there is no such table", ".csv file of runs")),
     ("scaling x.csv --out laws.pdf", ("laws.pdf", ".html")),

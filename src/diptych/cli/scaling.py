@@ -2,9 +2,9 @@
 
 A row of a table is a run: its compute, the samples it saw, and what it reached. A folder of
 `diptych compare` is such a table too, with a law for each method, and so are folders of runs: at a
-constant rate each validation after the warm-up is a run that might have ended there. The runs that are best for their
-compute are fitted by A (C + B)^a + E; laws are tested on the largest runs, which they are not
-fitted to.
+constant rate each validation after the warm-up is a run that might have ended there. The runs that
+are best for their compute are fitted by A (C + B)^a + E; laws are tested on the largest runs, which
+they are not fitted to.
 """
 
 from collections.abc import Sequence

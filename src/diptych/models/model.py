@@ -339,14 +339,15 @@ class Model(TextModel):
         with evaluating(self.encoder), torch.inference_mode():
             for (pixels,) in batches:
                 encoded = self.encoder.encode_image(pixels.to(self.device), **options)
-                found.append(encoded if level is None else encoded.of_level(level))
+                kept = encoded if level is None else encoded.of_level(level)
+                found.append(replace(kept, queries=None, raw=None))  # these are not returned
                 if progress:
                     progress(sum(len(each.pooled) for each in found), count)
         tokens, pooled = (
             torch.cat([at_least_float32(getattr(each, name)).cpu() for each in found]).clone()
             for name in ("tokens", "pooled")
         )
-        return replace(found[0], tokens=tokens, pooled=pooled, levels=(), queries=None, raw=None)
+        return replace(found[0], tokens=tokens, pooled=pooled, levels=())
 
     def heat(
         self,

@@ -28,6 +28,7 @@ from diptych.lab.compare.table import (
     unlike,
 )
 from diptych.lab.live import Board
+from diptych.spec import parse
 
 __all__ = [
     "Cell",
@@ -152,6 +153,7 @@ def _check(
 def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) -> None:
     """Raise InputError if a suite needs a tower that a method does not have."""
     from diptych.methods.make import NO_TOWER
+    from diptych.methods.registry import find
 
     asked = set(card["abilities"])
     embeds = config.embed_dim > 0
@@ -171,9 +173,13 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
             f"{method} has no image tower, so {suite} cannot measure it; name a suite of texts alone "
             "with --suite, such as sts"
         )
-    if embeds and asked & {"log_prob", "generate"}:
+    if not embeds or not asked & {"log_prob", "generate"}:
+        return
+    captions = "generate" in find(parse(method).name).notes.get("abilities", {})
+    if not captions or "preprocess" not in asked:
+        what = "writes about images alone" if captions else "writes no texts"
         raise InputError(
-            f"{method} writes no texts, so {suite} cannot measure it; name another suite with --suite, "
+            f"{method} {what}, so {suite} cannot measure it; name another suite with --suite, "
             "such as retrieval"
         )
 
