@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.factories import AT, make_batch, make_method, random_images
+from tests.factories import AT, make_method, random_images
+from tests.methods.fuse.helpers import batch
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.data.batch import Batch, Tokens
+from diptych.data.batch import Tokens
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.methods.fuse.coca import CoCa
@@ -30,16 +31,6 @@ def method(text=TEXT, image=IMAGE, **config):
         for value in made.parameters():  # norms and biases too
             value.add_(torch.randn_like(value) * 0.05)
     return made.eval()
-
-
-def batch(count=3):
-    """Texts of 7, 4, 5, … ids, the last of which ends them."""
-    given = make_batch(count, {"main": 1})
-    lengths = torch.tensor([7, 4, 5, 6, 3, 7])[:count]
-    ids = torch.randint(4, 60, (count, 7), generator=torch.Generator().manual_seed(2))
-    ids[torch.arange(7) >= lengths[:, None]] = 0
-    texts = {"main": Tokens(ids[:, None], lengths[:, None])}
-    return Batch(images=given.images, texts=texts, keys=given.keys)
 
 
 # ---- a slow reference, in double precision, one head, one query, one key after another

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.factories import AT, make_batch, make_method
+from tests.methods.fuse.helpers import batch
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.data.batch import Batch, Tokens
 from diptych.data.tokenizers import build, pad_batch
 from diptych.errors import InputError
 from diptych.methods.fuse.mammut import MaMMUT
@@ -31,16 +31,6 @@ def method(blocks="apart", **config):
         for value in made.parameters():  # norms, biases and the vocabulary's layer too
             value.add_(torch.randn_like(value) * 0.05)
     return made.eval()
-
-
-def batch(count=3):
-    """Texts of 7, 4, 5, … ids, padded by zeros."""
-    given = make_batch(count, {"main": 1})
-    lengths = torch.tensor([7, 4, 5, 6, 3, 7])[:count]
-    ids = torch.randint(4, 60, (count, 7), generator=torch.Generator().manual_seed(2))
-    ids[torch.arange(7) >= lengths[:, None]] = 0
-    texts = {"main": Tokens(ids[:, None], lengths[:, None])}
-    return Batch(images=given.images, texts=texts, keys=given.keys)
 
 
 # ---- a slow reference on the names of openMaMMUT's checkpoints, one head and one query after another
