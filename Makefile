@@ -39,7 +39,7 @@ format: $(STAMPS)/lint  ## rewrite to style
 	$(VENV)/bin/ruff format
 
 docs: $(STAMPS)/docs $(STAMPS)/serve  ## docs/_build/html; a warning is an error
-	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(PY) -m sphinx -W --keep-going -q -j $(JOBS) -b html docs docs/_build/html
 
 bench: $(STAMPS)/test $(STAMPS)/bench  ## one table of timings; writes results/benchmarks
 	OMP_NUM_THREADS=$(JOBS) $(PY) -m benchmarks $(ARGS)
