@@ -128,7 +128,7 @@ class ViT(ImageTower):
         self.positions = nn.Parameter(
             torch.randn(config.cls * config.cls_position + h * w, D) * D**-0.5
         )
-        self.mask_token = _mask_token(D) if config.mask_token else None
+        self.mask_token: nn.Parameter | None = _mask_token(D) if config.mask_token else None
         self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
         self.transformer = Transformer(
             D,
@@ -280,11 +280,12 @@ class ViT(ImageTower):
         first = real.new_ones(len(real), tokens.shape[1] - real.shape[1])
         return torch.cat([first, real], dim=1)
 
-    def add_mask_token(self) -> None:
-        """Give a tower without one a mask token, which is frozen as any new one is."""
+    def add_mask_token(self) -> nn.Parameter:
+        """The mask token; a tower without one gets it, frozen as any new one is."""
         if self.mask_token is None:
-            self.mask_token = _mask_token(self.config.width).to(self.positions.device)
+            self.mask_token = _mask_token(self.config.width)
             self.config = replace(self.config, mask_token=True)
+        return self.mask_token
 
     def resize(self, image_size: int | tuple[int, int]) -> None:
         """Change the image size: interpolate positions and update config and preprocessing."""
