@@ -37,7 +37,7 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         "How",
-        "--share",
+        "--masked",
         type=float,
         metavar="X",
         help="share of the image that --reconstruct masks (default: that of training)",
@@ -65,7 +65,7 @@ def run(args: Namespace) -> None:
     drawn = None
     if panels is not None:
         drawn, shown = reconstruct_image(
-            model, args.image, args.sentence, share=args.get("share"), name=args.model
+            model, args.image, args.sentence, share=args.get("masked"), name=args.model
         )
         shown.save(panels)
     found, image = ground_image(model, args.image, args.sentence, sigma=args.get("sigma", 0.0))
@@ -105,9 +105,9 @@ def _check(args: Namespace) -> None:
         raise InputError(
             f"{args.image} is no image; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file"
         )
-    if "share" in args and ("reconstruct" not in args or not 0 < args.share < 1):
+    if "masked" in args and ("reconstruct" not in args or not 0 < args.masked < 1):
         raise InputError(
-            "--share is the share of the image that --reconstruct FILE.png masks, above 0 and below 1"
+            "--masked is the share of the image that --reconstruct FILE.png masks, above 0 and below 1"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from diptych.methods.abilities import require
 
@@ -45,10 +46,9 @@ def reconstruct_image(
     nothing = torch.zeros_like(masked)
     [own] = model.reconstruct(path, sentence, hidden=nothing, exact=True)
     [drawn] = model.reconstruct(path, sentence, hidden=masked, exact=True)
-    grid = masked[0].unflatten(0, model.heat(path, sentence, exact=True).shape[-2:])
-    pixels = torch.nn.functional.interpolate(grid[None, None].float(), own.shape[1:])[0].bool()
+    pixels = interpolate(masked[:, None].float(), own.shape[1:])[0].bool()
     errors = (drawn - own).square()[pixels.expand_as(own)]
-    found = Reconstructed(sentence, grid.numpy(), float(errors.mean()) if len(errors) else 0.0)
+    found = Reconstructed(sentence, masked[0].numpy(), float(errors.mean()) if len(errors) else 0.0)
     return found, beside_each_other(own, own.masked_fill(pixels, _GREY), drawn)
 
 

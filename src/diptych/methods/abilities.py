@@ -110,7 +110,7 @@ class Reconstructs(Protocol):
         share: float | None = None,
         batch_size: int = 64,
     ) -> "Tensor":
-        """The patches (N, h · w) bool that text i is about in image i, a share of them."""
+        """The patches (N, h, w) bool that text i is about in image i, a share of them."""
         ...
 
     def reconstruct(
@@ -121,7 +121,7 @@ class Reconstructs(Protocol):
         hidden: "Tensor | None" = None,
         batch_size: int = 64,
     ) -> "Tensor":
-        """Images (N, 3, H, W), from 0 to 1, in which the `hidden` patches (N, h · w) are the model's,
+        """Images (N, 3, H, W), from 0 to 1, in which the `hidden` patches (N, h, w) are the model's,
         by default those of `attentive_mask`."""
         ...
 

@@ -350,13 +350,14 @@ def test_masks_heat_and_images_of_a_model(form):
     heat = model.heat(pixels, TEXTS)
     assert heat.shape == (3, 3, 4, 4)
     mask = model.attentive_mask(pixels, TEXTS)
-    own = heat[range(3), range(3)].flatten(1)
-    assert mask.sum(1).tolist() == [8] * 3
+    own = heat[range(3), range(3)]
+    assert mask.shape == (3, 4, 4)
+    assert mask.sum((1, 2)).tolist() == [8] * 3
     assert all(row[high].min() > row[~high].max() for row, high in zip(own, mask, strict=True))
     assert model.attentive_mask(pixels[0], TEXTS[0], share=0.2).sum() == 3
     found = model.reconstruct(pixels, TEXTS)
     torch.testing.assert_close(found, model.reconstruct(pixels, TEXTS, hidden=mask, batch_size=2))
-    shown = ~mask.unflatten(1, (4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    shown = ~mask.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
     kept = shown.expand(-1, 3, -1, -1)
     torch.testing.assert_close(found[kept], (pixels / 255)[kept])
     assert not torch.isclose(found[~kept], (pixels / 255)[~kept]).all()
@@ -376,7 +377,7 @@ def test_standardised_pixels_get_the_mean_and_deviation_of_the_image():
         made.model.image_decoder.head.weight.zero_()
         made.model.image_decoder.head.bias.fill_(0.0)
         pixels = random_images(1)
-        mask = torch.ones(1, 16, dtype=torch.bool)
+        mask = torch.ones(1, 4, 4, dtype=torch.bool)
         found = model_of(made).reconstruct(pixels, "a bar", hidden=mask)
         tower = made.model.encoder.image
         patches = made.model.patches(pixels)
@@ -418,8 +419,8 @@ def test_what_does_not_fit_is_refused():
         (lambda: model.reconstruct(pixels, ["a", " "]), "a text is empty"),
         (lambda: model.reconstruct(pixels, ["a"]), "2 images came with 1 of texts"),
         (
-            lambda: model.reconstruct(pixels, ["a", "b"], hidden=torch.ones(2, 9)),
-            r"hidden is \(2, 9\); give 2 rows of 16 patches",
+            lambda: model.reconstruct(pixels, ["a", "b"], hidden=torch.ones(2, 3, 3)),
+            r"hidden is \(2, 3, 3\); give each image a mask of 4 x 4 patches",
         ),
         (
             lambda: model_of(method(reconstruction=0.0)).reconstruct(pixels, ["a", "b"]),

@@ -166,19 +166,20 @@ class SymmetricCaptionModel(CaptionModel):
         batch_size: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """Return which patches text i is about, (N, h · w) bool: the `share` of those of image i with
+        """Return which patches text i is about, (N, h, w) bool: the `share` of those of image i with
         the highest scores, rounded down (None: the share masked in training).
 
         Errors are those of `reconstruct`.
         """
+        share = self.captioner.mask if share is None else share
+        found = [torch.zeros(0, 0, 0, dtype=torch.bool)]
         with evaluating(self.captioner), torch.inference_mode():
-            found = [
-                masked.cpu()
-                for _, masked, *_ in self._masked_pairs(
-                    images, texts, None, share, batch_size, exact
-                )
-            ]
-        return torch.cat(found or [torch.zeros(0, 0, dtype=torch.bool)]).clone()
+            for pixels, text, lengths in self._pairs(images, texts, batch_size, exact):
+                image = self.encoder.encode_image(pixels)
+                masked = highest(self.captioner.scores(image, text, lengths), share)
+                assert image.grid is not None, "positions have been compared"
+                found.append(masked.unflatten(1, image.grid).cpu())
+        return torch.cat(found[1:] or found).clone()
 
     def reconstruct(
         self,
@@ -189,7 +190,7 @@ class SymmetricCaptionModel(CaptionModel):
         batch_size: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """Return images (N, 3, H, W), float32 from 0 to 1, in which the `hidden` patches (N, h · w)
+        """Return images (N, 3, H, W), float32 from 0 to 1, in which the `hidden` patches (N, h, w)
         are reconstructed from the others and text i; by default those of `attentive_mask`.
 
         Where standardised pixels were learned, a patch gets the mean and the standard deviation of
@@ -201,42 +202,37 @@ class SymmetricCaptionModel(CaptionModel):
             raise InputError(
                 f"{self.name} was trained with reconstruction=0 and reconstructs nothing; train with another weight"
             )
+        how = {"batch_size": batch_size, "exact": exact}
+        hidden = self.attentive_mask(images, texts, **how) if hidden is None else hidden
+        tower: Any = self.encoder.image
+        wanted = (len(hidden), *tower.config.grid)
+        found = [torch.zeros(0, *self.preprocess.shape)]
+        start = 0
         with evaluating(self.captioner), torch.inference_mode():
-            found = [
-                at_least_float32(self.captioner.reconstruct(*pairs)).cpu()
-                for pairs in self._masked_pairs(images, texts, hidden, None, batch_size, exact)
-            ]
-        return torch.cat(found or [torch.zeros(0, *self.preprocess.shape)]).clone()
+            for pixels, text, lengths in self._pairs(images, texts, batch_size, exact):
+                masked = hidden[start : start + len(pixels)]
+                if hidden.shape != wanted or len(masked) != len(pixels):
+                    raise InputError(
+                        f"hidden is {tuple(hidden.shape)}; give each image a mask of {wanted[1]} x {wanted[2]} patches"
+                    )
+                masked = masked.flatten(1).bool().to(self.device)
+                images_ = self.captioner.reconstruct(pixels, masked, text, lengths)
+                found.append(at_least_float32(images_).cpu())
+                start += len(pixels)
+        return torch.cat(found).clone()
 
-    def _masked_pairs(
-        self,
-        images: ImagesLike,
-        texts: str | Sequence[str],
-        hidden: Tensor | None,
-        share: float | None,
-        batch_size: int,
-        exact: bool,
-    ) -> Iterator[tuple[Tensor, Tensor, Encoded, Tensor]]:
-        """Pixels (B, 3, H, W), the masked patches (B, P), encoded texts and their lengths, batch by
-        batch. Masked are `hidden` (N, P), or by default the `share` with the highest scores."""
+    def _pairs(
+        self, images: ImagesLike, texts: str | Sequence[str], batch_size: int, exact: bool
+    ) -> Iterator[tuple[Tensor, Encoded, Tensor]]:
+        """Pixels (B, 3, H, W) with the encoded texts of the images and their lengths, batch by
+        batch."""
         batches, count = self._batches(images, batch_size, exact)
         given = self._as_many(_several(texts), count, "texts")
         assert given is not None
         start = 0
         for (pixels,) in batches:
-            rows = slice(start, start + len(pixels))
-            pixels = pixels.to(self.device)
-            text, lengths = self._encoded(given[rows])
-            scores = self.captioner.scores(self.encoder.encode_image(pixels), text, lengths)
-            if hidden is None:
-                masked = highest(scores, self.captioner.mask if share is None else share)
-            elif hidden.shape == (count, scores.shape[1]):
-                masked = hidden[rows].bool().to(self.device)
-            else:
-                raise InputError(
-                    f"hidden is {tuple(hidden.shape)}; give {count} rows of {scores.shape[1]} patches"
-                )
-            yield pixels, masked, text, lengths
+            rows = given[start : start + len(pixels)]
+            yield pixels.to(self.device), *self._encoded(rows)
             start += len(pixels)
 
     def _encoded(self, texts: Sequence[str]) -> tuple[Encoded, Tensor]:
