@@ -11,7 +11,9 @@ from tests.methods.fuse.helpers import batch, layers, norm, pooled, published
 from torch.nn.functional import cosine_similarity
 
 from diptych.data.batch import Tokens
+from diptych.data.sources import open_source
 from diptych.errors import InputError
+from diptych.evaluation import evaluate
 from diptych.methods.fuse.coca import CoCa
 from diptych.methods.fuse.sycoca import SyCoCa
 from diptych.methods.make import Make
@@ -410,6 +412,18 @@ def test_a_run_is_saved_and_goes_on_from_coca_and_to_it(tmp_path):
     torch.testing.assert_close(head, started.model.image_decoder.head.weight)
     back = CoCa(CoCa.configure(config), Make.of(again)).eval()
     assert model_of(back).generate(pixels, max_tokens=5) == coca.generate(pixels, max_tokens=5)
+
+
+def test_suites_measure_it():
+    model = model_of(method())
+    source = open_source("scenes:count=4:size=32:number=2:same=0:described=1:seed=1")
+    suites = ["reconstruction", "captions", "retrieval", "heatmaps"]
+    found = evaluate(model, source, suites)
+    assert found.keys() >= set(suites)
+    drawn = found["reconstruction"]
+    assert drawn["n"] == 4
+    assert 0 < drawn["chance_iou"] < 0.5
+    assert drawn["error"] != drawn["other_error"]
 
 
 def test_what_does_not_fit_is_refused():

@@ -20,9 +20,9 @@ projection makes I_p are ours.
 Dimensions: B images, h x w patches, P = h · w, L tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -93,6 +93,13 @@ class SyCoCa(coca.CoCa):
 
     Config = Config
     model: SymmetricCaptioner
+
+    @classmethod
+    def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        return (
+            *super().next_steps(options),
+            "ground {run} IMAGE 'a sentence' --reconstruct DRAWN.png",
+        )
 
     def captioner(self, encoder: DualEncoder, lm: MultimodalLM) -> SymmetricCaptioner:
         config = self.config
