@@ -237,7 +237,7 @@ def test_dropped_are_the_patches_of_low_scores_and_masked_those_of_high_ones():
 
 
 def test_masks_are_random_at_first():
-    made = method(warmup=0.3)
+    made = method(random_masks=0.3)
     given = random_masks(batch())
     early = replace(AT, step=2)
     first = losses_of(made, given, early)
@@ -249,7 +249,9 @@ def test_masks_are_random_at_first():
     assert late[0] == late[1]
     [hidden, captions] = method(drop=0.3).views(made.stages()[0])[-2:]
     assert (hidden.share * 16, captions.share * 16) == (8, 4)
-    assert not any(hasattr(view, "share") for view in method(warmup=0.0).views(made.stages()[0]))
+    assert not any(
+        hasattr(view, "share") for view in method(random_masks=0.0).views(made.stages()[0])
+    )
 
 
 # ---- what reads what
@@ -298,7 +300,7 @@ def test_the_masked_image_enters_neither_captions_nor_contrast():
         {},
         {"caption": 0.0, "pooler": "parallel:queries=4"},
         {"reconstruction": 0.0},
-        {"contrastive": 0.0, "warmup": 1.0, "target": "raw"},
+        {"contrastive": 0.0, "random_masks": 1.0, "target": "raw"},
         FORMS["openclip"],
     ],
 )
@@ -449,7 +451,7 @@ def test_what_does_not_fit_is_refused():
             lambda: method(image=IMAGE.replace("patch=8", "patch=12")),
             "multiples of its patch of 12",
         ),
-        (lambda: method(contrastive=0.0), "give warmup=1"),
+        (lambda: method(contrastive=0.0), "give random_masks=1"),
     ):
         with pytest.raises(InputError, match=message):
             call()

@@ -11,7 +11,7 @@ I_p is what the image's vector would be if patch p was all that is pooled, T_m t
 word m; special tokens and pads are no words. There is no gradient through scores. The masked image is
 encoded once more, with a learned token at masked patches; it enters neither captions nor contrast. A
 decoder whose blocks attend to its tokens and to those of the text gives the pixels d_p; unit(x_p) are
-those of the patch, standardised. In the first share `warmup` of training both masks are random.
+those of the patch, standardised. In the first share `random_masks` of training both masks are random.
 Inference is CoCa's, with all patches visible.
 
 From the abstract and a third party's notes; the image decoder, its target, the rate and which
@@ -65,7 +65,7 @@ class Config(coca.Config):
     - `drop` and `mask` are the shares r_l and r_h of the patches, rounded down: those that captions
       do not read, and those that are reconstructed
     - `reconstruction` is the weight c; 0 leaves the image decoder out
-    - `warmup` is the share of training in which both masks are random; 1 makes them random always
+    - `random_masks` is the share of training, from its start, in which both masks are random
     - `target` is what is reconstructed: "standardised" pixels of a patch, by squared errors, or
       "raw" ones, by absolute errors
     - `image_depth` is the number of blocks of the image decoder, by default that of the text decoder
@@ -75,16 +75,15 @@ class Config(coca.Config):
     drop: ShareBelowOne = 0.5
     mask: ShareBelowOne = 0.5
     reconstruction: NotNegative = 1.0
-    warmup: Share = 0.1
+    random_masks: Share = 0.1
     target: Target = "standardised"
     image_depth: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.contrastive and self.warmup < 1:
+        if not self.contrastive and self.random_masks < 1:
             raise InputError(
-                "contrastive=0 trains no similarities, by which patches are masked; give warmup=1, which makes all "
-                "masks random"
+                "contrastive=0 trains no similarities, by which patches are masked; give random_masks=1"
             )
 
 
@@ -106,7 +105,7 @@ class SyCoCa(coca.CoCa):
         super().captioner(encoder, lm)  # which may start from a run of coca
         decoder = None
         if config.reconstruction:
-            tower = _with_mask_token(encoder.image)
+            tower = _with_mask_token(encoder.image, config.size)
             depth = len(lm.decoder.layers) // (2 if lm.form == "apart" else 1)
             assert encoder.text is not None
             decoder = ImageDecoder(tower, config.image_depth or depth, encoder.text.width)
@@ -130,7 +129,7 @@ class SyCoCa(coca.CoCa):
         random = [
             HiddenView(grid=grid, share=patches_of(share, count) / count, name=name)
             for name, share in shares.items()
-            if self.config.warmup
+            if self.config.random_masks
         ]
         return (*super().views(stage, stream), *random)
 
@@ -160,7 +159,7 @@ class SyCoCa(coca.CoCa):
         self, image: Encoded, text: Encoded, lengths: Tensor, batch: Batch, at: At
     ) -> tuple[Tensor, Tensor]:
         """Return the patches (B, P) that captions do not read, and those that are reconstructed."""
-        if at.progress < self.config.warmup:
+        if at.progress < self.config.random_masks:
             return batch.fields["captions.hidden"], batch.fields["main.hidden"]
         scores = self.model.scores(image, text, lengths)
         return lowest(scores, self.config.drop), highest(scores, self.config.mask)
@@ -189,18 +188,18 @@ def _grid(tower: ImageTower) -> tuple[int, int]:
     return grid
 
 
-def _with_mask_token(tower: ImageTower) -> ViT:
-    """The tower with a mask token to be trained. Raises InputError for one that cannot mask
-    patches."""
+def _with_mask_token(tower: ImageTower, size: int | None) -> ViT:
+    """The tower with a mask token to be trained, for images of its own size or of another. Raises
+    InputError for one that cannot mask patches."""
     if not isinstance(tower, ViT):
         raise InputError(
             f"patches are masked in a vit, and this image tower is a {tower.kind}; give --image-tower vit:…, or "
             "reconstruction=0"
         )
-    height, width = tower.preprocess.shape[-2:]
-    if tower.config.patch_dropout or height % tower.config.patch or width % tower.config.patch:
+    sides = [size] if size else tower.preprocess.shape[-2:]
+    if tower.config.patch_dropout or any(side % tower.config.patch for side in sides):
         raise InputError(
-            f"all pixels of masked patches are reconstructed; give the image tower patch_dropout=0, and sides that "
+            "all pixels of masked patches are reconstructed; give the image tower patch_dropout=0, and sides that "
             f"are multiples of its patch of {tower.config.patch} pixels"
         )
     thaw(tower.add_mask_token())
