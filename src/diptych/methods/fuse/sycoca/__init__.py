@@ -35,10 +35,10 @@ from diptych.methods.base import At, Features, Losses, Recipe, Stage
 from diptych.methods.families.captions import writes
 from diptych.methods.families.pairs import SMALL, tune
 from diptych.methods.fuse import coca
+from diptych.methods.fuse.sycoca.attentive import highest, lowest, patches_of
 from diptych.methods.fuse.sycoca.model import ImageDecoder, SymmetricCaptioner
 from diptych.models.model import evaluating
 from diptych.models.multimodal import MultimodalLM
-from diptych.objectives.attentive import highest, lowest, patches_of
 from diptych.objectives.reconstruction import Target, reconstruction_errors
 from diptych.spec import Count, NotNegative, Share, ShareBelowOne
 from diptych.towers.dual import DualEncoder

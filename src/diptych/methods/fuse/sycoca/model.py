@@ -15,11 +15,11 @@ from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
+from diptych.methods.fuse.sycoca.attentive import attentive_scores, highest
 from diptych.models.captioner import CaptionModel
 from diptych.models.dense import patch_vectors
 from diptych.models.model import ImagesLike, evaluating
 from diptych.models.multimodal import ContrastiveCaptioner, MultimodalLM
-from diptych.objectives.attentive import attentive_scores, highest
 from diptych.objectives.reconstruction import Target, patch_statistics, patchify, unpatchify
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diptych.objectives.attentive import attentive_scores, highest, lowest
+from diptych.methods.fuse.sycoca.attentive import attentive_scores, highest, lowest
 
 PATCHES = torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]]])
 WORDS = torch.tensor([[[1.0, 0.1], [0.7, 0.7]]])
