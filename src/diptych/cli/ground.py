@@ -112,6 +112,7 @@ def _check(args: Namespace) -> None:
 
 
 def _show_json(args: Namespace, found: Any, out: Path | None, drawn: Any) -> None:
+    """Print what was found, and what of it was masked and drawn, as JSON."""
     x, y = found.best
     values = {
         "model": args.model,
