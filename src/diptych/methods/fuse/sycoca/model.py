@@ -89,17 +89,15 @@ class SymmetricCaptioner(ContrastiveCaptioner):
         """The vectors (B, L, E) of the tokens of texts, not normalised, and which are of words
         (B, L): neither special ones nor pads."""
         place = torch.arange(text.tokens.shape[1], device=lengths.device)
-        end = lengths[:, None] - len(self.words.after)
-        return self.encoder.project_text(text.tokens), (place >= len(self.words.before)) & (
-            place < end
-        )
+        begun = place >= len(self.words.before)
+        ended = place >= lengths[:, None] - len(self.words.after)
+        return self.encoder.project_text(text.tokens), begun & ~ended
 
     @torch.no_grad()
     def scores(self, image: Encoded, text: Encoded, lengths: Tensor) -> Tensor:
         """The scores s (B, P) of the patches of encoded images by encoded texts with lengths (B,)."""
-        return attentive_scores(
-            self.encoder.position_vectors(image), *self.word_vectors(text, lengths)
-        )
+        positions = self.encoder.position_vectors(image)
+        return attentive_scores(positions, *self.word_vectors(text, lengths))
 
     def patches(self, pixels: Tensor) -> Tensor:
         """The normalised pixels (B, P, 3 p²) of the patches of images (B, 3, H, W)."""
