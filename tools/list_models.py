@@ -114,7 +114,8 @@ def abilities(encoder: Any) -> list[str]:
     device = next(encoder.parameters()).device
     with torch.no_grad():
         encoded = encoder.encode_image(torch.zeros(1, 3, size, size, device=device))
-    points = encoded.grid is not None and encoded.tokens.shape[-1] == encoder.image.width
+    fits = encoder.query_pooler is not None or encoded.tokens.shape[-1] == encoder.image.width
+    points = encoded.grid is not None and fits
     return ["embed_images", "embed_texts", "class_logits", *(["heat"] if points else [])]
 
 

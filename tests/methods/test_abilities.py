@@ -19,7 +19,7 @@ class Blind:
     [
         ("detect", "train one with `diptych train cones --preset detect`"),
         ("generate", "train one with .*close` or .*language_model`"),
-        ("reconstruct", "no method has it yet; sycoca will"),
+        ("embed_regions", "no method has it yet; clim and .* will"),
         ("unheard_of", "name another model"),
     ],
 )

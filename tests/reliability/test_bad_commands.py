@@ -343,6 +343,12 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),
     ("ground tiny a.txt cat --out y.png", ("a.txt is no image", "name a JPEG")),
     (
+        "ground tiny photos/00.png cat --reconstruct y.png",
+        ("needs a model with reconstruct, which tiny has not", "train sycoca"),
+    ),
+    ("ground tiny photos/00.png cat --masked 0.5", ("--masked is the share", "--reconstruct")),
+    ("ground tiny photos/00.png cat --reconstruct y.jpg", ("does not end in .png",)),
+    (
         "classify tiny photos --names a,b --route",
         ("--route needs a model with route, which tiny has not", "diptych train mocoop"),
     ),

@@ -481,6 +481,7 @@ _OF = {  # what `n` counts where it is not images
     "hard_negatives": "wrong texts",
     "heatmaps": "phrases",
     "linkage": "queries",
+    "reconstruction": "pairs",
     "masked_tokens": "masked tokens",
     "nli": "pairs",
     "clip_i": "drawings",

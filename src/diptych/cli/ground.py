@@ -1,7 +1,8 @@
 """Show where an image is like a sentence, by the positions of a model's image tower.
 
 The image that it writes is the part that the model sees, in greys, red where it is most like the
-sentence. With --json it tells the cosine of each position.
+sentence. With --json it tells the cosine of each position. A model that was trained to draws with
+--reconstruct what it would see there from the sentence.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ USAGE = "RUN IMAGE 'a sentence' [--out HEAT.png] [options]"
 EXAMPLES = (
     "diptych ground runs/mine photo.jpg 'a red bus'",
     "diptych ground runs/mine photo.jpg 'a red bus' --json",
+    "diptych ground runs/sycoca photo.jpg 'a red bus' --reconstruct drawn.png",
 )
 
 
@@ -26,6 +28,19 @@ def add(parser: Parser) -> None:
     parser.option("What", "sentence", help="what to look for, in quotes")
     parser.option(
         "What", "--out", metavar="FILE.png", help="where the image goes (default: IMAGE-heat.png)"
+    )
+    parser.option(
+        "What",
+        "--reconstruct",
+        metavar="FILE.png",
+        help="the image, with what is most like the sentence masked, and with that drawn from the sentence",
+    )
+    parser.option(
+        "How",
+        "--masked",
+        type=float,
+        metavar="X",
+        help="share of the image that --reconstruct masks (default: that of training)",
     )
     parser.option(
         "How",
@@ -40,6 +55,39 @@ def add(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> None:
+    _check(args)
+    from diptych.inference.ground import ground_image
+    from diptych.inference.reconstruct import reconstruct_image
+
+    out = _out(args)
+    panels = _png(args, "reconstruct") if "reconstruct" in args else None
+    model: Any = load_model(args.model, args)
+    drawn = None
+    if panels is not None:
+        drawn, shown = reconstruct_image(
+            model, args.image, args.sentence, share=args.get("masked"), name=args.model
+        )
+        shown.save(panels)
+    found, image = ground_image(model, args.image, args.sentence, sigma=args.get("sigma", 0.0))
+    if out is not None:
+        image.save(out)
+    if args.get("json"):
+        _show_json(args, found, out, drawn)
+        return
+    x, y = found.best
+    show(
+        f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
+        f"where the least is {found.cosines.min():.3f}; {out} shows it"
+    )
+    if drawn is not None:
+        show(
+            f"{drawn.mask.sum()} of {drawn.mask.size} patches masked and drawn from the sentence with a mean squared "
+            f"error of {drawn.error:.4f}; {panels} shows them"
+        )
+
+
+def _check(args: Namespace) -> None:
+    """Raise InputError for what is missing, and for an image that cannot be read."""
     for name, wanted in (
         ("model", MODELS),
         ("image", "an image, a file"),
@@ -50,7 +98,6 @@ def run(args: Namespace) -> None:
     if not args.sentence.strip():
         raise InputError("diptych ground has an empty sentence; say what to look for")
     from diptych.data.images import is_image
-    from diptych.inference.ground import ground_image
 
     if not Path(args.image).exists():
         raise InputError(f"{args.image}: there is no such file; check the path of the image")
@@ -58,30 +105,28 @@ def run(args: Namespace) -> None:
         raise InputError(
             f"{args.image} is no image; name a JPEG, PNG, WebP, GIF, TIFF, AVIF or HEIC file"
         )
-    out = _out(args)
-    model: Any = load_model(args.model, args)
-    found, image = ground_image(model, args.image, args.sentence, sigma=args.get("sigma", 0.0))
-    if out is not None:
-        image.save(out)
-    x, y = found.best
-    if args.get("json"):
-        show_json(
-            {
-                "model": args.model,
-                "image": args.image,
-                "sentence": found.sentence,
-                "grid": list(found.cosines.shape),
-                "cosines": found.cosines.tolist(),
-                "best": {"x": x, "y": y, "cosine": float(found.cosines.max())},
-                "seen": list(found.seen),
-                "out": None if out is None else str(out),
-            }
+    if "masked" in args and ("reconstruct" not in args or not 0 < args.masked < 1):
+        raise InputError(
+            "--masked is the share of the image that --reconstruct FILE.png masks, above 0 and below 1"
         )
-        return
-    show(
-        f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
-        f"where the least is {found.cosines.min():.3f}; {out} shows it"
-    )
+
+
+def _show_json(args: Namespace, found: Any, out: Path | None, drawn: Any) -> None:
+    """Print what was found, and what of it was masked and drawn, as JSON."""
+    x, y = found.best
+    values = {
+        "model": args.model,
+        "image": args.image,
+        "sentence": found.sentence,
+        "grid": list(found.cosines.shape),
+        "cosines": found.cosines.tolist(),
+        "best": {"x": x, "y": y, "cosine": float(found.cosines.max())},
+        "seen": list(found.seen),
+        "out": None if out is None else str(out),
+    }
+    if drawn is not None:
+        values |= {"masked": drawn.mask.tolist(), "error": drawn.error}
+    show_json(values)
 
 
 def _out(args: Namespace) -> Path | None:
@@ -89,11 +134,17 @@ def _out(args: Namespace) -> Path | None:
     if "out" not in args:
         given = Path(args.image)
         return None if args.get("json") else given.with_name(f"{given.stem}-heat.png")
-    out = Path(args.out).expanduser()
+    return _png(args, "out")
+
+
+def _png(args: Namespace, option: str) -> Path:
+    """Return the path that an option names."""
+    given = f"--{option} {args[option]}"
+    out = Path(args[option]).expanduser()
     if out.suffix.lower() != ".png":
-        raise InputError(f"--out {args.out} does not end in .png; name a PNG file")
+        raise InputError(f"{given} does not end in .png; name a PNG file")
     if out.resolve() == Path(args.image).resolve():
-        raise InputError(f"--out {args.out} is the image itself; name another file")
+        raise InputError(f"{given} is the image itself; name another file")
     if not out.parent.is_dir():
-        raise InputError(f"--out {args.out}: there is no folder {out.parent}; make it first")
+        raise InputError(f"{given}: there is no folder {out.parent}; make it first")
     return out

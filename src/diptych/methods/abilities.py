@@ -102,10 +102,27 @@ class HasHiddenStates(Protocol):
 
 
 class Reconstructs(Protocol):
-    def reconstruct(
-        self, images: "ImagesLike", texts: Sequence[str] | None = None, *, hidden: "Tensor"
+    def attentive_mask(
+        self,
+        images: "ImagesLike",
+        texts: str | Sequence[str],
+        *,
+        share: float | None = None,
+        batch_size: int = 64,
     ) -> "Tensor":
-        """Pixels (N, 3, H, W) in which the `hidden` patches (N, h · w) are the model's."""
+        """The patches (N, h, w) bool that text i is about in image i, a share of them."""
+        ...
+
+    def reconstruct(
+        self,
+        images: "ImagesLike",
+        texts: str | Sequence[str],
+        *,
+        hidden: "Tensor | None" = None,
+        batch_size: int = 64,
+    ) -> "Tensor":
+        """Images (N, 3, H, W), from 0 to 1, in which the `hidden` patches (N, h, w) are the model's,
+        by default those of `attentive_mask`."""
         ...
 
 
@@ -158,7 +175,6 @@ ABILITIES = frozenset(
 
 COMING: Mapping[str, tuple[str, ...]] = {
     "embed_regions": ("clim", "villa", "dito", "doco"),
-    "reconstruct": ("sycoca",),
 }
 """The methods that will bring an ability that none has yet."""
 
@@ -167,8 +183,8 @@ def able_methods(ability: str) -> str:
     """Return the commands that train a model with an ability, from the cards of all methods, or the
     methods that will have it, for the end of a message.
 
-    >>> able_methods("compose"), able_methods("reconstruct")
-    ('train one with `diptych train sprc`', 'no method has it yet; sycoca will')
+    >>> able_methods("compose"), able_methods("embed_regions")
+    ('train one with `diptych train sprc`', 'no method has it yet; clim and villa and dito and doco will')
     """
     flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
     commands = [

@@ -244,14 +244,16 @@ class Make:
 
     def go_on(self, module: Delivered) -> None:
         """Load into a module the weights of the one that training starts from, if both are of the
-        same class.
+        same class, or its is a subclass, which may have more of them.
 
         Raises InputError if the sizes differ.
         """
-        if type(self.delivered) is not type(module):
+        if self.delivered is None or not isinstance(self.delivered, type(module)):
             return
-        have = self.delivered.state_dict()  # type: ignore[union-attr]
+        have = self.delivered.state_dict()
         own = module.state_dict()
+        if type(self.delivered) is not type(module):
+            have = {name: value for name, value in have.items() if name in own}
         for name in have.keys() | own.keys():
             if name not in have or name not in own or have[name].shape != own[name].shape:
                 sizes = [

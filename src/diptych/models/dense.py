@@ -3,6 +3,7 @@
 Dimensions: N images, C classes, h x w positions, E embedding, H x W pixels.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,12 +23,15 @@ def patch_vectors(
     if route != "tokens":  # a model with one route need not know of others
         options["route"] = route
     encoded = model.represent(images, batch_size=batch_size, **options)
-    if encoded.grid is None or encoded.tokens.shape[-1] != encoded.pooled.shape[-1]:
+    pooler = model.encoder.query_pooler
+    fits = pooler is not None or encoded.tokens.shape[-1] == encoded.pooled.shape[-1]
+    if encoded.grid is None or not fits:
         raise InputError(
             f"{model.name} has no positions to point at: its image tower pools them away"
         )
     with torch.inference_mode():
-        vectors = model.encoder.project_image(encoded.patches.to(model.device)).float().cpu()
+        on_device = replace(encoded, tokens=encoded.tokens.to(model.device))
+        vectors = model.encoder.position_vectors(on_device).float().cpu()
     return F.normalize(vectors, dim=-1), encoded.grid
 
 

@@ -110,10 +110,11 @@ class MultimodalLM(CausalLM):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden)
 
-    def go_on(self, tokens: Tensor, memory: Tensor) -> Tensor:
+    def go_on(self, tokens: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         """The decoder's tokens (B, L, D) of those of the text tower, before its final norm, and a
-        memory (B, M, ·)."""
-        return self.norm(self.decoder(tokens, causal=True, memory=memory))
+        memory (B, M, ·), of which it reads what the mask (B, M) says is real."""
+        how = {"memory": memory, "memory_mask": memory_mask}
+        return self.norm(self.decoder(tokens, causal=True, **how))
 
     def _decoded(
         self,
@@ -184,14 +185,15 @@ class ContrastiveCaptioner(Captioner):
 
         One pass through the text tower gives both.
         """
-        tower = self.lm.tower
-        tokens = tower.run(ids, lengths)
-        pooled = tower.finish(tokens, lengths).pooled
-        vectors = normalize(self.encoder.project_text(pooled), dim=-1)
-        if seen is None:
-            return vectors, None
-        words = tokens[:, : ids.shape[1] - 1]  # without the learned token behind a text
-        return vectors, self.lm.go_on(words, self.memory_of(seen))
+        text = self.encoder.encode_text(ids, lengths)
+        vectors = normalize(self.encoder.project_text(text.pooled), dim=-1)
+        return vectors, None if seen is None else self.decode(text, seen)
+
+    def decode(self, text: Encoded, seen: Encoded) -> Tensor:
+        """The decoder's tokens (B, L - 1, D) of encoded texts and images, from which each id of a
+        text but the first is predicted."""
+        assert text.raw is not None, "a text tower of ours has tokens before the final norm"
+        return self.lm.go_on(text.raw[:, :-1], self.memory_of(seen), seen.memory_mask)
 
 
 class TwoPassLM(CausalLM):

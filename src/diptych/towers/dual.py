@@ -90,7 +90,7 @@ class DualEncoder(nn.Module):
             self.image = image
         self.text = text
         self.embed_dim = embed_dim
-        self.image_pooler: nn.Module | None = None
+        self.image_pooler: Poolers | None = None
         if image is not None and image_pooler is not None:
             if isinstance(getattr(image, "pool", None), QueryPooler):
                 raise InputError(
@@ -156,11 +156,11 @@ class DualEncoder(nn.Module):
         pooled = each.pooled.unflatten(0, x.shape[:2]).mean(1)
         raw = None if each.raw is None else joined(each.raw)
         clip = Encoded(joined(each.tokens[:, each.prefix :]), pooled, raw=raw)
-        own = getattr(self.image, "pool", None)
-        if isinstance(own, QueryPooler):
-            found = own(joined(each.tokens))
+        pooler = self.query_pooler
+        if isinstance(pooler, QueryPooler):
+            found = pooler(joined(each.tokens))
             return replace(clip, pooled=found[:, 0], queries=found[:, 1:])
-        return clip if self.image_pooler is None else self.image_pooler(clip)
+        return clip if pooler is None else pooler(clip)
 
     def encode_text(self, ids: Tensor | None, lengths: Tensor, **options: Any) -> Encoded:
         """Encode ids (N, L) with lengths (N,) at the tower's width. Keywords (`edit`, `memory`, …)
@@ -198,6 +198,31 @@ class DualEncoder(nn.Module):
         if self._are_clips(x):
             return mean_of_frames(self.embed_images(x.flatten(0, 1), **options), x.shape[1])
         return F.normalize(self.image_vectors(self.encode_image(x, **options)), dim=-1)
+
+    def position_vectors(self, encoded: Encoded) -> Tensor:
+        """Encoded images -> vectors (N, h · w, E) of their positions, not normalised.
+
+        That of a position is its token projected; with attentional poolers it is what the image's
+        vector would be if they read that token alone.
+        """
+        pooler = self.query_pooler
+        patches = encoded.patches
+        return self.project_image(patches if pooler is None else pooler.alone(patches))
+
+    def for_decoder(self, encoded: Encoded) -> Encoded:
+        """The encoded images with a decoder's queries, if it has some, that read only the tokens
+        that are real by the mask; the pooled vector stays."""
+        pooler = self.query_pooler
+        if isinstance(pooler, QueryPooler):
+            return replace(encoded, queries=pooler(encoded.tokens, encoded.mask)[:, 1:])
+        return encoded if pooler is None else pooler.for_decoder(encoded)
+
+    @property
+    def query_pooler(self) -> Poolers | QueryPooler | None:
+        """What pools the image's tokens by attention of learned queries: `image_pooler`, or the
+        tower's own, if there is one."""
+        own = getattr(self.image, "pool", None)
+        return self.image_pooler or (own if isinstance(own, QueryPooler) else None)
 
     def _are_clips(self, x: Tensor) -> bool:
         """Whether images are clips (N, V, 3, H, W), and not volumes (N, 1, D, H, W)."""

@@ -4,8 +4,9 @@ Dimensions: B samples, N tokens, D tower width, h x w patches.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from diptych.errors import InputError
@@ -38,6 +39,19 @@ class Encoded:
     def memory(self) -> Tensor:
         """What a decoder reads: the queries, or without them the tokens after the prefix."""
         return self.tokens[:, self.prefix :] if self.queries is None else self.queries
+
+    @property
+    def memory_mask(self) -> Tensor | None:
+        """(B, M) bool, True where `memory` is real; None: all is."""
+        if self.queries is not None or self.mask is None:
+            return None
+        return self.mask[:, self.prefix :]
+
+    def keeping(self, kept: Tensor) -> "Encoded":
+        """The same with a mask in which of the tokens after the prefix only those are real that are
+        `kept` (B, P) bool."""
+        mask = torch.cat([kept.new_ones(len(kept), self.prefix), kept], dim=1)
+        return replace(self, mask=mask if self.mask is None else mask & self.mask)
 
     @property
     def patches(self) -> Tensor:

@@ -1,13 +1,12 @@
 """CoCa: both losses against a slow reference, what sees what, sizes and numbers as published, what a
 run writes."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from tests.factories import AT, make_method, random_images
-from tests.methods.fuse.helpers import batch
+from tests.methods.fuse.helpers import batch, layers, norm, pooled, published
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,54 +32,7 @@ def method(text=TEXT, image=IMAGE, **config):
     return made.eval()
 
 
-# ---- a slow reference, in double precision, one head, one query, one key after another
-
-
-def norm(x, layer):
-    mean = sum(x) / len(x)
-    variance = sum((x - mean) ** 2) / len(x)
-    return (x - mean) / (variance + layer.eps) ** 0.5 * layer.weight + layer.bias
-
-
-def attention(layer, queries, keys, allowed=lambda i, j: True):
-    heads, out = layer.heads, []
-    k = [layer.k.weight @ key + layer.k.bias for key in keys]
-    v = [layer.v.weight @ key + layer.v.bias for key in keys]
-    for i, query in enumerate(queries):
-        q = layer.q.weight @ query + layer.q.bias
-        d = len(q) // heads
-        parts = []
-        for h in range(heads):
-            cut = slice(h * d, (h + 1) * d)
-            there = [j for j in range(len(keys)) if allowed(i, j)]
-            weights = torch.stack([(q[cut] @ k[j][cut] / math.sqrt(d)).exp() for j in there])
-            weights = weights / weights.sum()
-            parts.append(sum(w * v[j][cut] for w, j in zip(weights, there, strict=True)))
-        out.append(layer.out.weight @ torch.cat(parts) + layer.out.bias)
-    return out
-
-
-def mlp(layer, x):
-    hidden = layer.fc1.weight @ x + layer.fc1.bias
-    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    return layer.fc2.weight @ hidden + layer.fc2.bias
-
-
-def layers(blocks, stream, allowed, memory=None):
-    for block in blocks:
-        normed = [norm(x, block.norm1) for x in stream]
-        found = attention(block.attn, normed, normed, allowed)
-        stream = [x + y for x, y in zip(stream, found, strict=True)]
-        if memory is not None:
-            found = attention(block.cross, [norm(x, block.norm_cross) for x in stream], memory)
-            stream = [x + y for x, y in zip(stream, found, strict=True)]
-        stream = [x + mlp(block.mlp, norm(x, block.norm2)) for x in stream]
-    return stream
-
-
-def pooled(pooler, keys):
-    queries = [norm(query, pooler.norm_query) for query in pooler.query]
-    return [norm(x, pooler.norm) for x in attention(pooler.attn, queries, keys)]
+# ---- the losses against a slow reference
 
 
 def slow(made, given, cascade=True):
@@ -286,39 +238,12 @@ def test_one_pooler_reads_the_tokens_of_all_frames(form):
 # ---- numbers of the sheet
 
 
-def published(preset):
-    given = CoCa.preset(preset)
-    with torch.device("meta"):
-        make = Make(
-            image=given.image,
-            text=given.text,
-            embed_dim=given.embed_dim,
-            tokenizer=Numbered(preset),
-        )
-        return CoCa(CoCa.configure(given.config), make).model
-
-
-class Numbered:
-    """The sizes of a preset's tokenizer, which is not trained."""
-
-    kind = "bpe"
-    before = (1,)
-    pad = 0
-    eot = 2
-    padding = "longest"
-
-    def __init__(self, preset):
-        clip = preset == "openclip"
-        self.vocab_size = 49408 if clip else 64000
-        self.context = 76 if clip else 64
-
-
 def size(*modules):
     return sum(value.numel() for module in modules for value in module.parameters())
 
 
 def test_parameters_are_as_many_as_open_clips():
-    model = published("openclip")
+    model = published(CoCa, "openclip")
     encoder = model.encoder
     assert size(encoder.image, encoder.image_projection) == 89_164_032
     assert size(encoder.text, encoder.text_projection) == 63_428_608
@@ -333,14 +258,14 @@ def test_parameters_are_as_many_as_open_clips():
 def test_parameters_are_as_many_as_published(preset, image, text):
     """In millions, poolers and projections apart. With an output layer of its own, as `base` and
     `large` have it, the largest has 1.18B of text where the paper says 1.1B."""
-    model = published(preset)
+    model = published(CoCa, preset)
     assert size(model.encoder.image) / 1e6 == pytest.approx(image, abs=1)
     assert size(model.encoder.text, model.lm) / 1e6 == pytest.approx(text, abs=1)
 
 
 def test_a_pass_costs_as_many_operations_as_counted_for_open_clip():
     """In GFLOPs, without the products of attention, which their counter does not see."""
-    model = published("openclip")
+    model = published(CoCa, "openclip")
     ids = torch.ones(1, 76, dtype=torch.long, device="meta")
     lengths = torch.tensor([76], device="meta")
 

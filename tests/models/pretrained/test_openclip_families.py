@@ -319,7 +319,7 @@ def test_the_tables_of_families_are_up_to_date_and_every_family_is_compared():
     assert published - {None} == set(CONFIGS)
 
 
-@pytest.mark.parametrize("kind", ["coca", "foreign"])
+@pytest.mark.parametrize("kind", ["coca", "foreign", "sycoca"])
 def test_a_run_that_continues_a_model_loads_embeds_and_evaluates(
     kind: str, tmp_path: Path, narrow: None, capsys: pytest.CaptureFixture
 ):
@@ -332,11 +332,13 @@ def test_a_run_that_continues_a_model_loads_embeds_and_evaluates(
         "pad_token_id": 0,
     }
     AutoConfig.for_model(**small).save_pretrained(folder)
-    config = open_clip.get_model_config("coca_ViT-B-32" if kind == "coca" else "MobileCLIP2-S0")
-    if kind == "coca":
+    config = open_clip.get_model_config("MobileCLIP2-S0" if kind == "foreign" else "coca_ViT-B-32")
+    if kind != "foreign":
         config["vision_cfg"] |= VIT
         config["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
         config["multimodal_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
+        if kind == "sycoca":
+            config["embed_dim"] = 32  # that of the queries too, which the decoder reads
     else:
         config["text_cfg"] = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
     name = register(f"small-continued-{kind}", config, tmp_path)
@@ -351,20 +353,25 @@ def test_a_run_that_continues_a_model_loads_embeds_and_evaluates(
     run = tmp_path / "run"
     command = [
         "train",
-        "clip",
+        "sycoca" if kind == "sycoca" else "clip",
         "--init",
         f"openclip:{name}",
         "--weights",
         tmp_path / "weights.safetensors",
     ]
     command += ["--data", pairs, "--steps", 2, "--batch-size", 4, "--out", run, "--quiet"]
+    further: list[list[str | Path]] = []
+    if kind == "sycoca":
+        command += ["--method.pooler", "none", "--method.decoder", "apart"]
+        further = [["export", run, "--to", "openclip", "--out", tmp_path / "exported"]]
     for words in (
         command,
         ["embed", run, pairs, "--out", tmp_path / "vectors"],
         ["evaluate", run, "--suite", "retrieval", "--data", pairs],
+        *further,
     ):
         assert main([str(word) for word in words]) == 0, capsys.readouterr().err
     trained = load(str(run))
-    assert trained.encoder.config()["image"]["name"] == ("vit" if kind == "coca" else "timm")
+    assert trained.encoder.config()["image"]["name"] == ("timm" if kind == "foreign" else "vit")
     assert torch.isfinite(trained.embed_texts(tiny.TEXTS)).all()
     assert trained.identity == load(str(run)).identity

@@ -92,10 +92,15 @@ class PairsWithCaptions(Pairs):
             vectors, hidden = self.model.read(ids, lengths, seen if self.config.caption else None)
             features[f"text{end}"] = vectors
             if hidden is not None:
-                cut = (lengths == self.make.tokenizer.context).long()
-                found = self.model.lm.next_log_probs(hidden, ids, lengths - cut)
-                features |= {f"log_prob{end}": found.sum(1), f"tokens{end}": lengths - cut - 1}
+                features |= self.captioned(hidden, ids, lengths, end)
         return features
+
+    def captioned(self, hidden: Tensor, ids: Tensor, lengths: Tensor, end: str) -> Features:
+        """The log-probability of the tokens of texts (B, L), and their number, from what the decoder
+        has before each."""
+        cut = (lengths == self.make.tokenizer.context).long()
+        found = self.model.lm.next_log_probs(hidden, ids, lengths - cut)
+        return {f"log_prob{end}": found.sum(1), f"tokens{end}": lengths - cut - 1}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         found = super().loss(features, batch, at)

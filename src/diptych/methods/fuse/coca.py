@@ -33,6 +33,7 @@ from diptych.methods.make import Make
 from diptych.models.multimodal import ContrastiveCaptioner, MultimodalLM
 from diptych.objectives import info_nce
 from diptych.spec import Count, NetworkSpec
+from diptych.towers.dual import DualEncoder
 from diptych.towers.image.vit import ViT
 from diptych.towers.nn.parts import Temperature, freeze
 from diptych.towers.nn.pooling import Poolers
@@ -79,8 +80,7 @@ class CoCa(PairsWithCaptions):
             image_pooler=None if config.pooler == "none" else config.pooler,
         )
         lm = MultimodalLM(encoder.text, config.decoder, encoder.image.width)
-        self.model = ContrastiveCaptioner(encoder, writes(make.tokenizer), lm, **config.writing())
-        make.go_on(self.model)
+        self.model = self.captioner(encoder, lm)
         if config.size is not None and config.size != encoder.image.image_size:
             _resize(encoder.image, config.size)
         poolers = encoder.image_pooler
@@ -90,6 +90,13 @@ class CoCa(PairsWithCaptions):
             freeze(lm)
             if isinstance(poolers, Poolers) and not poolers.cascade:
                 freeze(poolers.generative)
+
+    def captioner(self, encoder: DualEncoder, lm: MultimodalLM) -> ContrastiveCaptioner:
+        """Return what is delivered, with the weights that training starts from."""
+        words = writes(self.make.tokenizer)
+        made = ContrastiveCaptioner(encoder, words, lm, **self.config.writing())
+        self.make.go_on(made)
+        return made
 
     def terms(self, image: Tensor, text: Tensor, **equal: Any) -> dict[str, Tensor]:
         scale = self.model.encoder.logit_scale()

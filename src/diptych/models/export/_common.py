@@ -77,6 +77,7 @@ def tensors(encoder: DualEncoder, *, patch_bias: bool) -> dict[str, Tensor]:
     spec = encoder.image.spec
     if spec["name"] != "vit":
         return state
+    state.pop("image.mask_token", None)  # no patch of what is embedded is masked
     own = spec["cls"] if spec["cls_position"] else 0
     if not patch_bias and "image.patch_embed.bias" in state:
         state["image.positions"][own:] += state.pop("image.patch_embed.bias")

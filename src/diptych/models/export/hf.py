@@ -26,7 +26,6 @@ VIT = {
     "name": ["vit"],
     "stem": ["patch"],
     "registers": [0],
-    "mask_token": [False],
     "layer_scale": [None],
     "activation": list(NAMES),
 }

@@ -39,7 +39,7 @@ PACKAGES = ("open_clip", "timm")
 INSTALL = "'diptych[openclip,vision]'"
 
 GELU = {"activation": ["gelu", "gelu_tanh", "quick_gelu"]}
-IMAGE = {"name": ["vit"], "stem": ["patch"], "registers": [0], "mask_token": [False]} | GELU
+IMAGE = {"name": ["vit"], "stem": ["patch"], "registers": [0]} | GELU
 OWN = IMAGE | {"cls": [1], "pooling": ["cls", "mean", "queries"]}
 SIGLIP = IMAGE | {"cls": [0], "pooling": ["map"], "pre_norm": [False]}
 TIMM = {"name": ["timm", "vit"], "levels": [False], "head_conv": [True]}
@@ -171,7 +171,9 @@ def _decoder(model: Model) -> MultimodalLM | None:
     lm = captioner.lm
     text = model.encoder.config()["text"]
     alike = text["pooling"] == "cls" and text["mlp_ratio"] == 4
-    return lm if isinstance(lm, MultimodalLM) and lm.form == "apart" and alike else None
+    if not isinstance(lm, MultimodalLM) or lm.form != "apart" or not alike:
+        return None
+    return lm if lm.config()["memory_width"] == lm.tower.width else None
 
 
 def _multimodal(decoder: MultimodalLM) -> dict[str, Any]:

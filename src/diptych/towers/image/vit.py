@@ -16,7 +16,6 @@ from diptych.data.images import sides
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
-from diptych.towers.nn.parts import freeze
 from diptych.towers.nn.pooling import QueryPooler
 from diptych.towers.nn.transformer import Attention, FeedForward, Transformer, init
 from diptych.towers.tower import ImageTower, preprocess_of
@@ -129,9 +128,7 @@ class ViT(ImageTower):
         self.positions = nn.Parameter(
             torch.randn(config.cls * config.cls_position + h * w, D) * D**-0.5
         )
-        self.mask_token = nn.Parameter(torch.randn(D) * 0.02) if config.mask_token else None
-        # a method that hides patches thaws it; on many ranks no parameter may be without a gradient
-        freeze(self.mask_token)
+        self.mask_token: nn.Parameter | None = _mask_token(D) if config.mask_token else None
         self.pre_norm = nn.LayerNorm(D, config.eps) if config.pre_norm else nn.Identity()
         self.transformer = Transformer(
             D,
@@ -283,6 +280,13 @@ class ViT(ImageTower):
         first = real.new_ones(len(real), tokens.shape[1] - real.shape[1])
         return torch.cat([first, real], dim=1)
 
+    def add_mask_token(self) -> nn.Parameter:
+        """The mask token; a tower without one gets it, frozen as any new one is."""
+        if self.mask_token is None:
+            self.mask_token = _mask_token(self.config.width)
+            self.config = replace(self.config, mask_token=True)
+        return self.mask_token
+
     def resize(self, image_size: int | tuple[int, int]) -> None:
         """Change the image size: interpolate positions and update config and preprocessing."""
         config = replace(self.config, image_size=image_size, preprocess=None)
@@ -360,6 +364,12 @@ def mean(tokens: Tensor, real: Tensor | None) -> Tensor:
         return tokens.mean(1)
     weight = real[..., None].to(tokens.dtype)
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+
+
+def _mask_token(width: int) -> nn.Parameter:
+    """A new mask token. A method that hides patches thaws it: on many ranks no parameter may be
+    without a gradient."""
+    return nn.Parameter(torch.randn(width) * 0.02, requires_grad=False)
 
 
 def _two(size: int | tuple[int, int]) -> tuple[int, int]:

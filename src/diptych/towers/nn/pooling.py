@@ -47,6 +47,11 @@ class QueryPooler(nn.Module):
         query = self.norm_query(self.query).expand(len(memory), -1, -1)
         return self.norm(self.attn(query, memory, mask=mask))
 
+    def alone(self, memory: Tensor) -> Tensor:
+        """What each query gives if a token is the only one in memory, for each token of a memory
+        (B, N, ·): (B, N, D)."""
+        return self.norm(self.attn.values(memory))
+
 
 POOLERS = ("cascade", "parallel")
 
@@ -88,10 +93,27 @@ class Poolers(nn.Module):
 
     def forward(self, encoded: Encoded) -> Encoded:
         """The encoded images with both poolers' outputs in place of what the tower pooled."""
-        tokens = encoded.tokens[:, encoded.prefix :]
-        mask = None if encoded.mask is None else encoded.mask[:, encoded.prefix :]
+        encoded = self.for_decoder(encoded)
+        if self.cascade and encoded.queries is not None:
+            pooled = self.contrastive(encoded.queries)
+        else:
+            pooled = self.contrastive(*_after_prefix(encoded))
+        return replace(encoded, pooled=pooled[:, 0])
+
+    def for_decoder(self, encoded: Encoded) -> Encoded:
+        """The encoded images with the decoder's queries, if it has some."""
         if self.generative is None:
-            return replace(encoded, pooled=self.contrastive(tokens, mask)[:, 0])
-        queries = self.generative(tokens, mask)
-        pooled = self.contrastive(queries) if self.cascade else self.contrastive(tokens, mask)
-        return replace(encoded, pooled=pooled[:, 0], queries=queries)
+            return encoded
+        return replace(encoded, queries=self.generative(*_after_prefix(encoded)))
+
+    def alone(self, tokens: Tensor) -> Tensor:
+        """What would be pooled if a token was the only one, for each of tokens (B, N, D): (B, N, D)."""
+        if self.cascade and self.generative is not None:
+            tokens = self.generative.alone(tokens)
+        return self.contrastive.alone(tokens)
+
+
+def _after_prefix(encoded: Encoded) -> tuple[Tensor, Tensor | None]:
+    """The tokens of encoded images behind their prefix, and the mask of those that are real."""
+    tokens = encoded.tokens[:, encoded.prefix :]
+    return tokens, None if encoded.mask is None else encoded.mask[:, encoded.prefix :]

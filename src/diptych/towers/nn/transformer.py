@@ -111,9 +111,10 @@ class Attention(nn.Module):
         return run(self.out, y.transpose(1, 2).flatten(2))
 
     def values(self, x: Tensor) -> Tensor:
-        """What `forward` gives if each token of x (B, N, D) attends to itself alone."""
-        _, _, v = self._own(x)
-        return run(self.out, v.transpose(1, 2).flatten(2))
+        """What `forward` gives where one token is all that is attended to, for each of x (B, N, ·):
+        the tokens themselves, or a memory."""
+        v = run(self.v, x) if self.qkv is None else self.qkv(x).chunk(3, dim=-1)[2]
+        return run(self.out, v)
 
     def weights(
         self,

@@ -179,8 +179,9 @@ class TextTower(Tower):
                 )
         if self.cls is not None:  # the tokens are those of the text
             x = x[:, :-1]
+            tokens = tokens[:, :-1]
             mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        return Encoded(x, pooled, mask=mask)
+        return Encoded(x, pooled, mask=mask, raw=tokens)
 
     def forward(
         self,

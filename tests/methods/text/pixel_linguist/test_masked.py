@@ -9,7 +9,7 @@ from tests.factories import make_method
 from diptych.data.batch import Batch, Images
 from diptych.methods.base import At
 from diptych.methods.make import NO_TOWER
-from diptych.methods.text.pixel_linguist.masked import Decoder, errors, patchify, sinusoids
+from diptych.methods.text.pixel_linguist.masked import Decoder, sinusoids
 
 STRIP = "vit:image_size=(16,128):patch=16:width=32:depth=1:heads=2:cls_position=true:pooling=mean"
 SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "head_dropout": 0.0}
@@ -30,32 +30,6 @@ def batch_of(method, texts, hidden):
         },
         keys=[str(at) for at in range(len(texts))],
     )
-
-
-def test_errors_are_of_pixels_standardised_by_patch():
-    torch.manual_seed(0)
-    drawn, pixels = torch.randn(2, 3, 12, dtype=torch.float64), torch.rand(2, 3, 12).double()
-    counted = torch.tensor([[True, False, True], [False, False, False]])
-    total, number = errors(drawn, pixels, counted)
-    expected = 0.0
-    for p in (0, 2):
-        x = pixels[0, p].tolist()
-        m = sum(x) / 12
-        s = math.sqrt(sum((each - m) ** 2 for each in x) / 11 + 1e-6)
-        expected += sum((float(drawn[0, p, i]) - (x[i] - m) / s) ** 2 for i in range(12)) / 12
-    assert float(total[0]) == pytest.approx(expected)
-    assert (number.tolist(), float(total[1])) == ([2.0, 0.0], 0.0)
-
-
-def test_patches_hold_their_pixels():
-    strip = torch.arange(3 * 2 * 6).reshape(1, 3, 2, 6)
-    found = patchify(strip, 2)
-    assert found.shape == (1, 3, 12)
-    for p in range(3):
-        slow = [
-            int(strip[0, c, y, 2 * p + x]) for y in range(2) for x in range(2) for c in range(3)
-        ]
-        assert found[0, p].tolist() == slow
 
 
 def test_the_loss_is_the_mean_over_hidden_patches_with_text():

@@ -40,7 +40,7 @@ from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.text.pixel_linguist.config import PIXELS, STAGES, Config
-from diptych.methods.text.pixel_linguist.masked import Decoder, errors, patchify
+from diptych.methods.text.pixel_linguist.masked import Decoder
 from diptych.methods.text.pixel_linguist.model import Head, SentenceEncoder
 from diptych.methods.text.pixel_linguist.soup import Soup
 from diptych.methods.text.pixel_linguist.views import (
@@ -56,6 +56,7 @@ from diptych.methods.text.pixel_linguist.views import (
 )
 from diptych.objectives import info_nce
 from diptych.objectives.core import pair_losses
+from diptych.objectives.reconstruction import patchify, reconstruction_errors
 from diptych.towers.image.vit import ViT
 from diptych.towers.nn.parts import Temperature
 
@@ -294,7 +295,7 @@ class PixelLinguist(Method):
         encoded = tower(strips, hidden=hidden, real=real)
         drawn = self.decoder(encoded.tokens, hidden, real, encoded.prefix)
         pixels = patchify(tower.pixels(strips), tower.config.patch).to(drawn.dtype)
-        total, count = errors(drawn, pixels, hidden & real)
+        total, count = reconstruction_errors(drawn, pixels, hidden & real)
         return {"error": total, "count": count}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:

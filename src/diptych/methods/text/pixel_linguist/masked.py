@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from diptych.towers.nn.transformer import Transformer
 
-_EPS = 1e-6
-
 
 class Decoder(nn.Module):
     """A transformer over all places of a strip: the states of the patches that were seen, a learned
@@ -61,30 +59,3 @@ def sinusoids(places: int, width: int) -> Tensor:
     rates = torch.exp(torch.arange(width // 2) * (-math.log(10_000) / (width // 2)))
     angles = torch.arange(places)[:, None] * rates
     return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
-
-
-def patchify(pixels: Tensor, patch: int) -> Tensor:
-    """The pixels (B, P, 3 p²) of the patches of strips (B, 3, p, p P).
-
-    >>> patchify(torch.arange(2.0).repeat_interleave(2).expand(1, 3, 2, 4), 2)[0, :, 0]
-    tensor([0., 1.])
-    """
-    B = len(pixels)
-    return (
-        pixels.unflatten(-1, (-1, patch)).permute(0, 3, 2, 4, 1).reshape(B, -1, 3 * patch * patch)
-    )
-
-
-def errors(drawn: Tensor, pixels: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """The squared errors of drawn patches (B, P, 3 p²), summed over those counted (B, P), and how
-    many those are, for each sample (B,).
-
-        e_p = mean_i ( d_pi - (x_pi - m_p) / s_p )²
-
-    m and s are mean and standard deviation of the patch's own pixels `pixels` (B, P, 3 p²).
-    """
-    m = pixels.mean(-1, keepdim=True)
-    s = (pixels.var(-1, keepdim=True) + _EPS).sqrt()
-    each = ((drawn - (pixels - m) / s) ** 2).mean(-1)
-    weight = counted.to(each.dtype)
-    return (each * weight).sum(1), weight.sum(1)
