@@ -1,7 +1,8 @@
 """Show where an image is like a sentence, by the positions of a model's image tower.
 
 The image that it writes is the part that the model sees, in greys, red where it is most like the
-sentence. With --json it tells the cosine of each position.
+sentence. With --json it tells the cosine of each position; of a model that matches pairs, how much
+the position speaks for a match.
 """
 
 from pathlib import Path
@@ -71,16 +72,16 @@ def run(args: Namespace) -> None:
                 "image": args.image,
                 "sentence": found.sentence,
                 "grid": list(found.cosines.shape),
-                "cosines": found.cosines.tolist(),
-                "best": {"x": x, "y": y, "cosine": float(found.cosines.max())},
+                f"{model.heat_measure}s": found.cosines.tolist(),
+                "best": {"x": x, "y": y, model.heat_measure: float(found.cosines.max())},
                 "seen": list(found.seen),
                 "out": None if out is None else str(out),
             }
         )
         return
     show(
-        f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
-        f"where the least is {found.cosines.min():.3f}; {out} shows it"
+        f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): {model.heat_measure} "
+        f"{found.cosines.max():.3f}, where the least is {found.cosines.min():.3f}; {out} shows it"
     )
 
 

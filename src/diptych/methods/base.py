@@ -1,9 +1,10 @@
 """The contract of a method, and the data types that pass between it and the engine.
 
 A method defines how samples become features (`encode`) and how the features of the whole global
-batch become a loss (`loss`); between the two, it may compute features of chosen pairs (`among`). The engine alone gathers over ranks, splits batches for gradient
-caching, and repeats passes between the two. So `encode` has no term that mixes samples, `loss`
-changes no state and does not depend on ranks, and state changes in `after_step`.
+batch become a loss (`loss`); between the two it may compute features of chosen pairs (`among`).
+The engine alone gathers over ranks, splits batches for gradient caching, and repeats passes between
+the two. So `encode` has no term that mixes samples, `loss` changes no state and does not depend on
+ranks, and state changes in `after_step`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -6,11 +6,12 @@ continues the text tower's tokens with cross-attention to all tokens of the imag
 momentum copy of all of it gives the keys of the contrastive loss, and soft targets for it and for
 masked words.
 
-    L_itc = ½ mean_i [ CE(x_i T / tau, y_i) + CE(t_i X / tau, y'_i) ],   y = alpha softmax(x'_i T / tau) + (1 - alpha) e_i
-    L_itm = CE of (image, text) pairs: B of the data, for each text an image and for each image a text drawn by
-            the softmax of x_i T / tau over the batch, without its own
-    L_mlm = (1 - alpha) CE(z, word) + alpha CE(z, softmax z'),       mean over masked words
     L     = L_itc + L_itm + L_mlm
+    L_itc = ½ mean_i [ CE(x_i T / tau, y_i) + CE(t_i X / tau, y'_i) ],
+            y_i = alpha softmax(x'_i T / tau) + (1 - alpha) e_i
+    L_itm = CE of 3 B pairs: those of the data, each text with another image, each image with another text,
+            drawn by the softmax of t_i X / tau and x_i T / tau over the batch without i
+    L_mlm = (1 - alpha) CE(z, word) + alpha CE(z, softmax z'),       mean over masked words
 
 x, t are unit vectors, x', t' those of the momentum copy (p' <- m p' + (1 - m) p before each step), X
 and T its vectors of the batch followed by queues of earlier ones, z the logits of a masked word from
@@ -25,6 +26,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -117,7 +119,7 @@ class ALBEF(Method):
     test_options: ClassVar[Mapping[str, Any]] = {"queue": 64}  # as 48 samples have few vectors
     model: Matcher
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         encoder = make.dual(
             logit_scale=Temperature(config.temperature, form="divisor", clamp=(0.001, 0.5))
@@ -237,8 +239,8 @@ class ALBEF(Method):
         excluded = positives(ids, ids[:0])
         if self.config.same is not None and bool(excluded.all(1).any()):
             raise InputError(
-                f"all {len(ids)} pairs of a batch are of one image, by {self.config.same!r}, so that none has a negative; "
-                "give a larger batch, or shuffle the data"
+                f"all {len(ids)} pairs of a batch are of one image, by {self.config.same!r}, so that none has a "
+                "negative; give a larger batch"
             )
         generator = torch.Generator(ids.device)
         generator.manual_seed(torch_seed(at.seed, at.stage, at.step, "negatives"))
@@ -295,13 +297,17 @@ class ALBEF(Method):
         for side, bank in (("image", banks["text"]), ("text", banks["image"])):
             teacher = scale.detach() * slow[side] @ bank.T
             targets.append(distilled(teacher, right, alpha))
-        how = {"image_keys": banks["image"], "text_keys": banks["text"]}
-        found = info_nce(
-            features["image"], features["text"], scale, targets=(targets[0], targets[1]), **how
+        contrast = partial(
+            info_nce,
+            features["image"],
+            features["text"],
+            scale,
+            image_keys=banks["image"],
+            text_keys=banks["text"],
         )
+        found = contrast(targets=(targets[0], targets[1]))
         with torch.no_grad():
-            rows = torch.arange(len(ids), device=ids.device)
-            hard = info_nce(features["image"], features["text"], scale, targets=rows, **how)
+            hard = contrast(targets=torch.arange(len(ids), device=ids.device))
         return found, math.log(len(banks["image"])) - hard
 
     def _queued(self, batch: int) -> dict[str, Tensor]:

@@ -4,7 +4,10 @@ classifier of pairs.
 Dimensions: N pairs, T texts, L tokens, M tokens of an image, D width of texts, h x w positions, H heads.
 """
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +22,9 @@ from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.transformer import Transformer
 from diptych.towers.nn.words import WordHead
 from diptych.towers.tower import Tower
+
+_LAYER = 2
+"""The layer of cross-attention whose maps are shown, the third."""
 
 
 class MultimodalEncoder(nn.Module):
@@ -89,9 +95,10 @@ class Matcher(Delivered):
 
 
 class MatcherModel(Model):
-    """A model that also scores whether a text is of an image."""
+    """A model that also scores whether a text is of an image, and shows where."""
 
     delivered: Matcher
+    heat_measure = "gradient"
 
     def match(
         self,
@@ -103,41 +110,106 @@ class MatcherModel(Model):
         exact: bool = False,
     ) -> Tensor:
         """The score (N,) of text i with image i, float32, on the CPU: the logit of a match, by which
-        candidates are ordered, or with `probability` its softmax with that of no match.
+        candidates are ordered, or with `probability` its softmax with that of no match. Errors are
+        those of `match_logits`."""
+        logits = self.match_logits(images, texts, batch_size=batch_size, exact=exact)
+        return (logits.softmax(1) if probability else logits)[:, 1]
+
+    def match_logits(
+        self,
+        images: ImagesLike,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
+        """The logits (N, 2) of no match and a match of text i with image i, float32, on the CPU.
 
         Equal images next to each other and equal texts are encoded once. `images` and errors are those
         of `embed_images`; InputError also for another number of texts.
         """
         batches, count = self._batches(images, batch_size, exact)
-        asked = self._one_each(texts, count)
-        found = [torch.zeros(0)]
+        if isinstance(texts, str) or len(texts) != count:
+            given = "one string" if isinstance(texts, str) else f"{len(texts)} texts"
+            raise InputError(f"{count} images came with {given}; give a list with one for each")
+        found = [torch.zeros(0, 2)]
         with evaluating(self.delivered), torch.inference_mode():
-            tokens, lengths, row = self._read(asked)
+            tokens, lengths, row = self._read(texts)
             start = 0
             for (pixels,) in batches:
                 mine = row[start : start + len(pixels)]
                 seen = self._seen(pixels)
                 logits = self.delivered.match_logits(seen, tokens[mine], lengths[mine])
-                scores = at_least_float32(logits)
-                found.append((scores.softmax(1) if probability else scores)[:, 1].cpu())
+                found.append(at_least_float32(logits).cpu())
                 start += len(pixels)
         return torch.cat(found).clone()
 
-    def _one_each(self, texts: Sequence[str], count: int) -> list[str]:
-        if isinstance(texts, str) or len(texts) != count:
-            given = "one string" if isinstance(texts, str) else f"{len(texts)} texts"
-            raise InputError(f"{count} images came with {given}; give a list with one for each")
-        return list(texts)
+    def heat(
+        self,
+        images: ImagesLike,
+        texts: str | Sequence[str],
+        *,
+        word: str | None = None,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
+        """Gradient maps (N, K, h, w) of texts on images, float32, on the CPU (`gradient_maps`), over all
+        tokens of a text, or those of a `word` of it.
+
+        `images` and errors are those of `embed_images`; InputError also for an image tower without
+        positions, and for a text without the word.
+        """
+        asked = [texts] if isinstance(texts, str) else list(texts)
+        batches, _ = self._batches(images, batch_size, exact)
+        maps = []
+        with evaluating(self.delivered):
+            with torch.no_grad():
+                tokens, lengths, row = self._read(asked)
+            counted = self._counted(asked, tokens.shape[1], word)
+            for (pixels,) in batches:
+                with torch.no_grad():
+                    seen = self.encoder.encode_image(pixels.to(self.device))
+                if seen.grid is None:
+                    raise InputError(f"{self.name} has no positions to show; choose vit or conv")
+                own = torch.arange(len(pixels), device=self.device)
+                each = [
+                    gradient_maps(
+                        self.delivered,
+                        tokens[text].expand(len(pixels), -1, -1),
+                        lengths[text].expand(len(pixels)),
+                        seen.tokens[own],
+                        counted[number],
+                    )
+                    for number, text in enumerate(row)
+                ]
+                found = torch.stack(each, 1)[..., seen.prefix :]
+                maps.append(found[..., : seen.grid[0] * seen.grid[1]].unflatten(2, seen.grid).cpu())
+        return torch.cat(maps)
 
     def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """The tokens (T, L, D) and lengths (T,) of the different texts, and the row (N,) of each."""
-        if self.tokenizer is None:
-            raise InputError(f"{self.name} came without a tokenizer and cannot read texts")
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        ids, lengths = pad_batch(self.tokenizer.encode(list(numbers)), self.tokenizer)
+        ids, lengths = pad_batch(self._words.encode(list(numbers)), self._words)
         lengths = lengths.to(self.device)
         tokens = self.encoder.encode_text(ids.to(self.device), lengths).tokens
         return tokens, lengths, torch.tensor([numbers[text] for text in texts], dtype=torch.long)
+
+    @property
+    def _words(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} came without a tokenizer and cannot read texts")
+        return self.tokenizer
+
+    def _counted(self, texts: Sequence[str], L: int, word: str | None) -> Tensor:
+        """Which tokens (K, L) of the texts are those of the word, or all real ones."""
+        found = torch.zeros(len(texts), L)
+        for own, text in zip(found, texts, strict=True):
+            [row] = self._words.encode([text])
+            places = range(len(row)) if word is None else places_of(word, row, self._words)
+            if not places:
+                raise InputError(f"{text!r} has no word {word!r}; name one of its words")
+            own[list(places)] = 1
+        return found.to(self.device)
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """The tokens (N, M, ·) of images; a run of equal ones is encoded once."""
@@ -145,3 +217,50 @@ class MatcherModel(Model):
         first = torch.cat([new.new_ones(1), new])
         tokens = self.encoder.encode_image(pixels[first].to(self.device)).tokens
         return tokens[first.long().cumsum(0).to(tokens.device) - 1]
+
+
+def gradient_maps(
+    matcher: Matcher, texts: Tensor, lengths: Tensor, images: Tensor, counted: Tensor
+) -> Tensor:
+    """How much each token of images (N, M, ·) speaks for a match with texts (N, L, D), (N, M).
+
+        map_m = mean over heads and `counted` tokens l (L,) of A_lm · max(0, d score / d A_lm)
+
+    A is the cross-attention of the third layer, or the last where there are fewer, and the score the
+    logit of a match. Source: Selvaraju et al. 2017 (Grad-CAM), as in ALBEF.
+    """
+    layers = list(matcher.multimodal.transformer.layers)
+    cross: Any = layers[min(_LAYER, len(layers) - 1)].cross
+    kept: list[Tensor] = []
+
+    def attend(_: nn.Module, args: tuple[Tensor, Tensor], __: Any, ___: Tensor) -> Tensor:
+        kept.append(cross.weights(*args).detach().requires_grad_())
+        values = cross.v(args[1]).unflatten(-1, (cross.heads, -1)).transpose(1, 2)
+        return cross.out((kept[0] @ values).transpose(1, 2).flatten(2))
+
+    handle = cross.register_forward_hook(attend, with_kwargs=True)
+    try:
+        with torch.enable_grad():
+            score = matcher.match_logits(images, texts, lengths)[:, 1].sum()
+            [gradient] = torch.autograd.grad(score, kept)
+    finally:
+        handle.remove()
+    maps = (kept[0].detach() * gradient.clamp(min=0)).mean(1)
+    return at_least_float32(torch.einsum("nlm,l->nm", maps, counted / counted.sum()))
+
+
+def places_of(word: str, row: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """The places of a word's tokens, wherever it stands, in an encoded text."""
+    begin = len(tokenizer.before)
+    end = len(row) - len(tokenizer.after)
+    starts = tokenizer.starts_word(list(row[begin:end]))
+    firsts = [begin + at for at, start in enumerate(starts) if start]
+    found = []
+    for first, last in pairwise([*firsts, end]):
+        if _plain(tokenizer.decode(list(row[first:last]))) == _plain(word):
+            found += range(first, last)
+    return found
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", word.lower())
