@@ -147,6 +147,7 @@ class Stage:
     - `plan` is the plan of all streams, or a mapping by stream.
     - `share` is the size of each stream's batches as a share of the recipe's batch size; without it
       every stream reads whole batches.
+    - `min_batch` is the smallest batch size, `max_batch` the largest with the option that sets it.
 
     Optimisation:
 
@@ -180,6 +181,7 @@ class Stage:
     patience: int | None = None
     keep: Literal["best", "last"] = "best"
     min_batch: int = 2
+    max_batch: tuple[int, str] | None = None
     optimize: bool = True
 
     def __post_init__(self):

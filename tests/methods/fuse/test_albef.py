@@ -239,7 +239,7 @@ def test_images_of_one_id_are_positives_and_no_negatives():
         for found in made._negatives(features, ids, replace(LATE, seed=seed)):
             assert (ids[found] != ids).all()
     made.after_step(losses(made, given).carry, LATE)
-    right = positives(ids, made._queued(4)["ids"][:, 0])
+    right = positives(ids, made._queued()["ids"][:, 0])
     assert right[1].nonzero().flatten().tolist() == [1, 5]  # itself, and in the queue
     assert right[0].nonzero().flatten().tolist() == [0, 2, 4, 6]
     same = replace(given, keys=("a",) * 4)
@@ -285,8 +285,6 @@ def test_alpha_rises_in_the_first_epoch():
 
 
 def test_bad_input():
-    with pytest.raises(InputError, match=r"a queue of 2 is shorter than the batch of 3"):
-        losses(method(queue=2), batch())
     with pytest.raises(InputError, match="a batch of one pair has no other"):
         losses(method(), batch(1))
     with pytest.raises(InputError, match="negatives=random"):

@@ -165,7 +165,9 @@ class ALBEF(Method):
         )
 
     def stages(self) -> Sequence[Stage]:
-        return (self.config.stage(self.model.encoder, "model.encoder"),)
+        stage = self.config.stage(self.model.encoder, "model.encoder")
+        size = self.config.queue
+        return (replace(stage, max_batch=(size, "--method.queue") if size else None),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
@@ -289,10 +291,10 @@ class ALBEF(Method):
     ) -> tuple[Tensor, Tensor]:
         """L_itc, and the lower bound ln K - L of the mutual information of image and text, L the loss
         with the pairs as targets."""
-        queued = self._queued(len(ids))
+        queued = self._queued()
         banks = {side: torch.cat([slow[side], queued[side].to(slow[side])]) for side in slow}
         scale = self.model.encoder.logit_scale()
-        right = positives(ids, queued["ids"][:, 0])
+        right = positives(ids, queued["ids"][:, 0].to(ids))
         targets = []
         for side, bank in (("image", banks["text"]), ("text", banks["image"])):
             teacher = scale.detach() * slow[side] @ bank.T
@@ -310,19 +312,12 @@ class ALBEF(Method):
             hard = contrast(targets=torch.arange(len(ids), device=ids.device))
         return found, math.log(len(banks["image"])) - hard
 
-    def _queued(self, batch: int) -> dict[str, Tensor]:
-        """The rows of the queues. Raises InputError for queues shorter than the batch."""
-        size = self.config.queue
-        if 0 < size < batch:
-            raise InputError(
-                f"a queue of {size} is shorter than the batch of {batch}; give --method.queue of at least {batch}, "
-                "or 0 for none"
-            )
-        if not size:
-            slow: Any = self.slow.module
-            none = torch.zeros(0, slow.embed_dim)
-            return {"image": none, "text": none, "ids": torch.zeros(0, 1, dtype=torch.long)}
-        return {name: queue.rows for name, queue in self.queues.items()}  # type: ignore[misc]
+    def _queued(self) -> dict[str, Tensor]:
+        """The rows of the queues."""
+        if self.queues:
+            return {name: queue.rows for name, queue in self.queues.items()}  # type: ignore[misc]
+        none = torch.zeros(0, self.model.encoder.embed_dim)
+        return {"image": none, "text": none, "ids": torch.zeros(0, 1, dtype=torch.long)}
 
     def _word_loss(
         self, features: Features, alpha: float

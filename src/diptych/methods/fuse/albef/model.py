@@ -246,7 +246,7 @@ def gradient_maps(
     finally:
         handle.remove()
     maps = (kept[0].detach() * gradient.clamp(min=0)).mean(1)
-    return at_least_float32(torch.einsum("nlm,l->nm", maps, counted / counted.sum()))
+    return at_least_float32(torch.einsum("nlm,l->nm", maps, (counted / counted.sum()).to(maps)))
 
 
 def places_of(word: str, row: Sequence[int], tokenizer: Tokenizer) -> list[int]:
