@@ -20,6 +20,7 @@ several captions of an image are uniform over all of them where `same` says whic
 Inference: cosine, whose first k are ordered anew by the logit of a match.
 
 losses.py   targets, negatives, words                model.py   what is delivered
+answers.py   a decoder of answers to questions
 """
 
 import hashlib
@@ -40,6 +41,7 @@ from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, PairConfig, tune
+from diptych.methods.fuse.albef.answers import Answers
 from diptych.methods.fuse.albef.losses import (
     distilled,
     distilled_word_losses,
@@ -60,7 +62,11 @@ card = {
     "kind": "method",
     "entry": "ALBEF",
     "provenance": "code",
-    "abilities": {"match": ""},
+    "abilities": {
+        "match": "",
+        "generate": "--method.task answers",
+        "log_prob": "--method.task answers",
+    },
 }
 
 KEY = "key"
@@ -84,6 +90,8 @@ class Config(PairConfig):
     - `same` is the label with the same value for samples of one image, or "key", the sample's key. Their
       captions are positives, also in the queue, and no negatives.
     - `depth` is that of the multimodal encoder, by default the text tower's.
+    - `task` is pairs, or answers, for which a run on pairs is continued (`answers`); of the options of
+      losses, alpha, ramp and momentum are used there.
     """
 
     several: ClassVar[bool] = False
@@ -100,6 +108,7 @@ class Config(PairConfig):
     rate: Share = 0.15
     same: str | None = None
     depth: Count | None = None
+    task: Literal["pairs", "answers"] = "pairs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +119,10 @@ class Config(PairConfig):
                 "negatives=similar are chosen by what the contrastive loss trains; with contrastive=0 set "
                 "negatives=random"
             )
+
+    def alpha_at(self, at: At) -> float:
+        """The share of the momentum copy's targets at a step."""
+        return self.alpha * min(1.0, at.progress / self.ramp) if self.ramp else self.alpha
 
 
 class ALBEF(Method):
@@ -139,6 +152,14 @@ class ALBEF(Method):
         if config.matching:
             self.exchanged = ("image_tokens", "text_tokens")  # type: ignore[misc]  # of the instance
 
+    @classmethod
+    def of(cls, config: Any, make: Make) -> Method:
+        if config.task == "pairs":
+            return cls(config, make)
+        made = Answers(config, make)
+        made.presets = cls.presets  # type: ignore[misc]  # set on the instance
+        return made
+
     def _freeze_unused(self) -> None:
         config = self.config
         encoder = self.model.encoder
@@ -159,6 +180,8 @@ class ALBEF(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        if options.get("task") == "answers":
+            return Answers.next_steps(options)
         return (
             "evaluate {run} --data {data} --suite retrieval --rerank 32",
             "match {run} PAIRS",
@@ -267,7 +290,7 @@ class ALBEF(Method):
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         config = self.config
-        alpha = config.alpha * min(1.0, at.progress / config.ramp) if config.ramp else config.alpha
+        alpha = config.alpha_at(at)
         terms = {}
         logged: dict[str, Tensor | float] = {"alpha": alpha}
         slow = {side: features[f"{side}_slow"].detach() for side in ("image", "text")}

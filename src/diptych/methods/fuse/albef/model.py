@@ -63,19 +63,25 @@ class MultimodalEncoder(nn.Module):
         return self.norm(self.transformer(tokens, mask=mask, memory=memory))
 
 
+def text_of(encoder: DualEncoder) -> Tower:
+    """The text tower of an encoder. Raises InputError unless it has one of images too."""
+    if encoder.text is None or "image" not in encoder.sides:
+        raise InputError(
+            "this method reads images and texts; start from a model that has a tower for both"
+        )
+    return encoder.text
+
+
 class Matcher(Delivered):
     """A dual encoder, and a multimodal encoder whose first token tells whether a text is of an
     image."""
 
     def __init__(self, encoder: DualEncoder, depth: int | None = None):
         super().__init__()
-        if encoder.text is None or "image" not in encoder.sides:
-            raise InputError(
-                "this method reads images and texts; start from a model that has a tower for both"
-            )
+        text = text_of(encoder)
         self.encoder = encoder
-        self.multimodal = MultimodalEncoder(encoder.text, encoder.image.width, depth)
-        self.match_head = nn.Linear(encoder.text.width, 2)
+        self.multimodal = MultimodalEncoder(text, encoder.image.width, depth)
+        self.match_head = nn.Linear(text.width, 2)
 
     @property
     def preprocess(self) -> Preprocess:
