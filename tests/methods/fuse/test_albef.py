@@ -11,14 +11,18 @@ from tests.factories import AT, IMAGE, make_method, random_images, small_make
 from tests.methods.fuse.helpers import batch as plain_batch
 from torch.nn.functional import normalize
 
-from diptych.data.tokenizers import build
+from diptych.data.batch import Tokens
+from diptych.data.sample import BadSample, Sample, Text
+from diptych.data.tokenizers import build, pad_batch
 from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.fuse.albef import ALBEF, match_loss
+from diptych.methods.fuse.albef.answers import AnswerView
 from diptych.methods.fuse.albef.losses import distilled, draw_negatives, positives
 from diptych.methods.fuse.albef.model import places_of
 from diptych.methods.make import Make
 from diptych.objectives import info_nce
+from diptych.rng import generator
 from diptych.testing import Toy
 from diptych.towers.nn.parts import Momentum
 
@@ -359,6 +363,93 @@ def test_maps_of_a_word(model):
     assert model.heat(image, CAPTIONS[0], word="left").shape == (1, 1, 2, 2)
     with pytest.raises(InputError, match="has no word 'green'"):
         model.heat(image, CAPTIONS[0], word="green")
+
+
+# ---- answers to questions
+
+ASKED = [("what colour?", "red"), ("which shape?", "a bar"), ("where?", "on the left")]
+
+
+def asked(rows):
+    """A batch of questions and answers about random images."""
+    made = words()
+    texts = {}
+    for name, part in (("question", 0), ("answer", 1)):
+        ids, lengths = pad_batch(made.encode([row[part] for row in rows]), made)
+        texts[name] = Tokens(ids[:, None], lengths[:, None])
+    return replace(plain_batch(len(rows)), texts=texts)
+
+
+@torch.no_grad()
+def test_answers_have_the_loss_of_a_slow_reference():
+    made, given = method(task="answers"), asked(ASKED)
+    expected = 0.0
+    for row in range(3):
+        totals = []
+        n, m = (int(given.texts[name].lengths[row, 0]) for name in ("question", "answer"))
+        for part in (made.model, made.slow.module):
+            read = part.encoder.encode_text(
+                given.texts["question"].ids[row, :, :n], torch.tensor([n])
+            )
+            image = part.encoder.encode_image(given.image.pixels[row])
+            memory = part.multimodal(read.tokens, torch.tensor([n]), image.tokens)
+            ids = given.texts["answer"].ids[row, :, :m]
+            tower = part.lm.tower
+            hidden = [  # each prefix by itself
+                tower.norm(tower.blocks(tower.embed(ids[:, :at]), memory=memory))[0, -1]
+                for at in range(1, m)
+            ]
+            totals.append([torch.log_softmax(tower.table.weight @ h, 0) for h in hidden])
+        for own, teacher, word in zip(*totals, ids[0, 1:].tolist(), strict=True):
+            expected -= (0.6 * own[word] + 0.4 * (teacher.exp() * own).sum()) / 3
+    found = made.loss(made.encode(given, LATE), given, LATE).terms["answers"]
+    assert float(found) == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_the_decoder_starts_as_the_multimodal_encoder_of_a_run_on_pairs():
+    pairs = method()
+    given = pairs.deliver().to_model(pairs.make.tokenizer, pairs.model.preprocess, "pairs")
+    model = make_method(ALBEF, make=Make.of(given), task="answers").model
+    assert torch.equal(model.multimodal.norm.weight, pairs.model.multimodal.norm.weight.float())
+    decoder = model.lm.tower.state_dict()
+    for name, value in pairs.model.multimodal.transformer.state_dict().items():
+        assert torch.equal(decoder[f"transformer.{name}"], value.float()), name
+    assert torch.equal(decoder["table.weight"], pairs.model.encoder.text.table.weight.float())
+    with pytest.raises(InputError, match="give the options that it was trained with"):
+        make_method(ALBEF, make=Make.of(given), task="answers", depth=1)
+
+
+def test_answers_are_drawn_as_often_as_people_gave_them():
+    said = ["two", "Two", "three", "two"]
+    texts = [Text(text="how many?", role="question")]
+    texts += [Text(text=text, role="answer") for text in said]
+    sample = Sample(key="a", source="s", texts=texts)
+    made = words()
+    view = AnswerView(tokenizer=made)
+    rows = [view(sample, generator(seed), 0.0)["texts.answer"][0] for seed in range(400)]
+    found = Counter(made.decode(row[1:-1]) for row in rows)
+    assert set(found) == {"two", "three"}
+    assert found["two"] / 400 == pytest.approx(0.75, abs=0.08)
+    with pytest.raises(BadSample, match="no question with an answer"):
+        view(replace(sample, texts=()), generator(0), 0.0)
+
+
+def test_the_likeliest_of_a_list_is_given():
+    made = method(task="answers")
+    model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "mine")
+    images, questions = random_images(2), ["What colour?", "where is it?"]
+    listed = ["red", "a bar", "on the left", "on the right", "a blue bar", "red"]
+    scores = torch.stack([model.log_prob(images, [text] * 2, questions) for text in listed], 1)
+    found = model.generate(images, questions, among=listed)
+    assert found == [listed[at] for at in scores.argmax(1).tolist()]
+    starts = [model.generate(images, questions, among=listed, first=k)[0] for k in (1, 5)]
+    assert starts[1] == found[0]
+    assert all(isinstance(text, str) for text in model.generate(images, questions, max_tokens=4))
+    for bad in ({"among": [" "]}, {"among": []}):
+        with pytest.raises(InputError, match="list of answers is empty"):
+            model.generate(images, questions, **bad)
+    with pytest.raises(InputError, match="ask one"):
+        model.generate(images)
 
 
 def test_paper_is_as_large_as_published():

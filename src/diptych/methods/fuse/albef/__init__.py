@@ -64,6 +64,7 @@ card = {
     "provenance": "code",
     "abilities": {
         "match": "",
+        "fuse": "",
         "generate": "--method.task answers",
         "log_prob": "--method.task answers",
     },
@@ -422,15 +423,5 @@ ALBEF.presets = {
 }
 ALBEF.presets = {
     **ALBEF.presets,
-    "tune": replace(
-        tune(ALBEF.presets["small"], words=0.0, same=KEY, ramp=0.2, queue=65536),
-        recipe=Recipe(
-            lr=1e-5,
-            betas=(0.9, 0.999),
-            weight_decay=0.02,
-            min_lr=0.1,
-            epochs=5,
-            batch_size=256,
-        ),
-    ),
+    "tune": tune(ALBEF.presets["small"], words=0.0, same=KEY, ramp=0.2, queue=1024, momentum=0.995),
 }

@@ -163,22 +163,26 @@ class AnswererModel(CaptionModel):
 
     captioner: Answerer
 
-    def answer(
+    def generate(
         self,
         images: ImagesLike,
-        questions: Sequence[str],
-        answers: Sequence[str],
+        prompts: Sequence[str] | None = None,
         *,
+        among: Sequence[str] | None = None,
         first: int = FIRST,
         batch_size: int = 64,
         exact: bool = False,
+        **options: Any,
     ) -> list[str]:
-        """Return the likeliest of a list of answers to question i about image i. Of the `first` answers
-        by the probability of their first token the whole probabilities are compared.
+        """Return an answer to question i about image i, as `CaptionModel.generate`, or the likeliest of
+        the answers `among`. Of these, the `first` by the probability of their first token are compared.
 
-        Raises InputError as `generate` does, and for a list without answers.
+        Raises InputError for a list without answers, or with an empty one.
         """
-        listed = list(dict.fromkeys(answers))
+        how: dict[str, Any] = {"batch_size": batch_size, "exact": exact}
+        if among is None:
+            return super().generate(images, prompts, **how, **options)
+        listed = list(dict.fromkeys(among))
         if not listed or not all(text.strip() for text in listed):
             raise InputError(
                 "the list of answers is empty or has an empty one; give some words each"
@@ -186,7 +190,7 @@ class AnswererModel(CaptionModel):
         rows = self.captioner.words.encode([self.captioner.target(text) for text in listed])
         ids, lengths = self._padded(rows)
         seen, count = self._seen(images, batch_size, exact)
-        asked = self._as_many(questions, count, "questions")
+        asked = self._as_many(prompts, count, "prompts")
         found: list[str] = []
         with evaluating(self.captioner), torch.inference_mode():
             for prompt, _ in self._prompted(seen, asked):
@@ -234,6 +238,7 @@ class Answers(Method):
         self.slow = Momentum(self.model, config.momentum)
         # what embeds is kept as it is, and only the tokens are trained
         freeze(encoder.image_projection, encoder.text_projection, encoder.logit_scale)
+        freeze(getattr(encoder.image, "pool", None))
         self.augment = augmentation(config.augment)
 
     @classmethod

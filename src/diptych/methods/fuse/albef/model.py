@@ -5,7 +5,7 @@ Dimensions: N pairs, T texts, L tokens, M tokens of an image, D width of texts, 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -88,10 +88,14 @@ class Matcher(Delivered):
         """The preprocessing of images."""
         return self.encoder.image.preprocess
 
+    def fuse(self, images: Tensor, texts: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens of images (N, M, ·) and of texts (N, L, D) with lengths (N,) -> the first token of
+        both (N, D)."""
+        return self.multimodal(texts, lengths, images)[:, 0]
+
     def match_logits(self, images: Tensor, texts: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens of images (N, M, ·) and of texts (N, L, D) with lengths (N,) -> logits (N, 2): that
-        they do not belong together, and that they do."""
-        return self.match_head(self.multimodal(texts, lengths, images)[:, 0])
+        """As `fuse`, logits (N, 2): that image and text do not belong together, and that they do."""
+        return self.match_head(self.fuse(images, texts, lengths))
 
     def to_model(
         self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
@@ -134,6 +138,29 @@ class MatcherModel(Model):
         Equal images next to each other and equal texts are encoded once. `images` and errors are those
         of `embed_images`; InputError also for another number of texts.
         """
+        return self._of_pairs(self.delivered.match_logits, images, texts, batch_size, exact)
+
+    def fuse(
+        self,
+        images: ImagesLike,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
+        """The first token (N, D) of the multimodal encoder for text i and image i, float32, on the CPU: a
+        feature of both for a classifier. Errors are those of `match_logits`."""
+        return self._of_pairs(self.delivered.fuse, images, texts, batch_size, exact)
+
+    def _of_pairs(
+        self,
+        fuse: Callable[[Tensor, Tensor, Tensor], Tensor],
+        images: ImagesLike,
+        texts: Sequence[str],
+        batch_size: int,
+        exact: bool,
+    ) -> Tensor:
+        """What `fuse` gives of the tokens of image i, those of text i and its length."""
         batches, count = self._batches(images, batch_size, exact)
         if isinstance(texts, str) or len(texts) != count:
             given = "one string" if isinstance(texts, str) else f"{len(texts)} texts"
@@ -144,11 +171,10 @@ class MatcherModel(Model):
             start = 0
             for (pixels,) in batches:
                 mine = row[start : start + len(pixels)]
-                seen = self._seen(pixels)
-                logits = self.delivered.match_logits(seen, tokens[mine], lengths[mine])
-                found.append(at_least_float32(logits).cpu())
+                of_both = fuse(self._seen(pixels), tokens[mine], lengths[mine])
+                found.append(at_least_float32(of_both).cpu())
                 start += len(pixels)
-        return torch.cat(found).clone()
+        return torch.cat(found[1:] or found).clone()
 
     def heat(
         self,
