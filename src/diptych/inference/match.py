@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from diptych.data.sample import Source
 from diptych.evaluation.embed import Progress, Steps, as_vectors, read_images
@@ -57,17 +55,8 @@ def match_pairs(
         owner = np.repeat(np.arange(len(kept)), [len(texts) for _, texts in kept])
         keys = [key for key, texts in kept for _ in texts]
         asked = [text for _, texts in kept for text in texts]
-        scores, shares = _scores(model, pixels[owner], asked, batch_size)
+        scores = as_vectors(model.match(pixels[owner], asked, batch_size=batch_size))
+        odds = hasattr(model, "match_logits")  # the scores are log-odds
+        shares = scores.sigmoid().tolist() if odds else [None] * len(asked)
         found += map(Pair, keys, asked, scores.tolist(), shares)
     return found, bad
-
-
-def _scores(
-    model: Any, pixels: Tensor, texts: list[str], batch_size: int
-) -> tuple[Tensor, list[float | None]]:
-    """The scores (N,) of pairs, and their probabilities."""
-    if not hasattr(model, "match_logits"):
-        scores = as_vectors(model.match(pixels, texts, batch_size=batch_size))
-        return scores, [None] * len(texts)
-    logits: Tensor = model.match_logits(pixels, texts, batch_size=batch_size)
-    return logits[:, 1], torch.softmax(logits, 1)[:, 1].tolist()

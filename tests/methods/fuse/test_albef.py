@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.evaluation.helpers import Rows
 from tests.factories import AT, IMAGE, make_method, random_images, small_make
 from tests.methods.fuse.helpers import batch as plain_batch
 from torch.nn.functional import normalize
@@ -235,8 +236,8 @@ def test_negatives_follow_the_similarities():
 
 
 def test_images_of_one_id_are_positives_and_no_negatives():
-    made, given = method(same="key", words=0.0), batch(4)
-    given = replace(given, keys=("a", "b", "a", "c"))
+    made, given = method(same="label", words=0.0), batch(4)
+    given = replace(given, fields={"same": torch.tensor([5, 7, 5, 2])})
     features = made.encode(given, LATE)
     ids = made._ids(given)
     for seed in range(20):
@@ -246,9 +247,21 @@ def test_images_of_one_id_are_positives_and_no_negatives():
     right = positives(ids, made._queued()["ids"][:, 0])
     assert right[1].nonzero().flatten().tolist() == [1, 5]  # itself, and in the queue
     assert right[0].nonzero().flatten().tolist() == [0, 2, 4, 6]
-    same = replace(given, keys=("a",) * 4)
-    with pytest.raises(InputError, match="of one image, by 'key'"):
+    same = replace(given, fields={"same": torch.full((4,), 5)})
+    with pytest.raises(InputError, match="of one image, by 'label'"):
         losses(made, same)
+
+
+def test_each_caption_of_an_image_is_trained_on():
+    made = method(same="image")
+    several = Rows([Sample(key=key, source="s", texts=[Text(text=text) for text in texts])
+                    for key, texts in (("a", ["one", "two"]), ("b", ["three"]))])  # fmt: skip
+    [stage] = made.stages()
+    view = made.views(stage)[2]
+    for source, origins in ((several, [0, 0, 1]), (Toy(3), [0, 1, 2])):
+        found = made.samples(stage, "train", source)
+        assert [view(found[i], generator(0), 0.0)["fields.same"] for i in range(3)] == origins
+    assert method().samples(stage, "train", several) is several
 
 
 def test_queues_and_copies_change_after_the_step_alone():

@@ -17,25 +17,28 @@ x, t are unit vectors, x', t' those of the momentum copy (p' <- m p' + (1 - m) p
 and T its vectors of the batch followed by queues of earlier ones, z the logits of a masked word from
 its text and image. alpha rises linearly from 0 within the share `ramp` of the steps. Targets of
 several captions of an image are uniform over all of them where `same` says which these are.
-Inference: cosine, whose first k are ordered anew by the logit of a match.
+Inference: cosine, whose first k are ordered anew by the log-odds of a match.
 
 losses.py   targets, negatives, words                model.py   what is delivered
 answers.py   a decoder of answers to questions
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch, Tokens
+from diptych.data.columns import WithColumns
+from diptych.data.pairs import ORIGIN, by_text
+from diptych.data.sample import Source
 from diptych.data.views import ImageView, LabelView, MaskedTextView, TextView, View, augmentation
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
@@ -70,8 +73,8 @@ card = {
     },
 }
 
-KEY = "key"
-"""The value of `same` for which each sample is one image."""
+IMAGE = "image"
+"""The value of `same` for which all texts of a sample are trained on, each with its image."""
 _NO_ID = -100
 """The id of the random vectors with which queues start."""
 
@@ -88,8 +91,9 @@ class Config(PairConfig):
     - `temperature` is the initial tau, learned within 0.001 and 0.5.
     - `negatives` draws those of L_itm by similarity, or uniformly with "random".
     - `rate` is the share of masked words.
-    - `same` is the label with the same value for samples of one image, or "key", the sample's key. Their
-      captions are positives, also in the queue, and no negatives.
+    - `same` is the label with the same value for samples of one image; or "image": each text of a sample
+      is a pair with its image, and these are of one image. Such pairs are positives, also in the queue,
+      and no negatives.
     - `depth` is that of the multimodal encoder, by default the text tower's.
     - `task` is pairs, or answers, for which a run on pairs is continued (`answers`); of the options of
       losses, alpha, ramp and momentum are used there.
@@ -202,8 +206,22 @@ class ALBEF(Method):
             else TextView(**words)
         )
         image = ImageView(preprocess=self.model.preprocess, augment=self.augment)
-        labelled = config.same not in (None, KEY)
-        return (image, text, *([LabelView(label=config.same, name="same")] if labelled else []))
+        if config.same is None:
+            return image, text
+        label = ORIGIN if config.same == IMAGE else config.same
+        return image, text, LabelView(label=label, name="same")
+
+    def samples(self, stage: Stage, stream: str, source: Source) -> Source:
+        if self.config.same != IMAGE:
+            return source
+        pairs = by_text(source, self.config.role)
+        if pairs is not source:
+            return pairs
+        return WithColumns(source, {ORIGIN: np.arange(len(source))})
+
+    def needs(self, stage: Stage, stream: str = "train") -> tuple[str, ...]:
+        made = f"labels.{ORIGIN}"  # by `samples`
+        return tuple(name for name in super().needs(stage, stream) if name != made)
 
     # ---- a sample
 
@@ -280,12 +298,9 @@ class ALBEF(Method):
 
     def _ids(self, batch: Batch) -> Tensor:
         """The id (B,) of each sample's image, below 0 where none is known."""
-        device = batch.text.ids.device
         if self.config.same is None:
-            return torch.full((len(batch),), _NO_ID, device=device)
-        if self.config.same != KEY:
-            return batch.fields["same"].long()
-        return torch.tensor([_number(key) for key in batch.keys], device=device)
+            return torch.full((len(batch),), _NO_ID, device=batch.text.ids.device)
+        return batch.fields["same"].long()
 
     # ---- a step
 
@@ -389,12 +404,6 @@ def match_loss(logits: Tensor) -> tuple[Tensor, Tensor]:
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), right.detach()
 
 
-def _number(key: str) -> int:
-    """A number of a key, at least 0, equal for equal keys alone but for a chance of 2^-63."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
 ALBEF.presets = {
     "small": replace(
         SMALL,
@@ -423,5 +432,7 @@ ALBEF.presets = {
 }
 ALBEF.presets = {
     **ALBEF.presets,
-    "tune": tune(ALBEF.presets["small"], words=0.0, same=KEY, ramp=0.2, queue=1024, momentum=0.995),
+    "tune": tune(
+        ALBEF.presets["small"], words=0.0, same=IMAGE, ramp=0.2, queue=1024, momentum=0.995
+    ),
 }

@@ -119,11 +119,12 @@ class MatcherModel(Model):
         batch_size: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """The score (N,) of text i with image i, float32, on the CPU: the logit of a match, by which
-        candidates are ordered, or with `probability` its softmax with that of no match. Errors are
-        those of `match_logits`."""
+        """The score (N,) of text i with image i, float32, on the CPU: the log-odds of a match, by which
+        candidates are ordered, or with `probability` their sigmoid. Errors are those of
+        `match_logits`."""
         logits = self.match_logits(images, texts, batch_size=batch_size, exact=exact)
-        return (logits.softmax(1) if probability else logits)[:, 1]
+        odds = logits[:, 1] - logits[:, 0]
+        return odds.sigmoid() if probability else odds
 
     def match_logits(
         self,
