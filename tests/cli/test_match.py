@@ -75,3 +75,26 @@ def test_a_sentence_is_found_in_an_image(run, diptych, tmp_path):
     assert "cosines" not in found
     written = diptych("ground", run, image, "a red thing", "--out", tmp_path / "heat.png")
     assert "gradient" in written.out
+
+
+def test_answers_come_from_a_list(run, diptych, refused, tmp_path):
+    asked = tmp_path / "asked.csv"
+    photos = run.with_name("photos")
+    rows = [f"{photos / f'{at:02d}.png'},is it red?,{('yes', 'no')[at % 2]}" for at in range(9)]
+    asked.write_text("\n".join(["image,question,answer", *rows]))
+    source = str(asked)
+    out = tmp_path / "answers"
+    made = ("--steps=2", "--batch-size=4", "--method.task=answers", "--quiet")
+    assert diptych("train", "albef", "--init", run, "--data", source, "--out", out, *made).code == 0
+    (tmp_path / "list.txt").write_text("yes\n\nno\n")
+    listed = ("--images", photos, "--among", tmp_path / "list.txt", "--json")
+    found = json.loads(diptych("generate", out, "is it red?", *listed).out)
+    assert {each["text"] for each in found} <= {"yes", "no"}
+    assert len(found) == 9
+    exact = json.loads(
+        diptych("evaluate", out, "--data", source, "--suite", "answers", "--json").out
+    )
+    assert 0 <= exact["answers"]["exact"] <= 1
+    line = refused("generate", out, "is it red?", "--images", photos, "--among", tmp_path / "no")
+    assert "name one with an answer a line" in line
+    assert "ask one" in refused("generate", out, "--images", photos)

@@ -338,6 +338,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("segment tiny photos --names cat,,dog", ("hold an empty one", "name every class")),
     ("draw tiny cat --out x", ("a model with draw, which tiny has not", "cones")),
     ("generate tiny cat", ("a model with generate, which tiny has not", "language_model")),
+    ("generate tiny-lm cat --among a.txt", ("reads no images", "leave out --among")),
     ("generate tiny --images photos", ("a model with generate, which tiny has not", "train coca")),
     (
         "evaluate tiny --data scenes --suite answers --by classifier --train scenes",

@@ -8,6 +8,7 @@ people rate two continuations of each prompt without knowing whose they are, --v
 
 import json
 from collections import Counter
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,11 @@ def run(args: Namespace) -> None:
     if hasattr(model, "preprocess"):
         _of_images(args, model, settings)
         return
-    if "images" in args:
-        raise InputError(
-            f"{args.model} is a language model and reads no images; leave out --images"
-        )
+    for name in ("images", "among"):
+        if name in args:
+            raise InputError(
+                f"{args.model} is a language model and reads no images; leave out --{name}"
+            )
     if "data" in args:
         _of_source(args, model, settings)
         return
@@ -297,6 +299,11 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
 
     prompt = args.prompt or None
     if "among" in args:
+        if "among" not in signature(model.generate).parameters:
+            raise InputError(
+                f"{args.model} writes freely and chooses from no list; leave out --among, or train albef with "
+                "--method.task answers"
+            )
         settings = {**settings, "among": _listed(args.among)}
     if is_image(args.images):
         [text] = model.generate(args.images, None if prompt is None else [prompt], **settings)

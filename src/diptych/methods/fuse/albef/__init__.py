@@ -44,7 +44,7 @@ from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, PairConfig, tune
-from diptych.methods.fuse.albef.answers import Answers
+from diptych.methods.fuse.albef.answers import ALBEFAnswers
 from diptych.methods.fuse.albef.losses import (
     distilled,
     distilled_word_losses,
@@ -161,7 +161,7 @@ class ALBEF(Method):
     def of(cls, config: Any, make: Make) -> Method:
         if config.task == "pairs":
             return cls(config, make)
-        made = Answers(config, make)
+        made = ALBEFAnswers(config, make)
         made.presets = cls.presets  # type: ignore[misc]  # set on the instance
         return made
 
@@ -186,7 +186,7 @@ class ALBEF(Method):
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
         if options.get("task") == "answers":
-            return Answers.next_steps(options)
+            return ALBEFAnswers.next_steps(options)
         return (
             "evaluate {run} --data {data} --suite retrieval --rerank 32",
             "match {run} PAIRS",

@@ -222,7 +222,7 @@ class AnswererModel(CaptionModel):
         return chosen.gather(1, scores.argmax(1, keepdim=True))[:, 0].cpu()
 
 
-class Answers(Method):
+class ALBEFAnswers(Method):
     """Trains the decoder of answers, and all that it reads."""
 
     model: Answerer
