@@ -55,7 +55,9 @@ def test_found_images_are_ordered_anew(run, diptych, refused, tmp_path):
     assert [hit["match"] for hit in hits] == pytest.approx([scores[at] for at in order], abs=1e-5)
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
     assert "match" not in plain[0]
-    assert "match" in diptych("search", tmp_path / "emb", asked, "-k", 2, "--rerank", 2).out
+    shown = diptych("search", tmp_path / "emb", asked, "-k", 2, "--rerank", 2).out
+    assert "2 images matched in" in shown
+    assert "match" in shown.splitlines()[2]
     line = refused("search", tmp_path / "emb", asked, "--rerank", 2)
     assert "rerank 10 or more" in line
     line = refused("search", tmp_path / "emb", "--image", photos / "00.png", "--rerank", 20)

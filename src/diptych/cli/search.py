@@ -131,6 +131,8 @@ def run(args: Namespace) -> None:
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
     note = "" if hits else "no row passes the filter"
+    if hits.rerank_seconds is not None:
+        note = f"{min(args.rerank, len(index))} images matched in {hits.rerank_seconds:.1f} s"
     show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows, note)
 
 

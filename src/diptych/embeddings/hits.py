@@ -29,7 +29,9 @@ class Hit:
 
 
 class Hits(Tabular, list[Hit]):
-    """The results of one query, best first."""
+    """The results of one query, best first; `rerank_seconds` is the time that reranking took."""
+
+    rerank_seconds: float | None = None
 
     def records(self) -> list[dict[str, Any]]:
         """A row for each hit, the kept columns behind the others."""

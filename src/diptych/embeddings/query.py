@@ -1,5 +1,6 @@
 """Query an index by a text, by an image, by a row, or by a sum and difference of them."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -171,11 +172,14 @@ def _reranked(
                 "out reranking"
             )
         images.append(sample.images["main"])
+    started = time.perf_counter()
     scores = model.match(images, [text] * len(images), exact=index.manifest.exact).tolist()
     order = sorted(range(len(hits)), key=lambda at: -scores[at])[:k]
-    return Hits(
+    found = Hits(
         replace(hits[at], rank=rank, match=scores[at]) for rank, at in enumerate(order, start=1)
     )
+    found.rerank_seconds = time.perf_counter() - started
+    return found
 
 
 def made_by(

@@ -39,12 +39,13 @@ from diptych.data.batch import Batch, Tokens
 from diptych.data.columns import WithColumns
 from diptych.data.pairs import ORIGIN, by_text
 from diptych.data.sample import Source
-from diptych.data.views import ImageView, LabelView, MaskedTextView, TextView, View, augmentation
+from diptych.data.views import ImageView, LabelView, MaskedTextView, TextView, View
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, PairConfig, tune
 from diptych.methods.fuse.albef.answers import ALBEFAnswers
+from diptych.methods.fuse.albef.base import FusionMethod
 from diptych.methods.fuse.albef.losses import (
     distilled,
     distilled_word_losses,
@@ -53,7 +54,6 @@ from diptych.methods.fuse.albef.losses import (
 )
 from diptych.methods.fuse.albef.model import Matcher
 from diptych.methods.make import Make
-from diptych.methods.tuning import keep_statistics
 from diptych.objectives import info_nce
 from diptych.rng import torch_seed
 from diptych.spec import Count, Natural, NotNegative, Positive, Share
@@ -130,7 +130,7 @@ class Config(PairConfig):
         return self.alpha * min(1.0, at.progress / self.ramp) if self.ramp else self.alpha
 
 
-class ALBEF(Method):
+class ALBEF(FusionMethod):
     """Contrastive learning, matching and masked words with a momentum copy."""
 
     Config = Config
@@ -153,7 +153,6 @@ class ALBEF(Method):
             self.queues["image"] = Queue(config.queue, E, 0)
             self.queues["text"] = Queue(config.queue, E, 1)
             self.queues["ids"] = Queue(config.queue, 1, fill=_NO_ID)
-        self.augment = augmentation(config.augment)
         if config.matching:
             self.exchanged = ("image_tokens", "text_tokens")  # type: ignore[misc]  # of the instance
 
@@ -170,18 +169,13 @@ class ALBEF(Method):
         encoder = self.model.encoder
         if not config.contrastive:
             freeze(encoder.image_projection, encoder.text_projection, encoder.logit_scale)
+            freeze(getattr(encoder.image, "pool", None))  # nothing reads what the tower pools
         if not config.matching:
             freeze(self.model.match_head)
         if not config.words:
             freeze(self.model.multimodal.words)
         if not config.matching and not config.words:
             freeze(self.model.multimodal)
-
-    def train(self, mode: bool = True) -> "ALBEF":
-        super().train(mode)
-        if self.config.keep_statistics:
-            keep_statistics(self.model.encoder.image, self.model.encoder.text)
-        return self
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
@@ -193,9 +187,8 @@ class ALBEF(Method):
         )
 
     def stages(self) -> Sequence[Stage]:
-        stage = self.config.stage(self.model.encoder, "model.encoder")
         size = self.config.queue
-        return (replace(stage, max_batch=(size, "--method.queue") if size else None),)
+        return (replace(self.stage(), max_batch=(size, "--method.queue") if size else None),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config

@@ -24,11 +24,12 @@ from diptych.data.images import Preprocess
 from diptych.data.questions import answered
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.data.views import ImageView, View, augmentation
+from diptych.data.views import ImageView, View
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Method, Stage
+from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.families.captions import writes
+from diptych.methods.fuse.albef.base import FusionMethod
 from diptych.methods.fuse.albef.model import Matcher, MultimodalEncoder, text_of
 from diptych.methods.make import Make
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
@@ -222,7 +223,7 @@ class AnswererModel(CaptionModel):
         return chosen.gather(1, scores.argmax(1, keepdim=True))[:, 0].cpu()
 
 
-class ALBEFAnswers(Method):
+class ALBEFAnswers(FusionMethod):
     """Trains the decoder of answers, and all that it reads."""
 
     model: Answerer
@@ -239,7 +240,6 @@ class ALBEFAnswers(Method):
         # what embeds is kept as it is, and only the tokens are trained
         freeze(encoder.image_projection, encoder.text_projection, encoder.logit_scale)
         freeze(getattr(encoder.image, "pool", None))
-        self.augment = augmentation(config.augment)
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
@@ -249,8 +249,7 @@ class ALBEFAnswers(Method):
         )
 
     def stages(self) -> Sequence[Stage]:
-        stage = self.config.stage(self.model.encoder, "model.encoder")
-        return (replace(stage, min_batch=1),)
+        return (replace(self.stage(), min_batch=1),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         image = ImageView(preprocess=self.model.image.preprocess, augment=self.augment)
