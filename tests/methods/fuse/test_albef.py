@@ -13,7 +13,7 @@ from tests.methods.fuse.helpers import batch as plain_batch
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Tokens
-from diptych.data.sample import BadSample, Sample, Text
+from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.tokenizers import build, pad_batch
 from diptych.errors import InputError
 from diptych.methods.base import At
@@ -463,6 +463,51 @@ def test_the_likeliest_of_a_list_is_given():
             model.generate(images, questions, **bad)
     with pytest.raises(InputError, match="ask one"):
         model.generate(images)
+
+
+# ---- a few classes
+
+
+@torch.no_grad()
+def test_classes_have_the_loss_of_the_sheet_and_are_given():
+    made, given = method(task="classes"), asked(ASKED)
+    said = ["Yes", "no", "yes", "maybe", "no", "yes"]
+    texts = [
+        [Text(text="is it red?", role="question"), Text(text=text, role="answer")] for text in said
+    ]
+    source = Rows([Sample(key=str(at), source="s", texts=each) for at, each in enumerate(texts)],
+                  fields={"texts.question": Field(kind="text"), "texts.answer": Field(kind="text")})  # fmt: skip
+    made.setup({"train": source})
+    assert made.model.classes == ("yes", "no", "maybe")
+    view = made.views(made.stages()[0])[1]
+    found = [view(source[at], generator(0), None)["fields.class"] for at in range(6)]
+    assert found == [0, 1, 0, 2, 1, 0]
+    with pytest.raises(BadSample, match="no class"):
+        view(replace(source[0], texts=[texts[0][0], Text(text="blue", role="answer")]), generator(0), None)  # fmt: skip
+    made = made.double().eval()
+    for value in made.slow.parameters():
+        value.add_(0.05 * torch.randn_like(value))
+    given = replace(given, fields={"class": torch.tensor([0, 2, 1])})
+    expected = 0.0
+    for row, right in enumerate([0, 2, 1]):
+        n = int(given.texts["question"].lengths[row, 0])
+        ids, totals = given.texts["question"].ids[row, :, :n], []
+        for part in (made.model, made.slow.module):
+            read = part.encoder.encode_text(ids, torch.tensor([n])).tokens
+            image = part.encoder.encode_image(given.image.pixels[row]).tokens
+            first = part.multimodal(read, torch.tensor([n]), image)[0, 0]
+            hidden = (part.head[0].weight @ first + part.head[0].bias).clamp(min=0)
+            totals.append(torch.log_softmax(part.head[2].weight @ hidden + part.head[2].bias, 0))
+        expected -= (0.6 * totals[0][right] + 0.4 * (totals[1].exp() * totals[0]).sum()) / 3
+    loss = made.loss(made.encode(given, LATE), given, LATE).terms["classes"]
+    assert float(loss) == pytest.approx(float(expected), abs=1e-9)
+    model = made.deliver().to_model(made.make.tokenizer, made.model.preprocess, "mine")
+    answers = model.generate(random_images(2), ["is it red?", "Is it blue?"])
+    assert set(answers) <= set(model.answers)
+    with pytest.raises(InputError, match="writes nothing; leave out strategy"):
+        model.generate(random_images(1), ["is it?"], strategy="beam")
+    with pytest.raises(InputError, match="1 different answers"):
+        made.setup({"train": Rows([source[0]], fields=source.fields)})
 
 
 def test_paper_is_as_large_as_published():

@@ -20,7 +20,8 @@ several captions of an image are uniform over all of them where `same` says whic
 Inference: cosine, whose first k are ordered anew by the log-odds of a match.
 
 losses.py   targets, negatives, words                model.py   what is delivered
-answers.py   a decoder of answers to questions
+answers.py  a decoder of answers to questions        classes.py  a head of classes, such as entailment
+base.py     what these tasks share with pre-training
 """
 
 import math
@@ -46,6 +47,7 @@ from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, S
 from diptych.methods.families.pairs import SMALL, PairConfig, tune
 from diptych.methods.fuse.albef.answers import ALBEFAnswers
 from diptych.methods.fuse.albef.base import FusionMethod
+from diptych.methods.fuse.albef.classes import ALBEFClasses
 from diptych.methods.fuse.albef.losses import (
     distilled,
     distilled_word_losses,
@@ -73,6 +75,8 @@ card = {
     },
 }
 
+TASKS = {"answers": ALBEFAnswers, "classes": ALBEFClasses}
+"""What a run on pairs is continued with."""
 IMAGE = "image"
 """The value of `same` for which all texts of a sample are trained on, each with its image."""
 _NO_ID = -100
@@ -95,8 +99,8 @@ class Config(PairConfig):
       is a pair with its image, and these are of one image. Such pairs are positives, also in the queue,
       and no negatives.
     - `depth` is that of the multimodal encoder, by default the text tower's.
-    - `task` is pairs, or answers, for which a run on pairs is continued (`answers`); of the options of
-      losses, alpha, ramp and momentum are used there.
+    - `task` is pairs, or what a run on pairs is continued with: answers (`answers`) or classes
+      (`classes`). Of the options of losses, alpha, ramp and momentum are used there.
     """
 
     several: ClassVar[bool] = False
@@ -113,7 +117,7 @@ class Config(PairConfig):
     rate: Share = 0.15
     same: str | None = None
     depth: Count | None = None
-    task: Literal["pairs", "answers"] = "pairs"
+    task: Literal["pairs", "answers", "classes"] = "pairs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,7 +164,7 @@ class ALBEF(FusionMethod):
     def of(cls, config: Any, make: Make) -> Method:
         if config.task == "pairs":
             return cls(config, make)
-        made = ALBEFAnswers(config, make)
+        made = TASKS[config.task](config, make)
         made.presets = cls.presets  # type: ignore[misc]  # set on the instance
         return made
 
@@ -179,8 +183,8 @@ class ALBEF(FusionMethod):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        if options.get("task") == "answers":
-            return ALBEFAnswers.next_steps(options)
+        if options.get("task") in TASKS:
+            return TASKS[options["task"]].next_steps(options)
         return (
             "evaluate {run} --data {data} --suite retrieval --rerank 32",
             "match {run} PAIRS",

@@ -30,7 +30,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.families.captions import writes
 from diptych.methods.fuse.albef.base import FusionMethod
-from diptych.methods.fuse.albef.model import Matcher, MultimodalEncoder, text_of
+from diptych.methods.fuse.albef.model import MultimodalEncoder, text_of
 from diptych.methods.make import Make
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
 from diptych.models.delivered import Validation
@@ -61,14 +61,21 @@ class AnswerView:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        pairs = [(question.text, answers) for question, answers in answered(sample) if answers]
-        if not pairs:
-            raise BadSample("no-question", f"{sample.key} has no question with an answer")
-        train = progress is not None
-        question, answers = pairs[int(rng.integers(len(pairs))) if train else 0]
-        answer = answers[int(rng.integers(len(answers))) if train else 0]
+        question, answer = asked_of(sample, rng, progress is not None)
         rows = [self.tokenizer.encode([text.lower()]) for text in (question, answer)]
         return dict(zip(self.gives, rows, strict=True))
+
+
+def asked_of(sample: Sample, rng: np.random.Generator, train: bool) -> tuple[str, str]:
+    """A question of a sample and an answer to it, random ones in training, else the first.
+
+    Raises BadSample("no-question") if there are none.
+    """
+    pairs = [(question.text, answers) for question, answers in answered(sample) if answers]
+    if not pairs:
+        raise BadSample("no-question", f"{sample.key} has no question with an answer")
+    question, answers = pairs[int(rng.integers(len(pairs))) if train else 0]
+    return question, answers[int(rng.integers(len(answers))) if train else 0]
 
 
 class Answerer(Captioner):
@@ -232,8 +239,7 @@ class ALBEFAnswers(FusionMethod):
         super().__init__(config, make)
         encoder = make.dual(logit_scale=Temperature(config.temperature, form="divisor"))
         self.model = Answerer(encoder, writes(make.tokenizer), config.depth)
-        if isinstance(make.delivered, Matcher):
-            make.go_on_part(self.model.multimodal, "multimodal")
+        make.go_on_part(self.model.multimodal, "multimodal")
         self.model.start_decoder()
         make.go_on(self.model)
         self.slow = Momentum(self.model, config.momentum)
