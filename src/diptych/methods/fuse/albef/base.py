@@ -16,6 +16,10 @@ class FusionMethod(Method):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
 
+    @property
+    def name(self) -> str:
+        return "ALBEF"
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.config.keep_statistics:
