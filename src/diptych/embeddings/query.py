@@ -117,8 +117,8 @@ def query(
     With several, the query is image + text - minus of their unit vectors (Jia et al., 2021),
     normalised: an image of a red house, minus "red", plus "blue". Raises InputError for neither
     text nor image, an empty text, an unreadable image, a sum of zero, a filter that does not fit,
-    a model other than the index's, and for reranking what is
-    no search for images by words, or a model that does not match.
+    a model other than the index's, and for reranking what is no search for images by words, or by a
+    model that does not match.
     """
     index.check(model)
     if rerank:

@@ -353,14 +353,14 @@ def test_maps_are_the_gradients_of_the_score(model):
 
     handle = layer.cross.register_forward_hook(attend, with_kwargs=True)
     with torch.no_grad():
-        base = float(model.match(images, CAPTIONS[1:2]))
+        base = float(model.match_logits(images, CAPTIONS[1:2])[0, 1])
         (given,) = weights
         expected = torch.zeros(given.shape[-1], dtype=given.dtype)
         for place in torch.cartesian_prod(*map(torch.arange, given.shape[1:])).tolist():
             changed = given.clone()
             changed[0, *place] += 1e-5
             weights[0] = changed
-            slope = (float(model.match(images, CAPTIONS[1:2])) - base) / 1e-5
+            slope = (float(model.match_logits(images, CAPTIONS[1:2])[0, 1]) - base) / 1e-5
             expected[place[2]] += float(given[0, *place]) * max(slope, 0)
     handle.remove()
     expected /= given.shape[1] * given.shape[2]

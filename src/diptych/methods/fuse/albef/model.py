@@ -19,6 +19,7 @@ from diptych.errors import InputError
 from diptych.models.delivered import Delivered
 from diptych.models.model import ImagesLike, Model, evaluating
 from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
 from diptych.towers.nn.transformer import Transformer
 from diptych.towers.nn.words import WordHead
 from diptych.towers.tower import Tower
@@ -193,31 +194,37 @@ class MatcherModel(Model):
         positions, and for a text without the word.
         """
         asked = [texts] if isinstance(texts, str) else list(texts)
-        batches, _ = self._batches(images, batch_size, exact)
+        batches, count = self._batches(images, batch_size, exact)
+        if not count:
+            raise InputError(f"{self.name} has no image to show; give one at least")
         maps = []
         with evaluating(self.delivered):
             with torch.no_grad():
                 tokens, lengths, row = self._read(asked)
             counted = self._counted(asked, tokens.shape[1], word)
+            texts_read = [
+                (tokens[at], lengths[at], own) for at, own in zip(row, counted, strict=True)
+            ]
             for (pixels,) in batches:
                 with torch.no_grad():
                     seen = self.encoder.encode_image(pixels.to(self.device))
-                if seen.grid is None:
-                    raise InputError(f"{self.name} has no positions to show; choose vit or conv")
-                own = torch.arange(len(pixels), device=self.device)
-                each = [
-                    gradient_maps(
-                        self.delivered,
-                        tokens[text].expand(len(pixels), -1, -1),
-                        lengths[text].expand(len(pixels)),
-                        seen.tokens[own],
-                        counted[number],
-                    )
-                    for number, text in enumerate(row)
-                ]
-                found = torch.stack(each, 1)[..., seen.prefix :]
-                maps.append(found[..., : seen.grid[0] * seen.grid[1]].unflatten(2, seen.grid).cpu())
+                maps.append(self._maps(seen, texts_read).cpu())
         return torch.cat(maps)
+
+    def _maps(self, seen: Encoded, texts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """The maps (N, K, h, w) of encoded images, for the tokens (L, D) of each text, its length, and
+        which tokens count (L,)."""
+        if seen.grid is None:
+            raise InputError(f"{self.name} has no positions to show; choose vit or conv")
+        N = len(seen.tokens)
+        each = [
+            gradient_maps(
+                self.delivered, tokens.expand(N, -1, -1), length.expand(N), seen.tokens, counted
+            )
+            for tokens, length, counted in texts
+        ]
+        patches = torch.stack(each, 1)[..., seen.prefix :][..., : seen.grid[0] * seen.grid[1]]
+        return patches.unflatten(2, seen.grid)
 
     def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """The tokens (T, L, D) and lengths (T,) of the different texts, and the row (N,) of each."""
