@@ -81,6 +81,35 @@ def test_the_step_of_w_ranks_is_that_of_one_process(ranks, loss, tile, norm):
             )
 
 
+def pairs_of_own_rows(counts) -> torch.Tensor:
+    """The gradient of a layer, of whose tokens each rank pairs its own rows with chosen others; ranks
+    have tokens of different lengths, and the loss is not linear in the pairs."""
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 4).double()
+    rank = collectives.rank() if len(counts) > 1 else 0
+    lengths = [3 - number % 2 for number in range(len(counts))] if len(counts) > 1 else [3]
+    tokens = random(13, 3, 5, seed=1)
+    tokens[:, 2] = 0
+    mine = own(tokens, counts)[:, : lengths[rank]]
+    whole = collectives.exchange(layer(mine).tanh() * (mine != 0).any(2, keepdim=True))
+    rows = own(torch.arange(13), counts)
+    others = own(torch.arange(13).roll(5), counts)
+    found = collectives.gather((whole[rows] * whole[others]).sum((1, 2)))
+    found.softmax(0).square().sum().backward()
+    grad = layer.weight.grad
+    assert grad is not None
+    if dist.is_initialized():
+        dist.all_reduce(grad)
+        grad /= collectives.world_size()
+    return grad
+
+
+def test_pairs_that_ranks_choose_have_the_gradient_of_one_process(ranks):
+    expected = pairs_of_own_rows(COUNTS[1])
+    for grad in ranks.run(pairs_of_own_rows, COUNTS[ranks.count]):
+        torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-12)
+
+
 def gathered(dtype: torch.dtype, counts) -> torch.Tensor:
     """What `gather` gives of 0, 1, 2, …"""
     return collectives.gather(

@@ -134,6 +134,32 @@ def gather(x: Tensor, name: str = "a tensor", *, pad: float = 0) -> Tensor:
     return _Gather.apply(x, name, pad)  # type: ignore[return-value]
 
 
+class _Exchange(_Gather):
+    """As `_Gather`, but ranks use the rows differently, so the gradient is the sum of theirs."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        own = total[ctx.start : ctx.start + ctx.shape[0]]
+        return own[:, : ctx.shape[1]] if len(ctx.shape) > 1 else own, None, None
+
+
+def exchange(x: Tensor, name: str = "a tensor", *, pad: float = 0) -> Tensor:
+    """Concatenate a tensor over ranks, as `gather` does, for ranks that compute different things of it.
+
+    Backward gives rank r the sum of all ranks' gradients of its part. This is exact if what each rank
+    computes of it is gathered again before the loss. All ranks must need a gradient, or none.
+
+    >>> exchange(torch.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    if world_size() == 1:
+        return x
+    return _Exchange.apply(x, name, pad)  # type: ignore[return-value]
+
+
 class _Sum(torch.autograd.Function):
     """Sum over ranks. Ranks use the sum differently, so the gradient is the sum of their
     gradients."""

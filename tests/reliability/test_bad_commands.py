@@ -45,6 +45,11 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     # found when the data are read, before the run's folder is written
     (f"train supcon {PAIR} --batch-size 2", ("photos has no labels.class", "name a source")),
     (f"train clip {PAIR} --batch-size 99", ("batch size 99", "lower --batch-size")),
+    (f"train albef {PAIR} --batch-size 1", ("batch size 1 is below the 2", "raise --batch-size")),
+    (
+        f"train albef {PAIR} --batch-size 4 --method.queue 2",
+        ("batch size 4 is above the 2 of --method.queue", "lower --batch-size"),
+    ),
     (f"train byol {PAIR} --batch-size 2 --chunk 8", ("--chunk cannot cut it", "leave it out")),
     (
         f"train mcl {PAIR} --batch-size 2 --method.clusters 99",
@@ -300,6 +305,9 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("link tiny photos", ("no queries", "a source of images and texts")),
     ("cluster tiny photos", ("needs a distance", "--val")),
     ("fill tiny cat", ("a model with fill", "diptych train biovil")),
+    ("match tiny photos", ("a model with match", "diptych train albef")),
+    ("match", ("no model", "RUN")),
+    ("search empty cat --rerank 5", ("empty", "diptych embed")),
     ("predict tiny photos", ("a model with predict", "diptych train renalclip")),
     ("generate", ("no model", "RUN")),
     ("draw tiny", ("nothing to draw", "name of a concept")),
@@ -330,6 +338,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("segment tiny photos --names cat,,dog", ("hold an empty one", "name every class")),
     ("draw tiny cat --out x", ("a model with draw, which tiny has not", "cones")),
     ("generate tiny cat", ("a model with generate, which tiny has not", "language_model")),
+    ("generate tiny-lm cat --among a.txt", ("reads no images", "leave out --among")),
     ("generate tiny --images photos", ("a model with generate, which tiny has not", "train coca")),
     (
         "evaluate tiny --data scenes --suite answers --by classifier --train scenes",

@@ -239,9 +239,9 @@ def add(parser: Parser) -> None:
     parser.option(
         some,
         "--by",
-        type=Literal["embed", "match", "generate", "classifier", "log_prob", "best"],
+        type=Literal["embed", "match", "generate", "classifier", "log_prob", "best", "heat"],
         metavar="ABILITY",
-        help="answers, composition, hard_negatives, noisy_pairs, text_labels: how it scores; "
+        help="answers, composition, hard_negatives, noisy_pairs, pointing, text_labels: how it scores; "
         "retrieval: best",
     )
     parser.option(

@@ -8,6 +8,7 @@ people rate two continuations of each prompt without knowing whose they are, --v
 
 import json
 from collections import Counter
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ EXAMPLES = (
     "diptych generate runs/words 'a red' --strategy beam --beams 8 --max-tokens 20",
     "diptych generate runs/captions --images photos/",
     "diptych generate runs/answers 'how many cats are there?' --images photos/ --json",
+    "diptych generate runs/answers 'what animal is it?' --images photos/ --among animals.txt",
     "diptych generate hf-lm:opt/ --data 'news.jsonl:text=article;summary=summary' --task summary --out written.jsonl",
     "diptych generate runs/words --data stories.txt --against sample:top_p=0.95 --blind rate.html",
     "diptych generate --blind rate.html --votes ann.csv,ben.csv",
@@ -44,6 +46,12 @@ def add(parser: Parser) -> None:
     parser.option("What", "prompt", help="the beginning of the text, or the question, in quotes")
     parser.option(
         "What", "--images", metavar="SOURCE", help="a folder, one image, 'shards/*.tar', a table, …"
+    )
+    parser.option(
+        "What",
+        "--among",
+        metavar="FILE.txt",
+        help="answers, one a line, of which the likeliest is given (models of answers)",
     )
     parser.option(
         "How",
@@ -135,10 +143,11 @@ def run(args: Namespace) -> None:
     if hasattr(model, "preprocess"):
         _of_images(args, model, settings)
         return
-    if "images" in args:
-        raise InputError(
-            f"{args.model} is a language model and reads no images; leave out --images"
-        )
+    for name in ("images", "among"):
+        if name in args:
+            raise InputError(
+                f"{args.model} is a language model and reads no images; leave out --{name}"
+            )
     if "data" in args:
         _of_source(args, model, settings)
         return
@@ -289,6 +298,13 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
     from diptych.inference.caption import Written, write_about
 
     prompt = args.prompt or None
+    if "among" in args:
+        if "among" not in signature(model.generate).parameters:
+            raise InputError(
+                f"{args.model} writes freely and chooses from no list; leave out --among, or train albef with "
+                "--method.task answers"
+            )
+        settings = {**settings, "among": _listed(args.among)}
     if is_image(args.images):
         [text] = model.generate(args.images, None if prompt is None else [prompt], **settings)
         found = [Written(args.images, args.images, text)]
@@ -308,3 +324,14 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
         say(
             f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
         )
+
+
+def _listed(path: str) -> list[str]:
+    """Return the lines of a file that are not blank. Raises InputError for a file that is not there."""
+    try:
+        lines = Path(path).expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(
+            f"--among {path} is no text file; name one with an answer a line"
+        ) from None
+    return [line.strip() for line in lines if line.strip()]

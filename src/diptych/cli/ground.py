@@ -1,8 +1,9 @@
 """Show where an image is like a sentence, by the positions of a model's image tower.
 
 The image that it writes is the part that the model sees, in greys, red where it is most like the
-sentence. With --json it tells the cosine of each position. A model that was trained to draws with
---reconstruct what it would see there from the sentence.
+sentence. With --json it tells the cosine of each position; of a model that matches pairs, how much
+the position speaks for a match. With --reconstruct, a model that was trained to draws what it would
+see there from the sentence.
 """
 
 from pathlib import Path
@@ -72,12 +73,12 @@ def run(args: Namespace) -> None:
     if out is not None:
         image.save(out)
     if args.get("json"):
-        _show_json(args, found, out, drawn)
+        _show_json(args, model.heat_measure, found, out, drawn)
         return
     x, y = found.best
     show(
-        f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): cosine {found.cosines.max():.3f}, "
-        f"where the least is {found.cosines.min():.3f}; {out} shows it"
+        f"most like “{found.sentence}” around pixel ({x:.0f}, {y:.0f}): {model.heat_measure} "
+        f"{found.cosines.max():.3f}, where the least is {found.cosines.min():.3f}; {out} shows it"
     )
     if drawn is not None:
         show(
@@ -111,16 +112,16 @@ def _check(args: Namespace) -> None:
         )
 
 
-def _show_json(args: Namespace, found: Any, out: Path | None, drawn: Any) -> None:
-    """Print what was found, and what of it was masked and drawn, as JSON."""
+def _show_json(args: Namespace, measure: str, found: Any, out: Path | None, drawn: Any) -> None:
+    """Print what was found, numbers of a measure, and what of it was masked and drawn, as JSON."""
     x, y = found.best
     values = {
         "model": args.model,
         "image": args.image,
         "sentence": found.sentence,
         "grid": list(found.cosines.shape),
-        "cosines": found.cosines.tolist(),
-        "best": {"x": x, "y": y, "cosine": float(found.cosines.max())},
+        f"{measure}s": found.cosines.tolist(),
+        "best": {"x": x, "y": y, measure: float(found.cosines.max())},
         "seen": list(found.seen),
         "out": None if out is None else str(out),
     }

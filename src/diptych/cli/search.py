@@ -15,6 +15,7 @@ GROUP = "Use a model"
 USAGE = "EMB 'some words' | EMB --image FILE ['more of this'] [--minus 'less of that'] [options]"
 EXAMPLES = (
     "diptych search emb 'two dogs on a beach' -k 10",
+    "diptych search emb 'two dogs on a beach' --rerank 50",
     "diptych search emb --image query.jpg --json",
     "diptych search clips --image wave.gif --frames 8",
     "diptych search emb --image red-house.jpg blue --minus red",
@@ -51,6 +52,14 @@ def add(parser: Parser) -> None:
     )
     parser.option(
         "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)"
+    )
+    parser.option(
+        "How",
+        "--rerank",
+        type=int,
+        least=1,
+        metavar="N",
+        help="the N nearest images are ordered anew by the model's match with the words",
     )
     parser.option(
         "How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)"
@@ -93,6 +102,7 @@ def run(args: Namespace) -> None:
         minus=args.get("minus"),
         where=args.get("where"),
         k=args.get("k", 10),
+        rerank=args.get("rerank", 0),
     )
     if args.get("json"):
         show_json(hits.records())
@@ -102,6 +112,7 @@ def run(args: Namespace) -> None:
         (
             hit.rank,
             hit.score,
+            *([hit.match] if "rerank" in args else []),
             hit.key,
             hit.caption or "",
             *("" if hit.columns.get(name) is None else hit.columns[name] for name in kept),
@@ -114,11 +125,14 @@ def run(args: Namespace) -> None:
         f" - “{args.minus}”" if "minus" in args else ""
     )
     asked += f" where {args.where}" if "where" in args else ""
-    columns = ("#", "cosine", "key", "caption", *kept, "file")
+    matched = ("match",) if "rerank" in args else ()
+    columns = ("#", "cosine", *matched, "key", "caption", *kept, "file")
     if not any(hit.image_path for hit in hits):  # images in tars are not separate files
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]
     note = "" if hits else "no row passes the filter"
+    if hits.rerank_seconds is not None:
+        note = f"{min(args.rerank, len(index))} images matched in {hits.rerank_seconds:.1f} s"
     show_table(f"{asked} in {len(index):,} {index.manifest.rows}", columns, rows, note)
 
 

@@ -16,7 +16,7 @@ from diptych.results import Markup, Tabular, html_table
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
     """One result: `rank` from 1, `score` the cosine, `position` in the source, `image_path` "" in a
-    tar, `columns` the kept columns of the source."""
+    tar, `columns` the kept columns of the source, `match` the score by which a model reranked it."""
 
     rank: int
     score: float
@@ -25,15 +25,23 @@ class Hit:
     image_path: str
     caption: str | None
     columns: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    match: float | None = None
 
 
 class Hits(Tabular, list[Hit]):
-    """The results of one query, best first."""
+    """The results of one query, best first; `rerank_seconds` is the time that reranking took."""
+
+    rerank_seconds: float | None = None
 
     def records(self) -> list[dict[str, Any]]:
         """A row for each hit, the kept columns behind the others."""
-        rows = [asdict(hit) for hit in self]
-        return [row | row.pop("columns") for row in rows]
+        found = []
+        for row in map(asdict, self):
+            columns = row.pop("columns")
+            if row["match"] is None:
+                del row["match"]
+            found.append(row | columns)
+        return found
 
     def _repr_html_(self) -> str:
         shown = [

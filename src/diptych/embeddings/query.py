@@ -1,7 +1,9 @@
 """Query an index by a text, by an image, by a row, or by a sum and difference of them."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from diptych.data.sample import BadSample
+from diptych.data.sources import open_source
 from diptych.embeddings.embed import embed_source
 from diptych.embeddings.hits import Hits
 from diptych.embeddings.index import Index
 from diptych.embeddings.layout import Manifest
 from diptych.embeddings.searchable import Searchable
 from diptych.errors import InputError
+from diptych.methods.abilities import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,7 @@ def query(
     minus: str | None = None,
     where: str | None = None,
     k: int = 10,
+    rerank: int = 0,
 ) -> Hits:
     """Return the `k` rows of `index` nearest to a text, to an image (as `embed_images` takes one),
     or to both, best first.
@@ -105,12 +111,18 @@ def query(
     pass this filter on the columns that `embed_source(columns=…)` kept (`embeddings.where`); only
     if fewer than `k` rows pass are there fewer.
 
+    With `rerank=n` the nearest n images are ordered anew by the model's `match` with the text, of
+    which the first `k` are returned.
+
     With several, the query is image + text - minus of their unit vectors (Jia et al., 2021),
     normalised: an image of a red house, minus "red", plus "blue". Raises InputError for neither
     text nor image, an empty text, an unreadable image, a sum of zero, a filter that does not fit,
-    and a model other than the index's.
+    a model other than the index's, and for reranking what is no search for images by words, or by a
+    model that does not match.
     """
     index.check(model)
+    if rerank:
+        _check_rerank(model, index, text, (image, minus), k, rerank)
     asked = Asked(
         plus=() if text is None else (text,),
         minus=() if minus is None else (minus,),
@@ -121,10 +133,53 @@ def query(
         return model.embed_images(images, exact=index.manifest.exact)
 
     among = None if where is None else index.passing(where)
-    scores, rows = index.top(vectors([asked], index, model.embed_texts, embed_images), k, among)
+    found = vectors([asked], index, model.embed_texts, embed_images)
+    scores, rows = index.top(found, rerank or k, among)
     hits = index.hits(scores[0], rows[0])
+    if rerank and text is not None:
+        hits = _reranked(model, index, hits, rows[0].tolist(), text, k)
     hits.title = asked.title + ("" if where is None else f" where {where}")
     return hits
+
+
+def _check_rerank(
+    model: Any, index: Searchable, text: str | None, others: Sequence[Any], k: int, rerank: int
+) -> None:
+    """Raise InputError where rows cannot be reranked."""
+    if rerank < k:
+        raise InputError(f"{rerank} rows are reranked and {k} asked for; rerank {k} or more")
+    if text is None or any(other is not None for other in others):
+        raise InputError("words alone are matched with images; give a text and nothing else")
+    if index.manifest.rows != "images":
+        raise InputError(f"{index.name} holds texts, and what is matched with words are images")
+    require(model, "match", "reranking")
+
+
+def _reranked(
+    model: Any, index: Searchable, hits: Hits, rows: Sequence[int], text: str, k: int
+) -> Hits:
+    """The first `k` hits in the order of the model's `match` of their images, read anew, with a text."""
+    open_once = cache(open_source)
+    images = []
+    for hit, row in zip(hits, rows, strict=True):
+        try:
+            sample = open_once(index.source_of(row))[hit.position]
+        except (BadSample, IndexError):
+            sample = None
+        if sample is None or sample.key != hit.key or "main" not in sample.images:
+            raise InputError(
+                f"{hit.key} of {index.source_of(row)} is not where it was embedded; embed the source again, or leave "
+                "out reranking"
+            )
+        images.append(sample.images["main"])
+    started = time.perf_counter()
+    scores = model.match(images, [text] * len(images), exact=index.manifest.exact).tolist()
+    order = sorted(range(len(hits)), key=lambda at: -scores[at])[:k]
+    found = Hits(
+        replace(hits[at], rank=rank, match=scores[at]) for rank, at in enumerate(order, start=1)
+    )
+    found.rerank_seconds = time.perf_counter() - started
+    return found
 
 
 def made_by(

@@ -26,9 +26,9 @@ _OPAQUE = 0.75  # of the hottest position
 
 @dataclass(frozen=True)
 class Grounded:
-    """The similarity of an image to a sentence by position: `cosines` (h, w), `best` the pixel (x,
-    y) of the image at the centre of the most similar position, `seen` the part of the image that
-    the model reads (x0, y0, x1, y1)."""
+    """The similarity of an image to a sentence by position, or what else `heat` gives: `cosines` (h,
+    w), `best` the pixel (x, y) of the image at the centre of the most similar position, `seen` the
+    part of the image that the model reads (x0, y0, x1, y1)."""
 
     sentence: str
     cosines: np.ndarray

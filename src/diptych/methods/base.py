@@ -1,9 +1,10 @@
 """The contract of a method, and the data types that pass between it and the engine.
 
 A method defines how samples become features (`encode`) and how the features of the whole global
-batch become a loss (`loss`). The engine alone gathers over ranks, splits batches for gradient
-caching, and repeats passes between the two. So `encode` has no term that mixes samples, `loss`
-changes no state and does not depend on ranks, and state changes in `after_step`.
+batch become a loss (`loss`); between the two it may compute features of chosen pairs (`among`).
+The engine alone gathers over ranks, splits batches for gradient caching, and repeats passes between
+the two. So `encode` has no term that mixes samples, `loss` changes no state and does not depend on
+ranks, and state changes in `after_step`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -146,6 +147,7 @@ class Stage:
     - `plan` is the plan of all streams, or a mapping by stream.
     - `share` is the size of each stream's batches as a share of the recipe's batch size; without it
       every stream reads whole batches.
+    - `min_batch` is the smallest batch size, `max_batch` the largest with the option that sets it.
 
     Optimisation:
 
@@ -179,6 +181,7 @@ class Stage:
     patience: int | None = None
     keep: Literal["best", "last"] = "best"
     min_batch: int = 2
+    max_batch: tuple[int, str] | None = None
     optimize: bool = True
 
     def __post_init__(self):
@@ -224,6 +227,9 @@ class Method(nn.Module):
     averaged: ClassVar[tuple[str, ...]] = ()
     """Features that `loss` gets as their mean over all samples (…), in place of one row a sample:
     what is large, and enters the loss as a mean alone."""
+    exchanged: ClassVar[tuple[str, ...]] = ()
+    """Features that `among` alone gets, of all ranks' samples: the tokens of images and texts, of which
+    it chooses pairs."""
     find_unused_parameters: ClassVar[bool] = False
     """Whether a step may leave trainable parameters without a gradient; ranks then search for them,
     as DDP's option of this name does."""
@@ -336,6 +342,17 @@ class Method(nn.Module):
         features together are those of `encode`.
         """
         return {"all": self.encode}
+
+    def among(self, features: Features, rows: slice, batch: Batch, at: At) -> Features:
+        """Return features of this rank's samples, `rows` of the global batch, that read other samples
+        too, such as those of an image with another one's text. Called only if there are `exchanged`
+        features.
+
+        The features given are those of the global batch; only the exchanged ones have a gradient. Each
+        rank computes its own rows, and `loss` gets those of all. Random numbers depend on the rank;
+        draw what all ranks must agree on by a generator of `at`.
+        """
+        raise NotImplementedError
 
     def loss(self, features: Features, batch: Any, at: At) -> Losses:
         raise NotImplementedError

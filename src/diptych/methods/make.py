@@ -248,22 +248,15 @@ class Make:
 
         Raises InputError if the sizes differ.
         """
-        if self.delivered is None or not isinstance(self.delivered, type(module)):
-            return
-        have = self.delivered.state_dict()
-        own = module.state_dict()
-        if type(self.delivered) is not type(module):
-            have = {name: value for name, value in have.items() if name in own}
-        for name in have.keys() | own.keys():
-            if name not in have or name not in own or have[name].shape != own[name].shape:
-                sizes = [
-                    tuple(state[name].shape) if name in state else "none" for state in (have, own)
-                ]
-                raise InputError(
-                    f"the run that training starts from has {name} {sizes[0]}, this one would have "
-                    f"{sizes[1]}; give the options that it was trained with"
-                )
-        module.load_state_dict(have)
+        if self.delivered is not None and isinstance(self.delivered, type(module)):
+            _continue(module, self.delivered)
+
+    def go_on_part(self, part: nn.Module, name: str) -> None:
+        """Load into a part the weights of that part of the module that training starts from, if this
+        has one. Raises InputError as `go_on` does."""
+        given = getattr(self.delivered, name, None)
+        if isinstance(given, type(part)):
+            _continue(part, given)
 
     def _load(self, tower: T, prefix: str) -> T:
         if self._state is not None:
@@ -271,3 +264,20 @@ class Make:
                 {k.removeprefix(prefix): v for k, v in self._state.items() if k.startswith(prefix)}
             )
         return tower
+
+
+def _continue(module: nn.Module, given: nn.Module) -> None:
+    """Load the weights of a module of the same class, or those of a subclass's that the module has too.
+    Raises InputError if the sizes differ."""
+    have = given.state_dict()
+    own = module.state_dict()
+    if type(given) is not type(module):
+        have = {name: value for name, value in have.items() if name in own}
+    for name in have.keys() | own.keys():
+        if name not in have or name not in own or have[name].shape != own[name].shape:
+            sizes = [tuple(state[name].shape) if name in state else "none" for state in (have, own)]
+            raise InputError(
+                f"the run that training starts from has {name} {sizes[0]}, this one would have "
+                f"{sizes[1]}; give the options that it was trained with"
+            )
+    module.load_state_dict(have)

@@ -40,6 +40,7 @@ class Mixed(Method):
         self.find_unused_parameters = main.find_unused_parameters  # type: ignore[misc]
         self.whole = any(method.whole for method, _ in added.values()) or main.whole  # type: ignore[misc]
         self.averaged = main.averaged  # type: ignore[misc]
+        self.exchanged = main.exchanged  # type: ignore[misc]
         self.presets = main.presets  # type: ignore[misc]
 
     @property
@@ -70,6 +71,9 @@ class Mixed(Method):
 
     def parts(self) -> Mapping[str, Callable[[Batch, At], Features]]:
         return self.main.parts()
+
+    def among(self, features: Features, rows: slice, batch: Batch, at: At) -> Features:
+        return self.main.among(features, rows, batch, at)
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         found = self.main.loss(features, batch, at)

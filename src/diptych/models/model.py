@@ -234,6 +234,7 @@ class Model(TextModel):
     classes: tuple[str, ...] = ()  # what `class_logits` chooses from
     validation = Validation("retrieval", ("i2t_", "t2i_"))
     record_weight = 0.5  # of the image in `embed_records`
+    heat_measure = "cosine"  # what `heat` gives
 
     def __init__(
         self,

@@ -90,6 +90,11 @@ class Feed:
                     f"batch size {asked} is below the {stage.min_batch} that "
                     f"{self.method.name} needs; raise --batch-size"
                 )
+            if stage.max_batch is not None and asked > stage.max_batch[0]:
+                most, option = stage.max_batch
+                raise InputError(
+                    f"batch size {asked} is above the {most} of {option}; lower --batch-size, or raise {option}"
+                )
             loaders[stream] = Loader(
                 source,
                 self.method.views(stage, stream),

@@ -1,7 +1,8 @@
 """One step's forward pass: encode this rank's samples, gather features over ranks, compute the loss
 of the whole batch.
 
-`encode` receives the samples of this rank, `loss` those of all ranks.
+`encode` receives the samples of this rank, `loss` those of all ranks. `among`, between them, receives
+those of all and returns features of this rank's.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ class Step(nn.Module):
     """The module that DDP wraps, so that its `forward` uses every parameter, those of the loss
     included.
 
-    The random numbers of `encode` (dropout) depend on (seed, stage, step, rank), those of `loss` on
-    (seed, stage, step) alone, so that they are equal on all ranks. A resumed run draws the same
+    The random numbers of `encode` and `among` (dropout) depend on (seed, stage, step, rank), those of
+    `loss` on (seed, stage, step) alone, so that they are equal on all ranks. A resumed run draws the same
     numbers as an uninterrupted one.
     """
 
@@ -41,20 +42,47 @@ class Step(nn.Module):
             torch_seed(at.seed, at.stage, at.step, "encode", collectives.rank(), *place)
         )
         encode = self.method.encode if part is None else self.method.parts()[part]
-        device = next(self.method.parameters()).device
-        with torch.autocast(
-            device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
-        ):
+        with self._autocast():
             return encode(batch, at)
 
     def loss(self, features: Mapping[str, Tensor], batch: Any, at: At) -> Losses:
         """Return the loss of the global batch, from this rank's share of its features."""
         gathered = {}
         for name, value in features.items():
+            if name in self.method.exchanged:
+                continue
             join = collectives.mean if name in self.method.averaged else collectives.gather
             gathered[name] = join(at_least_float32(value), f"feature {name!r}")
+        world = gather_batch(batch, self.method.whole)
+        if self.method.exchanged:
+            gathered |= self._among(features, gathered, world, at)
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
-        return self.method.loss(gathered, gather_batch(batch, self.method.whole), at)
+        return self.method.loss(gathered, world, at)
+
+    def _among(
+        self, features: Mapping[str, Tensor], gathered: Mapping[str, Tensor], world: Any, at: At
+    ) -> Features:
+        """Return the features that `among` computes of this rank's samples, of all ranks."""
+        given = {name: value.detach() for name, value in gathered.items()}
+        for name in self.method.exchanged:
+            given[name] = collectives.exchange(
+                at_least_float32(features[name]), f"feature {name!r}"
+            )
+        own = len(features[self.method.exchanged[0]])
+        start = sum(collectives.gather_objects(own)[: collectives.rank()])
+        torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "among", collectives.rank()))
+        with self._autocast():
+            found = self.method.among(given, slice(start, start + own), world, at)
+        return {
+            name: collectives.gather(at_least_float32(value), f"feature {name!r}")
+            for name, value in found.items()
+        }
+
+    def _autocast(self) -> torch.autocast:
+        device = next(self.method.parameters()).device
+        return torch.autocast(
+            device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
 
     def terms(
         self, features: Mapping[str, Tensor], batch: Any, at: At

@@ -33,6 +33,14 @@ def test_marks_hold_the_ids_that_were_there():
     assert {found.marks[0], found.marks[-1]} == {-1}, "start and end are never masked"
 
 
+def test_an_id_at_least_is_masked_and_the_end_may_be():
+    rows = [masked(seed, rate=0.0, least=1, kept=0.0, random=0.0, ends=True) for seed in range(300)]
+    places = [[at for at, mark in enumerate(row.marks) if mark >= 0] for row in rows]
+    assert {len(each) for each in places} == {1}
+    assert {each[0] for each in places} == set(range(1, len(IDS)))
+    assert all(row.ids[at] == MASK for row, (at,) in zip(rows, places, strict=True))
+
+
 def test_rates_and_fates_are_those_asked_for():
     """15 % of 40,000 ids, of which 80 % are masked, 10 % kept and 10 % replaced: within five
     standard errors."""

@@ -11,6 +11,7 @@ from diptych.data.sample import Field, Sample, Text
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.pointing import ground, pointing
+from diptych.models.dense import patch_vectors
 
 FIELDS = {"texts.long": Field(kind="text"), "masks.instance": Field(kind="mask")}
 
@@ -49,6 +50,22 @@ def test_who_sees_colours_points_at_all_of_them():
     assert (found["pointing"], found["n"]) == (1.0, 6)
     assert found["chance_pointing"] == found["chance_iou"] == 0.25
     assert 0.5 <= found["iou"] <= 1
+
+
+def test_a_map_of_the_model_points_too():
+    class Heated(Seer):
+        def heat(self, images, texts):
+            """The similarities, of texts in which red is green."""
+            patches, grid = patch_vectors(self, images)
+            asked = self.embed_texts([text.replace("red", "green") for text in texts])
+            return (patches @ asked.T).mT.unflatten(2, grid)
+
+    assert pointing(Heated(), ROWS)["pointing"] == 1
+    found = pointing(Heated(), ROWS, by="heat")
+    assert found["pointing"] == pytest.approx(4 / 6)
+    assert found["protocol"] != pointing(Heated(), ROWS)["protocol"]
+    with pytest.raises(InputError, match="unknown way to point 'hat'"):
+        pointing(Heated(), ROWS, by="hat")  # type: ignore[arg-type]
 
 
 def test_who_takes_red_for_green_misses_both():

@@ -5,7 +5,7 @@ Dimensions: B samples, C captions, L text length.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,14 +27,18 @@ class MaskedTextView(TextView):
     """Texts of `TextView` of which a share `rate` of the ids is masked, with their marks (B, C, L).
 
     Of the chosen ids a share `kept` stays, a share `random` becomes another random id, and all
-    others become the tokenizer's special token "mask". With `whole_word`, whole words are chosen.
-    Ids are also chosen outside training, from the generator. Source: Devlin et al. 2019 (BERT).
+    others become the tokenizer's special token "mask". With `whole_word`, whole words are chosen;
+    with `ends`, the special ids behind a text may be too. A text of which no id was chosen has one
+    with `least=1`. Ids are also chosen outside training, from the generator. Source: Devlin et al.
+    2019 (BERT).
     """
 
     rate: float = 0.15
     kept: float = 0.1
     random: float = 0.1
     whole_word: bool = False
+    ends: bool = False
+    least: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         self.tokenizer.special_id("mask")
@@ -48,20 +52,22 @@ class MaskedTextView(TextView):
     def masked(self, ids: Sequence[int], rng: np.random.Generator) -> Masked:
         """The ids of a text, special ones included, with some masked."""
         begin = len(self.tokenizer.before)
-        own = np.array(ids[begin : len(ids) - len(self.tokenizer.after)], np.int64)
+        after = () if self.ends else self.tokenizer.after
+        own = np.array(ids[begin : len(ids) - len(after)], np.int64)
         chosen = rng.random(len(own)) < self.rate
         if self.whole_word and len(own):
             word = np.cumsum(self.tokenizer.starts_word(own.tolist())) - 1
             chosen = (rng.random(len(own)) < self.rate)[word]
+        if self.least and len(own) and not chosen.any():
+            chosen[rng.integers(len(own))] = True
         marks = np.where(chosen, own, -1)
         fate = rng.random(len(own))
         others = rng.choice(self.tokenizer.ordinary, len(own))
         masked = np.where(fate < self.kept + self.random, others, self.tokenizer.special_id("mask"))
         shown = np.where(chosen & (fate >= self.kept), masked, own)
-        spare = [-1] * begin, [-1] * len(self.tokenizer.after)
         return Masked(
-            [*self.tokenizer.before, *shown.tolist(), *self.tokenizer.after],
-            [*spare[0], *marks.tolist(), *spare[1]],
+            [*self.tokenizer.before, *shown.tolist(), *after],
+            [*[-1] * begin, *marks.tolist(), *[-1] * len(after)],
         )
 
 

@@ -3,7 +3,7 @@
     S_kn = <t_k, p_n>,   W_kn = (S_kn - min_n S) / (max_n S - min_n S)
 
 t_k are the embeddings of texts that describe one object each, p_n those of the positions of their
-image, through the projection of the image vector.
+image, through the projection of the image vector. By heat, S is the model's `heat`.
 
     pointing    the position with the largest S has pixels of the object; a tie for it is no hit
     iou         of the positions with W > 0.5, pixel by pixel, with the object's mask
@@ -18,29 +18,37 @@ Dimensions: K texts, h x w positions, S side of the pixels.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diptych.data.sample import BadSample, Sample, Source
-from diptych.errors import InputError
+from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._patches import cells_of, laid_under
+from diptych.methods.abilities import require
 from diptych.models.dense import patch_vectors
 from diptych.objectives.grouping import group_weights
 
 card = {
     "title": "Pointing: where a text's object is, by patches",
     "needs": ["images.main", "texts", "masks.instance"],
-    "abilities": ["preprocess", "represent", "embed_texts"],
+    "abilities": ["preprocess"],  # represent and embed_texts, or heat, depending on `by`
 }
 
+By = Literal["embed", "heat"]
 
-def ready(model: Any, source: Source, *, role: str = "long") -> None:
-    """Raise InputError for a role that the source lacks."""
+
+def ready(model: Any, source: Source, *, role: str = "long", by: By = "embed") -> None:
+    """Raise InputError for a role that the source lacks, and for abilities that are missing."""
+    if by not in get_args(By):
+        raise unknown("way to point", by, get_args(By))
+    for ability in ("represent", "embed_texts") if by == "embed" else ("heat",):
+        require(model, ability, "pointing")
     if f"texts.{role}" not in source.schema():
         raise InputError(
             f"source {source.name!r} has no texts of role {role!r}; name one with --role"
@@ -52,6 +60,7 @@ def pointing(
     source: Source,
     *,
     role: str = "long",
+    by: By = "embed",
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -60,10 +69,11 @@ def pointing(
     object of the image.
 
     The object is given by the attribute `objects` of a text; object i has the number i + 1 in the
-    mask `instance`. Also returned: `n` texts, `bad` samples by reason, and the protocol. Raises
-    InputError if no text describes one object, and for a model whose image tower has no positions.
+    mask `instance`. `by` is embed, the similarity of text and position, or heat, the model's own map.
+    Also returned: `n` texts, `bad` samples by reason, and the protocol. Raises InputError if no text
+    describes one object, and for a model whose image tower has no positions.
     """
-    ready(model, source, role=role)
+    ready(model, source, role=role, by=by)
     steps = Steps(progress, len(source))
     bad = Counter[str]()
 
@@ -87,12 +97,13 @@ def pointing(
     for pixels, facts in read_images(
         model, source, reported, bad, exact=exact, batch_size=batch_size, steps=steps
     ):
-        patches, grid = patch_vectors(model, pixels, batch_size)
-        for mine, (texts, numbers, plane) in zip(patches, facts, strict=True):
+        said = [texts for texts, _, _ in facts]
+        maps = _heats(model, pixels, said) if by == "heat" else _likenesses(model, pixels, said)
+        for heat, (texts, numbers, plane) in zip(maps, facts, strict=True):
             if not texts:
                 continue
-            cells = cells_of(plane.shape, grid)
-            found = (model.embed_texts(texts).float() @ mine.T).numpy()
+            cells = cells_of(plane.shape, (heat.shape[1], heat.shape[2]))
+            found = heat.flatten(1).numpy()
             for scores, number in zip(found, numbers, strict=True):
                 mask = plane == number
                 there = np.bincount(cells[mask], minlength=len(scores)) > 0
@@ -118,6 +129,7 @@ def pointing(
         exact=exact,
         field=role,
         rule="texts of one object; the best position; W > 0.5",
+        options=() if by == "embed" else (f"by={by}",),
     )
     return {
         "pointing": float(np.mean(hits)),
@@ -127,6 +139,20 @@ def pointing(
         "n": len(hits),
         "bad": dict(bad),
     } | describe(protocol, model)
+
+
+def _likenesses(model: Any, pixels: Tensor, said: Sequence[list[str]]) -> Iterator[Tensor]:
+    """Yield for each image the cosines (K, h, w) of its texts with its positions."""
+    patches, grid = patch_vectors(model, pixels, len(pixels))
+    for mine, texts in zip(patches, said, strict=True):
+        vectors = model.embed_texts(texts).float() if texts else mine[:0]
+        yield (vectors @ mine.T).unflatten(1, grid)
+
+
+def _heats(model: Any, pixels: Tensor, said: Sequence[list[str]]) -> Iterator[Tensor]:
+    """Yield for each image the heat (K, h, w) of its texts."""
+    for image, texts in zip(pixels, said, strict=True):
+        yield model.heat(image[None], texts)[0] if texts else torch.empty(0, 1, 1)
 
 
 def ground(model: Any, image: Any, texts: Sequence[str], *, sigma: float = 0.0) -> Tensor:

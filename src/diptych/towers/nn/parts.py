@@ -140,7 +140,7 @@ def cosine_momentum(start: float, progress: float) -> float:
 
 class Queue(nn.Module):
     """The last Q rows that were pushed, first in first out, initialised with random unit vectors of
-    `seed`.
+    `seed`, or with the integer `fill`.
 
     >>> queue = Queue(4, 2)
     >>> queue.push(torch.ones(2, 2))
@@ -151,12 +151,14 @@ class Queue(nn.Module):
     rows: Tensor
     position: Tensor
 
-    def __init__(self, size: int, dim: int, seed: int = 0):
+    def __init__(self, size: int, dim: int, seed: int = 0, fill: int | None = None):
         super().__init__()
-        rows = torch.randn(
-            size, dim, generator=torch.Generator("cpu").manual_seed(seed), device="cpu"
-        )
-        rows = nn.functional.normalize(rows, dim=1)
+        if fill is None:
+            drawn = torch.Generator("cpu").manual_seed(seed)
+            rows = torch.randn(size, dim, generator=drawn, device="cpu")
+            rows = nn.functional.normalize(rows, dim=1)
+        else:
+            rows = torch.full((size, dim), fill, device="cpu")
         self.register_buffer("rows", rows.to(torch.get_default_device()))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
