@@ -20,7 +20,6 @@ from diptych.data.loader import require
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, TextView, View
-from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.make import Make
 from diptych.methods.teacher import LentLM
