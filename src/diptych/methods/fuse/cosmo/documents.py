@@ -73,8 +73,8 @@ class DocumentView:
 
     `match` says which sentences (texts of `role`) belong to a medium:
 
-    - "given": those whose attribute `image` names its role; of a document without this attribute,
-      sentence i belongs to medium i.
+    - "given": those whose attribute `image` names its role, or several joined by +; of a document
+      without this attribute, sentence i belongs to medium i.
     - "similar": the one with the largest similarity.
     - "assigned": one each, so that the similarities have the largest sum (Hungarian algorithm).
 
@@ -148,10 +148,10 @@ class DocumentView:
         }
         if self.match == "given":
             if any("image" in text.attrs for text in said):
-                named = [str(text.attrs.get("image", "")) for text in said]
+                named = [str(text.attrs.get("image", "")).split("+") for text in said]
             else:
-                named = [*images, *[""] * len(said)][: len(said)]
-            return [[role] if role in images else [] for role in named]
+                named = [*([role] for role in images), *[[] for _ in said]][: len(said)]
+            return [[role for role in held if role in images] for held in named]
         similarity = self._similarity(sample, said, rng, progress)
         owners: list[list[str]] = [[] for _ in said]
         best = assigned(similarity) if self.match == "assigned" else similarity.argmax(1)
