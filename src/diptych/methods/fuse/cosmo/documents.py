@@ -79,9 +79,9 @@ class DocumentView:
     - "assigned": one each, so that the similarities have the largest sum (Hungarian algorithm).
 
     Similarities are the array `similarity` (media, S), to which training adds noise; media below
-    `least` with their sentence, and files of fewer than `bytes` bytes, are left out. A text is cut at the tokenizer's context, and
-    media that are marked behind it are left out. Raises BadSample for a document without media or
-    sentences, or without similarities that are asked for.
+    `least` with their sentence, and files of fewer than `bytes` bytes, are left out. A text is cut at
+    the tokenizer's context, and media that are marked behind it are left out. Raises BadSample for a
+    document without media or sentences, or without similarities that are asked for.
     """
 
     image: ImageView

@@ -21,7 +21,7 @@ from diptych.methods.fuse.cosmo.documents import END, VISUAL, PairWords
 from diptych.methods.fuse.cosmo.gated import GatedLM
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
 from diptych.models.delivered import Validation
-from diptych.models.model import evaluating
+from diptych.models.model import ImagesLike, evaluating
 from diptych.towers.dual import Composed, DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.parts import freeze
@@ -195,27 +195,25 @@ class InterleavedModel(CaptionModel):
         words = PairWords(captioner.words)
         super().__init__(captioner, words, preprocess, name=name, encoder=captioner.aligned())
 
-    def few_shot(self, shots: Sequence[tuple[Any, str]]) -> Self:
-        """The model with these examples, images or clips with their texts, before each prompt of
+    def few_shot(self, images: ImagesLike, texts: Sequence[str]) -> Self:
+        """The model with these examples, images or clips with a text each, before each prompt of
         `generate` and `log_prob`. It shares the parameters.
 
-        Raises InputError for an image that cannot be read, and for an example without words.
+        `images` and errors are those of `embed_images`; InputError also for another number of texts,
+        and for a text without words.
         """
-        for at, (_, text) in enumerate(shots):
-            if not text.strip():
-                raise InputError(f"example {at} has no words; give each image a text")
-        other = copy.copy(self)
-        other.shots = None
-        if not shots:
-            return other
+        seen, count = self._seen(images, 64, False)
+        shown = self._as_many(texts, count, "texts") or []
         words = self.captioner.words
         ids: list[int] = []
-        for _, text in shots:
+        for at, text in enumerate(shown):
+            if not text.strip():
+                raise InputError(f"example {at} has no words; give each image a text")
             ids += [words.special_id(VISUAL), *words.ids(text), *self.captioner.end]
+        other = copy.copy(self)
         with evaluating(self.captioner), torch.inference_mode():
-            seen, _ = self._seen([image for image, _ in shots], 64, False)
-            memory = torch.cat(list(seen)).flatten(0, 1)[None]
-        other.shots = Shots(ids, memory)
+            parts = list(seen)
+        other.shots = Shots(ids, torch.cat(parts).flatten(0, 1)[None]) if parts else None
         return other
 
     def _prompted(
