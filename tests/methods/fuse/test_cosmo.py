@@ -17,9 +17,10 @@ from diptych.data.tokenizers import build
 from diptych.data.views import ImageView
 from diptych.errors import InputError
 from diptych.methods.fuse.cosmo import COSMO, Config
-from diptych.methods.fuse.cosmo.documents import DocumentView, PairWords, with_marks
+from diptych.methods.fuse.cosmo.documents import DocumentView, with_marks
 from diptych.methods.fuse.cosmo.gated import GatedLM
 from diptych.methods.store import describe, load, save_model
+from diptych.models.export import reason, targets
 from diptych.models.generate import generate
 from diptych.models.language import CausalLM
 from diptych.models.pretrained.hf_lm import HFCausalLM
@@ -255,8 +256,7 @@ def method(**config):
 
 
 def pairs(made, texts=("a red circle", "a pink bar on the left", "a blue bar")):
-    words = PairWords(made.words)
-    rows = words.encode(texts)
+    rows = made.words.encode(texts)
     lengths = torch.tensor([[len(row)] for row in rows])
     ids = torch.zeros(len(rows), 1, int(lengths.max()), dtype=torch.long)
     for row, own in zip(ids, rows, strict=True):
@@ -289,6 +289,10 @@ def test_both_losses_are_those_of_the_sheet():
         for row in range(len(batch)):
             n = int(batch.text.lengths[row, 0])
             ids = batch.text.ids[row, 0, :n].tolist()
+            if stream == "train":
+                visual, end = made.model.lm.words, made.model.lm.words + 1
+                ids = [ids[0], visual, *ids[1:-1], end, ids[-1]]
+                n += 2
             shown = ids.count(made.model.lm.words)
             tokens = image(batch.image.pixels[row, :shown]).tokens[:, 1:]  # of the patches
             latents = [resampled(made.model.resampler, list(medium)) for medium in tokens]
@@ -380,7 +384,7 @@ def test_padding_is_read_by_no_text():
 
 
 def words():
-    return with_marks(build("bpe:vocab_size=300:context=24", ["a b c d e"] * 3))
+    return with_marks(build("bpe:vocab_size=300:context=24", ["a b c d e"] * 3), 24)
 
 
 def drawn(count=3):
@@ -394,7 +398,7 @@ def drawn(count=3):
 def view(**options):
     preprocess = make_method(COSMO, image=IMAGE, lm=LM, unimodal=1).model.image.preprocess
     image = ImageView(preprocess=preprocess, augment=None)
-    return DocumentView(image=image, tokenizer=words(), **options)
+    return DocumentView(image=image, tokenizer=words(), length=24, **options)
 
 
 def told(found, tokenizer):
@@ -425,12 +429,7 @@ def test_targets_of_documents():
     assert found["fields.main.there"].tolist() == [True, True, False]
     assert found["images.main"].shape == (3, 3, 32, 32)
     assert not found["images.main"][2].any()
-    short = replace(
-        made,
-        tokenizer=with_marks(
-            made.tokenizer.from_dict({**made.tokenizer.to_dict(), "special": ""}), 7
-        ),
-    )
+    short = replace(made, length=7)
     found = short(sample, np.random.default_rng(0), None)
     assert told(found, made.tokenizer) == "<s> a <v> !b !c !<e> d"  # cut before the second medium
     assert found["fields.main.there"].tolist() == [True, False, False]
@@ -483,6 +482,7 @@ def test_a_saved_model_embeds_and_writes_behind_examples(tmp_path):
         torch.testing.assert_close(model.embed_images(images), features["image_train"])
         texts = ["a red circle", "a pink bar on the left", "a blue bar"]
         torch.testing.assert_close(model.embed_texts(texts), features["text_train"])
+    assert all(reason(model, target) for target in targets() if target != "onnx")
     texts = model.generate(images, ["a red"] * 3, max_tokens=4)
     few = model.few_shot(images[:2], ["a bar", "a cat"])
     # the same, by hand

@@ -36,7 +36,7 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import ImageView, TextView, View, augmentation
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Batches, Features, Losses, Method, Preset, Recipe, Stage
-from diptych.methods.fuse.cosmo.documents import DocumentView, Match, PairWords, with_marks
+from diptych.methods.fuse.cosmo.documents import VISUAL, DocumentView, Match, as_pairs, with_marks
 from diptych.methods.fuse.cosmo.gated import GatedLM, Reach
 from diptych.methods.fuse.cosmo.model import MediaCaptioner
 from diptych.methods.make import Make
@@ -152,7 +152,8 @@ class COSMO(Method):
             make.image(), None, config.embed, logit_scale=Temperature(theta, form="exp")
         )
         lm, words = _language(config.lm, make)
-        self.words = with_marks(words, config.length)
+        self.length = min(config.length or words.context, words.context)
+        self.words = with_marks(words, self.length)
         width = encoder.image.width
         self.model = MediaCaptioner(
             encoder,
@@ -166,7 +167,7 @@ class COSMO(Method):
             ),
             GatedLM(
                 lm,
-                words=words.vocab_size,
+                words=self.words.special_id(VISUAL),
                 memory_width=width,
                 tokens=config.tokens,
                 unimodal=config.unimodal,
@@ -204,10 +205,11 @@ class COSMO(Method):
             augment=self.augment,
         )
         if stream in PAIRS:
-            return image, TextView(tokenizer=PairWords(self.words), role=config.role)
+            return image, TextView(tokenizer=self.words, role=config.role)
         document = DocumentView(
             image=image,
             tokenizer=self.words,
+            length=self.length,
             media=config.media,
             role=config.document,
             match=config.match,
@@ -230,7 +232,7 @@ class COSMO(Method):
 
     def _read(self, batch: Batch, pairs: bool) -> Features:
         model = self.model
-        ids, lengths = batch.text.flat
+        ids, targets, lengths = self._written(batch)
         there = batch.fields.get("main.there")
         media = 1 if there is None else there.shape[1]
         latents = model.look(batch.image.pixels.unflatten(1, (media, -1)), there)
@@ -239,25 +241,29 @@ class COSMO(Method):
             memory_mask = there.repeat_interleave(self.config.tokens, 1)
         memory = latents[:, :, 1:].flatten(1, 2)
         half, hidden = model.lm.read(ids, memory=memory, memory_mask=memory_mask)
-        targets = self._targets(batch) >= 0
-        found = model.lm.log_probs_where(hidden[:, :-1], ids[:, 1:], targets[:, 1:])
-        features = {"log_prob": found.sum(1), "targets": targets.sum(1)}
+        counted = targets >= 0
+        found = model.lm.log_probs_where(hidden[:, :-1], ids[:, 1:], counted[:, 1:])
+        features = {"log_prob": found.sum(1), "targets": counted.sum(1)}
         if pairs:
             features["image"] = normalize(model.image_vectors(latents), dim=-1)
             features["text"] = normalize(model.text_vectors(half, lengths), dim=-1)
         return features
 
-    def _targets(self, batch: Batch) -> Tensor:
-        """The targets (B, L), -1 where there is none: of documents their marks; of pairs all ids but
-        the first, the media mark and padding, and without its end where a text may have been cut."""
-        if batch.text.marks is not None:
-            return batch.text.marks.flatten(0, 1)
+    def _written(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The ids (B, L) of a batch, its targets (B, L), -1 where there is none, and lengths (B,).
+
+        Targets of documents are their marks; of pairs all ids but the first, the media mark and
+        padding, and without its end where a text may have been cut.
+        """
         ids, lengths = batch.text.flat
+        if batch.text.marks is not None:
+            return ids, batch.text.marks.flatten(0, 1), lengths
+        full = (lengths == self.words.context).long()
+        ids, lengths = as_pairs(self.words, ids, lengths)
+        last = lengths - full * (len(self.words.after) + 1)
         place = torch.arange(ids.shape[1], device=ids.device)
-        full = lengths == self.words.context
-        last = lengths - full.long() * len(PairWords(self.words).after)
         target = (place > 0) & (place < last[:, None]) & (ids != self.model.lm.visual)
-        return ids.masked_fill(~target, -1)
+        return ids, ids.masked_fill(~target, -1), lengths
 
     def loss(self, features: Features, batches: Batches, at: At) -> Losses:
         terms: dict[str, Tensor] = {}
@@ -270,7 +276,7 @@ class COSMO(Method):
             if f"image_{stream}" in features:
                 vectors = features[f"image_{stream}"], features[f"text_{stream}"]
                 contrastive = info_nce(*vectors, self.model.encoder.logit_scale())
-                different = all_different(self._targets(batch))
+                different = all_different(self._written(batch)[1])
                 terms[f"contrastive_{stream}"] = (
                     weight * self.config.contrastive * contrastive * different
                 )

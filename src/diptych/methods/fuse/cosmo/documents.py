@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.tokenizers import Tokenizer, from_dict
@@ -28,41 +29,30 @@ JITTER = 0.02
 Match = Literal["given", "similar", "assigned"]
 
 
-def with_marks(words: Tokenizer, length: int | None = None) -> Tokenizer:
-    """The tokenizer with a media mark and the end of a chunk behind its vocabulary, and at most
-    `length` ids a text."""
-    context = words.context if length is None else min(length, words.context)
+def with_marks(words: Tokenizer, length: int) -> Tokenizer:
+    """The tokenizer with a media mark and the end of a chunk behind its vocabulary, for texts that have
+    at most `length` ids with these two."""
     special = "+".join([*words.added, VISUAL, END])
-    return from_dict({**words.to_dict(), "context": context, "special": special})
+    return from_dict({**words.to_dict(), "context": length - 2, "special": special})
 
 
-class PairWords(Tokenizer):
-    """The tokenizer `words` with a media mark before each text and the end of a chunk behind it."""
+def as_pairs(words: Tokenizer, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts (B, L) of lengths (B,) as those of pairs, (B, L + 2): with a media mark before the words and
+    the end of a chunk behind them.
 
-    kind = "pair"
-
-    def __init__(self, words: Tokenizer):
-        self.of = words
-        self.vocab_size = words.vocab_size
-        self.context = words.context
-        self.pad = words.pad
-        self.padding = words.padding
-        self.special = words.special
-        self.added = words.added
-        self.before = (*words.before, words.special_id(VISUAL))
-        self.after = (words.special_id(END), *words.after)
-
-    def ids(self, text: str) -> list[int]:
-        return self.of.ids(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.of.decode(ids)
-
-    def starts_word(self, ids: Sequence[int]) -> list[bool]:
-        return self.of.starts_word(ids)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "of": self.of.to_dict()}
+    >>> from diptych.data.tokenizers import train_bpe
+    >>> words = with_marks(train_bpe(["a cat"], vocab_size=259), length=8)
+    >>> as_pairs(words, torch.tensor([[1, 9, 8, 2], [1, 7, 2, 0]]), torch.tensor([4, 3]))[0].tolist()
+    [[1, 259, 9, 8, 260, 2], [1, 259, 7, 260, 2, 0]]
+    """
+    first = len(words.before)
+    end = (lengths - len(words.after) + 1)[:, None]
+    place = torch.arange(ids.shape[1] + 2, device=ids.device).expand(len(ids), -1)
+    source = place - (place > first).long() - (place > end).long()
+    found = ids.gather(1, source.clamp(max=ids.shape[1] - 1))
+    found = found.masked_fill(place == first, words.special_id(VISUAL))
+    found = found.masked_fill(place == end, words.special_id(END))
+    return found.masked_fill(place >= lengths[:, None] + 2, words.pad), lengths + 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +70,13 @@ class DocumentView:
 
     Similarities are the array `similarity` (media, S), to which training adds noise; media below
     `least` with their sentence, and files of fewer than `bytes` bytes, are left out. A text is cut at
-    the tokenizer's context, and media that are marked behind it are left out. Raises BadSample for a
-    document without media or sentences, or without similarities that are asked for.
+    `length` ids, and media that are marked behind them are left out. Raises BadSample for a document
+    without media or sentences, or without similarities that are asked for.
     """
 
     image: ImageView
     tokenizer: Tokenizer
+    length: int
     media: int = 3
     role: str = "document"
     match: Match = "given"
@@ -117,7 +108,7 @@ class DocumentView:
             roles = [roles[at] for at in chosen]
         texts = [text.text.strip() for text in said]
         owners = [[role for role in held if role in roles] for held in owners]
-        ids, marks = marked(self.tokenizer, texts, owners)
+        ids, marks = marked(self.tokenizer, texts, owners, self.length)
         shown = roles[: ids.count(self.tokenizer.special_id(VISUAL))]
         if not shown:
             raise BadSample("no-image", "no image of the document is marked within the context")
@@ -132,7 +123,7 @@ class DocumentView:
 
     def _read(
         self, sample: Sample, role: str, rng: np.random.Generator, progress: float | None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """The pixels (F, 3, H, W) of one medium."""
         one = Sample(key=sample.key, source=sample.source, images={"main": sample.images[role]})
         return self.image(one, rng, progress)["images.main"]
@@ -192,9 +183,9 @@ def assigned(similarity: np.ndarray) -> np.ndarray:
 
 
 def marked(
-    words: Tokenizer, texts: Sequence[str], owners: Sequence[Sequence[str]]
+    words: Tokenizer, texts: Sequence[str], owners: Sequence[Sequence[str]], length: int
 ) -> tuple[list[int], list[int]]:
-    """The ids of a document and its targets, -1 where there is none, both cut at the context.
+    """The ids of a document and its targets, -1 where there is none, both cut at `length`.
 
     `owners` are the media of each sentence. One that was not marked before is marked, behind the end
     of the chunk before; sentences of media that all were marked belong to the same chunk.
@@ -227,4 +218,4 @@ def marked(
         run.append(text)
     close(open_chunk)
     put(words.after, False)
-    return ids[: words.context], marks[: words.context]
+    return ids[:length], marks[:length]

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
-from diptych.methods.fuse.cosmo.documents import END, VISUAL, PairWords
+from diptych.methods.fuse.cosmo.documents import END, VISUAL, as_pairs
 from diptych.methods.fuse.cosmo.gated import GatedLM
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
 from diptych.models.delivered import Validation
@@ -132,6 +132,11 @@ class AlignedEncoder(Composed):
         }
         super().__init__(captioner.encoder, parts=parts)
 
+    def config(self) -> dict[str, Any]:
+        """The config of the image side, with a text tower that nothing builds: exports, and trainings
+        of other methods, refuse it by name."""
+        return {**super().config(), "text": self.text.spec}  # type: ignore[union-attr]
+
     def embed_images(self, x: Tensor, **options: Any) -> Tensor:
         return normalize(self.project_image(self.image(x, **options).pooled), dim=-1)
 
@@ -157,7 +162,8 @@ class MediaTower(ImageTower):
 
 
 class LowerHalf(Tower):
-    """The lower half of a language model, and the query that pools its tokens, as a text tower."""
+    """The lower half of a language model, and the query that pools its tokens, as a text tower. Texts
+    are read as those of pairs."""
 
     def __init__(self, captioner: MediaCaptioner):
         super().__init__(None)
@@ -172,6 +178,7 @@ class LowerHalf(Tower):
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Encoded:
         captioner = self.captioner[0]
+        ids, lengths = as_pairs(captioner.words, ids, lengths)
         tokens = captioner.lm.text_tokens(ids)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         return Encoded(tokens, captioner.pool_text(tokens, lengths), mask=mask)
@@ -192,7 +199,7 @@ class InterleavedModel(CaptionModel):
     shots: Shots | None = None
 
     def __init__(self, captioner: MediaCaptioner, preprocess: Preprocess, *, name: str):
-        words = PairWords(captioner.words)
+        words = captioner.words
         super().__init__(captioner, words, preprocess, name=name, encoder=captioner.aligned())
 
     def few_shot(self, images: ImagesLike, texts: Sequence[str]) -> Self:
