@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.factories import AT, make_batch, make_method, random_images
 from torch.nn.functional import normalize
 
+from diptych.cli import main
 from diptych.data.batch import Tokens
 from diptych.data.held import encoded
 from diptych.data.sample import BadSample, Sample, Text
@@ -466,7 +468,7 @@ def test_media_and_sentences_are_matched_by_similarity():
 # ---- inference
 
 
-def test_a_saved_model_embeds_and_writes_behind_examples(tmp_path):
+def test_a_saved_model_embeds_and_writes_behind_examples(tmp_path, capsys):
     made = method()
     module = made.deliver()
     options = vars(made.config)
@@ -512,6 +514,15 @@ def test_a_saved_model_embeds_and_writes_behind_examples(tmp_path):
         model.few_shot(images[:1], [" "])
     with pytest.raises(InputError, match="with its examples.*context"):
         model.few_shot(images, ["a red bar on the left"] * 3).generate(images[:1])
+    for number, pixels in enumerate(images[:2]):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a bar")
+    told = ["--images", str(tmp_path / "1.png"), "--max-tokens", "3", "--strategy", "greedy"]
+    written = []
+    for shots in ([], ["--shots", "1", "--examples", str(tmp_path)]):
+        assert main(["generate", str(tmp_path / "run"), "a", *told, *shots]) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0] != written[1]
     clip = images[None].float() / 255
     assert model.embed_images(clip).shape == (1, 16)
     assert model.generate(clip, max_tokens=2)

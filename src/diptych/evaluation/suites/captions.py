@@ -93,11 +93,11 @@ def captions(
     `written`, the first ten captions by key, `bad` samples by reason, and the protocol.
     """
     role = role_of("captions", source, role)
-    ready(model, source, role=role, shots=shots, train=train)
+    examples = None if train is None else opened(train)
+    ready(model, source, role=role, shots=shots, train=examples)
     options = list(clips_of(source))
     writer = model
-    if train is not None:
-        examples = opened(train)
+    if examples is not None:
         count = number_of(shots, "captions")
         writer = behind_captions(model, examples, role, count, seeds[0])
         options += [f"shots={count}", f"examples={data_of(examples)}", f"seed={seeds[0]}"]

@@ -82,7 +82,8 @@ def in_context(
     `shots` is the number K of examples; those of classes come from `train`, a source or its spec. Also
     returned: `n` images, `bad` samples by reason, and the protocol.
     """
-    ready(model, source, label=label, shots=shots, train=train)
+    examples = None if train is None else opened(train)
+    ready(model, source, label=label, shots=shots, train=examples)
     count = number_of(shots, "in_context")
     bad: Counter[str] = Counter()
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "progress": progress}
@@ -91,11 +92,11 @@ def in_context(
         found = _words(model, source, count, seeds, bad, **how)
     else:
         field = named_label("in_context", source, label)
-        examples = opened(train)  # type: ignore[arg-type]  # `ready` refuses classes without
+        assert examples is not None, "`ready` refuses classes without examples"
         found = _classes(model, source, examples, field, count, seeds, bad, **how)
     options = [f"shots={count}", f"seeds={'+'.join(map(str, seeds))}", *clips_of(source)]
-    if train is not None:
-        options.append(f"examples={data_of(opened(train))}")
+    if examples is not None:
+        options.append(f"examples={data_of(examples)}")
     protocol = protocol_of(
         "in_context",
         source,

@@ -132,6 +132,7 @@ class COSMO(Method):
         "lm": "text:width=32:depth=2:heads=2",
         "unimodal": 1,
         "media": 2,
+        "depth": 1,
     }
     find_unused_parameters: ClassVar[bool] = True  # a step of documents trains no embedding
     model: MediaCaptioner
@@ -143,7 +144,7 @@ class COSMO(Method):
             "generate {run} --images IMAGES",
         )
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
         self.streams: Sequence[str] = ("train", "documents")
@@ -337,6 +338,7 @@ def _published(width: int, depth: int, heads: int, **config: Any) -> Preset:
             clip=1.0,
             batch_size=8192,
             epochs=20,
+            precision="bfloat16",  # published: float16
         ),
     )
 
