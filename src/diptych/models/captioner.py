@@ -226,7 +226,7 @@ class CaptionModel(Model):
                     memory=prompt.memory,
                     memory_mask=prompt.memory_mask,
                     strategy=strategy,
-                    eot=self.captioner.end[-1],
+                    eot=self.captioner.end[-1] if self.captioner.end else None,
                     max_tokens=most,
                     seed=seed,
                     row=start,

@@ -12,7 +12,8 @@ from tests.factories import AT, make_batch, make_method, random_images
 from torch.nn.functional import normalize
 
 from diptych.cli import main
-from diptych.data.batch import Tokens
+from diptych.data.batch import Images, Tokens
+from diptych.data.clips import FrameStack
 from diptych.data.held import encoded
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.tokenizers import build
@@ -65,7 +66,7 @@ def gated(kind="ours", opened=True, **options):
         with torch.no_grad():
             for value in lm.parameters():
                 value.mul_(5)
-    made = GatedLM(lm, words=V - 2, memory_width=16, tokens=2, unimodal=1, **options).eval()
+    made = GatedLM(lm, vocab_size=V - 2, memory_width=16, tokens=2, unimodal=1, **options).eval()
     if opened:
         with torch.no_grad():
             for name, value in made.blocks.named_parameters():
@@ -164,7 +165,7 @@ def test_a_compressed_block_has_narrower_heads_at_the_same_scale():
     expected = torch.einsum("hd,hdm->hm", q, k).mul(64**-0.5).softmax(-1)
     torch.testing.assert_close(weights[0, :, 1], expected)
     with pytest.raises(InputError, match="both halves"):
-        GatedLM(ours(), words=V - 2, memory_width=16, tokens=2, unimodal=3)
+        GatedLM(ours(), vocab_size=V - 2, memory_width=16, tokens=2, unimodal=3)
 
 
 # ---- a slow reference, in double precision: one head, one query, one key after another
@@ -222,9 +223,9 @@ def resampled(pooler, sequence, raw_query=False):
 def decoded(lm, ids, media):
     """The tokens below the first medium's block, and the logits."""
     tower = lm.own.tower
-    words = torch.cat([tower.table.weight[: lm.words], lm.added])
+    words = torch.cat([tower.table.weight[: lm.vocab_size], lm.added])
     stream = [words[id] + tower.positions[at] for at, id in enumerate(ids)]
-    times = [sum(int(id == lm.words) for id in ids[: at + 1]) for at in range(len(ids))]
+    times = [sum(int(id == lm.vocab_size) for id in ids[: at + 1]) for at in range(len(ids))]
     memory = [token for medium in media for token in medium]
     owner = [number for number, medium in enumerate(media, 1) for _ in medium]
     half = None
@@ -292,15 +293,15 @@ def test_both_losses_are_those_of_the_sheet():
             n = int(batch.text.lengths[row, 0])
             ids = batch.text.ids[row, 0, :n].tolist()
             if stream == "train":
-                visual, end = made.model.lm.words, made.model.lm.words + 1
+                visual, end = made.model.lm.vocab_size, made.model.lm.vocab_size + 1
                 ids = [ids[0], visual, *ids[1:-1], end, ids[-1]]
                 n += 2
-            shown = ids.count(made.model.lm.words)
+            shown = ids.count(made.model.lm.vocab_size)
             tokens = image(batch.image.pixels[row, :shown]).tokens[:, 1:]  # of the patches
             latents = [resampled(made.model.resampler, list(medium)) for medium in tokens]
             half, logits = decoded(made.model.lm, ids, [each[1:] for each in latents])
             if stream == "train":
-                targets = [at for at in range(1, n) if ids[at] != made.model.lm.words]
+                targets = [at for at in range(1, n) if ids[at] != made.model.lm.vocab_size]
                 mean = sum(each[0] for each in latents) / len(latents)
                 vectors[0].append(made.model.encoder.image_projection.weight @ mean)
                 [query] = resampled(made.model.text_pooler, half, raw_query=True)
@@ -441,6 +442,27 @@ def test_targets_of_documents():
         made(replace(sample, texts=()), np.random.default_rng(0), None)
 
 
+def test_documents_of_clips_hold_their_frames_side_by_side():
+    a, b, c = drawn().values()
+    clips = {"main": FrameStack((a, b), 2), "page2": FrameStack((c, a), 2)}
+    texts = [Text(text=text, role="document") for text in "ab"]
+    sample = Sample(key="0", source="test", images=clips, texts=texts)
+    found = view(media=3)(sample, np.random.default_rng(0), None)
+    assert found["fields.main.there"].tolist() == [True, True, False]
+    frames = found["images.main"]
+    assert frames.shape == (6, 3, 32, 32)
+    assert torch.equal(frames[0], frames[3])
+    made = method(media=3)
+    given = documents(made)
+    batch = replace(
+        given,
+        images={"main": Images(frames[None].expand(2, -1, -1, -1, -1))},
+        fields={"main.there": found["fields.main.there"].expand(2, -1)},
+    )
+    losses = made.loss(made.encode({"films": batch}, AT), {"films": batch}, AT)
+    assert set(losses.terms) == {"log_loss_films"}
+
+
 def test_media_and_sentences_are_matched_by_similarity():
     texts = [Text(text=text, role="document") for text in "abc"]
     similarity = np.array([[0.30, 0.29, 0.1], [0.31, 0.1, 0.1], [0.1, 0.1, 0.2]], np.float32)
@@ -477,13 +499,11 @@ def test_a_saved_model_embeds_and_writes_behind_examples(tmp_path, capsys):
     model = load(tmp_path / "run")
     images = random_images(3)
     given = pairs(made)
-    features = made.encode(
-        {"train": replace(given, images={"main": type(given.image)(images[:, None])})}, AT
-    )
+    features = made.encode({"train": replace(given, images={"main": Images(images[:, None])})}, AT)
     with torch.no_grad():
         torch.testing.assert_close(model.embed_images(images), features["image_train"])
-        texts = ["a red circle", "a pink bar on the left", "a blue bar"]
-        torch.testing.assert_close(model.embed_texts(texts), features["text_train"])
+        said = ["a red circle", "a pink bar on the left", "a blue bar"]
+        torch.testing.assert_close(model.embed_texts(said), features["text_train"])
     assert all(reason(model, target) for target in targets() if target != "onnx")
     texts = model.generate(images, ["a red"] * 3, max_tokens=4)
     few = model.few_shot(images[:2], ["a bar", "a cat"])
@@ -514,6 +534,10 @@ def test_a_saved_model_embeds_and_writes_behind_examples(tmp_path, capsys):
         model.few_shot(images[:1], [" "])
     with pytest.raises(InputError, match="with its examples.*context"):
         model.few_shot(images, ["a red bar on the left"] * 3).generate(images[:1])
+    half = load(tmp_path / "run", precision="bfloat16")
+    assert half.few_shot(images[:1], ["a bar"]).generate(images[:1], max_tokens=2)
+    near = (half.embed_texts(said) * model.embed_texts(said)).sum(1)
+    assert near.min() > 0.99
     for number, pixels in enumerate(images[:2]):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("a bar")

@@ -168,7 +168,7 @@ class COSMO(Method):
             ),
             GatedLM(
                 lm,
-                words=self.words.special_id(VISUAL),
+                vocab_size=self.words.special_id(VISUAL),
                 memory_width=width,
                 tokens=config.tokens,
                 unimodal=config.unimodal,

@@ -116,7 +116,7 @@ class GatedLM(CausalLM):
     `interval`, …; those below read no media, and are the text encoder.
 
     `lm` is a lent model, of which the state dict holds a checksum, or a module of this one's own. Of
-    its words the first `words` are used, and two follow: the media mark and the end of a chunk, whose
+    its words the first `vocab_size` are used, and two follow: the media mark and the end of a chunk, whose
     embeddings, input and output, are drawn with the spread of the others and stay as they are. A
     medium has `tokens` tokens of width `memory_width`. `tap` is the block whose input is the text
     encoder's output, by default the first with media.
@@ -130,7 +130,7 @@ class GatedLM(CausalLM):
         self,
         lm: LentLM | CausalLM,
         *,
-        words: int,
+        vocab_size: int,
         memory_width: int,
         tokens: int,
         unimodal: int | None = None,
@@ -150,7 +150,7 @@ class GatedLM(CausalLM):
                 f"the language model has {depth} blocks, and the first {first} are to read no media; give "
                 "--method.unimodal a number between, so that both halves have some"
             )
-        self.words = words
+        self.vocab_size = vocab_size
         self.tokens = tokens
         self.reach = reach
         self.tap = first - published_tap
@@ -181,7 +181,7 @@ class GatedLM(CausalLM):
     @property
     def visual(self) -> int:
         """The id of the media mark."""
-        return self.words
+        return self.vocab_size
 
     def config(self) -> dict[str, Any]:
         """Plain values: the method's options describe the rest."""
@@ -194,14 +194,14 @@ class GatedLM(CausalLM):
         return self
 
     def logits(self, hidden: Tensor) -> Tensor:
-        own = self.lm.logits(hidden)[..., : self.words]
+        own = self.lm.logits(hidden)[..., : self.vocab_size]
         return torch.cat([own, F.linear(hidden, self.added)], -1)
 
     def embeddings(self, ids: Tensor) -> Tensor:
         """The embeddings (B, L, D) of ids (B, L)."""
-        own = self.lm.table(ids.clamp(max=self.words - 1))
-        added = self.added[(ids - self.words).clamp(min=0)]
-        return torch.where((ids >= self.words)[..., None], added, own)
+        own = self.lm.table(ids.clamp(max=self.vocab_size - 1))
+        added = self.added[(ids - self.vocab_size).clamp(min=0)]
+        return torch.where((ids >= self.vocab_size)[..., None], added, own)
 
     def forward(  # type: ignore[override]  # media are marked by ids, so there is no text without
         self,

@@ -145,19 +145,20 @@ class MediaTower(ImageTower):
     """An image tower with a resampler: the tokens of images, or clips, are its latents."""
 
     def __init__(self, captioner: MediaCaptioner):
-        image = captioner.encoder.image
-        super().__init__(image.config, image.preprocess)
-        self.captioner = (captioner,)  # a tuple: its parts are registered elsewhere
+        tower = captioner.encoder.image
+        super().__init__(tower.config, tower.preprocess)
+        self.tower = tower
         self.resampler = captioner.resampler
-        self.width = image.width
+        self.look = captioner.look
+        self.width = tower.width
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {**self.captioner[0].encoder.image.spec, "name": "cosmo.media"}
+        return {**self.tower.spec, "name": "cosmo.media"}
 
     def forward(self, x: Tensor) -> Encoded:
         frames = x[:, None] if x.ndim == 4 else x
-        latents = self.captioner[0].look(frames[:, None])[:, 0]
+        latents = self.look(frames[:, None])[:, 0]
         return Encoded(latents[:, 1:], latents[:, 0])
 
 
@@ -167,21 +168,22 @@ class LowerHalf(Tower):
 
     def __init__(self, captioner: MediaCaptioner):
         super().__init__(None)
-        self.captioner = (captioner,)  # a tuple: its parts are registered elsewhere
+        self.lm = captioner.lm
         self.pooler = captioner.text_pooler
+        self.pool = captioner.pool_text
+        self.words = captioner.words
         self.width = captioner.lm.table.embedding_dim
 
     @property
     def spec(self) -> dict[str, Any]:
-        words = self.captioner[0].words
+        words = self.words
         return {"name": "cosmo.text", "vocab_size": words.vocab_size, "context": words.context}
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Encoded:
-        captioner = self.captioner[0]
-        ids, lengths = as_pairs(captioner.words, ids, lengths)
-        tokens = captioner.lm.text_tokens(ids)
+        ids, lengths = as_pairs(self.words, ids, lengths)
+        tokens = self.lm.text_tokens(ids)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        return Encoded(tokens, captioner.pool_text(tokens, lengths), mask=mask)
+        return Encoded(tokens, self.pool(tokens, lengths), mask=mask)
 
 
 @dataclass(frozen=True)
