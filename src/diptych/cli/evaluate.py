@@ -143,8 +143,7 @@ def add(parser: Parser) -> None:
         "--train",
         metavar="SOURCE",
         help="probes, nli: what they learn from; visualness: its threshold; continuation, captions, "
-        "in_context: examples; "
-        "text_labels: where labels are counted",
+        "in_context: examples; text_labels: where labels are counted",
     )
     parser.option(
         some,

@@ -89,8 +89,9 @@ def captions(
     `object_precision`, beside chance.
 
     `role` is the role of the reference captions: caption, or the first. `shots` images with captions
-    from `train`, a source or its spec, stand before each image; the first seed draws them. Also returned: `n` images,
-    `written`, the first ten captions by key, `bad` samples by reason, and the protocol.
+    from `train`, a source or its spec, stand before each image; the first seed draws them. Also
+    returned: `n` images, `written`, the first ten captions by key, `bad` samples by reason, and the
+    protocol.
     """
     role = role_of("captions", source, role)
     examples = None if train is None else opened(train)
