@@ -151,6 +151,8 @@ def test_a_token_reads_the_media_of_its_time_and_no_others():
         assert not found[:, 0].any()
         assert found[:, 1:].abs().amax(-1).gt(0).all()
     assert torch.equal(made.text_tokens(ids), made.read(ids, memory=media)[0])
+    made.reach = "none"
+    assert torch.equal(made(ids, memory=media), made(ids, memory=other))
 
 
 def test_a_compressed_block_has_narrower_heads_at_the_same_scale():

@@ -73,7 +73,7 @@ class Config:
     - `lm` is a language model as `diptych.load` takes it, or the shape of a new one, `text:…`.
     - Its first `unimodal` blocks are the text encoder (None: half of them). From there on every
       `interval`-th block has gated cross-attention, whose widths are divided by `compress`. A token
-      reads the `reach`: the latest medium before it, or all previous ones.
+      reads the `reach`: the latest medium before it, all previous ones, or none, as a control.
 
     Media: a medium becomes `tokens` tokens, by a resampler of `depth` layers. `frame_positions` and
     `media_positions` are the most frames, or media, that have learned positions (0: none).

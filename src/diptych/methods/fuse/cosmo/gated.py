@@ -25,8 +25,8 @@ from diptych.towers.nn.transformer import Attention, FeedForward, init
 
 HEADS = 8
 HEAD_WIDTH = 64
-Reach = Literal["latest", "previous"]
-"""Which media a token reads: the latest one before it, or all of these."""
+Reach = Literal["latest", "previous", "none"]
+"""Which media a token reads: the latest one before it, all of these, or none (a control)."""
 
 
 def media_times(ids: Tensor, visual: int, before: Tensor | None = None) -> Tensor:
@@ -250,6 +250,8 @@ class GatedLM(CausalLM):
         medium = torch.arange(memory.shape[1], device=times.device) // self.tokens + 1
         times = times[..., None]
         seen = times == medium if self.reach == "latest" else times >= medium
+        if self.reach == "none":
+            seen = torch.zeros_like(seen)
         return seen if memory_mask is None else seen & memory_mask[:, None]
 
     def text_tokens(self, ids: Tensor) -> Tensor:
