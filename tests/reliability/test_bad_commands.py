@@ -55,6 +55,19 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         f"train mcl {PAIR} --batch-size 2 --method.clusters 99",
         ("mcl makes 99 clusters of 4 points", "ask for fewer clusters"),
     ),
+    (
+        "train cosmo --init tiny --data documents=a.txt --batch-size 2 --out x",
+        ("a.txt has no images.main", "COSMO needs"),
+    ),
+    (
+        "train cosmo --init tiny --data pairs=photos --batch-size 2 --out x",
+        ("stream of cosmo 'pairs'", "clips, documents"),
+    ),
+    (
+        f"train cosmo {PAIR} --init tiny --method.lm tiny",
+        ("lm=tiny is no language model", "hf-lm:FOLDER"),
+    ),
+    (f"train cosmo {PAIR} --init tiny --method.unimodal 4", ("4 blocks", "--method.unimodal")),
     (f"train clip {PAIR} --adapt lora", ("--adapt lora", "name one with --init")),
     (f"train coop {PAIR} --init tiny --adapt lora", ("coop adapts a model", "leave out --adapt")),
     (f"train clip {PAIR} --patience 2", ("patience", "name it with select")),
@@ -347,6 +360,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     (
         "evaluate tiny --data scenes --suite probe --fit pooler --shots 1",
         ("fit=pooler reads the tokens of images", "leave out shots"),
+    ),
+    (
+        "evaluate tiny --data scenes:pages=2 --suite in_context",
+        ("in_context needs a model with generate", "train coca"),
     ),
     ("evaluate tiny --data photos --suite perplexity", ("perplexity needs a model with log_prob",)),
     ("ground tiny nowhere.png cat", ("nowhere.png: there is no such file", "check the path")),

@@ -142,8 +142,8 @@ def add(parser: Parser) -> None:
         some,
         "--train",
         metavar="SOURCE",
-        help="probes, nli: what they learn from; visualness: its threshold; continuation: examples; "
-        "text_labels: where labels are counted",
+        help="probes, nli: what they learn from; visualness: its threshold; continuation, captions, "
+        "in_context: examples; text_labels: where labels are counted",
     )
     parser.option(
         some,
@@ -233,7 +233,8 @@ def add(parser: Parser) -> None:
         some,
         "--shots",
         metavar="K,…",
-        help="probe: few-shot probes of K samples a class; continuation: examples before a prompt",
+        help="probe: few-shot probes of K samples a class; continuation, captions, in_context: examples "
+        "before a prompt",
     )
     parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
     parser.option(

@@ -28,6 +28,7 @@ EXAMPLES = (
     "diptych generate runs/words 'a red' --strategy contrastive:k=5:alpha=0.6",
     "diptych generate runs/words 'a red' --strategy beam --beams 8 --max-tokens 20",
     "diptych generate runs/captions --images photos/",
+    "diptych generate runs/documents --images photos/ --shots 4 --examples captions.csv",
     "diptych generate runs/answers 'how many cats are there?' --images photos/ --json",
     "diptych generate runs/answers 'what animal is it?' --images photos/ --among animals.txt",
     "diptych generate hf-lm:opt/ --data 'news.jsonl:text=article;summary=summary' --task summary --out written.jsonl",
@@ -103,7 +104,9 @@ def add(parser: Parser) -> None:
     )
     parser.option(many, "--role", help="role of the texts (default: caption)")
     parser.option(many, "--reference", metavar="ROLE", help="role of the references")
-    parser.option(many, "--shots", type=int, metavar="N", help="examples before each prompt (0)")
+    parser.option(
+        many, "--shots", type=int, metavar="N", help="examples before each prompt or image (0)"
+    )
     parser.option(many, "--examples", metavar="SOURCE", help="where examples come from")
     parser.option(
         many, "--prefix", type=int, metavar="N", help="tokens that open texts begin with (16)"
@@ -305,6 +308,7 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
                 "--method.task answers"
             )
         settings = {**settings, "among": _listed(args.among)}
+    model = _behind_examples(args, model, settings.get("seed", 0))
     if is_image(args.images):
         [text] = model.generate(args.images, None if prompt is None else [prompt], **settings)
         found = [Written(args.images, args.images, text)]
@@ -335,3 +339,18 @@ def _listed(path: str) -> list[str]:
             f"--among {path} is no text file; name one with an answer a line"
         ) from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def _behind_examples(args: Namespace, model: Any, seed: int) -> Any:
+    """The model behind the images with captions that --shots and --examples ask for."""
+    from diptych.data.sources import open_source
+    from diptych.evaluation.suites._shots import behind_captions, check_shots
+
+    examples = open_source(args.examples) if "examples" in args else None
+    count = args.get("shots", 0)
+    check_shots(model, "writing", count, examples)
+    return (
+        model
+        if examples is None
+        else behind_captions(model, examples, args.get("role"), count, seed)
+    )

@@ -69,6 +69,15 @@ def whole(text: str) -> str:
     )
 
 
+def image_of(page: int) -> str:
+    """The role of image number `page` of a document.
+
+    >>> image_of(0), image_of(1)
+    ('main', 'page2')
+    """
+    return "main" if page == 0 else f"page{page + 1}"
+
+
 def path_text(path: str) -> str:
     """A path as text, with bytes of the name that are not valid UTF-8 written as `\\xNN`.
 

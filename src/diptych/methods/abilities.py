@@ -62,6 +62,13 @@ class Fuses(Protocol):
         ...
 
 
+class ReadsExamples(Protocol):
+    def few_shot(self, images: "ImagesLike", texts: Sequence[str]) -> "ReadsExamples":
+        """The model with these images and their texts before each prompt of `generate` and
+        `log_prob`."""
+        ...
+
+
 class MatchesLabels(Protocol):
     """What `match` is of a model of texts alone. That of a model of images, `match(images, texts)`,
     gives the scores (N,) of image i with text i."""
@@ -155,6 +162,7 @@ ABILITIES = frozenset(
         "generate",
         "log_prob",
         "fuse",
+        "few_shot",
         "hidden_states",
         "noise_error",
         "compose",

@@ -1,5 +1,5 @@
-"""A teacher: a frozen model that a method learns from beside the data, given by a spec of
-`diptych.load`."""
+"""Frozen models that a method uses beside the data, each given by a spec of `diptych.load`: a
+teacher, which it learns from, and a language model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +15,7 @@ from diptych.data.views import ImageView, TextView, View
 from diptych.data.volumes import AnyPreprocess
 from diptych.errors import InputError
 from diptych.methods import store
+from diptych.models.language import LanguageModel
 from diptych.models.model import Model, TextModel
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Frozen
@@ -85,6 +86,35 @@ class Teacher(Frozen):
     def embed_texts(self, batch: Batch) -> Tensor:
         """Return unit vectors (B, E) of the texts of `views`."""
         return self.module.embed_texts(*batch.texts.get("teacher", batch.text).flat)
+
+
+class LentLM(Frozen):
+    """The frozen language model of a spec, loaded when it is first used.
+
+    When first used, raises InputError if there is no such model or it is no language model.
+
+    >>> lent = LentLM("tiny-lm")
+    >>> lent.model.tokenizer.context, list(lent.state_dict())
+    (128, ['checksum'])
+    """
+
+    def __init__(self, spec: str):
+        super().__init__(None, spec)
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The model, as `diptych.load` returns it."""
+        try:
+            model: Any = store.load(self.name)
+        except InputError as error:
+            raise InputError(f"the language model cannot be loaded: {error}") from error
+        if not isinstance(model, LanguageModel):
+            raise InputError(
+                f"lm={self.name} is no language model; name one, such as tiny-lm, a RUN of language_model or "
+                "hf-lm:FOLDER"
+            )
+        self.hold(model.to(self.checksum.device).lm)
+        return model
 
 
 def _alike(one: AnyPreprocess, other: AnyPreprocess) -> bool:

@@ -55,6 +55,11 @@ class Captioner(Delivered):
         raise NotImplementedError
 
     @property
+    def end(self) -> tuple[int, ...]:
+        """The ids behind a text that is written, which ends at the last of them."""
+        return self.words.after
+
+    @property
     def image(self) -> ImageTower:
         """The image tower, which has the preprocessing."""
         return self.encoder.image
@@ -86,7 +91,7 @@ class Captioner(Delivered):
 
 
 class CaptionModel(Model):
-    """A model that writes about images; it embeds like its encoder."""
+    """A model that writes about images; it embeds like `encoder`, by default the captioner's."""
 
     def __init__(
         self,
@@ -95,8 +100,10 @@ class CaptionModel(Model):
         preprocess: Preprocess,
         *,
         name: str,
+        encoder: DualEncoder | None = None,
     ):
-        super().__init__(captioner.encoder, tokenizer, preprocess, name=name, delivered=captioner)
+        encoder = encoder or captioner.encoder
+        super().__init__(encoder, tokenizer, preprocess, name=name, delivered=captioner)
         self.captioner = captioner
         self.lm = captioner.lm
         self.validation = captioner.validation
@@ -149,7 +156,7 @@ class CaptionModel(Model):
             for prompt, start in self._prompted(seen, prompts):
                 texts = targets[start : start + len(prompt.ids)]
                 rows = [
-                    [*first, *words.ids(self.captioner.target(text)), *words.after]
+                    [*first, *words.ids(self.captioner.target(text)), *self.captioner.end]
                     for first, text in zip(prompt.ids, texts, strict=True)
                 ]
                 self._fits(rows, texts, "text")
@@ -219,7 +226,7 @@ class CaptionModel(Model):
                     memory=prompt.memory,
                     memory_mask=prompt.memory_mask,
                     strategy=strategy,
-                    eot=words.eot,
+                    eot=self.captioner.end[-1] if self.captioner.end else None,
                     max_tokens=most,
                     seed=seed,
                     row=start,

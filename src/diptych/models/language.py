@@ -29,7 +29,7 @@ from diptych.models.generate import generate
 from diptych.models.model import Model, evaluating
 from diptych.models.saved import Saved
 from diptych.models.state import Peek, State
-from diptych.towers.encoded import Encoded
+from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import checksum
 from diptych.towers.text.text import TextTower
@@ -88,14 +88,37 @@ class CausalLM(nn.Module):
         memory_mask: Tensor | None = None,
         prefix: Tensor | None = None,
         cache: KVCache | None = None,
+        edit: Edit | None = None,
     ) -> Tensor:
         """Read a prefix (B, P, D), ids (B, L) or both: tokens (B, N, D) after the final norm.
 
-        Without a mask, padding must follow the real tokens. Raises InputError above the context.
+        `edit(layer, tokens)` is applied to the input of each block. Without a mask, padding must
+        follow the real tokens. Raises InputError above the context.
         """
         x, place = self._embedded(ids, mask, prefix)
         x = x + self.tower.positions[place]
-        return self._decoded(x, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache)
+        how = {"memory": memory, "memory_mask": memory_mask, "cache": cache, "edit": edit}
+        return self._decoded(x, mask=mask, **how)
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(self.tower.transformer.layers)
+
+    def block_input(self, layer: int, **prompt: Any) -> Tensor:
+        """The tokens (B, N, D) that block `layer` reads; it and those behind it are not run.
+        Keywords are those of `forward`."""
+
+        def stop(at: int, tokens: Tensor) -> Tensor:
+            if at == layer:
+                raise _Reached(tokens)
+            return tokens
+
+        try:
+            self(**prompt, edit=stop)
+        except _Reached as reached:
+            return reached.tokens
+        raise InputError(f"there is no block {layer}; the language model has {self.depth}")
 
     def _decoded(self, x: Tensor, **options: Any) -> Tensor:
         """Tokens with their positions (B, N, D) -> tokens after the final norm; keywords as in
@@ -154,7 +177,7 @@ class CausalLM(nn.Module):
         return State(at_least_float32(logits), hidden, mask, cache, memory, memory_mask)
 
     def _empty_cache(self) -> KVCache:
-        return KVCache.empty(len(self.tower.transformer.layers))
+        return KVCache.empty(self.depth)
 
     def next(self, state: State, ids: Tensor) -> State:
         """Read one more token per row, ids (B,), or several (B, n). The given state is not
@@ -242,10 +265,13 @@ class CausalLM(nn.Module):
         before = hidden[:, -ids.shape[1] - 1 : -1]  # the token before each id
         place = torch.arange(ids.shape[1], device=ids.device)
         counted = (place >= first[:, None]) & (place < lengths[:, None])
-        logits = self.logits(
-            before[counted]
-        )  # only of counted positions, as this is the largest product
-        logits = at_least_float32(logits)
+        return self.log_probs_where(before, ids, counted)
+
+    def log_probs_where(self, before: Tensor, ids: Tensor, counted: Tensor) -> Tensor:
+        """log p of each id (B, L) where `counted` (B, L) is True, else 0, from the token before each,
+        (B, L, D)."""
+        # only of counted positions, as this is the largest product
+        logits = at_least_float32(self.logits(before[counted]))
         found = logits.new_zeros(ids.shape)
         found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
         return found
@@ -259,6 +285,14 @@ class CausalLM(nn.Module):
     def log_prob(self, ids: Tensor, lengths: Tensor, **options: Any) -> Tensor:
         """log p of each text (B,), the sum of `token_log_probs`; keywords are the same."""
         return self.token_log_probs(ids, lengths, **options).sum(1)
+
+
+class _Reached(Exception):
+    """A block is reached, whose input is all that was asked for."""
+
+    def __init__(self, tokens: Tensor):
+        super().__init__()
+        self.tokens = tokens
 
 
 def candidates_mask(mask: Tensor, k: int) -> Tensor:

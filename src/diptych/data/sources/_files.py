@@ -27,6 +27,21 @@ def beginning(spec: Spec, *endings: str) -> bytes:
         return file.read(_PEEK)
 
 
+def parquet_columns(spec: Spec) -> bytes:
+    """The beginning of the metadata of a Parquet file, which names its columns; none of any other."""
+    path = Path(spec.name)
+    if not spec.name.lower().endswith(".parquet") or is_folder(spec) or not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+        if file.read(4) != b"PAR1" or length > size - 8:
+            return b""
+        file.seek(size - 8 - length)
+        return file.read(min(length, _PEEK))
+
+
 def array_header(
     path: str, member: str, file: IO[bytes] | None = None
 ) -> tuple[tuple[int, ...], np.dtype]:

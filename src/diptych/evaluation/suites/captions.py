@@ -29,7 +29,9 @@ import numpy as np
 
 from diptych.data.sample import Sample, Source
 from diptych.evaluation.embed import Progress, Steps, clip_or_image, clips_of, read_images
-from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.protocol import data_of, describe, protocol_of
+from diptych.evaluation.suites._features import opened
+from diptych.evaluation.suites._shots import behind_captions, check_shots, number_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 
 card = {
@@ -57,9 +59,18 @@ class Written:
     objects: Sequence[str]
 
 
-def ready(model: Any, source: Source, *, role: str | None = None) -> None:
-    """Raise InputError for a role that the source lacks."""
+def ready(
+    model: Any,
+    source: Source,
+    *,
+    role: str | None = None,
+    shots: int | Sequence[int] = 0,
+    train: Source | str | None = None,
+) -> None:
+    """Raise InputError for a role that the source lacks, and for examples that do not fit."""
     role_of("captions", source, role)
+    examples = None if train is None else opened(train)
+    check_shots(model, "captions", number_of(shots, "captions"), examples)
 
 
 def captions(
@@ -67,6 +78,9 @@ def captions(
     source: Source,
     *,
     role: str | None = None,
+    shots: int | Sequence[int] = 0,
+    train: Source | str | None = None,
+    seeds: Sequence[int] = (0,),
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -74,12 +88,22 @@ def captions(
     """Return `accuracy`, `cider`, and if the source has boxes `object_recall` and
     `object_precision`, beside chance.
 
-    `role` is the role of the reference captions: caption, or the first. Also returned: `n` images,
-    `written`, the first ten captions by key, `bad` samples by reason, and the protocol.
+    `role` is the role of the reference captions: caption, or the first. `shots` images with captions
+    from `train`, a source or its spec, stand before each image; the first seed draws them. Also
+    returned: `n` images, `written`, the first ten captions by key, `bad` samples by reason, and the
+    protocol.
     """
     role = role_of("captions", source, role)
+    examples = None if train is None else opened(train)
+    ready(model, source, role=role, shots=shots, train=examples)
+    options = list(clips_of(source))
+    writer = model
+    if examples is not None:
+        count = number_of(shots, "captions")
+        writer = behind_captions(model, examples, role, count, seeds[0])
+        options += [f"shots={count}", f"examples={data_of(examples)}", f"seed={seeds[0]}"]
     made, bad = generated(
-        model, source, role, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source))
+        writer, source, role, exact=exact, batch_size=batch_size, steps=Steps(progress, len(source))
     )
     written = [each.text for each in made]
     right = [each.right for each in made]
@@ -94,7 +118,7 @@ def captions(
         exact=exact,
         field=role,
         rule="lower case, letters and digits; CIDEr-D over the images that could be read",
-        options=clips_of(source),
+        options=tuple(options),
     )
     return (
         {"n": len(made)}

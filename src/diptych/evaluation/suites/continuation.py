@@ -19,6 +19,7 @@ from diptych.evaluation.embed import Progress, Steps
 from diptych.evaluation.protocol import data_of, describe, protocol_of
 from diptych.evaluation.suites import _rouge
 from diptych.evaluation.suites._continuations import Format, check, continued, items
+from diptych.evaluation.suites._shots import number_of
 from diptych.evaluation.suites.captions import LONGEST, bleu
 from diptych.models.strategies import strategy_of
 
@@ -150,15 +151,11 @@ def _form(
     prefix: int,
     length: int,
 ) -> Format:
-    if not isinstance(shots, int):  # as the command line has it
-        if len(shots) != 1:
-            raise InputError(f"shots are {list(shots)}; a continuation has one number of examples")
-        [shots] = shots
     return Format(
         task=task_of(task),
         role=role,
         reference=reference,
-        shots=shots,
+        shots=number_of(shots, "a continuation"),
         prefix=prefix,
         length=length,
     )

@@ -23,7 +23,10 @@ from diptych.errors import InputError, brief
 from diptych.models.language import CausalLM, LanguageModel, candidates_mask
 from diptych.models.pretrained.files import read_json
 from diptych.models.state import Peek, State, peek_by_next
+from diptych.towers.encoded import Edit
+from diptych.towers.hf import layers
 from diptych.towers.nn.kv_cache import one_of_last
+from diptych.towers.nn.transformer import edited
 
 HF_LM = "hf-lm"
 """The prefix of these models, and the name in their spec."""
@@ -87,12 +90,18 @@ class HFCausalLM(CausalLM):
         memory_mask: Tensor | None = None,
         prefix: Tensor | None = None,
         cache: Any = None,
+        edit: Edit | None = None,
     ) -> Tensor:
         """As `CausalLM.forward`. Raises InputError for a memory, which these models do not read."""
         if memory is not None or memory_mask is not None:
             raise InputError("a language model of hf-lm: reads no memory; give it as a prefix")
         x, place = self._embedded(ids, mask, prefix)
-        return self._read(x, None if mask is None else mask.long(), place, cache)
+        with edited(layers(self.tower, self.depth) if edit else [], edit):
+            return self._read(x, None if mask is None else mask.long(), place, cache)
+
+    @property
+    def depth(self) -> int:
+        return int(self.tower.config.num_hidden_layers)
 
     def _read(self, x: Tensor, mask: Tensor | None, place: Tensor, cache: Any) -> Tensor:
         """Embeddings (B, N, D) at their places through the layers; the mask is as transformers

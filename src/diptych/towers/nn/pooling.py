@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import unknown
+from diptych.errors import InputError, unknown
 from diptych.spec import Count, Natural, configure, parse
 from diptych.towers.encoded import Encoded
-from diptych.towers.nn.transformer import Attention, init
+from diptych.towers.nn.transformer import Attention, FeedForward, init
 
 
 class QueryPooler(nn.Module):
@@ -51,6 +51,105 @@ class QueryPooler(nn.Module):
         """What each query gives if a token is the only one in memory, for each token of a memory
         (B, N, ·): (B, N, D)."""
         return self.norm(self.attn.values(memory))
+
+
+class ResamplerBlock(nn.Module):
+    """One layer of a `Resampler`, without biases in its linear layers.
+
+        latents += attention(norm_query(latents), [norm x; norm_latents(latents)])
+        latents += mlp(norm2(latents))
+
+    `norm_query` says whether queries are normalised, as keys and values are.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int,
+        head_width: int,
+        mlp_ratio: float,
+        norm_query: bool,
+        eps: float,
+    ):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps)
+        self.norm_latents = nn.LayerNorm(width, eps)
+        self.norm_query = norm_query
+        self.attn = Attention(width, heads, inner=heads * head_width, bias=False, out_bias=False)
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.mlp = FeedForward(width, mlp_ratio, "gelu", bias=False)
+
+    def forward(self, latents: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        normed = self.norm_latents(latents)
+        memory = torch.cat([self.norm(x), normed], 1)
+        query = normed if self.norm_query else latents
+        latents = latents + self.attn(query, memory, mask=mask)
+        return latents + self.mlp(self.norm2(latents))
+
+
+class Resampler(nn.Module):
+    """The Perceiver resampler: `queries` learned latents that read a sequence of any length, and
+    each other, in `depth` layers (`ResamplerBlock`), with a norm behind the last.
+
+    `norm_bias` says whether that norm has a bias. With `frames` or `media`, the frames of a clip, or
+    the media of a sequence, have learned positions, for up to so many of them. Source: Alayrac et al.,
+    2022 (Flamingo).
+
+    >>> Resampler(8, queries=3, depth=2, heads=2, head_width=4)(torch.zeros(2, 5, 8)).shape
+    torch.Size([2, 3, 8])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        queries: int = 64,
+        depth: int = 6,
+        heads: int = 8,
+        head_width: int = 64,
+        mlp_ratio: float = 4.0,
+        norm_query: bool = True,
+        norm_bias: bool = True,
+        frames: int = 0,
+        media: int = 0,
+        eps: float = 1e-5,
+    ):
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(queries, width))
+        self.frames = nn.Parameter(torch.randn(frames, width)) if frames else None
+        self.media = nn.Parameter(torch.randn(media, width)) if media else None
+        shape = {"heads": heads, "head_width": head_width, "mlp_ratio": mlp_ratio}
+        self.layers = nn.ModuleList(
+            ResamplerBlock(width, **shape, norm_query=norm_query, eps=eps) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps, bias=norm_bias)
+        init(self, width, depth)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """A sequence (B, N, D), and a mask (B, N) of what is real -> (B, M, D)."""
+        latents = self.latents.expand(len(x), -1, -1)
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(latents.shape[:2])], 1)
+        for layer in self.layers:
+            latents = layer(latents, x, mask)
+        return self.norm(latents)
+
+    def read(self, x: Tensor) -> Tensor:
+        """The tokens (B, T, F, N, D) of T media of F frames each -> (B, T, M, D). The frames of a
+        medium are read side by side. Raises InputError for more of them than have positions."""
+        for what, positions, count, shape in (
+            ("frames", self.frames, x.shape[2], (1, 1, -1, 1, x.shape[-1])),
+            ("media", self.media, x.shape[1], (1, -1, 1, 1, x.shape[-1])),
+        ):
+            if positions is None:
+                continue
+            if count > len(positions):
+                raise InputError(
+                    f"{count} {what} were given, and {len(positions)} have positions; give fewer"
+                )
+            x = x + positions[:count].view(shape)
+        return self(x.flatten(2, 3).flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 POOLERS = ("cascade", "parallel")

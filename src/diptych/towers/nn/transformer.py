@@ -44,7 +44,9 @@ class Attention(nn.Module):
     a memory.
 
     `mask` is True where a key may be attended to: (B, M), the same for all queries, or (B, N, M). A
-    query with no such key yields the bias of `out`. `bias` sets whether q, k and v have a bias.
+    query with no such key yields the bias of `out`, or 0. `bias` sets whether q, k and v have a bias,
+    `out_bias` whether `out` has one. `inner` is the width of all heads together (None: D), and
+    `scale` the factor of the products in place of its default (inner / heads)^-1/2.
     """
 
     def __init__(
@@ -53,20 +55,26 @@ class Attention(nn.Module):
         heads: int,
         *,
         memory_width: int | None = None,
+        inner: int | None = None,
+        scale: float | None = None,
         bias: bool = True,
+        out_bias: bool = True,
         dropout: float = 0.0,
     ):
         super().__init__()
-        if width % heads:
+        inner = inner or width
+        if inner % heads:
             raise InputError(
-                f"width {width} cannot be split over {heads} heads; choose heads that divide the width"
+                f"width {inner} cannot be split over {heads} heads; choose heads that divide the width"
             )
         self.heads = heads
         self.dropout = dropout
-        self.q = nn.Linear(width, width, bias=bias)
-        self.k = nn.Linear(memory_width or width, width, bias=bias)
-        self.v = nn.Linear(memory_width or width, width, bias=bias)
-        self.out = nn.Linear(width, width)
+        # of the queries, so that every product has its usual scale
+        self.factor = None if scale is None else scale * (inner / heads) ** 0.5
+        self.q = nn.Linear(width, inner, bias=bias)
+        self.k = nn.Linear(memory_width or width, inner, bias=bias)
+        self.v = nn.Linear(memory_width or width, inner, bias=bias)
+        self.out = nn.Linear(inner, width, bias=out_bias)
         self.qkv: nn.Module | None = None  # replaces the three where int8 packs them into one
 
     def join(self) -> None:
@@ -94,7 +102,7 @@ class Attention(nn.Module):
             if kept is not None:
                 k, v = kept.extend(k, v)
         else:
-            q = self._heads(run(self.q, x))
+            q = self._query(run(self.q, x))
             if kept is not None and kept.keys is not None and kept.values is not None:
                 k = kept.keys
                 v = kept.values
@@ -129,7 +137,7 @@ class Attention(nn.Module):
         if memory is None:
             q, k, _ = self._own(x)
         else:
-            q = self._heads(self.q(x))
+            q = self._query(self.q(x))
             k = self._heads(self.k(memory))
         scores = q @ k.mT * q.shape[-1] ** -0.5
         if mask is not None:
@@ -146,7 +154,11 @@ class Attention(nn.Module):
             q, k, v = project((self.q, self.k, self.v), x)
         else:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self._heads(q), self._heads(k), self._heads(v)
+        return self._query(q), self._heads(k), self._heads(v)
+
+    def _query(self, q: Tensor) -> Tensor:
+        """Queries (B, N, inner) -> (B, heads, N, inner / heads), scaled."""
+        return self._heads(q if self.factor is None else q * self.factor)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, heads, N, D / heads)."""
@@ -212,7 +224,7 @@ class FeedForward(nn.Module):
     down and then up to a multiple of 8, so that it has about as many weights.
     """
 
-    def __init__(self, width: int, ratio: float, activation: str):
+    def __init__(self, width: int, ratio: float, activation: str, *, bias: bool = True):
         super().__init__()
         if activation not in (*ACTIVATIONS, GATED):
             raise unknown("activation", activation, (*ACTIVATIONS, GATED))
@@ -220,8 +232,8 @@ class FeedForward(nn.Module):
         gated = activation == GATED
         if gated:
             hidden = -(-(2 * hidden // 3) // 8) * 8
-        self.fc1 = nn.Linear(width, hidden * (1 + gated))
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden * (1 + gated), bias=bias)
+        self.fc2 = nn.Linear(hidden, width, bias=bias)
         self.activation = _gate if gated else ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -495,7 +507,8 @@ def init(module: nn.Module, width: int, depth: int) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=std[name.rpartition(".")[2]])
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 @dataclass(frozen=True, eq=False)

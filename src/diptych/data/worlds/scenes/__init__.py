@@ -10,12 +10,12 @@ pairs.py     captions of graded similarity   film.py      clips
 from dataclasses import replace
 from typing import ClassVar
 
-from diptych.data.sample import Sample, Schema, Text
+from diptych.data.sample import Sample, Schema, Text, image_of
 from diptych.data.worlds import _base
 from diptych.data.worlds._base import Rendered
 from diptych.data.worlds.scenes.concepts import catalogue
 from diptych.data.worlds.scenes.config import EDITS, SIGNAL, Config
-from diptych.data.worlds.scenes.documents import document, image_of, reported
+from diptych.data.worlds.scenes.documents import document, reported
 from diptych.data.worlds.scenes.draw import rendered
 from diptych.data.worlds.scenes.edits import edited, instruction, sibling, variations
 from diptych.data.worlds.scenes.example import example, schema

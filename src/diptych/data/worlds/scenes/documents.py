@@ -5,7 +5,7 @@ The word stands for a concept in a colour and texture: the subject of every page
 
 from dataclasses import replace
 
-from diptych.data.sample import Text
+from diptych.data.sample import Text, image_of
 from diptych.data.worlds.scenes.captions import Ways, phrase
 from diptych.data.worlds.scenes.config import Config
 from diptych.data.worlds.scenes.facts import Lot, Scene
@@ -16,11 +16,6 @@ _STARTS = ("bl", "d", "f", "gr", "k", "m", "p", "sn", "t", "v", "w", "z")
 _MIDDLES = ("a", "e", "i", "o", "u")
 _JOINS = ("b", "ck", "d", "ff", "g", "l", "nk", "p", "rt", "x", "zz")
 _ENDS = ("a", "em", "ib", "o", "ut")
-
-
-def image_of(page: int) -> str:
-    """The role of a page's image: main, page2, page3."""
-    return "main" if page == 0 else f"page{page + 1}"
 
 
 def document(scene: Scene, config: Config, seed: int) -> Scene:

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 from diptych.data.clips import FrameStack
 from diptych.data.drawings import DESIGNS
-from diptych.data.sample import EncodedImage, Field, Sample, Schema
+from diptych.data.sample import EncodedImage, Field, Sample, Schema, image_of
 from diptych.data.worlds._base import Drawn
 from diptych.data.worlds.scenes.concepts import KINDS, Catalogue, table
 from diptych.data.worlds.scenes.config import EDITS, NOISES, Config
-from diptych.data.worlds.scenes.documents import image_of
 from diptych.data.worlds.scenes.draw import number_of, stamp_at
 from diptych.data.worlds.scenes.facts import Scene
 from diptych.data.worlds.scenes.film import ACTIONS, frames

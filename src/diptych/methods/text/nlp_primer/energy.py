@@ -7,7 +7,6 @@ language model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,18 +20,15 @@ from diptych.data.loader import require
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import LabelView, TextView, View
-from diptych.errors import InputError
-from diptych.methods import store
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.make import Make
+from diptych.methods.teacher import LentLM
 from diptych.methods.text.nlp_primer.losses import binary_nce, residual_energy
 from diptych.methods.text.nlp_primer.objective import Objective, ObjectiveConfig
 from diptych.methods.text.nlp_primer.taxonomy import Row
 from diptych.models.generate import generate
-from diptych.models.language import LanguageModel
 from diptych.rng import torch_seed
 from diptych.spec import Count, ModelSpec, Positive, ShareBelowOne
-from diptych.towers.nn.parts import Frozen
 
 # ---- words against noise words
 
@@ -178,31 +174,6 @@ SAMPLED = "sampled"
 _ROW = "sampled_row"
 
 
-class NoiseModel(Frozen):
-    """The frozen language model of a spec, loaded when it is first used.
-
-    When first used, raises InputError if there is no such model or it is no language model.
-    """
-
-    def __init__(self, spec: str):
-        super().__init__(None, spec)
-
-    @cached_property
-    def model(self) -> LanguageModel:
-        """The model, as `diptych.load` returns it."""
-        try:
-            model: Any = store.load(self.name)
-        except InputError as error:
-            raise InputError(f"the language model cannot be loaded: {error}") from error
-        if not isinstance(model, LanguageModel):
-            raise InputError(
-                f"lm={self.name} is no language model; name one, such as tiny-lm, a RUN of language_model or "
-                "hf-lm:FOLDER"
-            )
-        self.hold(model.to(self.checksum.device).lm)
-        return model
-
-
 def prefix_of(ids: Sequence[int], share: float, tokenizer: Tokenizer) -> Sequence[int]:
     """The ids of a share of a text's words, rounded down, from its start and without its last
     word."""
@@ -298,7 +269,7 @@ class ResidualEnergy(Objective):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.energy = nn.Linear(self.model.embed_dim, 1)
-        self.lm = NoiseModel(config.lm)
+        self.lm = LentLM(config.lm)
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(prepare=self.sample, every="epoch"),)
