@@ -1,4 +1,5 @@
-"""NEVLP: Noise-Robust Framework for Efficient Vision-Language Pre-training (Tai et al., 2024).
+"""NEVLP: Noise-Robust Framework for Efficient Vision-Language Pre-training (arXiv 2409.09582,
+2024).
 
 A Q-Former between a frozen dual encoder and texts, as in BLIP-2, is trained on pairs of which some are
 wrong and some incomplete. A wrong pair keeps a high loss, so before each epoch a mixture of two
@@ -131,7 +132,8 @@ class NEVLP(Method):
 
     Config = Config
     adapts: ClassVar[bool] = True
-    test_options: ClassVar[Mapping[str, Any]] = {"warm": 0, "least": 1}
+    # softer: a toy of 32 pairs without noise and without epochs before it takes hard pairs for noise
+    test_options: ClassVar[Mapping[str, Any]] = {"warm": 0, "noise": 0.1, "least": 1}
     model: Bridge
 
     def __init__(self, config: Any, make: Make):
@@ -220,14 +222,14 @@ class NEVLP(Method):
         return Paired(source, kept.samples, kept.texts, kept.table, kept.role)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        words = {"tokenizer": self.make.tokenizer}
+        words = self.make.tokenizer
         found: list[View] = [
             ImageView(preprocess=self.model.preprocess, augment=self.augment),
-            TextView(**words, role=self.config.role),
+            TextView(tokenizer=words, role=self.config.role),
             LabelView(label=NOISE, real=True),
         ]
         if self.config.concepts:
-            found.append(TextView(**words, name=CONCEPTS, role=CONCEPTS))
+            found.append(TextView(tokenizer=words, name=CONCEPTS, role=CONCEPTS))
         return found
 
     def prepare(self, run: Any) -> None:

@@ -91,7 +91,9 @@ class Enriched(Wrapped):
         labels = {**sample.labels, self.label: float(self.values[index])}
         texts = list(sample.texts)
         if self.names:
-            texts.append(Text(text=named(sample.arrays[CONCEPTS], self.names), role=CONCEPTS))
+            texts.append(
+                Text(text=named(sample.arrays[CONCEPTS].tolist(), self.names), role=CONCEPTS)
+            )
         return replace(sample, labels=labels, texts=texts)
 
     def schema(self) -> Schema:

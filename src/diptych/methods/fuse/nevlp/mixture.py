@@ -3,7 +3,7 @@
 Dimensions: N pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ class Mixture:
 
 
 def _log_densities(
-    x: np.ndarray, weights: Sequence[float], means: Sequence[float], sds: Sequence[float]
+    x: np.ndarray, weights: Iterable[float], means: Iterable[float], sds: Iterable[float]
 ) -> np.ndarray:
     """ln w_k N(x; m_k, s_k), (2, …), without the constant."""
     each = zip(weights, means, sds, strict=True)

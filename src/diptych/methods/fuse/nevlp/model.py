@@ -32,7 +32,7 @@ from diptych.models.language import CausalLM
 from diptych.models.model import ImagesLike, evaluating
 from diptych.models.multivector import MultiVectorModel
 from diptych.models.saved import Saved
-from diptych.models.state import peek_by_next
+from diptych.models.state import Peek, State, peek_by_next
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import Temperature, freeze
@@ -57,8 +57,6 @@ class QFormerLM(CausalLM):
     >>> lm.start(torch.tensor([[99, 7]]), memory=torch.zeros(1, 9, 48)).logits.shape
     torch.Size([1, 99])
     """
-
-    peek = peek_by_next
 
     def __init__(self, qformer: QFormer, words: int):
         nn.Module.__init__(self)
@@ -112,6 +110,9 @@ class QFormerLM(CausalLM):
                 kept=None if cache is None else cache.own[layer],
             )
         return x[:, -L:]
+
+    def peek(self, state: State, ids: Tensor) -> Peek:
+        return peek_by_next(self, state, ids)
 
     def _empty_cache(self) -> KVCache:
         return KVCache.empty(len(self._qformer[0].layers))
