@@ -140,6 +140,7 @@ ABILITIES = frozenset(
         "fuse",
         "hidden_states",
         "noise_error",
+        "noise_probability",
         "compose",
         "detect",
         "draw",

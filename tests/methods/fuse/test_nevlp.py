@@ -4,6 +4,7 @@ of the right pairs, and what the delivered model compares, matches and writes.""
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Tokens
 from diptych.data.columns import WithColumns
-from diptych.data.sample import Text
+from diptych.data.sample import Field, Text
 from diptych.data.tokenizers import pad_batch
-from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
+from diptych.evaluation.suites.noisy_pairs import noisy_pairs, report
 from diptych.methods.base import At
 from diptych.methods.fuse.nevlp import NEVLP, NOISE
 from diptych.methods.fuse.nevlp.concepts import CONCEPTS, vocabulary
@@ -204,14 +205,13 @@ def test_two_components_are_found_and_one_is_not_taken_for_two():
 def test_a_loss_belongs_to_a_key_in_whatever_order_the_data_are():
     vectors = torch.randn(11, 3, 8), torch.randn(11, 8)
     images, texts = (normalize(each.double(), dim=-1).numpy() for each in vectors)
-    source = Toy(11)
 
-    def embed(part):
-        rows = [int(part[i].key) for i in range(len(part))]
-        return {"image": images[rows], "text": texts[rows]}
+    def vectors_of(rows, order=None):
+        rows = rows if order is None else order[rows]
+        return torch.from_numpy(images[rows]), torch.from_numpy(texts[rows])
 
-    keys = list(source.keys())
-    found = losses_of(embed, source, keys, 5.0, 4, seed=3)
+    keys = list(Toy(11).keys())
+    found = losses_of(vectors_of, keys, 5.0, 4, seed=3)
     for rows in fixed_batches(keys, 4, 3)[:2]:
         for i in rows:
             scores = [[5 * (images[a] @ texts[b]).max() for b in rows] for a in rows]
@@ -220,7 +220,7 @@ def test_a_loss_belongs_to_a_key_in_whatever_order_the_data_are():
             loss = sum(math.log(sum(map(math.exp, s))) - s[at] for s in own) / 2
             assert found[i] == pytest.approx(loss)
     order = np.random.default_rng(1).permutation(11)
-    other = losses_of(embed, Wrapped(source, order), [keys[i] for i in order], 5.0, 4, seed=3)
+    other = losses_of(partial(vectors_of, order=order), [keys[i] for i in order], 5.0, 4, seed=3)
     assert np.allclose(other, found[order])
 
 
@@ -244,7 +244,9 @@ def test_each_caption_of_an_image_has_a_probability_of_its_own(tmp_path):
         for pair in (pairs[0], pairs[1], pairs[2])
     ]
     assert found == [("a bar", 0.0), ("a blue bar", 0.1), ("a red circle", 0.2)]
-    assert pairs[2].captions(CONCEPTS)[0] in made.model.names
+    *_, view = made.views(made.stages()[0])
+    rows = view(pairs[2], np.random.default_rng(), 0.0)[f"texts.{CONCEPTS}"]
+    assert made.make.tokenizer.decode(rows[0]) in made.model.names
     lines = (tmp_path / "noise-0.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["0#0", "0#1", "1#0", "2#0", "2#1", "3#0"]
 
@@ -349,9 +351,21 @@ def test_what_is_written_is_the_likeliest_word_after_another(model):
 
 
 def test_noise_of_pairs_of_ones_own(model):
-    found = model.noise_probability(Toy(16), batch_size=8)
-    assert found.shape == (16,)
-    assert ((found >= 0) & (found <= 1)).all()
+    pairs = [Toy(32)[i] for i in range(32)]
+    index = model.index([pair.images["main"].decode() for pair in pairs])
+    texts = model.embed_texts([pair.captions()[0] for pair in pairs])
+    found = model.noise_probability(index, texts, batch_size=8)
+    assert found.shape == (32,)
+    assert 0 <= found.min() < found.max() <= 1
+    with pytest.raises(InputError, match="32 images came with 2 texts"):
+        model.noise_probability(index, texts[:2])
+    flagged = Rows(
+        [replace(pair, labels={"noise": at % 2}) for at, pair in enumerate(pairs)],
+        fields={"labels.noise": Field(kind="int")},
+    )
+    result = noisy_pairs(model, flagged, by="noise", batch_size=8)
+    expected = report(found.numpy(), np.arange(32) % 2)
+    assert result["auroc"] == pytest.approx(expected["auroc"], abs=1e-6)
 
 
 def test_bad_input():

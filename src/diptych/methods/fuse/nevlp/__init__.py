@@ -39,6 +39,7 @@ from diptych.data.loader import require
 from diptych.data.pairs import ORIGIN, Paired, by_text
 from diptych.data.sample import Source
 from diptych.data.views import ImageView, LabelView, TextView, View, augmentation
+from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.captions import writes
@@ -46,7 +47,7 @@ from diptych.methods.fuse.albef import match_loss
 from diptych.methods.fuse.albef.losses import draw_negatives
 from diptych.methods.fuse.nevlp.concepts import (
     CONCEPTS,
-    Enriched,
+    ConceptView,
     nouns_of,
     texts_of,
     vocabulary,
@@ -56,8 +57,6 @@ from diptych.methods.fuse.nevlp.mixture import noise_probabilities
 from diptych.methods.fuse.nevlp.model import (
     Bridge,
     behind_concepts,
-    bridge_views,
-    embedded,
     losses_of,
 )
 from diptych.methods.make import Make
@@ -73,7 +72,7 @@ card = {
     "kind": "method",
     "entry": "NEVLP",
     "provenance": "abstract",
-    "abilities": {"match": "", "generate": "", "log_prob": ""},
+    "abilities": {"match": "", "generate": "", "log_prob": "", "noise_probability": ""},
 }
 
 NOISE = "noise_probability"
@@ -180,6 +179,7 @@ class NEVLP(Method):
             "evaluate {run} --data {data} --suite retrieval --rerank 32",
             "generate {run} --images IMAGES",
             "match {run} PAIRS",
+            "evaluate {run} --data {data} --suite noisy_pairs --by noise",
         )
 
     # ---- data
@@ -188,7 +188,7 @@ class NEVLP(Method):
         """Read the vocabulary of concepts from the captions."""
         config = self.config
         source = sources["train"]
-        require(source, self.needs(self.stages()[0]), self.name)
+        require(source, ("images.main", f"texts.{config.role}"), self.name)
         self.pairs = by_text(source, config.role)
         if not config.concepts:
             return
@@ -206,13 +206,13 @@ class NEVLP(Method):
         return (Stage(prepare=self.prepare, every="epoch"),)
 
     def needs(self, stage: Stage, stream: str = "train") -> tuple[str, ...]:
-        return "images.main", f"texts.{self.config.role}"
+        made = (f"arrays.{CONCEPTS}",) if self.config.concepts else ()
+        return "images.main", f"texts.{self.config.role}", *made
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:
-        names = self.model.names if self.config.concepts else ()
         assert isinstance(source, WithColumns), "pairs are prepared before they are trained on"
         pairs = self._paired(source)
-        return Enriched(pairs, NOISE, source.columns[NOISE][_places(pairs)], names)
+        return WithColumns(pairs, {NOISE: source.columns[NOISE][_places(pairs)]})
 
     def _paired(self, source: Source) -> Source:
         """The pairs of a source that has the samples of the run's, perhaps with columns."""
@@ -229,7 +229,7 @@ class NEVLP(Method):
             LabelView(label=NOISE, real=True),
         ]
         if self.config.concepts:
-            found.append(TextView(tokenizer=words, name=CONCEPTS, role=CONCEPTS))
+            found.append(ConceptView(tokenizer=words, names=self.model.names))
         return found
 
     def prepare(self, run: Any) -> None:
@@ -259,15 +259,21 @@ class NEVLP(Method):
 
     def _noise(self, run: Any, pairs: Source, keys: Sequence[str]) -> np.ndarray | float:
         """The probability of each pair, or 0 where the losses have no two components."""
-        views = bridge_views(self.model, self.config.role)
-        losses = losses_of(
-            lambda part: run.map(lambda batch: embedded(self.model, batch), views, part),
-            pairs,
-            keys,
-            float(self.model.logit_scale().detach()),
-            run.batch_size,
-            run.at.seed,
-        )
+        views = [
+            ImageView(preprocess=self.model.preprocess),
+            TextView(tokenizer=self.make.tokenizer, role=self.config.role),
+        ]
+
+        def embed(batch: Batch) -> Features:
+            found = self.model.apart(self.model.look(batch.image.flat), *batch.text.flat)
+            return dict(zip(("image", "text"), found, strict=True))
+
+        def vectors_of(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+            found = run.map(embed, views, Wrapped(pairs, rows))
+            return torch.from_numpy(found["image"]), torch.from_numpy(found["text"])
+
+        scale = float(self.model.logit_scale().detach())
+        losses = losses_of(vectors_of, keys, scale, run.batch_size, run.at.seed)
         found = noise_probabilities(losses)
         if found is None:
             run.warn(

@@ -6,19 +6,20 @@ Dimensions: N images, Q concepts of the vocabulary, m concepts of an image, E em
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from diptych.data.eda import STOP_WORDS
 from diptych.data.pairs import Paired
-from diptych.data.sample import BadSample, Field, Sample, Schema, Source, Text
+from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.sources import open_source
-from diptych.data.wrap import Wrapped
+from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 
 CONCEPTS = "concepts"
-"""The column with the concepts (m,) of an image, and the role of the text that names them."""
+"""The column with the concepts (m,) of an image, and the name of the text of a batch that names them."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -76,29 +77,17 @@ def named(numbers: Sequence[int], names: Sequence[str]) -> str:
     return ", ".join(names[number] for number in numbers)
 
 
-class Enriched(Wrapped):
-    """Pairs with the label `name`, of values (P,), and a text of role concepts for the column
-    `concepts` of each, where there are names of them."""
+@dataclass(frozen=True, kw_only=True)
+class ConceptView:
+    """The text that names the concepts (m,) of a sample's column `concepts`, texts.concepts (B, 1, L)."""
 
-    def __init__(self, source: Source, name: str, values: np.ndarray, names: Sequence[str]):
-        super().__init__(source)
-        self.label = name
-        self.values = values
-        self.names = names
+    tokenizer: Tokenizer
+    names: Sequence[str]
+    reads = (f"arrays.{CONCEPTS}",)
+    gives = (f"texts.{CONCEPTS}",)
 
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
-        labels = {**sample.labels, self.label: float(self.values[index])}
-        texts = list(sample.texts)
-        if self.names:
-            texts.append(
-                Text(text=named(sample.arrays[CONCEPTS].tolist(), self.names), role=CONCEPTS)
-            )
-        return replace(sample, labels=labels, texts=texts)
-
-    def schema(self) -> Schema:
-        """The fields of the pairs, the label, and the text if there is one."""
-        added = {f"labels.{self.label}": Field(kind="float")}
-        if self.names:
-            added[f"texts.{CONCEPTS}"] = Field(kind="text")
-        return {**super().schema(), **added}
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
+        text = named(sample.arrays[CONCEPTS].astype(int).tolist(), self.names)
+        return {self.gives[0]: self.tokenizer.encode([text])}

@@ -82,9 +82,9 @@ def prefixed(
     [[1, 7, 8, 5, 2], [1, 9, 6, 2, 2]]
     """
     count = prefix_lengths[:, None]
-    found = lengths + prefix_lengths
-    place = torch.arange(int(found.max()), device=ids.device).expand(len(ids), -1)
+    together = ids.shape[1] + prefix.shape[1]
+    place = torch.arange(together, device=ids.device).expand(len(ids), -1)
     of_text = torch.where(place > count, place - count, place.clamp(max=0))
     own = ids.gather(1, of_text.clamp(max=ids.shape[1] - 1))
     before = prefix.gather(1, (place - 1).clamp(0, prefix.shape[1] - 1))
-    return torch.where((place > 0) & (place <= count), before, own), found
+    return torch.where((place > 0) & (place <= count), before, own), lengths + prefix_lengths

@@ -14,12 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.images import Preprocess
-from diptych.data.loader import Loader
-from diptych.data.plan import InOrder
-from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer, pad_batch
-from diptych.data.views import ImageView, TextView
-from diptych.data.wrap import Wrapped
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.fuse.nevlp.concepts import named
@@ -34,6 +29,7 @@ from diptych.models.multivector import MultiVectorModel
 from diptych.models.saved import Saved
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import Temperature, freeze
 from diptych.towers.nn.qformer import QFormer, visibility
@@ -207,7 +203,11 @@ class Bridge(Captioner):
 
     def look(self, pixels: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> tokens (N, T, ·)."""
-        return self.norm(self.encoder.encode_image(pixels).tokens.to(self.norm.weight.dtype))
+        return self._read(self.encoder.encode_image(pixels))
+
+    def _read(self, image: Encoded) -> Tensor:
+        """The tokens of encoded images as the Q-Former reads them."""
+        return self.norm(image.tokens.to(self.norm.weight.dtype))
 
     def apart(self, tokens: Tensor, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Images' tokens and texts, which do not read each other -> unit vectors (N, M, E) and (N, E)."""
@@ -256,8 +256,7 @@ class Bridge(Captioner):
         if pixels.ndim > 4:
             raise InputError("this model writes about images; give one frame of each clip")
         found = self.encoder.encode_image(pixels)
-        tokens = self.norm(found.tokens.to(self.norm.weight.dtype))
-        return Seen(tokens, normalize(self.encoder.image_vectors(found), dim=-1))
+        return Seen(self._read(found), normalize(self.encoder.image_vectors(found), dim=-1))
 
     def prompted(self, seen: Seen, prompts: Sequence[str] | None) -> Prompt:
         rows = [[self.decode_id] for _ in range(len(seen))]
@@ -364,68 +363,46 @@ class BridgeModel(Writes, MultiVectorModel, Saved):
         return bridge.match_logits(seen.tokens[row], ids, lengths)
 
     def noise_probability(
-        self,
-        source: Source,
-        *,
-        role: str = "caption",
-        batch_size: int = 256,
-        seed: int = 0,
-        workers: int = 0,
-    ) -> np.ndarray:
-        """The probability (N,) that each pair of a source is noise: the first text of a role with its
-        image, by the mixture of two Gaussians on the losses of all pairs; 0 where these are not found.
+        self, images: Tensor, texts: Tensor, *, batch_size: int = 256, seed: int = 0
+    ) -> Tensor:
+        """The probability (N,), float32, that each of N pairs is noise, of images (N, M, E) from `index`
+        and texts (N, E) from `embed_texts`: by the mixture of two Gaussians on the losses of all pairs,
+        0 where these are not found.
 
-        A loss is that of a pair in a batch of `batch_size` pairs, shuffled by `seed` and the keys.
+        A loss is that of a pair among `batch_size` pairs, drawn by the seed. Raises InputError for
+        another number of texts.
         """
-        views = bridge_views(self.captioner, role)
-
-        def embed(part: Source) -> dict[str, np.ndarray]:
-            loader = Loader(part, views, InOrder(), batch_size, seed=seed, workers=workers)
-            rows: dict[str, list[Tensor]] = {}
-            for batch in loader.epoch(0):
-                for name, value in embedded(self.captioner, batch.to(self.device)).items():
-                    rows.setdefault(name, []).append(value.cpu())
-            if loader.damage.seen:
-                key, reason = next(iter(loader.damage.seen.items()))
-                raise InputError(f"{source.name}: {key} is damaged ({reason}); remove it")
-            return {name: torch.cat(values).numpy() for name, values in rows.items()}
-
-        with evaluating(self.captioner), torch.no_grad():
-            scale = float(self.captioner.logit_scale())
-            losses = losses_of(embed, source, list(source.keys()), scale, batch_size, seed)
+        if len(images) != len(texts):
+            raise InputError(
+                f"{len(images)} images came with {len(texts)} texts; give one for each"
+            )
+        scale = float(self.captioner.logit_scale().detach())
+        rows = [f"{row:09}" for row in range(len(images))]
+        losses = losses_of(
+            lambda chosen: (images[chosen], texts[chosen]), rows, scale, batch_size, seed
+        )
         found = noise_probabilities(losses)
-        return np.zeros(len(losses)) if found is None else found
-
-
-def bridge_views(bridge: Bridge, role: str) -> tuple[ImageView, TextView]:
-    """The views of an image and a text, without augmentation."""
-    return ImageView(preprocess=bridge.preprocess), TextView(tokenizer=bridge.words, role=role)
-
-
-def embedded(bridge: Bridge, batch: Any) -> dict[str, Tensor]:
-    """The vectors of a batch's images and texts."""
-    images, texts = bridge.apart(bridge.look(batch.image.flat), *batch.text.flat)
-    return {"image": images, "text": texts}
+        return torch.zeros(len(images)) if found is None else torch.from_numpy(found).float()
 
 
 def losses_of(
-    embed: Callable[[Source], Mapping[str, np.ndarray]],
-    source: Source,
+    vectors_of: Callable[[np.ndarray], tuple[Tensor, Tensor]],
     keys: Sequence[str],
     scale: float,
     size: int,
     seed: int,
 ) -> np.ndarray:
-    """The `pair_losses` (N,) of all pairs of a source, in batches of `size` that depend on the seed and
-    the keys; what `embed` gives of part of a source is read `BLOCK` batches at a time."""
+    """The `pair_losses` (N,) of all pairs, in batches of `size` that depend on the seed and the keys.
+
+    `vectors_of` returns the vectors of the images and texts of some rows, `BLOCK` batches at once.
+    """
     batches = fixed_batches(keys, size, seed)
-    found = np.full(len(source), np.nan)
+    found = np.full(len(keys), np.nan)
     for start in range(0, len(batches), BLOCK):
         block = batches[start : start + BLOCK]
-        vectors = embed(Wrapped(source, np.concatenate(block)))
-        for number, rows in enumerate(block):
-            own = slice(number * len(rows), (number + 1) * len(rows))
-            images, texts = (torch.from_numpy(vectors[name][own]) for name in ("image", "text"))
+        both = vectors_of(np.concatenate(block))
+        each = (part.split(len(block[0])) for part in both)
+        for rows, images, texts in zip(block, *each, strict=True):
             losses = pair_losses(scale * similarities(images, texts)).double().numpy()
             fresh = np.isnan(found[rows])  # the last batch has some of the first again
             found[rows[fresh]] = losses[fresh]
