@@ -196,7 +196,13 @@ class ALBEF(FusionMethod):
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
-        words = {"tokenizer": self.make.tokenizer, "role": config.role}
+        tokenizer = self.make.tokenizer
+        if config.words and "mask" not in tokenizer.special:
+            raise InputError(
+                f"the tokenizer has no special token for masked words; add it with --tokenizer {tokenizer.kind}:"
+                "special=mask, or to a given model without one train none: --method.words 0"
+            )
+        words = {"tokenizer": tokenizer, "role": config.role}
         text = (
             MaskedTextView(**words, rate=config.rate, ends=True, least=1)
             if config.words
