@@ -131,8 +131,14 @@ class NEVLP(Method):
 
     Config = Config
     adapts: ClassVar[bool] = True
-    # softer: a toy of 32 pairs without noise and without epochs before it takes hard pairs for noise
-    test_options: ClassVar[Mapping[str, Any]] = {"warm": 0, "noise": 0.1, "least": 1}
+    # less noise: with 32 clean pairs, and from the first epoch on, hard pairs are taken for it
+    test_options: ClassVar[Mapping[str, Any]] = {
+        "warm": 0,
+        "noise": 0.05,
+        "least": 1,
+        "concepts": 1,
+        "depth": 2,
+    }
     model: Bridge
 
     def __init__(self, config: Any, make: Make):
@@ -235,7 +241,7 @@ class NEVLP(Method):
     def prepare(self, run: Any) -> None:
         """Find the concepts of all images once, and before each epoch the probabilities of noise."""
         source = run.sources["train"]
-        if self.config.concepts and f"arrays.{CONCEPTS}" not in source.schema():
+        if self.config.concepts and CONCEPTS not in getattr(source, "columns", ()):
             encoder = self.model.encoder
             found = run.map(
                 lambda batch: {
@@ -247,18 +253,18 @@ class NEVLP(Method):
             run.store("train", found)
         pairs = self._paired(source)
         places = _places(pairs)
-        noise = np.zeros(len(pairs), np.float32)
+        noise = np.zeros(len(pairs))
         if self.config.noise and run.at.epoch >= self.config.warm:
             names = source.keys()
             keys = [f"{names[at]}#{number}" for at, number in zip(*places, strict=True)]
-            noise[:] = self._noise(run, pairs, keys)
+            noise = self._noise(run, pairs, keys)
             self._write(run, keys, noise)
         table = np.zeros((len(source), int(places[1].max()) + 1), np.float32)
         table[places] = noise
         run.store("train", {NOISE: table})
 
-    def _noise(self, run: Any, pairs: Source, keys: Sequence[str]) -> np.ndarray | float:
-        """The probability of each pair, or 0 where the losses have no two components."""
+    def _noise(self, run: Any, pairs: Source, keys: Sequence[str]) -> np.ndarray:
+        """The probability of each pair (P,), 0 where the losses have no two components."""
         views = [
             ImageView(preprocess=self.model.preprocess),
             TextView(tokenizer=self.make.tokenizer, role=self.config.role),
@@ -279,7 +285,7 @@ class NEVLP(Method):
             run.warn(
                 f"epoch {run.at.epoch}: the losses of the pairs are of one component, so none is taken for noise"
             )
-            return 0.0
+            return np.zeros(len(keys))
         return found
 
     def _write(self, run: Any, keys: Sequence[str], noise: np.ndarray) -> None:

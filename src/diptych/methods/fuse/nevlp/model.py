@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.images import Preprocess
+from diptych.data.templates import filled
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
@@ -236,7 +237,7 @@ class Bridge(Captioner):
         nearest first."""
         if self._bank is None or self._bank.device != vectors.device:
             with evaluating(self.encoder), torch.no_grad():
-                prompts = [self._prompt.format(name) for name in self.names]
+                prompts = [filled(self._prompt, name) for name in self.names]
                 rows = self.words.encode(prompts)
                 parts = [
                     pad_batch(rows[at : at + 256], self.words) for at in range(0, len(rows), 256)
