@@ -388,3 +388,11 @@ def test_parts_without_weight_are_not_trained():
     assert list(found.terms) == ["contrastive"]
     found.total.backward()
     assert all((value.grad is not None) is value.requires_grad for value in made.parameters())
+    model = made.model.to_model(made.make.tokenizer, made.model.preprocess, "mine")
+    with pytest.raises(InputError, match="matching=0"):
+        model.match(random_images(1), ["a bar"])
+    with pytest.raises(InputError, match="caption=0"):
+        model.generate(random_images(1))
+    first, *others = NEVLP.next_steps({"matching": 0.0, "caption": 0.0})
+    assert "rerank" not in first
+    assert "match" not in str(others)

@@ -169,6 +169,8 @@ class NEVLP(Method):
             temperature=config.temperature,
             m=config.concepts,
             prompt=config.prompt,
+            matches=config.matching > 0,
+            writes=config.caption > 0,
         )
         make.go_on(self.model)
         self.pairs: Source | None = None
@@ -181,11 +183,15 @@ class NEVLP(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        found = ["evaluate {run} --data {data} --suite noisy_pairs --by noise"]
+        if options.get("caption") != 0:
+            found.insert(0, "generate {run} --images IMAGES")
+        if options.get("matching") == 0:
+            return "evaluate {run} --data {data} --suite retrieval", *found
         return (
             "evaluate {run} --data {data} --suite retrieval --rerank 32",
-            "generate {run} --images IMAGES",
             "match {run} PAIRS",
-            "evaluate {run} --data {data} --suite noisy_pairs --by noise",
+            *found,
         )
 
     # ---- data

@@ -131,7 +131,7 @@ class Bridge(Captioner):
     """A frozen dual encoder, and a Q-Former between its image tokens and texts.
 
     `m` concepts of the vocabulary `names`, the nearest to the image by `prompt`, stand before each
-    text that is matched or written; none where m is 0.
+    text that is matched or written; none where m is 0. `matches` and `writes` say what was trained.
     """
 
     validation = Validation("retrieval", ("i2t_", "t2i_"))
@@ -147,6 +147,8 @@ class Bridge(Captioner):
         temperature: float,
         m: int,
         prompt: str,
+        matches: bool,
+        writes: bool,
     ):
         super().__init__()
         D = qformer.config.width
@@ -160,6 +162,8 @@ class Bridge(Captioner):
         self.match_head = nn.Linear(D, 2)
         self.lm = QFormerLM(qformer, words.vocab_size)
         self.m = m
+        self.matches = matches
+        self.writes = writes
         self.names: tuple[str, ...] = ()
         self._prompt = prompt
         self._words = words
@@ -260,6 +264,8 @@ class Bridge(Captioner):
         return Seen(self._read(found), normalize(self.encoder.image_vectors(found), dim=-1))
 
     def prompted(self, seen: Seen, prompts: Sequence[str] | None) -> Prompt:
+        if not self.writes:
+            raise InputError("this model was trained with caption=0 and does not write")
         rows = [[self.decode_id] for _ in range(len(seen))]
         if self.names:
             known = self.words.encode(self.said(seen.vectors))
@@ -338,8 +344,10 @@ class BridgeModel(Writes, MultiVectorModel, Saved):
         i, float32, on the CPU.
 
         Equal images next to each other are encoded once. `images` and errors are those of
-        `Model.embed_images`; InputError also for another number of texts.
+        `Model.embed_images`; InputError also for another number of texts, and if matching was not trained.
         """
+        if not self.captioner.matches:
+            raise InputError(f"{self.name} was trained with matching=0 and does not match")
         batches, count = self._batches(images, batch_size, exact)
         rows = self.captioner.words.encode(self._as_many(texts, count, "texts") or [])
         found = [torch.zeros(0, 2)]
