@@ -50,6 +50,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         f"train albef {PAIR} --batch-size 4 --method.queue 2",
         ("batch size 4 is above the 2 of --method.queue", "lower --batch-size"),
     ),
+    (
+        f"train nevlp {PAIR} --init tiny --batch-size 2",
+        ("fewer than the 4 of an image", "lower --method.least"),
+    ),
     (f"train byol {PAIR} --batch-size 2 --chunk 8", ("--chunk cannot cut it", "leave it out")),
     (
         f"train mcl {PAIR} --batch-size 2 --method.clusters 99",

@@ -240,7 +240,9 @@ def add(parser: Parser) -> None:
     parser.option(
         some,
         "--by",
-        type=Literal["embed", "match", "generate", "classifier", "log_prob", "best", "heat"],
+        type=Literal[
+            "embed", "match", "generate", "classifier", "log_prob", "best", "heat", "noise"
+        ],
         metavar="ABILITY",
         help="answers, composition, hard_negatives, noisy_pairs, pointing, text_labels: how it scores; "
         "retrieval: best",

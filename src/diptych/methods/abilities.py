@@ -165,6 +165,7 @@ ABILITIES = frozenset(
         "few_shot",
         "hidden_states",
         "noise_error",
+        "noise_probability",
         "compose",
         "detect",
         "draw",

@@ -64,11 +64,12 @@ class Captioner(Delivered):
         """The image tower, which has the preprocessing."""
         return self.encoder.image
 
-    def see(self, pixels: Tensor) -> Tensor:
-        """Return what is known of images (B, 3, H, W), or of clips (B, V, 3, H, W), one row each."""
+    def see(self, pixels: Tensor) -> Any:
+        """Return what is known of images (B, 3, H, W), or of clips (B, V, 3, H, W): a tensor or another
+        value with a length, one row each."""
         raise NotImplementedError
 
-    def prompted(self, seen: Tensor, prompts: Sequence[str] | None) -> Prompt:
+    def prompted(self, seen: Any, prompts: Sequence[str] | None) -> Prompt:
         """Return what the decoder reads of images that were seen (B, …), with a prompt for each."""
         raise NotImplementedError
 
@@ -90,23 +91,14 @@ class Captioner(Delivered):
         return "images.main", f"texts.{self.validation.settings.get('role', '*')}"
 
 
-class CaptionModel(Model):
-    """A model that writes about images; it embeds like `encoder`, by default the captioner's."""
+class Writes:
+    """The abilities of a model that writes about images: `generate` and `log_prob`."""
 
-    def __init__(
-        self,
-        captioner: Captioner,
-        tokenizer: Tokenizer | None,
-        preprocess: Preprocess,
-        *,
-        name: str,
-        encoder: DualEncoder | None = None,
-    ):
-        encoder = encoder or captioner.encoder
-        super().__init__(encoder, tokenizer, preprocess, name=name, delivered=captioner)
-        self.captioner = captioner
-        self.lm = captioner.lm
-        self.validation = captioner.validation
+    captioner: Captioner
+    lm: Any
+    name: str
+    device: torch.device
+    _batches: Any  # as `Model._batches`
 
     def generate(
         self,
@@ -166,42 +158,19 @@ class CaptionModel(Model):
                 found.append(self.lm.log_prob(ids, lengths, first=first, **how).cpu())
         return torch.cat(found)
 
-    def fuse(
-        self,
-        images: ImagesLike,
-        texts: Sequence[str],
-        *,
-        batch_size: int = 64,
-        exact: bool = False,
-    ) -> Tensor:
-        """Return the decoder's token (N, D) behind text i, read with image i, float32, on the CPU: a
-        feature of both for a classifier. Errors are those of `generate`."""
-        seen, count = self._seen(images, batch_size, exact)
-        found = [torch.zeros(0, 0)]
-        with evaluating(self.captioner), torch.inference_mode():
-            for prompt, _ in self._prompted(seen, self._as_many(texts, count, "texts")):
-                how = {"memory_mask": prompt.memory_mask}
-                state = self.lm.start(*self._masked(prompt), prompt.memory, None, **how)
-                last = torch.tensor([len(row) - 1 for row in prompt.ids])
-                tokens = state.hidden[torch.arange(len(last)), last]
-                found.append(at_least_float32(tokens).cpu())
-        return torch.cat(found[1:] or found).clone()
-
     def _masked(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """The ids (B, L) of a prompt, and the mask (B, L) of those that are real."""
         ids, lengths = self._padded(prompt.ids)
         return ids, torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
 
-    def _seen(
-        self, images: ImagesLike, batch_size: int, exact: bool
-    ) -> tuple[Iterator[Tensor], int]:
+    def _seen(self, images: ImagesLike, batch_size: int, exact: bool) -> tuple[Iterator[Any], int]:
         """What the captioner knows of images, batch by batch, and their number."""
         batches, count = self._batches(images, batch_size, exact, clips=True)
         return (self.captioner.see(pixels.to(self.device)) for (pixels,) in batches), count
 
     def _written(
         self,
-        seen: Iterator[Tensor],
+        seen: Iterator[Any],
         prompts: list[str] | None,
         *,
         strategy: str = "beam",
@@ -235,7 +204,7 @@ class CaptionModel(Model):
         return [words.decode(ids).strip() for ids in found]
 
     def _prompted(
-        self, seen: Iterator[Tensor], prompts: list[str] | None
+        self, seen: Iterator[Any], prompts: list[str] | None
     ) -> Iterator[tuple[Prompt, int]]:
         """What the decoder reads, batch by batch, and the number of the first image of each."""
         start = 0
@@ -270,3 +239,43 @@ class CaptionModel(Model):
                 f"{count} images came with {given} of {what}; give a list with one for each"
             )
         return list(texts)
+
+
+class CaptionModel(Writes, Model):
+    """A model that writes about images; it embeds like `encoder`, by default the captioner's."""
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        tokenizer: Tokenizer | None,
+        preprocess: Preprocess,
+        *,
+        name: str,
+        encoder: DualEncoder | None = None,
+    ):
+        encoder = encoder or captioner.encoder
+        super().__init__(encoder, tokenizer, preprocess, name=name, delivered=captioner)
+        self.captioner = captioner
+        self.lm = captioner.lm
+        self.validation = captioner.validation
+
+    def fuse(
+        self,
+        images: ImagesLike,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
+        """Return the decoder's token (N, D) behind text i, read with image i, float32, on the CPU: a
+        feature of both for a classifier. Errors are those of `generate`."""
+        seen, count = self._seen(images, batch_size, exact)
+        found = [torch.zeros(0, 0)]
+        with evaluating(self.captioner), torch.inference_mode():
+            for prompt, _ in self._prompted(seen, self._as_many(texts, count, "texts")):
+                how = {"memory_mask": prompt.memory_mask}
+                state = self.lm.start(*self._masked(prompt), prompt.memory, None, **how)
+                last = torch.tensor([len(row) - 1 for row in prompt.ids])
+                tokens = state.hidden[torch.arange(len(last)), last]
+                found.append(at_least_float32(tokens).cpu())
+        return torch.cat(found[1:] or found).clone()

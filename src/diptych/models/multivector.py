@@ -5,7 +5,7 @@
 Dimensions: N images, M texts, K vectors of an image, E embedding, L tokens, C classes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn, Protocol, Self
 
 import torch
@@ -71,6 +71,11 @@ class MultiVectorModel:
         )
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether `embed_texts` can be called: the model came with a tokenizer."""
+        return self.tokenizer is not None
+
+    @property
     def device(self) -> torch.device:
         return next(self.delivered.parameters()).device
 
@@ -97,7 +102,7 @@ class MultiVectorModel:
         `images` and errors are those of `Model.embed_images`; of a clip each vector is the unit mean
         of those of its frames.
         """
-        batches, count = pixel_batches(images, self.preprocess, batch_size, exact, clips=True)
+        batches, count = self._batches(images, batch_size, exact, clips=True)
         none = torch.empty(0, self.pair.vectors, self.pair.embed_dim)
 
         def embed(x: Tensor) -> Tensor:
@@ -173,6 +178,12 @@ class MultiVectorModel:
             )
         index = self.index(images, batch_size=batch_size, exact=exact, progress=progress)
         return self.similarity(index, self._class_vectors)
+
+    def _batches(
+        self, images: ImagesLike, batch_size: int, exact: bool, clips: bool = False
+    ) -> tuple[Iterator[tuple[Tensor]], int]:
+        """Batches of pixels, and the number of images."""
+        return pixel_batches(images, self.preprocess, batch_size, exact, clips)
 
     def _computed(
         self,

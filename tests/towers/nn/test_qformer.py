@@ -282,3 +282,21 @@ def test_with_a_image_it_is_transformers_q_former(text):
         ).last_hidden_state
     real = found.mask
     torch.testing.assert_close(found.tokens[real], wanted[real], atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_apart_is_each_alone_and_causal_sees_no_later_word():
+    qformer, (ids, lengths, memory) = made(), given()
+    image, text = qformer(memory=memory).tokens, qformer(ids, lengths)
+    apart = qformer(ids, lengths, memory=memory, visible="apart")
+    torch.testing.assert_close(apart.tokens[:, :3], image)
+    torch.testing.assert_close(apart.pooled, text.pooled)
+    causal = qformer(ids, lengths, memory=memory, visible="causal").tokens
+    torch.testing.assert_close(causal[:, :3], image)
+    cut = qformer(ids[:, :2], lengths.clamp(max=2), memory=memory, visible="causal").tokens
+    torch.testing.assert_close(causal[:, :5], cut)
+    for other in (
+        qformer(ids, lengths, memory=memory + 1, visible="causal").tokens,
+        qformer(ids.flip(1), lengths, memory=memory, visible="causal").tokens,
+    ):
+        assert not torch.allclose(other[:, 4], causal[:, 4])

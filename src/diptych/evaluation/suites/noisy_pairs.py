@@ -1,18 +1,19 @@
 """Noisy pairs: whether flagged pairs (wrong captions, noise) are detected by a low score of image
 and text.
 
-    suspicion = - <image, text>,  or minus the score of `model.match`
+    suspicion = - <image, text>,  or minus the score of `model.match`,  or `model.noise_probability`
 
 AUROC is the probability that a flagged pair is more suspicious than another one (ties count half),
 AP the mean precision over the flagged pairs in order of suspicion. A flag is a label of the sample
 (0: none), or an attribute of the text (absent or empty: none). If flags have kinds, each kind is
 also compared with the unflagged pairs.
 
-Other scores, such as the noise probabilities that a method assigns to its training pairs, can be
+Other scores, such as the noise probabilities that a method wrote of its training pairs, can be
 passed to `report` directly.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -37,18 +38,23 @@ from diptych.metrics import TIE, lab
 card = {
     "title": "Flags: wrong pairs told by how badly image and text fit",
     "needs": ["images.main", "texts"],
-    "abilities": [],  # embed_images and embed_texts, or match, depending on `by`
+    "abilities": [],  # those of `_ABILITIES`, depending on `by`
+}
+
+By = Literal["embed", "match", "noise"]
+_ABILITIES: Mapping[str, tuple[str, ...]] = {
+    "embed": ("embed_images", "embed_texts"),
+    "match": ("preprocess", "match"),
+    "noise": ("noise_probability", "index", "embed_texts"),
 }
 
 
-def ready(
-    model: Any, source: Source, *, role: str | None = None, by: Literal["embed", "match"] = "embed"
-) -> None:
+def ready(model: Any, source: Source, *, role: str | None = None, by: By = "embed") -> None:
     """Raise InputError for a role and abilities that are missing."""
     role_of("noisy_pairs", source, role)
-    if by not in ("embed", "match"):
-        raise unknown("way to score", by, ("embed", "match"))
-    for ability in ("embed_images", "embed_texts") if by == "embed" else ("preprocess", "match"):
+    if by not in _ABILITIES:
+        raise unknown("way to score", by, _ABILITIES)
+    for ability in _ABILITIES[by]:
         require(model, ability, "noisy_pairs")
 
 
@@ -58,7 +64,7 @@ def noisy_pairs(
     *,
     role: str | None = None,
     flag: str = "noise",
-    by: Literal["embed", "match"] = "embed",
+    by: By = "embed",
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -67,7 +73,7 @@ def noisy_pairs(
     and `by_kind`.
 
     `role` is the role of the texts; `flag` is the name of the flag: a label of the source, or else
-    an attribute of the texts. `by` is embed, the cosine, or match. Also returned: the chance
+    an attribute of the texts. `by` is embed, the cosine, match, or noise. Also returned: the chance
     values, `bad` samples by reason, and the protocol. Raises InputError if no pair is flagged, or
     all are.
     """
@@ -101,16 +107,21 @@ def noisy_pairs(
         owner = np.repeat(np.arange(len(kept)), [len(mine) for mine in kept])
         number, kind = zip(*(pair for mine in kept for pair in mine), strict=True)
         kinds += kind
-        if by == "embed":
-            vectors.append(as_vectors(model.embed_images(pixels, batch_size=batch_size))[owner])
+        if by != "match":
+            embed = model.embed_images if by == "embed" else model.index
+            vectors.append(as_vectors(embed(pixels, batch_size=batch_size))[owner])
             numbers += number
         else:
             asked = [texts.written[at] for at in number]
             scores.append(as_vectors(model.match(pixels[owner], asked, batch_size=batch_size)))
-    if by == "embed":
+    if by != "match":
         steps.total += len(texts)
-        of_texts = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
-        scores = [(torch.cat(vectors) * of_texts[numbers]).sum(1)]
+        of_texts = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)[numbers]
+        of_images = torch.cat(vectors)
+        if by == "embed":
+            scores = [(of_images * of_texts).sum(1)]
+        else:
+            scores = [-model.noise_probability(of_images, of_texts, batch_size=batch_size)]
     rule = "minus the score of image and text; ties count half"
     options = (f"flag={flag}", f"by={by}")
     protocol = protocol_of(

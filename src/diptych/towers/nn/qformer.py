@@ -6,15 +6,20 @@ tokens, D width.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diptych.errors import InputError
 from diptych.towers.encoded import Encoded
+from diptych.towers.nn.kv_cache import LayerCache
 from diptych.towers.nn.transformer import Block, FeedForward, Insert, init
 
 STD = 0.02  # of queries, words and positions, as in BERT
+Visible = Literal["all", "apart", "causal"]
+"""What queries and text read of each other: everything, nothing, or the text the queries and its own
+earlier tokens, and the queries no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +84,9 @@ class QueryBlock(Block):
         queries: int = 0,
         mask: Tensor | None = None,
         memory: Tensor | None = None,
+        kept: LayerCache | None = None,
     ) -> Tensor:
-        x = self.norm1(x + self.dropout(self.attn(x, mask=mask)))
+        x = self.norm1(x + self.dropout(self.attn(x, mask=mask, kept=kept)))
         if memory is None:
             return self.norm2(x + self.dropout(self.mlp(x)))
         first = x[:, :queries]
@@ -92,10 +98,11 @@ class QueryBlock(Block):
 
 
 class QFormer(nn.Module):
-    """Learned queries (M, D) and a text in one bidirectional stream; only the queries attend to the
-    image.
+    """Learned queries (M, D) and a text in one stream; only the queries attend to the image.
 
         image and text        qformer(ids, lengths, memory=tokens)        [queries, text]
+          apart               qformer(…, visible="apart")                 as each alone
+          to be written       qformer(…, visible="causal")
         image                 qformer(memory=tokens)                      [queries]
         vectors and text      qformer(ids, lengths, queries=vectors)      [vectors, text]
         vectors in a text     qformer(ids, lengths, inserted=vectors)     [first token, vectors, other tokens]
@@ -137,6 +144,7 @@ class QFormer(nn.Module):
         memory: Tensor | None = None,
         queries: Tensor | None = None,
         inserted: Tensor | None = None,
+        visible: Visible = "all",
     ) -> Encoded:
         """Encode ids (B, L) with lengths (B,), an image's tokens (B, T, ·), or both.
 
@@ -164,8 +172,9 @@ class QFormer(nn.Module):
             masks = [torch.ones(B, count, dtype=torch.bool, device=queries.device), *masks]
         mask = torch.cat(masks, 1)
         x = self.dropout(self.norm(torch.cat(parts, 1)))
+        seen = visibility(mask, count, visible) if ids is not None else None
         for block in self.layers:
-            x = block(x, queries=count, mask=mask if ids is not None else None, memory=memory)
+            x = block(x, queries=count, mask=seen, memory=memory)
         return Encoded(x, x[:, count] if ids is not None else x, prefix=count, mask=mask)
 
     def _words(self, ids: Tensor, inserted: Tensor | None) -> Tensor:
@@ -179,3 +188,21 @@ class QFormer(nn.Module):
                 f"{len(self.positions)} places; cut it"
             )
         return words + self.positions[: words.shape[1]]
+
+
+def visibility(real: Tensor, queries: int, visible: Visible) -> Tensor:
+    """Which of N tokens each may attend to, (B, N, N), or the same for all, (B, N): of the `real` ones
+    (B, N), the first of which are `queries`.
+
+    >>> visibility(torch.tensor([[True, True, True, False]]), 1, "causal")[0].int().tolist()
+    [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
+    """
+    if visible == "all":
+        return real
+    place = torch.arange(real.shape[1], device=real.device)
+    query = place < queries
+    seen = query[:, None] == query
+    if visible == "causal":
+        earlier = place <= place[:, None]
+        seen = query | (seen & earlier)
+    return seen & real[:, None]
