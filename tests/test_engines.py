@@ -29,9 +29,8 @@ from diptych.embeddings import parts
 from diptych.engines import Ray
 from diptych.errors import InputError
 
-pytestmark = pytest.mark.timeout(
-    600
-)  # workers of a cluster start anew, which takes long where others compute
+# Workers of a cluster start anew, which takes long where others compute.
+pytestmark = pytest.mark.timeout(600)
 EMBED = ("--batch-size", "16", "--device", "cpu")
 
 
