@@ -17,9 +17,9 @@ from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.tokenizers import build, pad_batch
 from diptych.errors import InputError
 from diptych.methods.base import At
-from diptych.methods.fuse.albef import ALBEF, match_loss
+from diptych.methods.fuse.albef import ALBEF
 from diptych.methods.fuse.albef.answers import AnswerView
-from diptych.methods.fuse.albef.losses import distilled, draw_negatives, positives
+from diptych.methods.fuse.albef.losses import distilled, positives
 from diptych.methods.fuse.albef.model import places_of
 from diptych.methods.make import Make
 from diptych.objectives import info_nce
@@ -199,18 +199,6 @@ def test_without_queue_and_teacher_it_is_info_nce_of_queries_alone():
     assert (of_keys - of_pairs).norm() > 0.1 * of_pairs.norm()
 
 
-def test_matching_of_a_constant_head():
-    assert float(match_loss(torch.zeros(4, 3, 2))[0]) == pytest.approx(math.log(2))
-    logits = torch.zeros(2, requires_grad=True)
-    with torch.no_grad():
-        logits.copy_(torch.tensor([2 / 3, 1 / 3]).log())
-    loss = match_loss(logits.expand(5, 3, 2))[0]
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(0.636514, abs=1e-6)
-    assert logits.grad is not None
-    assert logits.grad.abs().max() < 1e-6  # the least
-
-
 def test_a_thousand_steps_of_the_copy():
     online = torch.nn.Linear(1, 1, bias=False).double()
     online.weight.data.fill_(0)
@@ -222,17 +210,6 @@ def test_a_thousand_steps_of_the_copy():
 
 
 # ---- what is drawn, queued and copied
-
-
-def test_negatives_follow_the_similarities():
-    logits = torch.tensor([[9.0, 2.0, 1.0, 0.0]]).expand(4, -1)
-    own = torch.eye(4, dtype=torch.bool)
-    drawn = torch.Generator().manual_seed(0)
-    found = Counter(int(draw_negatives(logits, own, drawn)[0]) for _ in range(4000))
-    assert found[0] == 0
-    shares = torch.tensor([found[j] / 4000 for j in (1, 2, 3)])
-    weights = logits[0].softmax(0)[1:] + 1e-4
-    assert torch.allclose(shares, weights / weights.sum(), atol=0.03)
 
 
 def test_images_of_one_id_are_positives_and_no_negatives():

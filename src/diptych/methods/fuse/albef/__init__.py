@@ -32,7 +32,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -51,12 +50,12 @@ from diptych.methods.fuse.albef.classes import ALBEFClasses
 from diptych.methods.fuse.albef.losses import (
     distilled,
     distilled_word_losses,
-    draw_negatives,
     positives,
 )
 from diptych.methods.fuse.albef.model import Matcher
 from diptych.methods.make import Make
 from diptych.objectives import info_nce
+from diptych.objectives.matching import draw_negatives, match_loss
 from diptych.rng import torch_seed
 from diptych.spec import Count, Natural, NotNegative, Positive, Share
 from diptych.towers.nn.parts import Momentum, Queue, Temperature, freeze
@@ -393,18 +392,6 @@ def unmasked(tokens: Tokens) -> Tokens:
     if tokens.marks is None:
         return tokens
     return Tokens(torch.where(tokens.marks < 0, tokens.ids, tokens.marks), tokens.lengths)
-
-
-def match_loss(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """L_itm of logits (B, 3, 2) of a match and two that are none, and the share that is right.
-
-    >>> prior = torch.tensor([[2 / 3, 1 / 3]]).log().expand(1, 3, 2)
-    >>> round(match_loss(prior)[0].item(), 6)  # the least of logits that do not depend on the pair
-    0.636514
-    """
-    labels = torch.tensor([1, 0, 0], device=logits.device).expand(len(logits), 3)
-    right = (logits.argmax(-1) == labels).to(logits.dtype).mean()
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), right.detach()
 
 
 ALBEF.presets = {

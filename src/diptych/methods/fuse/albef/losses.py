@@ -7,11 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.errors import InputError
 from diptych.towers.nn.words import word_losses
-
-_FLOOR = 1e-4
-"""Added to the weights of negatives, so that none underflows."""
 
 
 def distilled(logits: Tensor, positives: Tensor, alpha: float) -> Tensor:
@@ -34,25 +30,6 @@ def positives(own: Tensor, others: Tensor) -> Tensor:
     """
     same = (own[:, None] == torch.cat([own, others])) & (own >= 0)[:, None]
     return same | torch.eye(*same.shape, dtype=torch.bool, device=own.device)
-
-
-def draw_negatives(logits: Tensor, excluded: Tensor, generator: torch.Generator) -> Tensor:
-    """For each row of logits (B, B) the number of a column, drawn by the softmax of the row without
-    the `excluded` pairs (B, B), bool.
-
-    Raises InputError for a batch of one pair, which has none. In each row one pair at least is not
-    excluded.
-
-    >>> negatives = draw_negatives(torch.zeros(2, 2), torch.eye(2).bool(), torch.Generator().manual_seed(0))
-    >>> negatives.tolist()
-    [1, 0]
-    """
-    if len(logits) < 2:
-        raise InputError(
-            "a batch of one pair has no other image or text to be its negative; give a batch size of 2 or more"
-        )
-    weights = (logits.softmax(1) + _FLOOR).masked_fill(excluded, 0)
-    return weights.multinomial(1, generator=generator)[:, 0]
 
 
 def distilled_word_losses(

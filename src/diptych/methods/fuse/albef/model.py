@@ -17,6 +17,7 @@ from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.delivered import Delivered
+from diptych.models.matching import Matches, runs
 from diptych.models.model import ImagesLike, Model, evaluating
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
@@ -105,27 +106,11 @@ class Matcher(Delivered):
         return MatcherModel(self.encoder, tokenizer, preprocess, name=name, delivered=self)
 
 
-class MatcherModel(Model):
+class MatcherModel(Matches, Model):
     """A model that also scores whether a text is of an image, and shows where."""
 
     delivered: Matcher
     heat_measure = "gradient"
-
-    def match(
-        self,
-        images: ImagesLike,
-        texts: Sequence[str],
-        *,
-        probability: bool = False,
-        batch_size: int = 64,
-        exact: bool = False,
-    ) -> Tensor:
-        """The score (N,) of text i with image i, float32, on the CPU: the log-odds of a match, by which
-        candidates are ordered, or with `probability` their sigmoid. Errors are those of
-        `match_logits`."""
-        logits = self.match_logits(images, texts, batch_size=batch_size, exact=exact)
-        odds = logits[:, 1] - logits[:, 0]
-        return odds.sigmoid() if probability else odds
 
     def match_logits(
         self,
@@ -253,10 +238,8 @@ class MatcherModel(Model):
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """The tokens (N, M, ·) of images; a run of equal ones is encoded once."""
-        new = (pixels[1:] != pixels[:-1]).flatten(1).any(1)
-        first = torch.cat([new.new_ones(1), new])
-        tokens = self.encoder.encode_image(pixels[first].to(self.device)).tokens
-        return tokens[first.long().cumsum(0).to(tokens.device) - 1]
+        first, run = runs(pixels)
+        return self.encoder.encode_image(pixels[first].to(self.device)).tokens[run.to(self.device)]
 
 
 def gradient_maps(

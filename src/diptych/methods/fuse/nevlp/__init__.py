@@ -43,8 +43,6 @@ from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.captions import writes
-from diptych.methods.fuse.albef import match_loss
-from diptych.methods.fuse.albef.losses import draw_negatives
 from diptych.methods.fuse.nevlp.concepts import (
     CONCEPTS,
     ConceptView,
@@ -61,6 +59,7 @@ from diptych.methods.fuse.nevlp.model import (
 )
 from diptych.methods.make import Make
 from diptych.metrics import similarities
+from diptych.objectives.matching import draw_negatives, match_loss
 from diptych.rng import torch_seed
 from diptych.spec import Count, Dropout, Natural, NotNegative, Positive, Share, ShareBelowOne, Width
 from diptych.towers.nn.parts import Temperature, freeze

@@ -25,6 +25,7 @@ from diptych.metrics import similarities
 from diptych.models.captioner import Captioner, Prompt, Writes
 from diptych.models.delivered import Validation
 from diptych.models.language import CausalLM
+from diptych.models.matching import Matches, runs
 from diptych.models.model import ImagesLike, evaluating
 from diptych.models.multivector import MultiVectorModel
 from diptych.models.saved import Saved
@@ -282,7 +283,7 @@ class Bridge(Captioner):
         return BridgeModel(self, tokenizer, name=name)
 
 
-class BridgeModel(Writes, MultiVectorModel, Saved):
+class BridgeModel(Matches, Writes, MultiVectorModel, Saved):
     """A model that compares images and texts, tells whether they match, and writes."""
 
     captioner: Bridge
@@ -316,22 +317,6 @@ class BridgeModel(Writes, MultiVectorModel, Saved):
                 found += [[self.captioner.names[at] for at in row] for row in numbers]
         return found
 
-    def match(
-        self,
-        images: ImagesLike,
-        texts: Sequence[str],
-        *,
-        probability: bool = False,
-        batch_size: int = 64,
-        exact: bool = False,
-    ) -> Tensor:
-        """The score (N,) of text i with image i, float32, on the CPU: the log-odds of a match, by which
-        candidates are ordered, or with `probability` their sigmoid. Errors are those of
-        `match_logits`."""
-        logits = self.match_logits(images, texts, batch_size=batch_size, exact=exact)
-        odds = logits[:, 1] - logits[:, 0]
-        return odds.sigmoid() if probability else odds
-
     def match_logits(
         self,
         images: ImagesLike,
@@ -362,9 +347,8 @@ class BridgeModel(Writes, MultiVectorModel, Saved):
     def _matched(self, pixels: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """The logits (N, 2) of images with texts; a run of equal images is encoded once."""
         bridge = self.captioner
-        new = (pixels[1:] != pixels[:-1]).flatten(1).any(1)
-        first = torch.cat([new.new_ones(1), new])
-        row = (first.long().cumsum(0) - 1).to(self.device)
+        first, row = runs(pixels)
+        row = row.to(self.device)
         seen = bridge.see(pixels[first].to(self.device))
         if bridge.names:
             known = self._padded(bridge.words.encode(bridge.said(seen.vectors)))
