@@ -1,4 +1,4 @@
-"""ALBEF's targets, negatives and losses of masked words.
+"""ALBEF's targets and losses of masked words.
 
 Dimensions: B pairs, K keys (of the batch, then of a queue), M masked words, W words of the vocabulary.
 """
