@@ -19,7 +19,7 @@ its text and image. alpha rises linearly from 0 within the share `ramp` of the s
 several captions of an image are uniform over all of them where `same` says which these are.
 Inference: cosine, whose first k are ordered anew by the log-odds of a match.
 
-losses.py   targets, words                            model.py   what is delivered
+losses.py   targets, words                           model.py   what is delivered
 answers.py  a decoder of answers to questions        classes.py  a head of classes, such as entailment
 base.py     what these tasks share with pre-training
 """
