@@ -1,7 +1,6 @@
-"""Metrics against brute force in plain Python and against scikit-learn, with many ties."""
+"""Ranks and their metrics against brute force in plain Python and scikit-learn, with many ties."""
 
 import math
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -9,37 +8,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn.metrics import (
     average_precision_score,
-    balanced_accuracy_score,
-    roc_auc_score,
-    top_k_accuracy_score,
 )
 
-from diptych import metrics
 from diptych.errors import InputError
 from diptych.metrics import (
     accuracy,
     chance_recall,
     chance_reciprocal_rank,
-    class_ranks,
-    correlation,
-    covariance_rank,
-    effective_rank,
     first,
-    harmonic_mean,
-    isotropy,
     mean_average_precision,
     mean_reciprocal_rank,
     median_rank,
     nearest,
-    per_class,
+    ranking,
     ranks,
     ranks_of_two_stages,
     recall_at_k,
-    spread,
-    wasserstein_uniformity,
 )
 
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -180,23 +166,6 @@ def test_results_do_not_depend_on_the_order_of_the_data():
 
 
 @SETTINGS
-@given(n=st.integers(2, 30), c=st.integers(3, 6), seed=st.integers(0, 10**6))
-def test_accuracy_and_mean_per_class_equal_scikit_learn(n, c, seed):
-    rng = np.random.default_rng(seed)
-    scores, labels = rng.normal(size=(n, c)), rng.integers(0, c, n)
-    ours = accuracy(scores, labels, topk=(1, 2))
-    for k in (1, 2):
-        assert ours[k] == pytest.approx(
-            top_k_accuracy_score(labels, scores, k=k, labels=np.arange(c))
-        )
-    by_class = per_class(class_ranks(scores, labels) <= 1, labels, c)
-    predicted = scores.argmax(1)
-    seen = np.isin(predicted, labels)  # scikit-learn warns of predictions that never occur
-    if seen.all() and len(set(labels)) > 1:
-        assert np.nanmean(by_class) == pytest.approx(balanced_accuracy_score(labels, predicted))
-
-
-@SETTINGS
 @given(
     right=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     extra=st.integers(0, 6),
@@ -232,7 +201,7 @@ def test_no_more_than_a_tile_of_scores_exists_at_once():
         torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (130, 50)
     )
     shapes = [
-        scores.shape for scores, *_ in metrics._tiles(queries, gallery, np.zeros(130, int), 64)
+        scores.shape for scores, *_ in ranking._tiles(queries, gallery, np.zeros(130, int), 64)
     ]
     assert shapes == [(64, 50), (64, 50), (2, 50)]
 
@@ -306,150 +275,6 @@ def test_chance_reciprocal_rank_is_that_of_all_orders(right, extra):
     assert chance_reciprocal_rank(right, gallery) == pytest.approx(expected)
 
 
-@st.composite
-def pairs_of_numbers(draw):
-    n, tied = draw(st.integers(4, 30)), draw(st.booleans())
-    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    return tuple(
-        rng.integers(0, 4, n).astype(float) if tied else rng.normal(size=n) for _ in range(2)
-    )
-
-
-@SETTINGS
-@given(pair=pairs_of_numbers())
-def test_correlations_equal_scipy_and_brute_force(pair):
-    x, y = pair
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        assert correlation(x, y)[0] == correlation(x, y, "spearman")[0] == 0
-        return
-
-    def mean_ranks(values):
-        return np.array(
-            [
-                np.mean([i + 1 for i, v in enumerate(np.sort(values)) if v == value])
-                for value in values
-            ]
-        )
-
-    def pearson(a, b):
-        a, b = a - a.mean(), b - b.mean()
-        return (a @ b) / math.sqrt((a @ a) * (b @ b))
-
-    r, low, high = correlation(x, y)
-    assert r == pytest.approx(pearson(x, y))
-    if abs(r) < 1 - 1e-9:
-        interval = stats.pearsonr(x, y).confidence_interval(0.95)
-        assert (low, high) == pytest.approx((interval.low, interval.high))
-    rho, low, high = correlation(x, y, "spearman")
-    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert rho == pytest.approx(pearson(mean_ranks(x), mean_ranks(y)))
-    assert low <= rho <= high
-
-
-def test_the_interval_of_fisher_covers_the_truth_as_often_as_it_says():
-    """In 1,000 samples of 60 pairs of correlation 1/2 the 95 % interval of either kind holds it
-    about so often."""
-    rng = np.random.default_rng(0)
-    true = {"pearson": 0.5, "spearman": 6 / math.pi * math.asin(0.25)}  # of normal variables
-    inside = dict.fromkeys(true, 0)
-    for _ in range(1000):
-        x = rng.normal(size=60)
-        y = 0.5 * x + math.sqrt(0.75) * rng.normal(size=60)
-        for kind, value in true.items():
-            _, low, high = correlation(x, y, kind)
-            inside[kind] += low <= value <= high
-    assert all(0.93 <= count / 1000 <= 0.97 for count in inside.values()), inside
-
-
-@SETTINGS
-@given(a=st.floats(0, 1, width=16), b=st.floats(0, 1, width=16))
-def test_harmonic_mean_equals_scipy_and_lies_below_both_means(a, b):
-    expected = 0.0 if a == 0 or b == 0 else float(stats.hmean([a, b]))
-    assert harmonic_mean(a, b) == pytest.approx(expected, abs=1e-12)
-
-
-@SETTINGS
-@given(n=st.integers(2, 12), e=st.integers(2, 6), seed=st.integers(0, 10**6))
-def test_spread_measures_equal_their_definitions(n, e, seed):
-    x = np.random.default_rng(seed).normal(size=(n, e))
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    singular = np.sqrt(np.linalg.eigvalsh(x @ x.T).clip(0))
-    share = singular / singular.sum()
-    assert effective_rank(x) == pytest.approx(math.exp(stats.entropy(share)), rel=1e-5)
-    values, axes = np.linalg.eigh(x.T @ x)
-    if np.diff(values).min() > 1e-3:  # else the axes are not determined
-        along = [
-            sum(math.exp(sign * (row @ axis)) for row in x) for axis in axes.T for sign in (1, -1)
-        ]
-        assert isotropy(x) == pytest.approx(min(along) / max(along), rel=1e-5)
-    assert math.exp(-2) <= isotropy(x) <= 1
-    distances = [((row - x.mean(0)) ** 2).sum() for row in x]
-    assert spread(x) == pytest.approx(math.sqrt(np.mean(distances)), abs=1e-9)
-    assert 0 <= spread(x) <= 1 + 1e-12
-
-
-def test_spread_measures_tell_a_point_a_line_and_a_sphere_apart():
-    rng = np.random.default_rng(0)
-    sphere = rng.normal(size=(5000, 8))
-    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
-    point, line = np.tile(sphere[:1], (100, 1)), np.outer(rng.choice([-1, 1], 100), sphere[0])
-    cone = sphere + 4 * sphere[0]
-    cone /= np.linalg.norm(cone, axis=1, keepdims=True)
-    assert effective_rank(point) == pytest.approx(1, abs=1e-3)
-    assert effective_rank(line) == pytest.approx(1, abs=1e-3)
-    assert effective_rank(sphere) > 7.99
-    assert isotropy(sphere) > 0.97 > 0.3 > isotropy(cone)
-    assert spread(point) == pytest.approx(0, abs=1e-7)
-    assert spread(cone) < 0.3 < 0.99 < spread(sphere)
-
-
-def test_what_does_not_correlate_is_named():
-    with pytest.raises(InputError, match="two finite lists"):
-        correlation(np.arange(3), np.arange(4))
-    with pytest.raises(InputError, match="two finite lists"):
-        correlation(np.array([1.0, np.nan]), np.arange(2))
-    assert all(map(math.isnan, correlation(np.arange(3), np.arange(3))[1:]))
-
-
-def test_a_library_of_the_lab_that_is_missing_is_told_with_its_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(
-        InputError, match=r"needs scipy; install it with: pip install 'diptych\[lab\]'"
-    ):
-        correlation(np.arange(5), np.arange(5))
-
-
-def test_covariance_rank_counts_directions_that_vary():
-    generator = torch.Generator().manual_seed(0)
-    base = torch.randn(40, 3, generator=generator, dtype=torch.float64)
-    inside = (
-        base @ torch.randn(3, 8, generator=generator, dtype=torch.float64) + 5.0
-    )  # a shifted plane
-    assert covariance_rank(inside) == 3 == np.linalg.matrix_rank(np.cov(inside.numpy().T))
-    assert covariance_rank(inside.float() + 0) == 3  # rounding is no direction
-    assert covariance_rank(torch.randn(5, 8, generator=generator)) == 4
-    assert covariance_rank(torch.ones(1, 8)) == 0
-
-
-def test_wasserstein_uniformity_is_the_distance_of_two_gaussians():
-    """Against scipy's matrix square root: W² = |μ|² + tr(Σ + Q - 2 (Q^½ Σ Q^½)^½)."""
-    from scipy.linalg import sqrtm
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.nn.functional.normalize(
-        torch.randn(50, 4, generator=generator, dtype=torch.float64) + 0.3, dim=1
-    ).numpy()
-    target = np.eye(4) / 4
-    covariance = np.cov(x.T, bias=True)
-    between = sqrtm(sqrtm(target) @ covariance @ sqrtm(target))
-    expected = math.sqrt((x.mean(0) ** 2).sum() + np.trace(covariance + target - 2 * between).real)
-    assert wasserstein_uniformity(x) == pytest.approx(expected, abs=1e-7)
-    collapsed = np.tile([[1.0, 0, 0, 0]], (9, 1))
-    assert wasserstein_uniformity(collapsed) == pytest.approx(math.sqrt(2))
-    flat = np.concatenate([np.eye(4)[:2], -np.eye(4)[:2]])  # half of the directions
-    assert 0 < wasserstein_uniformity(flat) < wasserstein_uniformity(collapsed)
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     q=st.integers(1, 6),
@@ -480,13 +305,3 @@ def test_items_of_several_vectors_score_as_the_best_of_them(q, g, k, tile, seed)
     assert metrics.ranks(gallery, queries, back, tile=tile).tolist() == wanted
     with pytest.raises(InputError, match="two or three dimensions"):
         metrics.ranks(queries, gallery[None], positives)
-
-
-@given(st.integers(0, 1000))
-@settings(max_examples=20)
-def test_the_area_under_the_curve_is_that_of_scikit_learn(seed):
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 6, 20) / 5
-    positive = np.arange(20) < rng.integers(1, 20)
-    assert metrics.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
-    assert math.isnan(metrics.auroc(scores, np.ones(20, bool)))
