@@ -26,6 +26,7 @@ from diptych.metrics import (
     ranks,
     ranks_of_two_stages,
     recall_at_k,
+    similarities,
 )
 
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -292,16 +293,16 @@ def test_items_of_several_vectors_score_as_the_best_of_them(q, g, k, tile, seed)
         1 + sum(scores[i, j] >= scores[i, p] for j in range(g) if j != p)
         for i, p in enumerate(positives)
     ]
-    assert metrics.ranks(queries, gallery, positives, tile=tile).tolist() == wanted
-    found = metrics.similarities(torch.from_numpy(queries), torch.from_numpy(gallery))
+    assert ranks(queries, gallery, positives, tile=tile).tolist() == wanted
+    found = similarities(torch.from_numpy(queries), torch.from_numpy(gallery))
     np.testing.assert_allclose(found.numpy(), scores)
-    turned = metrics.similarities(torch.from_numpy(gallery), torch.from_numpy(queries))
+    turned = similarities(torch.from_numpy(gallery), torch.from_numpy(queries))
     np.testing.assert_allclose(turned.numpy(), scores.T)
     back = rng.integers(q, size=g)
     wanted = [
         1 + sum(scores[i, j] >= scores[p, j] for i in range(q) if i != p)
         for j, p in enumerate(back)
     ]
-    assert metrics.ranks(gallery, queries, back, tile=tile).tolist() == wanted
+    assert ranks(gallery, queries, back, tile=tile).tolist() == wanted
     with pytest.raises(InputError, match="two or three dimensions"):
-        metrics.ranks(queries, gallery[None], positives)
+        ranks(queries, gallery[None], positives)
