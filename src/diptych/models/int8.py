@@ -17,13 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import InputError
-from diptych.towers.nn.transformer import (
-    BLOCKS,
-    Attention,
-    AttentionBlock,
-    CrossBlock,
-    FeedForward,
-)
+from diptych.towers.nn.attention import Attention
+from diptych.towers.nn.transformer import BLOCKS, AttentionBlock, CrossBlock, FeedForward
 
 ENGINE = "onednn"
 

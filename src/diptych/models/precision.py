@@ -26,7 +26,7 @@ from diptych.models import int8
 from diptych.models.language import LanguageModel
 from diptych.models.model import Model, TextModel
 from diptych.models.multimodal import ContrastiveCaptioner
-from diptych.towers.nn.transformer import Attention
+from diptych.towers.nn.attention import Attention
 
 log = logging.getLogger(__name__)
 

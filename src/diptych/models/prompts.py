@@ -26,8 +26,8 @@ from diptych.models.class_names import check_names, split_prompt
 from diptych.models.classifier import Classifier
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Edit
+from diptych.towers.nn.edits import Insert, chain
 from diptych.towers.nn.parts import freeze
-from diptych.towers.nn.transformer import Insert, chain
 from diptych.towers.tower import Tower
 
 ClassPosition = Literal["end", "middle", "front", "around"]

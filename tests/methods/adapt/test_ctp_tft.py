@@ -17,7 +17,7 @@ from diptych.errors import InputError
 from diptych.methods.adapt.ctp_tft import ClassAware
 from diptych.methods.make import Make
 from diptych.methods.registry import method_class
-from diptych.towers.nn.transformer import Attention
+from diptych.towers.nn.attention import Attention
 
 ATTENTION = 3 * 512**2 + 512**2 + 512
 

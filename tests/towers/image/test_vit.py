@@ -6,7 +6,7 @@ import torch
 from diptych.errors import InputError
 from diptych.towers.build import image_tower
 from diptych.towers.image.vit import interpolate
-from diptych.towers.nn.transformer import Insert, chain
+from diptych.towers.nn.edits import Insert, chain
 
 SMALL = {"name": "vit", "image_size": 16, "patch": 4, "width": 32, "depth": 3, "heads": 4}
 

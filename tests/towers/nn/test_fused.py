@@ -9,8 +9,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from diptych.towers.nn import product
+from diptych.towers.nn.attention import Attention
 from diptych.towers.nn.fused import project
-from diptych.towers.nn.transformer import Attention
 
 X = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))
 

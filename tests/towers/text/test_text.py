@@ -5,7 +5,8 @@ import torch
 
 from diptych.errors import InputError
 from diptych.towers.build import text_tower
-from diptych.towers.nn.transformer import Insert, chain
+from diptych.towers.nn.edits import Insert, chain
+from diptych.towers.text.text import stretch
 
 SMALL = {"name": "text", "width": 32, "depth": 3, "heads": 4, "vocab_size": 50, "context": 12}
 FORMS = [
@@ -252,3 +253,11 @@ def test_a_token_after_the_padding_sees_the_text_and_one_pad():
     assert (moved(lengths + 1) == 0).all()
     tower.resize(20)
     assert tower(torch.zeros(1, 20, dtype=torch.long), torch.tensor([3])).pooled.shape == (1, 32)
+
+
+def test_stretch_keeps_the_first_positions_and_the_ends():
+    old = torch.randn(6, 3)
+    new = stretch(old, 11, keep=2)
+    assert torch.equal(new[:2], old[:2])
+    torch.testing.assert_close(new[-1], old[-1])
+    assert torch.equal(stretch(old, 6), old)

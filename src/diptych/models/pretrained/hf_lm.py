@@ -25,8 +25,8 @@ from diptych.models.pretrained.files import read_json
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.towers.encoded import Edit
 from diptych.towers.hf import layers
+from diptych.towers.nn.edits import edited
 from diptych.towers.nn.kv_cache import one_of_last
-from diptych.towers.nn.transformer import edited
 
 HF_LM = "hf-lm"
 """The prefix of these models, and the name in their spec."""

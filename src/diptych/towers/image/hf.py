@@ -14,7 +14,7 @@ from diptych.errors import InputError
 from diptych.towers import hf as foreign
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
-from diptych.towers.nn.transformer import edited
+from diptych.towers.nn.edits import edited
 from diptych.towers.tower import ImageTower, preprocess_of
 
 _PROBE = 64  # pixels, enough for five halvings

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
-from diptych.towers.nn.transformer import edited
+from diptych.towers.nn.edits import edited
 from diptych.towers.tower import ImageTower, preprocess_of
 
 

@@ -16,8 +16,9 @@ from diptych.data.images import sides
 from diptych.errors import InputError, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
+from diptych.towers.nn.attention import Attention
 from diptych.towers.nn.pooling import QueryPooler
-from diptych.towers.nn.transformer import Attention, FeedForward, Transformer, init
+from diptych.towers.nn.transformer import FeedForward, Transformer, init
 from diptych.towers.tower import ImageTower, preprocess_of
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.spec import Count, Natural, configure, parse
 from diptych.towers.encoded import Encoded
-from diptych.towers.nn.transformer import Attention, FeedForward, init
+from diptych.towers.nn.attention import Attention
+from diptych.towers.nn.transformer import FeedForward, init
 
 
 class QueryPooler(nn.Module):

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from diptych.errors import InputError
 from diptych.towers.encoded import Encoded
+from diptych.towers.nn.edits import Insert
 from diptych.towers.nn.kv_cache import LayerCache
-from diptych.towers.nn.transformer import Block, FeedForward, Insert, init
+from diptych.towers.nn.transformer import Block, FeedForward, init
 
 STD = 0.02  # of queries, words and positions, as in BERT
 Visible = Literal["all", "apart", "causal"]

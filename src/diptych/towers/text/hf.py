@@ -17,7 +17,7 @@ from diptych.spec import Count, Dropout, Width
 from diptych.towers import hf as foreign
 from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
-from diptych.towers.nn.transformer import edited
+from diptych.towers.nn.edits import edited
 from diptych.towers.tower import Tower
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diptych.errors import InputError, unknown
 from diptych.towers.build import text
 from diptych.towers.encoded import Edit, Encoded
-from diptych.towers.nn.transformer import Transformer, stretch
+from diptych.towers.nn.transformer import Transformer
 from diptych.towers.tower import Tower
 
 _LONGEST = 10_000.0  # of the scales of sinusoidal positions
@@ -247,6 +247,20 @@ class TextTower(Tower):
             moved = torch.cat([stretch(old[: self.context], context, keep), old[self.context :]])
             self.positions = nn.Parameter(moved, requires_grad=self.positions.requires_grad)
         self.config = replace(self.config, context=context)
+
+
+def stretch(positions: Tensor, length: int, keep: int = 0) -> Tensor:
+    """Resample positions (L, D) linearly to (length, D), without the first `keep` (Zhang et al.,
+    2024: 20).
+
+    >>> stretch(torch.tensor([[0.0], [1.0], [2.0]]), 5, keep=1).flatten().tolist()
+    [0.0, 1.0, 1.333..., 1.666..., 2.0]
+    """
+    assert 0 <= keep < min(length, len(positions))
+    moved = F.interpolate(
+        positions[keep:].T[None], size=length - keep, mode="linear", align_corners=True
+    )
+    return torch.cat([positions[:keep], moved[0].T])
 
 
 def _stack(config: TextConfig) -> Transformer:

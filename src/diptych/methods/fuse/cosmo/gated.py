@@ -19,9 +19,10 @@ from diptych.errors import InputError
 from diptych.methods.teacher import LentLM
 from diptych.models.language import CausalLM
 from diptych.models.state import Peek, State, peek_by_next
+from diptych.towers.nn.attention import Attention
 from diptych.towers.nn.kv_cache import LayerCache
 from diptych.towers.nn.parts import freeze
-from diptych.towers.nn.transformer import Attention, FeedForward, init
+from diptych.towers.nn.transformer import FeedForward, init
 
 HEADS = 8
 HEAD_WIDTH = 64
