@@ -6,26 +6,21 @@ recipe's (--recipe.X). The file may be another run's config.yaml. On several ran
 --nproc_per_node 8 -m diptych train …
 """
 
-import errno
 import os
 import re
-import signal
-import termios
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import MISSING, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from diptych.cli._method import add_method
 from diptych.cli._model import MODELS, add_weights
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._recipe import LENGTH, RECIPE, add_recipe
 from diptych.cli._screen import first_rank, say
+from diptych.cli._signals import interruptible
 from diptych.errors import InputError
-from diptych.renamed import RENAMED
-from diptych.spec import annotations, bounds, shown, split_specs
+from diptych.spec import shown, split_specs
 
 GROUP = "Train"
 USAGE = "METHOD|FILE.py --data SOURCE --out RUN [options]"
@@ -243,7 +238,7 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
         raise InputError(
             f"{path} is of the method in {name}; name that file: diptych train {name} …"
         )
-    _add_method(parser, name)
+    add_method(parser, name)
     if (
         "config" in tree
     ):  # the method's own options are `config` in a run's config.yaml, --method.X here
@@ -256,10 +251,10 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
         raise InputError(
             f"with in {path} is {shown(added)}; write a list of methods, such as [multi_view]"
         )
-    split_specs = [] if "--with" in given else [f"--with={spec}" for spec in added]
+    others = [] if "--with" in given else [f"--with={spec}" for spec in added]
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # --epochs overrides the file's steps
-    return [*([] if method else [name]), *parser.words_of(tree, str(path)), *split_specs, *words]
+    return [*([] if method else [name]), *parser.words_of(tree, str(path)), *others, *words]
 
 
 def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Path | None:
@@ -275,69 +270,6 @@ def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Pa
         if out and method is None and "--resume" in words
         else None
     )
-
-
-def _add_method(parser: Parser, name: str) -> None:
-    """Add the method's options and those of the recipe that have no short name."""
-    from diptych.methods.registry import find
-
-    find(name)  # raises for an unknown name before anything heavy is imported
-    from diptych.methods.base import Recipe
-    from diptych.methods.registry import method_class
-
-    cls = method_class(name)
-    options = {preset: chosen.config for preset, chosen in cls.presets.items()}
-    recipes = {preset: chosen.recipe for preset, chosen in cls.presets.items()}
-    _add_fields(parser, f"Options of {name}", "method", cls.Config, options)
-    old = RENAMED.get(f"option of {name}", {})
-    parser.renamed |= {f"method.{before}": f"method.{now}" for before, now in old.items()}
-    _add_fields(parser, "More of the recipe", "recipe", Recipe, recipes)
-
-
-def _add_fields(
-    parser: Parser, section: str, prefix: str, config: type, presets: Mapping[str, Any]
-) -> None:
-    """Add an option for each field of a dataclass that has none yet; its help shows the presets'
-    values."""
-    hints = typing.get_type_hints(config)
-    limits = annotations(config)
-    for field in fields(config):
-        key = f"{prefix}.{field.name}"
-        if key in parser.names:
-            continue
-        hint = (
-            dict
-            if typing.get_origin(hints[field.name]) in (Mapping, typing.Mapping)
-            else hints[field.name]
-        )
-        values = {name: _value(given, field) for name, given in presets.items()}
-        about = "; ".join(f"{name}: {value}" for name, value in values.items())
-        about += f" ({limit})" if (limit := bounds(limits[field.name])) else ""
-        parser.option(section, f"--{key}", dest=key, type=hint, metavar=_metavar(hint), help=about)
-
-
-def _value(given: Any, field: Any) -> Any:
-    """Return a preset's value of a field (the preset is a mapping or a dataclass), else the field's
-    default."""
-    if isinstance(given, Mapping):
-        default = field.default if field.default is not MISSING else field.default_factory()
-        return _short(given.get(field.name, default))
-    return _short(getattr(given, field.name))
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.5g}" if isinstance(value, float) else value
-
-
-def _metavar(hint: Any) -> str:
-    plain = {int: "N", float: "X", bool: "true|false", dict: "'{…}'", str: "TEXT"}
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = typing.get_args(hint)[0]
-    if typing.get_origin(hint) is Literal:
-        return "|".join(map(str, typing.get_args(hint)))
-    if typing.get_origin(hint) is tuple:
-        return f"[{','.join(map(_metavar, typing.get_args(hint)))}]"
-    return plain.get(hint, "…")
 
 
 def _joined(data: Any, path: Path | None) -> str:
@@ -423,7 +355,7 @@ def run(args: Namespace) -> int:
     if "shots" in args:  # in the specs, so that config.yaml fully determines the samples
         config = replace(config, data=few(config.data, args.shots, config.options.seed))
     out = Path(args.out).expanduser()
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         try:
             summary = train(
                 config,
@@ -500,59 +432,3 @@ def _last_validation(out: Path) -> dict[str, float]:
     lines = [line for line in Run(out).history if line.get("event") in ("validation", "selected")]
     last = lines[-1] if lines else {}
     return {name: value for name, value in last.items() if name.startswith("val/")}
-
-
-@contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Let Ctrl-C and a closed terminal ask the engine to save and stop, as SIGTERM does; a second
-    Ctrl-C stops at once.
-
-    Yields a function that returns whether there was a Ctrl-C. Processes forked from this one also
-    receive it from the terminal, and continue until the engine ends them.
-    """
-    owner = os.getpid()
-    pressed = False
-    launched = (
-        "TORCHELASTIC_RUN_ID" in os.environ
-    )  # torchrun forwards each Ctrl-C in addition to the terminal
-
-    def first(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if os.getpid() != owner:
-            return
-        if pressed and launched:
-            return
-        if pressed or not callable(
-            signal.getsignal(signal.SIGTERM)
-        ):  # the engine has no handler yet, or no longer
-            raise KeyboardInterrupt
-        pressed = True
-        say("stopping after this step; Ctrl-C again stops at once")
-        signal.raise_signal(signal.SIGTERM)
-
-    def hung_up(number: int, frame: Any) -> None:
-        if os.getpid() != owner:
-            return
-        _leave_terminal()
-        if not callable(signal.getsignal(signal.SIGTERM)):
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGTERM)
-
-    previous = {signal.SIGINT: signal.signal(signal.SIGINT, first)}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
-        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, hung_up)
-    try:
-        yield lambda: pressed
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _leave_terminal() -> None:
-    """Redirect the output of a closed terminal to the null device: each write would be an error."""
-    for stream in (1, 2):
-        try:
-            termios.tcgetattr(stream)
-        except termios.error as error:
-            if error.args[0] == errno.EIO:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
