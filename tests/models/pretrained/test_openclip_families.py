@@ -95,11 +95,17 @@ def register(name: str, config: dict[str, Any], folder: Path) -> str:
     return name
 
 
-def there_and_back(name: str, folder: Path, exported: bool = True) -> Any:
-    """Compare embeddings with open_clip's, and, exported again, the weights with theirs."""
+def created(name: str) -> tuple[Any, Any]:
+    """A model of open_clip's with random weights, and its preprocessing."""
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_text=False)
     if hasattr(model, "text_decoder"):  # open_clip leaves these numbers as the memory had them
         torch.nn.init.normal_(model.text_decoder.text_projection, std=0.1)
+    return model, preprocess
+
+
+def there_and_back(name: str, folder: Path, exported: bool = True) -> Any:
+    """Compare embeddings with open_clip's, and, exported again, the weights with theirs."""
+    model, preprocess = created(name)
     tiny.stir(model)
     for key, value in model.named_buffers():
         if "running" in key:  # a batch norm's statistics
@@ -342,7 +348,7 @@ def test_a_run_that_continues_a_model_loads_embeds_and_evaluates(
     else:
         config["text_cfg"] = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
     name = register(f"small-continued-{kind}", config, tmp_path)
-    model = open_clip.create_model(name, pretrained_text=False)
+    model, _ = created(name)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     rows = ["filepath,caption"]
     for number, (image, text) in enumerate(zip(tiny.images(), tiny.TEXTS, strict=False)):
