@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 from tests.data.helpers import encoded, photo, tiff
 
-from diptych.data.decode import decode
+from diptych.data.decode import decode, dimensions
 from diptych.data.images import on_ground
 from diptych.data.sample import BadSample
 
@@ -76,7 +76,8 @@ def test_avif_and_heic_decode_and_a_cut_one_is_truncated(format):
 def test_a_turned_avif_is_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode(encoded_boxed("AVIF", photo(64, 48), exif=exif)).size == (48, 64)
+    turned = encoded_boxed("AVIF", photo(64, 48), exif=exif)
+    assert decode(turned).size == dimensions(turned) == (48, 64)
 
 
 def test_heic_without_its_reader_names_the_remedy(monkeypatch):
@@ -220,6 +221,7 @@ def test_exif_turns_the_image_upright(orientation, format):
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     got = decode(data)
     assert got.size == ((30, 40) if orientation > 4 else (40, 30))
+    assert dimensions(data) == got.size
     assert np.array_equal(np.asarray(got), np.asarray(expected))
 
 

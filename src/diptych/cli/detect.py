@@ -55,7 +55,7 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
     from dataclasses import asdict
 
-    from diptych.data.images import FileImage, is_image
+    from diptych.data.images import FileImage, is_image, size_of
     from diptych.data.sources import open_source
     from diptych.inference.detect import boxed, find_in_images
     from diptych.methods.abilities import require
@@ -70,7 +70,7 @@ def run(args: Namespace) -> None:
     }
     if is_image(args.images):
         [each] = model.detect(args.images, **settings)
-        found = boxed(args.images, FileImage(args.images).decode().size, each, model.classes)
+        found = boxed(args.images, size_of(FileImage(args.images)), each, model.classes)
         bad = {}
     else:
         with progress("detecting") as report:

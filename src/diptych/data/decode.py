@@ -68,6 +68,9 @@ _UPRIGHT = {  # EXIF orientation -> the transpose that undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""What a PNG that is not upright contains."""
+_SIDEWAYS = {_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8]}
 
 
 def decode(
@@ -150,9 +153,10 @@ def refuse_large_clip(frames: int, width: int, height: int) -> None:
 
 
 def dimensions(data: bytes) -> tuple[int, int]:
-    """The stored width and height of an image, read from its header only, or of a volume's slices,
-    which is unpacked. Raises BadSample as
-    `decode`.
+    """The width and height of an image as `decode` returns it, read from its header alone; of a
+    volume, which is unpacked, those of a slice.
+
+    Raises BadSample as `decode`, but not for pixels that are damaged or missing.
 
     >>> dimensions(b"")
     Traceback (most recent call last):
@@ -165,7 +169,14 @@ def dimensions(data: bytes) -> tuple[int, int]:
         image = plugin(io.BytesIO(data))
     except Exception as error:
         raise damage_of(data, error) from error
-    return image.width, image.height
+    # Pillow gives the size of a TIFF upright. Of a PNG it decodes the pixels before it gives the EXIF
+    # block, which may follow them.
+    upright = isinstance(image, TiffImagePlugin.TiffImageFile) or (
+        isinstance(image, PngImagePlugin.PngImageFile)
+        and not any(chunk in data for chunk in _PNG_EXIF)
+    )
+    turned = not upright and _turn(image) in _SIDEWAYS
+    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def opened(image: Image.Image) -> Image.Image:
@@ -291,11 +302,16 @@ def _keep_exif(new: Image.Image, old: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # a damaged EXIF block does not affect the pixels, so ignore it
-        turn = None
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """The transpose that makes an image upright, by its EXIF block."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(0x0112, 1))
+    except Exception:  # a damaged EXIF block does not affect the pixels, so ignore it
+        return None
 
 
 def is_complete(data: bytes) -> bool:

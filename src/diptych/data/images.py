@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diptych.data import remote
 from diptych.data.clips import Clip, MiddleFrame, is_clip
-from diptych.data.decode import MAX_PIXELS, decode, decode_mask, refuse_scaled_bomb
+from diptych.data.decode import MAX_PIXELS, decode, decode_mask, dimensions, refuse_scaled_bomb
 from diptych.data.endings import FOREIGN, IMAGES, ending
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.volume_files import VOLUMES
@@ -184,6 +184,15 @@ class ZipImage:
     def decode(self, at_least: int | None = None) -> Image.Image:
         """As `diptych.data.decode.decode`."""
         return decode(self.read(), at_least=at_least)
+
+
+_STORED = (FileImage, BytesImage, MemberImage, ZipImage)
+
+
+def size_of(image: EncodedImage) -> tuple[int, int]:
+    """The width and height of an image as it is decoded; of one that is stored, from its header
+    alone. Raises BadSample as `diptych.data.decode.dimensions`."""
+    return dimensions(image.read()) if isinstance(image, _STORED) else image.decode().size
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.images import VOID, FileImage, Preprocess, is_image
+from diptych.data.images import VOID, FileImage, Preprocess, is_image, size_of
 from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
@@ -111,7 +111,7 @@ def _pictures(
     if isinstance(images, str | Path) and is_image(images):
         image = FileImage(str(images))
         pixels = model.preprocess.read(image, exact=exact)[None]
-        yield pixels, [(str(images), image.decode().size)]
+        yield pixels, [(str(images), size_of(image))]
         return
     source = open_source(images)
     steps = Steps(progress, len(source))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol
 
+from diptych.data.images import size_of
 from diptych.data.sample import BadSample, Box, Sample, Schema, Text
 from diptych.viewer.document import attribute, text
 from diptych.viewer.pictures import Picture, pictures
@@ -128,7 +129,7 @@ def _boxes(picture: Picture, schema: Schema) -> str:
     """Return the boxes of a picture as SVG over it, those of one name in one colour."""
     assert picture.image is not None
     try:
-        width, height = picture.image.decode().size
+        width, height = size_of(picture.image)
     except BadSample:
         return ""
     colours = _colours(picture.boxes, schema)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from diptych.data.boxes import shares, things
+from diptych.data.images import size_of
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
@@ -66,7 +67,7 @@ def detection(
         """Return the boxes and classes of a sample."""
         if "main" not in sample.images:
             raise BadSample("no-image", f"{sample.key} has no image 'main'")
-        boxes, held = shares(sample, sample.images["main"].decode().size, classes)
+        boxes, held = shares(sample, size_of(sample.images["main"]), classes)
         return torch.from_numpy(boxes), torch.tensor(
             [number[name] for name in held], dtype=torch.int64
         )

@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from diptych.data.images import size_of
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, read_images
@@ -127,7 +128,7 @@ def heatmaps(
 def _phrases(sample: Sample) -> tuple[tuple[int, int], dict[str, tuple[int, np.ndarray]]]:
     """The size of an image, and its phrases, each with its label and the pixels (H, W) in its
     boxes."""
-    width, height = sample.images["main"].decode().size
+    width, height = size_of(sample.images["main"])
     found: dict[str, tuple[int, np.ndarray]] = {}
     for box in sample.boxes:
         if box.image != "main" or not box.text.strip():
