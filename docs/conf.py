@@ -8,6 +8,7 @@ write roles in a docstring.
 import posixpath
 import re
 import sys
+from functools import cache
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from docutils.nodes import Element, SkipNode
 from docutils.statemachine import StringList
 from sphinx.addnodes import toctree
 from sphinx.domains.python import PythonDomain
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 from diptych.lab import league
@@ -171,21 +173,39 @@ def _titles(contents: Element) -> Element:
     return kept
 
 
+@cache
+def _all_titles(env: BuildEnvironment) -> dict[str, Element]:
+    return {page: _titles(contents) for page, contents in env.tocs.items()}
+
+
+_BESIDE_CONTENTS: dict[tuple, str] = {}
+"""The navigation of pages that no list of contents has, such as source code, by their depth."""
+
+
 def _navigate_by_titles(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Make the navigation, which shows titles alone, from titles alone: copied with all objects of
-    the reference for each page, it took nine tenths of a build."""
+    """Make the navigation, which shows titles alone, from titles alone, and for pages of source code
+    once: otherwise it takes nine tenths of a build."""
     make = context.get("toctree")
     if make is None:
         return
 
-    def navigation(**options) -> str:
+    def by_titles(**options) -> str:
         whole = app.env.tocs
-        if options.get("titles_only"):
-            app.env.tocs = {page: _titles(contents) for page, contents in whole.items()}
+        app.env.tocs = _all_titles(app.env)
         try:
             return make(**options)
         finally:
             app.env.tocs = whole
+
+    def navigation(**options) -> str:
+        if not options.get("titles_only"):
+            return make(**options)
+        if pagename in app.env.all_docs:
+            return by_titles(**options)
+        place = (pagename.count("/"), *sorted(options.items()))
+        if place not in _BESIDE_CONTENTS:
+            _BESIDE_CONTENTS[place] = by_titles(**options)
+        return _BESIDE_CONTENTS[place]
 
     context["toctree"] = navigation
 
