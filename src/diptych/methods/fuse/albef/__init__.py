@@ -402,7 +402,7 @@ ALBEF.presets = {
         tokenizer="bpe:vocab_size=2048:context=32:special=mask",
     ),
     "paper": Preset(
-        config={"augment": {"crop": (0.2, 1.0), "flip": True}},
+        config={"augment": {"crop": (0.2, 1.0), "flip": True, "randaugment": 2}},
         image="vit:image_size=256:patch=16:width=768:depth=12:heads=12:eps=1e-6",
         text="text:width=768:depth=6:heads=12:causal=false:pooling=first:eps=1e-12:dropout=0.1",
         tokenizer="wordpiece:vocab_size=30522:context=25",
