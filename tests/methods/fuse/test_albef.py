@@ -593,7 +593,7 @@ def test_a_text_is_assigned_to_one_of_its_images_or_to_none():
         logits = made.head(made.model.multimodal(read, n, *seen)[0, 0])
         loss -= float(logits.log_softmax(0)[place[row]].detach()) / 5
     found = made.loss(features | {"logits": whole}, given, LATE).terms["assignment"]
-    assert float(found) == pytest.approx(loss, abs=1e-9)
+    assert float(found.detach()) == pytest.approx(loss, abs=1e-9)
     assert made.stages()[0].min_batch == 3
     with pytest.raises(InputError, match="one of several images"):
         method(task="assignment", images=1)
