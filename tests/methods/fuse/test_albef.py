@@ -565,7 +565,7 @@ def test_a_text_is_assigned_to_one_of_its_images_or_to_none():
     vectors = normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(1)).double())
     weights = (vectors @ vectors.T / 0.07).softmax(1) + 1e-4
     places, first = Counter(), Counter()
-    for seed in range(600):
+    for seed in range(300):
         images, place = made._candidates(vectors, replace(LATE, seed=seed))
         for row, (candidates, at) in enumerate(zip(images.tolist(), place.tolist(), strict=True)):
             assert len(set(candidates)) == 2
@@ -573,11 +573,11 @@ def test_a_text_is_assigned_to_one_of_its_images_or_to_none():
         places.update(place.tolist())
         others = [image for image in images[0].tolist() if image]
         first[others[0]] += 1
-    assert all(count / 3000 == pytest.approx(1 / 3, abs=0.03) for count in places.values())
+    assert all(count / 1500 == pytest.approx(1 / 3, abs=0.04) for count in places.values())
     expected = weights[0].clone()
     expected[0] = 0
     for image, share in enumerate((expected / expected.sum()).tolist()):
-        assert first[image] / 600 == pytest.approx(share, abs=0.07)
+        assert first[image] / 300 == pytest.approx(share, abs=0.09)
     features = made.encode(given, LATE)
     whole = made.among(features, slice(0, 5), given, LATE)["logits"]
     parts = [made.among(features, slice(*ends), given, LATE)["logits"] for ends in ((0, 2), (2, 5))]
