@@ -100,3 +100,30 @@ def test_answers_come_from_a_list(run, diptych, refused, tmp_path):
     line = refused("generate", out, "is it red?", "--images", photos, "--among", tmp_path / "no")
     assert "name one with an answer a line" in line
     assert "ask one" in refused("generate", out, "--images", photos)
+
+
+def test_statements_about_two_images_are_judged(run, diptych, refused, tmp_path):
+    photos = run.with_name("photos")
+    pairs = [(photos / f"{at:02d}.png", photos / f"{8 - at:02d}.png") for at in range(9)]
+    rows = [f"{a},{b},both are red,{('true', 'false')[at % 2]}" for at, (a, b) in enumerate(pairs)]
+    table = tmp_path / "pairs.csv"
+    table.write_text("\n".join(["left,right,question,answer", *rows]))
+    source = f"{table}:image=left+right"
+    out = tmp_path / "judged"
+    made = ("--steps=2", "--batch-size=4", "--method.task=classes", "--method.images=2", "--quiet")
+    assert diptych("train", "albef", "--init", run, "--data", source, "--out", out, *made).code == 0
+    found = json.loads(
+        diptych("generate", out, "--images", source, "--role", "question", "--json").out
+    )
+    assert {each["text"] for each in found} <= {"true", "false"}
+    assert len(found) == 9
+    both = ",".join(map(str, pairs[0]))
+    one = json.loads(diptych("generate", out, "both are red", "--images", both, "--json").out)
+    assert one[0]["text"] == found[0]["text"]
+    told = json.loads(
+        diptych("evaluate", out, "--data", source, "--suite", "answers", "--json").out
+    )
+    assert told["answers"]["n"] == 9
+    assert "no-image" in refused("generate", out, "both are red", "--images", photos)
+    line = refused("generate", out, "one is red", "--images", source, "--role", "question")
+    assert "leave out --role or 'one is red'" in line

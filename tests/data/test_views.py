@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 from torch.nn import functional as F
 
 from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.tokenizers import build
 from diptych.data.views import Augment, ImageView, TextView, collate, look, place, sentences
+from diptych.data.views.randaugment import OPERATIONS, changed
 from diptych.errors import InputError
 from diptych.rng import generator
 from diptych.testing import Toy
@@ -271,6 +272,55 @@ def test_solarised_values_are_inverted_from_the_middle_on():
     )
     assert 15 <= changed <= 45
     assert torch.equal(varied(NOISE, progress=0.0, solarise=1.0, ramp=(0.1, 0.5)).int(), plain)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operations_of_randaugment_are_those_of_pillow(operation):
+    """Of an image of 64 x 64 at a magnitude of .7."""
+    given = np.kron(NOISE[:8, :8], np.ones((8, 8, 1), np.uint8))
+    image = Image.fromarray(given)
+    slant = 0.3 * 0.7
+    about = {"resample": Image.Resampling.BILINEAR, "fillcolor": (128,) * 3}
+    moved = lambda *matrix: image.transform(image.size, Image.Transform.AFFINE, matrix, **about)  # noqa: E731
+    expected = {
+        "identity": lambda: image,
+        "autocontrast": lambda: ImageOps.autocontrast(image),
+        "equalize": lambda: ImageOps.equalize(image),
+        "brightness": lambda: ImageEnhance.Brightness(image).enhance(1.36),
+        "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(1.36),
+        "shear_x": lambda: moved(1, slant, 0, 0, 1, 0),
+        "shear_y": lambda: moved(1, 0, 0, slant, 1, 0),
+        "translate_x": lambda: moved(1, 0, -64 * 7 / 256, 0, 1, 0),
+        "translate_y": lambda: moved(1, 0, 0, 0, 1, -64 * 7 / 256),
+        "rotate": lambda: image.rotate(-21, **about),
+    }[operation]()
+    found = changed(torch.from_numpy(given).permute(2, 0, 1), operation, 0.7).permute(1, 2, 0)
+
+    def mean_apart(other):
+        return float((found.float() - torch.from_numpy(np.array(other))).abs().mean())
+
+    assert mean_apart(expected) < 2.5
+    assert operation == "identity" or mean_apart(given) > 1.5
+
+
+def test_randaugment_draws_each_operation_and_applies_half_of_them():
+    found = {varied(NOISE, seed, randaugment=1).numpy().tobytes() for seed in range(400)}
+    assert len(found) == 15  # 10 operations, 5 of them in both directions
+    kept = np.mean(
+        [torch.equal(varied(NOISE, s, randaugment=1), varied(NOISE)) for s in range(400)]
+    )
+    assert kept == pytest.approx(0.55, abs=0.08)  # not applied, or the identity
+    both = {varied(NOISE, seed, randaugment=2).numpy().tobytes() for seed in range(400)}
+    assert len(both) > 60
+    assert torch.equal(varied(NOISE, 3, randaugment=2), varied(NOISE, 3, randaugment=2))
+    later = {"ramp": (0.1, 0.5), "randaugment": 2}
+    assert all(
+        torch.equal(varied(NOISE, s, progress=0.0, **later), varied(NOISE)) for s in range(20)
+    )
+    with pytest.raises(InputError, match="within 0 and 1"):
+        Augment(randaugment=2, magnitude=7.0)
+    with pytest.raises(InputError, match="no randaugment"):
+        ImageView(preprocess=Preprocess(size=32), augment=Augment(randaugment=2), crops=True)
 
 
 def test_the_second_augmentation_is_that_of_all_views_but_the_first():

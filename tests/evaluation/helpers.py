@@ -87,9 +87,15 @@ class Fake:
         ]
 
     def log_prob(
-        self, images: Tensor, texts: Sequence[str], prompts: Sequence[str], *, batch_size: int
+        self,
+        images: Tensor,
+        texts: Sequence[str],
+        prompts: Sequence[str] | None = None,
+        *,
+        batch_size: int,
     ) -> Tensor:
-        asked = [f"{prompt} {text}" for prompt, text in zip(prompts, texts, strict=True)]
+        before = [""] * len(texts) if prompts is None else prompts
+        asked = [f"{prompt} {text}" for prompt, text in zip(before, texts, strict=True)]
         return 10 * self.match(images, asked, batch_size=batch_size) - 50
 
     def represent(self, images: Tensor, *, batch_size: int) -> Encoded:

@@ -45,6 +45,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     # found when the data are read, before the run's folder is written
     (f"train supcon {PAIR} --batch-size 2", ("photos has no labels.class", "name a source")),
     (f"train clip {PAIR} --batch-size 99", ("batch size 99", "lower --batch-size")),
+    (f"train albef {PAIR} --method.images 2", ("is about one image", "classes or assignment")),
     (f"train albef {PAIR} --batch-size 1", ("batch size 1 is below the 2", "raise --batch-size")),
     (
         f"train albef {PAIR} --batch-size 4 --method.queue 2",

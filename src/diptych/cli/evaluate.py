@@ -244,7 +244,7 @@ def add(parser: Parser) -> None:
             "embed", "match", "generate", "classifier", "log_prob", "best", "heat", "noise"
         ],
         metavar="ABILITY",
-        help="answers, composition, hard_negatives, noisy_pairs, pointing, text_labels: how it scores; "
+        help="answers, composition, hard_negatives, noisy_pairs, pointing, text_labels, zeroshot: how it scores; "
         "retrieval: best",
     )
     parser.option(

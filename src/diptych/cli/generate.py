@@ -31,6 +31,8 @@ EXAMPLES = (
     "diptych generate runs/documents --images photos/ --shots 4 --examples captions.csv",
     "diptych generate runs/answers 'how many cats are there?' --images photos/ --json",
     "diptych generate runs/answers 'what animal is it?' --images photos/ --among animals.txt",
+    "diptych generate runs/judged 'both images show a dog' --images left.jpg,right.jpg",
+    "diptych generate runs/judged --images pairs.csv:image=left+right --role question",
     "diptych generate hf-lm:opt/ --data 'news.jsonl:text=article;summary=summary' --task summary --out written.jsonl",
     "diptych generate runs/words --data stories.txt --against sample:top_p=0.95 --blind rate.html",
     "diptych generate --blind rate.html --votes ann.csv,ben.csv",
@@ -102,7 +104,9 @@ def add(parser: Parser) -> None:
     parser.option(
         many, "--task", metavar="SPEC", help="open (default), summary, translation or code"
     )
-    parser.option(many, "--role", help="role of the texts (default: caption)")
+    parser.option(
+        many, "--role", help="role of the texts (default: caption); of each image's prompt"
+    )
     parser.option(many, "--reference", metavar="ROLE", help="role of the references")
     parser.option(
         many, "--shots", type=int, metavar="N", help="examples before each prompt or image (0)"
@@ -308,15 +312,22 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
                 "--method.task answers"
             )
         settings = {**settings, "among": _listed(args.among)}
+    role = args.get("role") if "examples" not in args else None
+    if role is not None and prompt is not None:
+        raise InputError(
+            f"--role {role} takes the prompts from the texts of the images; leave out --role or {prompt!r}"
+        )
     model = _behind_examples(args, model, settings.get("seed", 0))
-    if is_image(args.images):
-        [text] = model.generate(args.images, None if prompt is None else [prompt], **settings)
+    together = tuple(args.images.split(","))
+    if all(map(is_image, together)) and len(together) == getattr(model, "images_read", 1):
+        one = args.images if len(together) == 1 else [together]
+        [text] = model.generate(one, None if prompt is None else [prompt], **settings)
         found = [Written(args.images, args.images, text)]
         bad = {}
     else:
         with progress("writing") as report:
             found, bad = write_about(
-                model, open_source(args.images), prompt, progress=report, **settings
+                model, open_source(args.images), prompt, role=role, progress=report, **settings
             )
     if args.get("json"):
         show_json([{"key": each.key, "path": each.path, "text": each.text} for each in found])

@@ -127,6 +127,26 @@ class FrameStack:
 
 
 @dataclass(frozen=True, slots=True)
+class Pages:
+    """Several images of a sample that are read together, as the frames of a clip are; each has a size of
+    its own, and readers of images alone see the first."""
+
+    images: tuple[EncodedImage, ...]
+
+    def frames(self, at_least: int | None = None) -> list[Image.Image]:
+        """The images, in order."""
+        return [image.decode(at_least) for image in self.images]
+
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """The first image."""
+        return self.images[0].decode(at_least)
+
+    def read(self) -> bytes:
+        """The first image as a file."""
+        return self.images[0].read()
+
+
+@dataclass(frozen=True, slots=True)
 class MiddleFrame:
     """The middle frame of a clip, as an image."""
 

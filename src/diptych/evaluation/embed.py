@@ -4,16 +4,17 @@ samples."""
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.data.clips import stacked
+from diptych.data.clips import Pages, stacked
 from diptych.data.images import file_of
 from diptych.data.prefetch import ahead
-from diptych.data.sample import BadSample, EncodedImage, Sample, Source
+from diptych.data.sample import BadSample, EncodedImage, Sample, Source, image_of
 from diptych.data.views import sentences
 from diptych.errors import InputError
 
@@ -73,12 +74,29 @@ def place_of(sample: Sample) -> tuple[str, str]:
     return sample.key, file_of(image)
 
 
-def images_with_edits(sample: Sample) -> Sequence[EncodedImage]:
-    """Return the main image, and those of the sample's edits that have one."""
-    return [
-        *main_image(sample),
-        *(edit.images["main"] for edit in sample.edits if "main" in edit.images),
-    ]
+def first_images(sample: Sample, count: int) -> Sequence[EncodedImage]:
+    """Return the first `count` images of a sample as one, which is read like a clip; 1 is the main
+    image. Raises BadSample if it has fewer."""
+    if count == 1:
+        return main_image(sample)
+    roles = [image_of(page) for page in range(count)]
+    for role in roles:
+        if role not in sample.images:
+            raise BadSample("no-image", f"{sample.key} has no image {role!r}")
+    return (Pages(tuple(sample.images[role] for role in roles)),)
+
+
+def seen_by(model: Any) -> Callable[[Sample], Sequence[EncodedImage]]:
+    """Return what a model that writes sees of a sample: the clip or the main image, or all of the
+    first images if it reads several together (`Model.images_read`)."""
+    count = getattr(model, "images_read", 1)
+    return clip_or_image if count == 1 else partial(first_images, count=count)
+
+
+def images_with_edits(sample: Sample, count: int = 1) -> Sequence[EncodedImage]:
+    """Return the first `count` images as one, and those of the sample's edits that have some."""
+    edits = [edit for edit in sample.edits if "main" in edit.images]
+    return [image for each in (sample, *edits) for image in first_images(each, count)]
 
 
 def read_images(

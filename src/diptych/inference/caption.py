@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from diptych.data.sample import Source
-from diptych.evaluation.embed import Progress, Steps, clip_or_image, place_of, read_images
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.evaluation.embed import Progress, Steps, place_of, read_images, seen_by
 from diptych.methods.abilities import require
 
 
@@ -23,6 +23,7 @@ def write_about(
     source: Source,
     prompt: str | None = None,
     *,
+    role: str | None = None,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -31,24 +32,37 @@ def write_about(
     """Return a text for every clip or image `main`, in the source's order, and the number of
     unreadable images by reason.
 
-    With a prompt, the model answers it for each image. `settings` are those of the model's
-    `generate`. Raises InputError if no image can be read.
+    With a prompt, the model answers it for each image; with `role`, the first text of this role of
+    each sample. A model that reads several images together has those of a sample. `settings` are those
+    of the model's `generate`. Raises InputError if no image can be read.
     """
     require(model, "generate", "writing about images")
+
+    def facts(sample: Sample) -> tuple[str, str, str | None]:
+        """Key, path and prompt."""
+        if role is None:
+            return *place_of(sample), prompt
+        texts = sample.captions(role)
+        if not texts:
+            raise BadSample("no-text", f"{sample.key} has no text of role {role!r}")
+        return *place_of(sample), texts[0]
+
     found: list[Written] = []
     bad: Counter[str] = Counter()
     steps = Steps(progress, len(source))
-    for pixels, facts in read_images(
+    for pixels, kept in read_images(
         model,
         source,
-        place_of,
+        facts,
         bad,
-        images=clip_or_image,
+        images=seen_by(model),
         exact=exact,
         batch_size=batch_size,
         steps=steps,
     ):
-        prompts = None if prompt is None else [prompt] * len(pixels)
+        prompts = None if prompt is role is None else [asked for _, _, asked in kept]
         texts = model.generate(pixels, prompts, batch_size=batch_size, **settings)
-        found += [Written(key, path, text) for (key, path), text in zip(facts, texts, strict=True)]
+        found += [
+            Written(key, path, text) for (key, path, _), text in zip(kept, texts, strict=True)
+        ]
     return found, bad

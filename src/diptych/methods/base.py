@@ -9,6 +9,7 @@ ranks, and state changes in `after_step`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -32,8 +33,10 @@ from diptych.spec import (
 )
 
 if TYPE_CHECKING:
+    from diptych.data.tokenizers import Tokenizer
     from diptych.methods.adapters import LowRank
     from diptych.methods.make import Make
+    from diptych.models.delivered import Delivered
 
 Features = dict[str, Tensor]
 """Named tensors whose first dimension is B. `encode` returns them and `loss` reads them."""
@@ -252,6 +255,12 @@ class Method(nn.Module):
         """Return the method with these options. A method that trains in several ways returns an
         instance of the class for the one that the options name."""
         return cls(config, make)
+
+    @classmethod
+    def published(cls, path: Path) -> "tuple[Delivered, Tokenizer, Mapping[str, Any]]":
+        """Return the module, with its tokenizer and options, of weights that were published for the
+        method; `METHOD:PATH` is then the name of a model. Raises InputError where there are none."""
+        raise InputError(f"{cls.__name__} reads no published weights; name a RUN folder")
 
     @classmethod
     def adapter(cls, config: Any) -> "LowRank | None":

@@ -20,6 +20,8 @@ from diptych.towers.nn.parts import Temperature
 from diptych.towers.tower import ImageTower, Tower
 
 T = TypeVar("T", bound=nn.Module)
+Converted = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""A function from the state of a module to another one's."""
 Changed = Callable[[str | Mapping[str, Any]], str | Mapping[str, Any]]
 """A function from the spec of a tower to another one."""
 
@@ -251,12 +253,13 @@ class Make:
         if self.delivered is not None and isinstance(self.delivered, type(module)):
             _continue(module, self.delivered)
 
-    def go_on_part(self, part: nn.Module, name: str) -> None:
+    def go_on_part(self, part: nn.Module, name: str, changed: Converted | None = None) -> None:
         """Load into a part the weights of that part of the module that training starts from, if this
-        has one. Raises InputError as `go_on` does."""
+        has one; `changed` maps its state to that of a part with further layers. Raises InputError as
+        `go_on` does."""
         given = getattr(self.delivered, name, None)
         if isinstance(given, type(part)):
-            _continue(part, given)
+            _continue(part, given, changed)
 
     def _load(self, tower: T, prefix: str) -> T:
         if self._state is not None:
@@ -266,10 +269,10 @@ class Make:
         return tower
 
 
-def _continue(module: nn.Module, given: nn.Module) -> None:
+def _continue(module: nn.Module, given: nn.Module, changed: Converted | None = None) -> None:
     """Load the weights of a module of the same class, or those of a subclass's that the module has too.
     Raises InputError if the sizes differ."""
-    have = given.state_dict()
+    have = given.state_dict() if changed is None else changed(given.state_dict())
     own = module.state_dict()
     if type(given) is not type(module):
         have = {name: value for name, value in have.items() if name in own}

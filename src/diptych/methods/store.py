@@ -23,7 +23,7 @@ from diptych.data.volumes import AnyPreprocess, preprocess_from
 from diptych.errors import InputError, brief, located, unknown
 from diptych.files import read_json
 from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.registry import is_file, method_class
+from diptych.methods.registry import cards, is_file, method_class
 from diptych.models import pretrained
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
@@ -196,6 +196,9 @@ def _load(spec: str | Path, weights: str | Path | None) -> Any:
     prefix = str(spec).split(":", 1)[0]
     if prefix in pretrained.LOADERS and ":" in str(spec):
         return _described_anew(pretrained.load(str(spec), weights=weights))
+    place = str(spec).partition(":")[2]
+    if place and weights is None and prefix in cards():
+        return _published(prefix, place)
     ships = shipped().get(str(spec))
     folder = ships or Path(spec).expanduser()
     if weights is not None:
@@ -227,6 +230,15 @@ def _described_anew(model: Any) -> Any:
         model.description = describe(method, own, captioner, model.tokenizer, model.preprocess)
     elif isinstance(model, LanguageModel):
         model.description = describe("language_model", {}, model.lm, model.tokenizer, None)
+    return model
+
+
+def _published(method: str, place: str) -> Any:
+    """The model of weights that were published for a method."""
+    module, tokenizer, config = method_class(method).published(Path(place).expanduser())
+    preprocess: Any = module.preprocess
+    model = module.to_model(tokenizer, preprocess, f"{method}:{place}")
+    model.description = describe(method, config, module, tokenizer, preprocess)
     return model
 
 

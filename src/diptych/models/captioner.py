@@ -20,6 +20,7 @@ from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.generate import generate
+from diptych.models.matching import runs
 from diptych.models.model import ImagesLike, Model, evaluating
 from diptych.towers.dual import DualEncoder
 from diptych.towers.tower import ImageTower
@@ -66,7 +67,7 @@ class Captioner(Delivered):
 
     def see(self, pixels: Tensor) -> Any:
         """Return what is known of images (B, 3, H, W), or of clips (B, V, 3, H, W): a tensor or another
-        value with a length, one row each."""
+        value with a length, of which the numbers of rows (N,) choose some; one row each."""
         raise NotImplementedError
 
     def prompted(self, seen: Any, prompts: Sequence[str] | None) -> Prompt:
@@ -166,7 +167,13 @@ class Writes:
     def _seen(self, images: ImagesLike, batch_size: int, exact: bool) -> tuple[Iterator[Any], int]:
         """What the captioner knows of images, batch by batch, and their number."""
         batches, count = self._batches(images, batch_size, exact, clips=True)
-        return (self.captioner.see(pixels.to(self.device)) for (pixels,) in batches), count
+        return (self._see(pixels) for (pixels,) in batches), count
+
+    def _see(self, pixels: Tensor) -> Any:
+        """What the captioner knows of images; a run of equal ones is seen once."""
+        first, run = runs(pixels)
+        seen = self.captioner.see(pixels[first].to(self.device))
+        return seen if bool(first.all()) else seen[run.to(self.device)]
 
     def _written(
         self,

@@ -41,5 +41,5 @@ def runs(images: Tensor) -> tuple[Tensor, Tensor]:
     [[True, False, True], [0, 0, 1]]
     """
     new = (images[1:] != images[:-1]).flatten(1).any(1)
-    first = torch.cat([new.new_ones(1), new])
+    first = torch.cat([new.new_ones(min(1, len(images))), new])
     return first, first.long().cumsum(0) - 1

@@ -235,6 +235,7 @@ class Model(TextModel):
     validation = Validation("retrieval", ("i2t_", "t2i_"))
     record_weight = 0.5  # of the image in `embed_records`
     heat_measure = "cosine"  # what `heat` gives
+    images_read = 1  # of a sample, together, by what writes or judges
 
     def __init__(
         self,

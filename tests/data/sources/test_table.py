@@ -83,6 +83,22 @@ def test_images_may_be_bytes_in_parquet(folder):
         assert source[len(source) - 1].captions()[-1] == "text 4"
 
 
+def test_rows_of_several_images_are_samples_of_their_own(folder):
+    (folder / "pairs.csv").write_text(
+        "left,right,question,answer\na.png,b.png,both are red,true\na.png,b.png,one is red,true\n"
+        "b.png,,one is red,false\n"
+    )
+    source = open_source(f"{folder}/pairs.csv:image=left+right")
+    assert [list(source[at].images) for at in range(3)] == [["main", "page2"]] * 2 + [["main"]]
+    assert (
+        source[1].images["page2"].decode().tobytes() == source[2].images["main"].decode().tobytes()
+    )
+    assert source[1].captions("question") == ["one is red"]
+    assert source.schema()["images.page2"].optional
+    with pytest.raises(InputError, match="unknown column .*'middle'"):
+        open_source(f"{folder}/pairs.csv:image=left+middle")
+
+
 def test_class_names_of_hugging_face_metadata_are_read(folder):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     features = {

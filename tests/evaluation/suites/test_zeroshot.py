@@ -306,6 +306,28 @@ def test_the_nearest_prompt_of_a_class_equals_loops(tmp_path):
     assert mean["protocol"] != found["protocol"]
 
 
+@pytest.mark.parametrize("combine", ["mean", "max"])
+def test_likelihoods_of_prompts_equal_loops(tmp_path, combine):
+    model = Fake(vectors(3, 30))
+    labels = [0, 1, 2, 3, 4, 2, 1]
+    sentences = [("1", "2"), ("3",), ("4", "5", "6"), ("7",), ("8", "9")]
+    prompts = prompts_of_two(tmp_path / "p.json", sentences)
+    found = zeroshot(model, source(labels), prompts=prompts, combine=combine, by="log_prob")
+    hits = []
+    for at, label in enumerate(labels):
+        scores = []
+        for own in sentences:
+            cosines = [float(model.vectors[10 + at] @ model.vectors[int(text)]) for text in own]
+            chances = [np.exp(10 * cosine - 50) for cosine in cosines]
+            scores.append(max(chances) if combine == "max" else np.mean(chances))
+        hits.append(all(scores[label] > s for c, s in enumerate(scores) if c != label))
+    assert found["top1"] == pytest.approx(np.mean(hits))
+    by_vectors = zeroshot(model, source(labels), prompts=prompts, combine=combine)
+    assert found["protocol"] != by_vectors["protocol"]
+    half = zeroshot(model, source(labels), prompts=prompts, by="log_prob", novel="half")
+    assert 0 <= half["harmonic"] <= 1
+
+
 def test_max_and_mean_agree_where_the_prompts_of_a_class_are_identical(tmp_path):
     model = Fake(vectors(4, 30))
     prompts = prompts_of_two(tmp_path / "p.json", [(str(n), f"{n} ", f" {n}") for n in range(1, 6)])
@@ -344,6 +366,8 @@ def test_random_choices_of_prompts_have_the_mean_over_all_of_them(tmp_path):
         ({"combine": "median"}, "way to combine prompts"),
         ({"combine": "max", "classnorm": True}, "mean directions"),
         ({"draws": -1}, "draws is -1"),
+        ({"by": "log_prob", "classnorm": True}, "no class embeddings"),
+        ({"by": "match"}, "unknown way to score classes"),
         ({"draws": 3, "by_source": True}, "leave out group, novel, draws and auroc"),
     ],
 )

@@ -1,6 +1,7 @@
 """ALBEF: the losses against a slow reference, the sheet's numbers, what is drawn, queued and copied,
 and what the delivered model scores and shows."""
 
+import copy
 import math
 from collections import Counter
 from dataclasses import replace
@@ -11,8 +12,9 @@ from tests.evaluation.helpers import Rows
 from tests.factories import AT, IMAGE, make_method, random_images, small_make
 from tests.methods.fuse.helpers import batch as plain_batch
 from torch.nn.functional import normalize
+from torchvision.transforms.functional import to_pil_image
 
-from diptych.data.batch import Tokens
+from diptych.data.batch import Images, Tokens
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.tokenizers import build, pad_batch
 from diptych.errors import InputError
@@ -20,7 +22,7 @@ from diptych.methods.base import At
 from diptych.methods.fuse.albef import ALBEF
 from diptych.methods.fuse.albef.answers import AnswerView
 from diptych.methods.fuse.albef.losses import distilled, positives
-from diptych.methods.fuse.albef.model import places_of
+from diptych.methods.fuse.albef.model import MultimodalEncoder, places_of
 from diptych.methods.make import Make
 from diptych.objectives import info_nce
 from diptych.rng import generator
@@ -485,6 +487,118 @@ def test_classes_have_the_loss_of_the_sheet_and_are_given():
         model.generate(random_images(1), ["is it?"], strategy="beam")
     with pytest.raises(InputError, match="1 different answers"):
         made.setup({"train": Rows([source[0]], fields=source.fields)})
+
+
+# ---- statements about two images
+
+
+def statements(count):
+    """A batch of statements about two random images each."""
+    given = asked([(("both are red", "one is red")[at % 2], "true") for at in range(count)])
+    images = {**given.images, "page2": Images(given.image.pixels.roll(1, 0))}
+    return replace(given, images=images, fields={"class": torch.arange(count) % 2})
+
+
+def test_each_block_of_a_layer_reads_its_own_image_with_shared_keys_and_values():
+    text = small_make(IMAGE, TEXT, words=words()).text()
+    made = MultimodalEncoder(text, 48, images=2).double()
+    tokens, lengths = torch.randn(2, 5, 32).double(), torch.tensor([5, 3])
+    images = [torch.randn(2, n, 48).double() for n in (4, 7)]
+    mask = torch.arange(5) < lengths[:, None]
+    layers, expected = made.transformer.layers, tokens
+    assert len(layers) == 4
+    for at, block in enumerate(layers):
+        own = copy.deepcopy(block)
+        own.cross.k, own.cross.v = layers[at - at % 2].cross.k, layers[at - at % 2].cross.v
+        expected = own(expected, mask=mask, memory=images[at % 2])
+    found = made(tokens, lengths, *images)
+    assert torch.allclose(found, made.norm(expected), atol=1e-12)
+    assert not torch.allclose(found, made(tokens, lengths, *images[::-1]), atol=1e-3)
+    single = MultimodalEncoder(text, 48).double()
+    blocks = 2 * sum(p.numel() for p in single.transformer.parameters())
+    assert sum(p.numel() for p in made.transformer.parameters()) == blocks - 2 * 2 * (48 + 1) * 32
+    made.load_state_dict(made.repeated(single.state_dict()))
+    for at, block in enumerate(layers):
+        other = single.transformer.layers[at // 2]
+        assert all(torch.equal(v, other.state_dict()[k]) for k, v in block.state_dict().items())
+        assert torch.equal(block.cross.k(images[0]), other.cross.k(images[0]))
+
+
+def test_a_statement_is_judged_from_both_images():
+    pairs = method()
+    given = pairs.deliver().to_model(pairs.make.tokenizer, pairs.model.preprocess, "pairs")
+    assigned = make_method(ALBEF, make=Make.of(given), task="assignment")
+    block = assigned.model.multimodal.transformer.layers[3]
+    pretrained = pairs.model.multimodal.transformer.layers[1]
+    assert torch.equal(block.mlp.fc1.weight, pretrained.mlp.fc1.weight.float())
+    between = assigned.deliver().to_model(pairs.make.tokenizer, pairs.model.preprocess, "between")
+    made = make_method(
+        ALBEF, make=Make.of(between), task="classes", images=2, augment=None
+    ).double()
+    made.model.set_classes(("false", "true"))
+    made.slow = Momentum(made.model.double(), 0.5)
+    assert torch.equal(
+        made.model.multimodal.transformer.layers[3].mlp.fc1.weight, block.mlp.fc1.weight
+    )
+    batch = statements(3)
+    features = made.eval().encode(batch, LATE)
+    ids, lengths = batch.texts["question"].flat
+    for row in range(3):
+        both = [batch.images[role].flat[row : row + 1] for role in ("main", "page2")]
+        seen = [made.model.encoder.encode_image(pixels).tokens for pixels in both]
+        n = lengths[row : row + 1]
+        read = made.model.encoder.encode_text(ids[row : row + 1, : int(n)], n).tokens
+        expected = made.model.head(made.model.multimodal(read, n, *seen)[:, 0])
+        assert torch.allclose(features["logits"][row], expected[0], atol=1e-9)
+    model = made.float().deliver().to_model(pairs.make.tokenizer, made.model.preprocess, "judged")
+    pixels = random_images(4).unflatten(0, (2, 2))
+    listed = [tuple(map(to_pil_image, both)) for both in pixels]
+    assert model.images_read == 2
+    assert set(model.generate(listed, ["both are red"] * 2)) <= {"false", "true"}
+    with pytest.raises(InputError, match="reads 2 images with a text, and 1 were given"):
+        model.generate(pixels[:, 0], ["both are red"] * 2)
+    assert made.model.reads == ("images.main", "images.page2", "texts.question", "texts.answer")
+
+
+def test_a_text_is_assigned_to_one_of_its_images_or_to_none():
+    made, given = method(task="assignment"), plain_batch(5)
+    vectors = normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(1)).double())
+    weights = (vectors @ vectors.T / 0.07).softmax(1) + 1e-4
+    places, first = Counter(), Counter()
+    for seed in range(300):
+        images, place = made._candidates(vectors, replace(LATE, seed=seed))
+        for row, (candidates, at) in enumerate(zip(images.tolist(), place.tolist(), strict=True)):
+            assert len(set(candidates)) == 2
+            assert [n for n, image in enumerate(candidates) if image == row] == [at] * (at < 2)
+        places.update(place.tolist())
+        others = [image for image in images[0].tolist() if image]
+        first[others[0]] += 1
+    assert all(count / 1500 == pytest.approx(1 / 3, abs=0.04) for count in places.values())
+    expected = weights[0].clone()
+    expected[0] = 0
+    for image, share in enumerate((expected / expected.sum()).tolist()):
+        assert first[image] / 300 == pytest.approx(share, abs=0.09)
+    features = made.encode(given, LATE)
+    whole = made.among(features, slice(0, 5), given, LATE)["logits"]
+    parts = [made.among(features, slice(*ends), given, LATE)["logits"] for ends in ((0, 2), (2, 5))]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-9)
+    images, place = made._candidates(features["image"], LATE)
+    loss = 0.0
+    for row in range(5):
+        n = given.text.lengths[row]
+        read = made.model.encoder.encode_text(given.text.ids[row, :, : int(n)], n).tokens
+        seen = [
+            made.model.encoder.encode_image(given.image.pixels[at]).tokens for at in images[row]
+        ]
+        logits = made.head(made.model.multimodal(read, n, *seen)[0, 0])
+        loss -= float(logits.log_softmax(0)[place[row]].detach()) / 5
+    found = made.loss(features | {"logits": whole}, given, LATE).terms["assignment"]
+    assert float(found.detach()) == pytest.approx(loss, abs=1e-9)
+    assert made.stages()[0].min_batch == 3
+    with pytest.raises(InputError, match="one of several images"):
+        method(task="assignment", images=1)
+    with pytest.raises(InputError, match="is about one image"):
+        method(images=2)
 
 
 def test_paper_is_as_large_as_published():

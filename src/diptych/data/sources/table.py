@@ -1,10 +1,11 @@
 """Tables of images and texts: CSV, TSV, JSON lines (also gzipped), Parquet; images as paths or as bytes.
 
 Rows with the same image are one sample with several texts. Columns are found by their usual names,
-or given: `table.csv:image=file:text=caption:label=kind:key=id`. `split=train+val` selects rows by
-the column `split`. Texts may have several columns and roles, `text=raw;long=longSV`, and an image
-may be in a zip archive, `12/345.zip/678.jpg`. A label column with lists of words gives texts of role
-`label`.
+or given: `table.csv:image=file:text=caption:label=kind:key=id`. With several columns of images,
+`image=left+right`, each row is a sample with the images `main`, `page2`, …. `split=train+val` selects
+rows by the column `split`. Texts may have several columns and roles, `text=raw;long=longSV`, and an
+image may be in a zip archive, `12/345.zip/678.jpg`. A label column with lists of words gives texts of
+role `label`.
 """
 
 import re
@@ -20,7 +21,7 @@ from diptych.data.compact import Groups, Strings, hash64, is_folder
 from diptych.data.endings import TABLES
 from diptych.data.held import encoded
 from diptych.data.images import FileImage, ZipImage
-from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
+from diptych.data.sample import BadSample, EncodedImage, Sample, Schema, image_of
 from diptych.data.sources.records import (
     CAPTIONS,
     Parts,
@@ -63,8 +64,8 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Table":
-    """`table.csv[:image=COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN][:split=A+B][:root=FOLDER]
-    [:frames=N][:delimiter=tab|comma|semicolon|pipe|SIGN]`."""
+    """`table.csv[:image=COLUMN+COLUMN][:text=COLUMN+COLUMN;ROLE=COLUMN][:label=COLUMN][:key=COLUMN]
+    [:split=A+B][:root=FOLDER][:frames=N][:delimiter=tab|comma|semicolon|pipe|SIGN]`."""
     options = configure(FileOptions, spec.options, f"source {spec.name!r}")
     if not Path(spec.name).is_file():
         raise InputError(f"{spec.name}: no such file; check the path")
@@ -105,6 +106,7 @@ class _Columns:
     aside: frozenset[str] = field(
         default_factory=frozenset
     )  # columns that are no text, label or array of a sample
+    pages: tuple[str, ...] = ()  # further columns of images
 
 
 class _Numbers:
@@ -197,7 +199,8 @@ class Table:
                 continue
             numbers.add(row)
             good.append(number)
-            ids.append(hash64(path.encode("utf-8", "replace")) if path else number)
+            alone = not path or columns.pages
+            ids.append(number if alone else hash64(path.encode("utf-8", "replace")))  # type: ignore[union-attr]
             keys.append(str(row[columns.key]) if columns.key in row else path or str(number))
             labels.append(label)
             splits.append(str(row.get(_SPLIT, "")))
@@ -254,6 +257,9 @@ class Table:
             row = self.rows[number]
             if columns.image and not images:
                 images = self._images(row.get(columns.image))
+                for page, column in enumerate(columns.pages, 1):
+                    found = self._images(row.get(column))
+                    images |= {image_of(page): found["main"]} if found else {}
             fields = {name: row[name] for name in row if name not in columns.aside}
             fields |= {name: kind(row[name]) for name, kind in self._numbers.items() if name in row}
             parts.add(fields, columns.roles)
@@ -341,8 +347,9 @@ def _without_label(columns: _Columns) -> _Columns:
 def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
     columns = list(rows.columns)
     roles = roles_of(options.text)
+    images = _image_columns(options.image, columns)
     for wanted in (
-        options.image,
+        *images,
         *roles,
         options.label,
         options.key,
@@ -351,7 +358,9 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
         if wanted is not None and wanted not in columns:
             raise unknown(f"column of {rows.path}", wanted, columns)
     by_name = {name.lower(): name for name in reversed(columns)}
-    image = options.image or next((by_name[name] for name in _IMAGES if name in by_name), None)
+    image = next(iter(images), None) or next(
+        (by_name[name] for name in _IMAGES if name in by_name), None
+    )
     if image is None and (address := by_name.get("url")):
         raise InputError(
             f"{rows.path}: column {address!r} holds web addresses; download the images first "
@@ -367,9 +376,16 @@ def _find_columns(rows: Rows, options: TableOptions) -> _Columns:
     label = options.label or next(iter(_first(by_name, _LABELS, roles)), None)
     key = options.key or by_name.get("key")
     aside = frozenset(
-        name for name in (image, label, key, _SPLIT if options.split else None) if name
+        name for name in (image, *images, label, key, _SPLIT if options.split else None) if name
     )
-    return _Columns(image, roles, label, key, aside)
+    return _Columns(image, roles, label, key, aside, tuple(images[1:]))
+
+
+def _image_columns(given: str | None, columns: Sequence[str]) -> list[str]:
+    """The columns of images that an option names, several joined by `+`."""
+    if given is None or given in columns:
+        return [] if given is None else [given]
+    return given.split("+")
 
 
 def _first(by_name: Mapping[str, str], usual: Sequence[str], taken: Mapping[str, str]) -> list[str]:

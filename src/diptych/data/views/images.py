@@ -16,6 +16,7 @@ from torch import Tensor
 from diptych.data.clips import AnyClip, is_clip
 from diptych.data.images import luma
 from diptych.data.sample import BadSample, Sample
+from diptych.data.views.randaugment import randaugment
 from diptych.data.volumes import AnyPreprocess, VolumePreprocess
 from diptych.errors import InputError
 from diptych.spec import configure
@@ -37,8 +38,9 @@ class Augment:
     (b, c, s, h) sets each of them, and the rotation of the hue in ± h, where 1 is a whole turn. A
     share `recoloured` of the images is varied in this way. A share `grey` becomes grey; a share
     `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224; of a share `solarise`, values
-    from 128 on are inverted. Everything grows from zero to full strength between the two shares of
-    training in `ramp`.
+    from 128 on are inverted. Last come `randaugment` operations of RandAugment with a `magnitude` in [0,
+    1], each of half of the images (`views.randaugment`). Everything grows from zero to full strength
+    between the two shares of training in `ramp`.
     """
 
     crop: tuple[float, float] = (0.9, 1.0)
@@ -53,7 +55,21 @@ class Augment:
     grey: float = 0.0
     blur: float = 0.0
     solarise: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 0.7
     ramp: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.randaugment < 0 or not 0 <= self.magnitude <= 1:
+            raise InputError(
+                f"randaugment={self.randaugment} with magnitude={self.magnitude} of --method.augment; give a number "
+                "of operations, 0 for none, and a magnitude within 0 and 1"
+            )
+
+    @property
+    def tilts(self) -> bool:
+        """Whether a view may be more than a crop: rotated, sheared or shifted."""
+        return bool(self.rotate or self.shear or self.randaugment)
 
     @property
     def colours(self) -> tuple[float, float, float, float]:
@@ -152,9 +168,10 @@ class ImageView:
             raise InputError(
                 "this image tower reads volumes, and crops and colours are of images; give --method.augment null"
             )
-        if self.crops and any(each.rotate or each.shear for each in self._augments):
+        if self.crops and any(each.tilts for each in self._augments):
             raise InputError(
-                "a rotated view is no crop of its image; give rotate and shear of --method.augment as 0"
+                "a rotated view is no crop of its image; give rotate and shear of --method.augment as 0, and "
+                "no randaugment"
             )
 
     @property
@@ -258,6 +275,10 @@ class ImageView:
             pixels = np.array(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
         if augment.solarise and rng.uniform() < augment.solarise * strength:
             pixels = np.where(pixels < 128, pixels, 255 - pixels)
+        if augment.randaugment:
+            pixels = randaugment(
+                pixels, augment.randaugment, augment.magnitude, rng, applied=0.5 * strength
+            )
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), box
 
 

@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -172,7 +173,7 @@ def replies(
         source,
         facts,
         bad,
-        images=images_with_edits,
+        images=partial(images_with_edits, count=getattr(model, "images_read", 1)),
         exact=exact,
         batch_size=batch_size,
         steps=steps,

@@ -20,6 +20,11 @@ direction:
 
     score_c = max_t <image, unit(text_tc)>
 
+With `by="log_prob"` the score of a class is the log-likelihood that a model that writes gives its prompts,
+each with equal probability [choice], or with `combine="max"` the likeliest of them:
+
+    score_c = log mean_t p(text_tc and its end | image)
+
 `draws` measures how much the choice of prompts matters: the accuracy with one random prompt for each
 class, its mean and standard deviation over that many choices.
 
@@ -38,6 +43,7 @@ Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and 
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -73,6 +79,7 @@ from diptych.evaluation.suites._prompts import (
     warn_of_cuts,
 )
 from diptych.evaluation.suites._sources import mean_of_sources, parts_of
+from diptych.methods.abilities import require
 from diptych.metrics import Array, harmonic_mean, per_class, ranks, similarities
 from diptych.metrics import auroc as area
 from diptych.models.class_names import mean_directions, standardised
@@ -86,6 +93,9 @@ card = {
 
 TEMPLATES = BANKS["images"]
 log = logging.getLogger(__name__)
+
+By = Literal["embed", "log_prob"]
+"""Whether a class is compared with an image by vectors, or by the probability of its prompts."""
 
 Novel = Literal["half"] | Sequence[str]
 """Names of the novel classes, or "half": the later half of the classes in the order of their
@@ -106,6 +116,7 @@ def ready(
     auroc: bool = False,
     combine: Combine = "mean",
     draws: int = 0,
+    by: By = "embed",
 ) -> None:
     """Raise InputError for labels, templates, prompts and class names that do not fit the
     source."""
@@ -120,6 +131,7 @@ def ready(
             "prompts": prompts,
             "classnorm": classnorm,
             "combine": combine,
+            "by": by,
         }
         for part in parts_of(source):
             ready(model, part, **how)
@@ -134,6 +146,14 @@ def ready(
         raise InputError(
             f"{model.name} computes logits of its own, without class embeddings; leave classnorm out"
         )
+    if by not in ("embed", "log_prob"):
+        raise unknown("way to score classes", by, ("embed", "log_prob"))
+    if by == "log_prob":
+        require(model, "log_prob", "zeroshot by log_prob")
+        if draws or classnorm or _learnt(model):
+            raise InputError(
+                "log_prob has no class embeddings; leave draws and classnorm out, and measure a classifier by embed"
+            )
     check_combined(combine, draws, classnorm, _learnt(model))
     own_templates = tuple(templates) != TEMPLATES
     if _learnt(model) and (own_templates or prompts is not None):
@@ -163,6 +183,7 @@ def zeroshot(
     auroc: bool = False,
     combine: Combine = "mean",
     draws: int = 0,
+    by: By = "embed",
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -188,6 +209,7 @@ def zeroshot(
         "prompts": prompts,
         "classnorm": classnorm,
         "combine": combine,
+        "by": by,
     }
     fitting = {
         "group": group,
@@ -214,13 +236,14 @@ def zeroshot(
 
     learnt = _learnt(model)
     again = novel is not None and learnt and not model.classifier.independent
-    steps = Steps(
-        progress, len(source) * (3 if again else 1) + (0 if learnt else sum(map(len, sets)))
-    )
+    embedded = 0 if learnt or by == "log_prob" else sum(map(len, sets))
+    steps = Steps(progress, len(source) * (3 if again else 1) + embedded)
     reading = {"exact": exact, "batch_size": batch_size, "steps": steps}
     drawn: dict[str, float] = {}
     if learnt:
         images, classes = judged_images(model, source, known, names, **reading)
+    elif by == "log_prob":
+        images, classes = likelihoods(model, source, known, sets, combine, **reading)
     else:
         if prompts is not None:
             warn_of_cuts(model, sets)
@@ -255,6 +278,7 @@ def zeroshot(
     options = (
         *clips_of(source),
         prompts is not None and f"prompts={found.digest()}",
+        by != "embed" and f"by={by}",
         combine == "max" and "combine=max",
         draws and f"draws={draws}",
         classnorm and "classnorm",
@@ -269,12 +293,17 @@ def zeroshot(
         field=label,
         prompts=() if learnt else found.templates,
         classes=names,
-        rule="the model's own logits; ties lose"
-        if learnt
-        else "mean of unit prompt vectors, unit; ties lose",
+        rule=f"{_rule(learnt, by)}; ties lose",
         options=tuple(option for option in options if option),
     )
     return results | {"bad": dict(images.bad)} | describe(protocol, model)
+
+
+def _rule(learnt: bool, by: By) -> str:
+    """Return what the score of a class is, as protocols name it."""
+    if learnt:
+        return "the model's own logits"
+    return "mean of unit prompt vectors, unit" if by == "embed" else "mean likelihood of prompts"
 
 
 def _directions(
@@ -373,6 +402,40 @@ def judged_images(
         if before:
             model.set_classes(before)
     return Embedded(torch.cat(logits), kept, bad), torch.eye(len(names))
+
+
+def likelihoods(
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Any],
+    sets: Sequence[Sequence[str]],
+    combine: Combine,
+    *,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> tuple[Embedded, Tensor]:
+    """Return the log-likelihoods (N, C) of the classes' prompts, as vectors, and the axes (C, C), which
+    are the classes."""
+    prompts = [prompt for own in sets for prompt in own]
+    sizes = [*map(len, sets)]
+    bad: Counter[str] = Counter()
+    scores = []
+    kept = []
+    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
+    for pixels, reported in read_images(model, source, facts, bad, images=clip_or_image, **how):
+        for image in pixels:
+            repeated = image.expand(len(prompts), *image.shape)
+            scores.append(as_vectors(model.log_prob(repeated, prompts, batch_size=batch_size)))
+        kept += reported
+    found = torch.stack(scores)
+    if combine == "max":
+        classes = nearest_of_class(found, sizes)
+    else:
+        parts = found.split(sizes, dim=1)
+        means = [part.logsumexp(1) - math.log(part.shape[1]) for part in parts]
+        classes = torch.stack(means, 1)
+    return Embedded(classes, kept, bad), torch.eye(len(sizes))
 
 
 def _learnt(model: Any) -> bool:

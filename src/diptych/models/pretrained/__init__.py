@@ -36,13 +36,13 @@ def load(spec: str, weights: str | Path | None = None) -> Any:
 
 
 def absolute(spec: str) -> str:
-    """A model's spec that does not depend on the working directory: local folders become absolute
-    paths.
+    """A model's spec that does not depend on the working directory: local files and folders become
+    absolute paths.
 
     >>> absolute("openclip:ViT-B-32/openai")
     'openclip:ViT-B-32/openai'
     """
     prefix, _, name = spec.partition(":")
-    if prefix in ("hf", "hf-lm", "diffusers") and Path(name).expanduser().is_dir():
+    if name and prefix != "openclip" and Path(name).expanduser().exists():
         return f"{prefix}:{Path(name).expanduser().resolve()}"
     return str(Path(spec).resolve()) if Path(spec).is_dir() else spec

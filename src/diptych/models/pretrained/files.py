@@ -27,7 +27,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors, by name, of a weights file, or of a folder with one file or an index of
     parts.
 
-    The `state_dict` of a training checkpoint is unwrapped, and the prefix `module.` removed. Raises
+    The `state_dict` or `model` of a training checkpoint is unwrapped, and the prefix `module.` removed. Raises
     InputError for a missing or damaged file, one of another format, and a pickle that contains more
     than tensors, whose code is never run.
     """
@@ -42,8 +42,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} holds weights of big_vision, which are not read here; give a state dict or safetensors"
         )
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if (
         not isinstance(content, dict)
         or not content

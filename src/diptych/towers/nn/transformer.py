@@ -131,6 +131,33 @@ class Block(nn.Module):
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
+class PostNormBlock(Block):
+    """x = norm(x + attention x); with `cross` and a memory, x = norm(x + attention(x, memory)); x =
+    norm(x + mlp x): the layer of BERT (Devlin et al., 2019)."""
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        kept: tuple[LayerCache, LayerCache] | None = None,
+    ) -> Tensor:
+        own, of_memory = kept or (None, None)
+        found = self.scale1(self.attn(x, mask=mask, causal=causal, kept=own))
+        x = self.norm1(x + self.dropout(found))
+        if memory is not None and self.cross is not None and self.norm_cross is not None:
+            found = self.cross(x, memory, mask=memory_mask, kept=of_memory)
+            x = self.norm_cross(x + self.dropout(found))
+        return self.norm2(x + self.dropout(self.scale2(self.mlp(x))))
+
+    def values(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.scale1(self.attn.values(x)))
+        return self.norm2(x + self.scale2(self.mlp(x)))
+
+
 class AttentionBlock(nn.Module):
     """x += attention(norm x): a block without a feed-forward layer, called as a `Block`; a memory is
     not read."""
@@ -219,7 +246,8 @@ def _scale(width: int, init: float | None) -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """A stack of pre-norm blocks without a final norm. Of the layers from `cross` on, every
+    """A stack of pre-norm blocks without a final norm, or with `post_norm` of blocks as BERT's, which
+    end with one. Of the layers from `cross` on, every
     `cross_every`-th has cross-attention; with `cross_alone` these are layers of cross-attention
     alone (`CrossBlock`), and with `lean` the blocks before them have no feed-forward layer.
 
@@ -243,6 +271,7 @@ class Transformer(nn.Module):
         cross_every: int = 1,
         cross_alone: bool = False,
         lean: bool = False,
+        post_norm: bool = False,
         memory_width: int | None = None,
     ):
         super().__init__()
@@ -261,7 +290,8 @@ class Transformer(nn.Module):
                 return CrossBlock(width, heads, **fed)
             if lean and layer + 1 in reads:
                 return AttentionBlock(width, heads, **shape)
-            return Block(width, heads, cross=layer in reads, **fed)
+            kind = PostNormBlock if post_norm else Block
+            return kind(width, heads, cross=layer in reads, **fed)
 
         self.layers = nn.ModuleList(map(block, range(depth)))
         init(self, width, depth)

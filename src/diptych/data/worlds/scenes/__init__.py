@@ -5,6 +5,7 @@ words.py     the vocabulary                  edits.py     minimal edits and sibl
 concepts.py  concepts, what is held out      texts.py     all roles of texts
 draw.py      pixels, masks, depth, boxes     parse.py     parser of captions
 pairs.py     captions of graded similarity   film.py      clips
+documents.py several images with sentences   comparisons.py  statements about two images
 """
 
 from dataclasses import replace

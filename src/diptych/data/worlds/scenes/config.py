@@ -25,6 +25,7 @@ ROLES = (
     "statement",
     "hypothesis",
 )  # question includes answer
+COMPARISON = "comparison"  # a role of documents, whose statements are questions with answers
 RESERVED = (
     "rabbit",
     "owl",
@@ -63,7 +64,8 @@ class Config:
         styles       domains: names, `seen` (all but the two reserved ones) or `all`
         overlap      share of a domain's parts (ground, palette, rendering, lexicon) that come from any domain
     Texts
-        texts        roles of texts, or `all`
+        texts        roles of texts, or `all`; `comparison`, a statement about the two images of a document, only if
+                     it is named. It is a question, its answer is true or false, and so is the label `true`
         long         content of each sentence of a long text: `facts` (one) or `objects` (all of one object)
         drop         share of facts that captions and paraphrases leave out; 0 with edits, siblings or pairs
         noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
@@ -162,6 +164,14 @@ class Config:
             raise InputError(
                 "world 'scenes': documents have no edits and no siblings; give pages=1, or neither of them"
             )
+        if COMPARISON in self.roles and min(self.lengths) == 1:
+            raise InputError(
+                "world 'scenes': texts=comparison compares two images; give pages=2, or leave it out"
+            )
+        if {COMPARISON, "question"} <= {*self.roles}:
+            raise InputError(
+                "world 'scenes': statements of texts=comparison are questions; leave out the other questions"
+            )
         if self.film == 1:
             raise InputError(
                 "option 'film' of world 'scenes' is 1; one frame shows no action, give 2 or more"
@@ -204,7 +214,9 @@ class Config:
     @cached_property
     def roles(self) -> tuple[str, ...]:
         """The roles of the texts."""
-        return several("text role of scenes", self.texts, ROLES)
+        if self.texts == "all":
+            return ROLES
+        return several("text role of scenes", self.texts, (*ROLES, COMPARISON))
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:

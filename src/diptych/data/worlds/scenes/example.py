@@ -7,8 +7,9 @@ from diptych.data.clips import FrameStack
 from diptych.data.drawings import DESIGNS
 from diptych.data.sample import EncodedImage, Field, Sample, Schema, image_of
 from diptych.data.worlds._base import Drawn
+from diptych.data.worlds.scenes.comparisons import TRUTHS, compared
 from diptych.data.worlds.scenes.concepts import KINDS, Catalogue, table
-from diptych.data.worlds.scenes.config import EDITS, NOISES, Config
+from diptych.data.worlds.scenes.config import COMPARISON, EDITS, NOISES, Config
 from diptych.data.worlds.scenes.draw import number_of, stamp_at
 from diptych.data.worlds.scenes.facts import Scene
 from diptych.data.worlds.scenes.film import ACTIONS, frames
@@ -114,6 +115,8 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
         del found["pair"]
     if config.film:
         found["action"] = tuple(ACTIONS)
+    if COMPARISON in config.roles:
+        found["true"] = TRUTHS
     return found | ({"member": (), "edit": EDITS} if config.siblings > 1 else {})
 
 
@@ -158,6 +161,8 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
     if config.pair:
         del found["pair"]
         found["similarity"] = similarity(scene, partner(scene, config, cat))
+    if COMPARISON in config.roles:
+        found["true"] = int(compared(scene, scene.pages[0], cat.classes)[1])
     if scene.film:
         found["action"] = number_of(scene.film.action, ACTIONS)
     if config.siblings > 1:
@@ -177,7 +182,8 @@ def schema(config: Config, cat: Catalogue) -> Schema:
         }
     if config.film:
         found["images.frames"] = Field(kind="image")
-    roles = [role for role in config.roles] + (["answer"] if "question" in config.roles else [])
+    roles = ["question" if role == COMPARISON else role for role in config.roles]
+    roles += ["answer"] if "question" in roles else []
     found |= {f"texts.{role}": Field(kind="text") for role in roles}
     if max(config.lengths) > 1:
         found["texts.document"] = Field(kind="text", optional=min(config.lengths) == 1)

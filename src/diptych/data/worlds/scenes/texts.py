@@ -14,6 +14,8 @@ from diptych.data.worlds.scenes.claims import (
     sentence,
     undecided,
 )
+from diptych.data.worlds.scenes.comparisons import TRUTHS, compared
+from diptych.data.worlds.scenes.comparisons import sentence as comparing
 from diptych.data.worlds.scenes.facts import Scene
 
 EACH = 4  # questions, statements and hypotheses of a scene
@@ -158,6 +160,18 @@ def _hypotheses(
     ]
 
 
+def _comparison(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+) -> list[Text]:
+    """A statement about the first two images of a document, and whether it is true."""
+    found, true = compared(scene, scene.pages[0], classes)
+    text = comparing(found, ways["statement"].free(0))
+    return [
+        Text(text=text, role="question", attrs={"choices": TRUTHS, "fact": found.kind}),
+        Text(text=TRUTHS[true], role="answer"),
+    ]
+
+
 _Maker = Callable[[Scene, dict[str, Ways], float, Sequence[str]], list[Text]]
 _ROLES: dict[str, _Maker] = {
     "caption": _caption,
@@ -168,4 +182,5 @@ _ROLES: dict[str, _Maker] = {
     "question": _questions,
     "statement": _statements,
     "hypothesis": _hypotheses,
+    "comparison": _comparison,
 }

@@ -20,14 +20,16 @@ several captions of an image are uniform over all of them where `same` says whic
 Inference: cosine, whose first k are ordered anew by the log-odds of a match.
 
 losses.py   targets, words                           model.py   what is delivered
-answers.py  a decoder of answers to questions        classes.py  a head of classes, such as entailment
-base.py     what these tasks share with pre-training
+answers.py  a decoder of answers to questions        classes.py  a head of classes, of one image or several
+released.py the published weights                    base.py     what these tasks share with pre-training
+assignment.py  which of several images a text is of
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,12 +41,15 @@ from diptych.data.batch import Batch, Tokens
 from diptych.data.columns import WithColumns
 from diptych.data.pairs import ORIGIN, by_text
 from diptych.data.sample import Source
+from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import ImageView, LabelView, MaskedTextView, TextView, View
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.pairs import SMALL, PairConfig, tune
+from diptych.methods.fuse.albef import released
 from diptych.methods.fuse.albef.answers import ALBEFAnswers
+from diptych.methods.fuse.albef.assignment import ALBEFAssignment
 from diptych.methods.fuse.albef.base import FusionMethod
 from diptych.methods.fuse.albef.classes import ALBEFClasses
 from diptych.methods.fuse.albef.losses import (
@@ -54,6 +59,7 @@ from diptych.methods.fuse.albef.losses import (
 )
 from diptych.methods.fuse.albef.model import Matcher
 from diptych.methods.make import Make
+from diptych.models.delivered import Delivered
 from diptych.objectives import info_nce
 from diptych.objectives.matching import draw_negatives, match_loss
 from diptych.rng import torch_seed
@@ -74,7 +80,7 @@ card = {
     },
 }
 
-TASKS = {"answers": ALBEFAnswers, "classes": ALBEFClasses}
+TASKS = {"answers": ALBEFAnswers, "classes": ALBEFClasses, "assignment": ALBEFAssignment}
 """What a run on pairs is continued with."""
 IMAGE = "image"
 """The value of `same` for which all texts of a sample are trained on, each with its image."""
@@ -98,8 +104,10 @@ class Config(PairConfig):
       is a pair with its image, and these are of one image. Such pairs are positives, also in the queue,
       and no negatives.
     - `depth` is that of the multimodal encoder, by default the text tower's.
-    - `task` is pairs, or what a run on pairs is continued with: answers (`answers`) or classes
-      (`classes`). Of the options of losses, alpha, ramp and momentum are used there.
+    - `task` is pairs, or what a run on pairs is continued with: answers (`answers`), classes
+      (`classes`), or which of several images a text is of (`assignment`). Of the options of losses,
+      alpha, ramp and momentum are used in the first two.
+    - `images` is the number of images that a text is about: of classes 1 by default, of assignment 2.
     """
 
     several: ClassVar[bool] = False
@@ -116,10 +124,20 @@ class Config(PairConfig):
     rate: Share = 0.15
     same: str | None = None
     depth: Count | None = None
-    task: Literal["pairs", "answers", "classes"] = "pairs"
+    task: Literal["pairs", "answers", "classes", "assignment"] = "pairs"
+    images: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.images is not None and self.task not in ("classes", "assignment"):
+            raise InputError(
+                f"a text of --method.task {self.task} is about one image; leave out --method.images, or choose "
+                "classes or assignment"
+            )
+        if self.task == "assignment" and self.images == 1:
+            raise InputError(
+                "--method.task assignment chooses one of several images; give --method.images 2 or more"
+            )
         if not self.contrastive + self.matching + self.words:
             raise InputError("contrastive, matching and words are all 0; give one of them a weight")
         if self.matching and not self.contrastive and self.negatives == "similar":
@@ -166,6 +184,12 @@ class ALBEF(FusionMethod):
         made = TASKS[config.task](config, make)
         made.presets = cls.presets  # type: ignore[misc]  # set on the instance
         return made
+
+    @classmethod
+    def published(cls, path: Path) -> tuple[Delivered, Tokenizer, Mapping[str, Any]]:
+        module, tokenizer = released.read(path)
+        depth = len(module.multimodal.transformer.layers)
+        return module, tokenizer, {"depth": depth}
 
     def _freeze_unused(self) -> None:
         config = self.config
@@ -402,7 +426,7 @@ ALBEF.presets = {
         tokenizer="bpe:vocab_size=2048:context=32:special=mask",
     ),
     "paper": Preset(
-        config={"augment": {"crop": (0.2, 1.0), "flip": True}},
+        config={"augment": {"crop": (0.2, 1.0), "flip": True, "randaugment": 2}},
         image="vit:image_size=256:patch=16:width=768:depth=12:heads=12:eps=1e-6",
         text="text:width=768:depth=6:heads=12:causal=false:pooling=first:eps=1e-12:dropout=0.1",
         tokenizer="wordpiece:vocab_size=30522:context=25",

@@ -98,7 +98,9 @@ class Answerer(Captioner):
 
     def start_decoder(self) -> None:
         """Give the decoder the weights of the multimodal encoder and of the text tower that have the
-        same shape."""
+        same shape; none of BERT's, whose layers are post-norm."""
+        if self.multimodal.post_norm:
+            return
         tower = self.lm.tower
         given = {
             f"transformer.{name}": value

@@ -5,7 +5,7 @@ Dimensions: N pairs, T texts, L tokens, M tokens of an image, D width of texts, 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,19 +21,23 @@ from diptych.models.matching import Matches, runs
 from diptych.models.model import ImagesLike, Model, evaluating
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
+from diptych.towers.nn.product import run
 from diptych.towers.nn.transformer import Transformer
 from diptych.towers.nn.words import WordHead
 from diptych.towers.tower import Tower
 
 _LAYER = 2
 """The layer of cross-attention whose maps are shown, the third."""
+_BLOCK = re.compile(r"transformer\.layers\.(?P<layer>[0-9]+)\.(?P<part>.+)")
 
 
 class MultimodalEncoder(nn.Module):
     """Layers of self-attention, cross-attention to an image and feed-forward, on the tokens of a text
     tower; and the head of masked words.
 
-    The layers are those of the tower, `depth` of them (None: as many).
+    The layers are those of the tower, `depth` of them (None: as many). With several `images` each layer
+    is as many blocks in turn, of which each reads one image; their cross-attention has the same keys'
+    and values' weights.
 
     >>> from diptych.towers.build import text_tower
     >>> text = text_tower("text:width=32:depth=2:causal=false:pooling=first", vocab_size=100, context=16)
@@ -42,27 +46,83 @@ class MultimodalEncoder(nn.Module):
     torch.Size([3, 5, 32])
     """
 
-    def __init__(self, text: Tower, memory_width: int, depth: int | None = None):
+    def __init__(self, text: Tower, memory_width: int, depth: int | None = None, images: int = 1):
         super().__init__()
-        like = text.spec
-        self.transformer = Transformer(
-            text.width,
-            depth or like.get("depth", 6),
-            like.get("heads"),
-            mlp_ratio=like.get("mlp_ratio", 4.0),
-            activation=like.get("activation", "gelu"),
-            dropout=like.get("dropout", 0.0),
-            cross=0,
-            memory_width=memory_width,
-        )
-        self.norm = nn.LayerNorm(text.width)
+        like = layers_like(text)
+        like["depth"] = images * (depth or like["depth"])
+        self.images = images
+        self.width = text.width
+        self.post_norm = like.get("post_norm", False)
+        self.transformer = Transformer(text.width, cross=0, memory_width=memory_width, **like)
+        for at, block in enumerate(self.transformer.layers):
+            first: Any = self.transformer.layers[at - at % images]
+            if block is not first:
+                block.cross.k = SharedLinear(first.cross.k)  # type: ignore[union-attr]
+                block.cross.v = SharedLinear(first.cross.v)  # type: ignore[union-attr]
+        self.norm = nn.Identity() if self.post_norm else nn.LayerNorm(text.width)
         table: Tensor = text.table.weight  # type: ignore[union-attr, assignment]
         self.words = WordHead(table.shape[1], len(table), hidden=text.width)
 
-    def forward(self, tokens: Tensor, lengths: Tensor, memory: Tensor) -> Tensor:
-        """Tokens of texts (N, L, D) with lengths (N,), and of images (N, M, ·) -> tokens (N, L, D)."""
+    def forward(self, tokens: Tensor, lengths: Tensor, *memories: Tensor) -> Tensor:
+        """Tokens of texts (N, L, D) with lengths (N,), and of each image (N, M, ·) -> tokens (N, L, D)."""
+        assert len(memories) == self.images
         mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        return self.norm(self.transformer(tokens, mask=mask, memory=memory))
+        if self.images == 1:
+            return self.norm(self.transformer(tokens, mask=mask, memory=memories[0]))
+        for at in range(len(self.transformer.layers)):
+            memory = memories[at % self.images]
+            tokens = self.transformer(tokens, mask=mask, memory=memory, start=at, stop=at + 1)
+        return self.norm(tokens)
+
+    def repeated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of an encoder of one image, for each block of a layer; others as they are."""
+        blocks = [found for found in map(_BLOCK.fullmatch, state) if found]
+        depth = 1 + max(int(block["layer"]) for block in blocks)
+        if depth * self.images != len(self.transformer.layers):
+            return dict(state)
+        found = {name: value for name, value in state.items() if not _BLOCK.fullmatch(name)}
+        own = self.state_dict()
+        for block in blocks:
+            for at in range(self.images):
+                place = self.images * int(block["layer"]) + at
+                name = f"transformer.layers.{place}.{block['part']}"
+                if name in own:  # the keys and values of a layer are its first block's
+                    found[name] = state[block[0]]
+        return found
+
+
+class SharedLinear(nn.Module):
+    """Another module's linear layer: it is computed here, and no part of this module's state."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self._layer = (layer,)  # a tuple, so that its parameters are registered once
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run(self._layer[0], x)
+
+
+def layers_like(text: Tower) -> dict[str, Any]:
+    """The options of a `Transformer` with the layers of a text tower; those of BERT are post-norm."""
+    config: Any = getattr(getattr(text, "model", None), "config", None)
+    if getattr(config, "model_type", None) == "bert":
+        return {
+            "depth": config.num_hidden_layers,
+            "heads": config.num_attention_heads,
+            "mlp_ratio": config.intermediate_size / config.hidden_size,
+            "activation": config.hidden_act,
+            "eps": config.layer_norm_eps,
+            "dropout": config.hidden_dropout_prob,
+            "post_norm": True,
+        }
+    like = text.spec
+    return {
+        "depth": like.get("depth", 6),
+        "heads": like.get("heads"),
+        "mlp_ratio": like.get("mlp_ratio", 4.0),
+        "activation": like.get("activation", "gelu"),
+        "dropout": like.get("dropout", 0.0),
+    }
 
 
 def text_of(encoder: DualEncoder) -> Tower:

@@ -127,6 +127,9 @@ class Seen:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __getitem__(self, rows: Tensor) -> "Seen":
+        return Seen(self.tokens[rows], self.vectors[rows])
+
 
 class Bridge(Captioner):
     """A frozen dual encoder, and a Q-Former between its image tokens and texts.
