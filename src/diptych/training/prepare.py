@@ -80,20 +80,22 @@ class Run:
         rows: dict[str, list[np.ndarray]] = {}
         batches = self._batches(fn, views, source, batch_size)
         found: dict[str, Any] = {}
-        if mapped is not None and self.out is not None:
 
-            def others_kept() -> Iterator[np.ndarray]:
-                """The rows to be written; those of other results are added to `rows`."""
-                for batch in batches:
-                    part = batch.pop(mapped)
-                    for name, value in batch.items():
-                        rows.setdefault(name, []).append(value)
-                    yield part
-
-            found[mapped] = self._write_rows(mapped, len(source), others_kept())
-        for batch in batches:
+        def keep(batch: dict[str, np.ndarray]) -> None:
             for name, value in batch.items():
                 rows.setdefault(name, []).append(value)
+
+        if mapped is not None and self.out is not None:
+
+            def to_write(batch: dict[str, np.ndarray]) -> np.ndarray:
+                """What is written of a batch; the rest is kept."""
+                part = batch.pop(mapped)
+                keep(batch)
+                return part
+
+            found[mapped] = self._write_rows(mapped, len(source), map(to_write, batches))
+        for batch in batches:
+            keep(batch)
         return {**{name: np.concatenate(values) for name, values in rows.items()}, **found}
 
     def _write_rows(self, name: str, count: int, parts: Iterator[np.ndarray]) -> MappedColumn:
