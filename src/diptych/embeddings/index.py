@@ -70,12 +70,7 @@ class Index:
         with several vectors.
         """
         folder = Path(folder).expanduser()
-        manifest, vectors, metadata = embeddings(folder)
-        if manifest.vectors > 1 and not several:
-            raise InputError(
-                f"{folder} keeps {manifest.vectors} vectors of an image, which `diptych search` alone compares; embed "
-                "with a model that has one"
-            )
+        manifest, vectors, metadata = embeddings(folder, several)
         state = State.read(folder)
         if state is None:
             return cls(folder, manifest, vectors, metadata)
@@ -272,10 +267,17 @@ class Index:
         return table
 
 
-def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
+def embeddings(
+    folder: Path, several: bool = False
+) -> tuple[Manifest, list[np.ndarray], list[Path]]:
     """Return the manifest, mapped vectors and metadata files of one folder, after checking their
-    counts."""
+    counts. Raises InputError for rows with several vectors, unless `several` asks for them."""
     manifest = Manifest.read(folder)
+    if manifest.vectors > 1 and not several:
+        raise InputError(
+            f"{folder} keeps {manifest.vectors} vectors of an image, which `diptych search` alone compares; embed "
+            "with a model that has one"
+        )
     shape = manifest.dimension, manifest.vectors
     vectors = [mapped(path, *shape) for path in parts_of(folder, manifest.kind)]
     metadata = parts_of(folder, "metadata")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.helpers import Rows
-from tests.factories import AT, make_method, random_images, small_make
+from tests.factories import AT, foreign_lm, make_method, random_images, small_make
 
 from diptych.data.columns import WithColumns
 from diptych.data.loader import Loader
@@ -134,6 +134,32 @@ def test_a_saved_run_writes_the_same_behind_the_language_model_that_it_knows(sta
         made.model.load_extra_state({"concepts": [], "lm_tokenizer": "other"})
     with pytest.raises(InputError, match=r"needs \d+ tokens, the context of mine is 128"):
         model.generate(images, ["red " * 124] * 2)
+
+
+@torch.no_grad()
+def test_a_language_model_of_transformers_writes_and_one_of_another_vocabulary_does_not(
+    start, tmp_path
+):
+    words, images = start.tokenizer, random_images(2)
+    made = second(start, lm=foreign_lm(tmp_path / "lm", words), concepts=0)
+    model = made.model.to_model(made.make.tokenizer, made.model.preprocess, "mine")
+    prompts = ["a red", "the bar is"]
+    said = model.generate(images, prompts, strategy="greedy", max_tokens=3)
+    bridge, lm = model.captioner, model.lm
+    prompt = bridge.prompted(bridge.see(images), prompts)
+    for at, first in enumerate(prompt.ids):
+        ids = [*first]
+        for _ in range(3):
+            read = torch.cat([prompt.prefix[at : at + 1], lm.table(torch.tensor([ids]))], 1)
+            ids.append(int(lm.logits(lm(prefix=read)[0, -1]).argmax()))
+            if ids[-1] == bridge.words.eot:
+                break
+        assert (
+            said[at]
+            == bridge.words.decode([i for i in ids[len(first) :] if i != bridge.words.eot]).strip()
+        )
+    with pytest.raises(InputError, match="use the one it was trained with"):
+        second(start, lm=foreign_lm(tmp_path / "other", words, words.vocab_size - 9))
 
 
 def test_questions_are_answered(start):

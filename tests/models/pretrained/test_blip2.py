@@ -123,7 +123,8 @@ def test_all_vectors_are_embedded_and_searched_by_words(
     assert main(["search", emb, "a cat", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     scenes = open_source("scenes:count=4")
-    index = model.index([scenes[at].images["main"].decode() for at in range(4)])
+    pixels = [model.preprocess.read(scenes[at].images["main"], exact=False) for at in range(4)]
+    index = model.index(torch.stack(pixels))
     scores = model.similarity(index, model.embed_texts(["a cat"]))[:, 0]
     expected = [float(scores[hit["position"]]) for hit in found]
     assert [hit["score"] for hit in found] == pytest.approx(expected, abs=1e-6)

@@ -47,7 +47,7 @@ from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.captions import writes
-from diptych.methods.fuse.nevlp.base import QueryMethod, frozen, qformer_of
+from diptych.methods.fuse.nevlp.base import QueryMethod, frozen_encoder, qformer_of
 from diptych.methods.fuse.nevlp.concepts import (
     CONCEPTS,
     ConceptView,
@@ -82,7 +82,13 @@ card = {
     "kind": "method",
     "entry": "NEVLP",
     "provenance": "abstract",
-    "abilities": {"match": "", "generate": "", "log_prob": "", "noise_probability": ""},
+    "abilities": {
+        "match": "",
+        "generate": "",
+        "log_prob": "",
+        "noise_probability": "",
+        "fuse": "--method.task answers",
+    },
 }
 
 NOISE = "noise_probability"
@@ -160,7 +166,7 @@ class NEVLP(QueryMethod):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        encoder = frozen(make)
+        encoder = frozen_encoder(make)
         words = writes(make.tokenizer)
         self.model = Bridge(
             encoder,
@@ -258,7 +264,7 @@ class NEVLP(QueryMethod):
     def prepare(self, run: Any) -> None:
         """Find the concepts of all images, and their tokens if they are cached, once, and before each epoch
         the probabilities of noise."""
-        source = self.found(run)
+        source = self.prepare_images(run)
         pairs = self._paired(source)
         places = _places(pairs)
         noise = np.zeros(len(pairs))

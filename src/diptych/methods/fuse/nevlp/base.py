@@ -54,7 +54,7 @@ class QueryMethod(Method):
             return self.model.read(batch.fields[TOKENS])
         return self.model.look(batch.image.flat)
 
-    def found(self, run: Any) -> Source:
+    def prepare_images(self, run: Any) -> Source:
         """Store once what the frozen encoder finds in the training images, concepts and tokens, as far as
         they are used; return the source with these columns."""
         source = run.sources["train"]
@@ -78,7 +78,7 @@ class QueryMethod(Method):
         return WithColumns(source, columns)
 
 
-def frozen(make: Make) -> DualEncoder:
+def frozen_encoder(make: Make) -> DualEncoder:
     """The dual encoder that stays as it is. Raises InputError for one that lacks a side."""
     encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
     if encoder.text is None or "image" not in encoder.sides:

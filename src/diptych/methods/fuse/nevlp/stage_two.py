@@ -25,7 +25,7 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import Masked, TextView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Stage
-from diptych.methods.fuse.nevlp.base import QueryMethod, frozen, qformer_of
+from diptych.methods.fuse.nevlp.base import QueryMethod, frozen_encoder, qformer_of
 from diptych.methods.fuse.nevlp.concepts import CONCEPTS, named
 from diptych.methods.fuse.nevlp.queries import FindsConcepts, QueryCaptioner, Seen
 from diptych.methods.make import Make
@@ -191,7 +191,7 @@ class NEVLPStageTwo(QueryMethod):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        encoder = frozen(make)
+        encoder = frozen_encoder(make)
         self.model = PromptedLM(
             encoder,
             qformer_of(config, encoder, make.tokenizer),
@@ -243,7 +243,7 @@ class NEVLPStageTwo(QueryMethod):
 
     def prepare(self, run: Any) -> None:
         """Find the concepts of all images, and their tokens if they are cached."""
-        self.found(run)
+        self.prepare_images(run)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         text = WrittenView(
