@@ -1,7 +1,9 @@
 """What tests of several folders build: small methods, random batches and images, vectors with
 published figures."""
 
+import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,6 +69,25 @@ def make_method(
     cls = method_class(cls) if isinstance(cls, str) else cls
     make = make or small_make(image, text, embed_dim, words)
     return cls.of(cls.configure(config), make)
+
+
+def foreign_lm(folder: Path, words: Tokenizer, rows: int | None = None) -> str:
+    """A random LLaMA in a folder of transformers, whose words are those of a tokenizer; of `rows` words
+    where another number is given."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=rows or words.vocab_size, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=96,
+        initializer_range=0.4, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(words.pipeline)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 96})
+    )
+    return f"hf-lm:{folder}"
 
 
 def make_batch(

@@ -25,6 +25,7 @@ from diptych.embeddings.layout import Manifest, parts_of
 from diptych.embeddings.nearest import best
 from diptych.embeddings.query import query
 from diptych.errors import InputError
+from diptych.models.multivector import MultiVectorModel
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -634,3 +635,61 @@ def test_an_unknown_column_is_refused_before_anything_is_embedded(tmp_path):
     ):
         embed_source(model, priced(4), tmp_path / "emb", columns=["prise"])
     assert not any(tmp_path.iterdir())
+
+
+class Halves(torch.nn.Module):
+    """The unit vectors of the colours of an image's two halves."""
+
+    preprocess = Preprocess(size=4)
+    vectors = 2
+    embed_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.seen = torch.nn.Parameter(torch.zeros(1))
+
+    def embed_images(self, x):
+        halves = x.float().unflatten(3, (2, 2)).mean((2, 4)).mT
+        return torch.nn.functional.normalize(halves + 1, dim=-1)
+
+
+class HalvesModel(MultiVectorModel):
+    """Its match asks for the colour in both halves."""
+
+    def embed_texts(self, texts, **how):
+        return ColourModel().embed_texts(texts)
+
+    def match(self, images, texts, *, exact=False):
+        return (self.index(images, exact=exact) @ self.embed_texts(texts)[:, :, None]).mean((1, 2))
+
+
+def test_the_best_of_several_vectors_of_an_image_counts_and_match_reorders(tmp_path):
+    shown = ["red blue", "red red", "white blue", "green green", "blue red"]
+    (tmp_path / "photos").mkdir()
+    for number, halves in enumerate(shown):
+        image = Image.new("RGB", (4, 4))
+        for left, colour in zip((0, 2), halves.split(), strict=True):
+            image.paste(COLOURS[colour], (left, 0, left + 2, 4))
+        image.save(tmp_path / "photos" / f"{number}.png")
+    model = HalvesModel(Halves(), None, name="halves")
+    folder = tmp_path / "emb"
+    manifest = embed_source(model, str(tmp_path / "photos"), folder, batch_size=2)
+    assert (manifest.vectors, manifest.dimension, manifest.count) == (2, 6, 5)
+    opened = Index.open(folder, several=True)
+    found = query(model, opened, text="red", k=4)
+    assert [hit.position for hit in found] == [0, 1, 4, 2]
+    assert [hit.score for hit in found[:3]] == pytest.approx([1, 1, 1])
+    assert [hit.position for hit in query(model, opened, text="blue", k=3)] == [0, 2, 4]
+    ordered = query(model, opened, text="red", k=3, rerank=4)
+    assert [hit.position for hit in ordered] == [1, 0, 4]
+    with pytest.raises(InputError, match=r"keeps 2 vectors .* `diptych search` alone"):
+        Index.open(folder)
+    with pytest.raises(InputError, match="compared with words; give a text"):
+        query(model, opened, image=shown[0])
+    with pytest.raises(InputError, match=r"whose vectors have 3 numbers"):
+        opened.top(torch.zeros(1, 6))
+    vectors = np.load(folder / "img_emb" / "img_emb_0.npy")
+    vectors[3, 4] = 9
+    np.save(folder / "img_emb" / "img_emb_0.npy", vectors)
+    with pytest.raises(InputError, match="row 3 of"):
+        Index.open(folder, several=True)

@@ -55,6 +55,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         f"train nevlp {PAIR} --init tiny --batch-size 2",
         ("fewer than the 4 of an image", "lower --method.least"),
     ),
+    (
+        f"train nevlp {PAIR} --init tiny --batch-size 2 --method.task captions",
+        ("the second stage of nevlp", "start it from a run of the first"),
+    ),
     (f"train byol {PAIR} --batch-size 2 --chunk 8", ("--chunk cannot cut it", "leave it out")),
     (
         f"train mcl {PAIR} --batch-size 2 --method.clusters 99",

@@ -2,6 +2,7 @@
 methods rest on."""
 
 import logging
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -12,20 +13,21 @@ from tests.training.helpers import make_engine, read_log, run_until
 
 from diptych import collectives
 from diptych.data.batch import Batch
+from diptych.data.columns import MappedColumn
 from diptych.data.plan import Distinct
 from diptych.data.sources import Concat
-from diptych.data.views import LabelView
+from diptych.data.views import ArrayView, LabelView
 from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.testing import Toy
 from diptych.training.engine import Interrupted
-from diptych.training.prepare import Run
+from diptych.training.prepare import Run, load_columns, save_columns
 
 
 class Clustered(CLIP):
-    """Two stages: the second computes a column with the first's weights, plans by it and reads it
-    as a field."""
+    """Two stages: the second computes columns with the first's weights, plans by one and reads both, of
+    which the other lies in a file."""
 
     def stages(self):
         return (
@@ -46,6 +48,7 @@ class Clustered(CLIP):
             views,
             source,
             batch_size=7,
+            mapped="image",
         )
         order = found["image"][:, 0].argsort().argsort()
         run.store(
@@ -54,15 +57,16 @@ class Clustered(CLIP):
         )
 
     def views(self, stage, stream="train"):
-        extra = (LabelView(label="cluster"),) if stage.name == "second" else ()
-        return (*super().views(stage), *extra)
+        extra = (LabelView(label="cluster"), ArrayView(array="image"))
+        return (*super().views(stage), *extra[: 2 * (stage.name == "second")])
 
     def loss(self, features, batch: Batch, at):
         losses = super().loss(features, batch, at)
         if at.stage == "second":
             clusters = batch.fields["cluster"]
             assert len(set(clusters.tolist())) == len(clusters)
-            return Losses(losses.terms, logged={"clusters": float(clusters.sum())})
+            image = batch.fields["image"].sum()
+            return Losses(losses.terms, {"clusters": float(clusters.sum()), "image": float(image)})
         return losses
 
 
@@ -76,16 +80,27 @@ def test_map_gives_rows_in_the_order_of_the_source(tmp_path):
     engine = make_engine(tmp_path, method=clustered())
     method, toy = engine.method, Toy(20)
     run = Run(method, {"train": toy}, None, torch.device("cpu"))
-    run.at = type("At", (), {"seed": 0})()
+    run.at = At(0, 0, 0, 0)
     views = method.views(Stage(name="first"))[:1]
-    means = run.map(
-        lambda batch: {"mean": batch.image.pixels.float().mean((1, 2, 3, 4))},
-        views,
-        toy,
-        batch_size=7,
-    )
+
+    def means(batch):
+        mean = batch.image.pixels.float().mean((1, 2, 3, 4))
+        return {"mean": mean, "both": torch.stack([mean, -mean], 1).half()}
+
+    found = run.map(means, views, toy, batch_size=7)
     expected = [np.asarray(toy[i].images["main"].decode()).mean() for i in range(20)]
-    assert means["mean"] == pytest.approx(expected, abs=0.5)
+    assert found["mean"] == pytest.approx(expected, abs=0.5)
+    run.out = tmp_path
+    kept = run.map(means, views, toy, batch_size=7, mapped="both")
+    assert np.array_equal(kept["mean"], found["mean"])
+    for column in (kept["both"], pickle.loads(pickle.dumps(kept["both"]))):
+        assert isinstance(column, MappedColumn)
+        assert np.array_equal(column[:], found["both"])
+    save_columns(tmp_path / "state" / "columns.safetensors", {"train": kept})
+    assert (tmp_path / "state" / "columns.safetensors").stat().st_size < 400
+    kept["both"].path.unlink()
+    with pytest.raises(InputError, match=r"columns.safetensors is damaged .*-both.np"):
+        load_columns(tmp_path / "state" / "columns.safetensors")
 
 
 def bare_run(out):

@@ -88,7 +88,7 @@ def run(args: Namespace) -> None:
     if "frames" in args and "image" not in args:
         raise InputError("--frames says how a clip is read; name it with --image FILE")
     image = _clip(args.image, args.frames) if "frames" in args else args.get("image")
-    index = open_searchable(args.emb, exact=bool(args.get("exact")))
+    index = open_searchable(args.emb, exact=bool(args.get("exact")), several=True)
     manifest = index.manifest
     if "where" in args:
         index.passing(args.where)  # raises its errors before the model is loaded

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from diptych.data.sample import BadSample, Sample, Text
 
 AGREED = 3
@@ -35,6 +37,19 @@ def answered(sample: Sample) -> list[tuple[Text, list[str]]]:
             )
         answers = [[text] for text in found]
     return list(zip(questions, answers, strict=True))
+
+
+def asked_of(sample: Sample, rng: np.random.Generator, train: bool) -> tuple[str, str]:
+    """A question of a sample and an answer to it, random ones in training, else the first. An answer is
+    drawn as often as people gave it.
+
+    Raises BadSample("no-question") if there are none.
+    """
+    pairs = [(question.text, answers) for question, answers in answered(sample) if answers]
+    if not pairs:
+        raise BadSample("no-question", f"{sample.key} has no question with an answer")
+    question, answers = pairs[int(rng.integers(len(pairs))) if train else 0]
+    return question, answers[int(rng.integers(len(answers))) if train else 0]
 
 
 def agreed(answers: Sequence[str]) -> list[str]:

@@ -14,14 +14,17 @@ def is_store(address: str | Path) -> bool:
     return str(address).startswith(SCHEME)
 
 
-def open_searchable(address: str | Path, *, exact: bool = False) -> Searchable:
-    """Open a folder of embeddings, or a store by its address `lancedb:PATH`.
+def open_searchable(
+    address: str | Path, *, exact: bool = False, several: bool = False
+) -> Searchable:
+    """Open a folder of embeddings, or a store by its address `lancedb:PATH`. With `several` its rows may
+    have several vectors.
 
     Raises InputError as `Index.open` and `Store.open` do.
     """
     if is_store(address):
         return Store.open(str(address), exact=exact)
-    return Index.open(address, exact=exact)
+    return Index.open(address, exact=exact, several=several)
 
 
 def refuse_store(address: str | Path, what: str) -> None:

@@ -60,16 +60,17 @@ class Index:
         self.passing = lru_cache(maxsize=8)(self._passing)
 
     @classmethod
-    def open(cls, folder: str | Path, *, exact: bool = False) -> "Index":
+    def open(cls, folder: str | Path, *, exact: bool = False, several: bool = False) -> "Index":
         """Map the files that `diptych embed` wrote, and the index that `diptych index` made of
         them, if there is one.
 
         `exact` compares every vector nevertheless; rows added to the index are found, removed rows
-        are not. Raises InputError if files are missing, truncated or do not fit together, or if the
-        index belongs to another model.
+        are not. `several` says that a row may have several vectors. Raises InputError if files are
+        missing, truncated or do not fit together, if the index belongs to another model, or for rows
+        with several vectors.
         """
         folder = Path(folder).expanduser()
-        manifest, vectors, metadata = embeddings(folder)
+        manifest, vectors, metadata = embeddings(folder, several)
         state = State.read(folder)
         if state is None:
             return cls(folder, manifest, vectors, metadata)
@@ -176,9 +177,10 @@ class Index:
         return nearest(queries, k, self._tiles(among))
 
     def _tiles(self, among: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        size = max(1, TILE // self.manifest.vectors)
         for start, vectors in zip(self._starts, self.vectors, strict=False):
-            for offset in range(0, len(vectors), TILE):
-                tile = vectors[offset : offset + TILE]
+            for offset in range(0, len(vectors), size):
+                tile = vectors[offset : offset + size]
                 rows = np.arange(len(tile)) + int(start) + offset
                 if among is not None:
                     kept = among[rows[0] : rows[-1] + 1]
@@ -265,11 +267,19 @@ class Index:
         return table
 
 
-def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
+def embeddings(
+    folder: Path, several: bool = False
+) -> tuple[Manifest, list[np.ndarray], list[Path]]:
     """Return the manifest, mapped vectors and metadata files of one folder, after checking their
-    counts."""
+    counts. Raises InputError for rows with several vectors, unless `several` asks for them."""
     manifest = Manifest.read(folder)
-    vectors = [mapped(path, manifest.dimension) for path in parts_of(folder, manifest.kind)]
+    if manifest.vectors > 1 and not several:
+        raise InputError(
+            f"{folder} keeps {manifest.vectors} vectors of an image, which `diptych search` alone compares; embed "
+            "with a model that has one"
+        )
+    shape = manifest.dimension, manifest.vectors
+    vectors = [mapped(path, *shape) for path in parts_of(folder, manifest.kind)]
     metadata = parts_of(folder, "metadata")
     count = sum(map(len, vectors))
     if count != manifest.count or len(metadata) != len(vectors):
@@ -280,10 +290,11 @@ def embeddings(folder: Path) -> tuple[Manifest, list[np.ndarray], list[Path]]:
     return manifest, vectors, metadata
 
 
-def mapped(path: Path, dimension: int) -> np.ndarray:
-    """Return the vectors (N, dimension) of a part file, which is read lazily.
+def mapped(path: Path, dimension: int, several: int = 1) -> np.ndarray:
+    """Return the rows (N, dimension) of a part file, which is read lazily; a row is a vector, or
+    `several` side by side.
 
-    Raises InputError if it is damaged, or if its vectors (`_SAMPLED` of them, spread over the
+    Raises InputError if it is damaged, or if vectors of its rows (`_SAMPLED` of them, spread over the
     file) have neither unit length nor zero length.
     """
     try:
@@ -293,18 +304,20 @@ def mapped(path: Path, dimension: int) -> np.ndarray:
         raise InputError(
             f"{path} is damaged ({error}); copy it again or run `diptych embed`"
         ) from None
-    if vectors.ndim != 2 or vectors.shape[1] != dimension or vectors.dtype != np.float32:
+    fits = vectors.ndim == 2 and vectors.shape[1] == dimension and dimension % several == 0
+    if not fits or vectors.dtype != np.float32:
         raise InputError(
             f"{path} holds {vectors.dtype} {vectors.shape} where diptych.json says float32 (…, {dimension}); "
             "run `diptych embed` again"
         )
     rows = np.unique(np.linspace(0, max(0, len(vectors) - 1), _SAMPLED).astype(int))[: len(vectors)]
-    lengths = np.linalg.norm(take([vectors], rows), axis=1)
+    each = take([vectors], rows).reshape(len(rows), several, dimension // several)
+    lengths = np.linalg.norm(each, axis=2)
     wrong = ~(np.abs(lengths - 1) < _OFF) & (lengths != 0)  # a row without a caption has zeros
     if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+        row, vector = np.argwhere(wrong)[0]
         raise InputError(
-            f"row {rows[row]} of {path} has length {lengths[row]:.4g} and not 1, so that products are no "
+            f"row {rows[row]} of {path} has length {lengths[row, vector]:.4g} and not 1, so that products are no "
             "cosines; run `diptych embed` again"
         )
     return vectors

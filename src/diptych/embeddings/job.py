@@ -28,6 +28,7 @@ from diptych.evaluation.embed import clip_or_image
 from diptych.files import followed
 from diptych.methods.abilities import require
 from diptych.models.model import Progress, TextModel
+from diptych.models.multivector import MultiVectorModel
 from diptych.models.pretrained import absolute
 
 
@@ -172,11 +173,13 @@ def _manifest(job: Job, state: writer.Progress) -> Manifest:
         space=getattr(model, "chosen_space", None),
         rows=job.rows,
         columns=job.kept,
+        vectors=_several(model) or 1,
     )
 
 
 def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
-    """Return the kinds of vectors to write: of images, of texts, or of both.
+    """Return the kinds of vectors to write: of images, of texts, or of both; of images alone where the
+    model keeps several vectors of one.
 
     Raises InputError if the source has nothing that the model embeds.
     """
@@ -184,6 +187,8 @@ def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
         raise InputError(f"{source.name} is empty; name a source with samples")
     fields = source.schema()
     images = any(name.startswith("images.") for name in fields)
+    if images and _several(model):
+        return ("img_emb",)
     if images and hasattr(model, "preprocess") and hasattr(model, "embed_texts"):
         require(model, "embed_images", "diptych embed", model.name)
     images = images and hasattr(model, "embed_images")
@@ -200,6 +205,11 @@ def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
             f"{source.name} has no {what} to embed with {model.name}; its fields are {', '.join(fields)}"
         )
     return ("img_emb",) * images + ("text_emb",) * texts
+
+
+def _several(model: Any) -> int | None:
+    """The number of vectors of an image of a model that keeps several, else None."""
+    return model.vectors if isinstance(model, MultiVectorModel) else None
 
 
 def _row(job: Job, sample: Sample, position: int) -> Row:
@@ -312,7 +322,9 @@ def _embedded(model: Any, read: _Batch, kinds: Sequence[str], batch_size: int) -
     """Return the vectors (B, E) of each kind; a row without a caption has a text vector of zeros."""
     found = []
     if "img_emb" in kinds:
-        found.append(_finite(model.embed_images(read.pixels, batch_size=batch_size), model.name))
+        embed = model.index if _several(model) else model.embed_images
+        vectors = embed(read.pixels, batch_size=batch_size)
+        found.append(_finite(torch.as_tensor(vectors).flatten(1), model.name))
     if "text_emb" in kinds:
         there = [row.caption is not None for row in read.rows]
         captions = [row.caption for row in read.rows if row.caption is not None]

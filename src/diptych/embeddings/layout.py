@@ -1,6 +1,7 @@
 """The folder of embeddings: clip-retrieval's layout, and one additional file that describes it.
 
-    EMB/img_emb/img_emb_0.npy           float32 (rows, E), unit norm; img_emb_1.npy … if there are many rows
+    EMB/img_emb/img_emb_0.npy           float32 (rows, E), unit norm; img_emb_1.npy … if there are many rows;
+                                        of a model that keeps K vectors of an image (rows, K E), and no text_emb
     EMB/text_emb/text_emb_0.npy         the same rows' first captions; only if the source has texts
                                         (without images there is no img_emb, and rows are texts)
     EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption,
@@ -39,6 +40,8 @@ class Manifest:
     - `exact` is whether every JPEG was decoded in full (as it was before this field existed).
     - `share` is the weight of the first of two heads; `space` the chosen one of several spaces.
     - `columns` are the kept columns of the source, each with its kind.
+    - `vectors` is the number K of vectors of an image, of which its score is the largest cosine; a row
+      has `dimension` numbers in all.
     """
 
     model: str
@@ -54,6 +57,7 @@ class Manifest:
     space: str | None = None
     rows: Literal["images", "texts"] = "images"
     columns: Mapping[str, Kind] = field(default_factory=dict)
+    vectors: Count = 1
     format: str = FORMAT
 
     @property

@@ -1,6 +1,6 @@
 """Exact search among vectors that are read tile by tile.
 
-Dimensions: Q queries, N rows, T rows of a tile, E embedding, K hits.
+Dimensions: Q queries, N rows, T rows of a tile, S vectors of a row, E embedding, K hits.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diptych.embeddings.layout import Manifest
 from diptych.errors import InputError
+from diptych.metrics import similarities
 from diptych.models.model import TextModel
 
 TILE = 16_384
@@ -28,10 +29,11 @@ def check_model(name: str, manifest: Manifest, model: TextModel) -> None:
 
 def check_queries(name: str, manifest: Manifest, queries: Tensor, k: int) -> None:
     """Raise InputError for queries that are not (Q, E), and for a `k` below 1."""
-    if queries.ndim != 2 or queries.shape[1] != manifest.dimension:
+    numbers = manifest.dimension // manifest.vectors
+    if queries.ndim != 2 or queries.shape[1] != numbers:
         raise InputError(
             f"queries of shape {tuple(queries.shape)} do not fit {name}, whose vectors have "
-            f"{manifest.dimension} numbers; embed them with {manifest.model}"
+            f"{numbers} numbers; embed them with {manifest.model}"
         )
     if k < 1:
         raise InputError(f"k is {k}; ask for at least 1 hit")
@@ -41,11 +43,12 @@ def nearest(
     queries: Tensor, k: int, tiles: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[Tensor, Tensor]:
     """Return the `k` best rows for each query (Q, E), as `Index.top`, of tiles: row numbers (T,),
-    ascending through all tiles, and their vectors (T, E)."""
+    ascending through all tiles, and their vectors (T, E), or (T, S E), of which the best one counts."""
     scores = queries.new_empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.long)
     for here, vectors in tiles:
-        found = queries @ torch.from_numpy(vectors).T
+        each = torch.from_numpy(vectors).unflatten(1, (-1, queries.shape[1]))
+        found = similarities(queries, each)
         columns = best(found, k)
         scores = torch.cat([scores, found.gather(1, columns)], dim=1)
         rows = torch.cat([rows, torch.from_numpy(here)[columns]], dim=1)

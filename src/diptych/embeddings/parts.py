@@ -290,7 +290,7 @@ class _Found:
         for path, *vectors in zip(*files, strict=True):
             table = read_table(path, (*ALWAYS, *names))
             rows = [_row(values, names) for values in table.to_pylist()]
-            arrays = [mapped(file, like.dimension) for file in vectors]
+            arrays = [mapped(file, like.dimension, like.vectors) for file in vectors]
             counted += len(rows)
             if any(len(array) != len(rows) for array in arrays):
                 break

@@ -121,6 +121,11 @@ def query(
     model that does not match.
     """
     index.check(model)
+    if image is not None and index.manifest.vectors > 1:
+        raise InputError(
+            f"{index.name} keeps {index.manifest.vectors} vectors of an image, which are compared with words; "
+            "give a text"
+        )
     if rerank:
         _check_rerank(model, index, text, (image, minus), k, rerank)
     asked = Asked(

@@ -132,7 +132,7 @@ def search(
     it lies now. `exact` compares every embedding although there is an index. The query is that of
     `embeddings.query.query`, which also lists the errors.
     """
-    opened = open_searchable(emb, exact=exact)
+    opened = open_searchable(emb, exact=exact, several=True)
     if where is not None:
         opened.passing(where)  # raises its errors before the model is loaded
     if model is None or isinstance(model, str | Path):

@@ -4,7 +4,7 @@ them.
 A captioner is a dual encoder and a decoder. How the decoder reads an image and a prompt differs, so
 a subclass implements `see` and `prompted`; generation and probabilities are the same for all.
 
-Dimensions: B images, M memory tokens, L text length.
+Dimensions: B images, M memory tokens, P prefix tokens, L text length, D width of the decoder.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.data.images import Preprocess
@@ -31,12 +32,24 @@ BEAMS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What a decoder reads before it writes: the first ids of each row, and a memory (B, M, ·) with
-    the mask (B, M) of what is real."""
+    """What a decoder reads before it writes: the first ids of each row, behind a prefix (B, P, D) if
+    there is one, and a memory (B, M, ·) with the mask (B, M) of what is real."""
 
     ids: Sequence[Sequence[int]]
-    memory: Tensor
+    memory: Tensor | None = None
     memory_mask: Tensor | None = None
+    prefix: Tensor | None = None
+
+    @property
+    def before(self) -> int:
+        """The number P of tokens of the prefix."""
+        return 0 if self.prefix is None else self.prefix.shape[1]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keywords with which a decoder reads what is not ids."""
+        each = {"memory": self.memory, "memory_mask": self.memory_mask, "prefix": self.prefix}
+        return {name: value for name, value in each.items() if value is not None}
 
 
 class Captioner(Delivered):
@@ -152,17 +165,17 @@ class Writes:
                     [*first, *words.ids(self.captioner.target(text)), *self.captioner.end]
                     for first, text in zip(prompt.ids, texts, strict=True)
                 ]
-                self._fits(rows, texts, "text")
+                self._fits(rows, texts, "text", prompt.before)
                 ids, lengths = self._padded(rows)
                 first = torch.tensor([len(row) for row in prompt.ids], device=self.device)
-                how = {"memory": prompt.memory, "memory_mask": prompt.memory_mask}
-                found.append(self.lm.log_prob(ids, lengths, first=first, **how).cpu())
+                found.append(self.lm.log_prob(ids, lengths, first=first, **prompt.given).cpu())
         return torch.cat(found)
 
     def _masked(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """The ids (B, L) of a prompt, and the mask (B, L) of those that are real."""
+        """The ids (B, L) of a prompt, and the mask (B, P + L) of what is real."""
         ids, lengths = self._padded(prompt.ids)
-        return ids, torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        return ids, F.pad(mask, (prompt.before, 0), value=True)
 
     def _seen(self, images: ImagesLike, batch_size: int, exact: bool) -> tuple[Iterator[Any], int]:
         """What the captioner knows of images, batch by batch, and their number."""
@@ -194,13 +207,12 @@ class Writes:
             for prompt, start in self._prompted(seen, prompts):
                 most = max_tokens
                 if most is None:
-                    room = self.lm.context - max(map(len, prompt.ids))
+                    room = self.lm.context - prompt.before - max(map(len, prompt.ids))
                     most = min(self.captioner.longest or room, room)
                 found += generate(
                     self.lm,
                     *self._masked(prompt),
-                    memory=prompt.memory,
-                    memory_mask=prompt.memory_mask,
+                    **prompt.given,
                     strategy=strategy,
                     eot=self.captioner.end[-1] if self.captioner.end else None,
                     max_tokens=most,
@@ -218,16 +230,20 @@ class Writes:
         for known in seen:
             rows = None if prompts is None else prompts[start : start + len(known)]
             prompt = self.captioner.prompted(known, rows)
-            self._fits([[*row, 0] for row in prompt.ids], rows or [""] * len(known), "prompt")
+            texts = rows or [""] * len(known)
+            self._fits([[*row, 0] for row in prompt.ids], texts, "prompt", prompt.before)
             yield prompt, start
             start += len(known)
 
-    def _fits(self, rows: Sequence[Sequence[int]], texts: Sequence[str], what: str) -> None:
-        """Raise InputError for the first row that exceeds the context."""
+    def _fits(
+        self, rows: Sequence[Sequence[int]], texts: Sequence[str], what: str, before: int = 0
+    ) -> None:
+        """Raise InputError for the first row that exceeds the context, behind `before` tokens of a
+        prefix."""
         for row, text in zip(rows, texts, strict=True):
-            if len(row) > self.lm.context:
+            if before + len(row) > self.lm.context:
                 raise InputError(
-                    f"the {what} {text[:40]!r}… needs {len(row)} tokens, the context of {self.name} is "
+                    f"the {what} {text[:40]!r}… needs {before + len(row)} tokens, the context of {self.name} is "
                     f"{self.lm.context}; shorten it"
                 )
 
@@ -280,9 +296,8 @@ class CaptionModel(Writes, Model):
         found = [torch.zeros(0, 0)]
         with evaluating(self.captioner), torch.inference_mode():
             for prompt, _ in self._prompted(seen, self._as_many(texts, count, "texts")):
-                how = {"memory_mask": prompt.memory_mask}
-                state = self.lm.start(*self._masked(prompt), prompt.memory, None, **how)
-                last = torch.tensor([len(row) - 1 for row in prompt.ids])
+                state = self.lm.start(*self._masked(prompt), **prompt.given)
+                last = torch.tensor([prompt.before + len(row) - 1 for row in prompt.ids])
                 tokens = state.hidden[torch.arange(len(last)), last]
                 found.append(at_least_float32(tokens).cpu())
         return torch.cat(found[1:] or found).clone()

@@ -67,8 +67,13 @@ class MultiVectorModel:
     def embed_images(self) -> NoReturn:
         raise Missing(
             f"{self.name} keeps {self.pair.vectors} vectors of an image and not one embedding; score images with "
-            "texts: diptych classify, or diptych evaluate with --suite retrieval, zeroshot or --by match"
+            "texts: diptych classify, search, or evaluate with --suite retrieval, zeroshot or --by match"
         )
+
+    @property
+    def vectors(self) -> int:
+        """The number K of vectors of an image."""
+        return self.pair.vectors
 
     @property
     def reads_texts(self) -> bool:

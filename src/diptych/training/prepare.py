@@ -1,20 +1,21 @@
 """The argument of a stage's `prepare`: the method, its sources, and the operations that a method
 may run before it trains."""
 
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from diptych import collectives
 from diptych.data.batch import Batch
-from diptych.data.columns import WithColumns
+from diptych.data.columns import Column, MappedColumn, WithColumns, write_rows
 from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
 from diptych.data.sample import Source
@@ -56,7 +57,7 @@ class Run:
         self.note = note
         self.out = out
         self.batch_size = batch_size
-        self.columns: dict[str, dict[str, np.ndarray]] = {}
+        self.columns: dict[str, dict[str, Column]] = {}
 
     @torch.no_grad()
     def map(
@@ -66,13 +67,58 @@ class Run:
         source: Source,
         *,
         batch_size: int = 256,
-    ) -> dict[str, np.ndarray]:
+        mapped: str | None = None,
+    ) -> dict[str, Any]:
         """Return `fn(batch)` over all samples of a source, without augmentation or gradient,
         distributed over the ranks.
 
-        Rows are in the source's order on every rank. A damaged sample is an error, since a column
-        needs all samples.
+        Rows are in the source's order on every rank. Those of the result `mapped` are written to a file
+        of the run and read from there (`MappedColumn`), as all of them may not fit into the memory; of
+        a run without a folder they are arrays, as the others are. A damaged sample is an error, since
+        a column needs all samples.
         """
+        rows: dict[str, list[np.ndarray]] = {}
+        batches = self._batches(fn, views, source, batch_size)
+        found: dict[str, Any] = {}
+
+        def keep(batch: dict[str, np.ndarray]) -> None:
+            for name, value in batch.items():
+                rows.setdefault(name, []).append(value)
+
+        if mapped is not None and self.out is not None:
+
+            def to_write(batch: dict[str, np.ndarray]) -> np.ndarray:
+                """What is written of a batch; the rest is kept."""
+                part = batch.pop(mapped)
+                keep(batch)
+                return part
+
+            found[mapped] = self._write_rows(mapped, len(source), map(to_write, batches))
+        for batch in batches:
+            keep(batch)
+        return {**{name: np.concatenate(values) for name, values in rows.items()}, **found}
+
+    def _write_rows(self, name: str, count: int, parts: Iterator[np.ndarray]) -> MappedColumn:
+        """Write the rows of a result, on the first rank, and return them as a column."""
+        assert self.out is not None
+        path = self.out / "state" / f"{self.at.stage}-{name}.npy"
+        if collectives.rank() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, lambda to: write_rows(to, count, parts))
+        else:
+            for _ in parts:
+                pass
+        collectives.barrier()
+        return MappedColumn(path)
+
+    def _batches(
+        self,
+        fn: Callable[[Batch], Mapping[str, Tensor]],
+        views: Sequence[View],
+        source: Source,
+        batch_size: int,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The results of `map`, batch by batch."""
         ranks = collectives.world_size()
         loader = Loader(
             source,
@@ -86,10 +132,9 @@ class Run:
         )
         training = self.method.training
         self.method.eval()
-        rows: dict[str, list[Tensor]] = {}
         for batch in loader.epoch(0):
-            for name, value in fn(batch.to(self.device)).items():
-                rows.setdefault(name, []).append(collectives.gather(value.detach()).cpu())
+            found = fn(batch.to(self.device)).items()
+            yield {name: collectives.gather(value.detach()).cpu().numpy() for name, value in found}
         self.method.train(training)
         if loader.damage.seen:
             key, reason = next(iter(loader.damage.seen.items()))
@@ -97,9 +142,8 @@ class Run:
                 f"{source.name}: {key} is damaged ({reason}) and would leave a gap in a column; "
                 "remove it from the data (`diptych check` lists all)"
             )
-        return {name: torch.cat(values).numpy() for name, values in rows.items()}
 
-    def store(self, stream: str, columns: Mapping[str, np.ndarray]) -> None:
+    def store(self, stream: str, columns: Mapping[str, Column]) -> None:
         """Store `columns` of a stream's samples for later stages, row i for sample i."""
         self.columns.setdefault(stream, {}).update(columns)
 
@@ -120,23 +164,35 @@ class Run:
             log.warning("%s", message)
 
 
-def save_columns(path: Path, columns: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+def save_columns(path: Path, columns: Mapping[str, Mapping[str, Column]]) -> None:
     """Save the columns of a stage, so that a resumed run reads them instead of computing them
-    again."""
+    again; of those in files of the same folder, their names."""
     flat = {
-        f"{stream}/{name}": np.ascontiguousarray(value)
+        f"{stream}/{name}": value
         for stream, named in columns.items()
         for name, value in named.items()
     }
+    arrays = {
+        full: np.ascontiguousarray(value)
+        for full, value in flat.items()
+        if not isinstance(value, MappedColumn)
+    }
+    files = {
+        full: value.path.name for full, value in flat.items() if isinstance(value, MappedColumn)
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: save_file(flat, temporary))
+    write_atomic(path, lambda to: save_file(arrays, to, {"files": json.dumps(files)}))
 
 
-def load_columns(path: Path) -> dict[str, dict[str, np.ndarray]]:
+def load_columns(path: Path) -> dict[str, dict[str, Column]]:
     """The inverse of `save_columns`."""
-    columns: dict[str, dict[str, np.ndarray]] = {}
+    columns: dict[str, dict[str, Column]] = {}
     try:
-        for full, value in load_file(path).items():
+        with safe_open(path, "numpy") as held:
+            files = json.loads((held.metadata() or {}).get("files", "{}"))
+        found: dict[str, Column] = {**load_file(path)}
+        found |= {full: MappedColumn(path.parent / name) for full, name in files.items()}
+        for full, value in found.items():
             stream, name = full.split("/", 1)
             columns.setdefault(stream, {})[name] = value
     except (OSError, ValueError, SafetensorError) as error:

@@ -13,6 +13,7 @@ from tests.models.pretrained import tiny, tiny_families
 
 import diptych
 from diptych.cli import main
+from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.models.multivector import MultiVectorModel
 
@@ -113,13 +114,28 @@ def test_it_is_evaluated_and_classifies(folder: Path, capsys: pytest.CaptureFixt
     assert '"cat"' in capsys.readouterr().out
 
 
+def test_all_vectors_are_embedded_and_searched_by_words(
+    folder: Path, model: MultiVectorModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    emb = str(tmp_path / "emb")
+    assert main(["embed", f"hf:{folder}", "scenes:count=4", "--out", emb]) == 0
+    capsys.readouterr()
+    assert main(["search", emb, "a cat", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    scenes = open_source("scenes:count=4")
+    pixels = [model.preprocess.read(scenes[at].images["main"], exact=False) for at in range(4)]
+    index = model.index(torch.stack(pixels))
+    scores = model.similarity(index, model.embed_texts(["a cat"]))[:, 0]
+    expected = [float(scores[hit["position"]]) for hit in found]
+    assert [hit["score"] for hit in found] == pytest.approx(expected, abs=1e-6)
+    assert expected == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-6)
+    assert main(["index", emb]) == 2
+    assert "which `diptych search` alone compares" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            "embed {} scenes:count=4 --out {out}",
-            "diptych embed needs a model with embed_images: {}",
-        ),
         (
             "evaluate {} --data scenes:count=4 --suite gap",
             "gap needs a model with embed_images: {}",

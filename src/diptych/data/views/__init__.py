@@ -111,12 +111,12 @@ class LabelView:
 class ArrayView:
     """An array of the sample as a float32 field (B, *`shape`), such as features of another encoder.
 
-    An array of another shape but as many numbers is reshaped. Raises BadSample if the array is
-    missing, has another size or is not finite.
+    An array of another shape but as many numbers is reshaped; without `shape` it is taken as it is.
+    Raises BadSample if the array is missing, has another size or is not finite.
     """
 
     array: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -132,14 +132,15 @@ class ArrayView:
         if self.array not in sample.arrays:
             raise BadSample("no-array", f"no array {self.array!r}")
         values = np.asarray(sample.arrays[self.array])
-        if values.size != math.prod(self.shape):
+        shape = values.shape if self.shape is None else self.shape
+        if values.size != math.prod(shape):
             raise BadSample(
                 "array-size",
-                f"array {self.array!r} has {values.size} numbers, not {math.prod(self.shape)}",
+                f"array {self.array!r} has {values.size} numbers, not {math.prod(shape)}",
             )
         if not np.isfinite(values).all():
             raise BadSample("not-finite", f"array {self.array!r} holds what is no number")
-        return {self.gives[0]: torch.from_numpy(values.reshape(self.shape).astype(np.float32))}
+        return {self.gives[0]: torch.from_numpy(values.reshape(shape).astype(np.float32))}
 
 
 def look(

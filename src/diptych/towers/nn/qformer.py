@@ -178,6 +178,11 @@ class QFormer(nn.Module):
             x = block(x, queries=count, mask=seen, memory=memory)
         return Encoded(x, x[:, count] if ids is not None else x, prefix=count, mask=mask)
 
+    def word_parts(self) -> list[nn.Module | nn.Parameter]:
+        """The parts that words alone pass through, where there are queries and an image."""
+        blocks = [part for part in self.layers if isinstance(part, QueryBlock)]
+        return [self.table, self.positions, *(each for b in blocks for each in (b.mlp, b.norm2))]
+
     def _words(self, ids: Tensor, inserted: Tensor | None) -> Tensor:
         """Embed ids (B, L) as (B, L + K, D), positions added."""
         words = self.table(ids)

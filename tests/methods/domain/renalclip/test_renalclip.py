@@ -1,7 +1,6 @@
 """RenalCLIP: patients and phases, the alignment by loops, frozen texts, stages, start from a language
 model, and the tasks from the world to a number."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
-from tests.factories import make_method
+from tests.factories import foreign_lm, make_method
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch, Images, Tokens
@@ -336,22 +334,6 @@ def test_the_text_tower_starts_from_a_language_model_and_knows_a_mask():
     assert all(torch.equal(value, theirs[name]) for name, value in own.items())
     with pytest.raises(InputError, match="no language model"):
         started("tiny")
-
-
-def foreign_lm(folder, words):
-    """A random LLaMA in a folder of transformers, whose words are those of a tokenizer."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=words.vocab_size, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=96,
-        initializer_range=0.4, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(words.pipeline)
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 96})
-    )
-    return f"hf-lm:{folder}"
 
 
 def test_a_foreign_language_model_reads_in_both_directions(tmp_path):

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from diptych.data.batch import Batch
 from diptych.data.images import Preprocess
-from diptych.data.questions import answered
-from diptych.data.sample import BadSample, Sample
+from diptych.data.questions import asked_of
+from diptych.data.sample import Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views import ImageView, View
 from diptych.dtypes import at_least_float32
@@ -64,18 +64,6 @@ class AnswerView:
         question, answer = asked_of(sample, rng, progress is not None)
         rows = [self.tokenizer.encode([text.lower()]) for text in (question, answer)]
         return dict(zip(self.gives, rows, strict=True))
-
-
-def asked_of(sample: Sample, rng: np.random.Generator, train: bool) -> tuple[str, str]:
-    """A question of a sample and an answer to it, random ones in training, else the first.
-
-    Raises BadSample("no-question") if there are none.
-    """
-    pairs = [(question.text, answers) for question, answers in answered(sample) if answers]
-    if not pairs:
-        raise BadSample("no-question", f"{sample.key} has no question with an answer")
-    question, answers = pairs[int(rng.integers(len(pairs))) if train else 0]
-    return question, answers[int(rng.integers(len(answers))) if train else 0]
 
 
 class Answerer(Captioner):
@@ -212,6 +200,7 @@ class AnswererModel(CaptionModel):
         """The number (B,) of the likeliest of answers (A, L)."""
         lm = self.captioner.lm
         begin = len(self.captioner.words.before)
+        assert prompt.memory is not None, "the decoder reads image and question"
         start = ids[:1, :begin].expand(len(prompt.ids), -1)
         state = lm.start(start, memory=prompt.memory, memory_mask=prompt.memory_mask)
         chosen = state.logits[:, ids[:, begin]].topk(first).indices  # (B, first)

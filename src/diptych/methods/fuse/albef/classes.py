@@ -25,12 +25,12 @@ from diptych.data.clips import Pages
 from diptych.data.held import encoded
 from diptych.data.images import Preprocess
 from diptych.data.loader import require
+from diptych.data.questions import asked_of
 from diptych.data.sample import BadSample, Sample, Source, image_of
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views import ImageView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Stage
-from diptych.methods.fuse.albef.answers import asked_of
 from diptych.methods.fuse.albef.base import FusionMethod
 from diptych.methods.fuse.albef.model import MultimodalEncoder, text_of
 from diptych.methods.make import Make

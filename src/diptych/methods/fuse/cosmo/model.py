@@ -236,5 +236,6 @@ class InterleavedModel(CaptionModel):
         before = list(self.captioner.words.before)
         ids = [[*before, *shots.ids, *row[len(before) :]] for row in prompt.ids]
         self._fits([[*row, 0] for row in ids], ["with its examples"] * len(ids), "prompt")
+        assert prompt.memory is not None, "the language model reads media"
         memory = shots.memory.to(prompt.memory).expand(len(ids), -1, -1)
         return Prompt(ids=ids, memory=torch.cat([memory, prompt.memory], 1))

@@ -17,17 +17,21 @@ In the first `warm` epochs e is 0. The concepts before a text are those of the i
 with, also where the text is of another, so that they do not tell which pairs are wrong; they have no
 loss. Inference: S, whose first k are ordered anew by the log-odds of a match; captions.
 
-From the abstract and a third party's summary; the equations are a reconstruction with those of NLIP and
-BLIP-2. Stage two, a frozen language model behind the Q-Former, is not built yet.
+In a second stage, a run of its own, the queries' outputs are the prompt of a frozen language model,
+which writes captions or answers.
 
-mixture.py   probabilities of noise         losses.py   the losses
-concepts.py  the vocabulary of concepts     model.py    what is delivered
+From the abstract and a third party's summary; the equations are a reconstruction with those of NLIP and
+BLIP-2.
+
+mixture.py    probabilities of noise            losses.py   the losses
+concepts.py   the vocabulary of concepts        model.py    what the first stage delivers
+stage_two.py  the second stage                  base.py, queries.py   what both stages share
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,11 +42,12 @@ from diptych.data.columns import WithColumns
 from diptych.data.loader import require
 from diptych.data.pairs import ORIGIN, Paired, by_text
 from diptych.data.sample import Source
-from diptych.data.views import ImageView, LabelView, TextView, View, augmentation
+from diptych.data.views import LabelView, TextView, View
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.families.captions import writes
+from diptych.methods.fuse.nevlp.base import QueryMethod, frozen_encoder, qformer_of
 from diptych.methods.fuse.nevlp.concepts import (
     CONCEPTS,
     ConceptView,
@@ -52,18 +57,24 @@ from diptych.methods.fuse.nevlp.concepts import (
 )
 from diptych.methods.fuse.nevlp.losses import Mode, caption_losses, noisy_nce
 from diptych.methods.fuse.nevlp.mixture import noise_probabilities
-from diptych.methods.fuse.nevlp.model import (
-    Bridge,
-    behind_concepts,
-    losses_of,
-)
+from diptych.methods.fuse.nevlp.model import Bridge, behind_concepts, losses_of
+from diptych.methods.fuse.nevlp.stage_two import NEVLPStageTwo
 from diptych.methods.make import Make
 from diptych.metrics import similarities
 from diptych.objectives.matching import draw_negatives, match_loss
 from diptych.rng import torch_seed
-from diptych.spec import Count, Dropout, Natural, NotNegative, Positive, Share, ShareBelowOne, Width
-from diptych.towers.nn.parts import Temperature, freeze
-from diptych.towers.nn.qformer import QFormer, QFormerConfig
+from diptych.spec import (
+    Count,
+    Dropout,
+    ModelSpec,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    ShareBelowOne,
+    Width,
+)
+from diptych.towers.nn.parts import freeze
 
 card = {
     "title": "NEVLP: Noise-Robust Framework for Efficient Vision-Language Pre-training",
@@ -71,7 +82,13 @@ card = {
     "kind": "method",
     "entry": "NEVLP",
     "provenance": "abstract",
-    "abilities": {"match": "", "generate": "", "log_prob": "", "noise_probability": ""},
+    "abilities": {
+        "match": "",
+        "generate": "",
+        "log_prob": "",
+        "noise_probability": "",
+        "fuse": "--method.task answers",
+    },
 }
 
 NOISE = "noise_probability"
@@ -92,7 +109,11 @@ class Config:
     - `temperature` is the initial tau, learned.
     - `width`, `depth`, `heads`, `queries` and `dropout` are those of the Q-Former. `embed` is the number
       of dimensions of embeddings.
-    - `augment` holds options of `data.views.Augment` (None: no augmentation).
+    - `augment` holds options of `data.views.Augment` (None: no augmentation). With `cached` the frozen
+      encoder's tokens of each image are computed once, and read from a file.
+    - `task` is pairs, the first stage, or what a run of it is continued with: captions or answers, which
+      the language model `lm` writes, frozen. There `noise`, `mode`, `warm` and the options of words and
+      losses are not used, and concepts are those of the run.
     """
 
     role: str = "caption"
@@ -115,6 +136,9 @@ class Config:
     dropout: Dropout = 0.1
     embed: Count = 256
     augment: Mapping[str, Any] | None = None
+    cached: bool = False
+    task: Literal["pairs", "captions", "answers"] = "pairs"
+    lm: ModelSpec = "tiny-lm"
 
     def __post_init__(self) -> None:
         if any(mark in self.role for mark in ",=+*[|"):
@@ -125,7 +149,7 @@ class Config:
             raise InputError(f"prompt {self.prompt!r} has no place for a concept; write {{}} there")
 
 
-class NEVLP(Method):
+class NEVLP(QueryMethod):
     """Noise-adaptive contrast, and matching and captions with concepts."""
 
     Config = Config
@@ -142,27 +166,11 @@ class NEVLP(Method):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        self.augment = augmentation(config.augment)
-        encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
+        encoder = frozen_encoder(make)
         words = writes(make.tokenizer)
-        if encoder.text is None or "image" not in encoder.sides:
-            raise InputError(
-                "concepts are found by a model of images and texts; start from one that has a tower for both"
-            )
-        qformer = QFormer(
-            QFormerConfig(
-                vocab_size=words.vocab_size + 1,  # with [DEC]
-                memory_width=encoder.image.width,
-                width=config.width,
-                depth=config.depth,
-                heads=config.heads,
-                queries=config.queries,
-                dropout=config.dropout,
-            )
-        )
         self.model = Bridge(
             encoder,
-            qformer,
+            qformer_of(config, encoder, words),
             words,
             embed_dim=config.embed,
             temperature=config.temperature,
@@ -181,7 +189,17 @@ class NEVLP(Method):
             freeze(self.model.lm)
 
     @classmethod
+    def of(cls, config: Any, make: Make) -> Method:
+        if config.task == "pairs":
+            return cls(config, make)
+        made = NEVLPStageTwo(config, make)
+        made.presets = cls.presets  # type: ignore[misc]  # set on the instance
+        return made
+
+    @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        if options.get("task", "pairs") != "pairs":
+            return NEVLPStageTwo.next_steps(options)
         found = ["evaluate {run} --data {data} --suite noisy_pairs --by noise"]
         if options.get("caption") != 0:
             found.insert(0, "generate {run} --images IMAGES")
@@ -235,7 +253,7 @@ class NEVLP(Method):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         words = self.make.tokenizer
         found: list[View] = [
-            ImageView(preprocess=self.model.preprocess, augment=self.augment),
+            self.image_view,
             TextView(tokenizer=words, role=self.config.role),
             LabelView(label=NOISE, real=True),
         ]
@@ -244,18 +262,9 @@ class NEVLP(Method):
         return found
 
     def prepare(self, run: Any) -> None:
-        """Find the concepts of all images once, and before each epoch the probabilities of noise."""
-        source = run.sources["train"]
-        if self.config.concepts and CONCEPTS not in getattr(source, "columns", ()):
-            encoder = self.model.encoder
-            found = run.map(
-                lambda batch: {
-                    CONCEPTS: self.model.concepts_of(encoder.embed_images(batch.image.flat))
-                },
-                [ImageView(preprocess=self.model.preprocess)],
-                source,
-            )
-            run.store("train", found)
+        """Find the concepts of all images, and their tokens if they are cached, once, and before each epoch
+        the probabilities of noise."""
+        source = self.prepare_images(run)
         pairs = self._paired(source)
         places = _places(pairs)
         noise = np.zeros(len(pairs))
@@ -271,12 +280,12 @@ class NEVLP(Method):
     def _noise(self, run: Any, pairs: Source, keys: Sequence[str]) -> np.ndarray:
         """The probability of each pair (P,), 0 where the losses have no two components."""
         views = [
-            ImageView(preprocess=self.model.preprocess),
+            self.image_view,
             TextView(tokenizer=self.make.tokenizer, role=self.config.role),
         ]
 
         def embed(batch: Batch) -> Features:
-            found = self.model.apart(self.model.look(batch.image.flat), *batch.text.flat)
+            found = self.model.apart(self.tokens(batch), *batch.text.flat)
             return dict(zip(("image", "text"), found, strict=True))
 
         def vectors_of(rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -311,7 +320,7 @@ class NEVLP(Method):
         """Return the vectors of images and texts, and of captions the sum of the losses of their words and
         their number."""
         model = self.model
-        tokens = model.look(batch.image.flat)
+        tokens = self.tokens(batch)
         ids, lengths = batch.text.flat
         image, text = model.apart(tokens, ids, lengths)
         found = {"image": image, "text": text}
@@ -422,7 +431,7 @@ NEVLP.presets = {
             warmup=2000,
             min_lr=0.1,
             epochs=10,
-            batch_size=1680,
+            batch_size=1680,  # second stage: 1520 to 1920, min_lr .5
             precision="bfloat16",
         ),
     ),

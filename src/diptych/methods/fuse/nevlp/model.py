@@ -1,10 +1,10 @@
-"""What NEVLP delivers: a Q-Former on a frozen dual encoder, which compares, matches and writes.
+"""What the first stage delivers: a Q-Former on a frozen dual encoder, which compares, matches and
+writes.
 
-Dimensions: N images, T tokens of an image, M queries, L text tokens, E embedding, D width, m concepts.
+Dimensions: N images, T tokens of an image, M queries, L text tokens, E embedding, D width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from diptych.data.images import Preprocess
-from diptych.data.templates import filled
-from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.data.tokenizers import Tokenizer
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
-from diptych.methods.fuse.nevlp.concepts import named
 from diptych.methods.fuse.nevlp.losses import pair_losses, prefixed
 from diptych.methods.fuse.nevlp.mixture import fixed_batches, noise_probabilities
+from diptych.methods.fuse.nevlp.queries import FindsConcepts, QueryCaptioner, Seen
 from diptych.metrics import similarities
-from diptych.models.captioner import Captioner, Prompt, Writes
+from diptych.models.captioner import Prompt, Writes
 from diptych.models.delivered import Validation
 from diptych.models.language import CausalLM
 from diptych.models.matching import Matches, runs
@@ -31,9 +30,8 @@ from diptych.models.multivector import MultiVectorModel
 from diptych.models.saved import Saved
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.towers.dual import DualEncoder
-from diptych.towers.encoded import Encoded
 from diptych.towers.nn.kv_cache import KVCache
-from diptych.towers.nn.parts import Temperature, freeze
+from diptych.towers.nn.parts import Temperature
 from diptych.towers.nn.qformer import QFormer, visibility
 from diptych.towers.nn.words import WordHead
 
@@ -116,27 +114,10 @@ class QFormerLM(CausalLM):
         return KVCache.empty(len(self._qformer[0].layers))
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Images that were seen: tokens (N, T, ·) as the Q-Former reads them, and the frozen encoder's unit
-    vectors (N, ·)."""
-
-    tokens: Tensor
-    vectors: Tensor
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, rows: Tensor) -> "Seen":
-        return Seen(self.tokens[rows], self.vectors[rows])
-
-
-class Bridge(Captioner):
-    """A frozen dual encoder, and a Q-Former between its image tokens and texts.
-
-    `m` concepts of the vocabulary `names`, the nearest to the image by `prompt`, stand before each
-    text that is matched or written; none where m is 0. `matches` and `writes` say what was trained.
-    """
+class Bridge(QueryCaptioner):
+    """A frozen dual encoder, and a Q-Former between its image tokens and texts, which compares, matches
+    and writes. Concepts stand before each text that is matched or written. `matches` and `writes` say
+    what was trained."""
 
     validation = Validation("retrieval", ("i2t_", "t2i_"))
     reads = ("images.main", "texts.*")  # type: ignore[assignment]
@@ -154,33 +135,19 @@ class Bridge(Captioner):
         matches: bool,
         writes: bool,
     ):
-        super().__init__()
+        super().__init__(encoder, qformer, words, m=m, prompt=prompt)
         D = qformer.config.width
-        self.encoder = encoder
-        freeze(encoder)
-        self.qformer = qformer
-        self.norm = nn.LayerNorm(encoder.image.width)
         self.image_projection = nn.Linear(D, embed_dim)
         self.text_projection = nn.Linear(D, embed_dim)
         self.logit_scale = Temperature(temperature, form="divisor", clamp=(0.001, 0.5))
         self.match_head = nn.Linear(D, 2)
         self.lm = QFormerLM(qformer, words.vocab_size)
-        self.m = m
         self.matches = matches
         self.writes = writes
-        self.names: tuple[str, ...] = ()
-        self._prompt = prompt
-        self._words = words
-        self._bank: Tensor | None = None
 
     @property
     def words(self) -> Tokenizer:
-        return self._words
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """The preprocessing of images."""
-        return self.image.preprocess
+        return self.tokenizer
 
     @property
     def vectors(self) -> int:
@@ -197,26 +164,7 @@ class Bridge(Captioner):
         """The id of the token [DEC], with which what is written begins; it follows the tokenizer's."""
         return self.words.vocab_size
 
-    def extra_state(self) -> dict[str, Any]:
-        return {"concepts": list(self.names)}
-
-    def load_extra_state(self, values: Mapping[str, Any]) -> None:
-        self.know(tuple(values.get("concepts", ())))
-
-    def know(self, names: tuple[str, ...]) -> None:
-        """Set the vocabulary of concepts."""
-        self.names = names
-        self._bank = None
-
     # ---- the passes of the Q-Former
-
-    def look(self, pixels: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> tokens (N, T, ·)."""
-        return self._read(self.encoder.encode_image(pixels))
-
-    def _read(self, image: Encoded) -> Tensor:
-        """The tokens of encoded images as the Q-Former reads them."""
-        return self.norm(image.tokens.to(self.norm.weight.dtype))
 
     def apart(self, tokens: Tensor, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Images' tokens and texts, which do not read each other -> unit vectors (N, M, E) and (N, E)."""
@@ -238,35 +186,6 @@ class Bridge(Captioner):
         found = self.qformer(ids, lengths, memory=tokens)
         return self.match_head(found.tokens[:, : found.prefix]).mean(1)
 
-    # ---- concepts, and what is written
-
-    def concepts_of(self, vectors: Tensor) -> Tensor:
-        """The numbers (N, m) of the concepts nearest to unit vectors (N, ·) of the frozen encoder, the
-        nearest first."""
-        if self._bank is None or self._bank.device != vectors.device:
-            with evaluating(self.encoder), torch.no_grad():
-                prompts = [filled(self._prompt, name) for name in self.names]
-                rows = self.words.encode(prompts)
-                parts = [
-                    pad_batch(rows[at : at + 256], self.words) for at in range(0, len(rows), 256)
-                ]
-                each = [
-                    self.encoder.embed_texts(*(part.to(vectors.device) for part in given))
-                    for given in parts
-                ]
-            self._bank = torch.cat(each)
-        return (vectors @ self._bank.to(vectors).T).topk(min(self.m, len(self.names))).indices
-
-    def said(self, vectors: Tensor) -> list[str]:
-        """The text that names the concepts of images with unit vectors (N, ·)."""
-        return [named(numbers, self.names) for numbers in self.concepts_of(vectors).tolist()]
-
-    def see(self, pixels: Tensor) -> Seen:
-        if pixels.ndim > 4:
-            raise InputError("this model writes about images; give one frame of each clip")
-        found = self.encoder.encode_image(pixels)
-        return Seen(self._read(found), normalize(self.encoder.image_vectors(found), dim=-1))
-
     def prompted(self, seen: Seen, prompts: Sequence[str] | None) -> Prompt:
         if not self.writes:
             raise InputError("this model was trained with caption=0 and does not write")
@@ -286,7 +205,7 @@ class Bridge(Captioner):
         return BridgeModel(self, tokenizer, name=name)
 
 
-class BridgeModel(Matches, Writes, MultiVectorModel, Saved):
+class BridgeModel(FindsConcepts, Matches, Writes, MultiVectorModel, Saved):
     """A model that compares images and texts, tells whether they match, and writes."""
 
     captioner: Bridge
@@ -301,24 +220,6 @@ class BridgeModel(Matches, Writes, MultiVectorModel, Saved):
     @property
     def _whole(self) -> nn.Module:
         return self.captioner
-
-    def concepts(
-        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False
-    ) -> list[list[str]]:
-        """The m concepts that the frozen encoder finds in each image, the nearest first.
-
-        `images` and errors are those of `Model.embed_images`; InputError also if the model was trained
-        without concepts.
-        """
-        if not self.captioner.names:
-            raise InputError(f"{self.name} was trained without concepts")
-        seen, _ = self._seen(images, batch_size, exact)
-        found: list[list[str]] = []
-        with evaluating(self.captioner), torch.inference_mode():
-            for known in seen:
-                numbers = self.captioner.concepts_of(known.vectors).tolist()
-                found += [[self.captioner.names[at] for at in row] for row in numbers]
-        return found
 
     def match_logits(
         self,
