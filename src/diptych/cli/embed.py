@@ -159,8 +159,9 @@ def _merge(args: Namespace) -> None:
 
 def _report(out: str, manifest: "Manifest") -> None:
     say(f"{_counted(manifest)} embedded{_damaged(manifest)}")
+    served = f"search it in the browser with: diptych serve {shlex.quote(out)}, or "
     print(
-        f"{out} holds the embeddings; search it in the browser with: diptych serve {shlex.quote(out)}, or "
+        f"{out} holds the embeddings; {served if manifest.vectors == 1 else ''}"
         f"search it with: diptych search {shlex.quote(out)} 'some words'"
     )
 

@@ -119,7 +119,7 @@ def test_all_vectors_are_embedded_and_searched_by_words(
 ):
     emb = str(tmp_path / "emb")
     assert main(["embed", f"hf:{folder}", "scenes:count=4", "--out", emb]) == 0
-    capsys.readouterr()
+    assert "diptych serve" not in capsys.readouterr().out
     assert main(["search", emb, "a cat", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     scenes = open_source("scenes:count=4")
