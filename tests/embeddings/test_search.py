@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.embeddings.helpers import toy_model
 
+import diptych
 from diptych.data.images import FileImage, Preprocess
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.sources import open_source
@@ -680,7 +681,7 @@ def test_the_best_of_several_vectors_of_an_image_counts_and_match_reorders(tmp_p
     assert [hit.position for hit in found] == [0, 1, 4, 2]
     assert [hit.score for hit in found[:3]] == pytest.approx([1, 1, 1])
     assert [hit.position for hit in query(model, opened, text="blue", k=3)] == [0, 2, 4]
-    ordered = query(model, opened, text="red", k=3, rerank=4)
+    ordered = diptych.search(folder, "red", k=3, rerank=4, model=model)
     assert [hit.position for hit in ordered] == [1, 0, 4]
     with pytest.raises(InputError, match=r"keeps 2 vectors .* `diptych search` alone"):
         Index.open(folder)

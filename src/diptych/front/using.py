@@ -119,6 +119,7 @@ def search(
     minus: str | None = None,
     where: str | None = None,
     k: int = 10,
+    rerank: int = 0,
     model: ModelLike | None = None,
     weights: str | Path | None = None,
     exact: bool = False,
@@ -126,7 +127,8 @@ def search(
     device: str = "auto",
 ) -> Hits:
     """The `k` images of a folder of embeddings that are nearest to a text, an image, or both, and
-    pass the filter `where`.
+    pass the filter `where`. With `rerank=n` the nearest n are ordered anew by the model's `match` with
+    the text first.
 
     The model that made the folder is loaded again; `model` is one that is loaded already, or where
     it lies now. `exact` compares every embedding although there is an index. The query is that of
@@ -141,7 +143,9 @@ def search(
         model = load(
             spec, file, precision, device=device, share=manifest.share, space=manifest.space
         )
-    return query(model, opened, text=text, image=image, minus=minus, where=where, k=k)
+    return query(
+        model, opened, text=text, image=image, minus=minus, where=where, k=k, rerank=rerank
+    )
 
 
 def classify(
