@@ -195,6 +195,11 @@ def load_columns(path: Path) -> dict[str, dict[str, Column]]:
         for full, value in found.items():
             stream, name = full.split("/", 1)
             columns.setdefault(stream, {})[name] = value
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise InputError(
+            f"{path} is damaged (it lacks {missing}); begin a new run with another --out"
+        ) from None
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{path} is damaged ({brief(error)}); begin a new run with another --out"
