@@ -196,7 +196,7 @@ def load_columns(path: Path) -> dict[str, dict[str, Column]]:
             stream, name = full.split("/", 1)
             columns.setdefault(stream, {})[name] = value
     except FileNotFoundError as error:
-        missing = Path(error.filename).name
+        missing = Path(error.filename or path).name
         raise InputError(
             f"{path} is damaged (it lacks {missing}); begin a new run with another --out"
         ) from None
