@@ -1,4 +1,4 @@
-"""The pre-norm transformer of our towers: feed-forward layers, blocks and their stack.
+"""The transformer of our towers: feed-forward layers, blocks and their stack.
 
 Every projection is a plain `nn.Linear` named q, k, v, out, fc1 or fc2, so that LoRA, quantisation and
 export work.
@@ -246,10 +246,12 @@ def _scale(width: int, init: float | None) -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """A stack of pre-norm blocks without a final norm, or with `post_norm` of blocks as BERT's, which
-    end with one. Of the layers from `cross` on, every
-    `cross_every`-th has cross-attention; with `cross_alone` these are layers of cross-attention
-    alone (`CrossBlock`), and with `lean` the blocks before them have no feed-forward layer.
+    """A stack of pre-norm blocks without a final norm; with `post_norm` of blocks as in BERT, which end
+    with a norm each.
+
+    Of the layers from `cross` on, every `cross_every`-th has cross-attention; with `cross_alone`
+    these are layers of cross-attention alone (`CrossBlock`), and with `lean` the blocks before them
+    have no feed-forward layer.
 
     Initialised as CLIP's text tower (Radford et al., 2021): standard deviations D^-1/2 for q, k, v,
     (2 D)^-1/2 for fc1 and (2 D depth)^-1/2 for the layers that write to the residual stream; biases

@@ -59,7 +59,11 @@ class QueryMethod(Method):
         they are used; return the source with these columns."""
         source = run.sources["train"]
         model = self.model
-        wanted = (CONCEPTS,) * bool(model.names) + (TOKENS,) * self.config.cached
+        wanted = []
+        if model.names:
+            wanted.append(CONCEPTS)
+        if self.config.cached:
+            wanted.append(TOKENS)
         if all(name in getattr(source, "columns", ()) for name in wanted):
             return source
 
