@@ -8,7 +8,7 @@ import diptych
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
 from diptych.evaluation.embed import Steps
-from diptych.evaluation.suites.zeroshot import class_vectors
+from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.methods.adapt.cones.bank import TextSide
 from diptych.methods.adapt.proapo.units import units_of
 from diptych.models.class_names import check_names, prompt_ids, split_prompt

@@ -26,9 +26,9 @@ from diptych.evaluation.embed import (
     place_of,
     read_images,
 )
+from diptych.evaluation.suites._labels import named_label
 from diptych.evaluation.suites.retrieval import role_of
 from diptych.evaluation.suites.text_labels import cosines, label_field, label_names, matched
-from diptych.evaluation.suites.zeroshot import named_label
 from diptych.methods.abilities import matches_labels, require
 from diptych.models.adapted import TrainedClassesModel
 from diptych.models.class_names import check_names, mean_directions

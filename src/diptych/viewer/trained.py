@@ -18,8 +18,8 @@ from diptych.data.sources import open_source
 from diptych.data.sources.python import PREFIX
 from diptych.errors import InputError
 from diptych.evaluation.embed import Steps, Texts, embed_images, embed_texts
+from diptych.evaluation.suites._labels import named_label
 from diptych.evaluation.suites.retrieval import role_of, texts_of
-from diptych.evaluation.suites.zeroshot import named_label
 from diptych.front.training import Run
 from diptych.inference.classify import name_source
 from diptych.lab import report as html

@@ -13,7 +13,7 @@ from diptych.data.sample import Field, Sample, Source
 from diptych.data.sources import open_source
 from diptych.data.sources.subset import narrowed, novel_half, of_classes, shots
 from diptych.errors import InputError
-from diptych.evaluation.suites.zeroshot import novel_classes
+from diptych.evaluation.suites._labels import novel_classes
 
 
 class Labelled:

@@ -15,7 +15,8 @@ from diptych.data.sample import Field
 from diptych.data.sources import Concat
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.suites.zeroshot import base_and_novel, group_accuracy, worst, zeroshot
+from diptych.evaluation.suites._labels import base_and_novel, group_accuracy, worst
+from diptych.evaluation.suites.zeroshot import zeroshot
 
 NAMES = [f"c{n}" for n in range(5)]
 

@@ -13,7 +13,7 @@ from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.embed import Steps
-from diptych.evaluation.suites.zeroshot import prompt_vectors
+from diptych.evaluation.suites._class_scores import prompt_vectors
 from diptych.methods.adapt.cones import Config
 from diptych.methods.store import read_prompts
 

@@ -28,7 +28,7 @@ from diptych.data.sample import Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, embed_images, images_with_edits, label_of
 from diptych.evaluation.protocol import describe, protocol_of
-from diptych.evaluation.suites.zeroshot import class_vectors
+from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.metrics import ranks
 from diptych.rng import generator
 

@@ -18,7 +18,7 @@ from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, embed_images, label_of
 from diptych.evaluation.protocol import describe, protocol_of
-from diptych.evaluation.suites.zeroshot import named_label
+from diptych.evaluation.suites._labels import named_label
 from diptych.metrics import ranks
 
 card = {

@@ -27,8 +27,8 @@ from diptych.data.sample import EncodedImage, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, as_vectors, main_image, read_images
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._labels import group_field
 from diptych.evaluation.suites.retrieval import role_of, summary
-from diptych.evaluation.suites.zeroshot import group_field
 from diptych.metrics import ranks
 
 card = {

@@ -48,8 +48,8 @@ from diptych.evaluation.embed import (
 )
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._groups import Siblings
+from diptych.evaluation.suites._labels import group_field
 from diptych.evaluation.suites.retrieval import role_of, texts_of
-from diptych.evaluation.suites.zeroshot import group_field
 from diptych.methods.abilities import require
 from diptych.metrics import TIE
 

@@ -28,9 +28,9 @@ from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, clip_or_image, clips_of, read_images
 from diptych.evaluation.protocol import data_of, describe, protocol_of
 from diptych.evaluation.suites._features import opened
+from diptych.evaluation.suites._labels import named_label
 from diptych.evaluation.suites._shots import check_shots, drawn, number_of
 from diptych.evaluation.suites.captions import correct
-from diptych.evaluation.suites.zeroshot import named_label
 from diptych.metrics import TIE
 from diptych.rng import generator
 

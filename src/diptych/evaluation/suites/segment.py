@@ -29,9 +29,9 @@ from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.evaluation.suites._patches import laid_under
 from diptych.evaluation.suites.dense import mask_of, renumbered
-from diptych.evaluation.suites.zeroshot import class_vectors
 from diptych.models.dense import pixel_classes
 
 card = {

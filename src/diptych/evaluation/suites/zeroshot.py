@@ -42,47 +42,45 @@ Sources: Radford et al. 2021 (CLIP), section 3.1; Zhou et al. 2022 (CoCoOp) and 
 (MaPLe), base and novel classes; Sagawa et al. 2020, the worst group.
 """
 
-import logging
-import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from diptych.data.sample import BadSample, Field, Sample, Source
-from diptych.data.sources.subset import novel_half
-from diptych.data.templates import BANKS, filled
+from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.templates import BANKS
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import (
-    Embedded,
-    Progress,
-    Steps,
-    as_vectors,
-    clip_or_image,
-    clips_of,
-    embed_images,
-    embed_texts,
-    read_images,
-)
+from diptych.evaluation.embed import Progress, Steps, as_vectors, clips_of, embed_images
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._class_scores import (
+    directions,
+    is_learnt,
+    judged_images,
+    likelihoods,
+    prompt_rows,
+)
+from diptych.evaluation.suites._labels import (
+    Novel,
+    base_and_novel,
+    group_accuracy,
+    group_field,
+    group_of,
+    named_label,
+    novel_classes,
+    worst,
+)
 from diptych.evaluation.suites._prompts import (
     Combine,
     check_combined,
     drawn_accuracy,
-    nearest_of_class,
     prompts_of,
     warn_of_cuts,
 )
 from diptych.evaluation.suites._sources import mean_of_sources, parts_of
 from diptych.methods.abilities import require
-from diptych.metrics import Array, harmonic_mean, per_class, ranks, similarities
 from diptych.metrics import auroc as area
-from diptych.models.class_names import mean_directions, standardised
+from diptych.metrics import per_class, ranks, similarities
 
 card = {
     "title": "Zero-shot classification by class names",
@@ -92,14 +90,9 @@ card = {
 }
 
 TEMPLATES = BANKS["images"]
-log = logging.getLogger(__name__)
 
 By = Literal["embed", "log_prob"]
 """Whether a class is compared with an image by vectors, or by the probability of its prompts."""
-
-Novel = Literal["half"] | Sequence[str]
-"""Names of the novel classes, or "half": the later half of the classes in the order of their
-numbers."""
 
 
 def ready(
@@ -142,7 +135,7 @@ def ready(
         raise InputError(
             f"{label} of {source.name} has {len(classes)} classes; auroc is of two, leave it out"
         )
-    if classnorm and _learnt(model):
+    if classnorm and is_learnt(model):
         raise InputError(
             f"{model.name} computes logits of its own, without class embeddings; leave classnorm out"
         )
@@ -150,13 +143,13 @@ def ready(
         raise unknown("way to score classes", by, ("embed", "log_prob"))
     if by == "log_prob":
         require(model, "log_prob", "zeroshot by log_prob")
-        if draws or classnorm or _learnt(model):
+        if draws or classnorm or is_learnt(model):
             raise InputError(
                 "log_prob has no class embeddings; leave draws and classnorm out, and measure a classifier by embed"
             )
-    check_combined(combine, draws, classnorm, _learnt(model))
+    check_combined(combine, draws, classnorm, is_learnt(model))
     own_templates = tuple(templates) != TEMPLATES
-    if _learnt(model) and (own_templates or prompts is not None):
+    if is_learnt(model) and (own_templates or prompts is not None):
         raise InputError(
             f"{model.name} was trained with prompts of its own; leave templates and prompts out"
         )
@@ -234,7 +227,7 @@ def zeroshot(
             raise BadSample("no-label", f"{sample.key} has no {label}")
         return value, group_of(sample, group)
 
-    learnt = _learnt(model)
+    learnt = is_learnt(model)
     again = novel is not None and learnt and not model.classifier.independent
     embedded = 0 if learnt or by == "log_prob" else sum(map(len, sets))
     steps = Steps(progress, len(source) * (3 if again else 1) + embedded)
@@ -252,7 +245,7 @@ def zeroshot(
         if draws:
             truth = np.array(images.facts)[:, 0]
             drawn = drawn_accuracy(images.vectors, vectors, [*map(len, sets)], truth, draws)
-        images, classes = _directions(model, images, vectors, sets, classnorm, combine)
+        images, classes = directions(model, images, vectors, sets, classnorm, combine)
     labels, groups = np.array(images.facts).T
     rank = ranks(images.vectors, classes, labels)
     results = _accuracy(rank, labels, len(names)) | drawn
@@ -306,24 +299,6 @@ def _rule(learnt: bool, by: By) -> str:
     return "mean of unit prompt vectors, unit" if by == "embed" else "mean likelihood of prompts"
 
 
-def _directions(
-    model: Any,
-    images: Embedded,
-    vectors: Tensor,
-    sets: Sequence[Sequence[str]],
-    classnorm: bool,
-    combine: Combine,
-) -> tuple[Embedded, Tensor]:
-    """Return vectors of images and of classes whose products are the scores, given those of all
-    prompts (P, E)."""
-    sizes = [*map(len, sets)]
-    if combine == "max":
-        nearest = nearest_of_class(similarities(images.vectors, vectors), sizes)
-        return replace(images, vectors=nearest), torch.eye(len(sets))
-    classes = mean_directions(vectors, sizes, getattr(model, "shares", (1.0,)))
-    return images, standardised(classes) if classnorm else classes
-
-
 def _accuracy(rank: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
     """Return the accuracies, given the rank (N,) of each image's class, and what chance gives."""
     by_class = per_class(rank <= 1, labels, classes)
@@ -338,216 +313,3 @@ def _accuracy(rank: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, A
         "chance_top5": min(5, classes) / classes,
         "chance_mean_per_class": 1 / classes,
     }
-
-
-def class_vectors(
-    model: Any, names: Sequence[str], templates: Sequence[str], *, batch_size: int, steps: Steps
-) -> Tensor:
-    """Return the direction of each class (C, E): that of its name in the templates."""
-    sets = [[filled(template, name) for template in templates] for name in names]
-    return prompt_vectors(model, sets, batch_size=batch_size, steps=steps)
-
-
-def prompt_vectors(
-    model: Any, sets: Sequence[Sequence[str]], *, batch_size: int, steps: Steps
-) -> Tensor:
-    """Return the direction of each class (C, E), given its prompts: the normalised mean of their
-    unit vectors."""
-    vectors = prompt_rows(model, sets, batch_size=batch_size, steps=steps)
-    return mean_directions(vectors, [*map(len, sets)], getattr(model, "shares", (1.0,)))
-
-
-def prompt_rows(
-    model: Any, sets: Sequence[Sequence[str]], *, batch_size: int, steps: Steps
-) -> Tensor:
-    """Return the vectors of all prompts (P, E), class by class."""
-    texts = [prompt for own in sets for prompt in own]
-    return embed_texts(model, texts, batch_size=batch_size, steps=steps)
-
-
-def judged_images(
-    model: Any,
-    source: Source,
-    facts: Callable[[Sample], Any],
-    names: Sequence[str],
-    *,
-    exact: bool,
-    batch_size: int,
-    steps: Steps,
-) -> tuple[Embedded, Tensor]:
-    """Return the logits (N, C) of a model with learned prompts, as vectors, and the axes (C, C),
-    which are its classes.
-
-    The model's classes are restored afterwards, since it may be in training.
-    """
-    before = model.classes
-    model.set_classes(names)
-    bad: Counter[str] = Counter()
-    logits = []
-    kept = []
-    try:
-        for pixels, reported in read_images(
-            model,
-            source,
-            facts,
-            bad,
-            images=clip_or_image,
-            exact=exact,
-            batch_size=batch_size,
-            steps=steps,
-        ):
-            logits.append(model.class_logits(pixels, batch_size=batch_size))
-            kept += reported
-    finally:
-        if before:
-            model.set_classes(before)
-    return Embedded(torch.cat(logits), kept, bad), torch.eye(len(names))
-
-
-def likelihoods(
-    model: Any,
-    source: Source,
-    facts: Callable[[Sample], Any],
-    sets: Sequence[Sequence[str]],
-    combine: Combine,
-    *,
-    exact: bool,
-    batch_size: int,
-    steps: Steps,
-) -> tuple[Embedded, Tensor]:
-    """Return the log-likelihoods (N, C) of the classes' prompts, as vectors, and the axes (C, C), which
-    are the classes."""
-    prompts = [prompt for own in sets for prompt in own]
-    sizes = [*map(len, sets)]
-    bad: Counter[str] = Counter()
-    scores = []
-    kept = []
-    how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
-    for pixels, reported in read_images(model, source, facts, bad, images=clip_or_image, **how):
-        for image in pixels:
-            repeated = image.expand(len(prompts), *image.shape)
-            scores.append(as_vectors(model.log_prob(repeated, prompts, batch_size=batch_size)))
-        kept += reported
-    found = torch.stack(scores)
-    if combine == "max":
-        classes = nearest_of_class(found, sizes)
-    else:
-        parts = found.split(sizes, dim=1)
-        means = [part.logsumexp(1) - math.log(part.shape[1]) for part in parts]
-        classes = torch.stack(means, 1)
-    return Embedded(classes, kept, bad), torch.eye(len(sizes))
-
-
-def _learnt(model: Any) -> bool:
-    """Whether a model has a classifier (`models.model.ClassifierModel`)."""
-    return hasattr(model, "classifier")
-
-
-def base_and_novel(
-    images: Array, classes: Array, labels: np.ndarray, novel: np.ndarray
-) -> dict[str, float]:
-    """Return the accuracy among the base classes alone, among the novel ones alone, and the
-    harmonic mean of the two.
-
-    images (N, E), classes (C, E), labels (N,), novel (C,) bool. Raises InputError if a half has no
-    images.
-
-    >>> classes, novel = np.eye(4), np.array([False, False, True, True])
-    >>> base_and_novel(classes[[0, 1, 3]], classes, np.array([0, 1, 2]), novel)["harmonic"]
-    0.0
-    """
-    found: dict[str, float] = {}
-    for name, half in (("base", np.flatnonzero(~novel)), ("novel", np.flatnonzero(novel))):
-        mine = np.flatnonzero(np.isin(labels, half))
-        if not len(mine):
-            raise InputError(f"no image is of a {name} class; choose other novel classes")
-        inside = np.searchsorted(half, labels[mine])
-        found[f"{name}_top1"] = float((ranks(images[mine], classes[half], inside) <= 1).mean())
-        found[f"chance_{name}_top1"] = 1 / len(half)
-    found["harmonic"] = harmonic_mean(found["base_top1"], found["novel_top1"])
-    found["chance_harmonic"] = harmonic_mean(found["chance_base_top1"], found["chance_novel_top1"])
-    return found
-
-
-def group_accuracy(
-    hits: np.ndarray, groups: np.ndarray, names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Return `top1` and `n` of each group that has samples: hits (N,), groups (N,) with -1 for
-    samples without a group.
-
-    >>> group_accuracy(np.array([1, 0, 1]), np.array([0, 0, 1]), ("noto", "twemoji"))["noto"]
-    {'top1': 0.5, 'n': 2}
-    """
-    found = {}
-    for value in np.unique(groups[groups >= 0]).tolist():
-        mine = np.asarray(hits)[groups == value]
-        found[names[value] if names else str(value)] = {
-            "top1": float(mine.mean()),
-            "n": int(mine.size),
-        }
-    return found
-
-
-def worst(by_group: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Return the group with the lowest accuracy, by name and number, and the mean over groups.
-    Raises InputError if no sample has a group."""
-    if not by_group:
-        raise InputError("no image has the label that says its group; choose another with group=")
-    name = min(by_group, key=lambda each: by_group[each]["top1"])
-    return {
-        "worst_group": name,
-        "worst_group_top1": by_group[name]["top1"],
-        "macro_group_top1": float(np.mean([each["top1"] for each in by_group.values()])),
-    }
-
-
-def named_label(suite: str, source: Source, label: str | None) -> str:
-    """Return the label to predict, which must have class names."""
-    named = {
-        name.removeprefix("labels."): field
-        for name, field in source.schema().items()
-        if name.startswith("labels.") and field.classes
-    }
-    if label is None:
-        if not named:
-            raise InputError(
-                f"{suite} needs a label with class names, which source {source.name!r} does not give"
-            )
-        return "class" if "class" in named else next(iter(named))
-    if label not in named:
-        raise unknown(f"label with class names of source {source.name!r}", label, named)
-    return label
-
-
-def group_field(source: Source, group: str) -> Field:
-    """Return the field of the label that groups the samples."""
-    labels = {
-        name.removeprefix("labels."): field
-        for name, field in source.schema().items()
-        if name.startswith("labels.") and field.kind == "int"
-    }
-    if group not in labels:
-        raise unknown(f"label of source {source.name!r} for groups", group, labels)
-    return labels[group]
-
-
-def group_of(sample: Sample, group: str | None) -> int:
-    """Return the group of a sample, -1 if it has none."""
-    return -1 if group is None else int(sample.labels.get(group, -1))
-
-
-def novel_classes(names: Sequence[str], novel: Novel) -> np.ndarray:
-    """Return which classes are novel (C,) bool. "half": all but the first ceil(C / 2)."""
-    if novel == "half":
-        chosen = novel_half(len(names))
-    else:
-        asked = [novel] if isinstance(novel, str) else list(novel)
-        for name in asked:
-            if name not in names:
-                raise unknown("novel class", name, names)
-        chosen = np.isin(names, asked)
-    if chosen.all() or not chosen.any():
-        raise InputError(
-            f"{int(chosen.sum())} of {len(names)} classes are novel; some must be, and some not"
-        )
-    return chosen
