@@ -7,7 +7,7 @@ from tests.data.worlds.test_scenes_texts import WORLDS, of, reported
 
 from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.parse import mistakes, parse
-from diptych.data.worlds.scenes.registers import REGISTERS
+from diptych.data.worlds.scenes.words import REGISTERS
 
 
 @pytest.mark.parametrize("name", WORLDS)

@@ -4,8 +4,13 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from diptych.data.drawings import DESIGNS, HELD_OUT
-from diptych.data.worlds.scenes.registers import REGISTERS
-from diptych.data.worlds.scenes.words import COLOURS, NUMBERS, RESERVED_STYLES, STYLES
+from diptych.data.worlds.scenes.words import (
+    COLOURS,
+    NUMBERS,
+    REGISTERS,
+    RESERVED_STYLES,
+    STYLES,
+)
 from diptych.errors import InputError, unknown
 from diptych.spec import several
 

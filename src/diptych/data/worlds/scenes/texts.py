@@ -18,7 +18,8 @@ from diptych.data.worlds.scenes.claims import (
 from diptych.data.worlds.scenes.comparisons import TRUTHS, compared
 from diptych.data.worlds.scenes.comparisons import sentence as comparing
 from diptych.data.worlds.scenes.facts import Scene
-from diptych.data.worlds.scenes.registers import REGISTERS, in_register
+from diptych.data.worlds.scenes.registers import in_register
+from diptych.data.worlds.scenes.words import REGISTERS
 
 EACH = 4  # questions, statements and hypotheses of a scene
 
