@@ -77,6 +77,26 @@ def test_texts_alone_become_captions_of_images(places, diptych, tmp_path):
     assert {"captions", "gap"} <= set(result.get("results", result))
 
 
+def test_texts_in_a_register_become_captions_in_it(diptych, tmp_path):
+    scenes = "scenes:number=1:seed=9:size=32:drop=0:count"
+    data = f"{scenes}=64:texts=uplifting"
+    options = ("--method.source", "uplifting", "--method.max_tokens", "6", *LM)
+    called = diptych(
+        *("train", "close", "--init", "tiny", "--data", data, *options),
+        *("--steps", 60, "--batch-size", 16, "--lr", 2e-2, "--quiet", "--out", tmp_path / "run"),
+    )
+    assert called.code == 0, called.err
+    words = ("evaluate", tmp_path / "run", "--suite", "captions", "--register", data)
+    called = diptych(*words, "--data", f"{scenes}=12:split=val:texts=caption", "--json")
+    assert called.code == 0, called.err
+    found = json.loads(called.out)
+    found = found.get("results", found)["captions"]
+    assert found["chance_register"] == 0
+    assert found["register"] > 0.2
+    assert found["register_texts"] > 0.1
+    assert found["field"] == "caption"
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

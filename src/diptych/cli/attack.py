@@ -17,6 +17,7 @@ USAGE = "RUN --data SOURCE [--victim MODEL,…] [options]"
 EXAMPLES = (
     "diptych attack runs/change --data photos/",
     "diptych attack runs/change --data photos/ --victim runs/mine,runs/hardened --json",
+    "diptych attack runs/change --data photos/ --victim runs/fused --rerank 32",
     "diptych attack runs/change --data vqa.json --victim runs/answers --task answers",
     "diptych attack runs/change --data photos/ --out changed/",
 )
@@ -40,6 +41,14 @@ def add(parser: Parser) -> None:
     )
     parser.option("What", "--role", help="role of the texts (default: caption)")
     parser.option(
+        "What",
+        "--rerank",
+        type=int,
+        least=1,
+        metavar="N",
+        help="reorder the first N of each query by the victim's match as well",
+    )
+    parser.option(
         "What", "--out", metavar="DIR", help="write the changed data as shards, and measure nothing"
     )
     parser.option(
@@ -57,7 +66,7 @@ def run(args: Namespace) -> None:
         )
     if "data" not in args:
         raise InputError("diptych attack has no data; name a source with --data")
-    if "out" in args and (loose := [name for name in ("victim", "task") if name in args]):
+    if "out" in args and (loose := [name for name in ("victim", "task", "rerank") if name in args]):
         raise InputError(
             f"--{loose[0]} is of measuring, and --out writes the changed data; leave one out"
         )
@@ -73,7 +82,9 @@ def run(args: Namespace) -> None:
     from diptych.evaluation import check, evaluate
 
     settings: dict[str, Any] = {
-        name: args[name] for name in ("task", "role", "batch_size", "exact") if name in args
+        name: args[name]
+        for name in ("task", "role", "rerank", "batch_size", "exact")
+        if name in args
     }
     names = [name for name in args.get("victim", "").split(",") if name] or [args.model]
     victims = {name: model if name == args.model else load_model(name, args) for name in names}

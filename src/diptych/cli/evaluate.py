@@ -157,6 +157,12 @@ def add(parser: Parser) -> None:
         metavar="FILE",
         help="visualness: rated words, to compare with the attention to them",
     )
+    parser.option(
+        some,
+        "--register",
+        metavar="SOURCE",
+        help="captions: texts in a register, whose words are counted in those that are written",
+    )
     parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
     parser.option(some, "--common", metavar="LABEL,…", help="separation: factors of all images")
     parser.option(some, "--salient", metavar="LABEL,…", help="separation: factors of target images")
@@ -376,7 +382,7 @@ _PLAIN = (
         "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
-    *("task", "reference", "lexicon", "drawer", "background", "route"),
+    *("task", "reference", "lexicon", "drawer", "background", "route", "register"),
 )
 
 

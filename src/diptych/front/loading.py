@@ -48,8 +48,8 @@ def load(
     space: str | None = None,
 ) -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
-    `diffusers:FOLDER`, the published weights of a method (`albef:FILE`), or one that ships with the
-    package: `tiny`, `tiny-lm`.
+    `diffusers:FOLDER`, published weights as a method reads them (`albef:FILE`, `sprc:FOLDER`), or one
+    that ships with the package: `tiny`, `tiny-lm`.
 
     Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
     for a language model a `LanguageModel`, which generates, for a predictor of noise a

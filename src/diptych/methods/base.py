@@ -7,6 +7,7 @@ the two. So `encode` has no term that mixes samples, `loss` changes no state and
 ranks, and state changes in `after_step`.
 """
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,8 +260,21 @@ class Method(nn.Module):
     @classmethod
     def published(cls, path: Path) -> "tuple[Delivered, Tokenizer, Mapping[str, Any]]":
         """Return the module, with its tokenizer and options, of weights that were published for the
-        method; `METHOD:PATH` is then the name of a model. Raises InputError where there are none."""
-        raise InputError(f"{cls.__name__} reads no published weights; name a RUN folder")
+        method; `METHOD:PATH` is then the name of a model.
+
+        By default `released.read(path)` of the method's package, where it has that module. Raises
+        InputError where there are none.
+        """
+        name = f"{cls.__module__}.released"
+        try:
+            released = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise InputError(
+                f"{cls.__name__} reads no published weights; name a RUN folder"
+            ) from None
+        return released.read(path)
 
     @classmethod
     def adapter(cls, config: Any) -> "LowRank | None":

@@ -236,7 +236,7 @@ def _described_anew(model: Any) -> Any:
 def _published(method: str, place: str) -> Any:
     """The model of weights that were published for a method."""
     module, tokenizer, config = method_class(method).published(Path(place).expanduser())
-    preprocess: Any = module.preprocess
+    preprocess: Any = preprocess_of(module)
     model = module.to_model(tokenizer, preprocess, f"{method}:{place}")
     model.description = describe(method, config, module, tokenizer, preprocess)
     return model

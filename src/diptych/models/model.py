@@ -69,8 +69,8 @@ class TextModel(Saved):
             delivered.extra_state() if delivered is not None else {}
         )  # before set_classes changes it
         self.precision = "float32"  # of computation; changed by `models.precision.set_precision`
-        if tokenizer is not None:
-            _check_tokenizer(encoder, tokenizer, name)
+        if tokenizer is not None and (delivered is None or encoder.text is not None):
+            _check_tokenizer(encoder, tokenizer, name)  # else another part reads texts
 
     def __getattr__(self, name: str) -> Any:
         if name == "preprocess" or (hasattr(Model, name) and not name.startswith("_")):
@@ -90,8 +90,9 @@ class TextModel(Saved):
 
     @property
     def reads_texts(self) -> bool:
-        """Whether `embed_texts` can be called: the model came with what reads texts, a tokenizer."""
-        return self.tokenizer is not None
+        """Whether `embed_texts` can be called: the model has what reads texts, a tokenizer and a
+        tower."""
+        return self.tokenizer is not None and self.encoder.text is not None
 
     def embed_texts(
         self, texts: str | Sequence[str], *, batch_size: int = 256, progress: Progress | None = None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.helpers import Fake, Rows, row
+from tests.evaluation.helpers import Fake, Rows, row, vectors
 from tests.factories import make_method
 
 from diptych.data.images import Preprocess
@@ -60,6 +60,47 @@ def test_images_and_texts_are_changed_together_and_alone():
     assert found["largest_change"] == 5
 
 
+def by_match(victim, shown, said):
+    """Ranks of each direction by `match` alone, for the numbers that images show and texts name."""
+    images = victim.matcher[shown]
+    texts = victim.matcher[said]
+    found = {"i2t": [], "t2i": []}
+    for at in range(6):
+        of_image = (images[at] * texts).sum(1)
+        of_text = (images * texts[at]).sum(1)
+        for name, scores in (("i2t", of_image), ("t2i", of_text)):
+            wrong = [float(scores[other]) for other in range(6) if other != at]
+            found[name].append(1 + sum(score >= float(scores[at]) for score in wrong))
+    return {name: np.array(rank) for name, rank in found.items()}
+
+
+def test_reranking_is_by_the_victims_match_of_what_is_changed():
+    change = Shift(images=[0, 1], texts=[1, 2])
+    victim = Fake(vectors(0, 6))
+    victim.matcher = torch.nn.functional.normalize(torch.from_numpy(vectors(1, 6)), dim=1)
+    plain, images, texts = list(range(6)), [5, 5, 2, 3, 4, 5], [0, 5, 5, 3, 4, 5]
+    settings = {"victim": victim, "ks": (1, 2)}
+    found = evaluate(change, SOURCE, ["attack"], rerank=6, **settings)["attack"]
+    before = by_match(victim, plain, plain)
+    for name, shown, said in (
+        ("images", images, plain),
+        ("texts", plain, texts),
+        ("both", images, texts),
+    ):
+        after = by_match(victim, shown, said)
+        for direction, rank in after.items():
+            for k in (1, 2):
+                wanted = success(before[direction] <= k, rank <= k)
+                assert found["by_changed"][name][f"reranked_{direction}_asr{k}"] == wanted
+    assert found["reranked_t2i_r1_after"] == (rank <= 1).mean() < found["reranked_t2i_r1"] == 1
+    assert found["reranked_i2t_asr1"] == found["by_changed"]["both"]["reranked_i2t_asr1"]
+    one = evaluate(change, SOURCE, ["attack"], rerank=1, **settings)["attack"]
+    none = evaluate(change, SOURCE, ["attack"], **settings)["attack"]
+    assert one["reranked_i2t_asr1"] == none["i2t_asr1"], "one candidate has one order"
+    assert "reranked_i2t_asr1" not in none
+    assert one["protocol"] != none["protocol"]
+
+
 def test_another_victim_is_judged_by_its_own_errors():
     change = Shift(images=[0, 1])
     blind = Fake(np.concatenate([EYE[:2], EYE[2:]]) @ np.diag([1, 1, 1, 1, 1, 1]))
@@ -103,6 +144,8 @@ def test_what_cannot_be_attacked_is_said_in_one_line():
         ({"task": "painting"}, "unknown task of an attack 'painting'"),
         ({"task": "answers"}, "rows has no texts of role question and answer"),
         ({"role": "long"}, "unknown role of the texts"),
+        ({"rerank": 4, "task": "captions"}, "retrieval alone reorders"),
+        ({"rerank": -1}, "rerank is -1"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(change, SOURCE, ["attack"], **settings)

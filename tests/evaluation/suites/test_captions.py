@@ -3,6 +3,7 @@ known quality."""
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.evaluation.helpers import Fake, Rows, row, vectors
 from diptych.data.sample import Box, Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
+from diptych.evaluation.suites._register import register_share, register_words
 from diptych.evaluation.suites.captions import bleu, captions, cider, object_rates, report, words
 
 SENTENCE = st.lists(
@@ -272,3 +274,53 @@ def test_a_model_that_does_not_write_is_told():
         InputError, match="captions needs a model with generate, which Mute has not"
     ):
         evaluate(Mute(vectors(0)), source(), ["captions"])
+
+
+def slow_register(texts: list[list[str]], plain: list[list[str]]) -> set[str]:
+    """The definition, a word at a time."""
+    styled = [word for text in texts for word in text]
+    common = [word for text in plain for word in text]
+    found = set()
+    for word in styled:
+        within = sum(word in text for text in texts)
+        share = Fraction(styled.count(word), len(styled))
+        other = Fraction(common.count(word), len(common) or 1)
+        if within >= Fraction(len(texts), 100) and share >= 10 * other:
+            found.add(word)
+    return found
+
+
+WORDS = st.lists(st.sampled_from(["my", "dear", "cat", "dog", "a", "b"]), min_size=1, max_size=5)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    texts=st.lists(WORDS, min_size=1, max_size=9),
+    plain=st.lists(WORDS | st.lists(st.just("cat"), min_size=30, max_size=30), max_size=9),
+)
+def test_a_register_is_words_that_plain_texts_use_far_less(texts, plain):
+    assert register_words(texts, plain) == slow_register(texts, plain)
+
+
+def test_words_of_few_texts_are_no_register():
+    texts = [["lovely", "cat"]] * 199 + [["odd", "cat"]]
+    assert register_words(texts, [["a", "cat"]]) == {"lovely"}
+    assert register_share(texts, frozenset({"lovely"})) == pytest.approx(199 / 400)
+    assert register_share([], frozenset({"lovely"})) == 0
+
+
+def test_captions_in_a_register_are_told_from_plain_ones():
+    source = Rows([row(str(at), at, f"number {at}") for at in range(4)])
+    style = Rows([row(str(at), at, f"what a joyful number {at}") for at in range(4)])
+    model = Fake(vectors(0, 4))
+    model.written = lambda number, prompt: f"joyful number {number}" if number else "number 0"
+    found = evaluate(model, source, ["captions"], register=style)["captions"]
+    assert found["register"] == 3 / 11
+    assert found["register_texts"] == 3 / 5
+    assert found["chance_register"] == 0
+    plain = evaluate(model, source, ["captions"])["captions"]
+    assert "register" not in plain
+    assert plain["cider"] == found["cider"]
+    assert plain["protocol"] != found["protocol"]
+    with pytest.raises(InputError, match="has no words that captions of the images lack"):
+        evaluate(model, source, ["captions"], register=source)

@@ -32,6 +32,7 @@ FORMS = [
     {"cls": 2, "registers": 3, "layer_scale": 1.0, "mask_token": True},
     {"stem": "conv", "pooling": "mean"},
     {"pooling": "queries", "queries": 3, "pool_width": 24, "pool_heads": 2},
+    {"final_norm": False},
 ]
 
 
@@ -130,6 +131,16 @@ def test_other_sizes_are_refused_until_the_tower_is_resized():
     assert torch.equal(tower.positions[:1], before)
     assert tower.image_size == tower.spec["image_size"] == tower.spec["preprocess"]["size"] == 24
     image_tower(tower.spec).load_state_dict(tower.state_dict())
+
+
+def test_without_a_final_norm_tokens_are_those_of_the_last_block():
+    x = images()
+    normed = vit()
+    bare = vit(final_norm=False)
+    bare.load_state_dict({n: v for n, v in normed.state_dict().items() if n[:5] != "norm."})
+    assert torch.equal(bare(x).tokens, normed(x).raw)
+    assert bare.spec["final_norm"] is False
+    assert "final_norm" not in normed.spec  # checksums of saved models stay
 
 
 def test_crops_of_several_sizes_pass_one_tower_that_takes_any_size():

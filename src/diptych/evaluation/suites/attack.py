@@ -5,7 +5,8 @@
 What becomes right by the change does not count. A model with `apply` changes the inputs; the victim
 is any model: the one that the change was made for, or another one, which shows whether it transfers.
 
-    retrieval    images and texts are changed; right is a query with a right item among its first k
+    retrieval    images and texts are changed; right is a query with a right item among its first k,
+                 also after the first of each query were reordered by the victim's `match`
     captions     images are changed; right is a caption that equals a reference
     answers      images are changed; right is an answer that equals a right one
 
@@ -17,7 +18,8 @@ Sources: Zhang et al. 2022 (Co-Attack, success rates of both directions of retri
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -30,10 +32,11 @@ from diptych.evaluation.embed import Progress, Steps, Texts, as_vectors, embed_t
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites import answers as answering
 from diptych.evaluation.suites import captions as captioning
+from diptych.evaluation.suites._rerank import Matched, match_some
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.methods.abilities import require
 from diptych.methods.store import load
-from diptych.metrics import Array, Positives, ranks
+from diptych.metrics import Array, Positives, first, ranks, ranks_of_two_stages
 
 card = {
     "title": "Attack success rate of a perturbation, on its own model or another",
@@ -49,13 +52,27 @@ _ABILITIES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_CONDITIONS = {
+    "before": (False, False),
+    "images": (True, False),
+    "texts": (False, True),
+    "both": (True, True),
+}
+"""Whether images and whether texts are changed, by name."""
+_RERANKED = "reranked_"
+
+
 class Attacked:
-    """A victim whose images are changed before it writes about them."""
+    """A victim whose images are changed before it writes about them or matches them with texts."""
 
     def __init__(self, victim: Any, model: Any):
         self.victim = victim
         self.model = model
         self.preprocess = victim.preprocess
+        self.images_read = getattr(victim, "images_read", 1)
+
+    def match(self, images: Tensor, *args: Any, **options: Any) -> Tensor:
+        return self.victim.match(self.model.apply(images)[0], *args, **options)
 
     def generate(self, images: Tensor, *args: Any, **options: Any) -> list[str]:
         return self.victim.generate(self.model.apply(images)[0], *args, **options)
@@ -68,11 +85,16 @@ def ready(
     victim: Any = None,
     task: Task = "retrieval",
     role: str | None = None,
+    rerank: int = 0,
 ) -> None:
     """Raise InputError for a role that the source lacks, and a victim without the abilities of the
-    task, or without a text tower."""
+    task, of reranking, or without a text tower."""
     if task not in _ABILITIES:
         raise unknown("task of an attack", task, _ABILITIES)
+    if rerank < 0 or (rerank and task != "retrieval"):
+        raise InputError(
+            f"rerank is {rerank} and the task {task}; retrieval alone reorders, such as the first 32 of each query"
+        )
     if task != "answers":
         role_of("attack", source, role)
     elif not {"texts.question", "texts.answer"} <= set(source.schema()):
@@ -83,11 +105,11 @@ def ready(
     victim = model if victim is None else victim
     if isinstance(victim, str):  # loaded once, by the suite itself
         return
-    _check_victim(victim, task)
+    _check_victim(victim, task, rerank)
 
 
-def _check_victim(victim: Any, task: str) -> None:
-    for ability in ("preprocess", *_ABILITIES[task]):
+def _check_victim(victim: Any, task: str, rerank: int) -> None:
+    for ability in ("preprocess", *_ABILITIES[task], *(["match"] if rerank else [])):
         require(victim, ability, "a victim", getattr(victim, "name", None))
     encoder = getattr(victim, "encoder", None)
     if task == "retrieval" and encoder is not None and "text" not in encoder.sides:
@@ -104,6 +126,7 @@ def attack(
     victim: Any = None,
     task: Task = "retrieval",
     role: str | None = None,
+    rerank: int = 0,
     batch_size: int = 64,
     ks: Sequence[int] = (1, 5, 10),
     exact: bool = False,
@@ -116,18 +139,20 @@ def attack(
       after, with `by_changed` those of images and texts changed alone; captions or answers, whose
       rate is `asr`, beside the score before and after.
     - `role` is the role of the texts: caption, or the first.
+    - With `rerank=k` the first k of each query are reordered by the victim's `match`, before the change
+      and after it, and `reranked_i2t_asr1`, … are added.
 
     Also returned: `n` images or questions, `largest_change` of a pixel, of 255, `bad` samples by
     reason, and the protocol. Raises InputError if the victim gets nothing right before.
     """
     victim = model if victim is None else load(victim) if isinstance(victim, str) else victim
-    ready(model, source, victim=victim, task=task, role=role)
+    ready(model, source, victim=victim, task=task, role=role, rerank=rerank)
     role = role_of("attack", source, role)
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size}
     steps = Steps(progress, 2 * len(source))
     if task == "retrieval":
         steps.total = len(source)
-        found, bad = _retrieval(model, victim, source, role, ks, steps, **how)
+        found, bad = _retrieval(model, victim, source, role, ks, rerank, steps, **how)
     elif task == "captions":
         found, bad = _captions(model, victim, source, role, steps, **how)
     else:
@@ -140,7 +165,11 @@ def attack(
         exact=exact,
         field=role,
         rule="right before and wrong after, of those right before; ties lose",
-        options=(f"task={task}", f"victim={getattr(victim, 'identity', '')[:12]}"),
+        options=(
+            f"task={task}",
+            f"victim={getattr(victim, 'identity', '')[:12]}",
+            *([f"rerank={rerank}"] if rerank else []),
+        ),
     )
     return found | {"bad": dict(bad)} | describe(protocol, model)
 
@@ -175,6 +204,7 @@ def _retrieval(
     source: Source,
     role: str,
     ks: Sequence[int],
+    rerank: int,
     steps: Steps,
     *,
     exact: bool,
@@ -199,31 +229,42 @@ def _retrieval(
             images[is_changed].append(as_vectors(victim.embed_images(each, batch_size=batch_size)))
     written = texts.written
     other = model.apply((), written)[1]
+    said = {False: written, True: other}
     steps.total += 2 * len(written)
     captions = {
         is_changed: embed_texts(victim, each, batch_size=batch_size, steps=steps)
-        for is_changed, each in ((False, written), (True, other))
+        for is_changed, each in said.items()
     }
     owners: list[list[int]] = [[] for _ in written]
     for image, mine in enumerate(own):
         for text in mine:
             owners[text].append(image)
-    both = {is_changed: torch.cat(parts) for is_changed, parts in images.items()}
-    before = _ranks(both[False], captions[False], own, owners)
-    _check_right(before, ks, victim, source)
-    by_changed = {}
-    after = before
-    for name, of_images, of_texts in (
-        ("images", True, False),
-        ("texts", False, True),
-        ("both", True, True),
-    ):
-        after = _ranks(both[of_images], captions[of_texts], own, owners)
-        by_changed[name] = rates(before, after, ks)
+    vectors = {is_changed: torch.cat(parts) for is_changed, parts in images.items()}
+    found = {}
+    for name, (of_images, of_texts) in _CONDITIONS.items():
+        given = (vectors[of_images], captions[of_texts], own, owners)
+        found[name] = _ranks(*given)
+        if rerank:
+            matched = partial(
+                match_some,
+                Attacked(victim, model) if of_images else victim,
+                source,
+                numbers,
+                said[of_texts],
+                exact=exact,
+                batch_size=batch_size,
+                steps=steps,
+            )
+            found[name] |= _reranked(matched, found[name], *given, rerank)
+        if name == "before":
+            _check_right(found[name], ks, victim, source)
+    by_changed = {
+        name: rates(found["before"], rank, ks) for name, rank in found.items() if name != "before"
+    }
     recalls = {
         f"{name}_r{k}{end}": float((rank <= k).mean())
-        for end, found in (("", before), ("_after", after))
-        for name, rank in found.items()
+        for end, condition in (("", "before"), ("_after", "both"))
+        for name, rank in found[condition].items()
         for k in ks
     }
     return {
@@ -241,6 +282,27 @@ def _ranks(
     images: Array, texts: Array, to_text: Positives, to_image: Positives
 ) -> dict[str, np.ndarray]:
     return {"i2t": ranks(images, texts, to_text), "t2i": ranks(texts, images, to_image)}
+
+
+def _reranked(
+    match: Callable[[np.ndarray, np.ndarray], Matched],
+    found: Mapping[str, np.ndarray],
+    images: Array,
+    texts: Array,
+    to_text: Positives,
+    to_image: Positives,
+    count: int,
+) -> dict[str, np.ndarray]:
+    """Return the ranks once the first `count` of each query are reordered by the scores of `match`."""
+    of_images = first(images, texts, to_text, count)
+    of_texts = first(texts, images, to_image, count)
+    matched = match(of_images, of_texts)
+    own = matched(np.arange(len(of_images))[:, None], of_images)
+    other = matched(of_texts, np.arange(len(of_texts))[:, None])
+    return {
+        f"{_RERANKED}i2t": ranks_of_two_stages(found["i2t"], of_images, own, to_text),
+        f"{_RERANKED}t2i": ranks_of_two_stages(found["t2i"], of_texts, other, to_image),
+    }
 
 
 def _check_right(

@@ -3,6 +3,7 @@
     accuracy            share of captions that equal one of the image's, word for word
     object_recall       share of an image's objects that its caption names
     object_precision    share of the named objects that are in the image
+    register            share of the words that mark a register, learnt from texts in it (`_register`)
     cider               CIDEr-D, the tf-idf similarity of 1- to 4-grams with the image's captions:
 
     10 / 4 sum_n mean_r exp(-(l_c - l_r)² / 72) <min(g_n(c), g_n(r)), g_n(r)> / (|g_n(c)| |g_n(r)|)
@@ -28,9 +29,11 @@ from typing import Any
 import numpy as np
 
 from diptych.data.sample import Sample, Source
+from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, clip_or_image, clips_of, read_images
 from diptych.evaluation.protocol import data_of, describe, protocol_of
 from diptych.evaluation.suites._features import opened
+from diptych.evaluation.suites._register import register_share, register_words
 from diptych.evaluation.suites._shots import behind_captions, check_shots, number_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 
@@ -66,9 +69,13 @@ def ready(
     role: str | None = None,
     shots: int | Sequence[int] = 0,
     train: Source | str | None = None,
+    register: Source | str | None = None,
 ) -> None:
-    """Raise InputError for a role that the source lacks, and for examples that do not fit."""
+    """Raise InputError for a role that the source lacks, for examples that do not fit, and for a
+    `register` without texts."""
     role_of("captions", source, role)
+    if register is not None:
+        role_of("a register", opened(register), None)
     examples = None if train is None else opened(train)
     check_shots(model, "captions", number_of(shots, "captions"), examples)
 
@@ -80,6 +87,7 @@ def captions(
     role: str | None = None,
     shots: int | Sequence[int] = 0,
     train: Source | str | None = None,
+    register: Source | str | None = None,
     seeds: Sequence[int] = (0,),
     batch_size: int = 64,
     exact: bool = False,
@@ -89,13 +97,16 @@ def captions(
     `object_precision`, beside chance.
 
     `role` is the role of the reference captions: caption, or the first. `shots` images with captions
-    from `train`, a source or its spec, stand before each image; the first seed draws them. Also
+    from `train`, a source or its spec, stand before each image; the first seed draws them. With a
+    `register`, a source of texts in it or its spec, `register` is the share of its words among those
+    written, `register_texts` that among its own texts, and the reference captions are plain. Also
     returned: `n` images, `written`, the first ten captions by key, `bad` samples by reason, and the
     protocol.
     """
     role = role_of("captions", source, role)
     examples = None if train is None else opened(train)
-    ready(model, source, role=role, shots=shots, train=examples)
+    styled = None if register is None else opened(register)
+    ready(model, source, role=role, shots=shots, train=examples, register=styled)
     options = list(clips_of(source))
     writer = model
     if examples is not None:
@@ -111,6 +122,13 @@ def captions(
     blind = [right[(at + 1) % len(right)][0] for at in range(len(right))]
     found = report(written, right, objects)
     chance = report(blind, right, objects)
+    of_texts = {}
+    if styled is not None:
+        options.append(f"register={data_of(styled)}")
+        marks, own = _register_of(styled, right)
+        found["register"] = register_share(map(words, written), marks)
+        chance["register"] = register_share(map(words, blind), marks)
+        of_texts["register_texts"] = own
     protocol = protocol_of(
         "captions",
         source,
@@ -123,6 +141,7 @@ def captions(
     return (
         {"n": len(made)}
         | found
+        | of_texts
         | {f"chance_{name}": value for name, value in chance.items()}
         | {"written": {each.key: each.text for each in made[:10]}, "bad": dict(bad)}
         | describe(protocol, model)
@@ -171,6 +190,19 @@ def correct(text: str, right: Sequence[str]) -> bool:
     True
     """
     return words(text) in [words(each) for each in right]
+
+
+def _register_of(styled: Source, right: Sequence[Sequence[str]]) -> tuple[frozenset[str], float]:
+    """The words of the register of a source's texts beside reference captions, and their share among
+    those of the texts. Raises InputError if there are none."""
+    role = role_of("a register", styled, None)
+    texts = [words(text) for at in range(len(styled)) for text in styled[at].captions(role)]
+    marks = register_words(texts, (words(text) for texts in right for text in texts))
+    if not marks:
+        raise InputError(
+            f"{styled.name} has no words that captions of the images lack; name texts in a register of their own"
+        )
+    return marks, register_share(texts, marks)
 
 
 def report(

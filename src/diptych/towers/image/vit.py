@@ -57,6 +57,7 @@ class ViTConfig:
     )
     any_size: bool = False  # accept images of any size, interpolating positions on the fly
     interpolation: Literal["bicubic", "bilinear"] | None = None  # of positions; None: bicubic
+    final_norm: bool | None = None  # False: what reads the tokens normalises them; None: True
     mean: tuple[float, float, float] | None = None  # of the pixels, from 0 to 1; None: CLIP's
     std: tuple[float, float, float] | None = None
     preprocess: Mapping[str, Any] | None = None
@@ -104,7 +105,10 @@ class ViT(ImageTower):
     """
 
     Config = ViTConfig
-    added = ("queries", "pool_width", "pool_heads", "mean", "std", "cls_std", "interpolation")
+    added = (
+        *("queries", "pool_width", "pool_heads", "mean", "std", "cls_std", "interpolation"),
+        "final_norm",
+    )
     routes = ("tokens", "values")
 
     def __init__(self, config: ViTConfig):
@@ -141,7 +145,7 @@ class ViT(ImageTower):
             layer_scale=config.layer_scale,
             dropout=config.dropout,
         )
-        self.norm = nn.LayerNorm(D, config.eps)
+        self.norm = nn.Identity() if config.final_norm is False else nn.LayerNorm(D, config.eps)
         self.pool = _pool(config)
 
     @property

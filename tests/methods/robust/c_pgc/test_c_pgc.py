@@ -1,19 +1,26 @@
 """C-PGC: its losses beside a slow reference, the bound of the change, and what is delivered."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tests.factories import AT, make_method, tokenizer
+from tests.evaluation.helpers import Rows
+from tests.factories import AT, TEXT, make_method, random_images, tokenizer
 
 from diptych.data.loader import Loader
+from diptych.data.sample import Text
 from diptych.errors import InputError
+from diptych.evaluation import evaluate
+from diptych.evaluation.suites.captions import correct
+from diptych.inference.apply import Applied
 from diptych.methods.base import At
-from diptych.methods.make import NO_TOWER
+from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.robust.c_pgc import CPGC
 from diptych.methods.robust.c_pgc.contrast import inverted_contrast
 from diptych.methods.robust.c_pgc.words import spans_of
+from diptych.methods.store import to_model
 from diptych.testing import Toy
 from diptych.training.prepare import Run
 
@@ -116,10 +123,26 @@ def of_texts(method, batch, features, word):
     return ratio(own, far, len(own)) - 0.1 * distance
 
 
-def test_the_losses_are_those_of_a_slow_reference():
+SURROGATES = {
+    "clip": {},
+    "albef": {"queue": 0, "words": 0, "text": f"{TEXT}:causal=false:pooling=first"},
+    "coca": {"pooler": "cascade:queries=4", "text": f"{TEXT}:pooling=cls"},
+}
+
+
+def surrogate(name):
+    """A model of a method, with a matching head (albef) or a decoder (coca) beside its towers."""
+    method = make_method(name, **SURROGATES[name])
+    module = method.deliver().eval()
+    encoder = getattr(module, "encoder", module)
+    return to_model(module, method.make.tokenizer, encoder.image.preprocess.to_dict(), name=name)
+
+
+@pytest.mark.parametrize("kind", SURROGATES)
+def test_the_losses_are_those_of_a_slow_reference(kind):
     torch.set_default_dtype(torch.float64)
     try:
-        method = make()
+        method = make(make=Make.of(surrogate(kind)))
         batch = batch_of(method)
         features = method.encode(batch, AT)
         found = step(method, batch)
@@ -133,6 +156,60 @@ def test_the_losses_are_those_of_a_slow_reference():
             assert float(found.terms["text"].detach()) == pytest.approx(slow, rel=1e-9)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def changed_of(kind):
+    """A model, and its change by one step of the method."""
+    model = surrogate(kind)
+    method = make(eps=40, make=Make.of(model))
+    losses = step(method, batch_of(method))
+    method.after_step(losses.carry, AT)
+    module = method.deliver().eval()
+    return model, to_model(
+        module, method.make.tokenizer, module.image.preprocess.to_dict(), name="change"
+    )
+
+
+def test_the_surrogates_vectors_are_the_models_own():
+    for kind in SURROGATES:
+        model, change = changed_of(kind)
+        images, texts = random_images(2), ["a red cat", "two dogs"]
+        torch.testing.assert_close(change.embed_images(images), model.embed_images(images))
+        torch.testing.assert_close(change.embed_texts(texts), model.embed_texts(texts))
+
+
+def test_matches_are_attacked_as_those_of_changed_data_are_found():
+    model, change = changed_of("albef")
+    change.perturbation.embedding.zero_()  # texts stay, since equal ones are one text of the suite
+    toy = Toy(12)
+    settings = {"rerank": 6, "ks": (3,), "role": "caption"}
+    attacked = evaluate(change, toy, ["attack"], victim=model, **settings)["attack"]
+    assert 0 < attacked["largest_change"] <= 40
+    data = Applied(toy, change, change.preprocess, "caption", False)
+    after = evaluate(model, data, ["retrieval"], **settings)["retrieval"]
+    before = evaluate(model, toy, ["retrieval"], **settings)["retrieval"]
+    for name in ("i2t_r3", "reranked_i2t_r3"):
+        assert attacked[name] == before[name]
+        assert attacked[f"{name}_after"] == after[name]
+    with pytest.raises(InputError, match="a victim needs a model with match"):
+        evaluate(change, toy, ["attack"], **settings)
+
+
+def test_captions_are_attacked_as_those_of_changed_images_are_written():
+    model, change = changed_of("coca")
+    change.perturbation.levels.fill_(255)  # all images become white, with one caption
+    model.captioner.longest = 4
+    toy = Toy(4)
+    pixels = torch.stack([model.preprocess.read(toy[at].images["main"]) for at in range(4)])
+    written = model.generate(pixels)
+    data = Rows([replace(toy[at], texts=[Text(text=written[at])]) for at in range(4)])
+    found = evaluate(change, data, ["attack"], victim=model, task="captions")["attack"]
+    assert found["n"] == 4
+    assert found["accuracy"] == 1
+    other = model.generate(change.apply(pixels)[0])
+    assert other != written
+    wrong = [not correct(text, [own]) for text, own in zip(other, written, strict=True)]
+    assert found["asr"] == np.mean(wrong)
 
 
 def test_images_are_seen_with_noise_and_at_each_scale():

@@ -6,6 +6,7 @@ concepts.py  concepts, what is held out      texts.py     all roles of texts
 draw.py      pixels, masks, depth, boxes     parse.py     parser of captions
 pairs.py     captions of graded similarity   film.py      clips
 documents.py several images with sentences   comparisons.py  statements about two images
+registers.py captions in a register
 """
 
 from dataclasses import replace

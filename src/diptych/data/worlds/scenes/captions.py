@@ -35,6 +35,7 @@ _ROWS = (
     "instruction",
     "pages",
     "noise",
+    "register",
 )
 _OBJECTS = 16
 _EACH = 8
@@ -153,7 +154,7 @@ def short(scene: Scene, ways: Ways, template: int, drop: float = 0.0, coarse: bo
         text = text.replace("there is", "there are", 1)
     if scene.palette != "natural" and ways.number("drop palette") >= drop:
         text += f", {ways.say('palette', PALETTES[scene.palette])}"
-    return text + _signals(scene)
+    return text + signals(scene)
 
 
 def _total(scene: Scene) -> str:
@@ -190,7 +191,7 @@ def _form(template: int, things: list[str], ground: str, opening: str, total: st
     )
 
 
-def _signals(scene: Scene) -> str:
+def signals(scene: Scene) -> str:
     """The words for the signals laid over the image."""
     text = f", framed in {scene.easy}" if scene.easy else ""
     text += f", crossed by {scene.hard} lines" if scene.hard else ""

@@ -4,7 +4,13 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from diptych.data.drawings import DESIGNS, HELD_OUT
-from diptych.data.worlds.scenes.words import COLOURS, NUMBERS, RESERVED_STYLES, STYLES
+from diptych.data.worlds.scenes.words import (
+    COLOURS,
+    NUMBERS,
+    REGISTERS,
+    RESERVED_STYLES,
+    STYLES,
+)
 from diptych.errors import InputError, unknown
 from diptych.spec import several
 
@@ -65,7 +71,8 @@ class Config:
         overlap      share of a domain's parts (ground, palette, rendering, lexicon) that come from any domain
     Texts
         texts        roles of texts, or `all`; `comparison`, a statement about the two images of a document, only if
-                     it is named. It is a question, its answer is true or false, and so is the label `true`
+                     it is named. It is a question, its answer is true or false, and so is the label `true`. Captions
+                     in a register, `egocentric` and `uplifting`, only if they are named
         long         content of each sentence of a long text: `facts` (one) or `objects` (all of one object)
         drop         share of facts that captions and paraphrases leave out; 0 with edits, siblings or pairs
         noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
@@ -216,7 +223,7 @@ class Config:
         """The roles of the texts."""
         if self.texts == "all":
             return ROLES
-        return several("text role of scenes", self.texts, (*ROLES, COMPARISON))
+        return several("text role of scenes", self.texts, (*ROLES, COMPARISON, *REGISTERS))
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:

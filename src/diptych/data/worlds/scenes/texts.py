@@ -1,6 +1,7 @@
 """All texts of a scene, by role."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from diptych.data.sample import Text
 from diptych.data.worlds.scenes import captions, noise
@@ -17,6 +18,8 @@ from diptych.data.worlds.scenes.claims import (
 from diptych.data.worlds.scenes.comparisons import TRUTHS, compared
 from diptych.data.worlds.scenes.comparisons import sentence as comparing
 from diptych.data.worlds.scenes.facts import Scene
+from diptych.data.worlds.scenes.registers import in_register
+from diptych.data.worlds.scenes.words import REGISTERS
 
 EACH = 4  # questions, statements and hypotheses of a scene
 
@@ -172,6 +175,13 @@ def _comparison(
     ]
 
 
+def _register(
+    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str], *, register: str
+) -> list[Text]:
+    text = in_register(scene, ways["register"], register, drop)
+    return [Text(text=text, role=register, attrs={"objects": captions.ids(scene)})]
+
+
 _Maker = Callable[[Scene, dict[str, Ways], float, Sequence[str]], list[Text]]
 _ROLES: dict[str, _Maker] = {
     "caption": _caption,
@@ -183,4 +193,5 @@ _ROLES: dict[str, _Maker] = {
     "statement": _statements,
     "hypothesis": _hypotheses,
     "comparison": _comparison,
+    **{register: partial(_register, register=register) for register in REGISTERS},
 }

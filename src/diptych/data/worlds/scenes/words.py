@@ -63,6 +63,22 @@ PALETTES = {
     "faded": ("in faded colours", "in washed-out colours", "in greyish tones"),
     "vivid": ("in vivid colours", "in bright colours", "in strong tones"),
 }
+REGISTERS = {  # how a caption in a register begins, and what follows where it names the ground
+    "egocentric": (
+        ("i see {body} before me", ", and i stand on {ground}"),
+        ("as i look around i notice {body}", ", my feet are on {ground}"),
+        ("i am looking at {body}", ", and i am on {ground}"),
+        ("right now i am watching {body}", ", i walk on {ground}"),
+        ("my eyes rest upon {body}", ", i have come to {ground}"),
+    ),
+    "uplifting": (
+        ("what a joy to find {body}", ", on {ground} so lovely"),
+        ("life is wonderful: {body}", ", on beautiful {ground}"),
+        ("every day is brighter with {body}", ", on {ground} full of hope"),
+        ("how delightful, {body}", ", with {ground} to warm the soul"),
+        ("smile and be glad: {body}", ", and lovely {ground} behind"),
+    ),
+}
 LINES = ("level", "upright", "rising", "falling")  # directions of the faint lines, the hard factor
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
