@@ -21,6 +21,7 @@ from diptych.data.clips import (
     images_of,
     stacked,
 )
+from diptych.data.decode import animation_pixels
 from diptych.data.held import HeldImage, encoded
 from diptych.data.images import BytesImage, Preprocess
 from diptych.data.sample import BadSample, Sample
@@ -157,3 +158,16 @@ def test_an_image_beside_clips_is_a_clip_in_which_nothing_moves():
     assert stacked([image, image]).shape == (2, 3, 16, 16)
     with pytest.raises(InputError, match="of 2 and of 3 frames"):
         stacked([clip, clip[:2]])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_a_part_of_an_animation_is_a_clip(kind):
+    image = BytesImage(animation(greys(0, 90, 200), kind, duration=[100, 300, 600]))
+    assert levels(Clip(image, 2, span=(0.05, 0.15))) == [0, 90]
+    assert levels(Clip(image, 3, span=(0.1, 0.7))) == [90, 200, 200]
+    part = Clip(image, 4, span=(0.3, 0.5))
+    assert levels(Clip(BytesImage(part.read()), 4)) == [90, 90, 200, 200]  # as a file of its own
+    with pytest.raises(BadSample, match="outside"):
+        Clip(image, 2, span=(1.0, 2.0)).frames()
+    seen = [(time, round(pixels.mean())) for time, pixels in animation_pixels(image.read(), 2)]
+    assert seen == [(0, 0), (0.1, 90), (0.4, 200), (1.0, 200)]

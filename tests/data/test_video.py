@@ -12,7 +12,7 @@ from tests.data.helpers import greys, video
 
 from diptych.data import video as module
 from diptych.data.sample import BadSample
-from diptych.data.video import video_frames
+from diptych.data.video import video_frames, video_pixels
 from diptych.errors import InputError
 
 LEVELS = tuple(range(20, 240, 20))
@@ -105,3 +105,38 @@ def test_without_pyav_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"diptych\[video\]"):
         video_frames(video(greys(20, 40)), lambda starts, end: [0])
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4")]
+)
+def test_a_part_of_a_video_has_the_frames_that_are_on_show_in_it(form, codec, monkeypatch):
+    monkeypatch.setattr(module, "MOST_SECONDS", 0.5)  # of the part, not of the film
+    data = video(greys(*LEVELS), form, codec)
+
+    def part(span):
+        frames = video_frames(data, lambda starts, end: range(len(starts)), span=span)
+        return [round(np.asarray(frame).mean() / 20) * 20 for frame in frames]
+
+    assert part((0.3, 0.6)) == [80, 100, 120]
+    assert part((0.35, 0.55)) == [80, 100, 120]
+    assert part((1.0, 9.0)) == [220]
+    assert module.video_size(data, (0.3, 0.6)) == (3, 32, 24)
+    for span in ((1.2, 1.4), (0.4, 0.4), (-0.1, 0.2)):
+        with pytest.raises(BadSample, match="outside"):
+            part(span)
+
+
+def test_each_frame_of_a_film_is_looked_at_with_its_time(monkeypatch):
+    data = video(greys(20, 200, 60), times=[0, 1, 9])
+    seen = [
+        (round(time, 2), round(pixels.mean() / 20) * 20) for time, pixels in video_pixels(data, 4)
+    ]
+    assert seen[:3] == [(0, 20), (0.1, 200), (0.9, 60)]
+    assert seen[3][0] > 0.9  # the end
+    assert next(video_pixels(data, 4))[1].shape == (4, 4, 3)
+    with pytest.raises(BadSample, match="truncated"):
+        next(video_pixels(data[:-20], 4))
+    monkeypatch.setattr(module, "MOST_FILM_SECONDS", 0.5)
+    with pytest.raises(BadSample, match="too-long"):
+        next(video_pixels(data, 4))

@@ -21,7 +21,8 @@ def add(parser: Parser) -> None:
         "How",
         "--prompt",
         metavar="FILE",
-        help="describe: what a model or a program is asked, {} for the name or the text; or templates",
+        help="describe: what a model or a program is asked, {} for the name or the text; or templates; interleave: "
+        "with {before}, {caption}, {regions}, {speech}",
     )
     parser.option(
         "How", "--whole", type=bool, help="describe: an answer is one text, not one on each line"
@@ -32,7 +33,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help=f"describe: answers that are asked for of each at the most (default: {_TRIES} for each text)",
+        help=f"describe, interleave: answers that are asked for of each at the most (default: {_TRIES} for each text)",
     )
 
 
@@ -57,7 +58,7 @@ def run(args: Namespace, out: Path) -> None:
         raise InputError("--of, --images and --texts are three things to describe; give one")
     source = open_source(args.world)
     templates = args.by == "templates"
-    prompt = "{}" if templates or "prompt" not in args else _prompt(args.prompt)
+    prompt = "{}" if templates or "prompt" not in args else read_prompt(args.prompt)
     if args.get("images"):
         of = "images"
         questions = of_images(source, "" if "prompt" not in args else prompt)
@@ -95,7 +96,7 @@ def run(args: Namespace, out: Path) -> None:
     print(f"{out} holds the texts, {out.with_suffix('.card.json')} where they come from")
 
 
-def _prompt(name: str) -> str:
+def read_prompt(name: str) -> str:
     path = Path(name).expanduser()
     try:
         text = path.read_text("utf-8").strip()

@@ -15,13 +15,14 @@ the texts and images of HTML and PDF files as a table of pages. `label` finds by
 sentences of a page speak of one of its images, and writes a table that `diptych train visualness`
 reads; `ratings` makes labels of such a table of what several people said.
 `describe` asks templates, a world, a language model or any program for texts about each class,
-image or text; a source reads those of classes with `:captions=FILE`.
+image or text; a source reads those of classes with `:captions=FILE`. `interleave` cuts films into
+clips and tells each film in one text, a table that `diptych train cosmo` reads.
 """
 
 from pathlib import Path
 from typing import Any
 
-from diptych.cli import _curate, _describe, _documents, _negatives, _vary
+from diptych.cli import _curate, _describe, _documents, _interleave, _negatives, _vary
 from diptych.cli._model import MODELS, add_device, add_engine, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
@@ -34,7 +35,8 @@ USAGE = (
     "curate POOL --queries SOURCE --model MODEL --out kept.npz | "
     "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
     "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
-    "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json"
+    "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json | "
+    "interleave FILMS --by WRITER --out documents.tsv"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -50,6 +52,7 @@ EXAMPLES = (
     "diptych data ratings ratings.csv --out human.jsonl",
     "diptych data describe pets/ --by templates --prompt 'a photo of a {} | one {}' --out bank.json",
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
+    "diptych data interleave films/ --captions runs/captions --by hf-lm:llm/ --out documents.tsv",
 )
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard", "form"),
@@ -62,6 +65,7 @@ _OPTIONS = {  # the options that each word accepts
     "label": ("model", "positive", "negative", "page", "role", "device"),
     "ratings": ("votes",),
     "describe": _describe.OPTIONS,
+    "interleave": _interleave.OPTIONS,
 }
 _NAMED = {  # what is named behind a word, where it is no source, and an example
     "make": ("world", "scenes"),
@@ -79,6 +83,7 @@ _OF_SOURCES = (
     "label",
     "ratings",
     "describe",
+    "interleave",
 )  # not only on worlds
 
 
@@ -87,7 +92,7 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter or curate (a list of what to keep), vary (images and "
-        "a table), negatives (images and a list), pages, label or ratings (a table) or describe (texts)",
+        "a table), negatives (images and a list), pages, label, ratings or interleave (a table) or describe (texts)",
     )
     parser.option(
         "What",
@@ -129,7 +134,10 @@ def add(parser: Parser) -> None:
         help="make: shards (default), or ms-cxr, a table of phrases with boxes, and images",
     )
     parser.option(
-        "How", "--rules", metavar="KEY=VALUE:…", help="limits of filter, None to leave a rule out"
+        "How",
+        "--rules",
+        metavar="KEY=VALUE:…",
+        help="limits of filter, or of interleave, None to leave one out",
     )
     parser.option(
         "How",
@@ -142,7 +150,7 @@ def add(parser: Parser) -> None:
         "How",
         "--role",
         metavar="ROLE",
-        help="the texts that filter, negatives or label looks at (default: caption)",
+        help="the texts that filter, negatives, label or interleave looks at (default: caption)",
     )
     parser.option(
         "How",
@@ -156,14 +164,14 @@ def add(parser: Parser) -> None:
         "How",
         "--model",
         metavar="MODEL",
-        help=f"label, curate, and vary for the match of captions: {MODELS}",
+        help=f"label, curate, and vary and interleave for the match of texts: {MODELS}",
     )
     parser.option(
         "How",
         "--by",
         metavar="WRITER",
         help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
-        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates",
+        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates; interleave: templates, or the last two",
     )
     parser.option(
         "How",
@@ -191,7 +199,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
     )
-    for part in (_curate, _vary, _negatives, _describe):
+    for part in (_curate, _vary, _negatives, _describe, _interleave):
         part.add(parser)
     add_engine(parser)
     add_device(parser)
@@ -222,6 +230,7 @@ def run(args: Namespace) -> None:
             "label": _label,
             "ratings": _documents.ratings,
             "describe": _describe.run,
+            "interleave": _interleave.run,
         }
         works[args.what](args, out)
         return

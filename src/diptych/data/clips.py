@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.decode import Choose, decode_frames
+from diptych.data.decode import UNTIMED, Choose, Span, decode_frames
 from diptych.data.endings import ANIMATED, VIDEOS, ending
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.video import video_form, video_frames
@@ -69,11 +69,12 @@ def evenly(starts: Sequence[float], end: float, count: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip in one file: a video, or an animation such as a GIF. An image of one frame is a clip in
-    which nothing moves."""
+    """A clip in one file: a video, or an animation such as a GIF, or with `span` a part of a film. An
+    image of one frame is a clip in which nothing moves."""
 
     image: EncodedImage
     count: int = FRAMES
+    span: Span | None = None
 
     def frames(self, at_least: int | None = None) -> list[Image.Image]:
         """The frames, decoded from the file."""
@@ -89,11 +90,11 @@ class Clip:
     def _decoded(self, choose: Choose) -> list[Image.Image]:
         data = self.image.read()
         read = decode_frames if video_form(data) is None else video_frames
-        return read(data, choose)
+        return read(data, choose, span=self.span)
 
     def read(self) -> bytes:
-        """The file's bytes."""
-        return self.image.read()
+        """The file's bytes; of a part of a film an animated PNG file of its frames."""
+        return self.image.read() if self.span is None else animated(self.frames())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +116,7 @@ class FrameStack:
 
     def read(self) -> bytes:
         """The frames as an animated PNG file."""
-        buffer = io.BytesIO()
-        first, *others = self.frames()
-        first.save(buffer, "PNG", save_all=True, append_images=others, duration=100)
-        return buffer.getvalue()
+        return animated(self.frames())
 
     def _chosen(self) -> list[int]:
         if not self.images:
@@ -161,6 +159,20 @@ class MiddleFrame:
         buffer = io.BytesIO()
         self.decode().save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def animated(frames: Sequence[Image.Image]) -> bytes:
+    """An animated PNG file of frames, each of `UNTIMED` milliseconds.
+
+    >>> from diptych.data.images import BytesImage
+    >>> clip = Clip(BytesImage(animated([Image.new("RGB", (4, 4))] * 6)), 2, span=(0.1, 0.5))
+    >>> len(clip.frames())
+    2
+    """
+    buffer = io.BytesIO()
+    first, *others = frames
+    first.save(buffer, "PNG", save_all=True, append_images=others, duration=UNTIMED)
+    return buffer.getvalue()
 
 
 def is_clip(image: object) -> TypeGuard[AnyClip]:

@@ -6,7 +6,8 @@ threads and inside other applications.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import (
@@ -25,11 +26,18 @@ from diptych.data.volume_files import is_volume, middle_slice, read_volume
 # a quarter GiB of RGB, which is also Pillow's own limit; the largest cameras take 60 million pixels
 MAX_PIXELS = 89_478_485
 
+UNTIMED = 100
+"""Milliseconds of a frame where a film stores no times: an animation without durations, a folder of
+frames."""
+
 MAX_CLIP_PIXELS = 2**35
 """The most pixels of all frames of a clip: eleven minutes of 1920 x 1080 at 25 frames a second."""
 
 Choose = Callable[[Sequence[float], float], Sequence[int]]
 """`choose(starts, end)`: the frames to decode, in order, of those that begin at `starts`."""
+
+Span = tuple[float, float]
+"""A part of a film: where it begins and where it ends, in seconds from the first frame."""
 
 # The formats of training sets. Pillow's other plugins (PostScript, FITS, …) are attack surface and
 # are not used.
@@ -108,29 +116,28 @@ def decode(
 
 
 def decode_frames(
-    data: bytes, choose: Choose, *, max_pixels: int = MAX_PIXELS
+    data: bytes, choose: Choose, *, span: Span | None = None, max_pixels: int = MAX_PIXELS
 ) -> list[Image.Image]:
     """Decode the frames of an animation (GIF, WebP, PNG, AVIF) that `choose` names, each as
     `decode` does. Any other image has one frame.
 
-    The times at which frames begin are in milliseconds. Raises BadSample as `decode`; bomb also for
-    more than `MAX_CLIP_PIXELS` pixels of all frames together.
+    With `span` they are those of a part of it. The times at which frames begin are in milliseconds; an
+    animation without times has `UNTIMED` of them for each frame. Raises BadSample as `decode`; bomb
+    also for more than `MAX_CLIP_PIXELS` pixels of all frames together, outside for a part behind the
+    end.
     """
-    plugin = plugin_of(data)
-    if not is_complete(data):  # of a GIF, Pillow would give the frames before the cut
-        raise BadSample("truncated", "the animation ends early")
     try:
-        image = plugin(io.BytesIO(data))
-        _refuse_bomb(image, max_pixels)
-        count = getattr(image, "n_frames", 1)
-        refuse_large_clip(count, image.width, image.height)
-        lengths = []
-        for at in range(count):  # some plugins read a frame's duration as they decode it
-            image.seek(at)
-            image.load()
-            lengths.append(image.info.get("duration", 0))
-        ends = np.cumsum(lengths if any(lengths) else [1] * count)
-        chosen = choose([0, *ends[:-1].tolist()], float(ends[-1]))
+        image, ends = _animation(data, max_pixels)
+        starts = [0, *ends[:-1]]
+        end = ends[-1]
+        first = 0
+        if span is not None:
+            refuse_outside(span, end / 1000)
+            begin, last = (round(value * 1000) for value in span)
+            first = bisect_right(starts, begin) - 1  # it is on show when the part begins
+            end = max(min(end, last), begin + 1)
+            starts = [begin, *starts[first + 1 : bisect_left(starts, end)]]
+        chosen = [first + at for at in choose(starts, end)]
         found = {}
         for at in sorted(set(chosen)):
             image.seek(at)
@@ -140,6 +147,50 @@ def decode_frames(
         raise
     except Exception as error:
         raise damage_of(data, error) from error
+
+
+def animation_pixels(data: bytes, side: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Each frame of an animation in order, scaled to `side` x `side`, (side, side, 3) uint8, with the
+    second at which it begins; then the second at which the last one ends, with that frame once more.
+
+    Raises BadSample as `decode_frames`.
+    """
+    try:
+        image, ends = _animation(data, MAX_PIXELS)
+        pixels = np.zeros(0, np.uint8)
+        for at, start in enumerate([0, *ends[:-1]]):
+            image.seek(at)
+            small = opened(image.copy()).convert("RGB").resize((side, side), Image.Resampling.BOX)
+            pixels = np.asarray(small)
+            yield start / 1000, pixels
+        yield ends[-1] / 1000, pixels
+    except BadSample:
+        raise
+    except Exception as error:
+        raise damage_of(data, error) from error
+
+
+def _animation(data: bytes, max_pixels: int) -> tuple[Image.Image, list[float]]:
+    """An animation, and the times in milliseconds at which its frames end."""
+    plugin = plugin_of(data)
+    if not is_complete(data):  # of a GIF, Pillow would give the frames before the cut
+        raise BadSample("truncated", "the animation ends early")
+    image = plugin(io.BytesIO(data))
+    _refuse_bomb(image, max_pixels)
+    count = getattr(image, "n_frames", 1)
+    refuse_large_clip(count, image.width, image.height)
+    lengths = []
+    for at in range(count):  # some plugins read a frame's duration as they decode it
+        image.seek(at)
+        image.load()
+        lengths.append(image.info.get("duration", 0))
+    return image, np.cumsum(lengths if any(lengths) else [UNTIMED] * count).tolist()
+
+
+def refuse_outside(span: Span, seconds: float) -> None:
+    """Raise BadSample("outside") for a part of a film of so many seconds that begins behind its end."""
+    if not 0 <= span[0] < min(span[1], seconds):
+        raise BadSample("outside", f"{span[0]:g} to {span[1]:g} s of a film of {seconds:g} s")
 
 
 def refuse_large_clip(frames: int, width: int, height: int) -> None:

@@ -99,6 +99,8 @@ def file_of(image: EncodedImage) -> str:
     if isinstance(image, MiddleFrame):
         image = image.clip
     if isinstance(image, Clip):
+        if image.span is not None:  # others would show the whole film
+            return ""
         image = image.image
     return image.path if isinstance(image, FileImage) else ""
 

@@ -18,7 +18,9 @@ from typing import Any
 import diptych
 from diptych.data import worlds
 from diptych.data.answers import Described, Question
+from diptych.data.clips import is_clip
 from diptych.data.descriptions import read_lists, templated
+from diptych.data.held import held
 from diptych.data.sample import BadSample, Source
 from diptych.data.sources.captioned import findings
 from diptych.data.sources.card import card_of
@@ -143,7 +145,7 @@ class World:
 
 
 class Generating:
-    """A model that generates: it continues the prompt, or writes about the image.
+    """A model that generates: it continues the prompt, or writes about the image or the clip.
 
     `settings` are those of its `generate`. Questions whose image cannot be read have an empty answer.
     """
@@ -167,7 +169,8 @@ class Generating:
         for at, question in enumerate(questions):
             try:
                 assert question.image is not None, "questions about images have one"
-                images[at] = question.image.decode()
+                image = question.image
+                images[at] = held(image) if is_clip(image) else image.decode()
             except BadSample:
                 continue
         if images:

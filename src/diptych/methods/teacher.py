@@ -17,6 +17,8 @@ from diptych.errors import InputError
 from diptych.methods import store
 from diptych.models.language import LanguageModel
 from diptych.models.model import Model, TextModel
+from diptych.models.pretrained.hf_lm import HF_LM
+from diptych.models.t5 import EncoderDecoder, is_t5
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Frozen
 
@@ -91,21 +93,34 @@ class Teacher(Frozen):
 class LentLM(Frozen):
     """The frozen language model of a spec, loaded when it is first used.
 
-    When first used, raises InputError if there is no such model or it is no language model.
+    With `encoders` it may be an encoder-decoder, the T5 of `hf-lm:FOLDER`: its `lm.read` encodes what
+    comes before, and the decoder goes on from `tokenizer.before`. When first used, raises InputError if
+    there is no such model or it is no language model.
 
     >>> lent = LentLM("tiny-lm")
     >>> lent.model.tokenizer.context, list(lent.state_dict())
     (128, ['checksum'])
     """
 
-    def __init__(self, spec: str):
+    def __init__(self, spec: str, *, encoders: bool = False):
         super().__init__(None, spec)
+        self.encoders = encoders
 
     @cached_property
     def model(self) -> LanguageModel:
         """The model, as `diptych.load` returns it."""
+        kind, _, folder = self.name.partition(":")
         try:
-            model: Any = store.load(self.name)
+            if kind == HF_LM and is_t5(folder):
+                if not self.encoders:
+                    raise InputError(
+                        f"{folder} holds an encoder-decoder, and this method reads with a decoder alone; name a causal "
+                        "language model"
+                    )
+                model: Any = EncoderDecoder(folder).to(self.checksum.device)
+                self.hold(model.lm)
+                return model
+            model = store.load(self.name)
         except InputError as error:
             raise InputError(f"the language model cannot be loaded: {error}") from error
         if not isinstance(model, LanguageModel):

@@ -19,6 +19,7 @@ from diptych.data.tokenizers import from_folder as tokenizer_from_folder
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.language import CausalLM, prefixed
+from diptych.models.pretrained.files import read_json
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.spec import configure
 
@@ -56,7 +57,13 @@ class T5(CausalLM):
         self.encoder = model.encoder
         self.decoder = model.decoder
         self.encoder.embed_tokens = self.decoder.embed_tokens = None  # one table, saved once
-        self.head = None if model.config.tie_word_embeddings else model.lm_head
+        # FlanT5 and T5 1.1 have tie_word_embeddings false; transformers 5 keeps it under another name
+        config = model.config
+        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        self.scale = float(self.width) ** -0.5 if scaled else 1.0
+        if not scaled:
+            self.plain["tie_word_embeddings"] = False
+        self.head = None if model.lm_head.weight is model.shared.weight else model.lm_head
 
     @property
     def table(self) -> nn.Embedding:
@@ -92,9 +99,8 @@ class T5(CausalLM):
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        if self.head is not None:
-            return self.head(hidden)
-        return F.linear(hidden * self.width**-0.5, self.words.weight)
+        table = self.words if self.head is None else self.head
+        return F.linear(hidden * self.scale, table.weight)
 
     def start(
         self,
@@ -161,6 +167,34 @@ def from_folder(folder: str, *, context: int | None = None) -> T5:
         "before": [int(config.decoder_start_token_id or 0)]
     }  # the start id of T5's decoder
     return T5(model, from_dict(values), own=True)
+
+
+def is_t5(folder: str) -> bool:
+    """Whether a folder of transformers holds a T5, such as FlanT5."""
+    config = Path(folder).expanduser() / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "t5"
+
+
+class EncoderDecoder:
+    """The T5 of a folder as a language model that others lend: `lm`, whose encoder reads what comes
+    before (`T5.read`), and its tokenizer, with the end of texts of config.json."""
+
+    def __init__(self, folder: str):
+        lm = from_folder(str(Path(folder).expanduser()))
+        words = lm.tokenizer.to_dict()
+        end = lm.plain.get("eos_token_id", 1)  # T5's, which its configs need not repeat
+        lm.tokenizer = from_dict({**words, "after": words["after"] or [end]})
+        self.lm = lm.float().eval()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, which starts texts with the first id of the decoder."""
+        return self.lm.tokenizer
+
+    def to(self, device: torch.device | str) -> "EncoderDecoder":
+        """Move the model."""
+        self.lm.to(device)
+        return self
 
 
 def rebuilt(values: dict[str, Any]) -> T5:

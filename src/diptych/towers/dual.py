@@ -146,12 +146,15 @@ class DualEncoder(nn.Module):
 
     def encode_frames(self, x: Tensor) -> Encoded:
         """Encode clips (N, V, 3, H, W) frame by frame: the tokens of all frames in one sequence
-        (N, V P, D), without CLS and registers, which attentional poolers read as those of one image.
-        Without such poolers the pooled vector is the mean of the frames' ones."""
+        (N, V P, D), without CLS and registers, which attentional poolers read as those of one image,
+        with positions in time if they have them. Without such poolers the pooled vector is the mean of
+        the frames' ones."""
         each = self.image(x.flatten(0, 1))
+        poolers = self.image_pooler
 
         def joined(tokens: Tensor) -> Tensor:
-            return tokens.unflatten(0, x.shape[:2]).flatten(1, 2)
+            apart = tokens.unflatten(0, x.shape[:2])
+            return (apart if poolers is None else poolers.in_time(apart)).flatten(1, 2)
 
         pooled = each.pooled.unflatten(0, x.shape[:2]).mean(1)
         raw = None if each.raw is None else joined(each.raw)
@@ -193,8 +196,11 @@ class DualEncoder(nn.Module):
 
             z = unit(mean_v unit(f(x_v)))
 
-        It does not depend on the order of the frames.
+        It does not depend on the order of the frames. With poolers that know the order
+        (`pools_clips`) it is what these pool from the tokens of all frames.
         """
+        if self._are_clips(x) and self.pools_clips:
+            return F.normalize(self.image_vectors(self.encode_frames(x)), dim=-1)
         if self._are_clips(x):
             return mean_of_frames(self.embed_images(x.flatten(0, 1), **options), x.shape[1])
         return F.normalize(self.image_vectors(self.encode_image(x, **options)), dim=-1)
@@ -223,6 +229,11 @@ class DualEncoder(nn.Module):
         tower's own, if there is one."""
         own = getattr(self.image, "pool", None)
         return self.image_pooler or (own if isinstance(own, QueryPooler) else None)
+
+    @property
+    def pools_clips(self) -> bool:
+        """Whether the vector of a clip is pooled from the tokens of all frames, in their order."""
+        return self.image_pooler is not None and self.image_pooler.frames is not None
 
     def _are_clips(self, x: Tensor) -> bool:
         """Whether images are clips (N, V, 3, H, W), and not volumes (N, 1, D, H, W)."""

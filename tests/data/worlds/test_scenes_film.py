@@ -124,3 +124,27 @@ def test_a_sample_has_its_frames_a_still_image_a_label_and_a_text_that_tells_the
 def test_films_that_cannot_be_made_are_refused(options, problem):
     with pytest.raises(InputError, match=problem):
         open_source(f"scenes:{options}")
+
+
+def test_captions_of_films_are_judged_true_and_those_of_others_false():
+    source = open_source("scenes:film=5:count=40:number=1-3")
+    scenes = [source.world.sample(0, at) for at in range(40)]
+    captions = [sample.captions()[0] for sample in source]
+    for caption, scene in zip(captions, scenes, strict=True):
+        stated, true = source.world.judge(caption, scene)
+        assert stated == true > 2
+    others = [source.world.judge(captions[at - 1], scene) for at, scene in enumerate(scenes)]
+    assert sum(true for _, true in others) < 0.2 * sum(stated for stated, _ in others)
+
+
+def test_what_happens_is_a_fact_of_its_own():
+    world = open_source("scenes:film=5").world
+    scene = next(
+        scene for at in range(99) if (scene := world.sample(0, at)).film.action == "moves left"
+    )
+    thing = scene.things[scene.film.about].concept
+    assert world.judge(f"the {thing} slides left.", scene) == (1, 1)
+    assert world.judge(f"A text. The {thing} goes to the right!", scene) == (1, 0)
+    assert world.judge("the unicorn slides left", scene) == (1, 0)
+    assert world.judge(f"the {thing} turns red", scene) == (1, 0)
+    assert world.judge("nothing is said", scene) == (0, 0)

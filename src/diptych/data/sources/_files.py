@@ -70,7 +70,7 @@ def inside(name: str) -> bool:
 def root_of(
     path: Path, firsts: Sequence[str], given: str | None, folders: Sequence[str]
 ) -> tuple[Path, str]:
-    """The folder that contains one of the images `firsts`, and that image.
+    """The folder that contains one of the images, or folders of frames, `firsts`, and that image.
 
     It is the folder `given`, or one of `folders` up to three levels above the file.
     """
@@ -81,7 +81,7 @@ def root_of(
         else [base / folder for base in above for folder in ("", *folders)]
     )
     for place, first in product(places, firsts):
-        if os.path.isfile(place / first):  # noqa: PTH113  (False for any text)
+        if first and os.path.exists(place / first):  # noqa: PTH110  (False for any text)
             return place, first
     where = f"in {given}" if given is not None else "near it"
     raise InputError(

@@ -179,15 +179,9 @@ class Folder:
     def _images(self, path: str, stacked: bool) -> dict[str, EncodedImage]:
         if not stacked:
             return images_of_file(path, FileImage(path), self.frames)
-        try:
-            names = [name for name in os.listdir(path) if name[0] != "."]  # noqa: PTH208
-        except OSError as error:
-            raise BadSample("missing", f"{path}: {error.strerror}") from error
-        images = [
-            name for name in names if (kind := ending(name)) in IMAGES and kind not in ANIMATED
-        ]
-        shown = [FileImage(os.path.join(path, name)) for name in sorted(images, key=_in_order)]  # noqa: PTH118
-        return images_of(FrameStack(tuple(shown), FRAMES if self.frames is None else self.frames))
+        return images_of(
+            FrameStack(frames_in(path), FRAMES if self.frames is None else self.frames)
+        )
 
     def keys(self) -> Sequence[str]:
         """The images' paths below the folder."""
@@ -204,6 +198,17 @@ class Folder:
         if self._schema is None:
             self._schema = schema_of(self, {"class": self._classes})
         return self._schema
+
+
+def frames_in(path: str) -> tuple[FileImage, ...]:
+    """The images in a folder that are the frames of a film, in the order of the numbers in their names.
+    Raises BadSample("missing") if it cannot be read."""
+    try:
+        names = [name for name in os.listdir(path) if name[0] != "."]  # noqa: PTH208
+    except OSError as error:
+        raise BadSample("missing", f"{path}: {error.strerror}") from error
+    images = [name for name in names if (kind := ending(name)) in IMAGES and kind not in ANIMATED]
+    return tuple(FileImage(os.path.join(path, name)) for name in sorted(images, key=_in_order))  # noqa: PTH118
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:

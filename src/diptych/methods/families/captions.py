@@ -85,7 +85,10 @@ class PairsWithCaptions(Pairs):
         """Return the image's vector, and for each role the text's, the log-probability of its tokens
         and their number."""
         encoder = self.model.encoder
-        seen = encoder.encode_image(batch.image.flat)
+        image = batch.image
+        seen = (
+            encoder.encode_frames(image.pixels) if self.clips else encoder.encode_image(image.flat)
+        )
         features = {"image": normalize(encoder.image_vectors(seen), dim=-1)}
         for end in self.roles:
             ids, lengths = batch.texts[f"main{end}"].flat

@@ -76,9 +76,13 @@ class PairConfig:
 class DuplicatesConfig(PairConfig):
     """`duplicates` sets how equal texts in a batch count for each other's images: "apart", as
     negatives, as if they differed; "positives", as positives; "masked", as neither. Texts are equal
-    if the tower reads the same tokens."""
+    if the tower reads the same tokens.
+
+    `clips` trains on the clip of each sample, its image of role `frames`, in place of its image `main`.
+    """
 
     duplicates: Literal["apart", "positives", "masked"] = "apart"
+    clips: bool = False
 
     def equal(self, tokens: Tokens, *, share: bool = True) -> dict[str, Any]:
         """Return the objective's keyword arguments for equal texts (B, 1, L) that are not "apart".
@@ -106,11 +110,25 @@ class Pairs(Method):
     share: ClassVar[bool] = True
     """Whether the positives of an image share one weight, as they do where they compete in a
     softmax."""
+    reads_clips: ClassVar[bool] = True
+    """Whether images may be clips. A class that reads images in a way of its own says so itself."""
     model: DualEncoder
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if {"views", "encode", "_encode_images"} & set(vars(cls)) and "reads_clips" not in vars(
+            cls
+        ):
+            cls.reads_clips = False
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
+        self.clips = getattr(config, "clips", False)
+        if self.clips and not self.reads_clips:
+            raise InputError(
+                f"{self.name} reads single images; leave out --method.clips, or train clip, siglip or coca"
+            )
         # by the suffix of their names: "", "2", "3", …
         self.roles = {
             str(at) if at > 1 else "": role for at, role in enumerate(config.role.split(";"), 1)
@@ -159,7 +177,11 @@ class Pairs(Method):
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (
-            ImageView(preprocess=self.model.image.preprocess, augment=self.augment),
+            ImageView(
+                preprocess=self.model.image.preprocess,
+                role="frames" if self.clips else "main",
+                augment=self.augment,
+            ),
             *(
                 TextView(tokenizer=self.make.tokenizer, name=f"main{end}", role=role)
                 for end, role in self.roles.items()
@@ -173,7 +195,8 @@ class Pairs(Method):
         return {"images": self._encode_images, "texts": self._encode_texts}
 
     def _encode_images(self, batch: Batch, at: At) -> Features:
-        return {"image": self.model.embed_images(batch.image.flat)}
+        images = batch.image.pixels if self.clips else batch.image.flat
+        return {"image": self.model.embed_images(images)}
 
     def _encode_texts(self, batch: Batch, at: At) -> Features:
         return {

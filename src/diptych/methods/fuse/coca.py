@@ -21,7 +21,7 @@ both directions.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -56,7 +56,8 @@ class Config(CaptionsConfig):
 
     - `directions` says whether the contrastive loss is the sum or the mean of both directions.
     - `pooler` is the attentional poolers of the image (`towers.nn.pooling`), or "none": the tower
-      pools by itself, and the decoder reads its queries, if it has some, or its tokens.
+      pools by itself, and the decoder reads its queries, if it has some, or its tokens. With `clips` one
+      pooler reads the tokens of all frames, which have positions in time: `cascade:frames=8`.
     - `decoder` is the upper half (`models.multimodal`), by default as deep as the lower one.
     - `size` is the side of the images, where it is not that of the given model: positions are
       interpolated.
@@ -72,6 +73,7 @@ class CoCa(PairsWithCaptions):
     """The contrastive and the captioning loss of one pass."""
 
     Config = Config
+    reads_clips: ClassVar[bool] = True
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)
@@ -84,8 +86,15 @@ class CoCa(PairsWithCaptions):
         if config.size is not None and config.size != encoder.image.image_size:
             _resize(encoder.image, config.size)
         poolers = encoder.image_pooler
+        if config.clips and not encoder.pools_clips:
+            raise InputError(
+                "clips are read in their order by poolers with positions in time; give "
+                "--method.pooler cascade:queries=16:frames=8, and start from no model with poolers of its own"
+            )
         if isinstance(poolers, Poolers):
             freeze(getattr(encoder.image, "pool", None))  # nothing reads what the tower pools
+            if poolers.frames is not None:
+                poolers.frames.requires_grad_(config.clips)
         if not config.caption:
             freeze(lm)
             if isinstance(poolers, Poolers) and not poolers.cascade:

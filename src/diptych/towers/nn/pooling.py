@@ -158,11 +158,13 @@ POOLERS = ("cascade", "parallel")
 
 @dataclass(frozen=True, kw_only=True)
 class PoolersConfig:
-    """Options of `Poolers`: the number of queries for a decoder (0: none, it reads the tokens), and
-    the heads of both poolers (None: width / 64)."""
+    """Options of `Poolers`: the number of queries for a decoder (0: none, it reads the tokens), the
+    heads of both poolers (None: width / 64), and up to how many frames of a clip have learned positions
+    in time (0: none)."""
 
     queries: Natural = 256
     heads: Count | None = None
+    frames: Natural = 0
 
 
 class Poolers(nn.Module):
@@ -170,7 +172,9 @@ class Poolers(nn.Module):
     pooled vector.
 
     `cascade` pools the vector from the M queries, `parallel` from the tokens:
-    `cascade:queries=256:heads=8`. Source: Yu et al., 2022 (CoCa).
+    `cascade:queries=256:heads=8`. Of a clip they read the tokens of all frames. These have no order but
+    by `frames`, positions that are added to the tokens of each frame and are 0 at the start; an image
+    has none. Source: Yu et al., 2022 (CoCa).
 
     >>> encoded = Encoded(torch.zeros(2, 5, 8), torch.zeros(2, 8))
     >>> found = Poolers("cascade:queries=3", 8)(encoded)
@@ -190,6 +194,19 @@ class Poolers(nn.Module):
             QueryPooler(width, heads=heads, queries=config.queries) if config.queries else None
         )
         self.contrastive = QueryPooler(width, heads=heads, queries=1)
+        self.frames = nn.Parameter(torch.zeros(config.frames, width)) if config.frames else None
+
+    def in_time(self, tokens: Tensor) -> Tensor:
+        """The tokens (B, V, N, D) of V frames with their positions in time. Raises InputError for more
+        frames than have positions."""
+        if self.frames is None:
+            return tokens
+        count = tokens.shape[1]
+        if count > len(self.frames):
+            raise InputError(
+                f"{count} frames were given, and {len(self.frames)} have positions; give fewer, frames=N"
+            )
+        return tokens + self.frames[:count, None]
 
     def forward(self, encoded: Encoded) -> Encoded:
         """The encoded images with both poolers' outputs in place of what the tower pooled."""

@@ -5,6 +5,7 @@ words.py     the vocabulary                  edits.py     minimal edits and sibl
 concepts.py  concepts, what is held out      texts.py     all roles of texts
 draw.py      pixels, masks, depth, boxes     parse.py     parser of captions
 pairs.py     captions of graded similarity   film.py      clips
+judge.py     which facts of a text are true
 documents.py several images with sentences   comparisons.py  statements about two images
 registers.py captions in a register
 """
@@ -23,6 +24,7 @@ from diptych.data.worlds.scenes.edits import edited, instruction, sibling, varia
 from diptych.data.worlds.scenes.example import example, schema
 from diptych.data.worlds.scenes.facts import Scene
 from diptych.data.worlds.scenes.film import filmed, told
+from diptych.data.worlds.scenes.judge import judged
 from diptych.data.worlds.scenes.pairs import pair_of
 from diptych.data.worlds.scenes.sample import draw
 from diptych.data.worlds.scenes.texts import texts
@@ -114,6 +116,10 @@ class World(_base.World[Scene]):
         if kind not in self.kinds:
             raise unknown("edit of scenes", kind, self.kinds)
         return edited(facts, kind, self.config, self.catalogue, turn)
+
+    def judge(self, text: str, facts: Scene) -> tuple[int, int]:
+        """How many facts a text states of a scene or its clip, and how many of them are true."""
+        return judged(text, facts, self.config.film)
 
     def items(self, facts: Scene) -> list[str]:
         """The concepts that captions describe, which `vary` can replace."""

@@ -153,7 +153,7 @@ def _at(scene: Scene, share: float) -> Scene:
             for start, end in ((first.x, last.x), (first.y, last.y), (first.side, last.side))
         )
         assert thing is not None
-        thing = replace(thing, items=(replace(first, x=x, y=y, side=side),))
+        thing = replace(thing, items=(replace(_placed(first, x, y), side=side),))
     before = scene.things[: film.about]
     rest = scene.things[film.about + 1 :]
     return replace(scene, things=(*before, *([thing] if thing else []), *rest))

@@ -6,6 +6,10 @@ Q are the outputs of the M queries, which A maps to as many embeddings of the la
 all words; c are the concepts of the image and, for answers, the question. y is a caption or an answer,
 with its end. Trained are A and what the queries pass through, from the first stage's weights on.
 
+A language model with an encoder, a T5, reads A Q, c and the beginning of a caption in the encoder, and its
+decoder writes the rest. [choice] In training the beginning is 0 to all but one of the tokens, with equal
+frequency; else it is empty.
+
 Dimensions: N images, T tokens of an image, M queries, L ids, D width of the language model.
 """
 
@@ -15,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.data.batch import Batch
@@ -33,6 +38,7 @@ from diptych.methods.teacher import LentLM
 from diptych.models.captioner import CaptionModel, Prompt
 from diptych.models.delivered import Validation
 from diptych.models.language import CausalLM
+from diptych.models.t5 import T5
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import freeze
 from diptych.towers.nn.qformer import QFormer
@@ -57,8 +63,9 @@ class WrittenView:
     and its end: a caption behind the concepts of the image, or with `answers` an answer behind these
     and its question.
 
-    The ids are cut at `length`. Raises BadSample for a sample without such a text, and if there is no
-    room for it.
+    With `encoder` the words before are those of the encoder, without their end: of a caption also its
+    beginning in training, of random length. The ids are cut at `length`. Raises BadSample for a sample
+    without such a text, and if there is no room for it.
     """
 
     tokenizer: Tokenizer
@@ -66,6 +73,7 @@ class WrittenView:
     length: int
     role: str = "caption"
     answers: bool = False
+    encoder: bool = False
     gives = ("texts.main",)
 
     @property
@@ -87,17 +95,24 @@ class WrittenView:
         concepts = ""
         if self.names:
             concepts = named(sample.arrays[CONCEPTS].astype(int).tolist(), self.names)
+        said = words.ids(text)
         before = [*words.before, *words.ids(words_before(concepts, prompt))]
+        if self.encoder:
+            split = 0
+            if progress is not None and not self.answers and said:
+                split = int(rng.integers(len(said)))
+            before = [*before[len(words.before) :], *said[:split]]
+            said = said[split:]
         if len(before) >= self.length:
             raise BadSample("no-room", f"{len(before)} tokens before the text leave none for it")
-        ids = [*before, *words.ids(text), *words.after][: self.length]
+        ids = [*before, *said, *words.after][: self.length]
         marks = [-1] * len(before) + ids[len(before) :]
         return {"texts.main": [Masked(ids, marks)]}
 
 
 class PromptedLM(QueryCaptioner):
     """A frozen language model that reads the outputs of a Q-Former's queries as its first tokens, and
-    then words.
+    then words. One with an encoder (`reads`) reads them in it.
 
     With `answers`, prompts are questions. The state dict holds a checksum in place of the language
     model.
@@ -136,6 +151,11 @@ class PromptedLM(QueryCaptioner):
         return self.lent.model.tokenizer
 
     @property
+    def reads(self) -> bool:
+        """Whether the language model has an encoder."""
+        return isinstance(self.lm, T5)
+
+    @property
     def room(self) -> int:
         """The most ids that the language model reads behind the queries."""
         return min(self.words.context, self.lm.context - self.qformer.config.queries)
@@ -163,11 +183,23 @@ class PromptedLM(QueryCaptioner):
             asked = [QUESTION.format(text) for text in asked]
         concepts = self.said(seen.vectors) if self.names else [""] * len(seen)
         words = self.words
-        rows = [
-            [*words.before, *words.ids(words_before(*each))]
-            for each in zip(concepts, asked, strict=True)
-        ]
-        return Prompt(ids=rows, prefix=self.soft_prompt(seen.tokens))
+        rows = [words.ids(words_before(*each)) for each in zip(concepts, asked, strict=True)]
+        soft = self.soft_prompt(seen.tokens)
+        if not self.reads:
+            return Prompt(ids=[[*words.before, *row] for row in rows], prefix=soft)
+        rows = [[*row, *words.after] for row in rows]
+        for row, text in zip(rows, asked, strict=True):
+            if len(row) > self.room:
+                raise InputError(
+                    f"the prompt {text[:40]!r}… has {len(row)} tokens with the concepts, and {self.lent.name} reads "
+                    f"{self.room}; shorten it"
+                )
+        lengths = torch.tensor([len(row) for row in rows], device=soft.device)
+        ids = torch.full((len(rows), int(lengths.max())), words.pad, device=soft.device)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = torch.tensor(row)
+        memory, mask = self.lm.read(soft, ids, lengths)  # type: ignore[operator]  # a T5
+        return Prompt(ids=[[*words.before]] * len(rows), memory=memory, memory_mask=mask)
 
     def to_model(
         self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
@@ -196,7 +228,7 @@ class NEVLPStageTwo(QueryMethod):
             encoder,
             qformer_of(config, encoder, make.tokenizer),
             make.tokenizer,
-            LentLM(config.lm),
+            LentLM(config.lm, encoders=True),
             m=config.concepts,
             prompt=config.prompt,
             role=config.role,
@@ -252,6 +284,7 @@ class NEVLPStageTwo(QueryMethod):
             length=self.model.room,
             role=self.config.role,
             answers=self.config.task == "answers",
+            encoder=self.model.reads,
         )
         return self.image_view, text
 
@@ -263,10 +296,33 @@ class NEVLPStageTwo(QueryMethod):
         marks = batch.text.marks
         assert marks is not None, "its view marks the text"
         counted = marks.flatten(0, 1) >= 0
+        if model.reads:
+            return self._decoded(prompt, ids, counted)
         hidden = model.lm(ids, prefix=prompt)
         before = hidden[:, prompt.shape[1] - 1 : -1]  # the token before each id
         found = model.lm.log_probs_where(before, ids, counted)
         return {"log_prob": found.sum(1), "words": counted.sum(1)}
+
+    def _decoded(self, prompt: Tensor, ids: Tensor, counted: Tensor) -> Features:
+        """As `encode`, of ids (B, L) whose first ones the encoder reads, with an end, and whose `counted`
+        ones (B, L) the decoder writes behind its start."""
+        lm: Any = self.model.lm
+        words = self.model.words
+        first = counted.int().argmax(1)
+        number = counted.sum(1)
+        width = int(first.max()) + 1
+        before = torch.arange(width, device=ids.device) < first[:, None]
+        given = F.pad(ids, (0, 1))[:, :width].masked_fill(~before, words.pad)
+        given.scatter_(1, first[:, None], words.after[-1])
+        memory, mask = lm.read(prompt, given, first + 1)
+        place = torch.arange(int(number.max()), device=ids.device)
+        target = ids.gather(1, (first[:, None] + place).clamp(max=ids.shape[1] - 1))
+        real = place < number[:, None]
+        start = target.new_tensor(words.before).expand(len(ids), -1)
+        read = torch.cat([start, target.masked_fill(~real, words.pad)], 1)[:, :-1]
+        hidden = lm(read, memory=memory, memory_mask=mask)[:, start.shape[1] - 1 :]
+        found = lm.log_probs_where(hidden, target, real)
+        return {"log_prob": found.sum(1), "words": number}
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         loss = -features["log_prob"].sum() / features["words"].sum()
