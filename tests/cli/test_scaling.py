@@ -55,3 +55,24 @@ def test_json_has_all_of_it(runs, capsys):
 def test_a_floor_that_is_not_shown_is_told(runs, capsys):
     assert main(["scaling", runs, "--metric", "acc1", "--by", "model", "--bootstraps", "20"]) == 0
     assert "first: the runs show no floor" in capsys.readouterr().out
+
+
+def test_runs_that_are_held_out_are_not_fitted_but_predicted(runs, tmp_path, capsys):
+    page = tmp_path / "laws.html"
+    told = ("--hold-out", "1e10", "--out", str(page), "--json")
+    assert main(["scaling", runs, *ASKED, *told]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["fit"]["c_max"] == 1e10
+    (test,) = found["laws"][0]["held_out"]
+    assert test["c_max"] == 1e10
+    assert test["fitted"] + test["held_out"] == found["laws"][0]["frontier"]
+    assert "dashed beyond the largest run that is fitted" in page.read_text()
+
+
+def test_the_frontier_may_be_an_alpha_shape(runs, capsys):
+    asked = (*ASKED, "--frontier", "hull", "--alpha", "0.1", "--json")
+    assert main(["scaling", runs, *asked]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["fit"]["frontier"], found["fit"]["alpha"]) == ("hull", 0.1)
+    assert main(["scaling", runs, *ASKED, "--alpha", "0.1"]) == 2
+    assert "alpha 0.1 with the frontier 'bins': it is of 'hull'" in capsys.readouterr().err

@@ -23,6 +23,7 @@ USAGE = "RUNS.csv|COMPARE_DIR|RUN… [--metric NAME,…] [--by COLUMN,…] [opti
 EXAMPLES = (
     "diptych scaling runs.csv --metric acc1 --by model --out laws.html",
     "diptych scaling runs.csv --metric acc1,miou --by namespace --min-compute 1e6 --fit-up-to 2.5e11",
+    "diptych scaling runs.csv --metric acc1 --frontier hull --alpha 0.1 --hold-out 2.5e11 --out laws.html",
     "diptych scaling runs.csv --loss val_loss --form no_floor --predict 1e12",
     "diptych scaling runs/two --metric t2i_r1 --frontier all --form power",
     "diptych scaling runs/clip-small runs/clip-large runs/mammut-small --metric i2t_r1 --frontier all",
@@ -67,6 +68,13 @@ def add(parser: Parser) -> None:
     parser.option("Law", "--edges", type=int, least=2, metavar="N", help="of the bins")
     parser.option(
         "Law",
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="of the hull: that of the alpha shape (0: the convex hull; published: 0.1)",
+    )
+    parser.option(
+        "Law",
         "--form",
         type=Literal["saturating", "no_floor", "power"],
         metavar="saturating|no_floor|power",
@@ -78,6 +86,14 @@ def add(parser: Parser) -> None:
         type=Literal["error", "log"],
         metavar="error|log",
         help="what is squared (error)",
+    )
+    parser.option(
+        "Law",
+        "--hold-out",
+        dest="c_max",
+        type=float,
+        metavar="C",
+        help="runs above C GFLOPs are not fitted, but predicted",
     )
     parser.option("Law", "--bootstraps", type=int, least=0, metavar="N", help="of the runs (200)")
     parser.option("Law", "--seed", type=int, metavar="N", help="of the bootstraps (0)")
@@ -112,7 +128,11 @@ def run(args: Namespace) -> None:
 
     statistics.ready()
     fit = Fit(
-        **{name: args[name] for name in ("frontier", "edges", "form", "residuals") if name in args}
+        **{
+            name: args[name]
+            for name in ("frontier", "edges", "alpha", "form", "residuals", "c_max")
+            if name in args
+        }
     )
     found = read_runs(
         args.runs,

@@ -27,13 +27,14 @@ class Fit:
 
     frontier: Kind = "bins"
     edges: int | None = None
+    alpha: float = 0.0
     form: Form = "saturating"
     residuals: Residuals = "error"
     c_max: float | None = None
 
     def points(self, compute: np.ndarray, error: np.ndarray) -> np.ndarray:
         """The indices of the runs on the frontier."""
-        return frontier(compute, error, self.frontier, edges=self.edges)
+        return frontier(compute, error, self.frontier, edges=self.edges, alpha=self.alpha)
 
     def law(self, compute: np.ndarray, error: np.ndarray, *, starts: int = 8) -> Law:
         """The law of the runs' frontier: compute (R,), error (R,)."""

@@ -165,7 +165,7 @@ def analyse(
     """Fit a law to each group of runs and compare them, a report for each metric.
 
     `held_out_above` are compute values up to which laws are fitted and above which they are tested,
-    by default those that end half, 70 % and 85 % of the frontier; `predicted` are compute values
+    by default the fit's `c_max`, or those that end half, 70 % and 85 % of the frontier; `predicted` are compute values
     whose error is to be told. `bootstraps` resamples of the runs give the intervals; with 0 they
     come from the fit alone, which knows neither the choice of the frontier nor the spread between
     runs. `progress(done, total)` counts resamples.
@@ -173,6 +173,8 @@ def analyse(
     Raises InputError if a group has too few runs.
     """
     used = [limits.of(each) for each in runs]
+    if fit.c_max is not None and not held_out_above:
+        held_out_above = (fit.c_max,)
     done = 0
 
     def count(*_: int) -> None:
@@ -379,7 +381,7 @@ _RESIDUALS: Mapping[str, str] = {"error": "error", "log": "logarithm of the erro
 def _note(found: Report) -> str:
     how = "resampled runs" if found.groups[0].bootstrap is not None else "the fit alone"
     note = (
-        "Small dots are runs, marks the frontier; a line is dashed beyond the largest run. "
+        "Small dots are runs, marks the frontier; a line is dashed beyond the largest run that is fitted. "
         f"Intervals are 95 %, of {how}."
     )
     return " ".join([note, *(f"{line[0].upper()}{line[1:]}." for line in found.notes())])
@@ -388,7 +390,7 @@ def _note(found: Report) -> str:
 def _cards(found: Report) -> list[str]:
     cards = [
         report.fits(
-            [_drawn(group) for group in found.groups],
+            [_drawn(group, found.fit.c_max) for group in found.groups],
             x="compute (GFLOPs)",
             y=f"error of {found.metric}",
         ),
@@ -405,11 +407,12 @@ def _cards(found: Report) -> list[str]:
     return cards
 
 
-def _drawn(group: Fitted) -> report.Fitted:
+def _drawn(group: Fitted, c_max: float | None) -> report.Fitted:
     runs = group.runs
     largest = float(runs.compute.max())
+    known = largest if c_max is None else min(c_max, largest)
     grid = np.geomspace(runs.compute.min(), largest * _BEYOND, _DRAWN)
-    grid = np.sort(np.r_[grid, largest])
+    grid = np.sort(np.r_[grid, known])
     low, high = group.interval(grid)
     points = list(zip(runs.compute.tolist(), runs.error.tolist(), strict=True))
     curve = zip(grid.tolist(), group.law(grid).tolist(), low.tolist(), high.tolist(), strict=True)
@@ -418,5 +421,5 @@ def _drawn(group: Fitted) -> report.Fitted:
         runs=[point for point in points if point[1] > 0],
         points=[points[at] for at in group.on],
         curve=list(curve),
-        known=largest,
+        known=known,
     )
