@@ -69,8 +69,9 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Crossed:
-    """Where the laws of two groups cross, and for the first place the percentiles of resampled runs
-    and the share of resamples that cross at all (NaN without resamples)."""
+    """Where the laws of two groups cross, the percentiles of resampled runs for the place (the first
+    that is certain, else the first), and the share of resamples that cross at all (NaN without
+    resamples)."""
 
     first: str
     second: str
@@ -254,12 +255,15 @@ def _crossed(first: Fitted, second: Fitted) -> Crossed:
     low = float(both.min())
     high = float(both.max())
     ends = (math.nan, math.nan, math.nan)
+    places = crossings(first.law, second.law, low, high)
     if first.bootstrap is not None and second.bootstrap is not None:
-        ends = crossing_interval(first.bootstrap, second.bootstrap, low, high)
+        told = [place for place in places if place.separate] or places
+        near = told[0].compute if told else None
+        ends = crossing_interval(first.bootstrap, second.bootstrap, low, high, near=near)
     return Crossed(
         first=first.runs.name,
         second=second.runs.name,
-        found=tuple(crossings(first.law, second.law, low, high)),
+        found=tuple(places),
         low=ends[0],
         high=ends[1],
         share=ends[2],
@@ -329,7 +333,7 @@ def _sentence(each: Crossed, found: Report) -> str:
     certain = [crossing for crossing in each.found if crossing.separate]
     resampled = "" if math.isnan(each.share) else f" {each.share:.0%} of resamples cross"
     if resampled and each.share > 0:
-        resampled += f", first at {each.low:.2g} to {each.high:.2g} (95 %)"
+        resampled += f", at {each.low:.2g} to {each.high:.2g} (95 %)"
     if certain:
         places = " and ".join(f"{crossing.compute:.3g}" for crossing in certain)
         return (
