@@ -203,3 +203,14 @@ def test_the_row_of_stores_run_small(monkeypatch):
     assert compressed["candidates"] >= stores.K
     assert compressed["disk_bytes"] < 0.4 * plain["disk_bytes"]
     assert plain["flat"]["disk_bytes"] == pytest.approx(3000 * stores.DIMENSION * 4, abs=100)
+
+
+def test_the_rows_of_the_captioner_run_small():
+    from benchmarks import captioner
+
+    image = "conv:image_size=16:widths=(64,):depths=(1,)"
+    step, written = captioner.run(pairs=1, batch=2, tokens=3, image=image)
+    assert (step["bar"], written["bar"]) == captioner.BARS
+    for line in (step, written):
+        [(ours, theirs)] = line["pairs"]
+        assert line["ratio"] == ours / theirs

@@ -87,3 +87,41 @@ def measured(task, say):
     task.folder.mkdir(parents=True)
     write_row(task.folder / "row.json", row)
     return row
+
+
+def measured_with_shorter(task, say, change=lambda row: {}):
+    """As `measured`, with the rows of lower budgets; `change(row)` are other values of a row."""
+    from dataclasses import replace
+
+    from diptych.lab.compare.cell import write_row
+
+    row = measured(task, say)
+    for budget in (*task.shorter, task.cell.budget):
+        folder = task.folder.with_name(replace(task.cell, budget=budget).folder)
+        folder.mkdir(exist_ok=True)
+        own = {**row, "budget": budget, "samples": budget}
+        if budget != task.cell.budget:
+            own["checkpoint_of"] = task.cell.budget
+        write_row(folder / "row.json", own | change(own))
+    return row
+
+
+LAWS = {"retrieval/t2i_r1": (3.0, 0.2), "zeroshot/top1": (2.0, 0.15), "segment/miou": (1.5, 0.1)}
+"""The scale and the exponent of three tasks' errors over samples."""
+STEEPER = {"raw": 0.0, "filtered": 0.02, "clean": 0.05}
+"""What the exponent has more, by the name of the data."""
+
+
+def lawful(task, say):
+    """As `measured_with_shorter`, where the errors of three tasks are power laws of the samples."""
+    more = next(found for name, found in STEEPER.items() if name in task.data)
+
+    def change(row):
+        metrics = {
+            name: 1 - scale * row["samples"] ** -(exponent + more)
+            for name, (scale, exponent) in LAWS.items()
+        }
+        chances = {name.replace("/", "/chance_"): 0.01 for name in metrics}
+        return {"metrics": metrics | chances, "weight_gflops": 0.5}
+
+    return measured_with_shorter(task, say, change)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.lab import jobs
 from tests.lab.helpers import check
 
@@ -166,6 +167,53 @@ def test_a_cell_that_was_killed_goes_on_from_its_checkpoint(pairs_csv, tmp_path,
         if '"loss"' in line
     ]
     assert len(losses) == 3
+
+
+def test_at_a_constant_rate_lower_budgets_are_checkpoints_of_the_longest_run(pairs_csv, tmp_path):
+    """Their weights are those of runs that end there, but for augmentation, which has a ramp."""
+    rate = "clip:batch_size=20:schedule=constant:warmup=1:augment=None"
+
+    def ran(name, budget, shorter=()):
+        cell = Cell(method=rate, size=0.25, budget=budget, seed=1)
+        folder = tmp_path / name / cell.folder
+        task = Task(cell=cell, shorter=shorter, data=str(pairs_csv), test=str(pairs_csv),
+                    suites=("retrieval",), folder=folder)  # fmt: skip
+        return folder, run(task, lambda line: None)
+
+    long, row = ran("kept", 96, (32, 64))
+    assert (row["budget"], row["steps"], row.get("checkpoint_of")) == (96, 6, None)
+    for budget, steps in ((32, 2), (64, 4)):
+        own, alone = ran("alone", budget)
+        kept = long.with_name(own.name)
+        found = json.loads((kept / "row.json").read_text())
+        assert (found["steps"], found["samples"], found["checkpoint_of"]) == (steps, budget, 96)
+        assert found["metrics"] == alone["metrics"]
+        weights = [(folder / "model.safetensors") for folder in (kept, own)]
+        first, second = (load_file(path) for path in weights)
+        assert all(torch.equal(first[name], second[name]) for name in second)
+        assert 0 < found["seconds"] < row["seconds"]
+
+
+def test_budgets_at_a_constant_rate_are_one_job(fake, monkeypatch, tmp_path):
+    monkeypatch.setattr(cells, "run", jobs.measured_with_shorter)
+    out = tmp_path / "out"
+    common = Common(recipe={"schedule": "constant", "warmup": 2})
+    some = grid(["clip", "siglip:schedule=cosine"], [1.0], [1000, 2000], [0])
+    table = compare(some, out=out, common=common, at_once=2, **DATA)
+    assert sorted(name.partition("-x1-")[2] for name in ran(out)) == [
+        "1000-seed0",
+        "2000-seed0",
+        "2000-seed0",
+    ]
+    assert len(table.rows) == 4
+    assert all(table.has(cell) for cell in some)
+    assert "1,000 samples: checkpoints of runs of 2,000 at a constant rate" in notes(table)
+    assert "to the end of its schedule" not in write_report(table).read_text()
+    short = Common(recipe={"schedule": "constant", "warmup": 0.1})
+    few = grid(["clip"], [1.0], [1000, 20_000], [0])
+    with pytest.raises(InputError, match="1,000 of clip .* 20,000 samples, which warms up for 2,"):
+        compare(few, out=tmp_path / "b", common=short, **DATA)
+    assert not (tmp_path / "b").exists()
 
 
 def flops_by_hand(model) -> int:

@@ -438,3 +438,20 @@ def test_the_suite_runs_prepare_of_stages_with_steps(two):
     suite.missing_field_is_refused(subject)
     suite.resume_is_exact(subject)
     suite.two_ranks_train_as_one(subject, two)
+
+
+def test_what_is_kept_on_the_way_is_kept_at_the_end_of_so_many_epochs(tmp_path):
+    engine = make_engine(tmp_path, source=Toy(48))  # 9 steps, 3 an epoch
+    kept = []
+    engine.keep = {epochs: lambda: kept.append(engine.position.step) for epochs in (0.6, 2.0, 3.0)}
+    engine.run()
+    assert kept == [2, 6, 9]
+
+
+def test_nothing_is_kept_on_the_way_of_several_stages(tmp_path):
+    method = make_method()
+    method.stages = lambda: (Stage(name="first"), Stage(name="second"))
+    engine = make_engine(tmp_path, method=method)
+    engine.keep = {1.0: lambda: None}
+    with pytest.raises(InputError, match="trains in 2 stages, so a checkpoint is no shorter run"):
+        engine.run()

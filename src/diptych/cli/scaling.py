@@ -1,8 +1,8 @@
 """Fit laws of error over compute to training runs, and say where two of them cross.
 
-A row of a table is a run: its compute, the samples it saw, and what it reached. A folder of
-`diptych compare` is such a table too, with a law for each method, and so are folders of runs: at a
-constant rate each validation after the warm-up is a run that might have ended there. The runs that
+A row of a table is a run: its compute, the samples it saw, and what it reached. Folders of
+`diptych compare` are such tables too, with a law for each method and folder, and so are folders of
+runs: at a constant rate each validation after the warm-up is a run that might have ended there. The runs that
 are best for their compute are fitted by A (C + B)^a + E; laws are tested on the largest runs, which
 they are not fitted to.
 """
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from diptych.lab.scaling import Report
 
 GROUP = "Train"
-USAGE = "RUNS.csv|COMPARE_DIR|RUN… [--metric NAME,…] [--by COLUMN,…] [options]"
+USAGE = "RUNS.csv|COMPARE_DIR…|RUN… [--metric NAME,…] [--by COLUMN,…] [options]"
 EXAMPLES = (
     "diptych scaling runs.csv --metric acc1 --by model --out laws.html",
     "diptych scaling runs.csv --metric acc1,miou --by namespace --min-compute 1e6 --fit-up-to 2.5e11",
+    "diptych scaling runs.csv --metric acc1 --frontier hull --alpha 0.1 --hold-out 2.5e11 --out laws.html",
     "diptych scaling runs.csv --loss val_loss --form no_floor --predict 1e12",
     "diptych scaling runs/two --metric t2i_r1 --frontier all --form power",
+    "diptych scaling runs/clean runs/filtered runs/raw --frontier all --form power --out sources.html",
     "diptych scaling runs/clip-small runs/clip-large runs/mammut-small --metric i2t_r1 --frontier all",
 )
 
@@ -35,7 +37,7 @@ def add(parser: Parser) -> None:
         "runs",
         metavar="RUNS",
         nargs="*",
-        help="a .csv of runs, a folder of compare, or folders of runs with validations",
+        help="a .csv of runs, folders of compare, or folders of runs with validations",
     )
     parser.option(
         "What", "--metric", metavar="NAME,…", help="columns of shares of which more is better"
@@ -67,6 +69,13 @@ def add(parser: Parser) -> None:
     parser.option("Law", "--edges", type=int, least=2, metavar="N", help="of the bins")
     parser.option(
         "Law",
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="of the hull: that of the alpha shape (0: the convex hull; published: 0.1)",
+    )
+    parser.option(
+        "Law",
         "--form",
         type=Literal["saturating", "no_floor", "power"],
         metavar="saturating|no_floor|power",
@@ -78,6 +87,14 @@ def add(parser: Parser) -> None:
         type=Literal["error", "log"],
         metavar="error|log",
         help="what is squared (error)",
+    )
+    parser.option(
+        "Law",
+        "--hold-out",
+        dest="c_max",
+        type=float,
+        metavar="C",
+        help="runs above C GFLOPs are not fitted, but predicted",
     )
     parser.option("Law", "--bootstraps", type=int, least=0, metavar="N", help="of the runs (200)")
     parser.option("Law", "--seed", type=int, metavar="N", help="of the bootstraps (0)")
@@ -112,7 +129,11 @@ def run(args: Namespace) -> None:
 
     statistics.ready()
     fit = Fit(
-        **{name: args[name] for name in ("frontier", "edges", "form", "residuals") if name in args}
+        **{
+            name: args[name]
+            for name in ("frontier", "edges", "alpha", "form", "residuals", "c_max")
+            if name in args
+        }
     )
     found = read_runs(
         args.runs,

@@ -224,22 +224,32 @@ def _fitted(frame: "_Frame", each: Fitted, number: int) -> str:
     return "".join(parts)
 
 
+_FINER = (tuple(range(1, 10)), tuple(half / 2 for half in range(2, 20)))
+_LEAST = 3  # numbers of an axis
+
+
 def _decades(low: float, high: float) -> list[tuple[float, str]]:
     """Return round numbers of a logarithmic axis, as (their logarithm, the number): more of each
     decade, the fewer decades there are.
 
     >>> [word for _, word in _decades(-1, 0)], [word for _, word in _decades(6, 12)][:2]
     (['0.1', '0.2', '0.3', '0.5', '0.7', '1'], ['1e6', '1e7'])
+    >>> [word for _, word in _decades(-0.28, -0.01)]
+    ['0.6', '0.7', '0.8', '0.9']
     """
     room = high - low
     steps = (1, 2, 3, 5, 7) if room < 1.5 else (1, 2, 5) if room < 3 else (1,)
     every = max(1, round(room / 8))
-    exact = [
-        m * 10.0**power
-        for power in range(math.floor(low), math.ceil(high) + 1, every)
-        for m in steps
-    ]
-    inside = [v for v in exact if low - 1e-9 <= math.log10(v) <= high + 1e-9]
+    inside: list[float] = []
+    for each in (steps, *_FINER):
+        exact = [
+            m * 10.0**power
+            for power in range(math.floor(low), math.ceil(high) + 1, every)
+            for m in each
+        ]
+        inside = [v for v in exact if low - 1e-9 <= math.log10(v) <= high + 1e-9]
+        if len(inside) >= _LEAST:
+            break
     return [(math.log10(v), f"{v:.3g}".replace("e+0", "e").replace("e+", "e")) for v in inside]
 
 

@@ -29,6 +29,7 @@ from diptych.models.generate import generate
 from diptych.models.model import Model, evaluating
 from diptych.models.saved import Saved
 from diptych.models.state import Peek, State
+from diptych.objectives.tokens import token_log_probs
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.kv_cache import KVCache
 from diptych.towers.nn.parts import checksum
@@ -271,10 +272,10 @@ class CausalLM(nn.Module):
         """log p of each id (B, L) where `counted` (B, L) is True, else 0, from the token before each,
         (B, L, D)."""
         # only of counted positions, as this is the largest product
-        logits = at_least_float32(self.logits(before[counted]))
-        found = logits.new_zeros(ids.shape)
-        found[counted] = -F.cross_entropy(logits, ids[counted], reduction="none")
-        return found
+        rows = counted.flatten().nonzero()[:, 0]
+        logits = at_least_float32(self.logits(before.flatten(0, 1).index_select(0, rows)))
+        found = token_log_probs(logits, ids.flatten()[rows])
+        return found.new_zeros(ids.numel()).index_copy(0, rows, found).view_as(ids)
 
     def next_log_probs(self, hidden: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """log p of each id (B, L) behind the first, (B, L - 1), whose tokens before them are hidden

@@ -26,6 +26,7 @@ from diptych.spec import Count, configure, parse
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.kv_cache import KVCache
+from diptych.towers.nn.product import run
 from diptych.towers.nn.transformer import Transformer
 from diptych.towers.text.text import TextTower
 from diptych.towers.tower import Tower
@@ -108,7 +109,7 @@ class MultimodalLM(CausalLM):
         return self.plain
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden)
+        return run(self.head, hidden)
 
     def go_on(self, tokens: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         """The decoder's tokens (B, L, D) of those of the text tower, before its final norm, and a
@@ -246,7 +247,7 @@ class TwoPassLM(CausalLM):
         return self.projection(tokens)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden)
+        return run(self.head, hidden)
 
     def _decoded(self, x: Tensor, *, causal: bool = True, **options: Any) -> Tensor:
         return self.tower.norm(self.tower.blocks(x, causal=causal, **options))

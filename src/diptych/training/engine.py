@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ class Engine:
     - `remember(module) -> score` measures what the run must not forget, `LOOKS` times a stage. If
       the score falls by more than `forget`, the run ends with the weights of the previous
       measurement.
+    - `keep[epochs]()` is called, on all ranks, after so many epochs of a run of one stage.
     - `accelerator` provides the device and wraps modules for the ranks.
     """
 
@@ -87,6 +89,7 @@ class Engine:
         validate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
         backward: Callable[[nn.Module, Any, At], Losses] | None = None,
         remember: Callable[[nn.Module], float] | None = None,
+        keep: Mapping[float, Callable[[], None]] = MappingProxyType({}),
     ):
         self.accelerator = accelerator or make_accelerator()
         self.ranks = strategy(self.accelerator, options.shard)
@@ -100,6 +103,7 @@ class Engine:
         self.feed = Feed(method, sources, options, self.device)
         self.validate = validate
         self.backward = backward
+        self.keep = keep
         self.checkpoints = Checkpoints(out / "state")
         self.log = Log(out / "metrics.jsonl" if collectives.rank() == 0 else None, options.quiet)
         self.position = Position()
@@ -194,6 +198,10 @@ class Engine:
         loaders = self._loaders or self.feed.loaders(stage, recipe)
         self._loaders = {}
         steps = self.feed.steps(stage, recipe, loaders)
+        kept = [
+            (self.feed.steps(stage, replace(recipe, steps=None, epochs=epochs), loaders), write)
+            for epochs, write in self.keep.items()
+        ]
         self._warn_of_average(steps)
         self.step.precision = recipe.precision
         self._set_modes()
@@ -217,6 +225,9 @@ class Engine:
                 self._step(backward, optimizer, bounds, batch, stage, recipe, steps, new_damage)
                 if self.position.batch == length:
                     self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
+                for step, write in kept:
+                    if self.position.step == step:
+                        write()
                 if self.position.batch == 0 or self.position.step == steps:
                     ended = self._select(stage, self._validate())
                 look = (
@@ -241,6 +252,11 @@ class Engine:
         if self.options.shard and collectives.world_size() > 1 and searches:
             raise InputError(
                 f"{self.method.name} searches with whole weights, which shards do not have; leave --shard out"
+            )
+        if self.keep and len(stages) > 1:
+            raise InputError(
+                f"{self.method.name} trains in {len(stages)} stages, so a checkpoint is no shorter run; "
+                "train each length by itself"
             )
         for stage in stages:
             if stage.select and self.validate is None:

@@ -63,6 +63,7 @@ def run(
     remember: Callable[[Any, Source], float] | None = None,
     change: Callable[[Method], None] | None = None,
     begun: Callable[[], None] | None = None,
+    keep: Mapping[float, Path] = MappingProxyType({}),
     sources: Mapping[str, Source] = MappingProxyType({}),
 ) -> Summary:
     """Train by `config` into the folder `out`.
@@ -72,6 +73,8 @@ def run(
     - `change(method)` modifies the method before it trains; claims use it for ablations that are no
       option of the method.
     - `begun()` is called after all checks, before the first step.
+    - `keep[epochs]` is a folder that gets the model after so many epochs. At a constant rate that is
+      the model of a run of this length, if neither ends in its warm-up.
     - `sources` are those that a program gives in place of the specs: "data.STREAM", "val", "guard".
 
     Raises InputError if the config, the data or an earlier run in `out` do not fit, and Interrupted
@@ -80,7 +83,9 @@ def run(
     out = followed(out)
     accelerator = make_accelerator()  # first: it opens the process group
     with _alone(out):
-        return _train(config, out, accelerator, resume, validate, remember, change, begun, sources)
+        return _train(
+            config, out, accelerator, resume, validate, remember, change, begun, keep, sources
+        )
 
 
 def _train(
@@ -92,6 +97,7 @@ def _train(
     remember: Callable[[Any, Source], float] | None,
     change: Callable[[Method], None] | None,
     begun: Callable[[], None] | None,
+    keep: Mapping[float, Path],
     given: Mapping[str, Source],
 ) -> Summary:
     tracker = (
@@ -151,20 +157,26 @@ def _train(
         accelerator=accelerator,
         validate=on_epoch if validate and held_out else None,
         remember=on_look if remember and guarded else None,
+        keep={epochs: lambda to=folder: write(to) for epochs, folder in keep.items()},
     )
     engine.log.tracker = tracker
+
+    def write(folder: Path, **more: Any) -> None:
+        weights = merged(engine.weights(), method.make.adapter)
+        if collectives.rank() == 0:
+            description = store.describe(
+                config.method, config.config, engine.delivered(), method.make.words, preprocess
+            )
+            training = _training(config, engine.summary) | more
+            store.save_model(folder, {**description, "training": training}, weights)
+        collectives.barrier()
+
     summary = engine.run(resume, on_begun)
-    weights = merged(engine.weights(), method.make.adapter)
-    if collectives.rank() == 0:
-        description = store.describe(
-            config.method, config.config, engine.delivered(), method.make.words, preprocess
-        )
-        training = _training(config, summary)
-        if config.val is not None:
-            suite = getattr(loaded(engine.delivered()), "validation", None)
-            training |= _scores(out, config.val, suite and suite.suite)
-        store.save_model(out, {**description, "training": training}, weights)
-    collectives.barrier()
+    scores = {}
+    if config.val is not None and collectives.rank() == 0:
+        suite = getattr(loaded(engine.delivered()), "validation", None)
+        scores = _scores(out, config.val, suite and suite.suite)
+    write(out, **scores)
     return summary
 
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from diptych.errors import InputError
-from diptych.lab.scaling import Fit, best_samples, bootstrap, crossings, fit_law, held_out
+from diptych.lab.scaling import (
+    Bootstrap,
+    Fit,
+    best_samples,
+    bootstrap,
+    crossings,
+    fit_law,
+    held_out,
+)
+from diptych.lab.scaling.analysis import crossing_interval
 
 ALL = Fit(frontier="all")
 
@@ -24,6 +33,19 @@ def test_the_crossing_of_two_laws():
     assert found.compute == pytest.approx((7 / 4) ** (1 / 0.03), rel=1e-5)  # 1.26261e8
     assert found.separate
     assert crossings(first, second, 1e6, 1e8) == []
+
+
+def test_the_crossing_of_resamples_is_the_one_nearest_to_that_of_the_laws():
+    """A law that is flat below 1e7 meets a power law on both sides of 3.6e6, where slopes are equal."""
+    c = np.geomspace(1e6, 1e10, 12)
+    bent = Bootstrap((fit_law(c, 92.4 * (c + 1e7) ** -0.3),), 0)
+    line = Bootstrap((fit_law(c, 2.2 * c**-0.08, "power"),), 0)
+    early, late = crossings(bent.laws[0], line.laws[0], 1e6, 1e10)
+    assert early.compute < 3.6e6 < late.compute
+    for near, place in ((None, early), (1e6, early), (1e10, late)):
+        low, high, share = crossing_interval(bent, line, 1e6, 1e10, near=near)
+        assert (low, high) == pytest.approx((place.compute, place.compute))
+        assert share == 1
 
 
 def test_a_crossing_inside_of_the_intervals_is_not_certain():

@@ -1,6 +1,6 @@
 """The best runs for their compute."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -72,17 +72,73 @@ def test_the_hull_lies_below_all_runs(found):
     assert (np.interp(x[every], x[on], y[on]) <= y[every] + 1e-9).all()
 
 
+def slow_alpha(compute, error, alpha):
+    """Triangle by triangle: those with an empty circumcircle that is small, their lone edges."""
+    points = np.log(np.stack([compute, error], 1))
+    edges = []
+    for three in combinations(range(len(points)), 3):
+        a, b, c = points[list(three)]
+        centre = np.linalg.solve(2 * np.stack([b - a, c - a]), [b @ b - a @ a, c @ c - a @ a])
+        radius = np.linalg.norm(a - centre)
+        others = np.delete(points, three, axis=0)
+        if radius < 1 / alpha and (np.linalg.norm(others - centre, axis=1) > radius).all():
+            edges += combinations(three, 2)
+    on = {at for edge in edges if edges.count(edge) == 1 for at in edge}
+    return sorted(
+        at
+        for at in on
+        if not any(compute[i] <= compute[at] and error[i] < error[at] for i in on if i != at)
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_alpha_shape_is_that_of_its_triangles(alpha, seed):
+    draw = np.random.default_rng(seed)
+    compute = np.exp(draw.uniform(0, 8, 14))
+    error = np.exp(draw.uniform(-3, 0, 14))
+    on = frontier(compute, error, "hull", alpha=alpha)
+    assert sorted(on.tolist()) == slow_alpha(compute, error, alpha)
+
+
+def bent():
+    """Runs whose lower edge curves away from its chord, on logarithmic axes."""
+    compute = np.geomspace(1e6, 1e10, 12)
+    edge = 0.9 * np.exp(-0.02 * np.log(compute / 1e6) ** 1.6)
+    rows = [(c, e * up) for c, e in zip(compute, edge, strict=True) for up in (1, 1.05, 1.1)]
+    return np.array(rows).T
+
+
+def test_the_alpha_shape_follows_a_bend_where_the_convex_hull_has_the_ends_alone():
+    compute, error = bent()
+    edge = np.arange(0, len(compute), 3)
+    assert frontier(compute, error, "hull").tolist() == [0, edge[-1]]
+    assert frontier(compute, error, "hull", alpha=0.1).tolist() == edge.tolist()
+
+
+def test_an_alpha_near_0_gives_the_convex_hull():
+    draw = np.random.default_rng(5)
+    compute = np.exp(draw.uniform(10, 20, 60))
+    error = np.exp(draw.uniform(-3, 0, 60))
+    convex = frontier(compute, error, "hull")
+    assert frontier(compute, error, "hull", alpha=1e-9).tolist() == convex.tolist()
+
+
 def test_the_largest_run_is_compared_apart():
     compute = np.array([1e4, 1e5, 1e6])
     on = frontier(compute, np.array([0.9, 0.8, 0.7]), "bins", edges=2)
     assert compute[on].tolist() == [1e5, 1e6]
 
 
-@pytest.mark.parametrize("kind", ["bins", "all", "hull"])
-def test_the_order_of_the_runs_does_not_matter(kind):
-    order = np.random.default_rng(0).permutation(len(COMPUTE))
-    mixed = frontier(COMPUTE[order], ERROR[order], kind)
-    assert COMPUTE[order][mixed].tolist() == COMPUTE[frontier(COMPUTE, ERROR, kind)].tolist()
+@pytest.mark.parametrize(
+    ("kind", "options"), [("bins", {}), ("all", {}), ("hull", {}), ("hull", {"alpha": 0.02})]
+)
+def test_neither_order_nor_repetition_of_the_runs_matters(kind, options):
+    order = np.random.default_rng(0).integers(0, len(COMPUTE), 60)
+    assert set(order) == set(range(len(COMPUTE)))
+    mixed = frontier(COMPUTE[order], ERROR[order], kind, **options)
+    once = frontier(COMPUTE, ERROR, kind, **options)
+    assert COMPUTE[order][mixed].tolist() == COMPUTE[once].tolist()
 
 
 def test_bad_input():
@@ -90,3 +146,11 @@ def test_bad_input():
         frontier(np.array([1e3, 2e3]), np.array([0.9, 0.8]))
     with pytest.raises(InputError, match="unknown frontier 'binz'; did you mean 'bins'"):
         frontier(COMPUTE, ERROR, "binz")
+    with pytest.raises(InputError, match="alpha 0.1 with the frontier 'all'"):
+        frontier(COMPUTE, ERROR, "all", alpha=0.1)
+    with pytest.raises(InputError, match="alpha -1 with the frontier 'hull'"):
+        frontier(COMPUTE, ERROR, "hull", alpha=-1)
+    with pytest.raises(InputError, match="no run is on the alpha shape of 1000; lower alpha"):
+        frontier(COMPUTE, ERROR, "hull", alpha=1000)
+    with pytest.raises(InputError, match="2 runs span no area"):
+        frontier(COMPUTE[:2], ERROR[:2], "hull", alpha=0.1)

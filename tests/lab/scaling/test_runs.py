@@ -144,3 +144,11 @@ def test_the_published_runs_cross_where_it_was_found_before(data_pack):
         for form in ("saturating", "no_floor", "power")
     ]
     assert errors == pytest.approx([0.0130, 0.0499, 0.0293], abs=5e-4)
+
+
+def test_the_alpha_frontier_of_the_published_runs_has_more_than_the_ends(data_pack):
+    path = data_pack("clip-scaling-runs") / "runs.csv"
+    limits = Limits(min_compute=1e6, max_samples=1e10, failed=(0.7, 1e11))
+    clip, _ = (limits.of(each) for each in read_runs(path, metrics=["acc1"], by=["namespace"]))
+    kinds = (Fit(frontier="all"), Fit(), Fit(frontier="hull", alpha=0.1), Fit(frontier="hull"))
+    assert [len(fit.points(clip.compute, clip.error)) for fit in kinds] == [40, 24, 17, 3]

@@ -2,13 +2,15 @@
 the same seeds.
 
 OUT/results.jsonl has a line for each cell of the grid (method, size, budget, seed). Each cell runs
-in a separate process and is appended when it is done. A second run computes what is missing, so an
+in a separate process and is appended when it is done; at a constant rate, the lower budgets of a
+method, size and seed are checkpoints of the run of the highest. A second run computes what is missing, so an
 interrupted grid can be continued and a finished one extended. OUT/report.html shows the results,
 OUT/runs contains the models.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ def compare(
     does not exist or does not fit, and if `out` contains another comparison.
     """
     settings = _check(wanted, data, test, suites, common)
+    _check_warmup(wanted, settings)
     if warn is not None and (names := list(unlike(settings))):
         warn(
             f"between the methods differ: {', '.join(names)}; --image-tower, --text-tower, --tokenizer, --embed-dim "
@@ -78,12 +81,8 @@ def compare(
     with pool.alone(
         out, f"another process is comparing into {out}; wait for it, or name another --out"
     ):
-        for left in sorted(
-            out.glob("runs/*/row.json")
-        ):  # from a job that finished after its parent process had ended
-            row = json.loads(left.read_text(encoding="utf-8"))
-            if not table.has(_cell(row)):
-                table.add(row)
+        # rows of a job that finished after its parent process had ended
+        _take(table, sorted(out.glob("runs/*/row.json")))
         missing = [cell for cell in wanted if not table.has(cell)]
         rows: dict[str, int] = {}
         for cell in wanted:
@@ -92,20 +91,26 @@ def compare(
         for row in table.rows:
             if _cell(row) in wanted:
                 board.known(_cell(row).row, row["metrics"])
-        by_name = {cell.folder: cell for cell in missing}
+        trained = _trained(missing, settings)
+        by_name = {cell.folder: cell for cell in trained}
 
         def hear(event: str, job: pool.Job, value: Any) -> None:
             cell = by_name[str(job)]
+            each = [*(replace(cell, budget=budget) for budget in trained[cell]), cell]
+            if event == "said":
+                board.hear(event, cell.row, f"seed {cell.seed}", value)
+            if event == "begun":
+                for begun in each:
+                    board.hear(event, begun.row, f"seed {begun.seed}", value)
             if event == "done":
-                table.add(value)
-                board.metrics = chosen(table, None)
-            board.hear(
-                event, cell.row, f"seed {cell.seed}", value["metrics"] if event == "done" else value
-            )
+                for row in _take(table, [out / "runs" / one.folder / "row.json" for one in each]):
+                    board.metrics = chosen(table, None)
+                    board.hear(event, _cell(row).row, f"seed {row['seed']}", row["metrics"])
 
         (out / "runs").mkdir(exist_ok=True)
         with board:
-            pool.run([_job(cell, table) for cell in missing], at_once, hear)
+            jobs = [_job(cell, shorter, table) for cell, shorter in trained.items()]
+            pool.run(jobs, at_once, hear)
         table.write_head()  # with the differences between the current rows
     return table
 
@@ -148,6 +153,38 @@ def _check(
                 f"the sizes {same:g} and {cell.size:g} round to the same towers of {cell.method}; drop one"
             )
     return settings
+
+
+def _trained(
+    wanted: Sequence[Cell], settings: Mapping[str, Mapping[str, Any]]
+) -> dict[Cell, tuple[int, ...]]:
+    """Return the cells that are trained, with the lower budgets whose models are kept on the way: at
+    a constant rate all below the highest of a method, size and seed, else none."""
+    found: dict[Cell, tuple[int, ...]] = {}
+    longest: dict[tuple[Any, ...], Cell] = {}
+    for cell in sorted(wanted, key=lambda cell: -cell.budget):
+        key = (cell.method, cell.size, cell.seed)
+        if settings[cell.method]["schedule"] == "constant" and key in longest:
+            found[longest[key]] += (cell.budget,)
+        else:
+            found[cell] = ()
+            longest[key] = cell
+    return {cell: found[cell] for cell in wanted if cell in found}
+
+
+def _check_warmup(wanted: Sequence[Cell], settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise InputError for a budget that ends in the warm-up of the run that it is a checkpoint
+    of."""
+    for cell, shorter in _trained(wanted, settings).items():
+        own = settings[cell.method]
+        warmup = own["warmup"]
+        rising = round(warmup * cell.budget if warmup < 1 else warmup * own["batch size"])
+        if shorter and min(shorter) <= rising:
+            raise InputError(
+                f"at a constant rate the budget {min(shorter):,} of {cell.method} is a checkpoint of the run of "
+                f"{cell.budget:,} samples, which warms up for {rising:,}; shorten it with --recipe.warmup STEPS, or "
+                "leave the budget out"
+            )
 
 
 def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) -> None:
@@ -221,11 +258,21 @@ def _cell(row: cells.Row) -> Cell:
     return Cell(method=row["method"], size=row["size"], budget=row["budget"], seed=row["seed"])
 
 
-def _job(cell: Cell, table: Table) -> pool.Job:
+def _take(table: Table, paths: Sequence[Path]) -> list[cells.Row]:
+    """Add the rows that jobs have written and the table lacks, and return them."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    new = [row for row in found if not table.has(_cell(row))]
+    for row in new:
+        table.add(row)
+    return new
+
+
+def _job(cell: Cell, shorter: tuple[int, ...], table: Table) -> pool.Job:
     folder = table.folder.resolve() / "runs" / cell.folder
     common = Common(**table.common)
     task = Task(
         cell=cell,
+        shorter=shorter,
         common=common,
         data=table.data,
         test=table.test,

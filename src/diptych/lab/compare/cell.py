@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -187,7 +187,7 @@ def setting(config: "RunConfig") -> dict[str, Any]:
             "text tower": config.text_tower,
             "tokenizer": config.tokenizer if texts else NO_TOWER,
             "dimension": config.embed_dim,
-            "augment": dict(config.config.get("augment", {})),
+            "augment": dict(config.config.get("augment") or {}),
             **{name.replace("_", " "): getattr(recipe, name) for name in _SHOWN},
             "optimizer": title(recipe.optimizer),
             "betas": recipe.betas,
@@ -213,9 +213,11 @@ _SHOWN = (
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The argument of a job: the cell, what is common to all cells, the data for training and test,
-    the suites, and the folder of the run."""
+    the suites, and the folder of the run. `shorter` are lower budgets of the same cell, whose models
+    are kept on the way, each in its own cell's folder beside it."""
 
     cell: Cell
+    shorter: tuple[int, ...] = ()
     common: Common = Common()
     data: str
     test: str
@@ -224,45 +226,92 @@ class Task:
 
 
 def run(task: Task, say: Callable[[str], None]) -> Row:
-    """In a job: train (or resume), measure, and write the row to the folder, beside the model."""
+    """In a job: train (or resume), measure, and write the row to the folder, beside the model; those
+    of lower budgets to their folders, before it."""
+    from diptych.data.sources import open_source
+    from diptych.methods.store import read_description
+    from diptych.training.run import run as train
+
+    clock = _Clock()
+    samples = len(open_source(task.data))
+    config = resolved(task.cell, task.data, samples, task.common)
+    on_the_way = [replace(task.cell, budget=budget) for budget in sorted(task.shorter)]
+    folders = {cell: task.folder.with_name(cell.folder) for cell in on_the_way}
+    say("training")
+    train(
+        config,
+        task.folder,
+        resume=any((task.folder / "state").glob("step-*")),
+        keep={cell.budget / samples: folder for cell, folder in folders.items()},
+    )
+    trained = clock.spent()
+    row: Row = {}
+    for cell, folder in {**folders, task.cell: task.folder}.items():
+        say("measuring")
+        steps = read_description(folder)["training"]["steps"]
+        row = {
+            **asdict(cell),
+            **({} if cell == task.cell else {"checkpoint_of": task.cell.budget}),
+            **_measured(task, folder),
+            **_as_trained(config, steps, samples),
+        }
+        spent = clock.spent()
+        if cell == task.cell:
+            spent = {name: spent[name] + trained[name] for name in spent}
+        row |= {name: round(value, 3) for name, value in spent.items()}
+        row |= {"processor": processor(), "code": code_digest()}
+        write_row(folder / "row.json", row)
+    shutil.rmtree(task.folder / "state")  # keep the model, remove the state for resuming
+    return row
+
+
+class _Clock:
+    """Seconds by the clock and of the processor since the last look; at first, those of the processor
+    since the process began."""
+
+    def __init__(self) -> None:
+        self.last = {**self._now(), "cpu_seconds": 0.0}
+
+    def _now(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter(), "cpu_seconds": sum(os.times()[:4])}
+
+    def spent(self) -> dict[str, float]:
+        before, self.last = self.last, self._now()
+        return {name: self.last[name] - before[name] for name in before}
+
+
+def _measured(task: Task, folder: Path) -> Row:
+    """The part of a row that is of a trained model."""
     from diptych.data.sources import open_source
     from diptych.evaluation import evaluate
     from diptych.methods.store import load
-    from diptych.training.optim import title
-    from diptych.training.run import run as train
 
-    begun = time.perf_counter()
-    samples = len(open_source(task.data))
-    config = resolved(task.cell, task.data, samples, task.common)
-    say("training")
-    summary = train(config, task.folder, resume=any((task.folder / "state").glob("step-*")))
-    model = load(task.folder)
-    say("measuring")
+    model = load(folder)
     results = evaluate(model, open_source(task.test), task.suites)
+    return {
+        "parameters": sum(parameter.numel() for parameter in delivered(model).parameters()),
+        **gflops(model),
+        "metrics": numbers(results),
+        "protocols": {suite: result["protocol"] for suite, result in results.items()},
+    }
+
+
+def _as_trained(config: "RunConfig", steps: int, samples: int) -> Row:
+    """The part of a row that is of the run, whose source has so many samples."""
+    from diptych.training.optim import title
+
     recipe = config.recipe
-    row = {
-        **asdict(task.cell),
+    return {
         "image_tower": config.image_tower,
         "text_tower": config.text_tower,
         "setting": setting(config),
-        "parameters": sum(parameter.numel() for parameter in delivered(model).parameters()),
-        **gflops(model),
-        "steps": summary.steps,
-        "samples": round(summary.steps * samples / math.ceil(samples / recipe.batch_size)),
+        "steps": steps,
+        "samples": round(steps * samples / math.ceil(samples / recipe.batch_size)),
         "batch_size": recipe.batch_size,
         "optimizer": title(recipe.optimizer),
         "lr": recipe.lr,
         "schedule": recipe.schedule,
-        "metrics": numbers(results),
-        "protocols": {suite: result["protocol"] for suite, result in results.items()},
-        "seconds": round(time.perf_counter() - begun, 3),
-        "cpu_seconds": round(sum(os.times()[:4]), 3),
-        "processor": processor(),
-        "code": code_digest(),
     }
-    write_row(task.folder / "row.json", row)
-    shutil.rmtree(task.folder / "state")  # keep the model, remove the state for resuming
-    return row
 
 
 def write_row(path: Path, row: Row) -> None:

@@ -66,8 +66,10 @@ def compose(table: Table, metrics: Sequence[str]) -> str:
     seeds = sorted({row["seed"] for row in table.rows})
     lead = (
         f"{', '.join(table.methods)}: trained on {table.data}, measured on {table.test}, under the seeds "
-        f"{', '.join(map(str, seeds))}. Each point is from runs of its own, each to the end of its schedule."
+        f"{', '.join(map(str, seeds))}."
     )
+    if not any("checkpoint_of" in row for row in table.rows):
+        lead += " Each point is from runs of its own, each to the end of its schedule."
     hours = sum(row["cpu_seconds"] for row in table.rows) / 3600
     parts = [
         report.figures(

@@ -246,9 +246,16 @@ def _setting(row: Row) -> Mapping[str, Any]:
 
 
 def notes(table: Table) -> list[str]:
-    """Return remarks for reading a table: sample counts that differ from the budget, and numbers
-    with another meaning."""
+    """Return remarks for reading a table: budgets without runs of their own, sample counts that
+    differ from the budget, and numbers with another meaning."""
     found = []
+    ends: dict[int, set[int]] = {}
+    for row in table.rows:
+        if "checkpoint_of" in row:
+            ends.setdefault(row["checkpoint_of"], set()).add(row["budget"])
+    for longest, budgets in sorted(ends.items()):
+        some = ", ".join(f"{budget:,}" for budget in sorted(budgets))
+        found.append(f"{some} samples: checkpoints of runs of {longest:,} at a constant rate")
     seen: dict[tuple[int, int], list[str]] = {}
     for row in table.rows:
         names = seen.setdefault((row["budget"], round(row["samples"])), [])

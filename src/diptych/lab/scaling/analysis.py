@@ -27,13 +27,14 @@ class Fit:
 
     frontier: Kind = "bins"
     edges: int | None = None
+    alpha: float = 0.0
     form: Form = "saturating"
     residuals: Residuals = "error"
     c_max: float | None = None
 
     def points(self, compute: np.ndarray, error: np.ndarray) -> np.ndarray:
         """The indices of the runs on the frontier."""
-        return frontier(compute, error, self.frontier, edges=self.edges)
+        return frontier(compute, error, self.frontier, edges=self.edges, alpha=self.alpha)
 
     def law(self, compute: np.ndarray, error: np.ndarray, *, starts: int = 8) -> Law:
         """The law of the runs' frontier: compute (R,), error (R,)."""
@@ -172,15 +173,21 @@ def crossings(
 
 
 def crossing_interval(
-    first: Bootstrap, second: Bootstrap, low: float, high: float, *, level: float = 0.95
+    first: Bootstrap,
+    second: Bootstrap,
+    low: float,
+    high: float,
+    *,
+    near: float | None = None,
+    level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Percentiles of the first crossing of resampled laws, pair by pair, and the share of pairs
-    that cross."""
-    found = [
-        crossed[0].compute
-        for pair in zip(first.laws, second.laws, strict=False)
-        if (crossed := crossings(*pair, low, high, level=level))
-    ]
+    """Percentiles of a crossing of resampled laws, pair by pair, and the share of pairs that cross: of
+    the crossings of a pair the one nearest to `near`, by default the first."""
+    found = []
+    for pair in zip(first.laws, second.laws, strict=False):
+        crossed = [each.compute for each in crossings(*pair, low, high, level=level)]
+        if crossed:
+            found.append(min(crossed, key=lambda c: abs(np.log(c / near)) if near else c))
     pairs = min(len(first.laws), len(second.laws))
     if not found:
         return np.nan, np.nan, 0.0

@@ -17,7 +17,12 @@ run."""
 
 
 def frontier(
-    compute: np.ndarray, error: np.ndarray, kind: Kind = "bins", *, edges: int | None = None
+    compute: np.ndarray,
+    error: np.ndarray,
+    kind: Kind = "bins",
+    *,
+    edges: int | None = None,
+    alpha: float = 0.0,
 ) -> np.ndarray:
     """Return the indices of the runs on the frontier, in the order of their compute.
 
@@ -27,9 +32,13 @@ def frontier(
       ⌊log2(largest compute / 1500)⌋, if it is strictly better than those before it. Bins are
       half-open, so the largest run is compared apart.
     - `all`: each run that is strictly better than all with less compute
-    - `hull`: the corners of the lower convex hull of those, on logarithmic axes
+    - `hull`: those of `all` that are on the hull of the runs on logarithmic axes. With `alpha` 0 it
+      is the convex hull, otherwise the alpha shape, which follows bends: the union of the Delaunay
+      triangles whose circumcircle has a radius below 1 / alpha (Edelsbrunner et al., 1983; the
+      paper's alpha is 0.1).
 
-    Raises InputError if there are fewer than two edges.
+    Raises InputError if there are fewer than two edges, for an alpha below 0 or of another frontier,
+    and if no run is on the alpha shape.
 
     >>> compute = np.array([1e6, 2e6, 5e6, 1e7, 3e7, 1e8, 4e8, 1e9])
     >>> error = np.array([0.95, 0.93, 0.94, 0.90, 0.91, 0.85, 0.80, 0.82])
@@ -38,8 +47,14 @@ def frontier(
     """
     if kind not in get_args(Kind):
         raise unknown("frontier", kind, get_args(Kind))
+    if alpha < 0 or (alpha and kind != "hull"):
+        raise InputError(
+            f"alpha {alpha:g} with the frontier {kind!r}: it is of 'hull', and not below 0"
+        )
     if kind == "bins":
         return _improving(compute, error, _best_of_bins(compute, error, edges))
+    if kind == "hull" and alpha:
+        return _improving(compute, error, _on_alpha_shape(np.log(compute), np.log(error), alpha))
     found = _improving(compute, error, np.arange(len(compute)))
     return (
         found[_lower_hull(np.log(compute[found]), np.log(error[found]))]
@@ -83,3 +98,26 @@ def _lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             kept.pop()
         kept.append(i)
     return np.array(kept, dtype=np.intp)
+
+
+def _on_alpha_shape(x: np.ndarray, y: np.ndarray, alpha: float) -> np.ndarray:
+    """The indices of the points on the boundary of the alpha shape: the corners of edges that one of
+    its triangles has alone."""
+    from scipy.spatial import Delaunay, QhullError
+
+    points = np.stack([x, y], 1)
+    try:
+        triangles = Delaunay(points).simplices
+    except (QhullError, ValueError):
+        raise InputError(
+            f"{len(x)} runs span no area, so they have no alpha shape; add runs, or take alpha 0"
+        ) from None
+    corners = points[triangles]
+    sides = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2)
+    area = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / 2
+    kept = triangles[sides.prod(1) * alpha < 4 * area]  # radius = product of the sides / 4 area
+    edges = np.sort(np.stack([kept, np.roll(kept, -1, axis=1)], 2).reshape(-1, 2), axis=1)
+    unique, count = np.unique(edges, axis=0, return_counts=True)
+    if not len(unique):
+        raise InputError(f"no run is on the alpha shape of {alpha:g}; lower alpha")
+    return np.unique(unique[count == 1])

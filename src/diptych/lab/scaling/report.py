@@ -69,8 +69,9 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Crossed:
-    """Where the laws of two groups cross, and for the first place the percentiles of resampled runs
-    and the share of resamples that cross at all (NaN without resamples)."""
+    """Where the laws of two groups cross, the percentiles of resampled runs for the place (the first
+    that is certain, else the first), and the share of resamples that cross at all (NaN without
+    resamples)."""
 
     first: str
     second: str
@@ -165,7 +166,7 @@ def analyse(
     """Fit a law to each group of runs and compare them, a report for each metric.
 
     `held_out_above` are compute values up to which laws are fitted and above which they are tested,
-    by default those that end half, 70 % and 85 % of the frontier; `predicted` are compute values
+    by default the fit's `c_max`, or those that end half, 70 % and 85 % of the frontier; `predicted` are compute values
     whose error is to be told. `bootstraps` resamples of the runs give the intervals; with 0 they
     come from the fit alone, which knows neither the choice of the frontier nor the spread between
     runs. `progress(done, total)` counts resamples.
@@ -173,6 +174,8 @@ def analyse(
     Raises InputError if a group has too few runs.
     """
     used = [limits.of(each) for each in runs]
+    if fit.c_max is not None and not held_out_above:
+        held_out_above = (fit.c_max,)
     done = 0
 
     def count(*_: int) -> None:
@@ -252,12 +255,15 @@ def _crossed(first: Fitted, second: Fitted) -> Crossed:
     low = float(both.min())
     high = float(both.max())
     ends = (math.nan, math.nan, math.nan)
+    places = crossings(first.law, second.law, low, high)
     if first.bootstrap is not None and second.bootstrap is not None:
-        ends = crossing_interval(first.bootstrap, second.bootstrap, low, high)
+        told = [place for place in places if place.separate] or places
+        near = told[0].compute if told else None
+        ends = crossing_interval(first.bootstrap, second.bootstrap, low, high, near=near)
     return Crossed(
         first=first.runs.name,
         second=second.runs.name,
-        found=tuple(crossings(first.law, second.law, low, high)),
+        found=tuple(places),
         low=ends[0],
         high=ends[1],
         share=ends[2],
@@ -327,7 +333,7 @@ def _sentence(each: Crossed, found: Report) -> str:
     certain = [crossing for crossing in each.found if crossing.separate]
     resampled = "" if math.isnan(each.share) else f" {each.share:.0%} of resamples cross"
     if resampled and each.share > 0:
-        resampled += f", first at {each.low:.2g} to {each.high:.2g} (95 %)"
+        resampled += f", at {each.low:.2g} to {each.high:.2g} (95 %)"
     if certain:
         places = " and ".join(f"{crossing.compute:.3g}" for crossing in certain)
         return (
@@ -379,7 +385,7 @@ _RESIDUALS: Mapping[str, str] = {"error": "error", "log": "logarithm of the erro
 def _note(found: Report) -> str:
     how = "resampled runs" if found.groups[0].bootstrap is not None else "the fit alone"
     note = (
-        "Small dots are runs, marks the frontier; a line is dashed beyond the largest run. "
+        "Small dots are runs, marks the frontier; a line is dashed beyond the largest run that is fitted. "
         f"Intervals are 95 %, of {how}."
     )
     return " ".join([note, *(f"{line[0].upper()}{line[1:]}." for line in found.notes())])
@@ -388,7 +394,7 @@ def _note(found: Report) -> str:
 def _cards(found: Report) -> list[str]:
     cards = [
         report.fits(
-            [_drawn(group) for group in found.groups],
+            [_drawn(group, found.fit.c_max) for group in found.groups],
             x="compute (GFLOPs)",
             y=f"error of {found.metric}",
         ),
@@ -405,11 +411,12 @@ def _cards(found: Report) -> list[str]:
     return cards
 
 
-def _drawn(group: Fitted) -> report.Fitted:
+def _drawn(group: Fitted, c_max: float | None) -> report.Fitted:
     runs = group.runs
     largest = float(runs.compute.max())
+    known = largest if c_max is None else min(c_max, largest)
     grid = np.geomspace(runs.compute.min(), largest * _BEYOND, _DRAWN)
-    grid = np.sort(np.r_[grid, largest])
+    grid = np.sort(np.r_[grid, known])
     low, high = group.interval(grid)
     points = list(zip(runs.compute.tolist(), runs.error.tolist(), strict=True))
     curve = zip(grid.tolist(), group.law(grid).tolist(), low.tolist(), high.tolist(), strict=True)
@@ -418,5 +425,5 @@ def _drawn(group: Fitted) -> report.Fitted:
         runs=[point for point in points if point[1] > 0],
         points=[points[at] for at in group.on],
         curve=list(curve),
-        known=largest,
+        known=known,
     )

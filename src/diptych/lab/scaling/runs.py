@@ -16,6 +16,7 @@ from diptych.data.sample import BadSample
 from diptych.data.sources.rows import open_rows
 from diptych.errors import InputError, unknown
 from diptych.lab.compare.table import chosen, is_comparison, read
+from diptych.spec import parse
 
 COMPUTE = ("gflops_total", "gflops", "compute")
 SAMPLES = ("total_samples_seen", "samples_seen", "samples")
@@ -75,12 +76,14 @@ def read_runs(
     compute: str | None = None,
     samples: str | None = None,
 ) -> list[Runs]:
-    """Read a table of runs (.csv, .tsv, .parquet, …), the folder of a comparison, or the folders of
+    """Read a table of runs (.csv, .tsv, .parquet, …), the folders of comparisons, or the folders of
     runs with validations; a row is a run, or one of its validations (`rows_of_run`).
 
     `metrics` are columns of shares of which more is better, `losses` columns that are errors
     already; a run whose cell is empty is left out of that metric. `by` are the columns that say
-    which runs belong together, by default all runs of a table do, and elsewhere those of a method.
+    which runs belong together, by default all runs of a table do, and elsewhere those of a method (and
+    of a comparison, of several). Rows of comparisons have the columns of results.jsonl, and `name`, the
+    method without its options, `data`, `test` and `folder`.
     `compute` and `samples` name their columns.
 
     Raises InputError for a missing file or column, for a cell that is no number, a metric outside of
@@ -93,14 +96,14 @@ def read_runs(
         rows = [row for each in found for row in rows_of_run(each)]
         columns: Sequence[str] = list(dict.fromkeys(name for row in rows for name in row))
         by = by or ("method",)
+    elif all(map(is_comparison, found)):
+        rows, metrics, losses = _of_comparisons(found, metrics, losses)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        by = by or (("method",) if len(found) == 1 else ("method", "folder"))
     elif len(found) > 1:
         raise InputError(
-            f"{found[1]}: several paths are folders of runs; name one table, or one folder of diptych compare"
+            f"{found[1]}: several paths are folders of runs, or of diptych compare; name one table alone"
         )
-    elif is_comparison(path):
-        rows, metrics, losses = _of_comparison(path, metrics, losses)
-        columns = list(rows[0])
-        by = by or ("method",)
     else:
         columns, rows = _of_table(path)
     if not metrics and not losses:
@@ -154,6 +157,7 @@ def rows_of_run(run: Path) -> list[dict[str, Any]]:
     return [
         {
             "method": config["method"],
+            "data": ", ".join(config.get("data", {}).values()),
             "run": run.name,
             "step": line["done"] + 1,
             "samples_seen": (line["done"] + 1) * recipe["batch_size"],
@@ -168,28 +172,38 @@ def rows_of_run(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _of_comparison(
-    path: Path, metrics: Sequence[str], losses: Sequence[str]
+def _of_comparisons(
+    paths: Sequence[Path], metrics: Sequence[str], losses: Sequence[str]
 ) -> tuple[list[dict[str, Any]], Sequence[str], Sequence[str]]:
-    """The rows of a comparison, with its metrics as columns, and those that are asked for by their
+    """The rows of comparisons, with their metrics as columns, and those that are asked for by their
     full names."""
-    table = read(path)
-    if not table.rows:
-        raise InputError(f"{path}: no run is done; go on with diptych compare")
-    if not metrics and not losses:
-        metrics = chosen(table, None)
-    else:
-        metrics, losses = (chosen(table, asked) if asked else () for asked in (metrics, losses))
-    counted = all("weight_gflops" in row for row in table.rows)  # older tables have the other alone
-    rows = [
-        {
-            **row,
-            **row["metrics"],
-            "gflops_total": row["weight_gflops" if counted else "gflops"] * row["samples"],
-        }
-        for row in table.rows
-    ]
-    return rows, metrics, losses
+    rows: list[dict[str, Any]] = []
+    asked: dict[str, None] = {}
+    as_losses: dict[str, None] = {}
+    names = [path.name for path in paths]
+    for path in paths:
+        table = read(path)
+        if not table.rows:
+            raise InputError(f"{path}: no run is done; go on with diptych compare")
+        if metrics or not losses:
+            asked |= dict.fromkeys(chosen(table, metrics or None))
+        if losses:
+            as_losses |= dict.fromkeys(chosen(table, losses))
+        folder = path.name if names.count(path.name) == 1 else str(path)
+        of_table = {"data": table.data, "test": table.test, "folder": folder}
+        # older tables have the other compute alone
+        compute = "weight_gflops" if all("weight_gflops" in row for row in table.rows) else "gflops"
+        rows += [
+            {
+                **row,
+                **row["metrics"],
+                **of_table,
+                "name": parse(row["method"]).name,
+                "gflops_total": row[compute] * row["samples"],
+            }
+            for row in table.rows
+        ]
+    return rows, tuple(asked), tuple(as_losses)
 
 
 def _of_table(path: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
