@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diptych.data.sources import open_source
-from diptych.lab.claim import Trial, block, find
+from diptych.lab.claim import Trial, best, block, find
 from diptych.lab.claims import align
 
 N = 60  # pairs of the smallest set
@@ -64,16 +64,19 @@ def test_arms_differ_in_data_passes_and_divisor_alone(tmp_path, monkeypatch, dra
     assert steps["filtered"] == steps["dropped"] < align.STEPS
     assert {steps[name] for name in set(steps) - {"filtered", "dropped"}} == {align.STEPS}
     same = {
-        str(replace(c, data={}, config={}, recipe=replace(c.recipe, steps=1)))
+        str(replace(c, data={}, config={}, recipe=replace(c.recipe, steps=1, lr=1.0)))
         for c in begun.values()
     }
     assert len(same) == 1
+    rates = {name: c.recipe.lr for name, c in begun.items()}
+    assert rates.pop("clean") == rates.pop("noisy") == best(align.RATES["clean"])
+    assert set(rates.values()) == {best(align.RATES["noisy32"])}
     divisors = {
         name: (c.config.get("sigma", 1.0), c.config.get("learned", True))
         for name, c in begun.items()
     }
     assert divisors.pop("fixed") == (1.0, False)
-    assert divisors.pop("best_fixed") == (align.BEST_SIGMA, False)
+    assert divisors.pop("best_fixed") == (best(align.SIGMAS), False)
     assert set(divisors.values()) == {(1.0, True)}
     assert begun["fixed"].data == begun["best_fixed"].data == begun["noisy32"].data
     assert (shares["clean"], shares["noise32"]) == (0, 1)
