@@ -15,7 +15,8 @@ which the probabilities of the last epoch find wrong pairs. `p_wrong`, `p_incomp
 are the means of these probabilities.
 
 Matching and captions, with their concepts, are not part of this claim. Rates and lambda are to be chosen
-on seeds 100 and 101.
+on seeds 100 and 101. What was tried on seed 100, at 1e-3: `softened` .84 (`missed` .04) with two layers and with
+four, `plain` .67 with four.
 """
 
 import json
@@ -81,6 +82,7 @@ def trained(
                 "caption": 0.0,
                 "concepts": 0,
                 "cached": True,
+                "depth": 2,
             },
             recipe={"epochs": trial.steps(EPOCHS, quick=2), "batch_size": BATCH, "lr": RATE},
             options={"seed": trial.seed, "quiet": True},
