@@ -122,9 +122,7 @@ def test_towers_that_have_no_positions_or_not_the_route_are_refused():
     images = random_images(1)
     box = tile_boxes(1)[None]
     with pytest.raises(InputError, match="no route 'values'; it has tokens"):
-        region_vectors(
-            encoder("conv:image_size=32:widths=(8,):depths=(1,)"), images, box, "values"
-        )
+        region_vectors(encoder("conv:image_size=32:widths=(8,):depths=(1,)"), images, box, "values")
     with pytest.raises(InputError, match="size is 36 pixels, and the image tower's patches are"):
         check_side(encoder().image, 36, "size")
 

@@ -79,9 +79,7 @@ def block_names(tower: nn.Module) -> list[str]:
 
 
 def _parts(name: str, parts: nn.Module) -> list[str]:
-    return [
-        each for at, part in parts.named_children() for each in _alike(f"{name}.{at}", part)
-    ]
+    return [each for at, part in parts.named_children() for each in _alike(f"{name}.{at}", part)]
 
 
 def _alike(name: str, stage: nn.Module) -> list[str]:

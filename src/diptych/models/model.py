@@ -28,6 +28,7 @@ from diptych.models.class_names import class_directions
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.dense import patch_vectors, pixel_classes
 from diptych.models.pixels import ImagesLike, pixel_batches
+from diptych.models.regions import NamesRegions
 from diptych.models.saved import Saved
 from diptych.towers.dual import DualEncoder, pooled
 from diptych.towers.encoded import Encoded
@@ -225,7 +226,7 @@ class TextModel(Saved):
         ).clone()  # a clone outside inference mode can take part in gradients
 
 
-class Model(TextModel):
+class Model(NamesRegions, TextModel):
     """A dual encoder that accepts images and strings.
 
     Raises InputError if the tokenizer or the preprocessing does not match the towers.

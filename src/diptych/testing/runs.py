@@ -51,9 +51,7 @@ def sizes(batch: Any) -> set[int]:
     return {len(each) for each in batch.values()} if isinstance(batch, Mapping) else {len(batch)}
 
 
-def batches(
-    subject: Subject, method: Method, batch: int | None = None
-) -> list[tuple[Stage, Any]]:
+def batches(subject: Subject, method: Method, batch: int | None = None) -> list[tuple[Stage, Any]]:
     """Return this rank's part of one batch for each stage with steps, and for each stream of one
     whose streams take turns. Each stage's `prepare` provides its columns."""
     sources: dict[str, Source] = {**subject.sources(method)}

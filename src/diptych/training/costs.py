@@ -385,9 +385,7 @@ def _state(fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage) -
     }
 
 
-def _batches(
-    method: Method, stage: Stage, sources: Mapping[str, Source]
-) -> dict[int, Any]:
+def _batches(method: Method, stage: Stage, sources: Mapping[str, Source]) -> dict[int, Any]:
     """Return two batches by their sizes, one twice as large as the other."""
     if stage.min_batch <= SMALL:
         return {size: _batch(method, stage, sources, size) for size in (SMALL, 2 * SMALL)}

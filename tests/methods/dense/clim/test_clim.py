@@ -75,10 +75,10 @@ def slow(made, images):
         canvas = torch.zeros(1, 3, 32 * side, 32 * side, dtype=torch.float64)
         for at in range(side**2):
             row, column = divmod(at, side)
-            canvas[0, :, row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] = pixels[first + at]
-        mosaic = torch.nn.functional.interpolate(
-            canvas, (48, 48), mode="bicubic", antialias=True
-        )
+            canvas[0, :, row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] = pixels[
+                first + at
+            ]
+        mosaic = torch.nn.functional.interpolate(canvas, (48, 48), mode="bicubic", antialias=True)
         maps = position_maps(made.model, mosaic, "values")
         for row in range(side):
             for column in range(side):
@@ -100,12 +100,15 @@ def test_only_the_last_blocks_and_the_scale_are_trained():
     optimizer.step()
     assert not any(parameter.grad is not None for parameter in made.model.text.parameters())
     moved = {
-        name for name, value in made.model.state_dict().items() if not torch.equal(value, before[name])
+        name
+        for name, value in made.model.state_dict().items()
+        if not torch.equal(value, before[name])
     }
     learnt = {
         name
         for name, _ in made.model.named_parameters()
-        if name == "logit_scale.value" or name.startswith(("image.transformer.layers.1", "image.transformer.layers.2"))
+        if name == "logit_scale.value"
+        or name.startswith(("image.transformer.layers.1", "image.transformer.layers.2"))
     }
     assert moved == learnt
     assert not made.model.text.training
@@ -154,8 +157,14 @@ def test_tiles_may_be_smaller_than_the_towers_images():
         ({"choices": ()}, "choices is empty"),
         ({"choices": (0, 2)}, "choices"),
         ({"decay": 0.5}, "decay is 0.5, and the last blocks are trained at one rate"),
-        ({"choices": (2,), "group": 4, "size": 60}, "method.size is 60 pixels, and the image tower's"),
-        ({"choices": (2,), "group": 4, "tile": 12}, "method.tile is 12 pixels, and the image tower's"),
+        (
+            {"choices": (2,), "group": 4, "size": 60},
+            "method.size is 60 pixels, and the image tower's",
+        ),
+        (
+            {"choices": (2,), "group": 4, "tile": 12},
+            "method.tile is 12 pixels, and the image tower's",
+        ),
     ],
 )
 def test_options_that_make_no_mosaics_are_refused(config, message):

@@ -13,7 +13,9 @@ def test_the_published_numbers_of_mosaics():
     assert unit((2, 3, 4)) == 29
     assert counts(32, (2, 3, 4)) == (1, 3)
     assert counts(58, (2, 3, 4)) == (2, 0)
-    with pytest.raises(InputError, match=r"28 images make no mosaics of 2 x 2 and 3 x 3 and 4 x 4 t"):
+    with pytest.raises(
+        InputError, match=r"28 images make no mosaics of 2 x 2 and 3 x 3 and 4 x 4 t"
+    ):
         counts(28, (2, 3, 4))
 
 
