@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diptych.data.images import Preprocess
 from diptych.errors import InputError
+from diptych.models.mode import evaluating
 from diptych.models.pixels import ImagesLike, pixel_batches
 from diptych.towers.dual import DualEncoder
 from diptych.towers.regions import at_any_size, check_side, pool_boxes, position_maps
@@ -98,9 +99,6 @@ class NamesRegions:
         encoder = at_any_size(self.encoder)
         rest = iter(given)
         vectors = []
-        # imported here: model imports this module
-        from diptych.models.model import evaluating
-
         with evaluating(encoder), torch.inference_mode():
             for (pixels,) in batches:
                 maps = position_maps(encoder, pixels.to(self.device), route).float()

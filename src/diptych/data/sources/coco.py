@@ -84,9 +84,10 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
     captions: dict[Any, list[str]] = {}
     damage: dict[str, str] = {}
     for image in data["images"]:
-        own = image.get("captions", ())  # not COCO's own; some files have them here
-        captions[image["id"]] = [text for text in own if isinstance(text, str)]
-        if isinstance(own, str) or len(captions[image["id"]]) < len(own):
+        own = image.get("captions", [])  # not COCO's own; some files have them here
+        texts = [text for text in own if isinstance(text, str)] if isinstance(own, list) else []
+        captions[image["id"]] = texts
+        if texts != own:
             damage[f"{path}:{image['file_name']}"] = "columns"
     for at, annotation in enumerate(data.get("annotations", ())):
         texts = captions.get(annotation["image_id"])

@@ -197,6 +197,6 @@ def _measured(rank: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dic
     first = per_class(rank <= 1, labels, len(names))
     results["classes_seen"] = int(np.isfinite(first).sum())
     results["by_class"] = {
-        names[at]: {"top1": float(first[at])} for at in np.flatnonzero(np.isfinite(first))
+        names[at]: {"top1": float(first[at])} for at in np.flatnonzero(np.isfinite(first)).tolist()
     }
     return results
