@@ -5,7 +5,7 @@ import re
 import pytest
 
 from diptych.errors import InputError
-from diptych.methods.abilities import ABILITIES, COMING, able_methods, require
+from diptych.methods.abilities import ABILITIES, able_methods, require
 from diptych.methods.registry import cards
 
 
@@ -19,11 +19,11 @@ class Blind:
     [
         ("detect", "train one with `diptych train cones --preset detect`"),
         ("generate", "train one with .*close` or .*language_model`"),
-        ("embed_regions", "no method has it yet; clim and .* will"),
+        ("embed_regions", "train one with `diptych train clim --init MODEL`"),
         ("unheard_of", "name another model"),
     ],
 )
-def test_a_missing_ability_names_the_methods_that_have_or_will_have_it(ability, remedy):
+def test_a_missing_ability_names_the_methods_that_have_it(ability, remedy):
     with pytest.raises(
         InputError, match=f"^a search needs a model with {ability}, which Blind has not; .*"
     ):
@@ -40,9 +40,3 @@ def test_a_model_with_the_ability_passes():
 def test_abilities_of_cards_are_known():
     given = {ability for card in cards().values() for ability in card.notes.get("abilities", {})}
     assert given <= ABILITIES
-    assert set(COMING) <= ABILITIES - given
-
-
-def test_no_method_that_is_here_is_announced():
-    coming = {name for methods in COMING.values() for name in methods}
-    assert not coming & set(cards()), "its card has the ability; take it out of COMING"

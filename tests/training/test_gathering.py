@@ -98,7 +98,7 @@ def images_of(whole):
             return super().loss(features, batch, at)
 
     Watching.whole = whole
-    suite.gradients_of(Subject(Watching), suite.BATCH)
+    suite.gradients_of(Subject(Watching))
     return seen
 
 
@@ -120,7 +120,7 @@ class Ragged(Small):
 
 def error_of():
     try:
-        suite.gradients_of(Subject(Ragged), suite.BATCH)
+        suite.gradients_of(Subject(Ragged))
     except InputError as error:
         return str(error)
     return "no error"

@@ -5,6 +5,7 @@ prompts of its own. Without --names they are the classes of such a run, else tho
 bring along: subfolders, named labels.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from diptych.cli._model import (
@@ -28,6 +29,7 @@ EXAMPLES = (
     "diptych classify runs/mine 'shards/*.tar' --names 'ripe,unripe' --json",
     "diptych classify runs/mine photos/ --route",
     "diptych classify runs/texts articles.txt --names 'music,sport'",
+    "diptych classify runs/clim photos/ --boxes found.json --names 'ripe,unripe'",
 )
 _SHOWN = 40  # images in the table
 
@@ -74,6 +76,27 @@ def add(parser: Parser) -> None:
         help="show which groups of prompts were mixed, for a run that has them",
     )
     parser.option(
+        "How",
+        "--boxes",
+        metavar="FILE",
+        help="name these boxes in place of images: JSON as `diptych detect --json` prints it",
+    )
+    parser.option(
+        "How",
+        "--fuse",
+        metavar="A,B",
+        help="of boxes with scores: combine them, with a weight of A for base and B for novel classes",
+    )
+    parser.option("How", "--novel", metavar="A,B,…", help="the novel classes of --fuse")
+    parser.option(
+        "How",
+        "--size",
+        type=int,
+        least=1,
+        metavar="PIXELS",
+        help="of --boxes: the side at which whole images are read (default: the model's)",
+    )
+    parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
     )
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
@@ -92,6 +115,12 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych classify has no images; name a folder, an image, or any other source"
         )
+    if "boxes" in args:
+        _name_boxes(args)
+        return
+    for name in ("fuse", "novel", "size"):
+        if name in args:
+            raise InputError(f"--{name} is about regions; name them with --boxes")
     from diptych.inference.classify import name_source
 
     model: Any = load_model(args.model, args)
@@ -124,11 +153,76 @@ def run(args: Namespace) -> None:
         )
     else:
         _show(args, found, "texts" if of_texts else "images")
-    if found.bad:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in found.bad.items())
+    _show_bad(args, found.bad)
+
+
+def _show_bad(args: Namespace, bad: Mapping[str, int]) -> None:
+    if bad:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
         say(
             f"left out, as they cannot be read: {reasons} (`diptych check {args.images}` tells which)"
         )
+
+
+def _name_boxes(args: Namespace) -> None:
+    """Name the boxes of a file."""
+    from dataclasses import asdict
+
+    from diptych.inference.regions import name_regions
+
+    for name in ("role", "route"):
+        if name in args:
+            raise InputError(f"--{name} is not about regions; leave it out, or --boxes")
+    fusion = _fusion(args)
+    model: Any = load_model(args.model, args)
+    names = ("names", "templates", "label", "k", "batch_size", "exact", "size")
+    settings = {name: args[name] for name in names if name in args}
+    with progress("naming regions") as report:
+        found, bad = name_regions(
+            model, args.images, args.boxes, fusion=fusion, progress=report, **settings
+        )
+    if args.get("json"):
+        reported = [asdict(each) for each in found]
+        for row, each in zip(reported, found, strict=True):
+            row["classes"] = [{"name": name, "probability": share} for name, share in each.classes]
+            if each.score is None:
+                del row["name"], row["score"]
+        show_json(
+            {
+                "model": args.model,
+                "names": list(model.classes),
+                "boxes": reported,
+                "bad": dict(bad),
+            }
+        )
+    else:
+        rows = []
+        for each in found[:_SHOWN]:
+            own = each.classes[0] if each.score is None else (each.name, each.score)
+            others = each.classes[1:] if each.score is None else each.classes
+            then = ", ".join(f"{name} {share:.2f}" for name, share in others)
+            rows.append((each.image, *own, then, *map(round, each.box)))
+        heads = ("image", "class", "score" if fusion else "probability", "then")
+        more = len(found) - len(rows)
+        note = f"and {more:,} more boxes; --json tells all" if more > 0 else ""
+        sides = ("left", "top", "right", "bottom")
+        show_table(f"boxes of {args.images} by {args.model}", (*heads, *sides), rows, note)
+    _show_bad(args, bad)
+
+
+def _fusion(args: Namespace) -> Any:
+    """Return how scores are combined, None if they are not."""
+    from diptych.inference.regions import Fusion
+
+    if "fuse" not in args:
+        if "novel" in args:
+            raise InputError("--novel is about the scores of --fuse; give --fuse A,B too")
+        return None
+    try:
+        base, other = (float(part) for part in args.fuse.split(","))
+    except ValueError:
+        raise InputError(f"--fuse is {args.fuse!r}; give two weights, such as 0.1,0.8") from None
+    return Fusion(base, other, tuple(args.get("novel", "").split(",") if "novel" in args else ()))
 
 
 def _show(args: Namespace, found: Any, things: str) -> None:

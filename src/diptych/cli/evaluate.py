@@ -78,7 +78,9 @@ def add(parser: Parser) -> None:
         help="zeroshot: choices of one random prompt a class, for the spread of accuracy; clip_i, visualness: "
         "drawings of each class or text",
     )
-    parser.option(some, "--novel", metavar="NAME,…", help="zeroshot: the novel classes, or half")
+    parser.option(
+        some, "--novel", metavar="NAME,…", help="zeroshot, regions: the novel classes, or half"
+    )
     parser.option(
         some,
         "--group",
@@ -185,7 +187,21 @@ def add(parser: Parser) -> None:
         some,
         "--route",
         metavar="NAME",
-        help="segment: how positions are computed: tokens (default), or values of a ViT",
+        help="segment, regions: how positions are computed: tokens, or values of a ViT (default of regions)",
+    )
+    parser.option(
+        some,
+        "--mask",
+        metavar="NAME",
+        help="dense, segment: which mask; regions: the areas of its classes in place of boxes",
+    )
+    parser.option(
+        some,
+        "--size",
+        type=int,
+        least=1,
+        metavar="PIXELS",
+        help="regions: the side at which whole images are read (default: the model's)",
     )
     parser.option(
         some,
@@ -382,7 +398,7 @@ _PLAIN = (
         "event",
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
-    *("task", "reference", "lexicon", "drawer", "background", "route", "register"),
+    *("task", "reference", "lexicon", "drawer", "background", "route", "register", "mask", "size"),
 )
 
 

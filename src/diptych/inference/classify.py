@@ -111,16 +111,7 @@ def name_source(
     require(model, "class_logits", "diptych classify", model.name)
     if route:
         require(model, "route", "--route", model.name)
-    if isinstance(names, str | Path) and str(names).lower().endswith(".json"):
-        if templates is not None:
-            raise InputError(f"{names} has whole sentences; leave out --template")
-        set_sentences(model, str(names))
-    else:
-        trained = isinstance(model, TrainedClassesModel)  # it has prompts of its own
-        specs = templates if templates is not None else () if trained else ("images",)
-        prompts = [template for spec in specs for template in banks(spec)]
-        own = model.classes if trained else ()
-        model.set_classes(_classes(own, source, names, label), prompts)
+    set_named_classes(model, source, names, templates=templates, label=label)
     found = Classified()
     if source is None:
         path = Path(str(images))
@@ -134,6 +125,27 @@ def name_source(
     found.classes = tuple(model.classes)
     found.title = f"{images if source is None else source.name} by {model.name}"
     return found
+
+
+def set_named_classes(
+    model: Any,
+    source: Source | None,
+    names: Sequence[str] | str | Path | None,
+    *,
+    templates: Sequence[str] | None = None,
+    label: str | None = None,
+) -> None:
+    """Set the classes of a model, as `name_source` does."""
+    if isinstance(names, str | Path) and str(names).lower().endswith(".json"):
+        if templates is not None:
+            raise InputError(f"{names} has whole sentences; leave out --template")
+        set_sentences(model, str(names))
+    else:
+        trained = isinstance(model, TrainedClassesModel)  # it has prompts of its own
+        specs = templates if templates is not None else () if trained else ("images",)
+        prompts = [template for spec in specs for template in banks(spec)]
+        own = model.classes if trained else ()
+        model.set_classes(_classes(own, source, names, label), prompts)
 
 
 def _classes(

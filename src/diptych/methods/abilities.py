@@ -44,7 +44,7 @@ class EmbedsRegions(Protocol):
         self, images: "ImagesLike", boxes: Sequence[Any] | None = None, *, batch_size: int = 64
     ) -> "tuple[Tensor, Tensor, Tensor]":
         """Unit vectors (N, R, E) of regions, their boxes (N, R, 4) as shares of the image, and
-        which are real (N, R); the regions are the model's own proposals without `boxes`."""
+        which are real (N, R)."""
         ...
 
 
@@ -182,18 +182,13 @@ ABILITIES = frozenset(
 )
 """All abilities; those of a card are among them."""
 
-COMING: Mapping[str, tuple[str, ...]] = {
-    "embed_regions": ("clim", "villa", "dito", "doco"),
-}
-"""The methods that will bring an ability that none has yet."""
-
 
 def able_methods(ability: str) -> str:
-    """Return the commands that train a model with an ability, from the cards of all methods, or the
-    methods that will have it, for the end of a message.
+    """Return the commands that train a model with an ability, from the cards of all methods, for the
+    end of a message.
 
-    >>> able_methods("compose"), able_methods("embed_regions")
-    ('train one with `diptych train sprc`', 'no method has it yet; clim and villa and dito and doco will')
+    >>> able_methods("compose"), able_methods("embed_images")
+    ('train one with `diptych train sprc`', 'name another model')
     """
     flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
     commands = [
@@ -203,8 +198,6 @@ def able_methods(ability: str) -> str:
     ]
     if commands:
         return f"train one with {' or '.join(commands)}"
-    if ability in COMING:
-        return f"no method has it yet; {' and '.join(COMING[ability])} will"
     return "name another model"
 
 

@@ -13,6 +13,7 @@ Kept statistics: batch norms keep the means and variances that they were loaded 
 of a small batch differ, and the layers behind were trained for the old ones.
 """
 
+import re
 from typing import Annotated, Any
 
 from torch import nn
@@ -50,6 +51,43 @@ def layer_rates(prefix: str, tower: Any, decay: float) -> dict[str, float]:
     rates = {prefix: decay**count}
     rates |= {f"{prefix}.transformer.layers.{at}": decay ** (count - 1 - at) for at in range(count)}
     return rates | {f"{prefix}.{name}": 1.0 for name in behind_blocks(tower)}
+
+
+def block_names(tower: nn.Module) -> list[str]:
+    """The names of a tower's blocks in order: the layers of a transformer, or the blocks of a ResNet.
+    A stage that begins otherwise is one block with all of its parts.
+
+    Raises InputError for a tower whose blocks are not known.
+
+    >>> from diptych.towers.build import image_tower
+    >>> block_names(image_tower("vit:image_size=32:patch=16:width=64:depth=2"))
+    ['transformer.layers.0', 'transformer.layers.1']
+    """
+    if has_blocks(tower):
+        return [f"transformer.layers.{at}" for at in range(len(tower.transformer.layers))]  # type: ignore[union-attr, arg-type]
+    inner = getattr(tower, "model", tower)  # a model of another library
+    start = "" if inner is tower else "model."
+    for name in ("blocks", "stages"):
+        if isinstance(parts := getattr(inner, name, None), nn.Sequential | nn.ModuleList):
+            return [f"{start}{each}" for each in _parts(name, parts)]
+    stages = [name for name, _ in inner.named_children() if re.fullmatch(r"layer\d", name)]
+    if not stages:
+        raise InputError(
+            f"the blocks of an image tower of {type(inner).__name__} are not known; choose vit, conv or a timm model"
+        )
+    return [f"{start}{each}" for stage in stages for each in _alike(stage, getattr(inner, stage))]
+
+
+def _parts(name: str, parts: nn.Module) -> list[str]:
+    return [each for at, part in parts.named_children() for each in _alike(f"{name}.{at}", part)]
+
+
+def _alike(name: str, stage: nn.Module) -> list[str]:
+    """The parts of a sequence of modules of one class, else the module itself."""
+    kinds = {type(part) for part in stage.children()}
+    if not isinstance(stage, nn.Sequential) or len(kinds) != 1:
+        return [name]
+    return [f"{name}.{at}" for at in range(len(stage))]
 
 
 def behind_blocks(tower: Any) -> list[str]:

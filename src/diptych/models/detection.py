@@ -10,6 +10,7 @@ Dimensions: B images, N regions (h x w), D tower width, E embedding, C classes, 
 classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,15 +140,22 @@ class DetectorModel(TrainedClassesModel):
     def embed_regions(
         self,
         images: ImagesLike,
+        boxes: Sequence[Any] | None = None,
         *,
         batch_size: int = 64,
         exact: bool = False,
         progress: Progress | None = None,
-    ) -> Regions:
-        """The regions of images, with the scores of the classes; float32, on the CPU.
+        **options: Any,
+    ) -> Any:
+        """The `Regions` of images that the head proposes, with the scores of the classes; float32, on
+        the CPU. With `boxes` or masks, those that are given, by the encoder (`Model.embed_regions`).
 
         `images` and errors are those of `embed_images`; InputError also if no classes are set.
         """
+        if boxes is not None or options:
+            return super().embed_regions(
+                images, boxes, batch_size=batch_size, exact=exact, **options
+            )
         if not self.classes:
             raise InputError(
                 f"{self.name} knows no classes; name them first, with set_classes or --names"

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,9 @@ from diptych.errors import InputError, Missing
 from diptych.models.class_names import class_directions
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.dense import patch_vectors, pixel_classes
+from diptych.models.mode import evaluating
 from diptych.models.pixels import ImagesLike, pixel_batches
+from diptych.models.regions import NamesRegions
 from diptych.models.saved import Saved
 from diptych.towers.dual import DualEncoder, pooled
 from diptych.towers.encoded import Encoded
@@ -226,7 +227,7 @@ class TextModel(Saved):
         ).clone()  # a clone outside inference mode can take part in gradients
 
 
-class Model(TextModel):
+class Model(NamesRegions, TextModel):
     """A dual encoder that accepts images and strings.
 
     Raises InputError if the tokenizer or the preprocessing does not match the towers.
@@ -438,18 +439,6 @@ class Model(TextModel):
     ) -> tuple[Iterator[tuple[Tensor]], int]:
         """Batches of pixels (N, 3, size, size), and the number of images."""
         return pixel_batches(images, self.preprocess, batch_size, exact, clips)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Context with `module` in evaluation mode; each submodule's mode is restored afterwards."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _check_preprocess(encoder: DualEncoder, preprocess: AnyPreprocess, name: str) -> None:

@@ -26,7 +26,7 @@ from diptych.methods.registry import cards, is_file
 from diptych.testing.learning import learns_its_own_signal, shuffled_texts_teach_nothing
 from diptych.testing.ranks import Ranks
 from diptych.testing.runs import (
-    BATCH,
+    batch_of,
     batches,
     engine_of,
     found_by,
@@ -140,8 +140,8 @@ def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
         and any(stage.optimize for stage in subject.small().stages())
     ):
         _compare(
-            gradients_of(subject, BATCH),
-            gradients_of(subject, BATCH, chunk=40),
+            gradients_of(subject),
+            gradients_of(subject, chunk=40),
             "when encoded in pieces",
         )
 
@@ -158,8 +158,10 @@ def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
                 )
     if not any(stage.optimize for stage in subject.small().stages()):
         return
-    one = gradients_of(subject, BATCH)
-    for rank, two in enumerate(ranks.run(gradients_of, subject, BATCH)):
+    one = gradients_of(subject)
+    # as many samples for both ranks together
+    batch = batch_of(subject.small())
+    for rank, two in enumerate(ranks.run(gradients_of, subject, batch)):
         _compare(one, two, f"on rank {rank} of two")
 
 

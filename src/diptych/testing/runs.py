@@ -29,6 +29,13 @@ from diptych.training.step import Step
 BATCH = 8
 
 
+def batch_of(method: Method, batch: int = BATCH) -> int:
+    """Return the size of the batches of a check, `batch` or, for a method that needs more, enough
+    for two ranks."""
+    least = max((stage.min_batch for stage in method.stages() if stage.optimize), default=1)
+    return batch if least <= batch else 2 * least
+
+
 def halves(batch: Any) -> list[Any]:
     """Return the first and the second half of a batch, or of the batch of each stream."""
     parts = dict(batch) if isinstance(batch, Mapping) else {"": batch}
@@ -44,11 +51,12 @@ def sizes(batch: Any) -> set[int]:
     return {len(each) for each in batch.values()} if isinstance(batch, Mapping) else {len(batch)}
 
 
-def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[Stage, Any]]:
+def batches(subject: Subject, method: Method, batch: int | None = None) -> list[tuple[Stage, Any]]:
     """Return this rank's part of one batch for each stage with steps, and for each stream of one
     whose streams take turns. Each stage's `prepare` provides its columns."""
     sources: dict[str, Source] = {**subject.sources(method)}
     method.setup(sources)
+    batch = batch_of(method) if batch is None else batch
     found = []
     stages = method.stages()
     for number, stage in enumerate(stages):
@@ -77,7 +85,9 @@ def batches(subject: Subject, method: Method, batch: int = BATCH) -> list[tuple[
     return found
 
 
-def gradients_of(subject: Subject, batch: int, chunk: int | None = None) -> dict[str, Any]:
+def gradients_of(
+    subject: Subject, batch: int | None = None, chunk: int | None = None
+) -> dict[str, Any]:
     """Return loss and parameter gradients of one step, averaged over the ranks as the engine
     does."""
     torch.set_num_threads(1)
@@ -113,8 +123,9 @@ def engine_of(
     batch: int = BATCH,
     **options: Any,
 ) -> Engine:
-    """Return an engine with the recipe of `small`."""
-    recipe = replace(subject.cls.preset("small").recipe, steps=steps, batch_size=batch)
+    """Return an engine with the recipe of `small`, and batches of `batch_of`."""
+    size = batch_of(method, batch)
+    recipe = replace(subject.cls.preset("small").recipe, steps=steps, batch_size=size)
     return Engine(method, recipe, sources, out, Options(quiet=True, **options))
 
 

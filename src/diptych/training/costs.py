@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import (
 
 from diptych.data.batch import Batch, Tokens
 from diptych.data.loader import Loader
-from diptych.data.plan import Shuffled
+from diptych.data.plan import Fixed
 from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError, brief
@@ -48,8 +48,8 @@ from diptych.training.fake import (
 from diptych.training.step import Step
 
 SMALL = 4
-LARGE = 8
-"""The numbers of samples at which `encode` is counted, for the line through both."""
+"""The number of samples at which `encode` is counted, or a method's smallest batch if that is
+larger, and at twice as many, for the line through both."""
 
 LOSSES = (64, 128, 256)
 """The batches at which the loss of a larger one is counted, for the parabola through them."""
@@ -92,6 +92,7 @@ class Costs:
     - `loss_flops` and `loss_bytes`: of the loss of a global batch of `batch_size`, forward and
       backward; None if it cannot be counted without data, for the reason in `uncounted`.
     - `unchunkable` and `unshardable`: why gradient caching or sharding refuses the method, or "".
+    - `least`: the samples that a device has to encode together.
     """
 
     batch_size: int
@@ -113,6 +114,7 @@ class Costs:
     loss_flops: int | None
     loss_bytes: int | None
     uncounted: str = ""
+    least: int = 1
 
 
 def count(
@@ -136,7 +138,8 @@ def count(
     optim.freeze(method, stage.lr_scale)
     step = Step(method, recipe.precision)
     at = replace(_AT, stage=stage.name)
-    batches = {size: _batch(method, stage, found, size) for size in (SMALL, LARGE)}
+    batches = _batches(method, stage, found)
+    large = max(batches)
     loss_flops = loss_bytes = None
     try:
         parts, features = _parts(fake, step, batches, at)
@@ -145,20 +148,21 @@ def count(
         parts, features = _towers(fake, step, batches, at, uncounted)
     else:
         loss_flops, loss_bytes, uncounted = _loss(
-            fake, step, batches[LARGE], features, at, recipe.batch_size
+            fake, step, batches[large], features, at, (large, recipe.batch_size)
         )
     return Costs(
         batch_size=recipe.batch_size,
         precision=recipe.precision,
         **_state(fake, method, recipe, stage),
         parts=parts,
-        input_bytes=_nbytes(batches[LARGE]) / LARGE,
-        feature_bytes=sum(value.nbytes for value in features.values()) / LARGE,
+        input_bytes=_nbytes(batches[large]) / large,
+        feature_bytes=sum(value.nbytes for value in features.values()) / large,
         loss_flops=loss_flops,
         loss_bytes=loss_bytes,
         uncounted=uncounted,
         unchunkable=_refusal(gradcache.check, method),
         unshardable=_refusal(shard.check, method),
+        least=1 if method.chunkable else stage.min_batch,
     )
 
 
@@ -225,13 +229,13 @@ def _part(
     encode: Callable[[Any], Features],
 ) -> tuple[Part, dict[str, Tensor]]:
     """Return what a part costs, and its features of the large batch."""
-    small = _encoded(fake, step, fake_batch(fake, batches[SMALL]), encode)
-    large = _encoded(fake, step, fake_batch(fake, batches[LARGE]), encode)
+    sizes = sorted(batches)
+    small, large = (_encoded(fake, step, fake_batch(fake, batches[size]), encode) for size in sizes)
     found = Part(
-        forward=_line(small.forward, large.forward),
-        backward=_line(small.backward, large.backward),
-        kept=_line(small.kept, large.kept),
-        tokens=_tokens(batches[LARGE], part),
+        forward=_line(sizes, small.forward, large.forward),
+        backward=_line(sizes, small.backward, large.backward),
+        kept=_line(sizes, small.kept, large.kept),
+        tokens=_tokens(batches[sizes[1]], part),
     )
     return found, large.features
 
@@ -265,9 +269,9 @@ def _tokens(batch: Any, part: str) -> int:
     return max(gradcache.tokens(each, part) for each in streams)
 
 
-def _line(small: float, large: float) -> Line:
-    each = (large - small) / (LARGE - SMALL)
-    return Line(fixed=max(0.0, small - each * SMALL), each=each)
+def _line(sizes: Sequence[int], small: float, large: float) -> Line:
+    each = (large - small) / (sizes[1] - sizes[0])
+    return Line(fixed=max(0.0, small - each * sizes[0]), each=each)
 
 
 @dataclass
@@ -299,14 +303,15 @@ def _loss(
     batch: Any,
     features: Mapping[str, Tensor],
     at: At,
-    size: int,
+    given: tuple[int, int],
 ) -> tuple[int | None, int | None, str]:
-    """Return operations and kept bytes of the loss of a global batch of `size`, or why they cannot
-    be counted."""
-    sizes = LOSSES if size > LOSSES[-1] else (max(LARGE, size),)
+    """Return operations and kept bytes of the loss of a global batch, or why they cannot be counted.
+    `given` are the sizes of the batch at hand and of the global one."""
+    large, size = given
+    sizes = LOSSES if size > LOSSES[-1] else (max(large, size),)
     try:
         counted = [
-            _loss_at(fake, step, batch, features, at, max(1, count // LARGE)) for count in sizes
+            _loss_at(fake, step, batch, features, at, max(1, count // large)) for count in sizes
         ]
     except Exception as error:  # whatever a loss does with data that are not there
         return None, None, f"the loss{_why(error)}"
@@ -380,6 +385,14 @@ def _state(fake: FakeTensorMode, method: Method, recipe: Recipe, stage: Stage) -
     }
 
 
+def _batches(method: Method, stage: Stage, sources: Mapping[str, Source]) -> dict[int, Any]:
+    """Return two batches by their sizes, one twice as large as the other."""
+    if stage.min_batch <= SMALL:
+        return {size: _batch(method, stage, sources, size) for size in (SMALL, 2 * SMALL)}
+    first = _batch(method, stage, sources, stage.min_batch)
+    return {stage.min_batch: first, 2 * stage.min_batch: _repeated(first, 2, images=True)}
+
+
 def _batch(method: Method, stage: Stage, sources: Mapping[str, Source], size: int) -> Any:
     """Return a batch of real tensors, with texts that fill the context."""
     streams = stage.streams[:1] if stage.turns else stage.streams
@@ -387,7 +400,7 @@ def _batch(method: Method, stage: Stage, sources: Mapping[str, Source], size: in
     for stream in streams:
         source = _samples(method, stage, stream, sources[stream])
         views = method.views(stage, stream)
-        loader = Loader(source, views, Shuffled(), stage.batch_size(stream, size), steps=1)
+        loader = Loader(source, views, Fixed(), stage.batch_size(stream, size), steps=1)
         parts[stream] = _filled(next(iter(loader.epoch(0))), views)
     return parts if len(stage.streams) > 1 else parts[streams[0]]
 

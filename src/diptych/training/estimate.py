@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from diptych.data.loader import Loader, require
-from diptych.data.plan import Shuffled
+from diptych.data.plan import Fixed
 from diptych.data.sample import Source
 from diptych.data.tokenizers import build
 from diptych.methods.base import At, Method, Recipe
@@ -62,8 +62,8 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         source = sources[stream]
         views = method.views(stage, stream)
         require(source, [name for view in views for name in view.reads], config.method)
-        probe = stage.batch_size(stream, min(_PROBE, len(source)))
-        loaders[stream] = Loader(source, views, Shuffled(), probe, steps=1)
+        probe = stage.batch_size(stream, max(min(_PROBE, len(source)), stage.min_batch))
+        loaders[stream] = Loader(source, views, Fixed(), probe, steps=1)
     source = sources[stage.streams[0]]
     step = Step(method, config.recipe.precision)
     at = At(0, 1, 0, config.options.seed, stage.name)

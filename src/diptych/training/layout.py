@@ -102,7 +102,7 @@ def _fitting(costs: Costs, count: int, device: Device) -> Layout | None:
 
 def layouts(costs: Costs, count: int) -> Iterator[Layout]:
     """Yield the layouts on at most `count` devices, the simplest first."""
-    devices = min(count, costs.batch_size)
+    devices = min(count, max(1, costs.batch_size // costs.least))
     for sharded in (False, True):
         if sharded and (devices == 1 or costs.unshardable):
             return

@@ -277,3 +277,44 @@ def test_other_json_says_what_is_wrong(tmp_path, text, message):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=message):
         open_source(str(tmp_path / "x.json"))
+
+
+def _written(tmp_path, name, data):
+    for image in data["images"]:
+        Image.new("RGB", (8, 8)).save(tmp_path / image["file_name"])
+    (tmp_path / name).write_text(json.dumps(data))
+    return open_source(str(tmp_path / name))
+
+
+def test_captions_in_the_list_of_images_are_read(tmp_path):
+    images = [
+        {"id": 1, "file_name": "1.jpg", "captions": ["A red cup.", "A cup"]},
+        {"id": 2, "file_name": "2.jpg", "captions": ["A dog.", 3]},
+        {"id": 3, "file_name": "3.jpg", "captions": "A cat."},
+    ]
+    source = _written(tmp_path, "pairs.json", {"images": images})
+    assert [source[at].captions() for at in range(3)] == [["A red cup.", "A cup"], ["A dog."], []]
+    assert list(source.schema()) == ["images.main", "texts.caption"]
+    assert Counter(source.damage.values()) == {"columns": 2}
+
+
+def test_boxes_of_panoptic_segments_are_read(tmp_path):
+    segments = [
+        {"id": 7, "category_id": 199, "iscrowd": 0, "bbox": [0, 0, 8, 4], "area": 32},
+        {"id": 8, "category_id": 1, "iscrowd": 0, "bbox": [2, 2, 3, 4], "area": 12},
+        {"id": 9, "category_id": 1, "iscrowd": 1, "bbox": [0, 0, 8, 8], "area": 64},
+    ]
+    data = {
+        "images": [{"id": 5, "file_name": "5.jpg", "width": 8, "height": 8}],
+        "annotations": [{"image_id": 5, "file_name": "5.png", "segments_info": segments}],
+        "categories": [
+            {"id": 1, "isthing": 1, "name": "person"},
+            {"id": 199, "isthing": 0, "name": "wall-other-merged"},
+        ],
+    }
+    source = _written(tmp_path, "panoptic_val2017.json", data)
+    assert source.schema()["boxes"].classes == ("person", "wall-other-merged")
+    assert [(box.label, box.xyxy) for box in source[0].boxes] == [
+        (1, (0, 0, 8, 4)),
+        (0, (2, 2, 5, 6)),
+    ]

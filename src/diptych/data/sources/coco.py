@@ -1,8 +1,11 @@
-"""COCO captions (`captions_val2017.json`), COCO boxes and outlines (`instances_val2017.json`), and
-Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`)."""
+"""COCO captions (`captions_val2017.json`), COCO boxes and outlines (`instances_val2017.json`), boxes of
+things and stuff (`panoptic_val2017.json`), and Karpathy's splits (`dataset_coco.json`,
+`dataset_flickr30k.json`).
+
+Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +81,14 @@ _Found = tuple[list[str], list[list[str]], dict[str, str]]
 def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
     if split is not None:
         raise InputError(f"{path}: COCO's files hold one split each; leave :split={split} away")
-    captions: dict[Any, list[str]] = {image["id"]: [] for image in data["images"]}
+    captions: dict[Any, list[str]] = {}
     damage: dict[str, str] = {}
+    for image in data["images"]:
+        own = image.get("captions", [])  # not COCO's own; some files have them here
+        texts = [text for text in own if isinstance(text, str)] if isinstance(own, list) else []
+        captions[image["id"]] = texts
+        if texts != own:
+            damage[f"{path}:{image['file_name']}"] = "columns"
     for at, annotation in enumerate(data.get("annotations", ())):
         texts = captions.get(annotation["image_id"])
         if texts is None:
@@ -110,7 +119,7 @@ def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes
     categories = sorted(data["categories"], key=lambda category: category["id"])
     number = _numbers(categories)
     mine: dict[Any, list[list[float]]] = {image["id"]: [] for image in data["images"]}
-    for at, annotation in enumerate(data.get("annotations", ())):
+    for at, annotation in enumerate(_objects(data)):
         if (
             annotation["image_id"] not in mine
             or annotation.get("iscrowd")
@@ -126,6 +135,15 @@ def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes
     rows = np.array([row for boxes in mine.values() for row in boxes], np.float32).reshape(-1, 5)
     names = tuple(str(category["name"]) for category in categories)
     return Boxes(names, rows, np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64))
+
+
+def _objects(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the annotations, or the segments of panoptic ones, each with its image."""
+    for annotation in data.get("annotations", ()):
+        if "segments_info" not in annotation:
+            yield annotation
+        for segment in annotation.get("segments_info", ()):
+            yield {**segment, "image_id": annotation["image_id"]}
 
 
 @dataclass(frozen=True)

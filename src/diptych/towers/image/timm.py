@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import InputError, unknown
@@ -48,6 +49,9 @@ class TimmTower(ImageTower):
     features (MobileNetV3), they are wider than the tokens. Images are scaled to the size; timm's
     `crop_pct` is ignored, but see `margin`. Batch norm in training mode mixes samples
     (`mixes_samples`): the engine makes its statistics global.
+
+    A ResNet of CLIP pools by attention. By its route "values" the tokens are what the pooled vector
+    would be if the attention were on that position alone.
     """
 
     Config = TimmConfig
@@ -93,6 +97,8 @@ class TimmTower(ImageTower):
         if config.small_stem:
             self._shrink_stem()
         self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+        if isinstance(getattr(self.model, "head", None), timm.layers.AttentionPool2d):
+            self.routes = ("tokens", "values")  # type: ignore[misc]  # of this model
 
     def _without_head_conv(self) -> int:
         if not (hasattr(self.model, "conv_head") and hasattr(self.model, "bn2")):
@@ -153,7 +159,12 @@ class TimmTower(ImageTower):
         )
 
     def forward(
-        self, x: Tensor, *, edit: Edit | None = None, hidden: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        edit: Edit | None = None,
+        hidden: Tensor | None = None,
+        route: str = "tokens",
     ) -> Encoded:
         """Run `embed`, `blocks` and `finish`. An `edit` applies to ViTs only; hidden patches raise
         InputError."""
@@ -162,7 +173,26 @@ class TimmTower(ImageTower):
                 "timm towers take no hidden patches; choose image tower vit with mask_token=true"
             )
         features, levels = self.blocks(self.embed(x), edit)
-        return self.finish(features, levels, self._grid(x, features))
+        found = self.finish(features, levels, self._grid(x, features))
+        return replace(found, tokens=self._values(found)) if route == "values" else found
+
+    def _values(self, encoded: Encoded) -> Tensor:
+        """The values (B, h · w, D) of the attention that pools the positions of the last map."""
+        pool: Any = self.model.head
+        resample = _timm().layers.resample_abs_pos_embed
+        places = resample(
+            pool.pos_embed[None],
+            list(encoded.grid or ()),
+            old_size=pool.feat_size,
+            num_prefix_tokens=1,
+        )
+        tokens = encoded.tokens + places[:, 1:]
+        if pool.qkv is None:
+            return pool.v(tokens)
+        weight = pool.qkv.weight.chunk(3)[2]
+        return F.linear(
+            tokens, weight, None if pool.qkv.bias is None else pool.qkv.bias.chunk(3)[2]
+        )
 
     def _grid(self, x: Tensor, features: Tensor) -> tuple[int, int] | None:
         if features.ndim != 3:

@@ -1,0 +1,106 @@
+"""Vectors of regions: boxes pooled from the positions of an image tower.
+
+Dimensions: B images, R boxes, C channels, E embedding, h x w positions, S pooled positions a side.
+"""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from diptych.dtypes import at_least_float32
+from diptych.errors import InputError
+from diptych.towers.dual import DualEncoder
+from diptych.towers.tower import ImageTower
+
+
+def pool_boxes(maps: Tensor, boxes: Tensor, size: int = 1) -> Tensor:
+    """Pool boxes (B, R, 4) from maps (B, C, h, w): (B, R, C), or (B, R, C, S, S) for a `size` S
+    above 1.
+
+    Boxes are x0, y0, x1, y1 as shares of the map. Each of the S x S parts of a box is the mean of
+    samples that are interpolated bilinearly, about one for each position (RoIAlign of He et al.,
+    2017, aligned). A box without area gives zeros.
+
+    >>> maps = torch.arange(16.0).view(1, 1, 4, 4)
+    >>> pool_boxes(maps, torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 0.5]]])).tolist()
+    [[[2.5], [4.5]]]
+    """
+    maps = at_least_float32(maps)
+    B, R = boxes.shape[:2]
+    h, w = maps.shape[-2:]
+    # in float64: a width that rounds up across a whole number of positions takes a sample more
+    corners = boxes.double() * boxes.new_tensor([w, h, w, h], dtype=torch.float64)
+    image = torch.arange(B, device=maps.device).repeat_interleave(R)
+    rows = torch.cat([image[:, None].to(maps), corners.flatten(0, 1).to(maps)], dim=1)
+    found = roi_align(maps, rows, size, sampling_ratio=-1, aligned=True).unflatten(0, (B, R))
+    return found[..., 0, 0] if size == 1 else found
+
+
+def dense_route(tower: ImageTower) -> str:
+    """How a tower computes what is at a position: "values" if it has that route, else "tokens"."""
+    return "values" if "values" in tower.routes else "tokens"
+
+
+def position_maps(encoder: DualEncoder, x: Tensor, route: str | None = None) -> Tensor:
+    """Unit vectors of the positions of images (B, 3, H, W), as maps (B, E, h, w).
+
+    `route` is that of the image tower, by default its `dense_route`. Raises InputError for a route
+    that the tower lacks, and for a tower without positions.
+    """
+    tower = encoder.image
+    route = dense_route(tower) if route is None else route
+    if route not in tower.routes:
+        raise InputError(
+            f"this image tower has no route {route!r}; it has {' and '.join(tower.routes)}"
+        )
+    encoded = encoder.encode_image(x, **({} if route == "tokens" else {"route": route}))
+    pooler = encoder.query_pooler
+    fits = pooler is not None or encoded.tokens.shape[-1] == encoded.pooled.shape[-1]
+    if encoded.grid is None or not fits:
+        raise InputError(
+            "this image tower pools its positions away, and regions are pooled from them; "
+            "choose vit or conv"
+        )
+    vectors = F.normalize(encoder.position_vectors(encoded), dim=-1)
+    return vectors.mT.unflatten(2, encoded.grid)
+
+
+def region_vectors(
+    encoder: DualEncoder, x: Tensor, boxes: Tensor, route: str | None = None
+) -> Tensor:
+    """Unit vectors (B, R, E) of boxes (B, R, 4) of images (B, 3, H, W).
+
+        v_r = unit( RoIAlign(z, box_r) ),      z_n = unit( projection of position n )
+
+    Boxes and errors are those of `pool_boxes` and `position_maps`.
+    """
+    return F.normalize(pool_boxes(position_maps(encoder, x, route), boxes), dim=-1)
+
+
+def at_any_size(encoder: DualEncoder) -> DualEncoder:
+    """The encoder with an image tower that reads images of any size; it shares the parameters.
+
+    A ViT interpolates its positions. Other towers are returned as they are.
+    """
+    tower: Any = encoder.image
+    if getattr(tower.config, "any_size", True):
+        return encoder
+    other = copy.copy(encoder)
+    other._modules = dict(encoder._modules)
+    other.image = copy.copy(tower)
+    other.image.config = replace(tower.config, any_size=True)
+    return other
+
+
+def check_side(tower: ImageTower, size: int, what: str) -> None:
+    """Raise InputError unless images of this side are whole patches of the tower."""
+    patch = getattr(tower.config, "patch", 1)
+    if size % patch:
+        raise InputError(
+            f"{what} is {size} pixels, and the image tower's patches are of {patch}; give a multiple"
+        )
