@@ -79,12 +79,23 @@ def test_a_method_on_another_has_the_options_of_its_base():
         assert preset_for(name, "tiny") == "tune"
 
 
+AT_ONE_RATE = ("clim",)  # it trains the last blocks alone
+
+
+def test_a_method_that_trains_the_last_blocks_has_one_rate():
+    for name in AT_ONE_RATE:
+        preset = method_class(name).presets["tune"]
+        assert (preset.recipe.lr, preset.recipe.ema) == (3e-5, None)
+        assert method_class(name).configure(preset.config).decay == 1
+        assert preset_for(name, "tiny") == "small"
+
+
 def test_other_methods_keep_their_preset():
     for name in ON_EITHER:
         assert method_class(name).presets["tune"].config["on"] == "pairs"
         assert preset_for(name, "tiny") == "small"
     trained = {name for name, card in cards().items() if card.kind != "analysis"}
-    for name in trained - {*ON_PAIRS, *ON_LISTS, *ON_ANOTHER, *ON_EITHER, *ON_TEXTS}:
+    for name in trained - {*ON_PAIRS, *ON_LISTS, *ON_ANOTHER, *ON_EITHER, *ON_TEXTS, *AT_ONE_RATE}:
         if issubclass(cls := method_class(name), Method):
             assert "tune" not in cls.presets
             assert preset_for(name, "tiny") == "small"

@@ -165,7 +165,8 @@ def animated(frames: Sequence[Image.Image]) -> bytes:
     """An animated PNG file of frames, each of `UNTIMED` milliseconds.
 
     >>> from diptych.data.images import BytesImage
-    >>> clip = Clip(BytesImage(animated([Image.new("RGB", (4, 4))] * 6)), 2, span=(0.1, 0.5))
+    >>> frames = [Image.new("L", (4, 4), shade) for shade in range(6)]
+    >>> clip = Clip(BytesImage(animated(frames)), 2, span=(0.1, 0.5))
     >>> len(clip.frames())
     2
     """

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tests.data.worlds.test_scenes_texts import WORLDS, of, reported
+from tests.data.worlds.scenes_helpers import WORLDS, of, reported
 
 from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.parse import mistakes, parse

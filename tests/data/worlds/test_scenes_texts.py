@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.data.worlds.scenes_helpers import WORLDS, of, reported
 
 from diptych.data.drawings import concepts as glyphs
 from diptych.data.worlds import build
@@ -15,31 +16,6 @@ from diptych.data.worlds.scenes.concepts import KINDS, table
 from diptych.data.worlds.scenes.noise import BOILERPLATE
 from diptych.data.worlds.scenes.parse import ParsedThing, mistakes, parse
 from diptych.data.worlds.scenes.words import COLOURS, NUMBERS, PLACES, STYLES, plural
-
-WORLDS = {
-    "plain": {},
-    "styles": {"styles": "all", "overlap": 0.5, "drop": 0.5},
-    "all": {"objects": "all", "tinted": 0.7, "number": "1-3"},
-    "crowded": {"number": "1-8", "same": 0.3, "objects": "common+shapes"},
-    "signals": {"easy": 0.5, "hard": 0.5, "overlay": 0.7},
-    "clutter": {"number": "2-4", "same": 0, "described": 1, "distractors": 1},
-    "novel": {"split": "novel"},
-    "by object": {"long": "objects", "styles": "all", "same": 0.3},
-}
-
-
-def reported(name_or_options, count, seed=0):
-    world = build(
-        "scenes",
-        WORLDS.get(name_or_options, {}) if isinstance(name_or_options, str) else name_or_options,
-    )
-    for index in range(count):
-        scene = world.sample(seed, index)
-        yield scene, world.captions(scene)
-
-
-def of(texts, role):
-    return [text for text in texts if text.role == role]
 
 
 @pytest.mark.parametrize("name", WORLDS)

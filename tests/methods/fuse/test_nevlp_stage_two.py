@@ -7,62 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.helpers import Rows
 from tests.factories import AT, foreign_lm, make_method, random_images, small_make
+from tests.methods.fuse.nevlp_helpers import NAMES, SIZES, asked, batch, first, second
 
-from diptych.data.columns import WithColumns
-from diptych.data.loader import Loader
-from diptych.data.plan import InOrder
-from diptych.data.sample import BadSample, Field, Text
+from diptych.data.sample import BadSample
 from diptych.errors import InputError
 from diptych.evaluation.suites.answers import answers
 from diptych.methods import store
 from diptych.methods.fuse.nevlp import NEVLP
 from diptych.methods.fuse.nevlp.base import TOKENS
 from diptych.methods.fuse.nevlp.concepts import CONCEPTS
-from diptych.methods.make import Make
 from diptych.testing import Toy
 from diptych.training.prepare import Run
-
-SIZES = {"width": 32, "depth": 2, "heads": 2, "queries": 3, "dropout": 0.0, "embed": 16}
-NAMES = ("red", "blue", "circle", "bar")
-
-
-def first(**config):
-    """A model of the first stage."""
-    made = make_method(NEVLP, **SIZES, least=1, concepts=2, **config)
-    made.model.know(NAMES)
-    return made.model.to_model(made.make.tokenizer, made.model.preprocess, "mine")
 
 
 @pytest.fixture(scope="module")
 def start():
     return first()
-
-
-def second(start, task="captions", **config):
-    options = {**SIZES, "concepts": 2, "task": task, **config}
-    return make_method(NEVLP, make=Make.of(start), **options).eval()
-
-
-def asked(count=4):
-    """Samples with a caption, and a question with two answers."""
-    texts = [Text(text="how many?", role="question"), *[Text(text="two", role="answer")] * 2]
-    rows = [replace(Toy(count)[at], texts=[*Toy(count)[at].texts, *texts]) for at in range(count)]
-    fields = {f"texts.{role}": Field(kind="text") for role in ("question", "answer")}
-    return Rows(rows, fields=fields)
-
-
-def batch(made, source):
-    """All samples of a source in one batch, prepared by the method."""
-    made.setup({"train": source})
-    run = Run(made, {"train": source}, AT, torch.device("cpu"), batch_size=len(source))
-    [stage] = made.stages()
-    stage.prepare(run)
-    columns = WithColumns(source, run.columns["train"])
-    views = made.views(stage)
-    [found] = Loader(columns, views, InOrder(), len(source)).epoch(0)
-    return found
 
 
 @torch.no_grad()
@@ -147,8 +108,8 @@ def test_a_language_model_of_transformers_writes_and_one_of_another_vocabulary_d
     said = model.generate(images, prompts, strategy="greedy", max_tokens=3)
     bridge, lm = model.captioner, model.lm
     prompt = bridge.prompted(bridge.see(images), prompts)
-    for at, first in enumerate(prompt.ids):
-        ids = [*first]
+    for at, begun in enumerate(prompt.ids):
+        ids = [*begun]
         for _ in range(3):
             read = torch.cat([prompt.prefix[at : at + 1], lm.table(torch.tensor([ids]))], 1)
             ids.append(int(lm.logits(lm(prefix=read)[0, -1]).argmax()))
@@ -156,7 +117,7 @@ def test_a_language_model_of_transformers_writes_and_one_of_another_vocabulary_d
                 break
         assert (
             said[at]
-            == bridge.words.decode([i for i in ids[len(first) :] if i != bridge.words.eot]).strip()
+            == bridge.words.decode([i for i in ids[len(begun) :] if i != bridge.words.eot]).strip()
         )
     with pytest.raises(InputError, match="use the one it was trained with"):
         second(start, lm=foreign_lm(tmp_path / "other", words, words.vocab_size - 9))

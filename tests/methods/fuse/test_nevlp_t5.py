@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tests.factories import AT, random_images
-from tests.methods.fuse.test_nevlp_stage_two import NAMES, SIZES, asked, batch, first, second
+from tests.methods.fuse.nevlp_helpers import NAMES, SIZES, asked, batch, first, second
 
 from diptych.data.batch import Batch
 from diptych.errors import InputError

@@ -46,7 +46,7 @@ def test_the_mean_is_over_all_positives_and_not_one_of_means():
 def test_an_open_gate_gives_cosines_and_infonce():
     cosines = similarities(Z, KEYS, torch.ones(4, 3, dtype=torch.float64), 10.0)
     expected = 10 * normalize(Z, dim=1) @ normalize(KEYS, dim=1).T
-    torch.testing.assert_close(cosines, expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(cosines, expected, rtol=1e-13, atol=1e-14)
     own = torch.arange(4)
     found = gated_contrast(cosines, own, own)
     assert found.item() == pytest.approx(4.7150694228, abs=1e-9)

@@ -224,8 +224,8 @@ def spans(times: Sequence[float], changes: Sequence[float], cuts: Cuts) -> list[
     """The clips of a film whose N frames begin, and the last one ends, at the N + 1 `times`, by the N - 1
     changes before each frame but the first.
 
-    >>> spans([0, 1, 2, 3, 4, 5, 6], [0, 0, 0.3, 0, 0], Cuts())
-    [(0, 3), (3, 6)]
+    >>> spans([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0, 0, 0.3, 0, 0], Cuts())
+    [(0.0, 3.0), (3.0, 6.0)]
     """
     starts = [0]
     for at, change in enumerate(changes):
