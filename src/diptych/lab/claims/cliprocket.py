@@ -14,10 +14,15 @@ Strong crops go down to .2 of the image, not .08 as published: of 32 pixels litt
 the basic recipe have the rate of `clip`, the others that of `improved`. The rates are still to be chosen,
 on seeds 100 and 101.
 
-What was tried on seed 100 (`top1`): 1,600 scenes, 36 passes, `clip` .52 to .61 by the width of the text tower,
-after 108 passes .64; `improved` .80. After 18 passes `clip` .43. With 800 scenes `clip` has .25 after 36
-passes and .27 after 108. An earlier form learnt 240 to 1,440 drawings of one design and was measured by
-recall of another design's, where `clip` and `improved` stayed below .2.
+What was tried (`top1`), by rate:
+
+- seed 100: `clip` .45 at 4e-3, .72 at 8e-3, .48 at 16e-3; `improved` .75 at 8e-3, .92 at 16e-3, .86 at 32e-3
+- seed 101: `clip` .31, .42, .84 at 4e-3, 8e-3, 16e-3; `improved` .60 at 8e-3, .57 at 16e-3
+
+So it varies by seed and rate more than by recipe: names are learnt in a jump that comes early or late, and
+36 passes end in the midst of it. More passes, or a start from a trained tower, are to be tried before any
+verdict. With 800 scenes `clip` stays near .25, whether after 36 or 108 passes. An earlier form learnt 240 to
+1,440 drawings of one design and was measured by recall of another design's, where all stayed below .2.
 """
 
 from collections.abc import Callable, Mapping, Sequence
