@@ -93,8 +93,14 @@ def test_each_snapshot_is_a_space():
     method, texts, images, pixels = filled()
     delivered = method.delivered
     assert delivered.spaces == ("ensemble", "snapshot1", "snapshot2", "snapshot3")
+    other = made()
     for number in range(3):
+        move(other, number)  # as the snapshots were made
         encoder = delivered.space(f"snapshot{number + 1}")
+        for name in TRAINED:
+            own = getattr(encoder, name).state_dict()
+            for key, value in getattr(other.model, name).state_dict().items():
+                assert torch.equal(own[key], value)
         with torch.no_grad():
             torch.testing.assert_close(encoder.embed_texts(IDS, LENGTHS), texts[number])
             torch.testing.assert_close(encoder.embed_images(pixels), images[number])

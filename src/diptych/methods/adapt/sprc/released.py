@@ -22,6 +22,7 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, unknown
 from diptych.methods.adapt.sprc.composer import Composer
 from diptych.models.pretrained import hf
+from diptych.models.pretrained.bert import fused_layer
 from diptych.models.pretrained.blip2 import Blip2Pair
 from diptych.models.pretrained.convert import Rule, fill, rows, square, take, thirds, under
 from diptych.models.pretrained.hf_families import ACTIVATION
@@ -46,18 +47,7 @@ IMAGE = [
     Rule(rf"vision_model\.embeddings\.patch_embedding\.{W}", (r"image.patch_embed.\g<w>",)),
 ]
 QUERY_LAYER = [
-    *(
-        Rule(rf"{theirs}\.attention\.{long}\.{W}", (rf"{ours}.{short}.\g<w>",))
-        for theirs, ours in (("attention", "attn"), ("crossattention", "cross"))
-        for long, short in (("query", "q"), ("key", "k"), ("value", "v"))
-    ),
-    Rule(rf"attention\.output\.dense\.{W}", (r"attn.out.\g<w>",)),
-    Rule(rf"attention\.output\.LayerNorm\.{W}", (r"norm1.\g<w>",)),
-    Rule(rf"crossattention\.output\.dense\.{W}", (r"cross.out.\g<w>",)),
-    Rule(rf"crossattention\.output\.LayerNorm\.{W}", (r"norm_cross.\g<w>",)),
-    Rule(rf"intermediate\.dense\.{W}", (r"mlp.fc1.\g<w>",)),
-    Rule(rf"output\.dense\.{W}", (r"mlp.fc2.\g<w>",)),
-    Rule(rf"output\.LayerNorm\.{W}", (r"norm2.\g<w>",)),
+    *fused_layer("attention"),
     Rule(rf"intermediate_query\.dense\.{W}", (r"query_mlp.fc1.\g<w>",)),
     Rule(rf"output_query\.dense\.{W}", (r"query_mlp.fc2.\g<w>",)),
     Rule(rf"output_query\.LayerNorm\.{W}", (r"query_norm.\g<w>",)),

@@ -21,6 +21,7 @@ from diptych.data.tokenizers import Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer
 from diptych.errors import InputError
 from diptych.methods.fuse.albef.model import Matcher
+from diptych.models.pretrained.bert import fused_layer
 from diptych.models.pretrained.convert import Rule, rows, scalar, take, under
 from diptych.models.pretrained.files import read_weights
 from diptych.models.pretrained.openclip.rules import TIMM_BLOCK
@@ -76,20 +77,6 @@ HEADS = [
     Rule(
         rf"multimodal\.words\.{REST}", (r"multimodal.words.\g<rest>",)
     ),  # ours, where there is no head
-]
-FUSED = [  # a layer of the multimodal encoder
-    *(
-        Rule(rf"{theirs}\.self\.{long}\.{W}", (rf"{ours}.{short}.\g<w>",))
-        for theirs, ours in (("attention", "attn"), ("crossattention", "cross"))
-        for long, short in (("query", "q"), ("key", "k"), ("value", "v"))
-    ),
-    Rule(rf"attention\.output\.dense\.{W}", (r"attn.out.\g<w>",)),
-    Rule(rf"attention\.output\.LayerNorm\.{W}", (r"norm1.\g<w>",)),
-    Rule(rf"crossattention\.output\.dense\.{W}", (r"cross.out.\g<w>",)),
-    Rule(rf"crossattention\.output\.LayerNorm\.{W}", (r"norm_cross.\g<w>",)),
-    Rule(rf"intermediate\.dense\.{W}", (r"mlp.fc1.\g<w>",)),
-    Rule(rf"output\.dense\.{W}", (r"mlp.fc2.\g<w>",)),
-    Rule(rf"output\.LayerNorm\.{W}", (r"norm2.\g<w>",)),
 ]
 
 
@@ -222,7 +209,7 @@ def _text_rules(first: int, count: int) -> list[Rule]:
         for rule in under(
             rf"{_BERT}encoder\.layer\.{layer}\.",
             f"multimodal.transformer.layers.{layer - first}.",
-            FUSED,
+            fused_layer("self"),
         )
     ]
     return [*fused, Rule(_BERT + REST, (r"encoder.text.model.\g<rest>",))]
