@@ -30,6 +30,9 @@ they leave out half, there is one that closes as the CLIP learns: after 300 step
 and 101: all arms that learn from texts have that of w04 (without noise, and with .32, captions of
 images are near chance at each rate that was tried). Earlier forms of the claim, on seeds 0 to 60,
 asked the tuned noise to be within .11 of images, a bound that lay on the effect.
+
+The first edition of this form, on seeds 200 to 204, was undecided: the tuned noise was .044 above
+halfway (interval -.002 to .090). This one asks the same on fresh seeds, with a second look at ten.
 """
 
 import json
@@ -319,6 +322,8 @@ claim = Claim(
         better("facts", "news", over="news_w0"),
     ),
     delta=0.02,
+    edition=2,
+    looks=(5, 10),
     rates=RATES,
     tuned=Tuned(effect=0.046, sd=0.012, best=0.47, chance=CHANCE, seconds=780),
     floor=Floor("own", chance=CHANCE, arms=("w0", "w04", "images")),
