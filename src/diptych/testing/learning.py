@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from diptych.data.batch import Batch
@@ -156,9 +157,8 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
         measure = partial(_by_loss, Path(folder))
         # toys may lack the fields that its validation reads
         with suppress(InputError):
-            if not _encodes_together(subject):
-                before, enough = score(method, sources)
-                measure = partial(score, method, sources)
+            before, enough = score(subject, method, sources)
+            measure = partial(score, subject, method, sources)
         scores = [before]
         enough = max(enough, (1 + before) / 2)
 
@@ -173,13 +173,6 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
         with suppress(_Learnt):
             engine.run()
     return method, scores, enough
-
-
-def _encodes_together(subject: Subject) -> bool:
-    """Whether a given model is trained on samples that are encoded together, while what is delivered
-    embeds each alone: its loss then says what it has learnt."""
-    cls = subject.cls
-    return cls.adapts and not (cls.chunkable or cls.whole)
 
 
 def _shorten(method: Method) -> int:
@@ -250,19 +243,23 @@ def _start() -> "tempfile.TemporaryDirectory[str]":
 
 
 @torch.no_grad()
-def score(method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
+def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tuple[float, float]:
     """Return how well a method has memorised samples, from 0 to 1, and the sufficient score,
     depending on what it delivers and logs:
 
     - a model of images alone: `agreement`
     - a method that logs a perplexity: the probability of a token, of which a half is sufficient
     - a predictor of noise: the share of the noise that it explains, a half is sufficient
+    - regions, of a method whose card says so: `tiles_found`, a half is sufficient
     - otherwise: accuracy by names if the data name classes, or recall, or the first measure of its
       validation
     """
     source = sources.get("train") or next(iter(sources.values()))
     with evaluating(method):
         model = _model(method)
+        if subject.delivers("embed_regions"):
+            # a narrow model finds tiles of the size that it has learnt from
+            return tiles_found(model, source, getattr(method.config, "size", None)), 0.5
         suite = model.validation.suite
         names = model.validation.names
         settings = model.validation.settings
@@ -290,6 +287,24 @@ def agreement(module: DualEncoder, batch: Batch) -> float:
     labels: Any = batch.fields.get("label", torch.arange(len(batch)))
     labels = labels.repeat_interleave(len(vectors) // len(batch))
     return float((labels[cosines.argmax(1)] == labels).double().mean())
+
+
+def tiles_found(model: Any, source: Source, size: int | None) -> float:
+    """Return the share of images that find their own text among all, each as a tile of an image of
+    3 x 3 tiles, which is read at `size` pixels a side, by default the model's."""
+    samples = [source[index] for index in range(len(source))]
+    tiles = [np.asarray(sample.images["main"].decode()) for sample in samples]
+    tiles += tiles[: -len(tiles) % 9]
+    rows = [np.concatenate(tiles[start : start + 3], axis=1) for start in range(0, len(tiles), 3)]
+    pages = [
+        Image.fromarray(np.concatenate(rows[start : start + 3])) for start in range(0, len(rows), 3)
+    ]
+    thirds = [[x, y, x + 1, y + 1] for y in range(3) for x in range(3)]
+    boxes = [np.array(thirds) / 3] * len(pages)
+    found = model.embed_regions(pages, boxes, size=size).vectors.flatten(0, 1)[: len(samples)]
+    texts = torch.as_tensor(model.embed_texts([sample.captions()[0] for sample in samples]))
+    nearest = (found @ texts.float().T).argmax(1)
+    return float((nearest == torch.arange(len(samples))).double().mean())
 
 
 def _model(method: Method) -> Any:

@@ -48,6 +48,10 @@ class Subject:
         """Return a method by its name or its file."""
         return cls(method_class(name), find(name).name, tuple(options.items()))
 
+    def delivers(self, ability: str) -> bool:
+        """Whether the method's card says that what it delivers is for this ability."""
+        return self.name is not None and ability in find(self.name).notes.get("abilities", {})
+
     def preset(self, name: str, shrink: int) -> Preset:
         """Return a preset with towers and heads `shrink` times narrower, no dropout, and the model
         that ships with the package, or a denoiser of random weights, in place of any other.

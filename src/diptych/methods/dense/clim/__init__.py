@@ -200,7 +200,7 @@ CLIM.presets = {
     "small": replace(
         SMALL,
         config=_CONFIG,
-        recipe=replace(_RECIPE, optimizer="muon", lr=4e-3, warmup=0.1, batch_size=64, epochs=10),
+        recipe=replace(_RECIPE, optimizer="muon", lr=8e-3, warmup=0.1, batch_size=64, epochs=10),
     ),
     "paper": replace(PAPER, config={**_CONFIG, "size": 1024}, recipe=_RECIPE),
     "tune": Preset(config=_CONFIG, recipe=replace(_RECIPE, lr=3e-5, warmup=0.1, epochs=5)),
