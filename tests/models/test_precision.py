@@ -14,7 +14,7 @@ import torch
 
 from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
-from diptych.models import int8, precision
+from diptych.models import int8, precision, probe
 from diptych.models.model import Model
 from diptych.models.precision import set_precision
 from diptych.towers.build import image_tower, text_tower
@@ -143,8 +143,8 @@ def test_auto_takes_the_fastest_close_one_and_probes_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     seconds = {"float32": 3.0, "bfloat16": 2.0, "int8": 1.0}
-    monkeypatch.setattr(precision, "_seconds", lambda run, model: seconds[model.precision])
-    monkeypatch.setattr(precision, "_cosine", lambda a, b: 0.998 if _is_int8() else 0.9991)
+    monkeypatch.setattr(probe, "seconds", lambda run: seconds[run.args[0].precision])
+    monkeypatch.setattr(probe, "worst_cosine", lambda a, b: 0.998 if _is_int8() else 0.9991)
     monkeypatch.setattr(precision, "COSINE", 0.999)
     ran = []
 

@@ -16,13 +16,20 @@ def add_weights(parser: Parser, section: str = "More") -> None:
 
 
 def add_precision(parser: Parser) -> None:
-    """Add `--precision`, for verbs that only embed."""
+    """Add `--precision` and `--backend`, for verbs that only embed."""
     parser.option(
         "How",
         "--precision",
         type=Literal["float32", "bfloat16", "int8", "auto"],
         metavar="NAME",
         help="float32 (default), bfloat16, int8, or auto: a probe chooses",
+    )
+    parser.option(
+        "How",
+        "--backend",
+        type=Literal["torch", "openvino", "onnxruntime", "auto"],
+        metavar="NAME",
+        help="what embeds: torch (default), openvino, onnxruntime, or auto: a probe chooses",
     )
 
 
@@ -72,9 +79,9 @@ def load_model(spec: str, args: Namespace, **given: Any) -> Any:
     place, as `diptych.load` takes them."""
     from diptych.front.loading import load
 
-    names = ("weights", "precision", "device", "share", "space")
+    names = ("weights", "precision", "device", "share", "space", "backend")
     settings = {name: args[name] for name in names if name in args} | given
     model = load(spec, **settings)
-    if settings.get("precision") == "auto":
-        say(f"computing in {model.precision}, the fastest that is close enough to float32 here")
+    if "auto" in (settings.get("precision"), settings.get("backend")):
+        say(f"computing in {model.computed_by}, the fastest that is close enough to float32 here")
     return model

@@ -124,15 +124,21 @@ def _spread(args: Namespace, ranks: str) -> None:
     if "part" in args or ranks != "1":
         other = "torchrun" if ranks != "1" else "--part"
         raise InputError(f"--engine {args.engine} shares the parts out; leave out {other}")
-    if args.get("precision") == "auto":
-        raise InputError(
-            "--precision auto is measured on one machine; with --engine write float32, bfloat16 or int8"
-        )
+    for option, names in (
+        ("precision", "float32, bfloat16 or int8"),
+        ("backend", "torch, openvino or onnxruntime"),
+    ):
+        if args.get(option) == "auto":
+            raise InputError(
+                f"--{option} auto is measured on one machine; with --engine write {names}"
+            )
     from diptych.embeddings.parts import merge
     from diptych.embeddings.spread import embed_parts, loader
 
     settings = _settings(args, "batch_size", "max_bad", "exact", "device")
-    options = {name: args[name] for name in ("precision", "share", "space") if name in args}
+    options = {
+        name: args[name] for name in ("precision", "backend", "share", "space") if name in args
+    }
     load = loader(args.model, args.get("weights"), **options)
     with progress("embedding") as report:
         embed_parts(engine, load, args.source, args.out, progress=report, **settings)

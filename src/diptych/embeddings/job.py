@@ -78,7 +78,7 @@ def make_job(
     kept = find_columns(opened, columns)
     settings = {
         "model": model.identity,
-        "precision": str(getattr(model, "precision", "float32")),
+        "precision": str(getattr(model, "computed_by", "float32")),
         "source": spec,
         "samples": len(opened),
         "keys": keys_digest(opened),

@@ -95,8 +95,10 @@ def describe(protocol: Protocol, model: object) -> dict[str, object]:
 
 
 def precision_of(model: object) -> str:
-    """Return the precision that a model computes in; float32 unless it has another."""
-    return str(getattr(model, "precision", "float32")).removeprefix("torch.")
+    """Return the precision that a model computes in, and by what if not by torch; float32 unless it
+    has another."""
+    own = str(getattr(model, "precision", "float32")).removeprefix("torch.")
+    return str(getattr(model, "computed_by", own))
 
 
 def data_of(source: Source) -> str:

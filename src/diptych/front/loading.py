@@ -17,6 +17,7 @@ def load(
     device: str = "auto",
     share: float | None = None,
     space: str | None = None,
+    backend: str = "torch",
 ) -> Model: ...
 @overload
 def load(
@@ -27,6 +28,7 @@ def load(
     device: str = "auto",
     share: float | None = None,
     space: str | None = None,
+    backend: str = "torch",
 ) -> LanguageModel: ...
 @overload
 def load(
@@ -37,6 +39,7 @@ def load(
     device: str = "auto",
     share: float | None = None,
     space: str | None = None,
+    backend: str = "torch",
 ) -> Model | Any: ...
 def load(
     spec: str | Path,
@@ -46,6 +49,7 @@ def load(
     device: str = "auto",
     share: float | None = None,
     space: str | None = None,
+    backend: str = "torch",
 ) -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
     `diffusers:FOLDER`, published weights as a method reads them (`albef:FILE`, `sprc:FOLDER`), or one
@@ -60,6 +64,9 @@ def load(
     - `precision` is the type of the computation: "float32", "bfloat16", "int8", or "auto", the
       fastest of them on this machine whose probed embeddings stay within a cosine of 0.9995 of
       float32 (`models.precision`).
+    - `backend` is what computes the embeddings of images and texts: "torch", "openvino" or
+      "onnxruntime" (on the processor; needs `diptych[fast]`, `diptych[export]`), or "auto", for
+      each tower the fastest that is installed (`models.backends`).
     - `device` is "cpu", "cuda" (or "cuda:1"), "mps", or "auto": a GPU if there is one, but for int8.
     - `share` sets the weight of the heads of a model that has two (`DualEncoder.set_share`), in
       place of the share in model.json.
@@ -68,7 +75,9 @@ def load(
     Raises InputError if the name, the files or their contents do not fit, and for a device that is
     not there.
     """
-    return store.load(spec, weights, precision, device=device, share=share, space=space)
+    return store.load(
+        spec, weights, precision, device=device, share=share, space=space, backend=backend
+    )
 
 
 def loaded(model: Any, **settings: Any) -> Any:

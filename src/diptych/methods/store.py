@@ -175,10 +175,13 @@ def load(
     device: str = "cpu",
     share: float | None = None,
     space: str | None = None,
+    backend: str = "torch",
 ) -> Any:
     """Load a model as `diptych.load` does, but on the CPU where no device is given."""
     if precision not in (*PRECISIONS, "auto"):
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
+    if backend != "torch" and device == "auto":
+        device = "cpu"
     place = find_device(device, precision)
     model = _load(spec, weights)
     if isinstance(model, TextModel):
@@ -189,7 +192,11 @@ def load(
     elif share is not None or space is not None:
         what = "a share weighs the two heads" if space is None else "a space is"
         raise InputError(f"{what} of a dual encoder, which {spec} is not; leave it out")
-    return set_precision(model.to(place), precision)
+    if backend == "torch":
+        return set_precision(model.to(place), precision)
+    from diptych.models.backends import set_backend  # imports what exports
+
+    return set_backend(model.to(place), backend, precision)
 
 
 def _load(spec: str | Path, weights: str | Path | None) -> Any:

@@ -51,6 +51,8 @@ class TextModel(Saved):
     )
     validation = Validation("sts", ("spearman",))
     chosen_space: str | None = None  # by `space`
+    graphs: Mapping[str, Any] = MappingProxyType({})
+    """What embeds images or texts in place of the encoder (`models.backends`), by side."""
     record: Mapping[str, Any] = MappingProxyType({})
     """What is known of its origin: `method` and the record of its training, or `licence`."""
 
@@ -86,8 +88,21 @@ class TextModel(Saved):
         count = sum(parameter.numel() for parameter in self._whole.parameters())
         return (
             f"{type(self).__name__}({self.name!r}: {towers}, {count:,} parameters, embeddings of "
-            f"{encoder.embed_dim}, {self.precision} on {self.device})"
+            f"{encoder.embed_dim}, {self.computed_by} on {self.device})"
         )
+
+    @property
+    def computed_by(self) -> str:
+        """What embeds images and texts, such as "float32" (by torch) or "bfloat16 by openvino"."""
+        ways = {
+            side: f"{graph.precision} by {graph.by}"
+            if (graph := self.graphs.get(side))
+            else self.precision
+            for side in self.encoder.sides
+        }
+        if len({*ways.values()}) == 1:
+            return next(iter(ways.values()))
+        return ", ".join(f"{side}s in {way}" for side, way in ways.items())
 
     @property
     def reads_texts(self) -> bool:
@@ -111,7 +126,8 @@ class TextModel(Saved):
             )
         rows = self.tokenizer.encode([texts] if isinstance(texts, str) else texts)
         batches, places = by_length(rows, self.tokenizer, batch_size)
-        return self._embed(batches, self.encoder.embed_texts, len(rows), progress)[places]
+        embed = self.graphs.get("text", self.encoder.embed_texts)
+        return self._embed(batches, embed, len(rows), progress)[places]
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -127,9 +143,9 @@ class TextModel(Saved):
         if name not in self.spaces:
             have = ", ".join(self.spaces) or "one that has no name; leave the space out"
             raise InputError(f"{self.name} has no space {name!r}; it has {have}")
-        if self.precision != "float32":
+        if self.precision != "float32" or self.graphs:
             raise InputError(
-                f"{self.name} is in {self.precision}; load it in float32, choose the space, then set the precision"
+                f"{self.name} is in {self.computed_by}; load it in float32 by torch, then choose the space"
             )
         other = copy.copy(self)
         for kept in ("identity", "classes", "_class_vectors"):
@@ -147,7 +163,11 @@ class TextModel(Saved):
 
     def set_share(self, share: float) -> None:
         """Reweigh the two heads (`DualEncoder.set_share`). This unsets the classes; set them
-        again."""
+        again. Raises InputError for a model that torch does not compute."""
+        if self.graphs:
+            raise InputError(
+                f"{self.name} is in {self.computed_by}; give the share as it is loaded"
+            )
         self.encoder.set_share(share)
         self.__dict__.pop("identity", None)
         if hasattr(self, "_class_vectors"):
@@ -163,8 +183,12 @@ class TextModel(Saved):
         return next(self.encoder.parameters()).device
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the model to a device. Raises InputError for a model in int8, which runs only on a
-        CPU."""
+        """Move the model to a device. Raises InputError for a model in int8 or by another library
+        than torch, which run only on a CPU."""
+        if self.graphs and torch.device(device).type != "cpu":
+            raise InputError(
+                f"{self.name} is in {self.computed_by}, on a CPU alone; load it by torch for {device}"
+            )
         if self.precision == "int8" and torch.device(device).type != "cpu":
             raise InputError(
                 f"{self.name} is in int8, which runs on a CPU alone; load it in bfloat16 for {device}"
@@ -274,7 +298,8 @@ class Model(NamesRegions, TextModel):
         with index and name for an image that cannot be read.
         """
         batches, count = self._batches(images, batch_size, exact, clips=True)
-        return self._embed(batches, self.encoder.embed_images, count, progress)
+        embed = self.graphs.get("image", self.encoder.embed_images)
+        return self._embed(batches, embed, count, progress)
 
     def embed_records(
         self,

@@ -9,22 +9,18 @@ COSINE.
 import copy
 import json
 import logging
-import platform
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from diptych.data.sources import cache
-from diptych.data.volumes import AnyPreprocess, VolumePreprocess
 from diptych.errors import InputError, unknown
-from diptych.models import int8
+from diptych.models import int8, probe
 from diptych.models.language import LanguageModel
-from diptych.models.model import Model, TextModel
+from diptych.models.model import TextModel
 from diptych.models.multimodal import ContrastiveCaptioner
 from diptych.towers.nn.attention import Attention
 
@@ -34,12 +30,6 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 # for the probe's worst; the worst of thousands is lower (int8 .9991 of 32 captions, .9990 of 256)
 COSINE = 0.9995
 """The least cosine, over all probe inputs, between a precision's embedding and float32's."""
-IMAGES = 8
-TEXTS = 32
-ROUNDS = 3
-SECONDS = 5.0
-"""The probe's numbers of inputs and of timing rounds; no new round begins after this many
-seconds."""
 
 
 class _Named(Protocol):
@@ -118,7 +108,9 @@ def _towers(model: TextModel) -> tuple[torch.nn.Module, ...]:
 
 def _auto(model: TextModel) -> TextModel:
     join(model.encoder)  # the other precisions are compared with float32 as it would run
-    place = cache.named("precision", [_VERSION, model.identity, *_machine(model.device)], ".json")
+    place = cache.named(
+        "precision", [_VERSION, model.identity, *probe.machine(model.device)], ".json"
+    )
     known = _read(place)
     if known is not None:
         log.info("%s computes in %s, as the probe of %s found", model.name, known, place)
@@ -149,21 +141,6 @@ def _auto(model: TextModel) -> TextModel:
 _VERSION = "2"  # of the probe; increase it when its inputs, criterion or result change
 
 
-def _machine(device: torch.device) -> list[str]:
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type == "cpu" and cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        name += "".join(
-            sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-        )
-    return [name, str(torch.__version__), str(torch.get_num_threads())]
-
-
 def _read(place: Path) -> str | None:
     try:
         precision = json.loads(place.read_text(encoding="utf-8"))["precision"]
@@ -174,33 +151,26 @@ def _read(place: Path) -> str | None:
 
 def _probe(model: TextModel) -> tuple[TextModel, dict[str, str]]:
     """The fastest model that is close enough, and the results of each, as text."""
-    runs = _runs(model)
-    exact = [run(model) for run in runs]
+    runs = probe.runs(model)
+    exact = {side: run(model) for side, run in runs.items()}
     close = {"float32": model}
     table = {"float32": "1.0x"}
     for precision in PRECISIONS[1:]:
         try:
             other = _convert(_copied(model), precision)
-            worst = min(
-                _cosine(run(other), vectors) for run, vectors in zip(runs, exact, strict=True)
-            )
+            worst = min(probe.worst_cosine(run(other), exact[side]) for side, run in runs.items())
         except (InputError, RuntimeError, NotImplementedError) as error:
             table[precision] = f"not here ({str(error).splitlines()[0]})"
             continue
         table[precision] = f"cosine {worst:.5f}"
         if worst >= COSINE:  # false for NaN
             close[precision] = other
-    best = {name: [float("inf")] * len(runs) for name in close}
-    start = time.perf_counter()
-    for turn in range(ROUNDS):  # interleaved, so that other load on the machine affects all alike
-        if turn and time.perf_counter() - start > SECONDS:
-            break
-        for name, other in close.items():
-            for at, run in enumerate(runs):
-                best[name][at] = min(best[name][at], _seconds(run, other))
+    times = [
+        probe.fastest({name: partial(run, other) for name, other in close.items()})
+        for run in runs.values()
+    ]
     share = {
-        name: sum(a / b for a, b in zip(best[name], best["float32"], strict=True)) / len(runs)
-        for name in close
+        name: sum(each[name] / each["float32"] for each in times) / len(times) for name in close
     }
     for name in close:
         table[name] = f"{1 / share[name]:.1f}x" + (
@@ -214,45 +184,3 @@ def _copied(model: TextModel) -> TextModel:
     other = copy.copy(model)
     other.encoder = copy.deepcopy(model.encoder)
     return other
-
-
-def _runs(model: TextModel) -> list[Callable[[TextModel], Tensor]]:
-    """The probe's inputs, always the same: images from smooth to noisy, texts of 1 to 16 words."""
-    runs: list[Callable[[Any], Tensor]] = []
-    if isinstance(model, Model):
-        pixels = _pixels(model.preprocess)
-        runs.append(lambda other: other.embed_images(pixels))
-    if model.reads_texts:
-        words = _WORDS.split()
-        texts = [
-            " ".join(words[(start * 5 + i) % len(words)] for i in range(1 + start % 16))
-            for start in range(TEXTS)
-        ]
-        runs.append(lambda other: other.embed_texts(texts))
-    return runs
-
-
-def _pixels(preprocess: AnyPreprocess) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(preprocess, VolumePreprocess):
-        return torch.rand(IMAGES, *preprocess.shape, generator=generator)
-    size = (preprocess.height, preprocess.width)
-    soft = torch.rand(IMAGES, 3, 6, 6, generator=generator)
-    noise = torch.randn(IMAGES, 3, *size, generator=generator) * torch.linspace(0, 60, IMAGES).view(
-        -1, 1, 1, 1
-    )
-    smooth = F.interpolate(soft, size=size, mode="bicubic") * 255
-    return (smooth + noise).clamp(0, 255).to(torch.uint8)
-
-
-_WORDS = "a photo of two brown dogs that run over wet green grass near the old red house in 1950, while it rains; snow"
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return float(F.cosine_similarity(a, b, dim=-1).min())
-
-
-def _seconds(run: Callable[[TextModel], Tensor], model: TextModel) -> float:
-    start = time.perf_counter()
-    run(model)
-    return time.perf_counter() - start

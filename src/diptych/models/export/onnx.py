@@ -18,7 +18,7 @@ from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Clip, SentencePiece, from_dict, pad_batch
 from diptych.errors import InputError, brief
 from diptych.models.export import _common as common
-from diptych.models.model import Model, evaluating
+from diptych.models.model import Model, TextModel, evaluating
 from diptych.towers.dual import DualEncoder
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -67,34 +67,16 @@ def write(model: Model, folder: Path) -> None:
     """Write both graphs, diptych.json (preprocessing, tokenizer, temperature) and tokenizer.json or
     spiece.model."""
     tokenizer = common.tokenizer_of(model)
-    batch = torch.export.Dim("batch", max=1 << 20)
-    length = torch.export.Dim("length", max=tokenizer.context)
-    fixed = (
-        tokenizer.padding == "max"
-    )  # such a tower attends to padding, so only one length is exact
-    pixels = torch.zeros(2, *model.preprocess.shape, dtype=torch.uint8)
-    ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
-    _graph(
-        model,
-        ImageGraph(model.encoder),
-        folder / "image.onnx",
-        {"pixels": pixels},
-        {"pixels": {0: batch}},
-    )
-    _graph(
-        model,
-        TextGraph(model.encoder),
-        folder / "text.onnx",
-        {"ids": ids, "lengths": lengths},
-        {"ids": {0: batch} if fixed else {0: batch, 1: length}, "lengths": {0: batch}},
-    )
+    for side in ("image", "text"):
+        write_graph(model, side, folder / f"{side}.onnx")
     if isinstance(tokenizer, SentencePiece):
         common.write_tokenizer(tokenizer, folder)
     else:
         pipeline = common.rust(tokenizer)
         pipeline.enable_truncation(tokenizer.context)
         pad = {"pad_id": tokenizer.pad, "pad_token": pipeline.id_to_token(tokenizer.pad)}
-        pipeline.enable_padding(**pad, length=tokenizer.context if fixed else None)
+        fixed = tokenizer.context if tokenizer.padding == "max" else None
+        pipeline.enable_padding(**pad, length=fixed)
         pipeline.save(str(folder / "tokenizer.json"))
     bias = model.encoder.logit_bias
     common.write_json(
@@ -141,8 +123,38 @@ def _session(path: Path) -> Any:
     )
 
 
-def _graph(
-    model: Model, module: nn.Module, path: Path, given: dict[str, Tensor], dynamic: dict[str, Any]
+def write_graph(model: TextModel, side: str, path: Path) -> None:
+    """Write the graph of one side, "image" or "text", for batches of any size and texts of any
+    length.
+
+    Raises InputError if torch cannot trace the tower.
+    """
+    batch = torch.export.Dim("batch", max=1 << 20)
+    if side == "image":
+        pixels = torch.zeros(2, *model.preprocess.shape, dtype=torch.uint8)
+        graph: nn.Module = ImageGraph(model.encoder)
+        _trace(model, graph, path, {"pixels": pixels}, {"pixels": {0: batch}})
+        return
+    tokenizer = common.tokenizer_of(model)
+    ids, lengths = pad_batch(tokenizer.encode(["two words", "a"]), tokenizer)
+    dynamic = {0: batch}
+    if tokenizer.padding != "max":  # such a tower attends to padding: one length alone is exact
+        dynamic[1] = torch.export.Dim("length", max=tokenizer.context)
+    _trace(
+        model,
+        TextGraph(model.encoder),
+        path,
+        {"ids": ids, "lengths": lengths},
+        {"ids": dynamic, "lengths": {0: batch}},
+    )
+
+
+def _trace(
+    model: TextModel,
+    module: nn.Module,
+    path: Path,
+    given: dict[str, Tensor],
+    dynamic: dict[str, Any],
 ) -> None:
     """Write a module as an ONNX file; weights too large for it are stored in a second file."""
     try:
