@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from tests.cli.helpers import COLOURS, encoded, image
@@ -110,3 +111,29 @@ def test_a_part_and_ranks_are_not_both_given(refused, products, monkeypatch, tmp
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = refused("embed", "tiny", products, "--out", tmp_path / "emb", "--part", "1/2")
     assert "--part 1/2 is of one process, and there are 2 ranks" in said
+
+
+class Graph(NamedTuple):
+    embed: Any
+    by: str
+    precision: str
+
+    def __call__(self, *batch):
+        return self.embed(*batch)
+
+
+def test_a_backend_embeds_and_is_named(diptych, monkeypatch, products, tmp_path):
+    asked = []
+
+    def set_backend(model, backend, precision):
+        asked.append((str(model.device), backend, precision))
+        embed = model.encoder.embed_texts
+        model.graphs = {"text": Graph(embed, backend, precision)}
+        return model
+
+    monkeypatch.setattr("diptych.models.backends.set_backend", set_backend)
+    words = ["--backend", "openvino", "--precision", "auto"]
+    made = diptych("embed", "tiny", products, "--out", tmp_path / "emb", *words)
+    assert made.code == 0
+    assert asked == [("cpu", "openvino", "auto")]
+    assert "images in float32, texts in auto by openvino: the fastest" in made.err

@@ -141,6 +141,12 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("embed tiny photos --out x --engine spark", ("engine 'spark' is none", "ray:HOST:PORT")),
     ("embed tiny photos --out x --engine ray --part 1/2", ("shares the parts", "leave out --part")),
     ("embed tiny photos --out x --engine ray --precision auto", ("one machine", "write float32")),
+    ("embed tiny photos --out x --engine ray --backend auto", ("one machine", "write torch")),
+    ("embed tiny photos --out x --backend openvin", ("--backend 'openvin'", "mean 'openvino'")),
+    (
+        "embed tiny photos --out x --backend onnxruntime --precision int8",
+        ("onnxruntime does not compute in int8", "auto takes the faster"),
+    ),
     ("embed tiny photos --out x --engine ray --device mps", ("'mps' is of one machine", "cuda")),
     ("check photos --engine ray:host", ("engine 'ray:host' is none", "ray:auto")),
     ("check photos --engine ray --workers 2", ("a cluster has workers", "leave out workers")),

@@ -83,5 +83,5 @@ def load_model(spec: str, args: Namespace, **given: Any) -> Any:
     settings = {name: args[name] for name in names if name in args} | given
     model = load(spec, **settings)
     if "auto" in (settings.get("precision"), settings.get("backend")):
-        say(f"computing in {model.computed_by}, the fastest that is close enough to float32 here")
+        say(f"{model.computed_by}: the fastest that is close enough to float32 here")
     return model

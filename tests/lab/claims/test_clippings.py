@@ -1,0 +1,88 @@
+"""The claim on records asks what it says: sets of different firms, arms as named, others' texts."""
+
+from dataclasses import replace
+
+import pytest
+
+from diptych.data.sources import open_source
+from diptych.lab.claim import Trial
+from diptych.lab.claims import clippings
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clippings, "COUNTS", {"train": 200, "val": 80, "test": 120})
+        return clippings.draw(Trial(seed=5, folder=tmp_path_factory.mktemp("names"), quick=True))
+
+
+def test_other_texts_are_those_of_other_records_with_the_same_images(drawn):
+    own, other = (open_source(drawn[name]) for name in ("train", "train_other"))
+    assert [s.key for s in own] == [s.key for s in other]
+    assert [s.images["main"].read() for s in own] == [s.images["main"].read() for s in other]
+    texts = [[s.captions()[0] for s in source] for source in (own, other)]
+    assert sorted(texts[0]) == sorted(texts[1])
+    assert sum(a == b for a, b in zip(*texts, strict=True)) <= 1  # but for equal readings
+
+
+def test_firms_of_the_test_are_learnt_by_none(drawn):
+    names = {
+        split: {s.captions()[0] for s in open_source(drawn[split])}
+        for split in ("train", "val", "test")
+    }
+    assert not names["test"] & (names["train"] | names["val"])
+
+
+def test_arms_differ_in_weight_stages_batches_and_texts_alone(tmp_path, monkeypatch, drawn):
+    begun = {}
+
+    def run(config, folder):
+        begun[name] = config
+        raise StopIteration
+
+    monkeypatch.setattr(clippings, "run", run)
+    for name, arm in clippings.claim.arms.items():  # noqa: B007  (the patched run reads it)
+        with pytest.raises(StopIteration):
+            arm(Trial(seed=100, folder=tmp_path, prelude=drawn))
+    options = {name: c.config for name, c in begun.items()}
+    both = ("both", "levenshtein")
+    assert {name: config["weight"] for name, config in options.items()} == {
+        both: 0.5,
+        "image": 1.0,
+        "text": 0.0,
+        "pairs": 0.5,
+        "random": 0.5,
+        "other_text": 0.5,
+    }
+    assert {name for name, c in options.items() if c.get("negatives") == "random"} == {"random"}
+    assert options["pairs"]["order"] == ("pairs",)
+    assert begun["pairs"].recipe.steps == 2 * begun[both].recipe.steps
+    assert begun["other_text"].data["train"] == drawn["train_other"]
+    same = {
+        name: replace(c, data={}, config={}, recipe=replace(c.recipe, steps=1, lr=1.0))
+        for name, c in begun.items()
+    }
+    assert len({str(c) for c in same.values()}) == 1
+
+
+def test_arms_are_measured_by_what_they_learnt(tmp_path, monkeypatch, drawn):
+    asked = []
+
+    def evaluate(model, source, suites, *, val, **options):
+        asked.append((source.name, val, options))
+        row = {"top1": 0.5, "accuracy": 0.5, "ari": 0.5}
+        return {"linkage": {**row, "by_similarity": {"levenshtein": row}}}
+
+    monkeypatch.setattr(clippings, "evaluate", evaluate)
+    monkeypatch.setattr(clippings, "learnt", lambda *args, **config: None)
+    found = {
+        name: arm(Trial(seed=100, folder=tmp_path, prelude=drawn))
+        for name, arm in clippings.claim.arms.items()
+    }
+    assert set(found["both", "levenshtein"]) == {"both", "levenshtein"}
+    options = dict(zip(found, [each[2] for each in asked], strict=True))
+    assert options["image"] == {"weight": 1.0}
+    assert options["text"] == {"weight": 0.0}
+    assert options["both", "levenshtein"] == {"strings": True}
+    vals = dict(zip(found, [each[1] for each in asked], strict=True))
+    assert {name for name, val in vals.items() if val == drawn["val_other"]} == {"other_text"}
