@@ -153,7 +153,7 @@ def add(parser: Parser) -> None:
         some,
         "--mask",
         metavar="NAME",
-        help="dense, segment: which mask; regions: the areas of its classes in place of boxes",
+        help="dense, segment, affordance: which mask; regions: the areas of its classes in place of boxes",
     )
     parser.option(
         some,
@@ -295,14 +295,14 @@ def add(parser: Parser) -> None:
         "--sigma",
         type=float,
         metavar="N",
-        help="heatmaps: the width of the filter in positions (default: 1.5)",
+        help="heatmaps, affordance: the width of the filter in positions (default: 1.5; 0)",
     )
     parser.option(
         some,
         "--interpolation",
         type=Literal["nearest", "bilinear"],
         metavar="WAY",
-        help="heatmaps: how positions become pixels (default: nearest)",
+        help="heatmaps, affordance: how positions become pixels (default: nearest; bilinear)",
     )
     parser.option(some, "--signed", type=bool, help="heatmaps: contrast with its sign")
     parser.option(

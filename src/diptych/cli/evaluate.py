@@ -110,6 +110,7 @@ _OF = {  # what `n` counts where it is not images
     "perplexity": "texts",
     "hard_negatives": "wrong texts",
     "heatmaps": "phrases",
+    "affordance": "images",
     "linkage": "queries",
     "reconstruction": "pairs",
     "masked_tokens": "masked tokens",

@@ -247,7 +247,7 @@ def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tu
     """Return how well a method has memorised samples, from 0 to 1, and the sufficient score,
     depending on what it delivers and logs:
 
-    - a model of images alone: `agreement`
+    - a model of images alone: `agreement`; one of heat maps: what the method logs of this name
     - a method that logs a perplexity: the probability of a token, of which a half is sufficient
     - a predictor of noise: the share of the noise that it explains, a half is sufficient
     - regions, of a method whose card says so: `tiles_found`, a half is sufficient
@@ -266,17 +266,22 @@ def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tu
         if suite in ("retrieval", "probe") and not model.reads_texts:
             return agreement(model.encoder, _batch(method, source)), ENOUGH
         if suite in ("perplexity", "captions"):
-            batch = _batch(method, source)
-            at = At(0, 1, 0, 0, _last(method).name)
-            return 1 / float(
-                method.loss(method.encode(batch, at), batch, at).logged["perplexity"]
-            ), 0.5
+            return 1 / logged(method, source, "perplexity"), 0.5
+        if suite == "affordance":
+            return logged(method, source, "agreement"), ENOUGH
         if suite == "retrieval" and any(field.classes for field in source.schema().values()):
             suite = "zeroshot"
             names = ("top1",)
         found = evaluate(model, source, [suite], **settings)[suite]
     reached = next(value for name, value in found.items() if name.startswith(tuple(names)))
     return reached, 0.5 if suite == "denoising" else ENOUGH
+
+
+def logged(method: Method, source: Source, name: str) -> float:
+    """Return what the method's loss logs under a name, of all samples."""
+    batch = _batch(method, source)
+    at = At(0, 1, 0, 0, _last(method).name)
+    return float(method.loss(method.encode(batch, at), batch, at).logged[name])
 
 
 def agreement(module: DualEncoder, batch: Batch) -> float:
