@@ -15,7 +15,7 @@ Dimensions: B images, K classes, H x W pixels, h x w positions, E embedding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from diptych.data.batch import Batch
 from diptych.data.sample import Source
@@ -37,7 +37,7 @@ card = {
     "kind": "method",
     "entry": "DenseCLIP",
     "provenance": "code",
-    "abilities": {"segment": "--init MODEL"},
+    "abilities": {"segment": "--init MODEL", "segment_whole": "--init MODEL"},
 }
 
 
@@ -63,6 +63,8 @@ class DenseCLIP(Method):
     Config = Config
     adapts = True
     model: Segmentor
+    # a toy's drawing is a ninth of its image
+    test_options: ClassVar = {"augment": {"scale": (0.8, 1.25), "most": 1.0, "photometric": False}}
 
     def __init__(self, config: Config, make: Make):
         super().__init__(config, make)

@@ -14,14 +14,18 @@ from torchvision.ops import FeaturePyramidNetwork
 
 Norm = Literal["group", "batch"]
 GROUPS = 32
+"""The most groups of a group norm, each of four channels or more."""
 
 
 def norm_of(kind: Norm) -> Callable[[int], nn.Module]:
-    """What makes the norm of a number of channels: group norm with at most 32 groups, or batch
-    norm, whose statistics are global on several ranks."""
-    if kind == "batch":
-        return nn.BatchNorm2d
-    return lambda width: nn.GroupNorm(gcd(GROUPS, width), width)
+    """What makes the norm of a number of channels: group norm, or batch norm, whose statistics are
+    global on several ranks."""
+    return nn.BatchNorm2d if kind == "batch" else _group_norm
+
+
+def _group_norm(width: int) -> nn.Module:
+    groups = gcd(GROUPS, width // 4) if width % 4 == 0 else 1
+    return nn.GroupNorm(groups, width)
 
 
 class VitPyramid(nn.Module):
