@@ -48,7 +48,7 @@ def test_the_sum_is_that_of_the_branches():
     torch.testing.assert_close(head([x]), expected)
 
 
-@pytest.mark.parametrize(("width", "groups"), [(128, 32), (48, 4), (8, 2), (18, 1)])
-def test_groups_of_channels_hold_four_or_more(width, groups):
+@pytest.mark.parametrize(("width", "groups"), [(128, 32), (48, 8), (8, 4), (18, 1), (5, 1)])
+def test_groups_of_channels_hold_two_or_more(width, groups):
     norm = norm_of("group")(width)
     assert norm.num_groups == groups

@@ -15,7 +15,7 @@ Dimensions: B images, K classes, H x W pixels, h x w positions, E embedding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from diptych.data.batch import Batch
 from diptych.data.sample import Source
@@ -63,10 +63,8 @@ class DenseCLIP(Method):
     Config = Config
     adapts = True
     model: Segmentor
-    # a toy's drawing is a ninth of its image
-    test_options: ClassVar = {"augment": {"scale": (0.8, 1.25), "most": 1.0, "photometric": False}}
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.crops = configure(Crops, dict(config.augment), "augment")
         encoder = make.dual(logit_scale=Temperature(1 / config.tau, form="fixed"))
@@ -95,13 +93,15 @@ class DenseCLIP(Method):
             self.model.set_classes(self.names)
 
     def stages(self) -> Sequence[Stage]:
-        rate = self.config.backbone_rate
-        slow = {"model.encoder.image": rate, "model.encoder.image_projection": rate}
-        trained = {name for name, value in self.named_parameters() if value.requires_grad}
+        # an image tower may have no projection with weights, and no pooler
+        trained = [
+            name for name, value in self.named_parameters() if not getattr(value, "frozen", False)
+        ]
+        parts = [f"model.encoder.{name}" for name in ("image", "image_projection", "image_pooler")]
         held = {
-            prefix: value
-            for prefix, value in slow.items()
-            if any(name.startswith(f"{prefix}.") for name in trained)
+            part: self.config.backbone_rate
+            for part in parts
+            if any(name.startswith(f"{part}.") for name in trained)
         }
         return (Stage(min_batch=1, lr_scale=held),)
 

@@ -14,7 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 Norm = Literal["group", "batch"]
 GROUPS = 32
-"""The most groups of a group norm, each of four channels or more."""
+"""The most groups of a group norm, each of two channels or more."""
 
 
 def norm_of(kind: Norm) -> Callable[[int], nn.Module]:
@@ -24,7 +24,7 @@ def norm_of(kind: Norm) -> Callable[[int], nn.Module]:
 
 
 def _group_norm(width: int) -> nn.Module:
-    groups = gcd(GROUPS, width // 4) if width % 4 == 0 else 1
+    groups = gcd(GROUPS, width // 2) if width % 2 == 0 else 1
     return nn.GroupNorm(groups, width)
 
 
