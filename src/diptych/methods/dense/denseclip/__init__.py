@@ -15,7 +15,7 @@ Dimensions: B images, K classes, H x W pixels, h x w positions, E embedding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from diptych.data.batch import Batch
 from diptych.data.sample import Source
@@ -62,6 +62,7 @@ class DenseCLIP(Method):
 
     Config = Config
     adapts = True
+    test_options: ClassVar = {"size": 64}  # a narrow model reads 640 pixels as slowly as a wide one
     model: Segmentor
 
     def __init__(self, config: Any, make: Make):
