@@ -100,7 +100,8 @@ def dense_features(encoder: DualEncoder, x: Tensor) -> DenseFeatures:
         )
     if "values" in tower.routes and not is_vit(tower):  # it pools by attention
         rows = encoder.project_image(pool_rows(tower.model.head, maps[-1]))
-        vector, positions = rows[:, 0], rows[:, 1:]
+        vector = rows[:, 0]
+        positions = rows[:, 1:]
     else:
         vector = encoder.image_vectors(encoded)
         positions = encoder.position_vectors(encoded)
