@@ -1,7 +1,8 @@
 """Segment the images of a folder, or of any source, by classes that you name.
 
-Each pixel gets the class whose name, in the mean of its prompts, is most like the image there. With
---out a label map of each image is written: a PNG whose pixels are the numbers of classes.
+Each pixel gets the class whose name, in the mean of its prompts, is most like the image there. A run
+that was trained to segment uses its own head and classes. With --out a label map of each image is
+written: a PNG whose pixels are the numbers of classes.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "MODEL IMAGES --names A,B,… [--route values] [--out DIR] [options]"
+USAGE = "MODEL IMAGES [--names A,B,…] [--route values | --whole] [--out DIR] [options]"
 EXAMPLES = (
     "diptych segment runs/tips photos/ --names 'dog,grass,sky' --route values --out maps/",
     "diptych segment openclip:ViT-B-16/laion2b_s34b_b88k photo.jpg --names classes.txt --route values --json",
@@ -34,7 +35,7 @@ def add(parser: Parser) -> None:
         "What",
         "--names",
         metavar="A,B,…|FILE",
-        help="the classes: names, or a file with one a line",
+        help="the classes: names, or a file with one a line (default: those that a run was trained on)",
     )
     parser.option(
         "What",
@@ -54,6 +55,12 @@ def add(parser: Parser) -> None:
         help="how positions are computed: tokens (default), or values of a ViT (MaskCLIP)",
     )
     parser.option(
+        "How",
+        "--whole",
+        type=bool,
+        help="slide over all of each image; of a run that was trained to segment",
+    )
+    parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
     )
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
@@ -71,17 +78,13 @@ def run(args: Namespace) -> None:
     ):
         if not args[name]:
             raise InputError(f"diptych segment has no {name}; name {wanted}")
-    if "names" not in args:
-        raise InputError(
-            "diptych segment has no classes; give --names 'A,B,C', or a file with one a line"
-        )
     from diptych.inference.segment import segment_source
 
     model: Any = load_model(args.model, args)
-    names = ("templates", "route", "out", "batch_size", "exact")
+    names = ("templates", "route", "whole", "out", "batch_size", "exact")
     settings = {name: args[name] for name in names if name in args}
     with progress("segmenting") as report:
-        found = segment_source(model, args.images, args.names, progress=report, **settings)
+        found = segment_source(model, args.images, args.get("names"), progress=report, **settings)
     if args.get("json"):
         reported = [
             {

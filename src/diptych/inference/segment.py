@@ -20,13 +20,15 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.data.images import VOID, FileImage, Preprocess, is_image, size_of
+from diptych.data.sample import BadSample
 from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, read_images
+from diptych.evaluation.embed import Progress, Steps, nothing_left, read_images
 from diptych.inference.classify import read_names
 from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
+from diptych.models.adapted import TrainedClassesModel
 from diptych.models.heat import heat_map
 from diptych.results import Tabular
 
@@ -58,10 +60,11 @@ class Segmentation(Tabular, list[Segmented]):
 def segment_source(
     model: Any,
     images: DataLike,
-    names: Sequence[str] | str | Path,
+    names: Sequence[str] | str | Path | None = None,
     *,
-    templates: Sequence[str] = ("images",),
+    templates: Sequence[str] | None = None,
     route: str = "tokens",
+    whole: bool = False,
     out: str | Path | None = None,
     batch_size: int = 64,
     exact: bool = False,
@@ -70,16 +73,21 @@ def segment_source(
     """Segment every image of a source, or one image file, by the classes `names`, which stay set in
     the model.
 
-    `names` are a list, "a,b", or a file with one on each line; `templates` are prompts around a name
-    or banks of them (`data.templates`); `route` is that of `Model.represent`. With `out` a new folder
-    gets the label maps and their legend (`LabelMaps`). Raises InputError for a model without
-    positions, for more than 255 classes, and if no image can be read.
+    `names` are a list, "a,b", or a file with one on each line, by default the classes that a model
+    was trained on; `templates` are prompts around a name or banks of them (`data.templates`), by
+    default "images" for a model without prompts of its own; `route` is that of `Model.represent`. With
+    `whole` a model that was trained to segment slides over all of an image (`segment_whole`). With
+    `out` a new folder gets the label maps and their legend (`LabelMaps`). Raises InputError for a
+    model without positions, for more than 255 classes, and if no image can be read.
     """
     require(model, "segment", "diptych segment", model.name)
-    given = read_names(names)
-    if len(given) > VOID:
-        raise InputError(f"a label map has at most {VOID} classes, not {len(given)}; name fewer")
-    model.set_classes(given, [template for spec in templates for template in banks(spec)])
+    if whole:
+        require(model, "segment_whole", "segmenting whole images", model.name)
+        if route != "tokens":
+            raise InputError(
+                f"{model.name} segments whole images by its own head, which has no route {route!r}; leave it out"
+            )
+    _set_classes(model, names, templates)
     found = Segmentation()
     found.classes = tuple(model.classes)
     found.bad = bad = Counter()
@@ -88,6 +96,12 @@ def segment_source(
         if out is not None:
             written = label_maps(Path(out).expanduser(), model.preprocess, found.classes)
             maps = stack.enter_context(written)
+        if whole:
+            for name, own in _whole(model, images, bad, batch_size, progress):
+                file = "" if maps is None else maps.write_whole(name, own)
+                found.append(Segmented(name, shares(own, found.classes), file))
+            found.title = f"{images} by {model.name}"
+            return found
         settings: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "progress": progress}
         for pixels, facts in _pictures(model, images, bad, **settings):
             labels = model.segment(pixels, batch_size=batch_size, route=route)
@@ -96,6 +110,52 @@ def segment_source(
                 found.append(Segmented(name, shares(own, found.classes), file))
     found.title = f"{images} by {model.name}"
     return found
+
+
+def _set_classes(
+    model: Any, names: Sequence[str] | str | Path | None, templates: Sequence[str] | None
+) -> None:
+    """Set the classes that are named, or keep those of training."""
+    trained = isinstance(model, TrainedClassesModel)  # it has prompts of its own
+    if names is None and not (trained and model.classes):
+        raise InputError(
+            "diptych segment has no classes; give --names 'A,B,C', or a file with one a line"
+        )
+    given = list(model.classes) if names is None else read_names(names)
+    if len(given) > VOID:
+        raise InputError(f"a label map has at most {VOID} classes, not {len(given)}; name fewer")
+    specs = templates if templates is not None else () if trained else ("images",)
+    model.set_classes(given, [template for spec in specs for template in banks(spec)])
+
+
+def _whole(
+    model: Any,
+    images: DataLike,
+    bad: Counter[str],
+    batch_size: int,
+    progress: Progress | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name of each image, its file or key, and the classes of all of its pixels."""
+    if isinstance(images, str | Path) and is_image(images):
+        yield str(images), model.segment_whole(FileImage(str(images)), batch_size=batch_size)
+        return
+    source = open_source(images)
+    steps = Steps(progress, len(source))
+    read = False
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+            name, _ = name_and_size(sample)
+            labels = model.segment_whole(sample.images["main"], batch_size=batch_size)
+        except BadSample as error:
+            bad[error.reason] += 1
+            continue
+        finally:
+            steps.add(1)
+        read = True
+        yield name, labels
+    if not read:
+        raise nothing_left(source, bad)
 
 
 def _pictures(
@@ -162,7 +222,11 @@ class LabelMaps:
     def write(self, name: str, size: tuple[int, int], labels: Tensor) -> str:
         """Write the map of an image of width and height `size`, and return its file name."""
         whole = heat_map(labels.float(), self.preprocess, size, sigma=0)
-        image = Image.fromarray(whole.nan_to_num(VOID).to(torch.uint8).numpy())
+        return self.write_whole(name, whole.nan_to_num(VOID))
+
+    def write_whole(self, name: str, labels: Tensor) -> str:
+        """Write the map of all pixels (H, W) of an image, and return its file name."""
+        image = Image.fromarray(labels.to(torch.uint8).numpy())
         image.putpalette(palette().tobytes())
         file = self._free(name)
         image.save(self.folder / file)

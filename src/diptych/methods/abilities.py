@@ -18,6 +18,7 @@ from diptych.methods.registry import cards
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diptych.data.sample import EncodedImage
     from diptych.models.model import ImagesLike
     from diptych.towers.encoded import Encoded
 
@@ -28,6 +29,12 @@ class Segments(Protocol):
     def segment(self, images: "ImagesLike", *, batch_size: int = 64) -> "Tensor":
         """The class of each pixel (N, H, W), int64, after `set_classes`; H x W is that of the
         preprocessed image."""
+        ...
+
+
+class SegmentsWhole(Protocol):
+    def segment_whole(self, image: "EncodedImage", *, batch_size: int = 16) -> "Tensor":
+        """The class of each pixel of a whole image (H, W), int64, after `set_classes`."""
         ...
 
 
@@ -172,6 +179,7 @@ ABILITIES = frozenset(
         "route",
         "score",
         "segment",
+        "segment_whole",
         "embed_regions",
         "embed_records",
         "predict",

@@ -7,9 +7,12 @@ position, through the projection of the image vector.
 
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
-Chance predicts the most common class everywhere. Pixels that are void, or of a class called
-background, which no text describes, are not counted. Masks are aligned with the image as its pixels
-were.
+A model that was trained to segment has a head of its own, which names the pixels; its classes are
+those of its training.
+
+Chance predicts the most common class everywhere. Pixels that are void are not counted, nor those of a
+class called background, which no text describes, though a head may learn it. Masks are aligned with
+the image as its pixels were.
 
 Sources: Zhou et al. 2022 (MaskCLIP), classes by position; Zheng et al. 2024 (DreamLIP), through the
 projection.
@@ -18,15 +21,18 @@ Dimensions: N images, C classes, h x w positions, S side of the pixels.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diptych.data.images import VOID
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.templates import BANKS, checked
-from diptych.errors import InputError
+from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._class_scores import class_vectors
@@ -42,6 +48,10 @@ card = {
 
 GROUND = "background"
 """The class that has no meaningful name."""
+_BY_TEXTS = "each pixel the class of most cosine, bilinear; void and background left out; mIoU of classes that occur"
+_LEARNED = (
+    "each pixel the class of the highest logit, bilinear; void left out; mIoU of classes that occur"
+)
 
 
 def ready(
@@ -51,10 +61,53 @@ def ready(
     mask: str | None = None,
     templates: Sequence[str] = BANKS["images"],
 ) -> None:
-    """Raise InputError for a mask that the source lacks or that has no class names, and for bad
-    templates."""
+    """Raise InputError for a mask that the source lacks or that has no class names, for bad
+    templates, and for classes that a model's own head does not know."""
     checked(templates, "segment")
-    mask_of(source, mask, "segment")
+    chosen = mask_of(source, mask, "segment")
+    if not has_head(model):
+        return
+    if tuple(templates) != tuple(BANKS["images"]):
+        raise InputError(
+            f"{model.name} was trained with prompts of its own; leave the templates out"
+        )
+    for name in _named(model, source, chosen):
+        if name not in model.delivered.classes:
+            raise unknown(f"class that {model.name} was trained on", name, model.delivered.classes)
+
+
+def has_head(model: Any) -> bool:
+    """Whether a model names pixels by a head that was trained to, and not by texts."""
+    return getattr(model, "segments_by", "texts") == "head"
+
+
+def _named(model: Any, source: Source, mask: str) -> tuple[str, ...]:
+    """The classes of a mask, for a model that knows them by texts without that of the background."""
+    own = source.schema()[f"masks.{mask}"].classes
+    return own if has_head(model) else tuple(name for name in own if name != GROUND)
+
+
+@contextmanager
+def _pixels_named(
+    model: Any,
+    names: Sequence[str],
+    templates: Sequence[str],
+    route: str,
+    batch_size: int,
+    steps: Steps,
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What gives the numbers (N, S, S) of `names` at the pixels of images (N, 3, S, S). A head has
+    its former classes again afterwards, since it may be in training."""
+    if not has_head(model):
+        classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
+        yield partial(pixel_classes, model, classes=classes, batch_size=batch_size, route=route)
+        return
+    before = model.classes
+    model.set_classes(names)
+    try:
+        yield partial(model.segment, batch_size=batch_size, route=route)
+    finally:
+        model.set_classes(before)
 
 
 def segment(
@@ -78,10 +131,10 @@ def segment(
     ready(model, source, mask=mask, templates=templates)
     mask = mask_of(source, mask, "segment")
     own = source.schema()[f"masks.{mask}"].classes
-    names = tuple(name for name in own if name != GROUND)
-    steps = Steps(progress, len(source) + len(names) * len(templates))
+    names = _named(model, source, mask)
+    learned = has_head(model)
+    steps = Steps(progress, len(source) + (0 if learned else len(names) * len(templates)))
     bad = Counter[str]()
-    classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
     table = np.zeros((len(names), len(names)), np.int64)  # true class, predicted class
     count = 0
 
@@ -91,16 +144,14 @@ def segment(
         numbers = renumbered(np.asarray(sample.masks[mask].decode()), own, names)
         return laid_under(numbers, model.preprocess, VOID)
 
-    for pixels, planes in read_images(
-        model, source, plane, bad, exact=exact, batch_size=batch_size, steps=steps
-    ):
-        found = pixel_classes(model, pixels, classes, batch_size, route=route)
-        for predicted, truth in zip(found.numpy(), planes, strict=True):
-            known = truth != VOID
-            table += np.bincount(
-                truth[known].astype(np.int64) * len(names) + predicted[known], minlength=table.size
-            ).reshape(table.shape)
-            count += 1
+    settings: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
+    with _pixels_named(model, names, templates, route, **settings) as named:
+        for pixels, planes in read_images(model, source, plane, bad, exact=exact, **settings):
+            for predicted, truth in zip(named(pixels).numpy(), planes, strict=True):
+                known = truth != VOID
+                pairs = truth[known].astype(np.int64) * len(names) + predicted[known]
+                table += np.bincount(pairs, minlength=table.size).reshape(table.shape)
+                count += 1
     if not table.sum():
         raise InputError(f"mask {mask!r} of {source.name!r} is void everywhere")
     by_class = ious_of(table)
@@ -113,9 +164,9 @@ def segment(
         exact=exact,
         field=mask,
         classes=names,
-        prompts=tuple(templates),
+        prompts=() if learned else tuple(templates),
         options=() if route == "tokens" else (f"route={route}",),
-        rule="each pixel the class of most cosine, bilinear; void and background left out; mIoU of classes that occur",
+        rule=_LEARNED if learned else _BY_TEXTS,
     )
     return {
         "n": count,
