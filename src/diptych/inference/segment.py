@@ -24,9 +24,9 @@ from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
-from diptych.inference.classify import read_names
 from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
+from diptych.models.class_names import read_names
 from diptych.models.heat import heat_map
 from diptych.results import Tabular
 
