@@ -135,9 +135,9 @@ class World(_base.World[Facts]):
             place=place,
             digit=digit,
             image=int(rng.integers(self.counts[digit])),
-            colour=str(rng.choice(COLOURS)),
+            colour=COLOURS[rng.integers(len(COLOURS))],
             shape=shape,
-            size=str(rng.choice(SIZES)) if shape else "",
+            size=SIZES[rng.integers(len(SIZES))] if shape else "",
             corner=(int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1))),
         )
 

@@ -29,4 +29,4 @@ def sentence(attribute: str, rng: np.random.Generator) -> str:
     'part of the page is blue'
     """
     [forms] = [forms for names, forms in SENTENCES.items() if attribute in names]
-    return str(rng.choice(forms)).format(attribute)
+    return forms[rng.integers(len(forms))].format(attribute)

@@ -118,6 +118,7 @@ class ViLLA(Method):
     adapts = True
     # a step of the mapping uses the heads of the attributes in the batch
     find_unused_parameters = True
+    estimated = "contrast"  # the mapping runs no tower
     test_options: ClassVar = {
         "attributes": ("red", "orange", "green", "blue", "circle", "square", "bar", "left", "top"),
         "most": 3,
