@@ -150,6 +150,13 @@ def at_any_size(encoder: DualEncoder) -> DualEncoder:
     return other
 
 
+def keep_patches(tower: ImageTower) -> None:
+    """Let a ViT that leaves out patches in training read all of them, from which regions are pooled."""
+    own: Any = tower
+    if getattr(own.config, "patch_dropout", 0.0):
+        own.config = replace(own.config, patch_dropout=0.0)
+
+
 def check_side(tower: ImageTower, size: int, what: str) -> None:
     """Raise InputError unless images of this side are whole patches of the tower."""
     patch = getattr(tower.config, "patch", 1)

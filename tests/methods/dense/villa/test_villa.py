@@ -13,6 +13,7 @@ from tests.factories import AT, make_batch, make_method, random_images
 
 from diptych.data.batch import Images
 from diptych.data.sample import Field
+from diptych.data.sources import open_source
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.methods.base import At
@@ -238,6 +239,27 @@ def test_grids_need_no_boxes(tmp_path):
     assert "precision" not in json.loads((tmp_path / "mapping.json").read_text())
 
 
+def test_tables_with_boxes_are_read(tmp_path):
+    """Rows as users have them: a file, a text of several sentences, boxes x, y, w, h without names."""
+    toy = Toy(12, FIELDS)
+    rows = []
+    for at in range(12):
+        toy[at].images["main"].decode().save(tmp_path / f"{at}.png")
+        text = f"Here is {toy[at].captions()[0]}. It is new."
+        boxes = [{"box": [0, 0, 16, 32]}, {"box": [8, 8, 24, 24]}]
+        rows.append(json.dumps({"image": f"{at}.png", "text": text, "boxes": boxes}))
+    (tmp_path / "products.jsonl").write_text("\n".join(rows))
+    source = prepared(method(), open_source(str(tmp_path / "products.jsonl")), tmp_path)
+    first = source[0].arrays
+    assert first["regions_boxes"].tolist() == [[0, 0, 0.5, 1], [0.25, 0.25, 1, 1], [0, 0, 0, 0]]
+    assert first["regions_there"].tolist() == [1, 1, 0]
+    assert first["units"][3] == 1
+    lines = [json.loads(line) for line in (tmp_path / "regions.jsonl").read_text().splitlines()]
+    texts = {region["text"] for region in lines[0]["regions"]}
+    assert texts <= {"Here is a red circle on the left", ""}
+    assert texts != {""}, "one region at least has each attribute"
+
+
 def test_random_regions_are_the_same_in_all_stages():
     made = method(regions="random:count=3")
     source = prepared(made, Toy(12, ("images.main", "texts.caption")))
@@ -319,6 +341,13 @@ def test_data_without_regions_or_attributes_are_refused():
         prepared(method(), Toy(12, ("images.main", "texts.caption")))
     with pytest.raises(InputError, match="method.size is 60 pixels, and the image tower's patches"):
         method(size=60)
+
+
+def test_towers_that_leave_out_patches_in_training_read_all_of_them():
+    made = make_method("villa", image=f"{VIT}:patch_dropout=0.5", **ViLLA.test_options).train()
+    boxes = torch.tensor([[[0, 0, 0.5, 1]] * 3] * 2)
+    batch = units(made, boxes, torch.ones(2, 4).bool(), torch.randn(2, 4, 32))
+    assert made.encode(batch, CONTRAST)["units"].shape == (2, 4, 32)
 
 
 def test_images_may_be_larger_than_the_towers():

@@ -51,7 +51,12 @@ from diptych.models.regions import squashed
 from diptych.objectives import info_nce
 from diptych.spec import Count, Positive, ShareBelowOne
 from diptych.towers.nn.parts import Temperature, freeze
-from diptych.towers.regions import at_any_size, check_side, image_and_regions
+from diptych.towers.regions import (
+    at_any_size,
+    check_side,
+    image_and_regions,
+    keep_patches,
+)
 
 card = {
     "title": "ViLLA: Fine-Grained Vision-Language Representation Learning from Real-World Data",
@@ -137,6 +142,7 @@ class ViLLA(Method):
         self.size = config.size or tower.image_size
         check_side(tower, self.size, "method.size")
         self.model = model if self.size == tower.image_size else at_any_size(model)
+        keep_patches(self.model.image)
         freeze(self.model.text, self.model.text_projection, self.model.logit_scale)
         self.names: tuple[str, ...] = ()
         if config.attributes:
