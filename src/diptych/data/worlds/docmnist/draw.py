@@ -21,8 +21,8 @@ INK = 120
 """The grey value from which a pixel of a digit is coloured."""
 CORNERS = (5, 19)
 """Where the centre of a circle and the first corner of a rectangle may lie, in both directions."""
-RADII = dict(zip(SIZES, (1, 3, 5), strict=True))
-SIDES = dict(zip(SIZES, (1, 4, 7), strict=True))
+RADII: dict[str, int] = dict(zip(SIZES, (1, 3, 5), strict=True))
+SIDES: dict[str, int] = dict(zip(SIZES, (1, 4, 7), strict=True))
 SHARES = {"train": (0.0, 0.7), "val": (0.7, 0.85), "test": (0.85, 1.0)}
 """Which part of the digits belongs to each split, in the order in which they were collected."""
 

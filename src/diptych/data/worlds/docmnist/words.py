@@ -2,10 +2,21 @@
 
 import numpy as np
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-COLOURS = ("red", "yellow", "green", "blue", "purple")
-SHAPES = ("circle", "rectangle")
-SIZES = ("small", "medium", "large")
+DIGITS: tuple[str, ...] = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+)
+COLOURS: tuple[str, ...] = ("red", "yellow", "green", "blue", "purple")
+SHAPES: tuple[str, ...] = ("circle", "rectangle")
+SIZES: tuple[str, ...] = ("small", "medium", "large")
 ATTRIBUTES = (*DIGITS, *COLOURS, *SHAPES, *SIZES)
 
 SENTENCES = {

@@ -133,7 +133,7 @@ class ViLLA(Method):
     }
     attribute_vectors: Tensor
 
-    def __init__(self, config: Config, make: Make):
+    def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         model = make.dual(logit_scale=Temperature(1 / config.tau, form="fixed"))
         if model.text is None:
