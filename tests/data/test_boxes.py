@@ -1,14 +1,16 @@
 """Boxes by name and on a grid, and images that move with them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tests.evaluation.helpers import Plane, Rows
 
-from diptych.data.boxes import on_grid, shares, thing_of, things
+from diptych.data.boxes import attributes_of, on_grid, shares, thing_of, things
 from diptych.data.images import Preprocess
+from diptych.data.matcher import Matcher
 from diptych.data.sample import BadSample, Box, Field, Sample
 from diptych.data.sources import open_source
 from diptych.data.views import BoxView, NoiseView
@@ -131,3 +133,19 @@ def test_noise_is_drawn_by_the_generator_alone():
     assert {each["fields.time"] for each in drawn} == set(range(10))
     assert 0.4 < np.mean([each["fields.dropped"] for each in drawn]) < 0.6
     assert NoiseView(shape=(3, 4, 4))(sample(), generator(1, 2), 0.0).keys() == {"fields.noise"}
+
+
+def test_a_box_has_the_names_that_its_text_mentions_and_its_class():
+    image = {"main": Plane(np.zeros((10, 20, 3), np.uint8))}
+    boxes = (
+        Box(xyxy=(0, 0, 10, 10), text="a Red cup, small", label=1),
+        Box(xyxy=(30, 0, 40, 10), text="red"),  # outside
+        Box(xyxy=(0, 0, 5, 5)),
+        Box(xyxy=(5, 0, 10, 5), text="reds", label=0),
+    )
+    sample = Sample(key="a", source="s", images=image, boxes=boxes)
+    matcher = Matcher(["small", "red", "Cup", "plate"], plural=False)
+    found = attributes_of(sample, (20, 10), ("plate", "cup"), matcher)
+    assert found.astype(int).tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert len(found) == len(shares(sample, (20, 10), ("plate", "cup"), named=False)[0])
+    assert attributes_of(replace(sample, boxes=()), (20, 10), (), matcher).shape == (0, 4)

@@ -79,14 +79,14 @@ def test_a_method_on_another_has_the_options_of_its_base():
         assert preset_for(name, "tiny") == "tune"
 
 
-AT_ONE_RATE = ("clim",)  # it trains the last blocks alone
+AT_ONE_RATE = ("clim", "villa")  # they train image towers alone, clim the last blocks
 
 
-def test_a_method_that_trains_the_last_blocks_has_one_rate():
+def test_methods_that_train_image_towers_alone_have_one_rate():
     for name in AT_ONE_RATE:
         preset = method_class(name).presets["tune"]
         assert (preset.recipe.lr, preset.recipe.ema) == (3e-5, None)
-        assert method_class(name).configure(preset.config).decay == 1
+        assert getattr(method_class(name).configure(preset.config), "decay", 1) == 1
         assert preset_for(name, "tiny") == "small"
 
 

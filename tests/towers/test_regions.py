@@ -1,6 +1,7 @@
 """Regions of images: boxes pooled from maps, by both routes, at any size."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,14 @@ from diptych.methods.tuning import block_names
 from diptych.towers.build import image_tower
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.parts import Temperature
-from diptych.towers.regions import at_any_size, check_side, dense_route, pool_boxes, region_vectors
+from diptych.towers.regions import (
+    at_any_size,
+    check_side,
+    dense_route,
+    image_and_regions,
+    pool_boxes,
+    region_vectors,
+)
 
 COUNT = torch.arange(16.0).view(1, 1, 4, 4)
 
@@ -163,6 +171,55 @@ def test_resnets_of_clip_have_the_route_of_values():
     assert tower.routes == ("tokens", "values")
     assert dense_route(tower) == "values"
     assert block_names(tower)[-4:] == [f"model.stages.{at}" for at in ("2.5", "3.0", "3.1", "3.2")]
+
+
+@pytest.fixture
+def resnet(monkeypatch):
+    """A ResNet of CLIP with one block a stage."""
+    byobnet = pytest.importorskip("timm.models.byobnet")
+    whole = byobnet.model_cfgs["resnet50_clip"]
+    one = tuple(replace(each, d=1, c=each.c // 16) for each in whole.blocks)
+    monkeypatch.setitem(byobnet.model_cfgs, "resnet50_clip", replace(whole, blocks=one))
+    return encoder("timm:resnet50_clip:image_size=64").double()
+
+
+def test_a_box_of_the_whole_image_is_the_image_by_crops(resnet):
+    """RoIAlign of all of a map to its own size is that map."""
+    images = random_images(2, 64)
+    with torch.no_grad():
+        image, regions = image_and_regions(resnet, images, tile_boxes(1).expand(2, -1, -1), "crops")
+        assert torch.equal(F.normalize(image, dim=-1), resnet.embed_images(images))
+        torch.testing.assert_close(regions[:, 0], image, atol=1e-8, rtol=1e-8)
+
+
+def test_each_box_passes_the_last_stage_by_itself(resnet):
+    images = random_images(2, 64)
+    boxes = tile_boxes(2).expand(2, -1, -1)
+    with torch.no_grad():
+        found = region_vectors(resnet, images, boxes, "crops")
+        alone = region_vectors(resnet, images, boxes[:, 1:2], "crops")
+        maps = resnet.image.before_last(images)
+        cut = pool_boxes(maps, boxes[:, 1:2], 4)[:, 0]  # as many positions as an image has there
+        expected = resnet.image_vectors(resnet.image.from_last(cut))
+    assert maps.shape[-2:] == (4, 4)
+    torch.testing.assert_close(found[:, 1:2], alone)
+    torch.testing.assert_close(alone[:, 0], F.normalize(expected, dim=-1))
+
+
+def test_the_vector_of_an_image_beside_its_regions_is_its_own():
+    model = encoder()
+    images = random_images(2)
+    with torch.no_grad():
+        for route in (None, "tokens"):
+            image, _ = image_and_regions(model, images, tile_boxes(2).expand(2, -1, -1), route)
+            torch.testing.assert_close(F.normalize(image, dim=-1), model.embed_images(images))
+
+
+def test_towers_that_do_not_split_have_no_crops():
+    with pytest.raises(
+        InputError, match="of a ResNet of CLIP, and this image tower has none; its ro"
+    ):
+        region_vectors(encoder(), random_images(1), tile_boxes(1)[None], "crops")
 
 
 def test_blocks_of_other_towers():

@@ -141,13 +141,17 @@ def add(parser: Parser) -> None:
         help="separation: the two spaces (default: common,salient)",
     )
     parser.option(
-        some, "--names", metavar="NAME,…", help="text_labels: some of the labels, such as held out"
+        some,
+        "--names",
+        metavar="NAME,…",
+        help="text_labels: some of the labels, such as held out; attributes: what regions may have",
     )
     parser.option(
         some,
         "--route",
         metavar="NAME",
-        help="segment, regions: how positions are computed: tokens, or values of a ViT (default of regions)",
+        help="segment, regions, attributes: how positions are computed: tokens, or values of a ViT (default of "
+        "regions); regions of a ResNet of CLIP also by crops",
     )
     parser.option(
         some,
@@ -161,7 +165,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="PIXELS",
-        help="regions: the side at which whole images are read (default: the model's)",
+        help="regions, attributes: the side at which whole images are read (default: the model's)",
     )
     parser.option(
         some,

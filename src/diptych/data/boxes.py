@@ -1,12 +1,13 @@
-"""Names of boxes, and their targets on a grid for a detection head over the positions of an image.
+"""Names and attributes of boxes, and their targets on a grid for a detection head over the positions of an image.
 
-Dimensions: n boxes of an image, h x w cells.
+Dimensions: n boxes of an image, A attributes, h x w cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from diptych.data.matcher import Matcher
 from diptych.data.sample import BadSample, Box, Sample, Source
 from diptych.errors import InputError
 
@@ -54,16 +55,39 @@ def shares(
     A box is x0, y0, x1, y1 as shares of width and height. Boxes wholly outside the image are left
     out, and those without a name if `named`.
     """
-    width, height = size
     boxes = []
     names = []
-    for box in sample.boxes:
+    for box, xyxy in _inside(sample, size):
         name = thing_of(box, classes)
-        xyxy = np.clip(np.array(box.xyxy, np.float64) / (width, height, width, height), 0, 1)
-        if box.image == "main" and (name or not named) and (xyxy[2:] > xyxy[:2]).all():
+        if name or not named:
             boxes.append(xyxy)
             names.append(name)
     return np.array(boxes, np.float32).reshape(-1, 4), names
+
+
+def attributes_of(
+    sample: Sample, size: tuple[int, int], classes: Sequence[str], matcher: Matcher
+) -> np.ndarray:
+    """Which of the matcher's names (A) each box of the main image has (n, A) bool: its class, and those
+    that its text mentions.
+
+    The boxes are those of `shares` without `named`, in the same order.
+    """
+    rows = []
+    for box, _ in _inside(sample, size):
+        held = {*matcher.find(box.text), thing_of(box, classes).lower()}
+        rows.append([name in held for name in matcher.names])
+    return np.array(rows, bool).reshape(-1, len(matcher.names))
+
+
+def _inside(sample: Sample, size: tuple[int, int]) -> Iterator[tuple[Box, np.ndarray]]:
+    """The boxes of the main image, of this `size`, that have an area in it, and their sides as
+    shares."""
+    width, height = size
+    for box in sample.boxes:
+        xyxy = np.clip(np.array(box.xyxy, np.float64) / (width, height, width, height), 0, 1)
+        if box.image == "main" and (xyxy[2:] > xyxy[:2]).all():
+            yield box, xyxy
 
 
 def on_grid(boxes: np.ndarray, numbers: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

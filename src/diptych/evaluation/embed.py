@@ -99,6 +99,13 @@ def images_with_edits(sample: Sample, count: int = 1) -> Sequence[EncodedImage]:
     return [image for each in (sample, *edits) for image in first_images(each, count)]
 
 
+class Reader:
+    """What reads images by a preprocessing, in place of a model."""
+
+    def __init__(self, preprocess: Any):
+        self.preprocess = preprocess
+
+
 def read_images(
     model: Any,
     source: Source,

@@ -1,7 +1,6 @@
 """Classification: the class of every image of a source, by a model that has `class_logits`, or of every
 text by a model of texts alone (`classify_texts`)."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from diptych.evaluation.suites.retrieval import role_of
 from diptych.evaluation.suites.text_labels import cosines, label_field, label_names, matched
 from diptych.methods.abilities import matches_labels, require
 from diptych.models.adapted import TrainedClassesModel
-from diptych.models.class_names import check_names, mean_directions
+from diptych.models.class_names import check_names, mean_directions, read_names
 from diptych.models.model import Model, TextModel
 from diptych.results import Tabular
 
@@ -171,18 +170,6 @@ def _classes(
 
 
 _MISSING = "no class is named; give --names 'A,B,C', or a file with one a line"
-
-
-def read_names(names: Sequence[str] | str | Path) -> list[str]:
-    """Return the names of a list, of "a,b", or of a file with one on each line."""
-    if not isinstance(names, str | Path):
-        return list(names)
-    path = Path(names).expanduser()
-    if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for long texts)
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if path.suffix == ".txt":
-        raise InputError(f"--names {names}: there is no such file; check the path")
-    return str(names).split(",")
 
 
 def name_images(

@@ -20,7 +20,7 @@ from diptych.data.sample import Source
 from diptych.data.sources import open_source
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, read_images
+from diptych.evaluation.embed import Progress, Reader, Steps, read_images
 from diptych.inference.classify import set_named_classes
 from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
@@ -143,7 +143,7 @@ def name_regions(
         rest = _named(model, source, given, names, templates, label, fusion)
         bad = Counter()
         rows = []
-        reader = _Reader(squashed(model.preprocess, size))
+        reader = Reader(squashed(model.preprocess, size))
         steps = Steps(progress, len(source))
         for batch, facts in read_images(
             reader, source, name_and_size, bad, exact=exact, batch_size=batch_size, steps=steps
@@ -156,13 +156,6 @@ def name_regions(
             "by file, else by key"
         )
     return rows, bad
-
-
-class _Reader:
-    """What reads images whole, in place of a model."""
-
-    def __init__(self, preprocess: Any):
-        self.preprocess = preprocess
 
 
 def _named(

@@ -25,10 +25,10 @@ from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, nothing_left, read_images
-from diptych.inference.classify import read_names
 from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
 from diptych.models.adapted import TrainedClassesModel
+from diptych.models.class_names import read_names
 from diptych.models.heat import heat_map
 from diptych.results import Tabular
 

@@ -238,6 +238,9 @@ class Method(nn.Module):
     """Whether a step may leave trainable parameters without a gradient; ranks then search for them,
     as DDP's option of this name does."""
 
+    estimated: ClassVar[str | None] = None
+    """The name of the stage whose step `diptych estimate` counts; None: the first one with steps."""
+
     test_options: ClassVar[Mapping[str, Any]] = {}
     """Options for the contract suite's toy data, in place of the presets', where those do not fit:
     files, prompts."""

@@ -22,6 +22,8 @@ from diptych.metrics.classification import (
     class_ranks,
     harmonic_mean,
     per_class,
+    precision_at,
+    precision_recall_f1,
 )
 from diptych.metrics.distribution import (
     correlation,
@@ -69,6 +71,8 @@ __all__ = [
     "median_rank",
     "nearest",
     "per_class",
+    "precision_at",
+    "precision_recall_f1",
     "ranks",
     "ranks_of_two_stages",
     "recall_at_k",

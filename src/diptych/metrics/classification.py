@@ -104,6 +104,38 @@ def average_precision(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     return found
 
 
+def precision_at(scores: np.ndarray, relevant: np.ndarray, count: int | None = None) -> np.ndarray:
+    """The precision (K,) among the first `count` of K rankings of N items by scores (N, K), given which
+    items are relevant (N, K) bool; NaN of a ranking without a relevant item.
+
+    Without `count` it is R-Precision: R is the number of relevant items of the ranking. Ties count
+    against.
+
+    >>> right = np.array([[1], [0], [1]], bool)
+    >>> precision_at(np.array([[3.0], [2.0], [1.0]]), right), precision_at(np.array([[3.0], [2.0], [1.0]]), right, 1)
+    (array([0.5]), array([1.]))
+    """
+    total = relevant.sum(0)
+    order = np.lexsort((relevant, -scores), axis=0)
+    first = np.arange(1, len(scores) + 1)[:, None]
+    most = total if count is None else np.full(len(total), min(count, len(scores)))
+    hits = (np.take_along_axis(relevant, order, 0) & (first <= most)).sum(0)
+    return np.where(total > 0, hits / np.maximum(most, 1), np.nan)
+
+
+def precision_recall_f1(found: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+    """Precision, recall and their harmonic mean of pairs that were found, given the true ones, both bool
+    of one shape; NaN where there are none to divide by.
+
+    >>> precision_recall_f1(np.array([True, True, False]), np.array([True, False, True]))
+    (0.5, 0.5, 0.5)
+    """
+    hits = int((found & truth).sum())
+    shown = [int(found.sum()), int(truth.sum())]
+    precision, recall = (hits / count if count else math.nan for count in shown)
+    return precision, recall, 2 * hits / sum(shown) if sum(shown) else math.nan
+
+
 def best_threshold(scores: np.ndarray, visual: np.ndarray) -> float:
     """The threshold of scores (N,) above which a text is classified as visual with the best macro
     F1.

@@ -3,8 +3,10 @@
 Dimensions: C classes, P prompts, E embedding.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,23 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
             f"two classes are called {' and '.join(called)}; give each a name of its own"
         )
     return found
+
+
+def read_names(names: Sequence[str] | str | Path, option: str = "--names") -> list[str]:
+    """Return the names of a list, of "a,b", or of a file with one on each line. Raises InputError,
+    which calls the names `option`, for a text file that is missing.
+
+    >>> read_names("cat,dog")
+    ['cat', 'dog']
+    """
+    if not isinstance(names, str | Path):
+        return list(names)
+    path = Path(names).expanduser()
+    if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for long texts)
+        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if path.suffix == ".txt":
+        raise InputError(f"{option} {names}: there is no such file; check the path")
+    return str(names).split(",")
 
 
 def plainly(name: str) -> str:

@@ -19,7 +19,7 @@ from diptych.errors import InputError
 from diptych.models.mode import evaluating
 from diptych.models.pixels import ImagesLike, pixel_batches
 from diptych.towers.dual import DualEncoder
-from diptych.towers.regions import at_any_size, check_side, pool_boxes, position_maps
+from diptych.towers.regions import at_any_size, check_side, position_maps, region_vectors
 
 _BEYOND = 1e-4
 """How far a box may reach beyond the image, by rounding."""
@@ -66,10 +66,10 @@ class NamesRegions:
             v_r = unit( RoIAlign(z, box_r) )     or     unit( sum_n share_rn z_n )
 
         z_n are the unit vectors of positions by the `route` of the image tower, by default its
-        `dense_route`. `boxes` has for each image (R, 4) numbers x0, y0, x1, y1 as shares of it;
-        `masks` has in their place (R, H, W) bool, of which share_rn is the part of position n.
-        Images are read whole at `size` pixels a side, by default the model's; a ViT interpolates its
-        positions.
+        `dense_route`; by "crops", a ResNet of CLIP reads each box by itself (`region_vectors`).
+        `boxes` has for each image (R, 4) numbers x0, y0, x1, y1 as shares of it; `masks` has in
+        their place (R, H, W) bool, of which share_rn is the part of position n. Images are read whole
+        at `size` pixels a side, by default the model's; a ViT interpolates its positions.
 
         `images` is as in `embed_images`. Raises InputError for a box outside its image or without
         area, an empty mask, and an image tower without positions.
@@ -101,9 +101,12 @@ class NamesRegions:
         vectors = []
         with evaluating(encoder), torch.inference_mode():
             for (pixels,) in batches:
-                maps = position_maps(encoder, pixels.to(self.device), route).float()
+                x = pixels.to(self.device)
                 own = list(islice(rest, len(pixels)))
-                found = _pooled_boxes(maps, own) if masks is None else _pooled_masks(maps, own)
+                if masks is None:
+                    found = _of_boxes(encoder, x, own, route)
+                else:
+                    found = _pooled_masks(position_maps(encoder, x, route).float(), own)
                 vectors += [each.cpu() for each in found]
         there = _padded([torch.ones(len(each)) for each in given]) > 0
         sides = given if masks is None else [_boxes_of(each) for each in given]
@@ -176,10 +179,12 @@ def _checked_masks(masks: Any, image: int) -> Tensor:
     return found
 
 
-def _pooled_boxes(maps: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
-    """Unit vectors (R, E) of each image's boxes, from maps (n, E, h, w)."""
-    pooled = F.normalize(pool_boxes(maps, _padded(boxes).to(maps.device)), dim=-1)
-    return [row[: len(own)] for row, own in zip(pooled, boxes, strict=True)]
+def _of_boxes(
+    encoder: DualEncoder, x: Tensor, boxes: Sequence[Tensor], route: str | None
+) -> list[Tensor]:
+    """Unit vectors (R, E) of each image's boxes, of images (n, 3, H, W)."""
+    found = region_vectors(encoder, x, _padded(boxes).to(x.device), route).float()
+    return [row[: len(own)] for row, own in zip(found, boxes, strict=True)]
 
 
 def _pooled_masks(maps: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:

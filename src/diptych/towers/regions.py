@@ -15,6 +15,7 @@ from torchvision.ops import roi_align
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
 from diptych.towers.tower import ImageTower
 
 
@@ -41,6 +42,10 @@ def pool_boxes(maps: Tensor, boxes: Tensor, size: int = 1) -> Tensor:
     return found[..., 0, 0] if size == 1 else found
 
 
+CROPS = "crops"
+"""The route on which a ResNet reads each box by itself: it is cut from the map before the last stage."""
+
+
 def dense_route(tower: ImageTower) -> str:
     """How a tower computes what is at a position: "values" if it has that route, else "tokens"."""
     return "values" if "values" in tower.routes else "tokens"
@@ -52,13 +57,22 @@ def position_maps(encoder: DualEncoder, x: Tensor, route: str | None = None) -> 
     `route` is that of the image tower, by default its `dense_route`. Raises InputError for a route
     that the tower lacks, and for a tower without positions.
     """
+    return _maps(encoder, _encoded(encoder, x, route))
+
+
+def _encoded(encoder: DualEncoder, x: Tensor, route: str | None) -> Encoded:
+    """The encoded images, with positions by a route."""
     tower = encoder.image
     route = dense_route(tower) if route is None else route
     if route not in tower.routes:
         raise InputError(
             f"this image tower has no route {route!r}; it has {' and '.join(tower.routes)}"
         )
-    encoded = encoder.encode_image(x, **({} if route == "tokens" else {"route": route}))
+    return encoder.encode_image(x, **({} if route == "tokens" else {"route": route}))
+
+
+def _maps(encoder: DualEncoder, encoded: Encoded) -> Tensor:
+    """Unit vectors of the positions of encoded images, as maps (B, E, h, w)."""
     pooler = encoder.query_pooler
     fits = pooler is not None or encoded.tokens.shape[-1] == encoded.pooled.shape[-1]
     if encoded.grid is None or not fits:
@@ -77,9 +91,48 @@ def region_vectors(
 
         v_r = unit( RoIAlign(z, box_r) ),      z_n = unit( projection of position n )
 
-    Boxes and errors are those of `pool_boxes` and `position_maps`.
+    Boxes and errors are those of `pool_boxes` and `position_maps`. By the route "crops" of a ResNet of
+    CLIP a region is what the tower would pool if the box were the image:
+
+        v_r = unit( projection of pool(last stage(RoIAlign(m, box_r))) )
+
+    m is the map before the last stage, and RoIAlign gives as many positions a side as an image of the
+    tower's size has in it. Source: Zhong et al. 2022 (RegionCLIP).
     """
-    return F.normalize(pool_boxes(position_maps(encoder, x, route), boxes), dim=-1)
+    return F.normalize(image_and_regions(encoder, x, boxes, route)[1], dim=-1)
+
+
+def image_and_regions(
+    encoder: DualEncoder, x: Tensor, boxes: Tensor, route: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """The vectors (B, E) of images and those of their regions (B, R, E) from one pass, not normalised.
+
+    Arguments and errors are those of `region_vectors`. The vector of an image is that of
+    `embed_images`.
+    """
+    if route == CROPS:
+        return _crops(encoder, x, boxes)
+    encoded = _encoded(encoder, x, route)
+    if encoder.pool == "after" and route != "tokens":  # pooled from positions of the other route
+        image = encoder.image_vectors(encoder.encode_image(x))
+    else:
+        image = encoder.image_vectors(encoded)
+    return image, pool_boxes(_maps(encoder, encoded), boxes)
+
+
+def _crops(encoder: DualEncoder, x: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    tower: Any = encoder.image
+    if not tower.splits or encoder.pool == "after" or encoder.query_pooler is not None:
+        raise InputError(
+            f"boxes are cut from the map before the last stage of a ResNet of CLIP, and this image tower has none; its "
+            f"routes are {' and '.join(tower.routes)}"
+        )
+    maps = tower.before_last(x)
+    image = encoder.image_vectors(tower.from_last(maps))
+    side = max(2, round(maps.shape[-1] * tower.image_size / x.shape[-1]))
+    cut = pool_boxes(maps, boxes, side).flatten(0, 1)
+    regions = encoder.image_vectors(tower.from_last(cut.to(maps.dtype)))
+    return image, regions.unflatten(0, boxes.shape[:2])
 
 
 def at_any_size(encoder: DualEncoder) -> DualEncoder:
@@ -95,6 +148,13 @@ def at_any_size(encoder: DualEncoder) -> DualEncoder:
     other.image = copy.copy(tower)
     other.image.config = replace(tower.config, any_size=True)
     return other
+
+
+def keep_patches(tower: ImageTower) -> None:
+    """Let a ViT that leaves out patches in training read all of them, from which regions are pooled."""
+    own: Any = tower
+    if getattr(own.config, "patch_dropout", 0.0):
+        own.config = replace(own.config, patch_dropout=0.0)
 
 
 def check_side(tower: ImageTower, size: int, what: str) -> None:

@@ -60,6 +60,8 @@ class ImageTower(Tower):
     std: Tensor
     routes: ClassVar[tuple[str, ...]] = ("tokens",)
     """How the features of positions can be computed, by the name that `forward(route=)` takes."""
+    splits: ClassVar[bool] = False
+    """Whether the last stage and the pool can be run by themselves, on what is cut from a map."""
 
     def __init__(self, config: Any, preprocess: AnyPreprocess):
         super().__init__(config)

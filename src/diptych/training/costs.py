@@ -1,7 +1,7 @@
 """What a step of a method costs at any size: floating-point operations and bytes, counted on tensors
 without data.
 
-`count` builds the method and runs the step of its first stage on fake tensors of torch, which have
+`count` builds the method and runs the step of one stage on fake tensors of torch, which have
 shapes and no memory. Each operation is counted as it is dispatched, so what is counted is the code
 that trains. Three things are counted apart, because they grow differently:
 
@@ -82,7 +82,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What the step of a method's first stage costs.
+    """What the step of a method's stage costs.
 
     - `parameters` and `trained`: all weights, and those with a gradient.
     - `weight_bytes`, `buffer_bytes`, `gradient_bytes`, `optimizer_bytes`, `average_bytes`: the
@@ -123,8 +123,8 @@ def count(
     recipe: Recipe,
     heavy: bool = False,
 ) -> Costs:
-    """Count the first stage with steps of the method that `build` returns, on samples of
-    `sources(method)`.
+    """Count a step of the method that `build` returns, of its stage `estimated`, else of the first one
+    with steps, on samples of `sources(method)`.
 
     A `heavy` method, which is not to be held in memory, is built on tensors without data, too;
     others lose theirs when they are built and set up. Texts are filled to the tokenizer's context.
@@ -132,7 +132,9 @@ def count(
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     method, found = _built(fake, build, sources, heavy)
-    stage = next((stage for stage in method.stages() if stage.optimize), None)
+    stages = [stage for stage in method.stages() if stage.optimize]
+    named = [stage for stage in stages if stage.name == method.estimated]
+    stage = next(iter(named or stages), None)
     if stage is None:
         raise InputError(f"{method.name} takes no training steps, so there is nothing to estimate")
     optim.freeze(method, stage.lr_scale)

@@ -28,7 +28,7 @@ from diptych.data.images import VOID, Preprocess, size_of
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError
-from diptych.evaluation.embed import Progress, Steps, read_images
+from diptych.evaluation.embed import Progress, Reader, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.evaluation.suites._labels import Novel, base_and_novel, novel_classes
@@ -86,7 +86,7 @@ def regions(
     names = _names(source, mask)
     steps = Steps(progress, len(source) + len(names) * len(templates))
     texts = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
-    reader = _Whole(squashed(model.preprocess, size))
+    reader = Reader(squashed(model.preprocess, size))
     bad = Counter[str]()
     found: list[Tensor] = []
     truth: list[int] = []
@@ -139,13 +139,6 @@ def regions(
         | {"bad": dict(bad)}
         | describe(protocol, model)
     )
-
-
-class _Whole:
-    """What reads images whole, in place of a model."""
-
-    def __init__(self, preprocess: Preprocess):
-        self.preprocess = preprocess
 
 
 def _names(source: Source, mask: str | None) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ class TimmTower(ImageTower):
     (`mixes_samples`): the engine makes its statistics global.
 
     A ResNet of CLIP pools by attention. By its route "values" the tokens are what the pooled vector
-    would be if the attention were on that position alone.
+    would be if the attention were on that position alone. Its last stage can be run by itself
+    (`before_last`, `from_last`), which `splits` says.
     """
 
     Config = TimmConfig
@@ -99,6 +100,7 @@ class TimmTower(ImageTower):
         self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
         if isinstance(getattr(self.model, "head", None), timm.layers.AttentionPool2d):
             self.routes = ("tokens", "values")  # type: ignore[misc]  # of this model
+            self.splits = hasattr(self.model, "stages")  # type: ignore[misc]
 
     def _without_head_conv(self) -> int:
         if not (hasattr(self.model, "conv_head") and hasattr(self.model, "bn2")):
@@ -175,6 +177,18 @@ class TimmTower(ImageTower):
         features, levels = self.blocks(self.embed(x), edit)
         found = self.finish(features, levels, self._grid(x, features))
         return replace(found, tokens=self._values(found)) if route == "values" else found
+
+    def before_last(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> the map (B, C, h, w) that the last stage reads, where the tower
+        `splits`."""
+        x = self.model.stem(self.pixels(x))
+        for stage in self.model.stages[:-1]:
+            x = stage(x)
+        return x
+
+    def from_last(self, maps: Tensor) -> Encoded:
+        """Maps (N, C, h, w), of whole images or cut from those, through the last stage and the pool."""
+        return self.finish(self.model.final_conv(self.model.stages[-1](maps)))
 
     def _values(self, encoded: Encoded) -> Tensor:
         """The values (B, h · w, D) of the attention that pools the positions of the last map."""

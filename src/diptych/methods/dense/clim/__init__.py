@@ -42,7 +42,7 @@ from diptych.methods.tuning import block_names
 from diptych.objectives import info_nce
 from diptych.spec import Count, Share
 from diptych.towers.nn.parts import Frozen, Temperature, between, freeze
-from diptych.towers.regions import at_any_size, check_side, region_vectors
+from diptych.towers.regions import at_any_size, check_side, keep_patches, region_vectors
 
 card = {
     "title": "CLIM: Contrastive Language-Image Mosaic for Region Representation",
@@ -101,8 +101,7 @@ class CLIM(Pairs):
         model = make.dual(logit_scale=Temperature(1 / 0.07, clamp=(1.0, 100.0)))
         self.model = at_any_size(model)
         tower: Any = self.model.image
-        if getattr(tower.config, "patch_dropout", 0.0):  # tiles are pooled from all patches
-            tower.config = replace(tower.config, patch_dropout=0.0)
+        keep_patches(tower)
         self.tile = config.tile or tower.image_size
         self.size = config.size or 4 * self.tile
         for what, side in (("method.tile", self.tile), ("method.size", self.size)):
