@@ -63,7 +63,7 @@ def by_hand(
     """A module by OpenVINO, in its default precision or another."""
     with torch.no_grad():
         converted = openvino.convert_model(module.eval(), example_input=example)
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if precision is not None:
         options["INFERENCE_PRECISION_HINT"] = precision
     compiled = openvino.Core().compile_model(converted, "CPU", options)

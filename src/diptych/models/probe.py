@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from diptych.data.volumes import AnyPreprocess, VolumePreprocess
 from diptych.models.model import Model, TextModel
+
+Name = TypeVar("Name")
 
 IMAGES = 8
 TEXTS = 32
@@ -45,7 +47,7 @@ def worst_cosine(a: Tensor, b: Tensor) -> float:
     return float(F.cosine_similarity(a, b, dim=-1).min())
 
 
-def fastest(work: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+def fastest(work: Mapping[Name, Callable[[], Any]]) -> dict[Name, float]:
     """Return the least seconds of each work over some rounds, interleaved, so that other load on the
     machine affects all alike."""
     best = dict.fromkeys(work, float("inf"))
