@@ -80,6 +80,7 @@ def test_a_method_on_another_has_the_options_of_its_base():
 
 
 AT_ONE_RATE = ("clim", "villa")  # they train image towers alone, clim the last blocks
+WITH_A_HEAD = ("denseclip",)  # whose rate is that of a new head
 
 
 def test_methods_that_train_image_towers_alone_have_one_rate():
@@ -95,7 +96,15 @@ def test_other_methods_keep_their_preset():
         assert method_class(name).presets["tune"].config["on"] == "pairs"
         assert preset_for(name, "tiny") == "small"
     trained = {name for name, card in cards().items() if card.kind != "analysis"}
-    for name in trained - {*ON_PAIRS, *ON_LISTS, *ON_ANOTHER, *ON_EITHER, *ON_TEXTS, *AT_ONE_RATE}:
+    for name in trained - {
+        *ON_PAIRS,
+        *ON_LISTS,
+        *ON_ANOTHER,
+        *ON_EITHER,
+        *ON_TEXTS,
+        *AT_ONE_RATE,
+        *WITH_A_HEAD,
+    }:
         if issubclass(cls := method_class(name), Method):
             assert "tune" not in cls.presets
             assert preset_for(name, "tiny") == "small"

@@ -125,7 +125,9 @@ def test_the_precision_is_set_in_the_space(run, pixels):
     half = diptych.load(run, space="synthetic", precision="bfloat16")
     assert (half.precision, half.chosen_space) == ("bfloat16", "synthetic")
     assert float((half.embed_images(pixels) * exact).sum(1).min()) > 0.99
-    with pytest.raises(InputError, match="is in bfloat16; load it in float32, choose the space"):
+    with pytest.raises(
+        InputError, match="is in bfloat16; load it in float32 by torch, then choose the space"
+    ):
         diptych.load(run, precision="bfloat16").space("web")
 
 

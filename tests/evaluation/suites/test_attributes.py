@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.evaluation.helpers import Rows
 from tests.evaluation.suites.helpers import COLOURS
-from tests.evaluation.suites.test_regions import HOW, Painter, quarters
+from tests.evaluation.suites.regions_helpers import HOW, Painter, quarters
 
 from diptych.data.sample import Box, Field
 from diptych.errors import InputError

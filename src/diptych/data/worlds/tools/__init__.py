@@ -100,7 +100,7 @@ class World(_base.World[Facts]):
     >>> world = World(Config())
     >>> facts = world.sample(0, 0)
     >>> facts.tool, facts.verb, facts.part
-    ('spoon', 'carry', 'handle')
+    ('ladle', 'hold', 'handle')
     """
 
     name: ClassVar[str] = "tools"

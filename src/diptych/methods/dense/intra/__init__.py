@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from diptych.data.batch import Batch
 from diptych.data.views import ImageView, LabelView, View, augmentation
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.base import At, Features, Losses, Method, Recipe, Stage
 from diptych.methods.dense.intra.model import Affordances
 from diptych.methods.dense.intra.relations import (
     VerbView,
@@ -215,9 +215,5 @@ INTRA.presets = {
         PAPER,
         config={"augment": {"crop": (0.6, 1.0)}},
         recipe=Recipe(optimizer="adam", lr=2e-4, warmup=0, batch_size=256, epochs=20),
-    ),
-    "tune": Preset(
-        config={"augment": {"crop": (0.6, 1.0)}},
-        recipe=Recipe(optimizer="adam", lr=2e-4, batch_size=64, epochs=10),
     ),
 }
