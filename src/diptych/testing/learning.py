@@ -205,8 +205,9 @@ def _begun(subject: Subject) -> Method:
         config["teacher"] = _start().name
     if not subject.cls.adapts:
         return subject.make(replace(preset, config=config))
+    start = _start().name  # before the seed: it is made but once
     torch.manual_seed(0)
-    make = Make.of(store.load(_start().name))
+    make = Make.of(store.load(start))
     options = subject.cls.configure(config)
     make.adapter = subject.cls.adapter(options)
     return subject.cls.of(options, make)

@@ -153,7 +153,7 @@ DenseCLIP.presets = {
     "small": replace(
         SMALL,
         config={**_WIDTHS, "width": 64, "inner": 64, "decoder_width": 64},
-        recipe=replace(_RECIPE, lr=1e-3, warmup=0.05, batch_size=16, steps=None, epochs=30),
+        recipe=replace(_RECIPE, lr=3e-3, warmup=0.05, batch_size=16, steps=None, epochs=30),
     ),
     "paper": replace(PAPER, config={**_WIDTHS, "size": 640, "norm": "batch"}, recipe=_RECIPE),
     "tune": Preset(
