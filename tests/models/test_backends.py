@@ -1,5 +1,6 @@
 """Backends: as close to torch as they promise, converted once, chosen by a probe, refused in a line."""
 
+import errno
 import json
 import logging
 import shutil
@@ -10,6 +11,7 @@ import torch
 import diptych
 from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
+from diptych.methods import store
 from diptych.models import backends, probe
 from diptych.models.backends import set_backend
 from diptych.models.model import Model
@@ -26,8 +28,13 @@ PIXELS = torch.randint(
 def make(seed: int = 0) -> Model:
     torch.manual_seed(seed)
     tower = image_tower("vit:image_size=16:patch=8:width=32:depth=1")
-    words = {"vocab_size": TOKENIZER.vocab_size, "context": TOKENIZER.context}
-    text = text_tower("text:width=32:depth=1", **words, pad=TOKENIZER.pad, eot=TOKENIZER.eot)
+    text = text_tower(
+        "text:width=32:depth=1",
+        vocab_size=TOKENIZER.vocab_size,
+        context=TOKENIZER.context,
+        pad=TOKENIZER.pad,
+        eot=TOKENIZER.eot,
+    )
     return Model(DualEncoder(tower, text, 16), TOKENIZER, tower.preprocess, name="toy")
 
 
@@ -165,6 +172,29 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     torch.testing.assert_close(
         model.embed_images(PIXELS), make().embed_images(PIXELS), atol=1e-5, rtol=0
     )
+
+
+def test_a_full_disk_is_no_reason_that_lasts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def write_graph(model, side, path):
+        raise InputError("torch cannot export it") from OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(backends.export, "write_graph", write_graph)
+    with pytest.raises(InputError, match="no space left to write the graphs of toy"):
+        set_backend(make(), "openvino", "float32")
+    assert not list(tmp_path.rglob("*graphs*"))
+
+
+def test_a_gpu_computes_by_torch(monkeypatch):
+    def find(name, precision):
+        return torch.device("meta" if name == "auto" else name)
+
+    monkeypatch.setattr(store, "find_device", find)
+    model = store.load("tiny", device="auto", backend="auto")
+    assert (model.device.type, model.computed_by) == ("meta", "float32")
+    with pytest.raises(InputError, match="is on meta, and openvino computes on the processor"):
+        store.load("tiny", device="meta", backend="openvino")
 
 
 def test_what_cannot_be_had_is_refused(monkeypatch):

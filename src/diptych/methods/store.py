@@ -180,7 +180,7 @@ def load(
     """Load a model as `diptych.load` does, but on the CPU where no device is given."""
     if precision not in (*PRECISIONS, "auto"):
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
-    if backend != "torch" and device == "auto":
+    if backend not in ("torch", "auto") and device == "auto":
         device = "cpu"
     place = find_device(device, precision)
     model = _load(spec, weights)

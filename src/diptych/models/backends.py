@@ -29,6 +29,7 @@ from torch import Tensor
 from diptych.data.images import Preprocess
 from diptych.data.sources import cache
 from diptych.errors import InputError, brief, unknown
+from diptych.files import is_full
 from diptych.models import probe
 from diptych.models.export import LIMIT
 from diptych.models.export import onnx as export
@@ -119,19 +120,19 @@ def set_backend(model: Any, backend: str, precision: str) -> Any:
     With "openvino" or "onnxruntime" a tower stays with torch, and a warning says why, if it cannot be
     converted, or if the probe's embeddings differ from float32's: by more than 1e-5, or in
     bfloat16 by a cosine below `precision.COSINE`. "auto" takes for each tower what is fastest of
-    torch and the libraries that are installed, and `precision="auto"` the fastest precision. The
-    outcome is kept for this model, machine, versions and number of threads.
+    torch and the libraries that are installed, and `precision="auto"` the fastest precision; on a
+    GPU it is torch. The outcome is kept for this model, machine, versions and number of threads.
 
     Raises InputError for an unknown backend, one that is not installed, a precision that it does
-    not have, a model that is on a GPU or does not embed by two towers, and for graphs in the cache
-    that are damaged or another model's.
+    not have, a model that is on a GPU or does not embed by towers alone, for graphs in the cache that
+    are damaged or another model's, and for a full disk.
     """
     if backend not in (*BACKENDS, "auto"):
         raise unknown("backend", backend, (*BACKENDS, "auto"))
     if precision not in (*PRECISIONS, "auto"):
         raise unknown("precision", precision, (*PRECISIONS, "auto"))
     ways = _ways(backend, precision)
-    if not ways:
+    if not ways or (backend == "auto" and model.device.type != "cpu"):
         return set_precision(model, precision)
     embeds = (getattr(type(model), name, None) for name in ("embed_texts", "embed_images"))
     if not isinstance(model, TextModel) or not {*embeds} <= {
@@ -279,7 +280,7 @@ def _graphs(model: TextModel) -> Path:
 
 def _written(model: TextModel, folder: Path) -> Path:
     """Write the graphs next to `folder` and rename them; without a place there, into a folder that
-    ends with the process."""
+    ends with the process. Raises InputError if the disk is full."""
     log.info("%s is converted, once for these weights", model.name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -296,6 +297,13 @@ def _written(model: TextModel, folder: Path) -> Path:
         try:
             export.write_graph(model, side, temporary / f"{side}.onnx")
         except InputError as error:
+            cause = error.__cause__
+            if cause is not None and is_full(cause):  # no reason that lasts
+                holder.cleanup()
+                raise InputError(
+                    f"no space left to write the graphs of {model.name} to {temporary.parent.parent}; make room, or "
+                    "leave backend out"
+                ) from cause
             lacks[side] = brief(error)
     note = {
         "identity": model.identity,

@@ -18,6 +18,7 @@ from diptych.methods.dense.intra.relations import (
     relation_table,
     synonym_lists,
 )
+from diptych.objectives import nt_xent
 from diptych.objectives.multiview import supervised
 from diptych.rng import generator
 from diptych.testing import Toy
@@ -80,6 +81,13 @@ def test_without_relations_it_is_the_supervised_contrast():
     labels = torch.tensor([0, 1, 0, 2, 2, 3])
     found = related_contrast(views.flatten(0, 1), labels.repeat(2), torch.eye(4), 0.2)
     torch.testing.assert_close(found, supervised(views, labels, 0.2))
+
+
+def test_of_one_pair_of_views_a_verb_it_is_nt_xent():
+    torch.manual_seed(0)
+    one, other = normalize(torch.randn(2, 6, 8, dtype=torch.float64), dim=-1)
+    found = related_contrast(torch.cat([one, other]), torch.arange(6).repeat(2), torch.eye(6), 0.2)
+    torch.testing.assert_close(found, nt_xent(one, other, 0.2))
 
 
 def test_patches_are_averaged_under_the_map_over_all_positions():

@@ -213,7 +213,8 @@ INTRA.presets = {
     ),
     "paper": replace(
         PAPER,
-        config={"augment": {"crop": (0.6, 1.0)}},
+        # 336 of 384 pixels a side
+        config={"augment": {"crop": (0.766, 0.766), "ratio": (1.0, 1.0)}},
         recipe=Recipe(optimizer="adam", lr=2e-4, warmup=0, batch_size=256, epochs=20),
     ),
 }
