@@ -4,8 +4,8 @@ things and stuff (`panoptic_val2017.json`), and Karpathy's splits (`dataset_coco
 
 Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`.
 
-With `:classes=base` boxes are those of the classes that open-vocabulary detectors are trained on, with
-`:classes=novel` those of the others: of LVIS by the `frequency` of its categories, where "r" is novel
+With `:vocabulary=base` boxes are those of the classes that open-vocabulary detectors are trained on, with
+`:vocabulary=novel` those of the others: of LVIS by the `frequency` of its categories, where "r" is novel
 (Gu et al., 2022), of COCO 48 and 17 of its 80 classes (Bansal et al., 2018). Outlines are left out
 then."""
 
@@ -73,8 +73,8 @@ def open(spec: Spec) -> "Coco":
     names, captions, damage = found
     try:
         annotated = not karpathy and "categories" in data
-        if options.classes:
-            data = _of_classes(data, path, options.classes)
+        if options.vocabulary:
+            data = _of_vocabulary(data, path, options.vocabulary)
         boxes = _boxes(data, path, damage) if annotated else None
         segments = _segments(data, path, damage) if annotated else None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -95,7 +95,7 @@ class CocoOptions:
 
     images: str | None = None
     split: str | None = None
-    classes: Literal["base", "novel"] | None = None
+    vocabulary: Literal["base", "novel"] | None = None
 
 
 _Found = tuple[list[str], list[list[str]], dict[str, str]]
@@ -160,7 +160,7 @@ def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes
     return Boxes(names, rows, np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64))
 
 
-def _of_classes(data: Mapping[str, Any], path: Path, which: str) -> Mapping[str, Any]:
+def _of_vocabulary(data: Mapping[str, Any], path: Path, which: str) -> Mapping[str, Any]:
     """The data with the categories of training, or with the others, and their boxes."""
     categories = data.get("categories") or ()
     names = {category["name"] for category in categories}
@@ -168,10 +168,11 @@ def _of_classes(data: Mapping[str, Any], path: Path, which: str) -> Mapping[str,
         novel = {category["name"] for category in categories if category["frequency"] == "r"}
         base = names - novel
     elif {*BASE, *NOVEL} <= names:
-        base, novel = {*BASE}, {*NOVEL}
+        base = {*BASE}
+        novel = {*NOVEL}
     else:
         raise InputError(
-            f"{path}: classes={which} are known of LVIS, by the frequency of each category, and of COCO's 80 classes; "
+            f"{path}: vocabulary={which} is known of LVIS, by the frequency of its categories, and of COCO's 80 classes; "
             "leave it out"
         )
     wanted = base if which == "base" else novel

@@ -136,7 +136,8 @@ def centrality(places: Tensor, boxes: Tensor) -> Tensor:
     >>> centrality(torch.tensor([[0.5, 0.5], [0.25, 0.5]]), torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]])).tolist()
     [1.0, 0.577...]
     """
-    near, far = places - boxes[:, :2], boxes[:, 2:] - places
+    near = places - boxes[:, :2]
+    far = boxes[:, 2:] - places
     inside = (torch.cat([near, far], dim=1) > 0).all(1)
     least = torch.minimum(near, far).clamp(min=0)
     most = torch.maximum(near, far).clamp(min=1e-9)

@@ -52,7 +52,8 @@ class SimplePyramid(nn.Module):
             raise InputError(
                 f"the image tower is {width} wide, and the pyramid halves that twice; choose a multiple of 4"
             )
-        half, quarter = width // 2, width // 4
+        half = width // 2
+        quarter = width // 4
 
         def raised(a: int, b: int) -> nn.Module:
             return nn.ConvTranspose2d(a, b, 2, 2)

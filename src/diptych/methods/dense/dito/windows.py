@@ -92,7 +92,7 @@ def _run(tower: Any, x: Tensor, windows: Windows, shift: int, route: str) -> Ten
         tokens = tower.transformer.layers[depth - 1].values(tokens)
     if not shift:
         return tokens
-    first, patches = tokens[:, : tower.prefix], tokens[:, tower.prefix :]
+    first, patches = _parts(tower, tokens)
     back = patches.unflatten(1, grid).roll((shift, -shift), (1, 2)).flatten(1, 2)
     return torch.cat([first, back], dim=1)
 
@@ -102,8 +102,9 @@ def _windowed(
 ) -> Tensor:
     """Layers start … stop - 1 on the tokens (B, N, D) of each window."""
     B = len(tokens)
-    rows, columns = grid[0] // count, grid[1] // count
-    first, patches = tokens[:, : tower.prefix], tokens[:, tower.prefix :]
+    rows = grid[0] // count
+    columns = grid[1] // count
+    first, patches = _parts(tower, tokens)
     cells = patches.unflatten(1, (count, rows, count, columns)).transpose(2, 3)
     cells = cells.reshape(B * count**2, rows * columns, -1)
     joined = torch.cat([first.repeat_interleave(count**2, 0), cells], dim=1)
@@ -111,6 +112,11 @@ def _windowed(
     first = found[:, : tower.prefix].unflatten(0, (B, -1)).mean(1)
     cells = found[:, tower.prefix :].reshape(B, count, count, rows, columns, -1)
     return torch.cat([first, cells.transpose(2, 3).flatten(1, 4)], dim=1)
+
+
+def _parts(tower: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens before the patches, and the patches."""
+    return tokens[:, : tower.prefix], tokens[:, tower.prefix :]
 
 
 class _Rolled(nn.Module):
