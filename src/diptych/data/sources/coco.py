@@ -172,8 +172,8 @@ def _of_vocabulary(data: Mapping[str, Any], path: Path, which: str) -> Mapping[s
         novel = {*NOVEL}
     else:
         raise InputError(
-            f"{path}: vocabulary={which} is known of LVIS, by the frequency of its categories, and of COCO's 80 classes; "
-            "leave it out"
+            f"{path}: vocabulary={which} is known of LVIS, by the frequency of its categories, and of COCO's 80 "
+            "classes; leave it out"
         )
     wanted = base if which == "base" else novel
     kept = [category for category in categories if category["name"] in wanted]
