@@ -104,13 +104,20 @@ class NamesRegions:
                 x = pixels.to(self.device)
                 own = list(islice(rest, len(pixels)))
                 if masks is None:
-                    found = _of_boxes(encoder, x, own, route)
+                    found = self._regions_of(encoder, x, own, route)
                 else:
                     found = _pooled_masks(position_maps(encoder, x, route).float(), own)
                 vectors += [each.cpu() for each in found]
         there = _padded([torch.ones(len(each)) for each in given]) > 0
         sides = given if masks is None else [_boxes_of(each) for each in given]
         return RegionVectors(_padded(vectors).clone(), _padded(sides), there)
+
+    def _regions_of(
+        self, encoder: DualEncoder, x: Tensor, boxes: Sequence[Tensor], route: str | None
+    ) -> list[Tensor]:
+        """Unit vectors (R, E) of each image's boxes, of images (n, 3, H, W)."""
+        found = region_vectors(encoder, x, _padded(boxes).to(x.device), route).float()
+        return [row[: len(own)] for row, own in zip(found, boxes, strict=True)]
 
     def classify_regions(
         self,
@@ -177,14 +184,6 @@ def _checked_masks(masks: Any, image: int) -> Tensor:
     if len(empty := (~found.flatten(1).any(1)).nonzero()):
         raise InputError(f"mask {int(empty[0])} of image {image} is empty; leave it out")
     return found
-
-
-def _of_boxes(
-    encoder: DualEncoder, x: Tensor, boxes: Sequence[Tensor], route: str | None
-) -> list[Tensor]:
-    """Unit vectors (R, E) of each image's boxes, of images (n, 3, H, W)."""
-    found = region_vectors(encoder, x, _padded(boxes).to(x.device), route).float()
-    return [row[: len(own)] for row, own in zip(found, boxes, strict=True)]
 
 
 def _pooled_masks(maps: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:

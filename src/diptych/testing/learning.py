@@ -261,8 +261,9 @@ def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tu
     with evaluating(method):
         model = _model(method)
         if subject.delivers("embed_regions"):
-            # a narrow model finds tiles of the size that it has learnt from
-            return tiles_found(model, source, getattr(method.config, "size", None)), 0.5
+            # a narrow model finds things of the size that it has learnt from
+            size = getattr(method.config, "size", None) or 3 * model.preprocess.side
+            return tiles_found(model, source, size), 0.5
         suite = model.validation.suite
         names = model.validation.names
         settings = model.validation.settings
@@ -297,9 +298,9 @@ def agreement(module: DualEncoder, batch: Batch) -> float:
     return float((labels[cosines.argmax(1)] == labels).double().mean())
 
 
-def tiles_found(model: Any, source: Source, size: int | None) -> float:
+def tiles_found(model: Any, source: Source, size: int) -> float:
     """Return the share of images that find their own text among all, each as a tile of an image of
-    3 x 3 tiles, which is read at `size` pixels a side, by default the model's."""
+    3 x 3 tiles, which is read at `size` pixels a side."""
     samples = [source[index] for index in range(len(source))]
     tiles = [np.asarray(sample.images["main"].decode()) for sample in samples]
     tiles += tiles[: -len(tiles) % 9]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.data.sources import open_source
+from diptych.data.sources import coco, open_source
 from diptych.errors import InputError
 
 COCO = {
@@ -318,3 +318,60 @@ def test_boxes_of_panoptic_segments_are_read(tmp_path):
         (1, (0, 0, 8, 4)),
         (0, (2, 2, 5, 6)),
     ]
+
+
+def boxed(tmp_path, categories):
+    """A file with an image, which has a box of each of the categories."""
+    put(tmp_path, "a.png")
+    path = tmp_path / "instances.json"
+    annotations = [
+        {
+            "image_id": 1,
+            "category_id": each["id"],
+            "bbox": [1, 1, each["id"], 3],
+            "segmentation": [[0, 0, 4, 0, 4, 4]],
+        }
+        for each in categories
+    ]
+    images = [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}]
+    path.write_text(
+        json.dumps({"images": images, "categories": categories, "annotations": annotations})
+    )
+    return path
+
+
+def held(path, which):
+    source = open_source(f"{path}:vocabulary={which}")
+    [sample] = source
+    assert "masks.class" not in source.schema()
+    found = [source.schema()["boxes"].classes[box.label] for box in sample.boxes]
+    assert found == [box.text for box in sample.boxes]
+    return found
+
+
+def test_rare_classes_of_lvis_are_the_novel_ones(tmp_path):
+    names = {"ant": "r", "bee": "c", "cow": "f", "doe": "r"}
+    path = boxed(
+        tmp_path,
+        [
+            {"id": at, "name": name, "frequency": each}
+            for at, (name, each) in enumerate(names.items(), 1)
+        ],
+    )
+    assert held(path, "base") == ["bee", "cow"]
+    assert held(path, "novel") == ["ant", "doe"]
+
+
+def test_novel_classes_of_coco_are_listed(tmp_path):
+    assert (len(coco.BASE), len(coco.NOVEL)) == (48, 17)
+    assert len({*coco.BASE, *coco.NOVEL}) == 65
+    names = [*coco.BASE, *coco.NOVEL, "parking meter"]  # one of the 15 that are neither
+    path = boxed(tmp_path, [{"id": at, "name": name} for at, name in enumerate(names, 1)])
+    assert held(path, "base") == list(coco.BASE)
+    assert held(path, "novel") == list(coco.NOVEL)
+
+
+def test_other_classes_have_no_split(tmp_path):
+    path = boxed(tmp_path, [{"id": 1, "name": "bee"}])
+    with pytest.raises(InputError, match="vocabulary=base is known of LVIS"):
+        open_source(f"{path}:vocabulary=base")

@@ -2,13 +2,18 @@
 things and stuff (`panoptic_val2017.json`), and Karpathy's splits (`dataset_coco.json`,
 `dataset_flickr30k.json`).
 
-Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`."""
+Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`.
+
+With `:vocabulary=base` boxes are those of the classes that open-vocabulary detectors are trained on, with
+`:vocabulary=novel` those of the others: of LVIS by the `frequency` of its categories, where "r" is novel
+(Gu et al., 2022), of COCO 48 and 17 of its 80 classes (Bansal et al., 2018). Outlines are left out
+then."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +27,21 @@ from diptych.spec import Spec, configure, several
 
 FORMAT = "coco"
 ANY = True
+
+NOVEL = (
+    *("airplane", "bus", "cat", "dog", "cow", "elephant", "umbrella", "tie", "snowboard"),
+    *("skateboard", "cup", "knife", "cake", "couch", "keyboard", "sink", "scissors"),
+)
+"""The classes of COCO on which open-vocabulary detectors are judged."""
+BASE = (
+    *("person", "bicycle", "car", "motorcycle", "train", "truck", "boat", "bench", "bird", "horse"),
+    *("sheep", "bear", "zebra", "giraffe", "backpack", "handbag", "suitcase", "frisbee", "skis"),
+    *("kite", "surfboard", "bottle", "fork", "spoon", "bowl", "banana", "apple", "sandwich"),
+    *("orange", "broccoli", "carrot", "pizza", "donut", "chair", "bed", "toilet", "tv", "laptop"),
+    *("mouse", "remote", "microwave", "oven", "toaster", "refrigerator", "book", "clock", "vase"),
+    "toothbrush",
+)
+"""Those on which they are trained."""
 
 
 def claims(spec: Spec) -> bool:
@@ -53,6 +73,8 @@ def open(spec: Spec) -> "Coco":
     names, captions, damage = found
     try:
         annotated = not karpathy and "categories" in data
+        if options.vocabulary:
+            data = _of_vocabulary(data, path, options.vocabulary)
         boxes = _boxes(data, path, damage) if annotated else None
         segments = _segments(data, path, damage) if annotated else None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -73,6 +95,7 @@ class CocoOptions:
 
     images: str | None = None
     split: str | None = None
+    vocabulary: Literal["base", "novel"] | None = None
 
 
 _Found = tuple[list[str], list[list[str]], dict[str, str]]
@@ -135,6 +158,32 @@ def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes
     rows = np.array([row for boxes in mine.values() for row in boxes], np.float32).reshape(-1, 5)
     names = tuple(str(category["name"]) for category in categories)
     return Boxes(names, rows, np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64))
+
+
+def _of_vocabulary(data: Mapping[str, Any], path: Path, which: str) -> Mapping[str, Any]:
+    """The data with the categories of training, or with the others, and their boxes."""
+    categories = data.get("categories") or ()
+    names = {category["name"] for category in categories}
+    if categories and all("frequency" in category for category in categories):
+        novel = {category["name"] for category in categories if category["frequency"] == "r"}
+        base = names - novel
+    elif {*BASE, *NOVEL} <= names:
+        base = {*BASE}
+        novel = {*NOVEL}
+    else:
+        raise InputError(
+            f"{path}: vocabulary={which} is known of LVIS, by the frequency of its categories, and of COCO's 80 "
+            "classes; leave it out"
+        )
+    wanted = base if which == "base" else novel
+    kept = [category for category in categories if category["name"] in wanted]
+    ids = {category["id"] for category in kept}
+    annotations = [
+        {name: value for name, value in each.items() if name != "segmentation"}
+        for each in data.get("annotations", ())
+        if each["category_id"] in ids
+    ]
+    return {**data, "categories": kept, "annotations": annotations}
 
 
 def _objects(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

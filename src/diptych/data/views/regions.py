@@ -64,14 +64,15 @@ class BoxView:
 @dataclass(frozen=True, kw_only=True)
 class RegionView:
     """The whole main image (B, 1, 3, H, W) with up to `most` = R regions: fields.regions (B, R, 4),
-    fields.regions.there (B, R), which of them are real, and with a `tokenizer` their texts (B, R,
-    L).
+    fields.regions.there (B, R), which of them are real, with a `tokenizer` their texts (B, R, L), and
+    with `names` the numbers of their classes among these, fields.regions.classes (B, R).
 
     A region is x0, y0, x1, y1 as shares of the image. `regions` are "boxes", those of the sample;
     "grid:side=3", the cells of a 3 x 3 grid in rows; or "random:count=8", random ones whose sides
     are uniform in .1 … 1 of the image's, at a uniform position. Texts are those of the boxes, or
-    their class names if there are `classes`. With `flip`, half of the images are mirrored in
-    training. Raises BadSample if a sample has more than `most` regions.
+    their class names if there are `classes`; boxes of other classes than `names` are left out. With
+    `flip`, half of the images are mirrored in training, and with `jitter` images are scaled by a
+    factor between these two (`jittered`). Raises BadSample if a sample has more than `most` regions.
     """
 
     preprocess: Preprocess
@@ -79,7 +80,9 @@ class RegionView:
     regions: str = "boxes"
     tokenizer: Tokenizer | None = None
     classes: Sequence[str] = ()
+    names: Sequence[str] | None = None
     flip: bool = False
+    jitter: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _check_whole(self.preprocess)
@@ -96,7 +99,8 @@ class RegionView:
     @property
     def gives(self) -> tuple[str, ...]:
         texts = () if self.tokenizer is None else ("texts.regions",)
-        return "images.main", "fields.regions", "fields.regions.there", *texts
+        classes = () if self.names is None else ("fields.regions.classes",)
+        return "images.main", "fields.regions", "fields.regions.there", *classes, *texts
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
@@ -104,6 +108,9 @@ class RegionView:
         image = _image(sample)
         mirrored = self.flip and progress is not None and rng.uniform() < 0.5
         boxes, names = self._regions(sample, image.size, rng)
+        if self.jitter is not None and progress is not None:
+            image, boxes, kept = jittered(image, boxes, self.jitter, rng)
+            names = [name for name, held in zip(names, kept, strict=True) if held]
         if len(boxes) > self.most:
             raise BadSample(f"more-than-{self.most}-regions", f"{len(boxes)} regions; raise `most`")
         pixels, boxes = _seen(image, boxes, self.preprocess, mirrored)
@@ -114,6 +121,11 @@ class RegionView:
             "fields.regions": torch.from_numpy(rows),
             "fields.regions.there": torch.arange(self.most) < len(boxes),
         }
+        if self.names is not None:
+            numbers = [self.names.index(name) for name in names]
+            found["fields.regions.classes"] = torch.tensor(
+                numbers + [-1] * (self.most - len(names))
+            )
         if self.tokenizer is not None:
             filled = names + [""] * (self.most - len(names))
             found["texts.regions"] = self.tokenizer.encode(filled)
@@ -129,7 +141,12 @@ class RegionView:
             case Spec("random", options):
                 return random_boxes(options.get("count", self.most), rng), []
             case _:
-                return shares(sample, size, self.classes, named=self.tokenizer is not None)
+                named = self.tokenizer is not None or self.names is not None
+                boxes, names = shares(sample, size, self.classes, named=named)
+                if self.names is None:
+                    return boxes, names
+                known = [name in self.names for name in names]
+                return boxes[np.array(known, bool)], [name for name in names if name in self.names]
 
 
 def grid_boxes(side: int) -> np.ndarray:
@@ -148,6 +165,37 @@ def random_boxes(count: int, rng: np.random.Generator) -> np.ndarray:
     sides = rng.uniform(0.1, 1, (count, 2))
     corners = rng.uniform(size=(count, 2)) * (1 - sides)
     return np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+
+
+SEEN = 0.1
+"""The least share of a box that must be left of it in a part of the image."""
+
+
+def jittered(
+    image: Image.Image, boxes: np.ndarray, factors: tuple[float, float], rng: np.random.Generator
+) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    """What is seen of an image that is scaled by a random factor: a random part of it if it became
+    larger, else all of it at a random place on black (Ghiasi et al., 2021).
+
+    Returns the part, the boxes (n', 4) as shares of it, and which of the boxes (n,) were kept: those
+    of which a tenth is left.
+    """
+    width, height = image.size
+    factor = rng.uniform(*factors)
+    if factor < 1:
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        image = image.resize(size)
+        window = (width, height)
+    else:
+        window = max(1, round(width / factor)), max(1, round(height / factor))
+    room = [image.size[axis] - window[axis] for axis in (0, 1)]  # below 0: beyond the image
+    x, y = (round(rng.uniform(min(0, each), max(0, each))) for each in room)
+    scale = np.array([*image.size, *image.size]) / np.array([*window, *window])
+    placed = boxes * scale - np.array([x, y, x, y]) / np.array([*window, *window])
+    inside = placed.clip(0, 1).astype(np.float32)
+    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (inside, placed)]
+    kept = areas[0] >= SEEN * areas[1]
+    return image.crop((x, y, x + window[0], y + window[1])), inside[kept], kept
 
 
 def _check_whole(preprocess: Preprocess) -> None:

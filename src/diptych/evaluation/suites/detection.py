@@ -9,7 +9,7 @@ detector that returns no boxes, and scores 0.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.models.class_names import plainly
 
 card = {
     "title": "Detection: average precision of boxes",
@@ -104,6 +105,7 @@ def detection(
     )
     return {
         "ap50": float(np.mean(list(by_class.values()))),
+        **_by_training(by_class, names, getattr(model, "trained_classes", ())),
         "recall50": recall,
         "chance_ap50": 0.0,
         "n": len(truths),
@@ -112,6 +114,19 @@ def detection(
         "by_class": {names[at]: {"ap50": value} for at, value in by_class.items()},
         "bad": dict(bad),
     } | describe(protocol, model)
+
+
+def _by_training(
+    by_class: Mapping[int, float], names: Sequence[str], trained: Sequence[str]
+) -> dict[str, float]:
+    """The means over the classes that boxes of training had, and over the others, if there are both."""
+    base = {plainly(name) for name in trained}
+    parts: dict[str, list[float]] = {"ap50_base": [], "ap50_novel": []}
+    for at, value in by_class.items():
+        parts["ap50_base" if plainly(names[at]) in base else "ap50_novel"].append(value)
+    if not all(parts.values()):
+        return {}
+    return {name: float(np.mean(values)) for name, values in parts.items()}
 
 
 def average_precisions(

@@ -76,7 +76,7 @@ def test_the_published_recipe():
     preset = DenseCLIP.presets["paper"]
     recipe = preset.recipe
     config = DenseCLIP.configure(preset.config)
-    assert (config.tau, config.n_ctx, config.scores_weight, config.backbone_rate) == (
+    assert (config.tau, config.n_ctx, config.weight, config.backbone_rate) == (
         0.07,
         8,
         0.4,

@@ -9,7 +9,7 @@ from tests.factories import make_method, random_images
 
 from diptych.errors import InputError
 from diptych.methods.dense.denseclip.features import dense_features
-from diptych.methods.dense.denseclip.segmentor import GAMMA, score_maps
+from diptych.methods.dense.denseclip.scored import GAMMA, score_maps
 from diptych.testing import Toy
 
 VIT = "vit:image_size=32:patch=8:width=32:depth=4:heads=2"
@@ -100,7 +100,7 @@ def test_gradients_pass_the_frozen_text_tower():
 
 
 def test_prompts_of_each_image_equal_those_one_by_one(monkeypatch):
-    from diptych.methods.dense.denseclip import segmentor as module
+    from diptych.methods.dense.denseclip import scored as module
 
     made = segmentor(context="pre")
     x = random_images(3)

@@ -8,28 +8,30 @@ them beside the maps of its backbone, and they are trained as a segmentation the
 
 t are the class names behind learned context vectors, by the frozen text tower. z_b are the positions
 of image b in the space of texts, z_bar_b its vector. Both losses are means over the pixels that have a
-class. Inference: `segment`, `score_map`.
+class. Inference: `segment`, `score_map`. With `task="detect"` the same maps are a detector's
+(`detection.py`).
 
 Dimensions: B images, K classes, H x W pixels, h x w positions, E embedding.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from diptych.data.batch import Batch
 from diptych.data.sample import Source
 from diptych.data.views import View
 from diptych.errors import InputError, located
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.dense.denseclip.detection import Detection, encoder_of, rates
 from diptych.methods.dense.denseclip.losses import pixel_ce, pixel_hits
-from diptych.methods.dense.denseclip.segmentor import Segmentor, SegmentorConfig
+from diptych.methods.dense.denseclip.scored import ScoredConfig
+from diptych.methods.dense.denseclip.segmentor import Segmentor
 from diptych.methods.dense.denseclip.views import Crops, MaskView
 from diptych.methods.families.few_shot import PAPER, SMALL
 from diptych.methods.make import Make
 from diptych.models.class_names import check_names
-from diptych.spec import NotNegative, Share, configure
-from diptych.towers.nn.parts import Temperature
+from diptych.spec import Count, NotNegative, Share, configure
 
 card = {
     "title": "DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting",
@@ -42,19 +44,37 @@ card = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(SegmentorConfig):
-    """The segmentor's options, and:
+class Config(ScoredConfig):
+    """Options of `scored.ScoredConfig`, and:
 
+    - `task` is "segment", from masks, or "detect", from boxes.
     - `mask` is the mask of the training data that is learned; its numbers have class names.
-    - `scores_weight` is the weight of the loss of the score map.
+    - `scores_weight` is the weight of the loss of the score map (None: .4 of a segmentor, 1 of a
+      detector).
     - `backbone_rate` multiplies the learning rate of the image tower.
-    - `augment` holds options of `views.Crops`.
+    - `augment` holds options of `views.Crops`; of them a detector has `flip` alone.
+    - `most` is the largest number of boxes of an image.
     """
 
+    task: Literal["segment", "detect"] = "segment"
     mask: str = "class"
-    scores_weight: NotNegative = 0.4
+    scores_weight: NotNegative | None = None
     backbone_rate: Share = 0.1
     augment: Mapping[str, Any] = field(default_factory=dict)
+    most: Count = 100
+
+    @property
+    def weight(self) -> float:
+        """The weight of the loss of the score map."""
+        if self.scores_weight is not None:
+            return self.scores_weight
+        return 0.4 if self.task == "segment" else 1.0
+
+    def parts(self) -> ScoredConfig:
+        """The options of the module."""
+        return ScoredConfig(
+            **{each.name: getattr(self, each.name) for each in fields(ScoredConfig)}
+        )
 
 
 class DenseCLIP(Method):
@@ -68,14 +88,8 @@ class DenseCLIP(Method):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.crops = configure(Crops, dict(config.augment), "augment")
-        encoder = make.dual(logit_scale=Temperature(1 / config.tau, form="fixed"))
-        if encoder.text is None or make.words is None:
-            raise InputError(
-                "classes are told by their names, and this model has no text tower or came without its "
-                "tokenizer; start from one of images and texts"
-            )
-        options = {each.name: getattr(config, each.name) for each in fields(SegmentorConfig)}
-        self.model = Segmentor(encoder, make.tokenizer, SegmentorConfig(**options), config.mask)
+        encoder = encoder_of(config, make)
+        self.model = Segmentor(encoder, make.tokenizer, config.parts(), config.mask)
         self.names: tuple[str, ...] = ()
 
     def setup(self, sources: Mapping[str, Source]) -> None:
@@ -93,18 +107,16 @@ class DenseCLIP(Method):
             self.names = check_names(found.classes)
             self.model.set_classes(self.names)
 
+    @classmethod
+    def of(cls, config: Any, make: Make) -> Method:
+        if config.task == "segment":
+            return cls(config, make)
+        made = Detection(config, make)
+        made.presets = cls.presets  # type: ignore[misc]  # set on the instance
+        return made
+
     def stages(self) -> Sequence[Stage]:
-        # an image tower may have no projection with weights, and no pooler
-        trained = [
-            name for name, value in self.named_parameters() if not getattr(value, "frozen", False)
-        ]
-        parts = [f"model.encoder.{name}" for name in ("image", "image_projection", "image_pooler")]
-        held = {
-            part: self.config.backbone_rate
-            for part in parts
-            if any(name.startswith(f"{part}.") for name in trained)
-        }
-        return (Stage(min_batch=1, lr_scale=held),)
+        return (Stage(min_batch=1, lr_scale=rates(self)),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (
@@ -128,12 +140,14 @@ class DenseCLIP(Method):
         count = features["count"].sum().clamp(min=1)
         means = {name: features[name].sum() / count for name in ("pixels", "scores", "hits")}
         return Losses(
-            {"pixels": means["pixels"], "scores": self.config.scores_weight * means["scores"]},
+            {"pixels": means["pixels"], "scores": self.config.weight * means["scores"]},
             {"accuracy": means["hits"]},
         )
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        if options.get("task") == "detect":
+            return "detect {run} IMAGES", "evaluate {run} --data {data} --suite detection"
         return "segment {run} IMAGES", "evaluate {run} --data {data} --suite segment"
 
 
@@ -156,6 +170,20 @@ DenseCLIP.presets = {
         recipe=replace(_RECIPE, lr=3e-3, warmup=0.05, batch_size=16, steps=None, epochs=30),
     ),
     "paper": replace(PAPER, config={**_WIDTHS, "size": 640, "norm": "batch"}, recipe=_RECIPE),
+    "detect": replace(
+        PAPER,
+        config={**_WIDTHS, "task": "detect", "size": 800, "norm": "batch"},
+        recipe=replace(
+            _RECIPE,
+            schedule="steps:at=[0.667,0.917]:by=0.1",
+            min_lr=0.0,
+            warmup=500,
+            clip=0.1,
+            batch_size=16,
+            steps=None,
+            epochs=12,
+        ),
+    ),
     "tune": Preset(
         config=_WIDTHS, recipe=replace(_RECIPE, warmup=0.05, batch_size=16, steps=None, epochs=20)
     ),

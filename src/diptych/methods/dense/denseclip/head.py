@@ -29,7 +29,8 @@ def _group_norm(width: int) -> nn.Module:
 
 
 class VitPyramid(nn.Module):
-    """Four maps (B, D, h, w) of a ViT's blocks as maps of 4, 2, 1 and 1/2 times their sides.
+    """Four maps (B, D, h, w) of a ViT's blocks as maps of 4, 2, 1 and 1/2 times their sides, or the last
+    three without the first, which a detector does not read.
 
     Each passes a group norm of one group first.
 
@@ -39,15 +40,16 @@ class VitPyramid(nn.Module):
     [16, 8, 4, 2]
     """
 
-    def __init__(self, width: int, norm: Norm):
+    def __init__(self, width: int, norm: Norm, skipped: int = 0):
         super().__init__()
 
         def twice() -> nn.Module:
             return nn.ConvTranspose2d(width, width, 2, 2)
 
         first = nn.Sequential(twice(), norm_of(norm)(width), nn.GELU(), twice())
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(4))
-        self.adapters = nn.ModuleList([first, twice(), nn.Identity(), nn.MaxPool2d(2)])
+        adapters = [first, twice(), nn.Identity(), nn.MaxPool2d(2)][skipped:]
+        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in adapters)
+        self.adapters = nn.ModuleList(adapters)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         parts = zip(self.norms, self.adapters, maps, strict=True)

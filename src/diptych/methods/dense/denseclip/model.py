@@ -26,24 +26,18 @@ LONGEST = 4
 """The most sides of a window that the long side of an image is scaled to."""
 
 
-class SegmentorModel(TrainedClassesModel):
-    """A model that segments images by the classes that it was trained on, or some of them.
+class OfTraining:
+    """The classes of a head, of which some or all can be chosen, and no others."""
 
-    Image and text embeddings are those of its encoder.
-    """
-
-    segments_by = "head"
     delivered: Any
-
-    def __init__(self, segmentor: Any, preprocess: Preprocess, *, name: str):
-        super().__init__(segmentor, preprocess, name=name)
-        self.validation = Validation("segment", ("miou",), {"mask": segmentor.mask})
-        self._columns = list(range(len(self.classes)))
+    name: str
+    classes: tuple[str, ...]
+    _columns: list[int]
 
     def set_classes(
         self, names: Sequence[str], templates: Sequence[str] = (), *, batch_size: int = 256
     ) -> None:
-        """Choose the classes that pixels are given, among those of training.
+        """Choose the classes that are found, among those of training.
 
         Raises InputError for others, and for templates, since the prompts are learned.
         """
@@ -62,6 +56,20 @@ class SegmentorModel(TrainedClassesModel):
             )
         self.classes = tuple(chosen)
         self._columns = [known[name] for name in chosen]
+
+
+class SegmentorModel(OfTraining, TrainedClassesModel):
+    """A model that segments images by the classes that it was trained on, or some of them.
+
+    Image and text embeddings are those of its encoder.
+    """
+
+    segments_by = "head"
+
+    def __init__(self, segmentor: Any, preprocess: Preprocess, *, name: str):
+        super().__init__(segmentor, preprocess, name=name)
+        self.validation = Validation("segment", ("miou",), {"mask": segmentor.mask})
+        self._columns = list(range(len(self.classes)))
 
     def class_logits(self, images: ImagesLike, **options: Any) -> Tensor:
         raise InputError(

@@ -1,0 +1,106 @@
+"""DITO's detector in training: boxes of some classes, which it learns to propose, name and refine.
+
+    L = L_centre + w L_sides  +  L_names + L_moves
+
+The first two are those of the proposals (`proposals.proposal_terms`), the last two those of the boxes
+(`boxes.box_terms`); each is a mean over what was chosen in the whole batch.
+
+Dimensions: B images, R boxes of an image, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.boxes import things
+from diptych.data.views import RegionView, View
+from diptych.dtypes import at_least_float32
+from diptych.methods.base import At, Features, Losses, Method, Stage
+from diptych.methods.dense.dito.boxes import box_terms, chosen
+from diptych.methods.dense.dito.detector import RegionDetector, begun
+from diptych.methods.dense.dito.proposals import proposal_terms, proposed
+from diptych.methods.dense.dito.pyramid import pool_levels
+from diptych.methods.dense.dito.sampling import SeedView
+from diptych.methods.make import Make
+from diptych.models.class_names import check_names
+from diptych.towers.nn.parts import Temperature, freeze
+
+
+class Detection(Method):
+    """A two-stage detector that names boxes by their texts."""
+
+    adapts = True
+    model: RegionDetector
+
+    def __init__(self, config: Any, make: Make):
+        super().__init__(config, make)
+        encoder = make.dual(logit_scale=Temperature(1 / 0.07, clamp=(1.0, 100.0)))
+        self.model = begun(encoder, make, config.template, config.detector())
+        encoder = self.model.encoder
+        freeze(encoder.text, encoder.text_projection, encoder.logit_scale)
+        freeze(encoder.image_projection, encoder.image_pooler, getattr(encoder.image, "pool", None))
+        self.classes: tuple[str, ...] = ()
+
+    def setup(self, sources: Mapping[str, Any]) -> None:
+        """Take the classes from the boxes of the data. Raises InputError if these have no names."""
+        source = sources["train"]
+        if "boxes" not in source.schema():  # which is reported with all other missing fields
+            return
+        self.classes = source.schema()["boxes"].classes
+        self.model.trained = check_names(things(source))
+        self.model.set_classes(self.model.trained)
+
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(min_batch=1, lr_scale={"model.encoder.image": self.config.backbone_rate}),)
+
+    def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
+        config = self.config
+        return (
+            SeedView(),
+            RegionView(
+                preprocess=self.model.preprocess,
+                most=config.most,
+                classes=self.classes,
+                names=self.model.trained,
+                flip=config.flip,
+                jitter=config.jitter,
+            ),
+        )
+
+    def encode(self, batch: Batch, at: At) -> Features:
+        model = self.model
+        config = model.config
+        x = batch.image.flat
+        there = batch.fields["regions.there"]
+        truth = [own[held] for own, held in zip(batch.fields["regions"], there, strict=True)]
+        numbers = [
+            own[held] for own, held in zip(batch.fields["regions.classes"], there, strict=True)
+        ]
+        maps = model.maps(x)
+        centre, sides = model.proposals(maps)
+        seeds = batch.fields["seed"]
+        of_proposals = proposal_terms(centre, sides, maps, truth, seeds, config.proposals)
+        counts = [each.shape[2] * each.shape[3] for each in maps]
+        offered = [boxes for boxes, _ in proposed(centre, sides, counts, config.proposals)]
+        given = chosen(offered, truth, numbers, seeds, len(model.classes), config.boxes)
+        hidden = model.head.hidden(pool_levels(maps, given.boxes, given.image))
+        logits = model.named(hidden, model.class_vectors())
+        moves = at_least_float32(model.refine(hidden))
+        return of_proposals | box_terms(logits, moves, given, len(x), config.boxes)
+
+    def loss(self, features: Features, batch: Batch, at: At) -> Losses:
+        def mean(name: str, count: str) -> Tensor:
+            return features[name].sum() / features[count].sum().clamp(min=1)
+
+        weight = self.model.config.proposals.box_weight
+        return Losses(
+            {
+                "centre": mean("centre", "centre_count"),
+                "sides": weight * mean("sides", "sides_count"),
+                "names": mean("names", "boxes_count"),
+                "moves": mean("moves", "boxes_count"),
+            },
+            {"accuracy": mean("hits", "boxes_count")},
+        )
