@@ -169,6 +169,19 @@ def test_onednn_is_taken_where_it_is_clearly_faster(monkeypatch, tmp_path, torch
     assert decide() is faster  # another process of the run
 
 
+def test_a_gain_at_wide_layers_alone_is_none(monkeypatch):
+    clock = Clock(monkeypatch, 0.9)
+    narrow = product.SHAPES[0][1]
+    monkeypatch.setattr(
+        product.F,
+        "linear",
+        lambda x, w: clock.pass_by(0.9 if narrow in (*x.shape, *w.shape) else 2.0),
+    )
+    assert product._probe(clock) == pytest.approx(0.9)
+    monkeypatch.setattr(product, "SHAPES", product.SHAPES[1:])
+    assert product._probe(clock) == pytest.approx(2.0)
+
+
 def test_a_damaged_answer_is_found_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(product, "_probe", lambda clock: 2.0)

@@ -5,9 +5,10 @@ libraries.
 
 torch multiplies float32 matrices by MKL, which does not use all of some processors. oneDNN, which
 torch contains too, computes the same product: entries differ by rounding alone. A probe compares
-the two once on each machine and keeps the answer in the user's cache, so that later processes, and
-those that continue a run, choose the same one. Processes that probe at the same time agree unless
-the two differ by just about `MARGIN`.
+the two once on each machine, by a step of training (y, dx and dW) at a narrow and a wide layer, and
+keeps the answer in the user's cache, so that later processes, and those that continue a run, choose
+the same one. Processes that probe at the same time agree unless the two differ by just about
+`MARGIN`.
 
 Dimensions: … samples and tokens, N of them in all, D width, K outputs.
 """
@@ -31,9 +32,9 @@ from diptych.data.sources import cache as user_cache
 MARGIN = 1.25
 """oneDNN is used where it is faster by this factor: below it a probe could find one or the
 other."""
-SHAPE = (1024, 512, 512)  # N, D and K of the probe, 5 ms a product
-ROUNDS = 5
-_VERSION = "1"  # of the probe; increase it when its inputs or criterion change
+SHAPES = ((2048, 160, 640), (1024, 512, 512))  # N, D and K of the probe, 15 ms a step each
+ROUNDS = 3
+_VERSION = "2"  # of the probe; increase it when its inputs or criterion change
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -126,19 +127,28 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _probe(clock: Callable[[], float]) -> float:
-    """Return the time of torch's product over that of oneDNN's: the median of pairs, in turns."""
-    N, D, K = SHAPE
-    x = torch.ones(N, D)
-    weight = torch.ones(K, D)
+    """Return the time of torch's products over that of oneDNN's: the median of pairs, in turns, at the
+    layer where it is the least. Gradients of weights and narrow layers gain less than wide ones."""
 
-    def seconds(product: Callable[[Tensor, Tensor], Tensor]) -> float:
+    def seconds(product: Callable[[Tensor, Tensor], Tensor], N: int, D: int, K: int) -> float:
+        x = torch.ones(N, D)
+        weight = torch.ones(K, D)
+        dy = torch.ones(N, K)
         start = clock()
         product(x, weight)
+        product(dy, weight.t())
+        product(dy.t(), x.t())
         return clock() - start
 
+    def ratio(shape: tuple[int, int, int]) -> float:
+        ratios = [
+            seconds(F.linear, *shape) / max(seconds(_product, *shape), 1e-9)
+            for _ in range(ROUNDS + 1)
+        ]
+        return statistics.median(ratios[1:])  # the first call of each sets itself up
+
     with torch.no_grad():
-        ratios = [seconds(F.linear) / max(seconds(_product), 1e-9) for _ in range(ROUNDS + 1)]
-    return statistics.median(ratios[1:])  # the first call of each sets itself up
+        return min(map(ratio, SHAPES))
 
 
 def _machine() -> list[str]:
