@@ -151,7 +151,8 @@ class Stage:
     - `plan` is the plan of all streams, or a mapping by stream.
     - `share` is the size of each stream's batches as a share of the recipe's batch size; without it
       every stream reads whole batches.
-    - `min_batch` is the smallest batch size, `max_batch` the largest with the option that sets it.
+    - `min_batch` is the smallest batch size, of which each stream has its share; `max_batch` is the
+      largest, with the option that sets it.
 
     Optimisation:
 

@@ -150,6 +150,22 @@ def at_any_size(encoder: DualEncoder) -> DualEncoder:
     return other
 
 
+def set_size(tower: ImageTower, size: int, what: str) -> None:
+    """Make a tower one for images of this side; a ViT interpolates its positions once. Raises InputError,
+    which calls the size `what`, unless they are whole patches."""
+    own: Any = tower
+    if size == tower.image_size:
+        return
+    check_side(tower, size, what)
+    if hasattr(own, "resize"):
+        own.resize(size)
+        return
+    # convolutions read any size, and attention pools interpolate their positions
+    own.preprocess = replace(own.preprocess, size=size)
+    if "image_size" in vars(own.config) and tower.kind != "timm":
+        own.config = replace(own.config, image_size=size, preprocess=None)
+
+
 def keep_patches(tower: ImageTower) -> None:
     """Let a ViT that leaves out patches in training read all of them, from which regions are pooled."""
     own: Any = tower

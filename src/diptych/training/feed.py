@@ -85,9 +85,9 @@ class Feed:
         loaders = {}
         for stream, source in self.streams(stage).items():
             asked = stage.batch_size(stream, recipe.batch_size)
-            if asked < stage.min_batch:
+            if asked < stage.batch_size(stream, stage.min_batch):
                 raise InputError(
-                    f"batch size {asked} is below the {stage.min_batch} that "
+                    f"batch size {recipe.batch_size} is below the {stage.min_batch} that "
                     f"{self.method.name} needs; raise --batch-size"
                 )
             if stage.max_batch is not None and asked > stage.max_batch[0]:

@@ -13,8 +13,8 @@ from diptych.data.loader import Loader
 from diptych.data.plan import Shuffled
 from diptych.data.views.regions import jittered
 from diptych.evaluation import evaluate
-from diptych.methods.dense.dito.boxes import BoxConfig, Chosen, box_terms, chosen, fused, scaled
-from diptych.methods.dense.dito.proposals import (
+from diptych.models.two_stage.boxes import BoxConfig, Chosen, box_terms, chosen, fused, scaled
+from diptych.models.two_stage.proposals import (
     ProposalConfig,
     ProposalHead,
     anchors_of,
@@ -22,7 +22,7 @@ from diptych.methods.dense.dito.proposals import (
     proposal_terms,
     proposed,
 )
-from diptych.methods.dense.dito.sampling import sampled
+from diptych.models.two_stage.sampling import sampled
 from diptych.testing import Toy
 from diptych.testing import check as suite
 
@@ -306,7 +306,15 @@ def test_boxes_that_it_was_trained_on_are_found():
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
     made.eval()
-    model = made.deliver().to_model(made.make.tokenizer, made.model.preprocess, "toy")
+    model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
     found = evaluate(model, source, ["detection"])["detection"]
     assert found["recall50"] >= 0.5
     assert found["ap50"] > 0.1
+
+
+def test_images_of_another_size_are_read(tmp_path):
+    made = method(size=48)
+    assert made.model.image.image_size == made.model.side == 48
+    model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
+    assert model.embed_images(random_images(2, size=32)).shape == (2, 32)
+    assert model.embed_regions(random_images(1, size=32)).boxes.shape == (1, 20, 4)

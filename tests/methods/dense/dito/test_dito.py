@@ -8,8 +8,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from diptych.errors import InputError
-from diptych.methods.dense.dito.pyramid import levels_of, pool_levels
 from diptych.methods.make import Make
+from diptych.models.two_stage.pyramid import levels_of, pool_levels
 from diptych.objectives import info_nce
 
 VIT = "vit:image_size=32:patch=4:width=32:depth=2:heads=2"

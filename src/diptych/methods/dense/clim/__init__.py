@@ -14,15 +14,16 @@ frozen text tower's. The last blocks of the image tower and the scale s are trai
 
     weights = (1 - alpha) · before + alpha · after
 
-Inference: `embed_regions`, `classify_regions`, and as CLIP.
+Inference: `embed_regions`, `classify_regions`, and as CLIP. With `task="detect"` mosaics teach a detector
+beside boxes (`detection.py`).
 
 Dimensions: B images, G groups of n images, T x T pixels of a mosaic, E embedding.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,13 +35,18 @@ from diptych.data.plan import Fixed
 from diptych.data.views import View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Method, Preset, Recipe, Stage
+from diptych.methods.dense.clim.detection import CaptionedDetection
 from diptych.methods.dense.clim.mosaic import assemble, counts, tile_boxes
 from diptych.methods.families.few_shot import PAPER, SMALL
 from diptych.methods.families.pairs import DuplicatesConfig, Pairs
 from diptych.methods.make import Make
 from diptych.methods.tuning import block_names
+from diptych.models.two_stage.boxes import BoxConfig
+from diptych.models.two_stage.detector import DetectorConfig
+from diptych.models.two_stage.proposals import ProposalConfig
+from diptych.models.two_stage.windows import Windows
 from diptych.objectives import info_nce
-from diptych.spec import Count, Share
+from diptych.spec import AtLeast, Count, NotNegative, Share, Width, configure
 from diptych.towers.nn.parts import Frozen, Temperature, between, freeze
 from diptych.towers.regions import at_any_size, check_side, keep_patches, region_vectors
 
@@ -58,6 +64,7 @@ card = {
 class Config(DuplicatesConfig):
     """Options beside those of methods on pairs; `decay` is none of them.
 
+    - `task` is "clip", from captions alone, or "detect", from boxes and captions.
     - `choices` are the sides s of mosaics of s x s tiles.
     - `group` is the number of consecutive images of a batch that are put together. Ranks read whole
       groups, so their number changes no mosaic.
@@ -65,24 +72,60 @@ class Config(DuplicatesConfig):
       mosaic (None: four times the tile).
     - `blocks` is the number of the image tower's last blocks that are trained.
     - `alpha` is the share of the trained weights in the result; 1 keeps them.
+
+    Of a detector:
+
+    - A group has `whole` images that are not put together, and one mosaic of each size, with
+      `composites` rectangles each. `labelled` images with boxes are read with a group.
+    - `queue` is the number of captions that are kept, `caption_weight` that of their loss.
+    - The others are those of `methods.dense.dito`.
     """
 
+    task: Literal["clip", "detect"] = "clip"
     choices: tuple[Count, ...] = (2, 3, 4)
     group: Count = 32
     tile: Count | None = None
     size: Count | None = None
     blocks: Count = 6
     alpha: Share = 0.7
+    whole: Annotated[int, AtLeast(0)] = 2
+    composites: Count = 4
+    labelled: Count = 2
+    queue: Count = 256
+    caption_weight: NotNegative = 0.1
+    pyramid: Width = 256
+    width: Width = 1024
+    backbone_rate: NotNegative = 0.1
+    template: str = "a photo of a {}."
+    most: Count = 100
+    flip: bool = True
+    jitter: tuple[NotNegative, NotNegative] | None = None
+    windows: Mapping[str, Any] = field(default_factory=lambda: {"count": 1})
+    proposals: Mapping[str, Any] = field(default_factory=dict)
+    boxes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.choices:
             raise InputError("choices is empty; name one size of mosaics at least, such as [2]")
-        counts(self.group, self.choices)
+        if self.task == "clip":
+            counts(self.group, self.choices)
         if self.decay != 1:
             raise InputError(
                 f"decay is {self.decay}, and the last blocks are trained at one rate; leave it out"
             )
+
+    def detector(self) -> DetectorConfig:
+        """The options of a detector's module."""
+        return DetectorConfig(
+            size=self.size,
+            pyramid=self.pyramid,
+            width=self.width,
+            detects=True,
+            windows=configure(Windows, dict(self.windows), "windows"),
+            proposals=configure(ProposalConfig, dict(self.proposals), "proposals"),
+            boxes=configure(BoxConfig, dict(self.boxes), "boxes"),
+        )
 
 
 class CLIM(Pairs):
@@ -92,7 +135,11 @@ class CLIM(Pairs):
     adapts = True
     # mosaics hold several samples; groups of a fixed size keep ranks alike, pieces would cut them
     chunkable = False
-    test_options: ClassVar = {"choices": (3,), "group": 16, "size": 48}  # and 7 single images
+    # one size of mosaics, and 7 single images; the parts of a detector are small
+    test_options: ClassVar = {
+        **{"choices": (3,), "group": 16, "size": 48},
+        **{"pyramid": 16, "width": 32, "proposals": {"most": 50}},
+    }
     # the loss is CLIP's; what is new is how images are encoded
     features_from = Method.features_from
 
@@ -112,6 +159,14 @@ class CLIM(Pairs):
         self.find_unused_parameters = not self.rest  # type: ignore[misc]  # set on the instance
         parts = {"image": self.model.image, "logit_scale": self.model.logit_scale}
         self.before = Frozen(copy.deepcopy(nn.ModuleDict(parts)), "the model before")
+
+    @classmethod
+    def of(cls, config: Any, make: Make) -> Method:
+        if config.task == "clip":
+            return cls(config, make)
+        made = CaptionedDetection(config, make)
+        made.presets = cls.presets  # type: ignore[misc]  # set on the instance
+        return made
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -190,6 +245,11 @@ class CLIM(Pairs):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        if options.get("task") == "detect":
+            return (
+                "detect {run} IMAGES --names 'A,B,C'",
+                "evaluate {run} --data {data} --suite detection",
+            )
         return "evaluate {run} --data SOURCE --suite regions", "classify {run} IMAGES --boxes FILE"
 
 

@@ -22,7 +22,7 @@ from diptych.models.mode import evaluating
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.attention import attend
-from diptych.towers.regions import check_side
+from diptych.towers.regions import set_size
 
 LEVELS = 4
 """The number of maps that are read."""
@@ -60,16 +60,8 @@ def prepared(encoder: DualEncoder, size: int | None) -> None:
         tower.config = replace(tower.config, patch_dropout=0.0)
     if getattr(tower.config, "levels", None) is False:
         tower.config = replace(tower.config, levels=True)
-    if size is None or size == tower.image_size:
-        return
-    check_side(tower, size, "method.size")
-    if hasattr(tower, "resize"):
-        tower.resize(size)
-        return
-    # convolutions read any size, and attention pools interpolate their positions
-    tower.preprocess = replace(tower.preprocess, size=size)
-    if "image_size" in vars(tower.config) and tower.kind != "timm":
-        tower.config = replace(tower.config, image_size=size, preprocess=None)
+    if size is not None:
+        set_size(tower, size, "method.size")
 
 
 def map_widths(encoder: DualEncoder) -> tuple[int, ...]:

@@ -10,12 +10,7 @@ The max is taken in each dimension, so that boxes without an object are harmless
 trained on the boxes of some classes (`task="detect"`), with attention in windows, averaged with a
 shifted copy. In inference its scores are mixed with those of the frozen tower from before.
 
-windows.py     attention in windows, and the shifted copy
-pyramid.py     pyramid, box head, pooling
-proposals.py   boxes that do not depend on classes
-boxes.py       losses and scores of boxes
-detector.py    the module; model.py what it is for images
-detection.py   the method for `task="detect"`
+The module is `models.two_stage`, the training of its detector `families.detection`.
 
 Dimensions: B images, R boxes, L levels, E embedding.
 """
@@ -31,13 +26,13 @@ from diptych.data.batch import Batch
 from diptych.data.views import RegionView, TextView, View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
-from diptych.methods.dense.dito.boxes import BoxConfig
-from diptych.methods.dense.dito.detection import Detection
-from diptych.methods.dense.dito.detector import DetectorConfig, RegionDetector, begun
-from diptych.methods.dense.dito.proposals import ProposalConfig
-from diptych.methods.dense.dito.windows import Windows
+from diptych.methods.families.detection import Detection, begun
 from diptych.methods.families.few_shot import PAPER, SMALL
 from diptych.methods.make import Make
+from diptych.models.two_stage.boxes import BoxConfig
+from diptych.models.two_stage.detector import DetectorConfig, RegionDetector
+from diptych.models.two_stage.proposals import ProposalConfig
+from diptych.models.two_stage.windows import Windows
 from diptych.objectives import info_nce
 from diptych.spec import Count, NotNegative, Width, configure, parse
 from diptych.towers.nn.parts import Temperature, freeze
@@ -147,7 +142,7 @@ class DITO(Method):
         config = self.config
         count = _count(config.regions)
         return (
-            RegionView(preprocess=self.model.preprocess, most=count, regions=config.regions),
+            RegionView(preprocess=self.model.image.preprocess, most=count, regions=config.regions),
             TextView(tokenizer=self.make.tokenizer, role=config.role),
         )
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
-from diptych.methods.dense.dito.sampling import matched, sampled
+from diptych.models.two_stage.sampling import matched, sampled
 from diptych.spec import Count, NotNegative, Positive, Share
 
 _CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))

@@ -14,7 +14,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import batched_nms
 
 from diptych.dtypes import at_least_float32
-from diptych.methods.dense.dito.sampling import matched, sampled
+from diptych.models.two_stage.sampling import matched, sampled
 from diptych.spec import Count, Positive, ShareBelowOne
 
 ANCHOR = 8

@@ -1,4 +1,5 @@
-"""DITO's detector in training: boxes of some classes, which it learns to propose, name and refine.
+"""A two-stage detector in training: boxes of some classes, which it learns to propose, name and refine
+(DITO, Kim et al., 2023).
 
     L = L_centre + w L_sides  +  L_names + L_moves
 
@@ -17,14 +18,16 @@ from diptych.data.batch import Batch
 from diptych.data.boxes import things
 from diptych.data.views import RegionView, View
 from diptych.dtypes import at_least_float32
+from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Stage
-from diptych.methods.dense.dito.boxes import box_terms, chosen
-from diptych.methods.dense.dito.detector import RegionDetector, begun
-from diptych.methods.dense.dito.proposals import proposal_terms, proposed
-from diptych.methods.dense.dito.pyramid import pool_levels
-from diptych.methods.dense.dito.sampling import SeedView
 from diptych.methods.make import Make
 from diptych.models.class_names import check_names
+from diptych.models.two_stage.boxes import box_terms, chosen
+from diptych.models.two_stage.detector import DetectorConfig, RegionDetector
+from diptych.models.two_stage.proposals import proposal_terms, proposed
+from diptych.models.two_stage.pyramid import pool_levels
+from diptych.models.two_stage.sampling import SeedView
+from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature, freeze
 
 
@@ -60,7 +63,7 @@ class Detection(Method):
         return (
             SeedView(),
             RegionView(
-                preprocess=self.model.preprocess,
+                preprocess=self.model.image.preprocess,
                 most=config.most,
                 classes=self.classes,
                 names=self.model.trained,
@@ -104,3 +107,35 @@ class Detection(Method):
             },
             {"accuracy": mean("hits", "boxes_count")},
         )
+
+
+def begun(
+    encoder: DualEncoder, make: Make, template: str, config: DetectorConfig
+) -> RegionDetector:
+    """A new module, with the pyramid and the head of the given model if it has them.
+
+    Raises InputError for a model that does not read texts, and if the given head has another size.
+    """
+    if encoder.text is None or make.words is None:
+        raise InputError(
+            "a detector compares regions with texts, and this model has no text tower or came without its tokenizer; "
+            "start from one of images and texts"
+        )
+    model = RegionDetector(encoder, make.words, template, config)
+    if isinstance(given := make.delivered, RegionDetector):
+        if (given.config.pyramid, given.config.width) != (config.pyramid, config.width):
+            raise InputError(
+                f"the given model has a pyramid of {given.config.pyramid} channels and a head {given.config.width} "
+                f"wide; set --method.pyramid {given.config.pyramid} and --method.width {given.config.width}"
+            )
+        own = model.state_dict()
+        parts = given.state_dict()
+        model.load_state_dict(
+            {name: parts[name] if _kept(name) and name in parts else own[name] for name in own}
+        )
+    return model
+
+
+def _kept(name: str) -> bool:
+    """Whether a weight of the given module goes on to be trained."""
+    return not name.startswith(("encoder.", "before."))

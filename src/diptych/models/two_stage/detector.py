@@ -1,4 +1,5 @@
-"""The module of DITO: a dual encoder with a pyramid and a box head, and with what makes them a detector.
+"""A dual encoder with a pyramid and a box head, and with what makes them a two-stage detector of any
+classes (DITO, Kim et al., 2023).
 
     region(x, box) = project( head( RoIAlign(pyramid(tower(x)), box) ) )
 
@@ -20,26 +21,26 @@ from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
-from diptych.methods.dense.dito.boxes import BoxConfig, fused, moved, scaled
-from diptych.methods.dense.dito.model import RegionsModel, TwoStageDetector
-from diptych.methods.dense.dito.proposals import ProposalConfig, ProposalHead, proposed
-from diptych.methods.dense.dito.pyramid import (
+from diptych.models.class_names import plainly
+from diptych.models.classifier import Classifier
+from diptych.models.detection import Regions
+from diptych.models.regions import squashed
+from diptych.models.two_stage.boxes import BoxConfig, fused, moved, scaled
+from diptych.models.two_stage.model import RegionsModel, TwoStageDetector
+from diptych.models.two_stage.proposals import ProposalConfig, ProposalHead, proposed
+from diptych.models.two_stage.pyramid import (
     BoxHead,
     SimplePyramid,
     map_of,
     pool_level,
     pool_levels,
 )
-from diptych.methods.dense.dito.windows import Windows, in_windows
-from diptych.methods.make import Make
-from diptych.models.class_names import plainly
-from diptych.models.classifier import Classifier
-from diptych.models.detection import Regions
+from diptych.models.two_stage.windows import Windows, in_windows
 from diptych.spec import Width
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.parts import freeze
-from diptych.towers.regions import at_any_size, check_side, dense_route, keep_patches
+from diptych.towers.regions import dense_route, keep_patches, set_size
 
 _VECTORS = 14
 """Positions a side to which the frozen tower's boxes are pooled before their mean."""
@@ -70,20 +71,15 @@ class RegionDetector(Classifier):
     def __init__(
         self, encoder: DualEncoder, tokenizer: Tokenizer, template: str, config: DetectorConfig
     ):
-        tower: Any = encoder.image
-        side = config.size or tower.image_size
-        check_side(tower, side, "size")
-        encoder = encoder if side == tower.image_size else at_any_size(encoder)
         super().__init__(encoder, tokenizer, template, frozen=False)
-        tower = encoder.image
-        tower.preprocess = Preprocess.from_dict(
-            {**tower.preprocess.to_dict(), "size": tower.image_size, "resize": "squash"}
-        )
+        tower: Any = encoder.image
+        if config.size is not None:
+            set_size(tower, config.size, "method.size")
+        tower.preprocess = squashed(tower.preprocess)
         keep_patches(tower)
         if (hidden := getattr(tower, "mask_token", None)) is not None:
             freeze(hidden)  # nothing is hidden
         self.config = config
-        self.side = side
         self.trained: tuple[str, ...] = ()  # the classes of the boxes that it was trained on
         self.pyramid = SimplePyramid(tower.width, config.pyramid)
         self.head = BoxHead(config.pyramid, config.width, encoder.embed_dim)
@@ -103,9 +99,9 @@ class RegionDetector(Classifier):
         return "images.main", "boxes"
 
     @property
-    def preprocess(self) -> Preprocess:
-        """How images are read for the detector."""
-        return Preprocess.from_dict({**self.image.preprocess.to_dict(), "size": self.side})
+    def side(self) -> int:
+        """The side in pixels of the images that are read."""
+        return self.image.preprocess.side
 
     def train(self, mode: bool = True) -> Self:  # type: ignore[override]
         super().train(mode)
@@ -219,7 +215,7 @@ class RegionDetector(Classifier):
         self, tokenizer: Tokenizer | None, preprocess: Preprocess | None, name: str
     ) -> Any:
         kind = TwoStageDetector if self.config.detects else RegionsModel
-        return kind(self, self.preprocess, name=name)
+        return kind(self, self.image.preprocess, name=name)
 
 
 class ImageSide(nn.Module):
@@ -251,38 +247,6 @@ class ImageSide(nn.Module):
         own = scaled(boxes, config.boxes.crop)
         found = pool_level(maps, own, image, _VECTORS).mean((2, 3))
         return F.normalize(found, dim=-1)
-
-
-def begun(
-    encoder: DualEncoder, make: Make, template: str, config: DetectorConfig
-) -> RegionDetector:
-    """A new module, with the pyramid and the head of the given model if it has them.
-
-    Raises InputError for a model that does not read texts, and if the given head has another size.
-    """
-    if encoder.text is None or make.words is None:
-        raise InputError(
-            "dito compares regions with texts, and this model has no text tower or came without its tokenizer; start "
-            "from one of images and texts"
-        )
-    model = RegionDetector(encoder, make.words, template, config)
-    if isinstance(given := make.delivered, RegionDetector):
-        if (given.config.pyramid, given.config.width) != (config.pyramid, config.width):
-            raise InputError(
-                f"the given model has a pyramid of {given.config.pyramid} channels and a head {given.config.width} "
-                f"wide; set --method.pyramid {given.config.pyramid} and --method.width {given.config.width}"
-            )
-        own = model.state_dict()
-        parts = given.state_dict()
-        model.load_state_dict(
-            {name: parts[name] if _kept(name) and name in parts else own[name] for name in own}
-        )
-    return model
-
-
-def _kept(name: str) -> bool:
-    """Whether a weight of the given module goes on to be trained."""
-    return not name.startswith(("encoder.", "before."))
 
 
 def _learns(module: nn.Module) -> bool:

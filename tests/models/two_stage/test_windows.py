@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from diptych.errors import InputError
-from diptych.methods.dense.dito.windows import Windows, _windowed, in_windows
+from diptych.models.two_stage.windows import Windows, _windowed, in_windows
 from diptych.towers.image.vit import ViT, ViTConfig
 
 
