@@ -52,6 +52,34 @@ def test_muon_follows_torchs_muon_on_matrices_and_adamw_elsewhere():
     assert torch.allclose(ours[1].weight, theirs[1].weight, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_one_pass_makes_the_steps_of_separate_operations(name):
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(24, 16), nn.LayerNorm(16)).double()
+    theirs = copy.deepcopy(ours)
+    recipe = Recipe(optimizer=name, lr=1e-2, weight_decay=0.1)
+    mine = optim.build(ours, recipe, {"1": 0.5})
+    assert all(group["fused"] for group in mine.param_groups)
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    groups = [
+        {**group, "fused": None} for group in optim.build(theirs, recipe, {"1": 0.5}).param_groups
+    ]
+    other = kind(groups, betas=recipe.betas, eps=recipe.eps, fused=False)
+    inputs = torch.randn(8, 24, dtype=torch.float64)
+    for _ in range(5):
+        for model, optimizer in ((ours, mine), (theirs, other)):
+            model.zero_grad()
+            (model(inputs) ** 3).mean().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_parameters_elsewhere_are_updated_by_separate_operations():
+    groups = [{"params": [torch.zeros(2, device="meta")]}]
+    assert not optim.in_one_pass(groups)
+
+
 def test_adams_decay_is_a_part_of_the_gradient():
     """By hand at the first step: the moments of g + decay · w, whose size the step then loses."""
     layer = nn.Linear(1, 1)

@@ -174,6 +174,13 @@ def build(module: nn.Module, recipe: Any, scale: Mapping[str, float]) -> torch.o
     return optimizer.build(list(groups.values()), recipe, *options)
 
 
+def in_one_pass(groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether torch can update these parameters in one pass over weights, gradients and moments, which
+    takes a fifth of the time of its separate operations: those of a CPU or a CUDA GPU."""
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return devices <= {"cpu", "cuda"}
+
+
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of the tensors that an optimiser keeps between steps, on this rank: its
     moments, and step counts.
