@@ -98,9 +98,11 @@ def _weights(cls: type[Method], preset: Preset, words: Tokenizer | None) -> int:
     with torch.device("meta"):
         towers = [make.image()] if preset.image != NO_TOWER else []
         if words is not None:
-            size = {"vocab_size": words.vocab_size, "context": words.context}
-            shapes = [spec for spec in networks if parse(spec).name == "text"]
-            towers += [make.text(), *(text_tower(spec, **size) for spec in shapes)]
+            towers.append(make.text())
+            for spec in networks:
+                if parse(spec).name == "text":
+                    size = words.vocab_size
+                    towers.append(text_tower(spec, vocab_size=size, context=words.context))
     return sum(weight.numel() for tower in towers for weight in tower.parameters())
 
 

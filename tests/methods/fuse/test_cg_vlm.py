@@ -286,6 +286,13 @@ def test_the_streams_that_are_given_say_which_stages_there_are():
     assert made(instruction=recipe).stages()[1].recipe == recipe
 
 
+def test_samples_without_an_image_are_left_out():
+    toy = Toy(9, ("images.main", "texts.question", "texts.answer"), lacked=["images.main"])
+    [_, instruct] = made().stages()
+    rows = np.concatenate(instruct.plan_of("instructions")(toy, 0, 0, 2))
+    assert sorted(rows.tolist()) == [at for at in range(9) if at % 3]
+
+
 # ---- cached patches
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
+from diptych.data.plan import Having
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import (
@@ -197,6 +198,7 @@ class CGVLM(Method):
                     Stage(
                         name=name,
                         streams=(stream,),
+                        plan=Having("main"),  # conversations may be without an image
                         recipe={} if align else dict(self.config.instruction),
                         lr_scale=self._frozen(align),
                         prepare=partial(self.cache, stream) if self.config.cached else None,
