@@ -15,6 +15,7 @@ from diptych.spec import annotations, configure, parse, role
 from diptych.testing.subject import toy_denoiser, toys_of
 from diptych.testing.toy import Toy
 from diptych.towers.build import text_tower
+from diptych.towers.tower import Tower
 from diptych.training.costs import Costs, count
 
 _HEAVY = 600_000_000
@@ -96,7 +97,7 @@ def _weights(cls: type[Method], preset: Preset, words: Tokenizer | None) -> int:
     networks = [str(value) for key, value in preset.config.items() if role(hints[key]) == "network"]
     make = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=words)
     with torch.device("meta"):
-        towers = [make.image()] if preset.image != NO_TOWER else []
+        towers: list[Tower] = [make.image()] if preset.image != NO_TOWER else []
         if words is not None:
             towers.append(make.text())
             for spec in networks:
