@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diptych.objectives.tokens import token_log_probs
+from diptych.objectives.tokens import token_log_probs, unit_mean
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])  # at 300 most shares are 0
@@ -31,3 +31,18 @@ def test_the_gradient_is_that_of_differences():
     empty = token_log_probs(logits[:0], ids[:0])
     assert empty.shape == (0,)
     empty.sum().backward()
+
+
+def test_a_mean_of_unit_vectors_is_of_those_that_count_and_not_normalised_again():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    counted = torch.tensor([[True, False, True, False], [False, False, False, False]])
+    found = unit_mean(tokens, counted)
+    units = [tokens[0, at] / tokens[0, at].norm() for at in (0, 2)]
+    assert torch.allclose(found[0], (units[0] + units[1]) / 2)
+    assert found[1].tolist() == [0, 0, 0]
+    assert torch.allclose(unit_mean(tokens), unit_mean(tokens, torch.ones(2, 4)))
+    assert unit_mean(tokens.half()).dtype == torch.float32
+    assert torch.autograd.gradcheck(
+        lambda x: unit_mean(x, counted), tokens.clone().requires_grad_()
+    )

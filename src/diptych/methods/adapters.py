@@ -1,4 +1,5 @@
-"""Low-rank adapters (LoRA; Hu et al., ICLR 2022) on the towers of a dual encoder.
+"""Low-rank adapters (LoRA; Hu et al., ICLR 2022) on the towers of a dual encoder, and on a language
+model (`add_factors`).
 
 Each chosen weight W is frozen, and the product of two low-rank matrices is added to it; only these
 are trained:
@@ -72,7 +73,7 @@ def attach(encoder: DualEncoder, options: LowRank) -> None:
             raise InputError(
                 f"the model has no {name} tower to adapt; set towers={encoder.sides[0]}"
             )
-        _add(getattr(encoder, name), name, options)
+        add_factors(getattr(encoder, name), f"{name} tower", options)
 
 
 def is_adapted(module: nn.Module) -> bool:
@@ -80,7 +81,11 @@ def is_adapted(module: nn.Module) -> bool:
     return any(".lora_" in name for name, _ in module.named_parameters())
 
 
-def _add(tower: nn.Module, name: str, options: LowRank) -> None:
+def add_factors(module: nn.Module, name: str, options: LowRank) -> nn.ModuleDict:
+    """Add the factors of an adapter to a module, in place, and return them, by their layers.
+
+    `name` is what errors call the module. Raises InputError for a layer that it has not.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -90,12 +95,12 @@ def _add(tower: nn.Module, name: str, options: LowRank) -> None:
     wanted = set(options.layers.split("+"))
     found = {
         path.rpartition(".")[2]
-        for path, module in tower.named_modules()
-        if isinstance(module, nn.Linear)
+        for path, part in module.named_modules()
+        if isinstance(part, nn.Linear)
     }
     if missing := sorted(wanted - found):
         raise InputError(
-            f"the {name} tower has no linear layer {missing[0]!r}; there are "
+            f"the {name} has no linear layer {missing[0]!r}; there are "
             f"{', '.join(sorted(found)) or 'none'}: join some with layers=A+B"
         )
     config = LoraConfig(
@@ -104,7 +109,20 @@ def _add(tower: nn.Module, name: str, options: LowRank) -> None:
         lora_dropout=options.dropout,
         target_modules=sorted(wanted),
     )
-    inject_adapter_in_model(config, tower)
+    inject_adapter_in_model(config, module)
+    return nn.ModuleDict(
+        {
+            path.replace(".", "-"): nn.ModuleDict(
+                {
+                    "down": part.lora_A["default"],  # type: ignore[index]  # peft's layers
+                    "up": part.lora_B["default"],  # type: ignore[index]
+                    "dropout": part.lora_dropout["default"],  # type: ignore[index]
+                }
+            )
+            for path, part in module.named_modules()
+            if hasattr(part, "lora_A")
+        }
+    )
 
 
 def merged(state: Mapping[str, Tensor], options: LowRank | None) -> dict[str, Tensor]:

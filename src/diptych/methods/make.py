@@ -36,7 +36,8 @@ class Make:
     existing dual encoder and `state` its weights; if given, they take precedence over the specs and
     the method's defaults. `delivered` is the whole module that the previous method delivered, if
     that is more than a dual encoder (`models.delivered`). `adapter` is added to dual encoders.
-    `projections` are heads of a new dual encoder, where the method gives no others.
+    `projections` are heads of a new dual encoder, where the method gives no others. `written_by` is
+    the config of the language model of a saved module that has one beside a dual encoder.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Make:
         delivered: Delivered | None = None,
         adapter: LowRank | None = None,
         projections: Mapping[str, str] = MappingProxyType({}),
+        written_by: Mapping[str, Any] | None = None,
     ):
         self.image_spec = image
         self.text_spec = text
@@ -61,6 +63,7 @@ class Make:
         self.delivered = delivered
         self.adapter = adapter
         self._projections = projections
+        self.written_by = written_by
 
     @classmethod
     def of(cls, model: TextModel | LanguageModel) -> "Make":

@@ -375,6 +375,7 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
             embed_dim=dual["embed_dim"],
             tokenizer=tokenizer,
             dual=dual,
+            written_by=description["lm"],
         )
     module: Any = cls.of(cls.configure(description["config"]), make).deliver()
     if isinstance(module, Delivered):

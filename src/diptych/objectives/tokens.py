@@ -1,6 +1,6 @@
-"""The log-probability of tokens, of which a language model's losses are made.
+"""The log-probability of tokens, of which a language model's losses are made, and means of tokens.
 
-Dimensions: N tokens, V vocabulary.
+Dimensions: N tokens, V vocabulary, D width.
 """
 
 from typing import Any
@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize
+
+from diptych.dtypes import at_least_float32
 
 
 def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -41,3 +44,20 @@ class _TokenLogProbs(torch.autograd.Function):
         share, ids = ctx.saved_tensors
         found = share * -dy[:, None]
         return found.scatter_add_(1, ids[:, None], dy[:, None]), None
+
+
+def unit_mean(tokens: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The mean of the unit vectors of tokens (…, N, D), (…, D), in float32 at least; with `counted`
+    (…, N) only of the tokens where it is True, and zeros where it nowhere is.
+
+    It is not normalised again: <unit_mean(x), unit_mean(y)> is the mean of the cosines of all tokens
+    of x with all of y.
+
+    >>> unit_mean(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+    tensor([0.5000, 0.5000])
+    """
+    units = normalize(at_least_float32(tokens), dim=-1)
+    if counted is None:
+        return units.mean(-2)
+    share = counted.to(units.dtype)
+    return (units * share[..., None]).sum(-2) / share.sum(-1, keepdim=True).clamp(min=1)

@@ -14,6 +14,8 @@ from diptych.methods.registry import method_class
 from diptych.spec import annotations, configure, parse, role
 from diptych.testing.subject import toy_denoiser, toys_of
 from diptych.testing.toy import Toy
+from diptych.towers.build import text_tower
+from diptych.towers.tower import Tower
 from diptych.training.costs import Costs, count
 
 _HEAVY = 600_000_000
@@ -85,15 +87,23 @@ def _costs(cls: type[Method], preset: Preset) -> Costs:
         make.adapter = cls.adapter(config)
         return cls.of(config, make)
 
-    return count(new, toys_of, preset.recipe, heavy=_weights(preset, words) > _HEAVY)
+    return count(new, toys_of, preset.recipe, heavy=_weights(cls, preset, words) > _HEAVY)
 
 
-def _weights(preset: Preset, words: Tokenizer | None) -> int:
-    """Return the number of weights of a preset's towers."""
+def _weights(cls: type[Method], preset: Preset, words: Tokenizer | None) -> int:
+    """Return the number of weights of a preset's towers, and of new language models that options
+    name."""
+    hints = annotations(cls.Config)
+    networks = [str(value) for key, value in preset.config.items() if role(hints[key]) == "network"]
     make = Make(image=preset.image, text=preset.text, embed_dim=preset.embed_dim, tokenizer=words)
     with torch.device("meta"):
-        towers = [make.image()] if preset.image != NO_TOWER else []
-        towers += [make.text()] if words is not None else []
+        towers: list[Tower] = [make.image()] if preset.image != NO_TOWER else []
+        if words is not None:
+            towers.append(make.text())
+            for spec in networks:
+                if parse(spec).name == "text":
+                    size = words.vocab_size
+                    towers.append(text_tower(spec, vocab_size=size, context=words.context))
     return sum(weight.numel() for tower in towers for weight in tower.parameters())
 
 

@@ -172,16 +172,20 @@ def word_starts(pieces: Sequence[str]) -> list[bool]:
     return [number == 0 or not piece.startswith("##") for number, piece in enumerate(pieces)]
 
 
-def pad_batch(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+def pad_batch(
+    rows: Sequence[Sequence[int]], tokenizer: Tokenizer, *, whole: bool = False
+) -> tuple[Tensor, Tensor]:
     """Pad and stack encoded texts by the tokenizer's padding rule: ids (N, L) and lengths (N,),
     int64.
 
     L is the longest length, or the context if the rule is "max". A text ends at its first end id
     behind the special ids at its start, of which GPT-2's is the same one; even if that is spelled out
-    within the text, since CLIP's towers pool there.
+    within the text, since CLIP's towers pool there. With `whole` it ends where its row does: a dialogue
+    has an end id behind each answer.
     """
     start = len(tokenizer.before)
-    lengths = torch.tensor([_end(row, tokenizer.eot, start) for row in rows], dtype=torch.int64)
+    ends = [len(row) if whole else _end(row, tokenizer.eot, start) for row in rows]
+    lengths = torch.tensor(ends, dtype=torch.int64)
     width = (
         tokenizer.context if tokenizer.padding == "max" else int(lengths.max()) if len(rows) else 0
     )

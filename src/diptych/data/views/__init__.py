@@ -21,6 +21,7 @@ from torch import Tensor
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer, pad_batch
+from diptych.data.views.dialogue import DialogueView, PromptedView
 from diptych.data.views.edits import EditsView
 from diptych.data.views.images import Augment, HiddenView, ImageView, augmentation, place
 from diptych.data.views.masked import Masked, MaskedTextView, SpanView
@@ -34,6 +35,7 @@ __all__ = [
     "ArrayView",
     "Augment",
     "BoxView",
+    "DialogueView",
     "EditsView",
     "HiddenView",
     "ImageView",
@@ -41,6 +43,7 @@ __all__ = [
     "Masked",
     "MaskedTextView",
     "NoiseView",
+    "PromptedView",
     "RegionView",
     "SentenceView",
     "SpanView",
@@ -201,7 +204,9 @@ def _padded(name: str, values: Sequence[Sequence[Any]], tokenizer: Tokenizer) ->
     shape = (len(values), -1)
     masked = [caption for caption in flat if isinstance(caption, Masked)]
     ids, lengths = pad_batch(
-        [caption.ids if isinstance(caption, Masked) else caption for caption in flat], tokenizer
+        [caption.ids if isinstance(caption, Masked) else caption for caption in flat],
+        tokenizer,
+        whole=bool(masked),
     )
     marks = None
     if masked:

@@ -32,20 +32,17 @@ from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
 from diptych.data.sample import Source
-from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import ImageView, TextView, View, augmentation
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Batches, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.fuse.cosmo.documents import VISUAL, DocumentView, Match, as_pairs, with_marks
 from diptych.methods.fuse.cosmo.gated import GatedLM, Reach
 from diptych.methods.fuse.cosmo.model import MediaCaptioner
+from diptych.methods.language import language_of
 from diptych.methods.make import Make
-from diptych.methods.teacher import LentLM
 from diptych.models.delivered import Validation
-from diptych.models.language import CausalLM, check_tokenizer
 from diptych.objectives import info_nce
-from diptych.spec import Count, Natural, NetworkSpec, NotNegative, Positive, Width, parse
-from diptych.towers.build import text_tower
+from diptych.spec import Count, Natural, NetworkSpec, NotNegative, Positive, Width
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature, freeze
 from diptych.towers.nn.pooling import Resampler
@@ -152,7 +149,7 @@ class COSMO(Method):
         encoder = DualEncoder(
             make.image(), None, config.embed, logit_scale=Temperature(theta, form="exp")
         )
-        lm, words = _language(config.lm, make)
+        lm, words = language_of(config.lm, make)
         self.length = min(config.length or words.context, words.context)
         self.words = with_marks(words, self.length)
         width = encoder.image.width
@@ -291,20 +288,6 @@ def all_different(rows: Tensor) -> Tensor:
     [1, 0]
     """
     return torch.tensor(len(torch.unique(rows, dim=0)) == len(rows), device=rows.device)
-
-
-def _language(spec: str, make: Make) -> tuple[LentLM | CausalLM, Tokenizer]:
-    """The language model of a spec, and its tokenizer; the tokenizer of a new one is the run's."""
-    parsed = parse(spec)
-    if parsed.name != "text":
-        lent = LentLM(spec)
-        return lent, lent.model.tokenizer
-    words = make.tokenizer
-    check_tokenizer(words)
-    tower: Any = text_tower(
-        spec, vocab_size=words.vocab_size, context=words.context, pad=words.pad, eot=words.eot
-    )
-    return CausalLM(tower), words
 
 
 def _validation(config: Config) -> Validation:

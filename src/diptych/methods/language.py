@@ -1,0 +1,110 @@
+"""The language model that a method writes with: frozen, trained whole, or trained by low-rank factors.
+
+One that is trained whole is a part of what the method delivers, and is stored with it. Of one that is
+frozen, with factors or without, a run keeps the spec and a checksum.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diptych.data.tokenizers import Tokenizer
+from diptych.errors import InputError
+from diptych.methods.adapters import LowRank, adapter, add_factors
+from diptych.methods.make import Make
+from diptych.methods.teacher import LentLM
+from diptych.models.language import CausalLM, check_tokenizer
+from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
+from diptych.models.vlm import Language, VisionLM
+from diptych.spec import parse
+from diptych.towers.build import text_tower
+from diptych.towers.nn.parts import checksum
+
+NEW = "text"
+"""The name of the spec of a new language model."""
+FROZEN = "none"
+WHOLE = "whole"
+
+
+def language_of(spec: str, make: Make, *, before: int = 0) -> tuple[LentLM | CausalLM, Tokenizer]:
+    """Return the language model of a spec, frozen, or a new one, `text:…`, and its tokenizer; that of
+    a new one is the run's, and its context that of the tokenizer and `before` places more."""
+    if parse(spec).name != NEW:
+        lent = LentLM(spec)
+        return lent, lent.model.tokenizer
+    words = make.tokenizer
+    check_tokenizer(words)
+    tower = text_tower(
+        spec,
+        vocab_size=words.vocab_size,
+        context=words.context + before,
+        pad=words.pad,
+        eot=words.eot,
+    )
+    return CausalLM(tower), words
+
+
+def tuned_language(spec: str, tune: str, make: Make, *, before: int) -> Language:
+    """Return the language model of a spec as it is trained: `tune` is whole, none, or an adapter such as
+    lora:r=8:layers=q+v. `before` is the number of places that images take.
+
+    Where training goes on from a run that holds a language model, it is that one. Raises InputError for
+    an unknown `tune`, a new language model that is not trained whole, and where the run's is another
+    one than that of the spec, which stays frozen.
+    """
+    given = make.delivered.language if isinstance(make.delivered, VisionLM) else None
+    if tune == WHOLE:
+        return _whole(spec, make, before, given)
+    factors = None if tune == FROZEN else _factors(tune)
+    if parse(spec).name == NEW:
+        raise InputError(
+            f"a new language model, {spec}, has learnt nothing yet; train it with --method.tune {WHOLE}, or name "
+            "one that has, such as tiny-lm, a RUN of language_model or hf-lm:FOLDER"
+        )
+    lent = LentLM(spec)
+    model = lent.model
+    if given is not None and given.own is not None and _differ(given.own, model.lm):
+        raise InputError(
+            f"the run that training starts from has trained its language model, and {spec} is another one; go on with "
+            f"--method.tune {WHOLE}"
+        )
+    added = None if factors is None else add_factors(model.lm, "language model", factors)
+    if added is not None:
+        make.go_on_part(added, "factors")
+    return Language(words=model.tokenizer, lent=lent, factors=added)
+
+
+def _whole(spec: str, make: Make, before: int, given: Language | None) -> Language:
+    """A language model whose weights are trained."""
+    if make.written_by is not None:  # of a saved run, whose tokenizer and weights follow
+        return Language(words=None, own=_built(make.written_by))
+    if given is not None and given.own is not None:
+        own = _built(given.own.config())
+        own.load_state_dict(given.own.state_dict())
+        return Language(words=given.words, own=own)
+    found, words = language_of(spec, make, before=before)
+    if isinstance(found, LentLM):
+        found = found.model.lm.requires_grad_(True)
+    return Language(words=words, own=found)
+
+
+def _built(config: Mapping[str, Any]) -> CausalLM:
+    """A language model of this config, with new weights."""
+    spec = config["text"]
+    if spec["name"] == HF_LM:
+        return HFCausalLM.fresh(spec["config"])
+    return CausalLM(text_tower(spec))
+
+
+def _factors(tune: str) -> LowRank:
+    if parse(tune).name != "lora":
+        raise InputError(
+            f"tune is {tune!r}; write {WHOLE}, {FROZEN}, or low-rank factors such as lora:r=8:layers=q+v"
+        )
+    options = adapter(tune)
+    if options.towers != LowRank().towers:
+        raise InputError(f"{tune} adapts a language model, which has no towers; leave towers out")
+    return options
+
+
+def _differ(one: CausalLM, other: CausalLM) -> bool:
+    return bool((checksum(one) != checksum(other)).any())
