@@ -45,7 +45,8 @@ def add(parser: Parser) -> None:
         some,
         "--group",
         metavar="LABEL",
-        help="zeroshot: accuracy for each of its values, and the worst",
+        help="zeroshot: accuracy for each of its values, and the worst; indicators: samples of one value are "
+        "learnt from or judged together",
     )
     parser.option(some, "--classnorm", type=bool, help="zeroshot: standardise the class embeddings")
     parser.option(
@@ -125,7 +126,9 @@ def add(parser: Parser) -> None:
         metavar="SOURCE",
         help="captions: texts in a register, whose words are counted in those that are written",
     )
-    parser.option(some, "--labels", metavar="NAME,…", help="factors, arithmetic: which labels")
+    parser.option(
+        some, "--labels", metavar="NAME,…", help="factors, indicators, arithmetic: which labels"
+    )
     parser.option(some, "--common", metavar="LABEL,…", help="separation: factors of all images")
     parser.option(some, "--salient", metavar="LABEL,…", help="separation: factors of target images")
     parser.option(
