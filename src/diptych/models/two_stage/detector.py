@@ -158,7 +158,8 @@ class RegionDetector(Classifier):
         texts = self.text_features()
         maps = self.maps(x)
         counts = [each.shape[2] * each.shape[3] for each in maps]
-        found = proposed(*self.proposals(maps), counts, self.config.proposals)
+        centre, sides = self.proposals(maps)
+        found = proposed(centre, sides, counts, self.config.proposals)
         boxes = torch.cat([each for each, _ in found])
         objectness = torch.cat([each for _, each in found])
         lengths = torch.tensor([len(each) for each, _ in found], device=boxes.device)

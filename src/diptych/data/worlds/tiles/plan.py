@@ -45,7 +45,8 @@ def _waves(seed: int, city: int, name: str) -> tuple[np.ndarray, np.ndarray, np.
     """Wave vectors (W, 2), phases (W,) and weights (W,) of a property of a city."""
     rng = generator(seed, "tiles", "city", city, name)
     turns = rng.uniform(0, 2 * np.pi, _WAVES)
-    lengths = np.exp(rng.uniform(*np.log(_LENGTHS), _WAVES))
+    low, high = np.log(_LENGTHS).tolist()
+    lengths = np.exp(rng.uniform(low, high, _WAVES))
     vectors = np.stack([np.cos(turns), np.sin(turns)], axis=1) * (2 * np.pi / lengths)[:, None]
     return vectors, rng.uniform(0, 2 * np.pi, _WAVES), rng.uniform(0.5, 1.0, _WAVES)
 
