@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from diptych.data.batch import Batch
 from diptych.data.templates import templates
 from diptych.data.views import ImageView, View, augmentation
@@ -70,7 +72,7 @@ class Config:
     sampling: Sampling = "clusters"
     templates: tuple[str, ...] = ("images",)
     augment: Mapping[str, Any] | None = field(default_factory=dict)
-    projection: NetworkSpec = "mlp:hidden=4096:bias=true:last_bias=true"
+    projection: NetworkSpec = "mlp:hidden=4096:last_bias=true"
     scale: Positive = 1 / 0.07
     max_scale: Positive = 100.0
     weight: NotNegative = 1.0
@@ -103,6 +105,13 @@ class CoCu(Method):
                 "scratch with --image-tower cocu.groupvit"
             )
         encoder.image.noise = config.noise
+        for side in ("image", "text"):
+            if any(
+                isinstance(part, _BatchNorm)
+                for part in getattr(encoder, f"{side}_projection").modules()
+            ):
+                # it shifts all vectors alike, which the batch norm takes away
+                freeze(getattr(encoder, side).norm.bias)
         self.model = Grouped(encoder, config.best, config.background)
         self.concept_scale = Temperature(config.scale, clamp=bounds)
         if not config.weight:
@@ -167,7 +176,7 @@ CoCu.presets = {
         # a scale of 14 slows small towers down
         config={
             **SMALL.config,
-            "projection": "mlp:hidden=256:bias=true:last_bias=true",
+            "projection": "mlp:hidden=256:last_bias=true",
             "scale": 5.0,
         },
         image=(
