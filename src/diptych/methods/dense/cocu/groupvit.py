@@ -251,8 +251,9 @@ class GroupViT(ImageTower):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=STD)
                 nn.init.zeros_(module.bias)
-        for new in (self.positions, self.stages[0].groups):
-            nn.init.trunc_normal_(new, std=STD)  # those of later stages follow the ones before them
+        nn.init.trunc_normal_(self.positions, std=STD)
+        # the groups of later stages follow these
+        nn.init.trunc_normal_(self.stages[0].groups, std=STD)  # type: ignore[arg-type]  # a parameter
 
     def embed(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> patches (B, P, D) with their positions."""

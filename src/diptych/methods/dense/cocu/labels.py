@@ -56,7 +56,7 @@ class ConceptView:
         if not captions:
             raise BadSample("no-caption", f"no text of role {self.role!r}")
         training = progress is not None
-        caption = captions[rng.integers(len(captions)) if training else 0]
+        caption = captions[int(rng.integers(len(captions))) if training else 0]
         concepts = [text for text in sample.texts if text.role == self.concepts]
         scores = np.array([_number(text, SCORE, 0.0) for text in concepts])
         if training and self.sampling == "clusters" and len(concepts) >= self.labels:
