@@ -66,7 +66,7 @@ class ConceptView:
             rows = np.argsort(-scores, kind="stable")[: self.labels]
         texts = [caption]
         for row in rows.tolist():
-            at = rng.integers(len(self.templates)) if training else 0
+            at = int(rng.integers(len(self.templates))) if training else 0
             texts.append(filled(self.templates[at], concepts[row].text))
         return texts + [caption] * (1 + self.labels - len(texts))
 
