@@ -37,3 +37,16 @@ def test_equal_points_leave_clusters_empty():
 def test_fewer_points_than_clusters_are_refused():
     with pytest.raises(InputError, match="3 clusters of 2 points; ask for fewer"):
         k_means(np.zeros((2, 2)), 3, seed=0)
+
+
+def test_fits_and_their_steps_can_be_limited():
+    corner, points = blobs()
+    labels, _ = k_means(points, 4, seed=3, restarts=5, iterations=100)
+    assert len(set(zip(corner.tolist(), labels.tolist(), strict=True))) == 4
+    _, once = k_means(points, 7, seed=0, restarts=1, iterations=1)
+    _, best = k_means(points, 7, seed=0)
+
+    def inertia(centroids):
+        return np.square(points[:, None] - centroids).sum(-1).min(1).sum()
+
+    assert inertia(best) < inertia(once)

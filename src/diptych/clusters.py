@@ -12,7 +12,7 @@ from diptych.errors import InputError
 from diptych.metrics import lab
 
 RESTARTS = 10
-"""The best of so many fits is taken."""
+"""The best of so many fits is taken, by default."""
 WHOLE = 1_000_000
 """More points are seen in batches of so many."""
 
@@ -28,8 +28,16 @@ def ready(count: int, clusters: int, who: str) -> None:
         )
 
 
-def k_means(points: np.ndarray, clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cluster (N,) of each point (N, E), and the centroids (K, E).
+def k_means(
+    points: np.ndarray,
+    clusters: int,
+    seed: int,
+    *,
+    restarts: int = RESTARTS,
+    iterations: int = 300,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cluster (N,) of each point (N, E), and the centroids (K, E), of the best of `restarts`
+    fits of at most `iterations` steps.
 
     The same seed gives the same clusters. Where fewer than K points differ, some clusters are empty.
     Raises InputError as `ready` does.
@@ -44,7 +52,8 @@ def k_means(points: np.ndarray, clusters: int, seed: int) -> tuple[np.ndarray, n
     from sklearn.exceptions import ConvergenceWarning
 
     kind = KMeans if len(points) <= WHOLE else partial(MiniBatchKMeans, batch_size=WHOLE)
-    fit = kind(clusters, n_init=RESTARTS, random_state=seed)  # type: ignore[arg-type]  # it is int or "auto"
+    how = {"n_init": restarts, "max_iter": iterations, "random_state": seed}
+    fit = kind(clusters, **how)  # type: ignore[arg-type]  # n_init is int or "auto"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
         labels = fit.fit_predict(points)

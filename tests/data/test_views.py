@@ -480,3 +480,20 @@ def test_crops_for_images_of_two_sides_have_their_proportions():
     placed = Sample(key="t", source="s", images={"main": Tile()})
     with pytest.raises(InputError, match="square images, and this one's are 16 x 32"):
         ImageView(preprocess=Preprocess(size=(16, 32)))(placed, generator(0), 0.5)
+
+
+def test_a_share_has_a_rectangle_of_random_colours():
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    plain = varied(flat).int()
+    areas = []
+    for seed in range(60):
+        changed = (varied(flat, seed, erase=1.0).int() != plain).any(0)
+        rows = changed.any(1).nonzero()
+        columns = changed.any(0).nonzero()
+        box = int((rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1))
+        assert int(changed.sum()) >= 0.9 * box  # all but colours that are drawn by chance
+        areas.append(box / changed.numel())
+    assert 0.01 < min(areas) < 0.1 < max(areas) < 0.36
+    some = sum(not torch.equal(varied(flat, seed, erase=0.5).int(), plain) for seed in range(60))
+    assert 15 <= some <= 45
+    assert torch.equal(varied(flat, progress=0.0, erase=1.0, ramp=(0.1, 0.5)).int(), plain)

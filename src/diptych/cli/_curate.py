@@ -27,7 +27,8 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="curate: how many nearest of the pool each query keeps (default: 8)",
+        help="curate: how many nearest of the pool each query keeps; rewrite: whose captions an image's concepts "
+        "are of (default: 8)",
     )
     parser.option(
         "How",

@@ -135,7 +135,8 @@ def add(parser: Parser) -> None:
         some,
         "--background",
         metavar="VALUE",
-        help="separation: of the first salient factor, what is no target (default: no value)",
+        help="separation: of the first salient factor, what is no target (default: no value); segment: the score "
+        "below which segments are background (default: the model's)",
     )
     parser.option(
         some,

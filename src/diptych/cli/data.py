@@ -16,13 +16,23 @@ sentences of a page speak of one of its images, and writes a table that `diptych
 reads; `ratings` makes labels of such a table of what several people said.
 `describe` asks templates, a world, a language model or any program for texts about each class,
 image or text; a source reads those of classes with `:captions=FILE`. `interleave` cuts films into
-clips and tells each film in one text, a table that `diptych train cosmo` reads.
+clips and tells each film in one text, a table that `diptych train cosmo` reads. `rewrite` finds what
+images show beside what their captions name, among the concepts in the captions of similar images, a
+list that is read in place of the source (`--data rewritten:FILE`).
 """
 
 from pathlib import Path
 from typing import Any
 
-from diptych.cli import _curate, _describe, _documents, _interleave, _negatives, _vary
+from diptych.cli import (
+    _curate,
+    _describe,
+    _documents,
+    _interleave,
+    _negatives,
+    _rewrite,
+    _vary,
+)
 from diptych.cli._model import MODELS, add_device, add_engine, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
@@ -36,7 +46,8 @@ USAGE = (
     "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
     "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
     "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json | "
-    "interleave FILMS --by WRITER --out documents.tsv"
+    "interleave FILMS --by WRITER --out documents.tsv | "
+    "rewrite SOURCE --model MODEL --gallery names.txt --out rewritten.jsonl"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -53,6 +64,7 @@ EXAMPLES = (
     "diptych data describe pets/ --by templates --prompt 'a photo of a {} | one {}' --out bank.json",
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
     "diptych data interleave films/ --captions runs/captions --by hf-lm:llm/ --out documents.tsv",
+    "diptych data rewrite 'cc3m/*.tar' --model openclip:ViT-B-16/openai --gallery names.txt --out rewritten.jsonl",
 )
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard", "form"),
@@ -66,6 +78,7 @@ _OPTIONS = {  # the options that each word accepts
     "ratings": ("votes",),
     "describe": _describe.OPTIONS,
     "interleave": _interleave.OPTIONS,
+    "rewrite": _rewrite.OPTIONS,
 }
 _NAMED = {  # what is named behind a word, where it is no source, and an example
     "make": ("world", "scenes"),
@@ -84,6 +97,7 @@ _OF_SOURCES = (
     "ratings",
     "describe",
     "interleave",
+    "rewrite",
 )  # not only on worlds
 
 
@@ -92,7 +106,8 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter or curate (a list of what to keep), vary (images and "
-        "a table), negatives (images and a list), pages, label, ratings or interleave (a table) or describe (texts)",
+        "a table), negatives (images and a list), pages, label, ratings, interleave or rewrite (a table) or describe "
+        "(texts)",
     )
     parser.option(
         "What",
@@ -150,7 +165,7 @@ def add(parser: Parser) -> None:
         "How",
         "--role",
         metavar="ROLE",
-        help="the texts that filter, negatives, label or interleave looks at (default: caption)",
+        help="the texts that filter, negatives, label, interleave or rewrite looks at (default: caption)",
     )
     parser.option(
         "How",
@@ -164,7 +179,7 @@ def add(parser: Parser) -> None:
         "How",
         "--model",
         metavar="MODEL",
-        help=f"label, curate, and vary and interleave for the match of texts: {MODELS}",
+        help=f"label, curate, rewrite, and vary and interleave for the match of texts: {MODELS}",
     )
     parser.option(
         "How",
@@ -199,7 +214,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
     )
-    for part in (_curate, _vary, _negatives, _describe, _interleave):
+    for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite):
         part.add(parser)
     add_engine(parser)
     add_device(parser)
@@ -231,6 +246,7 @@ def run(args: Namespace) -> None:
             "ratings": _documents.ratings,
             "describe": _describe.run,
             "interleave": _interleave.run,
+            "rewrite": _rewrite.run,
         }
         works[args.what](args, out)
         return

@@ -24,6 +24,7 @@ USAGE = "MODEL IMAGES [--names A,B,…] [--route values | --whole] [--out DIR] [
 EXAMPLES = (
     "diptych segment runs/tips photos/ --names 'dog,grass,sky' --route values --out maps/",
     "diptych segment openclip:ViT-B-16/laion2b_s34b_b88k photo.jpg --names classes.txt --route values --json",
+    "diptych segment runs/cocu photos/ --names 'dog,grass,background' --background 0.9 --whole --out maps/",
 )
 _SHOWN = 40  # images in the table
 
@@ -61,6 +62,13 @@ def add(parser: Parser) -> None:
         help="slide over all of each image; of a run that was trained to segment",
     )
     parser.option(
+        "How",
+        "--background",
+        type=float,
+        metavar="X",
+        help="the score below which the class background is found, of a run that groups patches (default: its own)",
+    )
+    parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
     )
     parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
@@ -81,7 +89,7 @@ def run(args: Namespace) -> None:
     from diptych.inference.segment import segment_source
 
     model: Any = load_model(args.model, args)
-    names = ("templates", "route", "whole", "out", "batch_size", "exact")
+    names = ("templates", "route", "whole", "background", "out", "batch_size", "exact")
     settings = {name: args[name] for name in names if name in args}
     with progress("segmenting") as report:
         found = segment_source(model, args.images, args.get("names"), progress=report, **settings)

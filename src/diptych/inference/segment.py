@@ -29,6 +29,7 @@ from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
 from diptych.models.adapted import TrainedClassesModel
 from diptych.models.class_names import read_names
+from diptych.models.dense import background_below
 from diptych.models.heat import heat_map
 from diptych.results import Tabular
 
@@ -65,6 +66,7 @@ def segment_source(
     templates: Sequence[str] | None = None,
     route: str = "tokens",
     whole: bool = False,
+    background: float | None = None,
     out: str | Path | None = None,
     batch_size: int = 64,
     exact: bool = False,
@@ -76,7 +78,8 @@ def segment_source(
     `names` are a list, "a,b", or a file with one on each line, by default the classes that a model
     was trained on; `templates` are prompts around a name or banks of them (`data.templates`), by
     default "images" for a model without prompts of its own; `route` is that of `Model.represent`. With
-    `whole` a model that was trained to segment slides over all of an image (`segment_whole`). With
+    `whole` a model that was trained to segment slides over all of an image (`segment_whole`).
+    `background` is the score below which a model of segments finds the class of this name. With
     `out` a new folder gets the label maps and their legend (`LabelMaps`). Raises InputError for a
     model without positions, for more than 255 classes, and if no image can be read.
     """
@@ -85,13 +88,14 @@ def segment_source(
         require(model, "segment_whole", "segmenting whole images", model.name)
         if route != "tokens":
             raise InputError(
-                f"{model.name} segments whole images by its own head, which has no route {route!r}; leave it out"
+                f"{model.name} segments whole images in its own way, which has no route {route!r}; leave it out"
             )
     _set_classes(model, names, templates)
     found = Segmentation()
     found.classes = tuple(model.classes)
     found.bad = bad = Counter()
     with ExitStack() as stack:
+        stack.enter_context(background_below(model, background))
         maps = None
         if out is not None:
             written = label_maps(Path(out).expanduser(), model.preprocess, found.classes)

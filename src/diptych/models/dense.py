@@ -3,6 +3,8 @@
 Dimensions: N images, C classes, h x w positions, E embedding, H x W pixels.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.errors import InputError
+
+GROUND = "background"
+"""The class that has no meaningful name."""
 
 
 def patch_vectors(
@@ -57,3 +62,33 @@ def by_pixel(scores: Tensor, shape: tuple[int, ...]) -> Tensor:
     tensor([[0, 0, 1, 1]])
     """
     return F.interpolate(scores[None], shape, mode="bilinear", align_corners=False)[0].argmax(0)
+
+
+@contextmanager
+def background_below(model: Any, threshold: float | str | None) -> Iterator[None]:
+    """Context in which pixels of the model's images are of the background if their best score is below
+    a threshold, from 0 to 1; None: the model's own.
+
+    Raises InputError for a model without such a rule, and for another threshold.
+    """
+    if threshold is None:
+        yield
+        return
+    if not hasattr(model, "background"):
+        raise InputError(
+            f"{model.name} has no rule for what is background; leave the threshold out"
+        )
+    try:
+        value = float(threshold)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise InputError(
+            f"background={threshold} is no threshold of scores; give a number from 0 to 1"
+        )
+    before = model.background
+    model.background = value
+    try:
+        yield
+    finally:
+        model.background = before

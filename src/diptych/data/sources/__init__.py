@@ -19,6 +19,8 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     cc12m.npy, yfcc15m.pkl                      pickled lists of images and captions
     datasets:saved/:split=train                 Hugging Face datasets, written by save_to_disk
     filtered:kept.npz                           the output of `diptych data filter` on another source
+    rewritten:rewritten.jsonl                   that of `diptych data rewrite`; rewritten:'shards/*.tar'
+    VOCdevkit/VOC2012/:split=val                PASCAL VOC's segmentation; cocostuff/, cityscapes/
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
     STS2014-gs/, sts-test.csv                   pairs of sentences with a score
     snli_ve_dev.jsonl, radnli_test_v1.jsonl     premise, hypothesis and label

@@ -38,8 +38,9 @@ class Augment:
     (b, c, s, h) sets each of them, and the rotation of the hue in ± h, where 1 is a whole turn. A
     share `recoloured` of the images is varied in this way. A share `grey` becomes grey; a share
     `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224; of a share `solarise`, values
-    from 128 on are inverted. Last come `randaugment` operations of RandAugment with a `magnitude` in [0,
-    1], each of half of the images (`views.randaugment`). Everything grows from zero to full strength
+    from 128 on are inverted. Then come `randaugment` operations of RandAugment with a `magnitude` in [0,
+    1], each of half of the images (`views.randaugment`). Of a share `erase` a rectangle of 2 to 33 % of
+    the area becomes random colours (Zhong et al., 2020). Everything grows from zero to full strength
     between the two shares of training in `ramp`.
     """
 
@@ -57,6 +58,7 @@ class Augment:
     solarise: float = 0.0
     randaugment: int = 0
     magnitude: float = 0.7
+    erase: float = 0.0
     ramp: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
@@ -279,7 +281,24 @@ class ImageView:
             pixels = randaugment(
                 pixels, augment.randaugment, augment.magnitude, rng, applied=0.5 * strength
             )
+        if augment.erase and rng.uniform() < augment.erase * strength:
+            pixels = _erased(pixels, rng)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), box
+
+
+def _erased(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pixels (H, W, 3), uint8, with random colours in a rectangle of 2 to 33 % of their area, whose
+    proportions are log-uniform in 0.3 … 1/0.3."""
+    height, width = pixels.shape[:2]
+    area = rng.uniform(0.02, 1 / 3) * height * width
+    stretch = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
+    rows = min(height, max(1, round(math.sqrt(area * stretch))))
+    columns = min(width, max(1, round(math.sqrt(area / stretch))))
+    top = int(rng.integers(height - rows + 1))
+    left = int(rng.integers(width - columns + 1))
+    found = pixels.copy()
+    found[top : top + rows, left : left + columns] = rng.integers(0, 256, (rows, columns, 3))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,8 @@ from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.evaluation.suites._labels import Novel, base_and_novel, novel_classes
 from diptych.evaluation.suites._patches import laid_under
 from diptych.evaluation.suites.dense import mask_of, renumbered
-from diptych.evaluation.suites.segment import GROUND
 from diptych.metrics import per_class, ranks
+from diptych.models.dense import GROUND
 from diptych.models.regions import squashed
 
 card = {

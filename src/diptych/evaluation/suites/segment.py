@@ -8,11 +8,11 @@ position, through the projection of the image vector.
     IoU_c = |predicted c and is c| / |predicted c or is c|,      mIoU = mean over the classes that occur
 
 A model that was trained to segment has a head of its own, which names the pixels; its classes are
-those of its training.
+those of its training. One whose tower groups patches into segments names these by texts.
 
 Chance predicts the most common class everywhere. Pixels that are void are not counted, nor those of a
-class called background, which no text describes, though a head may learn it. Masks are aligned with
-the image as its pixels were.
+class called background, which no text describes; but they are where a head has learnt it, or a model
+of segments has a rule for what fits no class. Masks are aligned with the image as its pixels were.
 
 Sources: Zhou et al. 2022 (MaskCLIP), classes by position; Zheng et al. 2024 (DreamLIP), through the
 projection.
@@ -38,7 +38,7 @@ from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.evaluation.suites._patches import laid_under
 from diptych.evaluation.suites.dense import mask_of, renumbered
-from diptych.models.dense import pixel_classes
+from diptych.models.dense import GROUND, background_below, pixel_classes
 
 card = {
     "title": "Zero-shot segmentation: mIoU of classes by their texts",
@@ -46,12 +46,12 @@ card = {
     "abilities": ["preprocess", "represent", "embed_texts"],
 }
 
-GROUND = "background"
-"""The class that has no meaningful name."""
-_BY_TEXTS = "each pixel the class of most cosine, bilinear; void and background left out; mIoU of classes that occur"
-_LEARNED = (
-    "each pixel the class of the highest logit, bilinear; void left out; mIoU of classes that occur"
-)
+_RULES = {
+    "texts": "each pixel the class of most cosine, bilinear; void and background left out; mIoU of classes that occur",
+    "head": "each pixel the class of the highest logit, bilinear; void left out; mIoU of classes that occur",
+    "groups": "each pixel the class of its segment, or background; void left out; mIoU of classes that occur",
+}
+"""How pixels are named, by the model's `segments_by`."""
 
 
 def ready(
@@ -78,13 +78,18 @@ def ready(
 
 def has_head(model: Any) -> bool:
     """Whether a model names pixels by a head that was trained to, and not by texts."""
-    return getattr(model, "segments_by", "texts") == "head"
+    return _way(model) == "head"
+
+
+def _way(model: Any) -> str:
+    """How a model names pixels: by texts at each position, by a head, or by groups of patches."""
+    return getattr(model, "segments_by", "texts")
 
 
 def _named(model: Any, source: Source, mask: str) -> tuple[str, ...]:
-    """The classes of a mask, for a model that knows them by texts without that of the background."""
+    """The classes of a mask, for a model that knows them by texts alone without the background."""
     own = source.schema()[f"masks.{mask}"].classes
-    return own if has_head(model) else tuple(name for name in own if name != GROUND)
+    return own if _way(model) != "texts" else tuple(name for name in own if name != GROUND)
 
 
 @contextmanager
@@ -100,7 +105,11 @@ def _pixels_named(
     its former classes again afterwards, since it may be in training."""
     if not has_head(model):
         classes = class_vectors(model, names, templates, batch_size=batch_size, steps=steps)
-        yield partial(pixel_classes, model, classes=classes, batch_size=batch_size, route=route)
+        how: dict[str, Any] = {"classes": classes, "batch_size": batch_size, "route": route}
+        if _way(model) == "groups":
+            yield partial(model.segment_by, names=names, **how)
+        else:
+            yield partial(pixel_classes, model, **how)
         return
     before = model.classes
     model.set_classes(names)
@@ -117,6 +126,7 @@ def segment(
     mask: str | None = None,
     templates: Sequence[str] = BANKS["images"],
     route: str = "tokens",
+    background: float | str | None = None,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -125,7 +135,8 @@ def segment(
     values.
 
     `mask` is class, or the first whose numbers have class names; `route` is that of
-    `Model.represent`. Also returned: `n` images, `classes`, `bad` samples by reason, and the
+    `Model.represent`. `background` is the score below which a model of segments finds the background,
+    by default its own. Also returned: `n` images, `classes`, `bad` samples by reason, and the
     protocol. Raises InputError for a model whose image tower has no positions.
     """
     ready(model, source, mask=mask, templates=templates)
@@ -145,7 +156,14 @@ def segment(
         return laid_under(numbers, model.preprocess, VOID)
 
     settings: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
-    with _pixels_named(model, names, templates, route, **settings) as named:
+    with (
+        background_below(model, background),
+        _pixels_named(model, names, templates, route, **settings) as named,
+    ):
+        options = (
+            *(() if route == "tokens" else (f"route={route}",)),
+            *getattr(model, "segment_options", ()),
+        )
         for pixels, planes in read_images(model, source, plane, bad, exact=exact, **settings):
             for predicted, truth in zip(named(pixels).numpy(), planes, strict=True):
                 known = truth != VOID
@@ -165,8 +183,8 @@ def segment(
         field=mask,
         classes=names,
         prompts=() if learned else tuple(templates),
-        options=() if route == "tokens" else (f"route={route}",),
-        rule=_LEARNED if learned else _BY_TEXTS,
+        options=options,
+        rule=_RULES[_way(model)],
     )
     return {
         "n": count,

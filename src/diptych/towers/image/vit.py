@@ -122,7 +122,7 @@ class ViT(ImageTower):
         D = config.width
         self.width = (config.pool_width or D) if config.pooling == "queries" else D
         self.prefix = config.cls + config.registers
-        self.patch_embed = _stem(config)
+        self.patch_embed = patch_stem(config)
         std = D**-0.5 if config.cls_std is None else config.cls_std
         self.cls = nn.Parameter(torch.randn(config.cls, D) * std) if config.cls else None
         self.registers = (
@@ -428,9 +428,9 @@ def _pool(config: ViTConfig) -> nn.Module | None:
     )
 
 
-def _stem(config: ViTConfig) -> nn.Module:
-    """One convolution of patch size, or for "conv" 3x3 convolutions of stride 2 down to the patch
-    (Xiao et al., 2021)."""
+def patch_stem(config: ViTConfig) -> nn.Module:
+    """What embeds patches: one convolution of patch size, or for "conv" 3x3 convolutions of stride 2
+    down to the patch (Xiao et al., 2021)."""
     if config.stem == "patch":
         conv = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
         nn.init.normal_(conv.weight, std=(3 * config.patch**2) ** -0.5)

@@ -3,15 +3,14 @@
 Dimensions: N images, K classes, H x W pixels, h x w positions, S side of the pixels that are read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.data.images import Preprocess, on_ground
+from diptych.data.images import Preprocess
 from diptych.data.sample import EncodedImage
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError, unknown
@@ -19,11 +18,10 @@ from diptych.models.adapted import TrainedClassesModel
 from diptych.models.delivered import Validation
 from diptych.models.mode import evaluating
 from diptych.models.model import ImagesLike
+from diptych.models.windows import by_windows
 
 STRIDE = 2 / 3
 """The step of a sliding window, of its side."""
-LONGEST = 4
-"""The most sides of a window that the long side of an image is scaled to."""
 
 
 class OfTraining:
@@ -117,31 +115,17 @@ class SegmentorModel(OfTraining, TrainedClassesModel):
         averaged. Raises BadSample as the image does.
         """
         side = self.preprocess.side
-        shown = on_ground(image.decode(), self.preprocess.ground)
-        width, height = shown.size
-        scale = min(side / min(shown.size), LONGEST * side / max(shown.size))
-        small = shown.resize((max(1, round(width * scale)), max(1, round(height * scale))))
-        pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-        rows, columns = pixels.shape[-2:]
-        # an image of extreme proportions is narrower than a window
-        padded = F.pad(pixels, (0, max(0, side - columns), 0, max(0, side - rows)))
-        places = [
-            (y, x) for y in starts(padded.shape[1], side) for x in starts(padded.shape[2], side)
-        ]
-        total = torch.zeros(len(self.classes), *padded.shape[1:])
-        count = torch.zeros(padded.shape[1:])
         with evaluating(self.delivered), torch.inference_mode():
             texts = self._texts()
-            for batch in _batches(places, batch_size):
-                windows = torch.stack([padded[:, y : y + side, x : x + side] for y, x in batch])
-                logits = self._pixels(windows.to(self.device), texts, (side, side)).cpu()
-                for (y, x), own in zip(batch, logits, strict=True):
-                    total[:, y : y + side, x : x + side] += own
-                    count[y : y + side, x : x + side] += 1
-        mean = (total / count)[None, :, :rows, :columns]
-        return F.interpolate(mean, (height, width), mode="bilinear", align_corners=False)[0].argmax(
-            0
-        )
+            return by_windows(
+                image,
+                lambda x: self._pixels(x.to(self.device), texts, (side, side)).cpu(),
+                len(self.classes),
+                side=side,
+                step=max(1, int(STRIDE * side)),
+                ground=self.preprocess.ground,
+                batch_size=batch_size,
+            )
 
     def _texts(self) -> Tensor | None:
         """The classes before they are in the context of an image, if they have such vectors."""
@@ -171,20 +155,3 @@ class SegmentorModel(OfTraining, TrainedClassesModel):
             texts = self._texts()
             found = [answer(pixels.to(self.device), texts).cpu() for (pixels,) in batches]
         return torch.cat(found).clone()
-
-
-def starts(length: int, side: int) -> list[int]:
-    """Where windows of a side begin along a length, at most 2/3 of the side apart; the last ends with
-    it.
-
-    >>> starts(640, 512), starts(512, 512), starts(1200, 512)
-    ([0, 128], [0], [0, 341, 682, 688])
-    """
-    step = max(1, int(STRIDE * side))
-    count = -(-max(0, length - side) // step) + 1
-    return [min(at * step, length - side) for at in range(count)]
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
