@@ -80,7 +80,7 @@ def test_a_method_on_another_has_the_options_of_its_base():
 
 
 AT_ONE_RATE = ("clim", "villa")  # they train image towers alone, clim the last blocks
-WITH_A_HEAD = ("denseclip",)  # whose rate is that of a new head
+WITH_A_HEAD = ("denseclip", "dito", "regress")  # whose rate is that of a new head
 
 
 def test_methods_that_train_image_towers_alone_have_one_rate():

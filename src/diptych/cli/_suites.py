@@ -231,11 +231,19 @@ def add(parser: Parser) -> None:
         some,
         "--by",
         type=Literal[
-            "embed", "match", "generate", "classifier", "log_prob", "best", "heat", "noise"
+            "embed",
+            "match",
+            "generate",
+            "classifier",
+            "log_prob",
+            "best",
+            "heat",
+            "noise",
+            "predict",
         ],
         metavar="ABILITY",
         help="answers, composition, hard_negatives, noisy_pairs, pointing, text_labels, zeroshot: how it scores; "
-        "retrieval: best",
+        "retrieval: best; indicators: predict",
     )
     parser.option(
         some,

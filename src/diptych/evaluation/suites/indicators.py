@@ -1,4 +1,5 @@
-"""Indicators: real-valued labels of places, predicted by a small network on frozen embeddings.
+"""Indicators: real-valued labels of places, predicted by a small network on frozen embeddings, or by a
+model that was trained to (`by="predict"`).
 
     r2 = 1 - Σ (y - y')² / Σ (y - mean y)²,    mape = mean |y - y'| / |y|
 
@@ -12,14 +13,14 @@ Source: Yan et al. 2024 (UrbanCLIP); the network is `_mlp_probe`.
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from diptych.data.sample import Sample, Source, labels_of
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Progress, Steps
+from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._features import Split, frozen, split
 from diptych.evaluation.suites._mlp_probe import mlp
@@ -30,8 +31,10 @@ from diptych.methods.abilities import require
 card = {
     "title": "Indicators: real-valued labels by a small network on frozen embeddings",
     "needs": ["images.main", "labels"],
-    "abilities": ["preprocess", "embed_images"],
+    "abilities": ["preprocess"],  # and embed_images or predict, depending on `by`
 }
+
+By = Literal["probe", "predict"]
 
 FEWEST = 10
 """The number of samples that an indicator needs in training and in test."""
@@ -43,9 +46,15 @@ def ready(
     *,
     labels: Sequence[str] | None = None,
     group: str | None = None,
+    by: By = "probe",
 ) -> None:
-    """Raise InputError for labels that are not there, or have no real values."""
-    require(model, "embed_images", "a prediction of indicators")
+    """Raise InputError for labels that are not there, or have no real values, and for a model that does
+    not do what is asked."""
+    if by not in get_args(By):
+        raise unknown("way to predict indicators", by, get_args(By))
+    require(model, "predict" if by == "predict" else "embed_images", "a prediction of indicators")
+    if by == "predict" and group is not None:
+        raise InputError("a trained model learns from no group; leave out the group")
     _labels(source, labels)
     if group is not None and f"labels.{group}" not in source.schema():
         raise unknown(f"label of source {source.name!r}", group, _there(source))
@@ -59,6 +68,7 @@ def indicators(
     labels: Sequence[str] | None = None,
     group: str | None = None,
     seeds: Sequence[int] = (0,),
+    by: By = "probe",
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -68,11 +78,14 @@ def indicators(
 
     The network learns from `train`, a source or its spec, and is judged on `source`; without `train`,
     from four fifths of `source`, with `group` from those of whole groups, by the first seed. `labels`
-    are all with real values, or those named. Samples without a value are left out. Also returned: `n`,
+    are all with real values, or those named. Samples without a value are left out. With `by="predict"`
+    nothing is learnt: the model's own predictions of all of `source` are judged. Also returned: `n`,
     `n_train`, `left_out` labels by reason, `bad` samples by reason, and the protocol.
     """
-    ready(model, source, labels=labels, group=group)
+    ready(model, source, labels=labels, group=group, by=by)
     names = _labels(source, labels)
+    if by == "predict":
+        return _own(model, source, names, batch_size=batch_size, exact=exact, progress=progress)
     halves = _halves(source, train, group, seeds[0])
     bad = Counter()
 
@@ -121,6 +134,55 @@ def indicators(
     return (
         {"n": len(test_y), "n_train": len(y), **means}
         | {"by_indicator": found, "left_out": left_out, "bad": dict(bad)}
+        | describe(protocol, model)
+    )
+
+
+def _own(
+    model: Any,
+    source: Source,
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    exact: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The errors of the model's own predictions."""
+    bad = Counter()
+    given: list[list[float]] = []
+    parts: list[dict[str, Any]] = []
+
+    def values(sample: Sample) -> list[float]:
+        return [float(sample.labels.get(name, np.nan)) for name in names]
+
+    steps = Steps(progress, len(source))
+    for pixels, facts in read_images(
+        model, source, values, bad, exact=exact, batch_size=batch_size, steps=steps
+    ):
+        parts.append(model.predict(pixels, batch_size=batch_size))
+        given += facts
+    if lacking := [name for name in names if name not in parts[0]]:
+        raise unknown(f"number that {model.name} predicts", lacking[0], parts[0])
+    y = np.asarray(given)
+    found = {}
+    for column, name in enumerate(names):
+        known = np.isfinite(y[:, column])
+        predicted = np.concatenate([np.asarray(part[name], np.float64) for part in parts])
+        if known.any():
+            found[name] = {"n": int(known.sum()), **report(y[known, column], predicted[known])}
+    if not found:
+        raise InputError(f"no sample of {source.name!r} has a value of {', '.join(names)}")
+    protocol = protocol_of(
+        "indicators",
+        source,
+        model,
+        exact=exact,
+        field=",".join(found),
+        rule="the model's own predictions",
+    )
+    return (
+        {"n": len(y), "mean_r2": float(np.mean([row["r2"] for row in found.values()]))}
+        | {"chance_mean_r2": 0.0, "by_indicator": found, "bad": dict(bad)}
         | describe(protocol, model)
     )
 
