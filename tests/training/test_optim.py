@@ -75,6 +75,30 @@ def test_one_pass_makes_the_steps_of_separate_operations(name):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_loaded_state_has_the_layout_of_its_parameter(name):
+    """An image tower's filters lie channels last, and saved state does not."""
+    ends = []
+    for loaded in (False, True):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+        recipe = Recipe(optimizer=name, lr=1e-2, weight_decay=0.1)
+        optimizer = optim.build(layer, recipe, {})
+        for step in range(4):
+            if loaded and step == 2:
+                state = copy.deepcopy(optimizer.state_dict())
+                for kept in state["state"].values():
+                    kept.update({key: value.contiguous() for key, value in kept.items()})
+                optimizer = optim.build(layer, recipe, {})
+                optimizer.load_state_dict(state)
+                optim.lay_out(optimizer)
+            optimizer.zero_grad()
+            (layer(torch.randn(2, 4, 8, 8)) ** 2).mean().backward()
+            optimizer.step()
+        ends.append(layer.weight.detach())
+    assert torch.equal(*ends)
+
+
 def test_parameters_elsewhere_are_updated_by_separate_operations():
     groups = [{"params": [torch.zeros(2, device="meta")]}]
     assert not optim.in_one_pass(groups)

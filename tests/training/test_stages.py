@@ -129,7 +129,7 @@ def test_a_stream_without_its_own_is_refused(options, message):
 
 def test_a_share_below_the_smallest_batch_is_refused(tmp_path):
     with pytest.raises(InputError, match="batch size 1 is below the 2"):
-        engine_of(tmp_path, Shared, recipe={"batch_size": 4}).run()
+        engine_of(tmp_path, Shared, recipe={"batch_size": 1}).run()
 
 
 @pytest.mark.parametrize("cls", [Shared, Turns])

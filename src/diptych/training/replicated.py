@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diptych import collectives
 from diptych.towers.nn.parts import Momentum
+from diptych.training import optim
 from diptych.training.step import Step
 
 
@@ -81,3 +82,4 @@ class Replicated:
                     raise ValueError(
                         f"{name} of the optimiser is {tuple(value.shape)}, not {tuple(parameter.shape)}"
                     )
+        optim.lay_out(optimizer)

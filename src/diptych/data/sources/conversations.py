@@ -37,6 +37,8 @@ class ConversationOptions:
 def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: by the names of its first object's fields."""
     first = beginning(spec, ".json")
+    if b'"positive_image_path"' in first:  # MM-Math-Align, which has conversations too
+        return False
     return bool(first) and all(mark in first for mark in _MARKS)
 
 

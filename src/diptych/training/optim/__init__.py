@@ -181,6 +181,17 @@ def in_one_pass(groups: Iterable[Mapping[str, Any]]) -> bool:
     return devices <= {"cpu", "cuda"}
 
 
+@torch.no_grad()
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give what an optimiser keeps of a parameter the parameter's memory layout, which saved state has
+    lost: an update in one pass pairs numbers by their places in memory."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            same = type(value) is torch.Tensor and value.shape == parameter.shape
+            if same and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of the tensors that an optimiser keeps between steps, on this rank: its
     moments, and step counts.
