@@ -70,7 +70,8 @@ def test_damaged_videos_are_counted_by_their_reason(monkeypatch):
     data = video(noise)
     assert reason(data[: len(data) // 2]) == reason(data[:-20]) == "truncated"
     middle = len(data) // 3
-    assert reason(data[:middle] + bytes(400) + data[middle + 400 :]) == "unreadable"
+    # over several frames: of damage inside of one a decoder with threads may conceal the error
+    assert reason(data[:middle] + bytes(1600) + data[middle + 1600 :]) == "unreadable"
     assert reason(data[:4] + b"ftyp" + bytes(200)) in ("truncated", "unreadable")
     monkeypatch.setattr(module, "MOST_SECONDS", 1)
     assert reason(data) == "too-long"
