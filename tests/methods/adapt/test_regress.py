@@ -1,5 +1,7 @@
 """Real-valued labels from frozen embeddings: scales, missing values, and what a run predicts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -63,9 +65,11 @@ def test_a_model_predicts_in_the_units_of_its_labels():
     images = random_images(3)
     found = model.predict(images)
     assert list(found) == ["carbon", "population", "gdp"]
+    head: Any = made.model.head
+    last = head[-1]
     with torch.no_grad():
-        made.model.head[-1].weight.zero_()
-        made.model.head[-1].bias.zero_()
+        last.weight.zero_()
+        last.bias.zero_()
     again = model.predict(images)
     for at, values in enumerate(again.values()):
         assert values.tolist() == pytest.approx([float(made.model.mean[at])] * 3, rel=1e-5)
