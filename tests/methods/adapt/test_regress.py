@@ -61,12 +61,12 @@ def test_the_loss_is_that_of_standardised_labels_and_skips_missing_ones():
 
 def test_a_model_predicts_in_the_units_of_its_labels():
     made = method().eval()
-    model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
+    regressor: Any = made.deliver()
+    model = regressor.to_model(made.make.tokenizer, regressor.image.preprocess, "toy")
     images = random_images(3)
     found = model.predict(images)
     assert list(found) == ["carbon", "population", "gdp"]
-    head: Any = made.model.head
-    last = head[-1]
+    last = regressor.head[-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()
