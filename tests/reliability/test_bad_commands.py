@@ -336,6 +336,13 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("match tiny photos", ("a model with match", "diptych train albef")),
     ("match", ("no model", "RUN")),
     ("search empty cat --rerank 5", ("empty", "diptych embed")),
+    ("fit nowhere photos --out x", ("no model at 'nowhere'", "name a RUN")),
+    ("fit tiny glyphs --out x", ("glyphs has no label with real values", "with --target")),
+    ("fit tiny", ("fit has no source", "name images with labels")),
+    (
+        "fit tiny tiles:count=8 --target carbonn --out x",
+        ("no labels.carbonn", "another of its labels: carbon"),
+    ),
     ("predict tiny photos", ("a model with predict", "diptych train renalclip")),
     ("generate", ("no model", "RUN")),
     ("draw tiny", ("nothing to draw", "name of a concept")),

@@ -184,7 +184,8 @@ class Regress(Method):
         )
         if not labels:
             raise InputError(
-                f"{source.name} has no label with real values; name those to predict with --method.labels"
+                f"{source.name} has no label with real values; name those to predict with --target "
+                "(of `diptych train`, --method.labels)"
             )
         require(source, tuple(f"labels.{name}" for name in labels), self.name)
         if labels != self.model.labels:
