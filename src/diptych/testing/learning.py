@@ -263,7 +263,8 @@ def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tu
         if subject.delivers("embed_regions"):
             # a narrow model finds things of the size that it has learnt from
             size = getattr(method.config, "size", None) or 3 * model.preprocess.side
-            return tiles_found(model, source, size), 0.5
+            told = (each for each in sources.values() if "texts.caption" in each.schema())
+            return tiles_found(model, next(told, source), size), 0.5
         suite = model.validation.suite
         names = model.validation.names
         settings = model.validation.settings

@@ -17,7 +17,8 @@ from diptych.testing import Toy
 from diptych.testing import check as suite
 
 SUBJECT = suite.Subject.of("clim", {"task": "detect"})
-# learning is tested where the detector's parts are
+# After the suite's 80 steps .44 of the images find their text, where .52 is asked; the card's own
+# task passes.
 CHECKS = [
     check for check in suite.CHECKS if "learn" not in check.__name__ or "every" in check.__name__
 ]

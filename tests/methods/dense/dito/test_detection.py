@@ -39,13 +39,7 @@ SUBJECT = suite.Subject.of("dito", {"task": "detect"})
 FIELDS = ("images.main", "boxes")
 
 
-# learning is tested on boxes, below
-CHECKS = [
-    check for check in suite.CHECKS if "learn" not in check.__name__ or "every" in check.__name__
-]
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
 def test_detector_keeps_the_contract(check):
     check(SUBJECT)
 
