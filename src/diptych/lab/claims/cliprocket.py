@@ -1,6 +1,6 @@
 """Does a richer recipe give plain CLIP what an extra loss without negatives seemed to add?
 
-All arms learn the same 400 scenes of one plain shape with the noisy texts of the web ("hexagon | photo
+All arms learn the same 800 scenes of one plain shape with the noisy texts of the web ("hexagon | photo
 no. 3779"), and are measured by naming the shapes of other scenes, 1 of 8, from their names alone.
 
     clip                one weak view, texts as they are, no second head
@@ -13,31 +13,28 @@ no. 3779"), and are measured by naming the shapes of other scenes, 1 of 8, from 
 Strong crops go down to .2 of the image, not .08 as published: of 32 pixels little else is left. Arms of
 the basic recipe have the rate of `clip`, the others that of `improved`.
 
-What was tried (`top1`), by rate:
+Rates matter more than the recipe. At 16e-3, where `improved` has .96, `clip` has .75, and after twice
+as many passes .58; at 64e-3 it has .97. With 400 scenes, with a fifth of the texts exchanged, or with the
+20 drawn things in place of the shapes, names are learnt in a jump that comes early or late, and seeds
+differ by as much as the recipes. An earlier form learnt drawings of one design and was measured by recall
+of another design's, where all stayed below .2.
 
-- 400 scenes, seeds 100 and 101: `clip` .27 and .29 at 4e-3, .24 and .27 at 8e-3, .29 (seed 100) at 16e-3, .52
-  and .44 at 32e-3, .82 and .95 at 64e-3; `improved` .64 and .63 at 16e-3, .64 (seed 100) at 32e-3
-- 800 scenes and 45 passes: `clip` .41 and .40 at 4e-3, .48 and .50 at 8e-3, .71 and .79 at 16e-3, .88 and .95 at
-  32e-3; `improved` .98 (seed 100) at 16e-3
-
-`clip` rises with its rate up to the highest one that was tried. So the rates of both must be chosen from
-higher ones before any verdict: at the low rates of earlier forms the recipe won by its rate alone.
-
-With 1,600 scenes of 20 drawn things the result varied by seed and rate more than by recipe: names are
-learnt in a jump that comes early or late. An earlier form learnt 240 to 1,440 drawings of one design and was
-measured by recall of another design's, where all stayed below .2.
+The block `real` does the same with photographs of ten classes, at the same rates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from diptych.data.sample import Field, Sample, Schema, Source, Text
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.views import VariedTextView, View
-from diptych.data.wrap import Only
+from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better, equal, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better, equal, not_worse
 from diptych.methods.base import Method, Stage
 from diptych.methods.pretrain.cliprocket import STRONG
 from diptych.methods.store import load
@@ -46,15 +43,20 @@ from diptych.training.run import run
 
 SCENES = "scenes:number=1:size=32:drop=0:texts=web:objects=shapes"
 FIELDS = ("images.main", "texts.web", "labels.object")
-LEARNT = 400
+LEARNT = 800
+PHOTOGRAPHS = 1600
 MEASURED = 2400
 THINGS = 8
-EPOCHS = 72
+EPOCHS = 45
 BATCH = 64
 TOWER = "conv:image_size=32:stem=2:widths=(16,32,64):depths=(1,1,1):pooling=max"
 TEXT_TOWER = "text:width=64:depth=2:heads=2"
 WIDTH = 64  # of the space
-RATES = {"clip": 4e-3, "improved": 16e-3}
+# top1 on seeds 100 and 101, of `improved` at the lowest and the highest rate on seed 100 alone
+RATES: dict[str, dict[float, float]] = {
+    "clip": {16e-3: 0.7504, 32e-3: 0.9123, 64e-3: 0.9735, 128e-3: 0.2915},
+    "improved": {8e-3: 0.8642, 16e-3: 0.9645, 32e-3: 0.984, 64e-3: 0.9529},
+}
 WEAK: Mapping[str, Any] = {"crop": (0.5, 1.0)}
 VARIED: Mapping[str, Any] = {**STRONG, "crop": (0.2, 1.0)}
 BASIC = {"local": 0, "stop_words": 0.0}
@@ -63,12 +65,43 @@ BASIC = {"local": 0, "stop_words": 0.0}
 def draw(trial: Trial) -> dict[str, str]:
     """Write the scenes of the seed as shards; sources by name."""
     found = {}
-    for name, split, count in (("learnt", "train", LEARNT), ("measured", "val", MEASURED)):
+    parts = {"learnt": ("train", LEARNT), "measured": ("val", MEASURED)}
+    for name, (split, count) in parts.items():
         count = count // 10 if trial.quick else count
-        spec = f"{SCENES}:seed={trial.seed}:split={split}:count={count}"
+        spec = f"{SCENES}:seed={trial.seed}:count={count}:split={split}"
         write_shards(Only(open_source(spec), FIELDS), trial.folder / name)
         found[name] = f"{trial.folder / name}/*.tar"
-    return found
+    return found | {"label": "object"}
+
+
+class Named(Wrapped):
+    """Photographs with texts of the web: the name of the class and a number that says nothing."""
+
+    def __init__(self, source: Source, rows: np.ndarray, seed: int):
+        super().__init__(source, rows)
+        self.numbers = np.random.default_rng(seed).integers(1, 10_000, len(rows))
+        self.names = source.schema()["labels.class"].classes
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        text = f"{self.names[int(sample.labels['class'])]} | photo no. {self.numbers[index]}"
+        return replace(sample, texts=(Text(text=text, role="web"),))
+
+    def schema(self) -> Schema:
+        return {**super().schema(), "texts.web": Field(kind="text")}
+
+
+def photographs(trial: Trial) -> dict[str, str]:
+    """Write photographs of training, drawn by the seed, as shards with texts of the web."""
+    source = open_source("cifar10-subset:split=train")
+    rng = np.random.default_rng(trial.seed)
+    rows = rng.permutation(len(source))[: PHOTOGRAPHS // 10 if trial.quick else PHOTOGRAPHS]
+    write_shards(Named(source, rows, trial.seed), trial.folder / "learnt")
+    return {
+        "learnt": f"{trial.folder / 'learnt'}/*.tar",
+        "measured": "cifar10-subset:split=test",
+        "label": "class",
+    }
 
 
 def trained(
@@ -87,14 +120,14 @@ def trained(
             recipe={
                 "epochs": trial.steps(epochs, quick=epochs // EPOCHS),
                 "batch_size": BATCH,
-                "lr": RATES["improved" if config.get("local", 2) else "clip"],
+                "lr": best(RATES["improved" if config.get("local", 2) else "clip"]),
             },
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
         model: Any = load(trial.folder / "run")
         source = open_source(trial.prelude["measured"])
-        found = evaluate(model, source, ["zeroshot"], label="object")["zeroshot"]
+        found = evaluate(model, source, ["zeroshot"], label=trial.prelude["label"])["zeroshot"]
         return {"top1": found["top1"]}
 
     return arm
@@ -135,6 +168,20 @@ claim = Claim(
         not_worse("top1", "siamlip", than="clip", margin=0.02),
         equal("top1", "improved_siamlip", to="improved", margin=0.02),
     ),
-    delta=0.02,
+    delta=0.05,
+    rates=RATES,
+    tuned=Tuned(effect=0.01, sd=0.022, best=0.984, chance=1 / THINGS, seconds=640),
+    looks=(5, 10),
     floor=Floor("top1", chance=1 / THINGS),
+)
+real = replace(
+    claim,
+    question=(
+        "On photographs, the improved recipe beats plain CLIP, and loses its gain without augmentation."
+    ),
+    prelude=photographs,
+    arms={name: claim.arms[name] for name in ("clip", "longer", "improved", "plain")},
+    checks=(better("top1", "improved", over="longer"),),
+    tuned=None,
+    floor=Floor("top1", chance=0.1),
 )
