@@ -1,11 +1,12 @@
 """The claim on the improved recipe asks what it says: arms as named, scenes that none of them
 saw."""
 
+import re
 from dataclasses import replace
 
 from diptych.data.sources import open_source
 from diptych.data.views import VariedTextView
-from diptych.lab.claim import Trial
+from diptych.lab.claim import Trial, best
 from diptych.lab.claims import cliprocket
 
 
@@ -19,6 +20,19 @@ def test_scenes_are_measured_that_no_arm_learnt(tmp_path):
     assert not learnt & measured
     labels = open_source(drawn["measured"]).schema()["labels.object"].classes
     assert len(labels) == cliprocket.THINGS
+
+
+def test_photographs_have_texts_of_the_web_that_name_their_class(tmp_path, data_pack, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("cifar10-subset").parent))
+    drawn = cliprocket.photographs(Trial(seed=5, folder=tmp_path, quick=True))
+    learnt = open_source(drawn["learnt"])
+    names = learnt.schema()["labels.class"].classes
+    assert len(learnt) == cliprocket.PHOTOGRAPHS // 10
+    for at in range(10):
+        [text] = [text for text in learnt[at].texts if text.role == "web"]
+        assert re.fullmatch(rf"{names[learnt[at].labels['class']]} \| photo no\. \d+", text.text)
+    measured = open_source(drawn["measured"])
+    assert "test" in measured[0].source
 
 
 def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
@@ -58,7 +72,7 @@ def test_arms_are_what_their_names_say(tmp_path, monkeypatch):
     one_view = {name for name, c in begun.items() if c.config.get("local") == 0}
     assert {begun[name].config["stop_words"] for name in one_view} == {0.0}
     for name, c in begun.items():
-        assert c.recipe.lr == cliprocket.RATES["clip" if name in one_view else "improved"]
+        assert c.recipe.lr == best(cliprocket.RATES["clip" if name in one_view else "improved"])
     same = {
         str(replace(c, config={}, recipe=replace(c.recipe, epochs=1, lr=1.0)))
         for c in begun.values()
