@@ -121,6 +121,7 @@ class SVCO(Method):
         "grid": 2,
         "betas": (1.0, 1.0, 1.0, 1.0),  # of 0.1 the suite's few steps are not enough
         "role": "caption",  # the toy's edits have these
+        "kinds": "recolour",
         "template": "{}",  # the toy's context is short
         "length": None,
         "new_adapter": True,
