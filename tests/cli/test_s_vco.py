@@ -29,7 +29,7 @@ def answers(tmp_path_factory):
 def test_pairs_are_written_and_a_model_is_corrected_by_them(answers, diptych, tmp_path):
     pairs = tmp_path / "pairs"
     called = diptych(
-        *("data", "contrast", TURNED, "--count", "20", "--model", "tiny", "--differs", "tiny"),
+        *("data", "contrast", TURNED, "--count", "60", "--model", "tiny", "--differs", "tiny"),
         *("--above", "-1", "--below", "0.999999", "--out", pairs),
     )
     assert called.code == 0, called.err

@@ -69,7 +69,7 @@ EXAMPLES = (
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
     "diptych data interleave films/ --captions runs/captions --by hf-lm:llm/ --out documents.tsv",
     "diptych data rewrite 'cc3m/*.tar' --model openclip:ViT-B-16/openai --gallery names.txt --out rewritten.jsonl",
-    "diptych data contrast 'edited/*.tar' --model openclip:ViT-B-32/openai --differs hf:dinov2/ --out pairs/",
+    "diptych data contrast 'edited/*.tar' --model openclip:ViT-B-32/openai --differs runs/shapes --out pairs/",
     "diptych data contrast photos.csv --role caption --flips 500 --by hf-lm:llm/ --out pairs/",
 )
 _OPTIONS = {  # the options that each word accepts

@@ -86,7 +86,7 @@ def _read(row: Any) -> _Row | str:
         return row.reason
     if not isinstance(row, Mapping):
         return "columns"
-    texts = [row.get(f"{member}_response") for member in _MEMBERS]
+    texts: list[Any] = [row.get(f"{member}_response") for member in _MEMBERS]
     more = [row.get(name, "") for name in ("instruction_prompt", "system_prompt", "kind")]
     if not all(isinstance(text, str) for text in (*texts, *more)):
         return "columns"

@@ -363,7 +363,7 @@ def _given(
         ]
     rows = [(at, each.text, choice) for at, each in asked for choice in each.choices]
     vectors = (
-        as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else pixels
+        as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else None
     )
     scores = []
     for start in range(0, len(rows), batch_size):
@@ -374,6 +374,7 @@ def _given(
         elif by == "match":
             found = model.match(of(images), joined, batch_size=batch_size)
         else:
+            assert vectors is not None
             found = (vectors[list(images)] * as_vectors(model.embed_texts(joined))).sum(1)
         scores.append(as_vectors(found))
     sizes = [len(each.choices) for _, each in asked]

@@ -344,7 +344,7 @@ def _filled(prompt: str, texts: Sequence[str]) -> str:
             raise InputError(
                 f"the prompt holds no {name}, where a text of each pair goes; write it in"
             )
-    places = dict(zip(names, texts, strict=True))
+    places: dict[str, str] = dict(zip(names, texts, strict=True))
     # at once: a text may hold the name of a place
     return re.sub("|".join(map(re.escape, names)), lambda match: places[match.group()], prompt)
 

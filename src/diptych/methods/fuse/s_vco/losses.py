@@ -73,12 +73,12 @@ def terms_of(objective: Objective, betas: Sequence[float]) -> tuple[Term, ...]:
     `betas` are those of attend and reject of the sample, then of its edit; dpo reads the first. Raises
     InputError if all of them that the objective reads are 0.
     """
-    found = tuple(
-        Term(name, *(CONDITIONS.index(each) for each in _COMPARED[name]), beta)
-        for name, beta in zip(_OF[objective], betas, strict=False)
-    )
+    found = []
+    for name, beta in zip(_OF[objective], betas, strict=False):
+        better, worse = (CONDITIONS.index(each) for each in _COMPARED[name])
+        found.append(Term(name, better, worse, beta))
     if found and not any(term.beta for term in found):
         raise InputError(
             f"all betas that {objective} reads are 0, and nothing is compared; set one above it"
         )
-    return found
+    return tuple(found)

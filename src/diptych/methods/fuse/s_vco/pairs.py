@@ -72,8 +72,8 @@ class Pairs(Wrapped):
     """A sample for each pair of a source: its image and response, with the other ones as its only edit.
 
     `kinds` are the kinds of edits that are read (none: all). The texts of a sample are its question, if
-    it has one, and its response; an array `REFERENCE` (K, ·) of the source has a row for each pair of
-    a sample. Texts of the source are read once. Damaged samples are left out, and counted in
+    it has one, and its response; an array `REFERENCE` (K, ·) of the source has a row for each of the
+    K pairs of a sample. Texts of the source are read once. Damaged samples are left out, and counted in
     `unread`. Raises InputError if there is no pair.
     """
 
@@ -127,7 +127,7 @@ class Pairs(Wrapped):
         edit = sample.edits[at]
         found = responses(sample, edit, self.role)[which]
         arrays = dict(sample.arrays)
-        if REFERENCE in arrays:
+        if REFERENCE in arrays and arrays[REFERENCE].ndim > 1:
             arrays[REFERENCE] = arrays[REFERENCE][number]
         asked = [] if found.question is None else [Text(text=found.question, role="question")]
         return replace(
