@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.helpers import Rows
-from tests.factories import AT, make_method, small_make, tokenizer
+from tests.factories import AT, foreign_lm, make_method, small_make, tokenizer
 from tests.methods.fuse.s_vco.test_pairs import qa, toy
 
 from diptych.data.loader import Loader
@@ -179,6 +179,35 @@ def test_the_first_loss_is_that_of_equal_models_although_the_language_model_has_
     assert set(found.terms) == {"attend_w", "reject_w", "attend_l", "reject_l"}
     assert method.training
     assert method.model.lm.training
+
+
+def test_the_reference_is_read_in_the_precision_of_the_training():
+    method = made()
+    source = toy(2)
+    method.setup({"train": source})
+    [stage] = method.stages()
+    columns = {}
+    for precision in ("float32", "bfloat16"):
+        run = Run(method, {"train": source}, AT, torch.device("cpu"), precision=precision)
+        stage.prepare(run)
+        columns[precision] = torch.from_numpy(run.columns["train"][REFERENCE]).flatten(0, 1)
+    given = batch_of(method, source, prepare=False)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = method.encode(given, AT)["log_prob"].float()
+    assert torch.allclose(columns["bfloat16"].float(), found, atol=1e-4)
+    assert not torch.allclose(columns["float32"], found, atol=1e-4)
+
+
+def test_low_rank_factors_are_read_without_dropout_too(tmp_path):
+    lm = foreign_lm(tmp_path / "lm", tokenizer())
+    method = made(lm=lm, tune="lora:r=2:dropout=0.5:layers=q_proj+v_proj").train()
+    with torch.no_grad():
+        for parameter in method.model.factors.parameters():
+            parameter.add_(0.3)
+    given = batch_of(method, toy(1), prepare=False)
+    one, other = (method.encode(given, AT)["log_prob"].detach() for _ in range(2))
+    assert torch.equal(one, other)
+    assert any(part.training for part in method.model.factors.modules())
 
 
 @torch.no_grad()

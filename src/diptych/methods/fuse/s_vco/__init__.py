@@ -123,7 +123,6 @@ class SVCO(Method):
         "role": "caption",  # the toy's edits have these
         "kinds": "recolour",
         "template": "{}",  # the toy's context is short
-        "length": None,
         "new_adapter": True,
     }
     model: VisionLM
@@ -348,11 +347,10 @@ SVCO.presets = {
             "layer": "penultimate",
             "template": "USER: {} ASSISTANT:",
             "prompt": "USER: ASSISTANT:",
-            "length": 128,
         },
         image="vit:image_size=336:patch=14:width=1024:depth=24:heads=16:pre_norm=true:patch_bias=false:cls_position=true",
         text="text:width=768:depth=12:heads=12",
-        tokenizer="bpe:vocab_size=32000:context=1472",
+        tokenizer="bpe:vocab_size=32000:context=128",
         embed_dim=768,
         recipe=Recipe(
             lr=1e-6,
