@@ -88,9 +88,11 @@ class Pairs(Wrapped):
                 continue
             table += [(row, number, *place) for number, place in enumerate(found)]
         if not table:
+            common = " to the same question" if role == ANSWER else ""
             raise InputError(
                 f"no sample of {source.name} has an image, and an edit with an image and another text of role {role}"
-                f"{' to the same question' if role == ANSWER else ''}; see `diptych data contrast`"
+                f"{common}; name a source with such edits, or make pairs of mirrored images with "
+                "`diptych data contrast SOURCE --flips N --out DIR`"
             )
         super().__init__(source, np.array([row for row, *_ in table]))
         self.role = role
