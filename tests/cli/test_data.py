@@ -138,7 +138,7 @@ def test_negatives_writes_a_list_that_a_method_trains_on(diptych, tmp_path):
         (["filter", "glyphs", "--out", "x"], "give --out x.npz"),
         (
             ["filter", "glyphs", "--out", "x.npz", "--count", "3"],
-            "--count goes with `data make`, `data show`, `data vary` and `data negatives`, not",
+            "--count goes with `data make`, `data show`, `data vary`, `data negatives` and `data contrast`, not",
         ),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspekt=3"], "did you mean 'aspect'"),
         (["filter", "glyphs", "--out", "x.npz", "--rules", "aspect=0"], "aspect is 0"),

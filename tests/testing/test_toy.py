@@ -64,6 +64,15 @@ def test_fields_of_every_kind_belong_to_the_drawing():
     assert [box.text for box in sample.boxes] == [*sample.captions(), "the left", ""]
 
 
+def test_edits_answer_the_question_of_their_sample_otherwise():
+    sample = Toy(4, ["images.main", "texts.question", "texts.answer", "edits"])[3]
+    [question] = sample.captions("question")
+    for edit in sample.edits:
+        assert edit.captions("question") == [question]
+        assert edit.captions("answer") == edit.captions() != sample.captions("answer")
+    assert Toy(4, ["texts.answer", "edits"])[3].edits[0].captions("question") == []
+
+
 def test_edits_change_what_their_kind_says():
     sample = Toy(40, FIELDS)[9]
     texts = {edit.kind: edit.captions()[0] for edit in sample.edits}

@@ -14,7 +14,12 @@ _TRIES = 3  # for each text that is wanted
 
 def add(parser: Parser) -> None:
     """Add the options of its own."""
-    parser.option("How", "--of", metavar="LABEL", help="describe: the classes of a label (default)")
+    parser.option(
+        "How",
+        "--of",
+        metavar="LABEL",
+        help="describe: the classes of a label (default); contrast: a label",
+    )
     parser.option("How", "--images", type=bool, help="describe: the images")
     parser.option("How", "--texts", metavar="ROLE", help="describe: the texts of a role")
     parser.option(
@@ -22,7 +27,8 @@ def add(parser: Parser) -> None:
         "--prompt",
         metavar="FILE",
         help="describe: what a model or a program is asked, {} for the name or the text; or templates; interleave: "
-        "with {before}, {caption}, {regions}, {speech}",
+        "with {before}, {caption}, {regions}, {speech}; contrast: with {question}, {chosen}, {rejected}, and a line "
+        "--- between two steps",
     )
     parser.option(
         "How", "--whole", type=bool, help="describe: an answer is one text, not one on each line"
@@ -33,7 +39,8 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help=f"describe, interleave: answers that are asked for of each at the most (default: {_TRIES} for each text)",
+        help="describe, interleave, contrast: answers that are asked for of each at the most (default: "
+        f"{_TRIES} for each text)",
     )
 
 

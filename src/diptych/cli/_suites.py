@@ -242,8 +242,8 @@ def add(parser: Parser) -> None:
             "predict",
         ],
         metavar="ABILITY",
-        help="answers, composition, hard_negatives, noisy_pairs, pointing, text_labels, zeroshot: how it scores; "
-        "retrieval: best; indicators: predict",
+        help="answers, composition, dependency, hallucination, hard_negatives, noisy_pairs, pointing, text_labels, "
+        "zeroshot: how it scores; retrieval: best; indicators: predict",
     )
     parser.option(
         some,
@@ -325,6 +325,12 @@ def add(parser: Parser) -> None:
         some, "--rate", type=float, metavar="X", help="masked_tokens: the share (default: 0.15)"
     )
     parser.option(some, "--whole-word", type=bool, help="masked_tokens: mask whole words")
+    parser.option(
+        some, "--blind", type=bool, help="answers: questions are also asked without images"
+    )
+    parser.option(
+        some, "--base", metavar="MODEL", help="dependency: the model over which there is a gain"
+    )
 
 
 _WHOLE = ("shots", "seeds")  # lists of numbers
@@ -373,6 +379,7 @@ _PLAIN = (
     ),
     *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
     *("task", "reference", "lexicon", "drawer", "background", "route", "register", "mask", "size"),
+    *("blind", "base"),
 )
 
 

@@ -18,13 +18,16 @@ reads; `ratings` makes labels of such a table of what several people said.
 image or text; a source reads those of classes with `:captions=FILE`. `interleave` cuts films into
 clips and tells each film in one text, a table that `diptych train cosmo` reads. `rewrite` finds what
 images show beside what their captions name, among the concepts in the captions of similar images, a
-list that is read in place of the source (`--data rewritten:FILE`).
+list that is read in place of the source (`--data rewritten:FILE`). `contrast` pairs each image with an
+edit that one model finds similar and another one different, adds mirrored images, and may turn texts
+into questions; it writes what `diptych train s_vco` reads.
 """
 
 from pathlib import Path
 from typing import Any
 
 from diptych.cli import (
+    _contrast,
     _curate,
     _describe,
     _documents,
@@ -47,7 +50,8 @@ USAGE = (
     "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
     "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json | "
     "interleave FILMS --by WRITER --out documents.tsv | "
-    "rewrite SOURCE --model MODEL --gallery names.txt --out rewritten.jsonl"
+    "rewrite SOURCE --model MODEL --gallery names.txt --out rewritten.jsonl | "
+    "contrast SOURCE --model MODEL --differs MODEL --out DIR"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -65,6 +69,8 @@ EXAMPLES = (
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
     "diptych data interleave films/ --captions runs/captions --by hf-lm:llm/ --out documents.tsv",
     "diptych data rewrite 'cc3m/*.tar' --model openclip:ViT-B-16/openai --gallery names.txt --out rewritten.jsonl",
+    "diptych data contrast 'edited/*.tar' --model openclip:ViT-B-32/openai --differs runs/shapes --out pairs/",
+    "diptych data contrast photos.csv --role caption --flips 500 --by hf-lm:llm/ --out pairs/",
 )
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard", "form"),
@@ -79,6 +85,7 @@ _OPTIONS = {  # the options that each word accepts
     "describe": _describe.OPTIONS,
     "interleave": _interleave.OPTIONS,
     "rewrite": _rewrite.OPTIONS,
+    "contrast": _contrast.OPTIONS,
 }
 _NAMED = {  # what is named behind a word, where it is no source, and an example
     "make": ("world", "scenes"),
@@ -98,6 +105,7 @@ _OF_SOURCES = (
     "describe",
     "interleave",
     "rewrite",
+    "contrast",
 )  # not only on worlds
 
 
@@ -106,8 +114,8 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter or curate (a list of what to keep), vary (images and "
-        "a table), negatives (images and a list), pages, label, ratings, interleave or rewrite (a table) or describe "
-        "(texts)",
+        "a table), negatives or contrast (images and a list), pages, label, ratings, interleave or rewrite (a table), "
+        "or describe (texts)",
     )
     parser.option(
         "What",
@@ -165,7 +173,8 @@ def add(parser: Parser) -> None:
         "How",
         "--role",
         metavar="ROLE",
-        help="the texts that filter, negatives, label, interleave or rewrite looks at (default: caption)",
+        help="the texts that filter, negatives, label, interleave or rewrite looks at (default: caption); contrast: "
+        "the responses (default: answer)",
     )
     parser.option(
         "How",
@@ -179,14 +188,15 @@ def add(parser: Parser) -> None:
         "How",
         "--model",
         metavar="MODEL",
-        help=f"label, curate, rewrite, and vary and interleave for the match of texts: {MODELS}",
+        help=f"label, curate, rewrite, contrast, and vary and interleave for the match of texts: {MODELS}",
     )
     parser.option(
         "How",
         "--by",
         metavar="WRITER",
         help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
-        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates; interleave: templates, or the last two",
+        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates; interleave: templates, or the last two; "
+        "contrast: the last two",
     )
     parser.option(
         "How",
@@ -214,7 +224,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
     )
-    for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite):
+    for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite, _contrast):
         part.add(parser)
     add_engine(parser)
     add_device(parser)
@@ -247,6 +257,7 @@ def run(args: Namespace) -> None:
             "describe": _describe.run,
             "interleave": _interleave.run,
             "rewrite": _rewrite.run,
+            "contrast": _contrast.run,
         }
         works[args.what](args, out)
         return

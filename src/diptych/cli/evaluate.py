@@ -95,6 +95,9 @@ _COUNTS = {  # numbers above the table, and what they count
 }
 _OF = {  # what `n` counts where it is not images
     "answers": "questions",
+    "dependency": "questions",
+    "hallucination": "questions",
+    "orderings": "pairs",
     "composed": "queries",
     "composition": "units",
     "continual": "tasks",

@@ -5,19 +5,21 @@ frozen, with factors or without, a run keeps the spec and a checksum.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.methods.adapters import LowRank, adapter, add_factors
 from diptych.methods.make import Make
 from diptych.methods.teacher import LentLM
+from diptych.models.delivered import Validation
 from diptych.models.language import CausalLM, check_tokenizer
 from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
-from diptych.models.vlm import Language, VisionLM
+from diptych.models.vlm import Language, Layer, PatchReader, VisionLM
 from diptych.spec import parse
 from diptych.towers.build import text_tower
-from diptych.towers.nn.parts import checksum
+from diptych.towers.nn.heads import head
+from diptych.towers.nn.parts import Temperature, checksum
 
 NEW = "text"
 """The name of the spec of a new language model."""
@@ -71,6 +73,53 @@ def tuned_language(spec: str, tune: str, make: Make, *, before: int) -> Language
     if added is not None:
         make.go_on_part(added, "factors")
     return Language(words=model.tokenizer, lent=lent, factors=added)
+
+
+def vision_lm(
+    make: Make,
+    *,
+    lm: str,
+    tune: str,
+    adapter: Literal["mlp", "linear"],
+    grid: int | None,
+    layer: Layer,
+    validation: Validation,
+    prompt: str,
+    template: str,
+    longest: int | None,
+) -> VisionLM:
+    """Return the image tower that training starts from, an adapter of its patches, and the language model
+    of a spec, as `tuned_language` has it.
+
+    Where training goes on from a vision-language model, its adapter is taken too. Raises InputError for
+    a start without an image tower, and for one with another adapter.
+    """
+    encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
+    if "image" not in encoder.sides:
+        raise InputError("this method reads images; start from a model with an image tower")
+    patches = PatchReader(encoder, grid, layer)
+    places, width = patches.shape
+    language = tuned_language(lm, tune, make, before=places)
+    read: Any = language.own if language.lent is None else language.lent.module
+    to = read.table.embedding_dim
+    mlp = f"mlp:hidden={to}:norm=none:activation=gelu:bias=true:last_bias=true"
+    model = VisionLM(
+        encoder,
+        patches,
+        head(mlp if adapter == "mlp" else "affine", width, to, "image"),  # type: ignore[arg-type]  # neither is None
+        language,
+        validation=validation,
+        prompt=prompt,
+        template=template,
+        longest=longest,
+    )
+    given = getattr(make.delivered, "adapter", None)
+    if given is not None and type(given) is not type(model.adapter):
+        raise InputError(
+            "the run that training starts from has another adapter; give the options that it was trained with"
+        )
+    make.go_on_part(model.adapter, "adapter")
+    return model
 
 
 def _whole(spec: str, make: Make, before: int, given: Language | None) -> Language:

@@ -244,6 +244,8 @@ class VisionLMModel(CaptionModel):
     frozen encoder."""
 
     captioner: VisionLM
+    asked_alone = True
+    """Whether it answers without an image too."""
 
     def generate(
         self, images: ImagesLike | None, prompts: Sequence[str] | None = None, **options: Any

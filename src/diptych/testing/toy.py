@@ -81,7 +81,7 @@ class Toy:
     Labels are the number of the colour, those in `floats` the share of the index. There are three
     boxes: the drawing's, that of its half, and one without a text. Arrays have the shapes `shapes`,
     by default 16 numbers. The edits are the drawing in another colour ("recolour"), in another
-    shape ("replace") and at another place ("move").
+    shape ("replace") and at another place ("move"); they answer the question of a toy that has some.
 
     >>> Toy(2, ["texts.caption"])[1].captions()
     ['a orange circle on the left']
@@ -147,13 +147,16 @@ class Toy:
         colour = index % 8
         shape = index // 8 % 4
         place = index // 32 % 4
-        held = ("images.main", "texts.caption")
+        held = ("images.main", "texts.caption", *({"texts.answer"} & {*self.fields}))
+        asked = [*({"texts.question"} & {*self.fields})]
+        question = self._drawn(index, colour, shape, place, asked).texts
         for kind, drawing in (
             ("recolour", ((colour + 3) % 8, shape, place)),
             ("replace", (colour, (shape + 1) % 4, place)),
             ("move", (colour, shape, (place + 1) % 4)),
         ):
-            yield replace(self._drawn(index, *drawing, held), kind=kind)
+            edit = self._drawn(index, *drawing, held)
+            yield replace(edit, texts=(*question, *edit.texts), kind=kind)
 
     def _drawn(
         self, index: int, colour: int, shape: int, place: int, held: Sequence[str]

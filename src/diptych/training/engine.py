@@ -469,6 +469,7 @@ class Engine:
             return
         at = At(self.position.step, 0, epoch, self.options.seed, stage.name)
         note = partial(self._note, stage, epoch)
+        recipe = replace(self.recipe, **stage.recipe)
         run = Run(
             self.method,
             self.feed.sources,
@@ -477,7 +478,8 @@ class Engine:
             self.options.workers,
             note,
             self.out,
-            replace(self.recipe, **stage.recipe).batch_size,
+            recipe.batch_size,
+            recipe.precision,
         )
         before = _shapes(self.method)
         with self.ranks.gathered():

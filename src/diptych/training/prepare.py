@@ -32,10 +32,9 @@ class Run:
     rank.
 
     `columns[stream]` holds the columns that later stages read as fields of that stream's samples.
-    `at` is the position in training, `device` the method's device, and `batch_size` the number of samples
-    in the stage's batches. `note(step, steps, loss,
-    **logged)` logs one iteration of a search like a training step. `out` is the run's folder, or
-    None.
+    `at` is the position in training, `device` the method's device, `batch_size` the number of samples in
+    the stage's batches, and `precision` that of its steps. `note(step, steps, loss, **logged)` logs one
+    iteration of a search like a training step. `out` is the run's folder, or None.
     """
 
     def __init__(
@@ -48,6 +47,7 @@ class Run:
         note: Callable[..., None] = lambda *position, **logged: None,
         out: Path | None = None,
         batch_size: int = 1,
+        precision: str = "float32",
     ):
         self.method = method
         self.sources = sources
@@ -57,6 +57,7 @@ class Run:
         self.note = note
         self.out = out
         self.batch_size = batch_size
+        self.precision = precision
         self.columns: dict[str, dict[str, Column]] = {}
 
     @torch.no_grad()

@@ -3,6 +3,8 @@
     exact         the answer equals one of the right ones
     vqa           mean over the people who answered of min(1, n / 3), n of the others having given that answer
     chosen        the right one of a question's choices has the highest score
+    blind_NAME    the same without images
+    dependency    exact or chosen, minus the same without images
 
 Answers are compared in lower case without punctuation and articles, with number words as digits.
 `vqa` covers questions with at least four answers by people: with fewer it cannot reach 1. Chance is
@@ -17,7 +19,7 @@ Sources: Antol et al. 2015 (VQA); Rajpurkar et al. 2016 (exact match and its nor
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -29,7 +31,14 @@ from torch import Tensor
 from diptych.data.questions import answered
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
-from diptych.evaluation.embed import Progress, Steps, as_vectors, images_with_edits, read_images
+from diptych.evaluation.embed import (
+    Progress,
+    Steps,
+    as_vectors,
+    first_images,
+    images_with_edits,
+    read_images,
+)
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
 from diptych.evaluation.suites._features import opened
 from diptych.linear import classifier
@@ -54,6 +63,8 @@ PEOPLE = 4
 """The number of answers that a question needs for `vqa`."""
 _OPEN = ("generate", "classifier")
 """The ways that give a text, and need no choices."""
+_BLIND = ("generate", "log_prob")
+"""The ways in which a model may be asked without an image."""
 
 _ARTICLES = {"a", "an", "the"}
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -70,13 +81,28 @@ class Question:
 
 
 def ready(
-    model: Any, source: Source, *, by: By = "generate", train: Source | str | None = None
+    model: Any,
+    source: Source,
+    *,
+    by: By = "generate",
+    train: Source | str | None = None,
+    blind: bool = False,
 ) -> None:
-    """Raise InputError for a model that cannot answer in the way `by`."""
+    """Raise InputError for a model that cannot answer in the way `by`, or not without images."""
     if by not in _ABILITIES:
         raise unknown("way to answer", by, _ABILITIES)
     for ability in _ABILITIES[by]:
         require(model, ability, f"answers by {by}")
+    if blind and by not in _BLIND:
+        raise InputError(
+            f"answers by {by} compare images; leave out --blind (blind=), or choose by=generate or log_prob"
+        )
+    if blind and not getattr(model, "asked_alone", False):
+        name = getattr(model, "name", "this model")
+        raise InputError(
+            f"{name} reads an image with every question; leave out --blind (blind=), or name a model whose image is a "
+            "prefix of a language model"
+        )
     if (by == "classifier") != (train is not None):
         raise InputError(
             "a classifier of answers learns from questions with answers; name a source of them with --train (train=)"
@@ -91,6 +117,7 @@ def answers(
     *,
     by: By = "generate",
     train: Source | str | None = None,
+    blind: bool = False,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -103,10 +130,10 @@ def answers(
     question (`fuse`); log_prob, the log-probability of each choice after
     it; match or embed, the score of the image with question and choice as one text. `paired`: if an
     edit of the sample (its twin) has the same question with another answer, the share of such pairs
-    with both answers correct. Also returned: `n` questions, the chance values, `bad` samples by
-    reason, and the protocol.
+    with both answers correct. With `blind` the questions are also asked without images. Also
+    returned: `n` questions, the chance values, `bad` samples by reason, and the protocol.
     """
-    ready(model, source, by=by, train=train)
+    ready(model, source, by=by, train=train, blind=blind)
     learnt = None if train is None else opened(train)
     steps = Steps(progress, len(source) + (0 if learnt is None else len(learnt)))
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
@@ -131,6 +158,12 @@ def answers(
             if by in _OPEN
             else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
         )
+    if blind:
+        options.append("blind")
+        name = "exact" if by in _OPEN else "chosen"
+        alone = without_images(model, [q for q, mine in asked if mine], by, batch_size)
+        results[f"blind_{name}"] = float(alone.mean())
+        results["dependency"] = results[name] - results[f"blind_{name}"]
     protocol = protocol_of(
         "answers",
         source,
@@ -141,6 +174,43 @@ def answers(
         options=tuple(options),
     )
     return {"n": int(own.sum())} | results | {"bad": dict(bad)} | describe(protocol, model)
+
+
+def about_images(
+    model: Any,
+    source: Source,
+    facts: Callable[[Sample], Sequence[Question]],
+    bad: Counter[str],
+    *,
+    by: By,
+    exact: bool,
+    batch_size: int,
+    steps: Steps,
+) -> Iterator[tuple[Question, Any]]:
+    """Yield the questions `facts(sample)` of each sample with their answers, texts or scores of the
+    choices; edits are not asked."""
+    count = getattr(model, "images_read", 1)
+    for pixels, kept in read_images(
+        model,
+        source,
+        facts,
+        bad,
+        images=partial(first_images, count=count),
+        exact=exact,
+        batch_size=batch_size,
+        steps=steps,
+    ):
+        asked = [(at, question) for at, found in enumerate(kept) for question in found]
+        given = _given(model, pixels, asked, by, batch_size)
+        yield from zip([question for _, question in asked], given, strict=True)
+
+
+def without_images(
+    model: Any, asked: Sequence[Question], by: By, batch_size: int = 64
+) -> np.ndarray:
+    """Return which questions (n,) a model answers correctly without an image."""
+    given = _given(model, None, [(0, question) for question in asked], by, batch_size)
+    return np.array([correct(answer, each) for answer, each in zip(given, asked, strict=True)])
 
 
 def replies(
@@ -161,11 +231,7 @@ def replies(
         mine = questions(sample, by not in _OPEN)
         return [
             mine,
-            *(
-                _twins(edit, mine, by not in _OPEN)
-                for edit in sample.edits
-                if "main" in edit.images
-            ),
+            *(twins(edit, mine, by not in _OPEN) for edit in sample.edits if "main" in edit.images),
         ]
 
     for pixels, kept in read_images(
@@ -253,7 +319,7 @@ def normal_answer(text: str) -> str:
     return " ".join(_NUMBERS.get(word, word) for word in plain.split() if word not in _ARTICLES)
 
 
-def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Question]:
+def twins(edit: Sample, mine: Sequence[Question], choose: bool = False) -> list[Question]:
     """Return the edit's questions that the sample has too, with another answer."""
     other = {each.text: {normal_answer(text) for text in each.answers} for each in mine}
     try:
@@ -269,39 +335,46 @@ def _twins(edit: Sample, mine: Sequence[Question], choose: bool) -> list[Questio
 
 
 def _given(
-    model: Any, pixels: Tensor, asked: Sequence[tuple[int, Question]], by: By, batch_size: int
+    model: Any,
+    pixels: Tensor | None,
+    asked: Sequence[tuple[int, Question]],
+    by: By,
+    batch_size: int,
 ) -> list[Any]:
-    """Return the answers to questions about images (by number): texts, scores (n,) of the choices,
-    or features (D,) for a classifier."""
+    """Return the answers to questions about images (by number), or without them: texts, scores (n,) of
+    the choices, or features (D,) for a classifier."""
+
+    def of(numbers: Sequence[int]) -> Tensor | None:
+        return None if pixels is None else pixels[list(numbers)]
+
     if by == "classifier":
         images, texts = zip(*((at, each.text) for at, each in asked), strict=True)
-        return [*model.fuse(pixels[list(images)], list(texts), batch_size=batch_size).numpy()]
+        return [*model.fuse(of(images), list(texts), batch_size=batch_size).numpy()]
     if by == "generate":
         return [
             text
             for start in range(0, len(asked), batch_size)
             for part in [asked[start : start + batch_size]]
             for text in model.generate(
-                pixels[[at for at, _ in part]],
+                of([at for at, _ in part]),
                 [each.text for _, each in part],
                 batch_size=batch_size,
             )
         ]
     rows = [(at, each.text, choice) for at, each in asked for choice in each.choices]
     vectors = (
-        as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else pixels
+        as_vectors(model.embed_images(pixels, batch_size=batch_size)) if by == "embed" else None
     )
     scores = []
     for start in range(0, len(rows), batch_size):
         images, prompts, choices = zip(*rows[start : start + batch_size], strict=True)
         joined = [f"{prompt} {choice}" for prompt, choice in zip(prompts, choices, strict=True)]
         if by == "log_prob":
-            found = model.log_prob(
-                pixels[list(images)], list(choices), list(prompts), batch_size=batch_size
-            )
+            found = model.log_prob(of(images), list(choices), list(prompts), batch_size=batch_size)
         elif by == "match":
-            found = model.match(pixels[list(images)], joined, batch_size=batch_size)
+            found = model.match(of(images), joined, batch_size=batch_size)
         else:
+            assert vectors is not None
             found = (vectors[list(images)] * as_vectors(model.embed_texts(joined))).sum(1)
         scores.append(as_vectors(found))
     sizes = [len(each.choices) for _, each in asked]

@@ -44,16 +44,15 @@ from diptych.data.views import (
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
-from diptych.methods.language import WHOLE, tuned_language
+from diptych.methods.language import WHOLE, vision_lm
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
 from diptych.models.model import evaluating
-from diptych.models.vlm import Layer, PatchReader, VisionLM
+from diptych.models.vlm import Layer, VisionLM
 from diptych.objectives import info_nce
 from diptych.objectives.tokens import unit_mean
 from diptych.rng import generator
 from diptych.spec import Above, AtMost, Count, Natural, NetworkSpec, NotNegative, Positive
-from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Temperature, freeze
 
 card = {
@@ -153,29 +152,18 @@ class CGVLM(Method):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
         self.given: Sequence[str] = tuple(STAGES.values())
-        encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
-        if "image" not in encoder.sides:
-            raise InputError("this method reads images; start from a model with an image tower")
-        patches = PatchReader(encoder, config.grid, config.layer)
-        places, width = patches.shape
-        language = tuned_language(config.lm, config.tune, make, before=places)
-        lm: Any = language.own if language.lent is None else language.lent.module
-        self.model = VisionLM(
-            encoder,
-            patches,
-            _adapter(config.adapter, width, lm.table.embedding_dim),
-            language,
+        self.model = vision_lm(
+            make,
+            lm=config.lm,
+            tune=config.tune,
+            adapter=config.adapter,
+            grid=config.grid,
+            layer=config.layer,
             validation=Validation("answers", ("exact", "vqa")),
             prompt=config.prompt,
             template=config.template,
             longest=config.max_tokens,
         )
-        given = getattr(make.delivered, "adapter", None)
-        if given is not None and type(given) is not type(self.model.adapter):
-            raise InputError(
-                "the run that training starts from has another adapter; give the options that it was trained with"
-            )
-        make.go_on_part(self.model.adapter, "adapter")
         self.scale = Temperature(config.scale, form="exp", clamp=(1e-3, config.max_scale))
         if not config.contrast:
             freeze(self.scale)
@@ -332,11 +320,6 @@ def own_tokens(batch: Batch, words: Tokenizer) -> tuple[Tensor, Tensor]:
     marks = batch.text.marks
     assert marks is not None, "its view marks the text"
     return ids, (marks.flatten(0, 1) >= 0) & ~torch.isin(ids, ids.new_tensor(words.after))
-
-
-def _adapter(kind: str, width: int, to: int) -> Any:
-    spec = f"mlp:hidden={to}:norm=none:activation=gelu:bias=true:last_bias=true"
-    return head(spec if kind == "mlp" else "affine", width, to, "image")
 
 
 def _summed(log_probs: Tensor, counted: Tensor) -> Features:
