@@ -5,7 +5,7 @@ becomes the name, and of several texts of a role the first is kept. A value that
 conventions of `Sample`: no such field, NaN, -1 of a class) is null.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,12 @@ ALWAYS: Mapping[str, Kind] = {
 }
 """The columns that every folder has."""
 
-SIDES = ("left", "top", "right", "bottom")
+SIDES: Mapping[str, Kind] = {
+    "left": "float",
+    "top": "float",
+    "right": "float",
+    "bottom": "float",
+}
 """The columns of a region's box, in pixels of its image; only folders of regions have them."""
 
 _OF_HITS = ("rank", "score", "box", "match")  # what a result adds to the columns of its row
@@ -58,7 +63,7 @@ class Column:
 
 
 def find_columns(
-    source: Source, names: Sequence[str], taken: Sequence[str] = ()
+    source: Source, names: Sequence[str], taken: Iterable[str] = ()
 ) -> tuple[Column, ...]:
     """Return the columns of a source by their names.
 

@@ -62,8 +62,8 @@ class Job:
     @property
     def kept(self) -> dict[str, Kind]:
         """The kinds of the kept columns by their names."""
-        sides: dict[str, Kind] = {} if self.regions is None else dict.fromkeys(SIDES, "float")
-        return sides | {column.name: column.kind for column in self.columns}
+        sides = {} if self.regions is None else SIDES
+        return {**sides, **{column.name: column.kind for column in self.columns}}
 
     @property
     def rows(self) -> Rows:
