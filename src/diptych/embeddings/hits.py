@@ -94,12 +94,12 @@ def fitted(image: EncodedImage, side: int, box: Sequence[float] | None = None) -
     if shares is None:
         return small
     width, height = small.size
-    left, right = round(shares[0] * width), round(shares[2] * width) - 1
-    top, bottom = round(shares[1] * height), round(shares[3] * height) - 1
+    left, right = (round(share * width) for share in shares[::2])
+    top, bottom = (round(share * height) for share in shares[1::2])
     line = max(1, max(small.size) // 160)
     draw = ImageDraw.Draw(small)
     for away, ink in ((3, "black"), (2, "white"), (1, "black")):  # seen on dark and on light ground
         by = away * line
-        sides = (left - by, top - by, max(right, left) + by, max(bottom, top) + by)
+        sides = (left - by, top - by, max(right - 1, left) + by, max(bottom - 1, top) + by)
         draw.rectangle(sides, outline=ink, width=line)
     return small
