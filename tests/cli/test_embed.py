@@ -137,3 +137,28 @@ def test_a_backend_embeds_and_is_named(diptych, monkeypatch, products, tmp_path)
     assert made.code == 0
     assert asked == [("cpu", "openvino", "auto")]
     assert "images in float32, texts in auto by openvino: the fastest" in made.err
+
+
+def test_regions_are_embedded_and_searched(diptych, tmp_path):
+    data = "scenes:split=val:number=3:count=6"
+    out = tmp_path / "emb"
+    made = diptych("embed", "tiny", data, "--regions", "--size", "96", "--out", out)
+    assert made.code == 0
+    assert "18 regions embedded" in made.err
+    found = json.loads(diptych("search", out, "a cup", "-k", "4", "--json").out)
+    assert [len(row["box"]) for row in found] == [4] * 4
+    shown = diptych("search", out, "a cup", "-k", "4", "--where", "left < 30")
+    assert shown.out.startswith("“a cup” where left < 30 in 18 regions")
+    titles = shown.out.splitlines()[2].split()
+    assert titles == ["#", "cosine", "key", "caption", "left", "top", "right", "bottom"]
+    boxes = tmp_path / "boxes.json"
+    rows = [{"image": row["key"], "box": row["box"], "name": row["caption"]} for row in found]
+    boxes.write_text(json.dumps(rows))
+    again = tmp_path / "again"
+    options = ("--boxes", boxes, "--size", "96", "--out", again)
+    assert diptych("embed", "tiny", data, "--regions", *options).code == 0
+    same = json.loads(diptych("search", again, "a cup", "-k", "4", "--json").out)
+    assert [(row["key"], row["box"]) for row in same] == [(row["key"], row["box"]) for row in found]
+    assert [row["score"] for row in same] == pytest.approx(
+        [row["score"] for row in found], abs=1e-4
+    )

@@ -142,6 +142,22 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("embed tiny photos --weights a.txt --out x", ("--weights", "tiny has its own")),
     ("embed tiny photos --out x --columns price", ("column of photos 'price'", "there are: none")),
     ("embed tiny photos --out x --columns caption", ("every search shows", "leave it out")),
+    ("embed tiny photos --regions --out x", ("photos has no boxes", "give a file with --boxes")),
+    ("embed tiny photos --boxes a.json --out x", ("--boxes is about regions", "--regions")),
+    ("embed tiny photos --regions --boxes no.json --out x", ("no.json: no such file", "check")),
+    ("embed tiny photos --regions --boxes a.txt --out x", ("a.txt: not JSON", "check where")),
+    (
+        "embed tiny photos --regions --boxes outside.json --out x",
+        ("the box (0, 0, 9999, 9)", "lies outside the image", "mend the boxes"),
+    ),
+    (
+        "embed tiny photos --regions --boxes other.json --out x",
+        ("has boxes of cat.jpg", "name images as the source does"),
+    ),
+    (
+        "embed tiny photos --regions --boxes inside.json --size 60 --out x",
+        ("size is 60 pixels", "give a multiple"),
+    ),
     ("embed tiny photos --out x --part 4/3", ("part '4/3' is none", "such as 3/100")),
     ("embed --merge --out x", ("x.parts holds no parts", "--part 1/N")),
     ("embed --merge", ("--merge has no folder", "--out EMB")),
@@ -418,6 +434,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / name).mkdir()
     (path / "full" / "thesis.tex").write_text("mine")
     (path / "a.txt").write_text("a text\n")
+    outside = '[{"image": "photos/00.png", "box": [0, 0, 9999, 9]}]'
+    (path / "outside.json").write_text(outside)
+    (path / "inside.json").write_text(outside.replace("9999", "9"))
+    (path / "other.json").write_text(outside.replace("photos/00.png", "cat.jpg"))
     (path / "faces").mkdir()
     (path / "cut.mp4").write_bytes(video(greys(10, 20))[:-9])
     (path / "faces" / "list_attr_celeba.txt").write_text("1\nYoung\n000001.jpg yes\n")

@@ -299,3 +299,36 @@ def test_a_filter_that_nothing_passes_finds_nothing(kept):
         reply = served.get("/api/v1/search", params={"plus": "a dog", "where": "position > 1000"})
         assert first(reply)["hits"] == []
         assert reply.json()["total"] == 0
+
+
+def test_a_row_that_is_a_region_shows_its_box(tmp_path):
+    data = "scenes:split=val:number=2:count=2"
+    for name, regions in (("regions", True), ("images", False)):
+        diptych.embed("tiny", data, tmp_path / name, regions=regions)
+    with client(tmp_path / "regions", tmp_path / "images") as served:
+        about = served.get("/api/v1/collections").json()["collections"]
+        assert [(each["rows"], each["count"], each["pictures"]) for each in about] == [
+            ("regions", 4, True),
+            ("images", 2, True),
+        ]
+        parameters = {"plus": "a dog", "k": 4, "where": "right > 0"}
+        hits = first(served.get("/api/v1/search", params=parameters))["hits"]
+        boxes = {tuple(box.xyxy) for at in range(2) for box in open_source(data)[at].boxes}
+        assert {tuple(hit["box"]) for hit in hits} == boxes
+        assert len({served.get(hit["image"]).content for hit in hits}) == 4
+        whole = served.get("/api/v1/collections/images/rows").json()["rows"]
+        assert [row["box"] for row in whole] == [None, None]
+        plain = {row["key"]: np.asarray(_image(served, row)) for row in whole}
+        for hit in hits:
+            drawn = np.asarray(_image(served, hit))
+            left, top, right, bottom = map(round, hit["box"])
+            changed = (drawn != plain[hit["key"]]).any(2)
+            assert changed.any()
+            assert not changed[top:bottom, left:right].any()
+        refused = served.post("/api/v1/classify", json={"names": ["a", "b"], "rows": [0]})
+        assert refused.status_code == 422
+        assert "regions" in refused.text
+
+
+def _image(served, row):
+    return Image.open(io.BytesIO(served.get(row["image"]).content)).convert("RGB")

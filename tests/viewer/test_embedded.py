@@ -34,3 +34,19 @@ def test_rows_are_samples_with_captions_and_kept_columns(tmp_path):
     )
     assert "<img " not in html
     assert "has changed since it was embedded" in warned[1]
+
+
+def test_a_row_that_is_a_region_shows_its_box(tmp_path):
+    data = "scenes:split=val:number=2:count=2"
+    diptych.embed("tiny", data, tmp_path / "emb", regions=True)
+    rows = Rows(tmp_path / "emb")
+    source = open_source(data)
+    assert len(rows) == 4
+    wanted = [box.xyxy for at in range(2) for box in source[at].boxes]
+    assert [rows[at].boxes[0].xyxy for at in range(4)] == wanted
+    assert all(len(rows[at].boxes) == 1 for at in range(4))
+    warned = []
+    html = page(of_embeddings(tmp_path / "emb", warn=warned.append), count=4)
+    assert html.count('<svg class="boxes') == 4
+    assert "4 regions of" in html
+    assert warned == []

@@ -1,4 +1,4 @@
-"""Embed the images and captions of a source, or its texts, into a folder that can be searched.
+"""Embed the images and captions of a source, their regions, or its texts, into a folder to search.
 
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too. On several
 GPUs: torchrun -m diptych embed. On several machines: --engine ray, or --part 1/N to --part N/N, then
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from diptych.embeddings.parts import Part
 
 GROUP = "Use a model"
-USAGE = "MODEL SOURCE --out EMB [--part K/N | --engine ray] [options] | --merge --out EMB"
+USAGE = (
+    "MODEL SOURCE --out EMB [--regions] [--part K/N | --engine ray] [options] | --merge --out EMB"
+)
 EXAMPLES = (
     "diptych embed runs/first photos/ --out emb",
     "diptych embed openclip:ViT-B-32/laion2b_s34b_b79k 'shards/{0000..0009}.tar' --out emb",
     "diptych embed tiny products.csv --columns price,brand --out emb",
+    "diptych embed runs/clim coco/:split=val2017 --regions --out emb-regions",
+    "diptych embed runs/clim photos/ --regions --boxes found.json --out emb-regions",
     "diptych embed tiny 'shards/*.tar' --out emb --part 3/100",
     "diptych embed --merge --out emb",
     "diptych embed tiny 's3://bucket/shards/{0000..0099}.tar' --out /shared/emb --engine ray:auto",
@@ -52,6 +56,18 @@ def add(parser: Parser) -> None:
         metavar="A,B,…",
         help="labels or text roles to keep, for diptych search --where",
     )
+    parser.option(
+        "What",
+        "--regions",
+        type=bool,
+        help="a row is a region: each box of each image, not the image",
+    )
+    parser.option(
+        "What",
+        "--boxes",
+        metavar="FILE",
+        help="of --regions: these boxes in place of the source's: JSON as `diptych detect --json` prints it",
+    )
     parser.option("What", "--part", metavar="K/N", help="only the K-th of N parts, for job arrays")
     parser.option("What", "--merge", type=bool, help="join the parts that --part made")
     add_engine(parser)
@@ -64,6 +80,14 @@ def add(parser: Parser) -> None:
         type=float,
         metavar="SHARE",
         help="damaged samples allowed (default: 0.01)",
+    )
+    parser.option(
+        "How",
+        "--size",
+        type=int,
+        least=1,
+        metavar="PIXELS",
+        help="of --regions: the side at which whole images are read (default: the model's)",
     )
     parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
     add_precision(parser)
@@ -110,9 +134,14 @@ def run(args: Namespace) -> None:
 
 
 def _settings(args: Namespace, *names: str) -> dict[str, Any]:
+    from diptych.embeddings.regions import chosen_regions
+
     settings = {name: args[name] for name in names if name in args}
     if "columns" in args:
         settings["columns"] = [name.strip() for name in args.columns.split(",") if name.strip()]
+    settings["regions"] = chosen_regions(
+        bool(args.get("regions")), args.get("boxes"), args.get("size")
+    )
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Find images or texts by a text, by an image, or by an image and what should differ in it.
+"""Find images, regions or texts by a text, by an image, or by an image and what should differ in it.
 
 Every embedding is compared, or the index is asked that `diptych index` made. The model that made
 the folder embeds the query.
@@ -83,6 +83,7 @@ def run(args: Namespace) -> None:
             "diptych search has nothing to look for; give some words in quotes, or --image FILE"
         )
     from diptych.embeddings.addresses import open_searchable
+    from diptych.embeddings.columns import SIDES
     from diptych.embeddings.query import made_by, query
 
     if "frames" in args and "image" not in args:
@@ -115,6 +116,7 @@ def run(args: Namespace) -> None:
             *([hit.match] if "rerank" in args else []),
             hit.key,
             hit.caption or "",
+            *(map(round, hit.box) if hit.box else ()),
             *("" if hit.columns.get(name) is None else hit.columns[name] for name in kept),
             hit.image_path,
         )
@@ -126,7 +128,8 @@ def run(args: Namespace) -> None:
     )
     asked += f" where {args.where}" if "where" in args else ""
     matched = ("match",) if "rerank" in args else ()
-    columns = ("#", "cosine", *matched, "key", "caption", *kept, "file")
+    sides = SIDES if manifest.rows == "regions" else ()
+    columns = ("#", "cosine", *matched, "key", "caption", *sides, *kept, "file")
     if not any(hit.image_path for hit in hits):  # images in tars are not separate files
         columns = columns[:-1]
         rows = [row[:-1] for row in rows]

@@ -116,7 +116,7 @@ def run(args: Namespace) -> None:
         )
         for collection in collections:
             problem = collection.images_problem
-            if problem is not None and collection.manifest.rows == "images":
+            if problem is not None and collection.manifest.rows != "texts":
                 say(f"{collection.name}: no images to show: {problem}; name them with --source")
             if collection.map_problem is not None:
                 say(f"{collection.name}: no map to show: {collection.map_problem}")

@@ -65,6 +65,25 @@ def shares(
     return np.array(boxes, np.float32).reshape(-1, 4), names
 
 
+def inside(
+    xyxy: Sequence[float], size: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """The sides of a box in pixels as shares of an image of `size` (width, height); None for a box that
+    has no area or lies outside the image by more than half a pixel.
+
+    >>> inside((0, 5, 20.4, 10), (20, 10)), inside((0, 5, 21, 10), (20, 10))
+    ((0.0, 0.5, 1.0, 1.0), None)
+    """
+    width, height = size
+    x0, y0, x1, y1 = xyxy
+    within = -0.5 <= x0 < x1 <= width + 0.5 and -0.5 <= y0 < y1 <= height + 0.5
+    if not within:  # NaN is not within either
+        return None
+    left, right = (min(max(x / width, 0.0), 1.0) for x in (x0, x1))
+    top, bottom = (min(max(y / height, 0.0), 1.0) for y in (y0, y1))
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
 def attributes_of(
     sample: Sample, size: tuple[int, int], classes: Sequence[str], matcher: Matcher
 ) -> np.ndarray:

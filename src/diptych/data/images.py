@@ -224,7 +224,7 @@ class ClassMask:
     `numbers` maps each segment to its class; other pixels are `VOID`.
     """
 
-    mask: Mask
+    mask: EncodedImage
     numbers: Mapping[int, int]
 
     def read(self) -> bytes:

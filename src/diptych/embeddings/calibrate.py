@@ -71,7 +71,7 @@ def calibrated(
 
     Raises InputError if codes do not reach it.
     """
-    words = words_of(exact, held_out) if exact.manifest.rows == "images" else None
+    words = words_of(exact, held_out) if exact.manifest.rows != "texts" else None
     kinds = questions(exact, held_out, words, k)
     if codes == "flat":
         found = cheapest(partial(listed, index), kinds, recall, k, k, index.nlist, len(exact))
@@ -170,7 +170,7 @@ def questions(
 ) -> dict[str, Asked]:
     """Return what is asked of an index, by kind of query.
 
-    The queries are the rows `held_out` themselves, and if they are images the vectors of captions
+    The queries are the rows `held_out` themselves, and if they are no texts the vectors of captions
     `words` (W, E), if there are any: texts are in another region than images, and need more lists.
     `progress` receives the queries answered and their number.
     """

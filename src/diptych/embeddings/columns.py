@@ -5,7 +5,7 @@ becomes the name, and of several texts of a role the first is kept. A value that
 conventions of `Sample`: no such field, NaN, -1 of a class) is null.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,15 @@ ALWAYS: Mapping[str, Kind] = {
 }
 """The columns that every folder has."""
 
-_OF_HITS = ("rank", "score")  # what a result adds to the columns of its row
+SIDES: Mapping[str, Kind] = {
+    "left": "float",
+    "top": "float",
+    "right": "float",
+    "bottom": "float",
+}
+"""The columns of a region's box, in pixels of its image; only folders of regions have them."""
+
+_OF_HITS = ("rank", "score", "box", "match")  # what a result adds to the columns of its row
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +62,13 @@ class Column:
         return self.classes[int(number)] if 0 <= number < len(self.classes) else None
 
 
-def find_columns(source: Source, names: Sequence[str]) -> tuple[Column, ...]:
+def find_columns(
+    source: Source, names: Sequence[str], taken: Iterable[str] = ()
+) -> tuple[Column, ...]:
     """Return the columns of a source by their names.
 
-    Raises InputError for a column that the source does not have or that every folder has, and for
-    one that is named twice.
+    Raises InputError for a column that the source does not have or that every folder has, or this one
+    (`taken`), and for one that is named twice.
 
     >>> from diptych.data.sources import open_source
     >>> [column] = find_columns(open_source("glyphs:split=test"), ["group"])
@@ -75,7 +85,7 @@ def find_columns(source: Source, names: Sequence[str]) -> tuple[Column, ...]:
     ]
     columns: list[Column] = []
     for name in names:
-        if name in (*ALWAYS, *_OF_HITS):
+        if name in (*ALWAYS, *_OF_HITS, *taken):
             raise InputError(
                 f"{name!r} is a column that every search shows; leave it out of the columns to keep, or "
                 "rename your own"

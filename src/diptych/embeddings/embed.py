@@ -1,5 +1,5 @@
-"""Embed the images of a source and their first captions, or its texts alone, to a folder in
-clip-retrieval's layout.
+"""Embed the images of a source and their first captions, the regions of its images, or its texts
+alone, to a folder in clip-retrieval's layout.
 
 The same command continues where it was killed (`diptych.embeddings.writer`), with batches split at the
 same places, so that the folder has the same bytes as after an uninterrupted run. So has one that
@@ -16,6 +16,7 @@ from diptych.embeddings import parts
 from diptych.embeddings.job import Job, make_job, write
 from diptych.embeddings.layout import Manifest, parquet
 from diptych.embeddings.parts import Part
+from diptych.embeddings.regions import Regions
 from diptych.embeddings.writer import refuse_existing
 from diptych.errors import InputError, brief
 from diptych.models.model import Progress, TextModel
@@ -31,10 +32,15 @@ def embed_source(
     exact: bool = False,
     max_bad: float = 0.01,
     columns: Sequence[str] = (),
+    regions: Regions | None = None,
     part: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write the unit-norm embeddings of every readable sample of `source` to the new folder `out`.
+
+    With `regions` a row is a region of an image in place of an image: a box with the vector that
+    `Model.embed_regions` gives, and the name or the text of what is in it as its caption. An image has
+    as many rows as boxes.
 
     Rows are in the order of the source, which is a `Source` or its spec. A row is an image, or a text
     where the model or the source has no images. A row's text is its first caption, or its first text
@@ -49,9 +55,11 @@ def embed_source(
     parts that were begun, each rank embeds its share of the parts, and the first joins them.
 
     Raises InputError, and leaves nothing behind, if `out` exists, more than `max_bad` of the
-    samples are damaged, there is nothing to embed, a column does not exist, or embeddings are not
-    finite. Raises InputError, and keeps what is unfinished, for a full disk, another process that
-    writes `out`, or an unfinished folder or parts of another model, source or batch size.
+    samples are damaged (which one with a box outside its image, or without area, is), there is nothing
+    to embed, a column does not exist, or embeddings are not finite, and as
+    `embeddings.regions.region_reader`. Raises InputError, and keeps what is unfinished, for a full disk,
+    another process that writes `out`, or an unfinished folder or parts of another model, source or
+    batch size.
     """
     out = Path(out).expanduser()
     parquet()  # raises now, not after an hour, if it is missing
@@ -62,6 +70,7 @@ def embed_source(
         exact=exact,
         max_bad=max_bad,
         columns=columns,
+        regions=regions,
     )
     if part is not None:
         return embed_part(job, out, Part.parse(part), progress)

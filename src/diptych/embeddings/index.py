@@ -218,9 +218,7 @@ class Index:
         for rank, (score, row) in enumerate(
             zip(scores.tolist(), rows.tolist(), strict=True), start=1
         ):
-            values = self._row(row)
-            always = {name: values.pop(name) for name in ALWAYS}
-            found.append(Hit(rank=rank, score=score, columns=values, **always))
+            found.append(Hit.of_row(rank, score, self._row(row), self.manifest.rows == "regions"))
         return found
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray, Any]]:

@@ -6,9 +6,9 @@ same places for every span, so that the vectors of a sample do not depend on it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,19 @@ from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Sample, Source, keys_digest, path_text
 from diptych.data.sources import open_source
 from diptych.embeddings import parts, writer
-from diptych.embeddings.columns import Column, Kind, find_columns
-from diptych.embeddings.layout import Manifest
+from diptych.embeddings.columns import SIDES, Column, Kind, find_columns
+from diptych.embeddings.layout import Manifest, Rows
+from diptych.embeddings.regions import (
+    BAD_BOX,
+    Region,
+    RegionReader,
+    Regions,
+    most_rows,
+    region_reader,
+)
 from diptych.embeddings.writer import Row, Stale, Writer
 from diptych.errors import InputError
-from diptych.evaluation.embed import clip_or_image
+from diptych.evaluation.embed import clip_or_image, main_image
 from diptych.files import followed
 from diptych.methods.abilities import require
 from diptych.models.model import Progress, TextModel
@@ -49,15 +57,19 @@ class Job:
     exact: bool
     max_bad: float
     settings: dict[str, Any]
+    regions: RegionReader | None = None
 
     @property
     def kept(self) -> dict[str, Kind]:
         """The kinds of the kept columns by their names."""
-        return {column.name: column.kind for column in self.columns}
+        sides = {} if self.regions is None else SIDES
+        return {**sides, **{column.name: column.kind for column in self.columns}}
 
     @property
-    def rows(self) -> Literal["images", "texts"]:
+    def rows(self) -> Rows:
         """What a row is."""
+        if self.regions is not None:
+            return "regions"
         return "images" if "img_emb" in self.kinds else "texts"
 
 
@@ -69,13 +81,15 @@ def make_job(
     exact: bool,
     max_bad: float,
     columns: Sequence[str],
+    regions: Regions | None = None,
 ) -> Job:
     """Return the job for a source or its spec. Raises InputError if the source has nothing that the
-    model embeds, or lacks a column."""
+    model embeds, or lacks a column, and as `region_reader`."""
     spec = source if isinstance(source, str) else source.name
     opened = open_source(source) if isinstance(source, str) else source
-    kinds = _kinds(model, opened)
-    kept = find_columns(opened, columns)
+    reader = None if regions is None else region_reader(regions, _filled(opened), model)
+    kinds = _kinds(model, opened, reader)
+    kept = find_columns(opened, columns, () if reader is None else SIDES)
     settings = {
         "model": model.identity,
         "precision": str(getattr(model, "computed_by", "float32")),
@@ -89,6 +103,8 @@ def make_job(
     }
     if kept:
         settings["columns"] = {column.name: column.kind for column in kept}
+    if reader is not None:
+        settings["regions"] = dict(reader.settings)
     return Job(
         model=model,
         spec=spec,
@@ -99,6 +115,7 @@ def make_job(
         exact=exact,
         max_bad=max_bad,
         settings=settings,
+        regions=reader,
     )
 
 
@@ -120,7 +137,9 @@ def write(
         rows: Writer | None = None
 
         def begin() -> Writer:
-            return stack.enter_context(Writer(folder, state, len(span), job.kinds, job.kept))
+            return stack.enter_context(
+                Writer(folder, state, most_rows(settings, len(span)), job.kinds, job.kept)
+            )
 
         if state.count:
             rows = begin()
@@ -130,7 +149,7 @@ def write(
         for read in _read(job, range(span.start + state.position, span.stop)):
             damage.add(read)
             if read.rows:
-                arrays = _embedded(job.model, read, job.kinds, job.batch_size)
+                arrays = _embedded(job, read)
                 if rows is None:
                     state.dimension = arrays[0].shape[1]
                     rows = begin()
@@ -143,9 +162,7 @@ def write(
         if rows is not None:
             rows.close()
         elif not in_parts:
-            raise InputError(
-                f"none of the {len(source)} {job.rows} of {source.name} can be read ({damage})"
-            )
+            raise _nothing(job, damage)
         manifest = _manifest(job, state)
         folder.mkdir(exist_ok=True)  # of a part without a readable sample
         if state.count:
@@ -177,26 +194,44 @@ def _manifest(job: Job, state: writer.Progress) -> Manifest:
     )
 
 
-def _kinds(model: TextModel, source: Source) -> tuple[str, ...]:
+def _filled(source: Source) -> Source:
+    if len(source) == 0:
+        raise InputError(f"{source.name} is empty; name a source with samples")
+    return source
+
+
+def _nothing(job: Job, damage: "_Damage") -> InputError:
+    """The error for a source of which no row could be made."""
+    name = job.source.name
+    if damage.keys:
+        what = "texts" if job.rows == "texts" else "images"
+        return InputError(f"none of the {len(job.source)} {what} of {name} can be read ({damage})")
+    return InputError(
+        f"none of the {len(job.source)} images of {name} has a box; name data that have some, or give --boxes FILE"
+    )
+
+
+def _kinds(
+    model: TextModel, source: Source, regions: RegionReader | None = None
+) -> tuple[str, ...]:
     """Return the kinds of vectors to write: of images, of texts, or of both; of images alone where the
-    model keeps several vectors of one.
+    model keeps several vectors of one. Those of regions are written as those of images.
 
     Raises InputError if the source has nothing that the model embeds.
     """
-    if len(source) == 0:
-        raise InputError(f"{source.name} is empty; name a source with samples")
-    fields = source.schema()
+    fields = _filled(source).schema()
+    reads_texts = hasattr(model, "embed_texts") and getattr(
+        model, "reads_texts", model.tokenizer is not None
+    )
+    if regions is not None:
+        return ("img_emb",) + ("text_emb",) * (reads_texts and regions.named)
     images = any(name.startswith("images.") for name in fields)
     if images and _several(model):
         return ("img_emb",)
     if images and hasattr(model, "preprocess") and hasattr(model, "embed_texts"):
         require(model, "embed_images", "diptych embed", model.name)
     images = images and hasattr(model, "embed_images")
-    texts = (
-        hasattr(model, "embed_texts")
-        and getattr(model, "reads_texts", model.tokenizer is not None)
-        and any(name.startswith("texts.") for name in fields)
-    )
+    texts = reads_texts and any(name.startswith("texts.") for name in fields)
     if not hasattr(model, "embed_images") and not hasattr(model, "embed_texts"):
         raise InputError(f"{model.name} embeds neither images nor texts; name a model that does")
     if not images and not texts:
@@ -223,6 +258,16 @@ def _row(job: Job, sample: Sample, position: int) -> Row:
     return Row(sample.key, position, path, captions[0] if captions else None, values)
 
 
+def _rows(job: Job, sample: Sample, position: int) -> tuple[list[Row], list[Region]]:
+    """Return the rows of a sample: one, or one of each of its regions, which are returned as well."""
+    row = _row(job, sample, position)
+    if job.regions is None:
+        return [row], []
+    found = job.regions.of(sample)
+    rows = [replace(row, caption=each.caption, columns=(*each.box, *row.columns)) for each in found]
+    return rows, found
+
+
 def _again(job: Job, state: writer.Progress, position: int, count: int, hidden: Path) -> list[Row]:
     """Read the last `count` rows before a position from the source again, without their images."""
     source = job.source
@@ -233,51 +278,63 @@ def _again(job: Job, state: writer.Progress, position: int, count: int, hidden: 
         while len(rows) < count:
             position -= 1
             if keys[position] not in damaged:
-                rows.append(_row(job, source[position], position))
+                rows += _rows(job, source[position], position)[0][::-1]
     except (BadSample, KeyError) as error:
         raise Stale(
             f"{source.name} has changed since {hidden} was begun ({keys[position]}: {error}); "
             "remove that folder and run again"
         ) from error
-    return rows[::-1]
+    return rows[:count][::-1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The result of one batch of positions: the readable rows with their pixels (B, 3, H, W), or
-    those of clips (B, V, 3, H, W), if images are embedded, and (key, reason) pairs of the others."""
+    """The result of one batch of `seen` positions: the readable rows with their pixels (B, 3, H, W), or
+    those of clips (B, V, 3, H, W), if images are embedded, and (key, error) pairs of the others. Rows of
+    regions are those of the `regions` of each of B images; images without any are not among them."""
 
     rows: list[Row]
     pixels: Tensor
-    bad: list[tuple[str, str]]
+    bad: list[tuple[str, BadSample]]
+    seen: int
+    regions: list[list[Region]] = field(default_factory=list)
 
 
 def _read(job: Job, span: range) -> Iterator[_Batch]:
     """Yield batches of the rows of a span. If rows are texts, no image is read."""
     source = job.source
     preprocess = job.model.preprocess if job.rows == "images" else None
+    if job.regions is not None:
+        preprocess = job.regions.preprocess(job.model)
 
-    def read(position: int) -> tuple[Row, Tensor]:
+    def read(position: int) -> tuple[list[Row], Tensor, list[Region]]:
         sample = source[position]
-        row = _row(job, sample, position)
+        rows, regions = _rows(job, sample, position)
         if preprocess is None:
-            if row.caption is None:
+            if rows[0].caption is None:
                 raise BadSample("no-caption")
-            return row, torch.empty(0)
-        [image] = clip_or_image(sample)
-        return row, preprocess.read(image, exact=job.exact)
+            return rows, torch.empty(0), []
+        if not rows:
+            return [], torch.empty(0), []
+        [image] = clip_or_image(sample) if job.regions is None else main_image(sample)
+        return rows, preprocess.read(image, exact=job.exact), regions
 
     keys = source.keys()
     position = span.start
     for batch in ahead(read, span, job.batch_size):
-        good = [made for made in batch if not isinstance(made, BadSample)]
+        good = [made for made in batch if not isinstance(made, BadSample) and made[0]]
         bad = [
-            (keys[position + at], made.reason)
+            (keys[position + at], made)
             for at, made in enumerate(batch)
             if isinstance(made, BadSample)
         ]
-        pixels = stacked([pixels for _, pixels in good]) if good else torch.empty(0)
-        yield _Batch([row for row, _ in good], pixels, bad)
+        yield _Batch(
+            rows=[row for rows, _, _ in good for row in rows],
+            pixels=stacked([pixels for _, pixels, _ in good]) if good else torch.empty(0),
+            bad=bad,
+            seen=len(batch),
+            regions=[regions for _, _, regions in good],
+        )
         position += len(batch)
 
 
@@ -294,15 +351,21 @@ class _Damage:
         self.keys = keys
 
     def add(self, read: _Batch) -> None:
-        self.seen += len(read.rows) + len(read.bad)
-        for key, reason in read.bad:
-            self.keys.setdefault(reason, []).append(key)
+        self.seen += read.seen
+        for key, error in read.bad:
+            self.keys.setdefault(error.reason, []).append(key)
         count = sum(map(len, self.keys.values()))
         if count > self.max_bad * self.total:
-            last = read.bad[-1][0] if read.bad else "in an earlier run"  # which allowed more
+            last = "in an earlier run"  # which allowed more
+            remedy = "mend the data (`diptych check` lists them)"
+            if read.bad:
+                last, error = read.bad[-1]
+                if error.reason == BAD_BOX:
+                    last = f"{last}: {error.detail}"
+                    remedy = "mend the boxes"
             raise InputError(
                 f"{self.name}: {count} of the first {self.seen} samples are damaged ({self}; last: {last}), "
-                f"more than --max-bad {self.max_bad:g} of all; mend the data (`diptych check` lists them) or raise it"
+                f"more than --max-bad {self.max_bad:g} of all; {remedy} or raise it"
             )
 
     def __str__(self) -> str:
@@ -318,18 +381,30 @@ def _finite(vectors: Tensor | np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _embedded(model: Any, read: _Batch, kinds: Sequence[str], batch_size: int) -> list[np.ndarray]:
-    """Return the vectors (B, E) of each kind; a row without a caption has a text vector of zeros."""
+def _embedded(job: Job, read: _Batch) -> list[np.ndarray]:
+    """Return the vectors (rows, E) of each kind; a row without a caption has a text vector of zeros."""
+    model = job.model
     found = []
-    if "img_emb" in kinds:
-        embed = model.index if _several(model) else model.embed_images
-        vectors = embed(read.pixels, batch_size=batch_size)
+    if "img_emb" in job.kinds:
+        if job.regions is not None:
+            vectors = job.regions.embed(model, read.pixels, read.regions, job.batch_size)
+        else:
+            embed = model.index if _several(model) else model.embed_images
+            vectors = embed(read.pixels, batch_size=job.batch_size)
         found.append(_finite(torch.as_tensor(vectors).flatten(1), model.name))
-    if "text_emb" in kinds:
+    if "text_emb" in job.kinds:
         there = [row.caption is not None for row in read.rows]
         captions = [row.caption for row in read.rows if row.caption is not None]
-        texts = _finite(model.embed_texts(captions), model.name) if captions else found[0][:0]
+        texts = _embedded_texts(model, captions) if captions else found[0][:0]
         vectors = np.zeros((len(there), texts.shape[1]), np.float32)
         vectors[there] = texts
         found.append(vectors)
     return found
+
+
+def _embedded_texts(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """Return the vectors (n, E) of texts, of which equal ones are embedded once."""
+    different = list(dict.fromkeys(texts))
+    number = {text: at for at, text in enumerate(different)}
+    vectors = _finite(model.embed_texts(different), model.name)
+    return vectors[[number[text] for text in texts]]

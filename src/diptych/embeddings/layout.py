@@ -4,6 +4,7 @@
                                         of a model that keeps K vectors of an image (rows, K E), and no text_emb
     EMB/text_emb/text_emb_0.npy         the same rows' first captions; only if the source has texts
                                         (without images there is no img_emb, and rows are texts)
+                                        Where rows are regions, both are of them: a row is a box of an image
     EMB/metadata/metadata_0.parquet     the same rows: key, position in the source, image_path, caption,
                                         and the columns of the source that were asked for
     EMB/diptych.json                    the `Manifest`
@@ -27,6 +28,9 @@ from diptych.spec import Count, Natural, check_record
 FORMAT = "diptych-embeddings/1"
 MANIFEST = "diptych.json"
 
+Rows = Literal["images", "regions", "texts"]
+"""What the rows of a folder are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -34,7 +38,7 @@ class Manifest:
 
     - `model` is a spec of `diptych.load`, with whole paths; `weights` is the weight file of a model
       of another library; `identity` is the checksum of its weights and configuration.
-    - `rows` is what is searched: images, or texts where model or source has no images.
+    - `rows` is what is searched: images, regions of images, or texts where model or source has no images.
     - `texts` is the number of rows with a caption (None: no text_emb).
     - `damaged` are the keys of the samples left out, by reason.
     - `exact` is whether every JPEG was decoded in full (as it was before this field existed).
@@ -55,7 +59,7 @@ class Manifest:
     exact: bool = True
     share: float | None = None
     space: str | None = None
-    rows: Literal["images", "texts"] = "images"
+    rows: Rows = "images"
     columns: Mapping[str, Kind] = field(default_factory=dict)
     vectors: Count = 1
     format: str = FORMAT
@@ -63,7 +67,7 @@ class Manifest:
     @property
     def kind(self) -> str:
         """The kind of the part files whose vectors are searched."""
-        return "img_emb" if self.rows == "images" else "text_emb"
+        return "text_emb" if self.rows == "texts" else "img_emb"
 
     def refuse_other(self, name: str, other: str, found: "Manifest") -> None:
         """Raise InputError if `other`, of the manifest `found`, cannot be searched together with `name`,

@@ -23,7 +23,8 @@ import numpy as np
 from diptych.embeddings import writer
 from diptych.embeddings.columns import ALWAYS
 from diptych.embeddings.index import mapped, read_table
-from diptych.embeddings.layout import Manifest, parquet, parts_of
+from diptych.embeddings.layout import Manifest, Rows, parquet, parts_of
+from diptych.embeddings.regions import most_rows
 from diptych.embeddings.writer import Row, Writer, differences
 from diptych.errors import InputError, brief, some
 from diptych.files import followed, read_json, write_atomic
@@ -185,6 +186,7 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> Manifest | None:
     if record.count:
         return Manifest.read(folder)
     columns = record.settings.get("columns", {})
+    rows: Rows = "regions" if "regions" in record.settings else "images"
     return Manifest(
         model="",
         identity=str(record.settings.get("model")),
@@ -193,6 +195,7 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> Manifest | None:
         texts=None,
         source=str(record.settings.get("source")),
         damaged=record.damaged,
+        rows=rows,
         columns=columns,
     )
 
@@ -217,6 +220,10 @@ def merge(out: str | Path, *, max_bad: float = 0.01, progress: Progress | None =
             damaged.setdefault(reason, []).extend(keys)
     _refuse_damage(folder_of(out), damaged, samples, max_bad)
     with_rows = [each for each in found if each.record.count]
+    if not with_rows:
+        raise InputError(
+            f"no image of {folder_of(out)} has a box; name data that have some, or give --boxes FILE"
+        )
     first = Manifest.read(with_rows[0].folder)
     total = sum(each.record.count for each in found)
     with writer.unfinished(out) as hidden:
@@ -224,7 +231,7 @@ def merge(out: str | Path, *, max_bad: float = 0.01, progress: Progress | None =
         state.dimension = first.dimension
         folder = hidden / followed(out).absolute().name
         kinds = settings["kinds"]
-        with Writer(folder, state, samples, kinds, first.columns) as rows:
+        with Writer(folder, state, most_rows(settings, samples), kinds, first.columns) as rows:
             for each in with_rows:
                 for those, arrays in each.rows(first, kinds):
                     rows.add(those, arrays)
@@ -345,7 +352,9 @@ def _verify(part: Part, each: _Found, first: _Found) -> None:
     _compare(each.folder, settings, first.record.settings, f"in {first.folder.name}")
     span = part.span(settings["samples"], settings["batch size"])
     bad = sum(map(len, each.record.damaged.values()))
-    if (each.record.position, each.record.count + bad) != (len(span), len(span)):
+    rows = len(span) - bad
+    counted = each.record.count == rows or "regions" in settings  # an image has any number of them
+    if each.record.position != len(span) or not counted:
         raise InputError(
             f"{each.folder} holds {each.record.count} rows and {bad} damaged samples of {len(span)}; {remedy}"
         )

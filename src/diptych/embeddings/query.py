@@ -156,7 +156,9 @@ def _check_rerank(
     if text is None or any(other is not None for other in others):
         raise InputError("words alone are matched with images; give a text and nothing else")
     if index.manifest.rows != "images":
-        raise InputError(f"{index.name} holds texts, and what is matched with words are images")
+        raise InputError(
+            f"{index.name} holds {index.manifest.rows}, and what is matched with words are images"
+        )
     require(model, "match", "reranking")
 
 

@@ -22,6 +22,7 @@ from diptych.embeddings.embed import embed_part
 from diptych.embeddings.job import Job, make_job
 from diptych.embeddings.layout import parquet
 from diptych.embeddings.parts import Part
+from diptych.embeddings.regions import Regions
 from diptych.embeddings.writer import refuse_existing
 from diptych.engines import Ray
 from diptych.errors import InputError
@@ -51,6 +52,7 @@ def embed_parts(
     exact: bool = False,
     max_bad: float = 0.01,
     columns: Sequence[str] = (),
+    regions: Regions | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Embed all parts of a source that are not in OUT.parts yet; `parts.merge` joins them.
@@ -74,6 +76,7 @@ def embed_parts(
         exact=exact,
         max_bad=max_bad,
         columns=columns,
+        regions=regions,
     )
     job = replace(job, model=None)  # each worker loads its own
     refuse_existing(out)

@@ -18,6 +18,7 @@ from diptych.embeddings.lance.table import State as StoreState
 from diptych.embeddings.layout import Manifest
 from diptych.embeddings.parts import merge
 from diptych.embeddings.query import made_by, query
+from diptych.embeddings.regions import chosen_regions
 from diptych.embeddings.spread import embed_parts, loader
 from diptych.engines import Ray
 from diptych.errors import InputError
@@ -42,6 +43,9 @@ def embed(
     exact: bool = False,
     max_bad: float = 0.01,
     columns: Sequence[str] = (),
+    regions: bool = False,
+    boxes: str | Path | None = None,
+    size: int | None = None,
     part: str | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
@@ -49,10 +53,13 @@ def embed(
     """Write the embeddings of all samples of `data` to the new folder `out`, for `search`
     (`embeddings.embed.embed_source`).
 
-    `columns` are kept for `search(where=…)`. `part`, such as "3/100", embeds that part alone, and
+    `columns` are kept for `search(where=…)`. With `regions` a row is a region of an image: each of the
+    boxes of `data`, or of the file `boxes` (JSON as `diptych detect --json` prints it), of images that are
+    read at `size` pixels a side (`embeddings.regions`). `part`, such as "3/100", embeds that part alone, and
     `embeddings.parts.merge` joins the parts; on ranks (torchrun) both are done. `engine`, such as
     "ray" or "ray:HOST:PORT", does both on a cluster, whose workers load the model by its spec
     (`embeddings.spread.embed_parts`)."""
+    chosen = chosen_regions(regions, boxes, size)
     if engine is not None:
         if part is not None or not isinstance(model, str | Path):
             raise InputError(
@@ -67,6 +74,7 @@ def embed(
             exact=exact,
             max_bad=max_bad,
             columns=columns,
+            regions=chosen,
             progress=progress,
         )
         return merge(out, max_bad=max_bad)
@@ -78,6 +86,7 @@ def embed(
         exact=exact,
         max_bad=max_bad,
         columns=columns,
+        regions=chosen,
         part=part,
         progress=progress,
     )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.data.boxes import inside
 from diptych.data.images import FileImage, is_image, size_of
 from diptych.data.sample import Source
 from diptych.data.sources import open_source
@@ -151,10 +152,7 @@ def name_regions(
             own = [(each, *fact) for each, fact in zip(batch, facts, strict=True)]
             rows += _regions(model, own, rest, k, size, fusion, exact)
     if len(rest) > bad.total():
-        raise InputError(
-            f"{boxes} has boxes of {next(iter(rest))}, which {images} does not hold; name images as the source does: "
-            "by file, else by key"
-        )
+        raise not_held(boxes, next(iter(rest)), images)
     return rows, bad
 
 
@@ -224,16 +222,26 @@ def _regions(
 
 def _shares(name: str, size: tuple[int, int], given: Sequence[Given]) -> list[list[float]]:
     """The boxes of an image as shares of its size. Raises InputError for one outside of it."""
-    width, height = size
     found = []
     for each in given:
-        x0, y0, x1, y1 = each.box
-        if x0 < -0.5 or y0 < -0.5 or x1 > width + 0.5 or y1 > height + 0.5 or x0 >= x1 or y0 >= y1:
-            sides = ", ".join(f"{side:g}" for side in each.box)
+        shares = inside(each.box, size)
+        if shares is None:
             raise InputError(
-                f"the box ({sides}) of {name} lies outside the image of {width} x {height} pixels, or has no area; "
-                "give left, upper, right and lower side in its pixels"
+                f"{outside(each.box, name, size)}; give left, upper, right and lower side in its pixels"
             )
-        sides = (x0 / width, y0 / height, x1 / width, y1 / height)
-        found.append([min(max(side, 0.0), 1.0) for side in sides])
+        found.append(list(shares))
     return found
+
+
+def outside(box: Sequence[float], name: str, size: tuple[int, int]) -> str:
+    """What is wrong with a box that is not inside its image, in words."""
+    sides = ", ".join(f"{side:g}" for side in box)
+    return f"the box ({sides}) of {name} lies outside the image of {size[0]} x {size[1]} pixels, or has no area"
+
+
+def not_held(boxes: str | Path, name: str, images: str | Path) -> InputError:
+    """The error for a file with boxes of an image that the source lacks."""
+    return InputError(
+        f"{boxes} has boxes of {name}, which {images} does not hold; name images as the source does: "
+        "by file, else by key"
+    )

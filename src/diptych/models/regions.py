@@ -34,9 +34,11 @@ class RegionVectors(NamedTuple):
     there: Tensor
 
 
-def squashed(preprocess: Preprocess, size: int | None = None) -> Preprocess:
+def squashed(preprocess: Any, size: int | None = None) -> Preprocess:
     """The preprocessing for regions: of whole images, squashed to `size` pixels a side, so that boxes
-    are shares of what is read."""
+    are shares of what is read. Raises InputError for a model of volumes."""
+    if not isinstance(preprocess, Preprocess):
+        raise InputError("regions are of images, and this model reads volumes; name one of images")
     side = size or preprocess.size
     return replace(preprocess, size=side, resize="squash", ratio=None, margin=None)
 

@@ -90,7 +90,7 @@ class Collection:
     @cached_property
     def images_problem(self) -> str | None:
         """Why the images of the rows cannot be shown, or None if they can."""
-        if self.manifest.rows != "images":
+        if self.manifest.rows == "texts":
             return "its rows are texts"
         row = int(self._alive[0])
         try:
@@ -212,15 +212,21 @@ class Collection:
         return torch.from_numpy(self.index.rows(np.array(rows, int)))
 
     def picture(self, row: int, size: int) -> tuple[bytes, str]:
-        """Return the image of a row, fitted into `size` pixels, as bytes with their media type.
+        """Return the image of a row, fitted into `size` pixels, as bytes with their media type; that of a
+        region shows its box.
 
         Raises Refused if there is no such row or image.
         """
         hit = self.row(row).hit
-        return self._shown(row).small(hit.position, hit.key, size)
+        return self._shown(row).small(hit.position, hit.key, size, hit.box)
 
     def pixels_of(self, row: int) -> Tensor:
-        """Return the preprocessed image or clip of a row. Raises Refused as `picture`."""
+        """Return the preprocessed image or clip of a row. Raises Refused as `picture`, and for regions,
+        which are read with their image."""
+        if self.manifest.rows == "regions":
+            raise Refused(
+                422, "the rows of this collection are regions, and whole images are named"
+            )
         hit = self.row(row).hit
         image = self._shown(row).image(hit.position, hit.key, "frames")
         return self.encoder.pixels(image, exact=self.manifest.exact)
@@ -256,7 +262,7 @@ class Collection:
         return self._mapped().duplicates(cosine, self.passing(where))
 
     def _shown(self, row: int) -> Pictures:
-        if self.manifest.rows != "images":
+        if self.manifest.rows == "texts":
             raise Refused(404, "the rows of this collection are texts")
         try:
             return self._pictures_of(row)

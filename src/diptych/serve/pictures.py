@@ -5,9 +5,9 @@ from threading import BoundedSemaphore, Lock
 
 from PIL import Image
 
-from diptych.data.images import on_ground
 from diptych.data.sample import BadSample, EncodedImage, Sample, Source
 from diptych.data.sources import open_source
+from diptych.embeddings.hits import fitted
 from diptych.errors import InputError
 from diptych.serve.encoder import Recent
 from diptych.serve.limits import Refused
@@ -32,17 +32,19 @@ class Pictures:
         self._kept: Recent[tuple[bytes, str]] = Recent(_CACHE, lambda value: len(value[0]))
         self._lock = Lock()  # sources may read through one open file
 
-    def small(self, position: int, key: str, size: int) -> tuple[bytes, str]:
+    def small(
+        self, position: int, key: str, size: int, box: tuple[float, ...] | None = None
+    ) -> tuple[bytes, str]:
         """Return the image at a position, fitted into a square of `size` pixels or the next larger
-        one of `SIZES`, as bytes with their media type.
+        one of `SIZES`, with the outline of a box, as bytes with their media type.
 
         Raises Refused if another sample is there now than `key`, and for a damaged one.
         """
         size = min((side for side in SIZES if side >= size), default=SIZES[-1])
-        kept = self._kept.get((position, size))
+        kept = self._kept.get((position, size, box))
         if kept is None:
-            kept = _encoded(self._picture(self.image(position, key), size))
-            self._kept.put((position, size), kept)
+            kept = _encoded(self._picture(self.image(position, key), size, box))
+            self._kept.put((position, size, box), kept)
         return kept
 
     def image(self, position: int, key: str, role: str = "main") -> EncodedImage:
@@ -72,14 +74,14 @@ class Pictures:
         with self._lock:
             return self.source[position]
 
-    def _picture(self, image: EncodedImage, size: int) -> Image.Image:
+    def _picture(
+        self, image: EncodedImage, size: int, box: tuple[float, ...] | None
+    ) -> Image.Image:
         with self._decoding:
             try:
-                picture = on_ground(image.decode(size))
+                return fitted(image, size, box)
             except BadSample as error:
                 raise _gone(error) from None
-            picture.thumbnail((size, size))
-            return picture
 
 
 def _gone(error: BadSample) -> Refused:

@@ -302,6 +302,7 @@ def _facts(collection: Collection, row: Row) -> dict[str, Any]:
         "caption": row.hit.caption,
         "image": _address(collection, row.number),
         "columns": dict(row.hit.columns),
+        "box": row.hit.box,
         "place": row.place,
     }
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from diptych.embeddings.columns import Kind, Value
+from diptych.embeddings.layout import Rows
 from diptych.embeddings.map import SIMILAR, Projection
 from diptych.serve.limits import MAPPED, NAMES, QUERIES, TERMS, TEXT
 from diptych.serve.pictures import SIZES
@@ -168,7 +169,7 @@ class About(BaseModel):
     """A collection, and what can be asked of it."""
 
     name: str
-    rows: Literal["images", "texts"]
+    rows: Rows
     count: int
     dimension: int
     model: str
@@ -203,13 +204,15 @@ class Collections(BaseModel):
 
 class RowReply(BaseModel):
     """A row: `image` is the address of its image, if it can be shown, `columns` are those that were
-    kept, and `place` is that on the map, in the unit square, if there is one."""
+    kept, `box` is the left, upper, right and lower side of a region in pixels of its image, which the
+    image shows, and `place` is that on the map, in the unit square, if there is one."""
 
     row: int
     key: str
     caption: str | None
     image: str | None
     columns: dict[str, Value]
+    box: tuple[float, float, float, float] | None
     place: tuple[float, float] | None
 
 

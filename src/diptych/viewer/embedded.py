@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Source, Text
+from diptych.data.sample import BadSample, Box, EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.data.sources import open_source
 from diptych.embeddings.hits import Hit
 from diptych.embeddings.index import Index, read_table
@@ -53,6 +53,7 @@ class Rows:
             images={} if image is None else {"main": image},
             texts=texts,
             labels={name: value for name, value in columns.items() if not isinstance(value, str)},
+            boxes=[] if hit.box is None else [Box(xyxy=hit.box, text=hit.caption or "")],
         )
 
     def keys(self) -> Sequence[str]:
@@ -67,10 +68,12 @@ class Rows:
         return [keys[row] for row in self._numbers]
 
     def schema(self) -> Schema:
-        """The caption and the kept columns, and the image if rows are images."""
+        """The caption and the kept columns, the image if rows are no texts, and the box of regions."""
         found: dict[str, Field] = {}
-        if self.index.manifest.rows == "images":
+        if self.index.manifest.rows != "texts":
             found["images.main"] = Field(kind="image", optional=True)
+        if self.index.manifest.rows == "regions":
+            found["boxes"] = Field(kind="box")
         found["texts.caption"] = Field(kind="text", optional=True)
         for name, kind in self.index.manifest.columns.items():
             field = f"texts.{name}" if kind == "text" else f"labels.{name}"
@@ -81,7 +84,7 @@ class Rows:
         return self.index.hits(torch.zeros(1), torch.tensor([row]))[0]
 
     def _image(self, row: int, hit: Hit) -> EncodedImage | None:
-        if self.index.manifest.rows != "images":
+        if self.index.manifest.rows == "texts":
             return None
         source = self._opened(self.index.folder_of(row))
         if source is None:
@@ -114,7 +117,7 @@ def of_embeddings(
     images, if so."""
     rows = Rows(folder, source)
     manifest = rows.index.manifest
-    if manifest.rows == "images" and "main" not in rows[0].images:
+    if manifest.rows != "texts" and "main" not in rows[0].images:
         why = rows.problem or "the first row's image is not there"
         warn(f"{folder}: no images to show: {why}; name their data with --source")
     return Subject(

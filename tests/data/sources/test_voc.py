@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from diptych.data.sources import open_source
+from diptych.data.sources.voc import CONTEXT
 from diptych.errors import InputError
 from diptych.inference.segment import palette
 
@@ -69,3 +70,80 @@ def test_a_split_is_named(root):
         path.unlink()
     with pytest.raises(InputError, match=r"no lists such as val\.txt"):
         open_source(f"{root}:split=val")
+
+
+@pytest.fixture
+def context(tmp_path):
+    """Images of 2010 without masks of context."""
+    for folder in ("JPEGImages", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("2008_000002", "2008_000003"):
+        Image.new("RGB", (3, 2)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+    main = tmp_path / "ImageSets" / "Main"
+    (main / "val.txt").write_text("2008_000003\n2008_000002\n")
+    (main / "aeroplane_val.txt").write_text("2008_000003  1\n2008_000002 -1\n")
+    return tmp_path
+
+
+def masks(folder, *names):
+    folder.mkdir(parents=True)
+    for name in names:
+        Image.fromarray(np.array([[0, 1, 3], [59, 2, 40]], np.uint8)).save(folder / f"{name}.png")
+
+
+# The published list has the 20 classes of VOC first, under other names than the list of all 459.
+PUBLISHED = [
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+]
+PUBLISHED += [name for name in CONTEXT[1:] if name not in {*PUBLISHED, "table", "potted plant"}]
+PUBLISHED.remove("tv monitor")
+
+
+def test_published_masks_of_context_have_the_order_of_their_list(context):
+    masks(context / "59_context_labels", "2008_000002", "2008_000003")
+    lines = [f"{number}: {name}\n" for number, name in enumerate(PUBLISHED, start=1)]
+    (context / "59_labels.txt").write_text("".join(lines))
+    source = open_source(f"{context}:masks=context:split=val")
+    assert list(source.keys()) == ["2008_000003", "2008_000002"]
+    classes = source.schema()["masks.class"].classes
+    plane = np.asarray(source[0].masks["class"].decode())
+    assert [classes[at] for at in plane.ravel()] == [
+        *("background", "aeroplane", "bird"),
+        *("wood", "bicycle", PUBLISHED[39]),
+    ]
+    assert classes[11] == "dining table"
+    (context / "59_labels.txt").write_text("".join(lines[1:]))
+    with pytest.raises(InputError, match="'2: bicycle' is not class 1 as in '1: aeroplane'"):
+        open_source(f"{context}:masks=context:split=val")
+    (context / "59_labels.txt").write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match="lists 58 classes, not 59"):
+        open_source(f"{context}:masks=context:split=val")
+    (context / "59_labels.txt").unlink()
+    with pytest.raises(InputError, match="59_labels.txt: no such file; it comes with the masks"):
+        open_source(f"{context}:masks=context:split=val")
+
+
+def test_converted_masks_of_context_are_in_alphabetical_order(context):
+    masks(context / "SegmentationClassContext", "2008_000002")
+    lists = context / "ImageSets" / "SegmentationContext"
+    lists.mkdir()
+    (lists / "val.txt").write_text("2008_000002\n2008_000003\n")
+    source = open_source(f"{context}:masks=context:split=val")
+    assert list(source.keys()) == ["2008_000002"]
+    assert source.damage == {"2008_000003": "no-mask"}
+    classes = source.schema()["masks.class"].classes
+    plane = np.asarray(source[0].masks["class"].decode())
+    assert [classes[at] for at in plane.ravel()] == [
+        *("background", "aeroplane", "bed"),
+        *("wood", "bag", "potted plant"),
+    ]
+    assert len(classes) == 60
+    with pytest.raises(InputError, match="no folder SegmentationClass; .* of :masks=context"):
+        open_source(f"{context}:split=val")
+
+
+def test_masks_of_context_that_are_not_there_are_named(root):
+    with pytest.raises(InputError, match="no masks of PASCAL Context; unpack 59_context_labels"):
+        open_source(f"{root}:masks=context:split=val")

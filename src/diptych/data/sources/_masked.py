@@ -1,11 +1,11 @@
 """Folders of images with a class mask each, in files of the same names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from diptych.data.compact import Strings
 from diptych.data.images import ClassMask, FileImage, Mask
-from diptych.data.sample import Field, Sample, Schema
+from diptych.data.sample import EncodedImage, Field, Sample, Schema
 from diptych.errors import InputError, unknown
 
 
@@ -13,8 +13,8 @@ class Masked:
     """One sample for each of `names`, with the mask `class`.
 
     `image` and `mask` are paths below `root` with {} for the name. `numbers` are the classes of the
-    numbers in the masks, by default the same. Names that lack a file are counted in `damage`. Raises
-    InputError if all do.
+    numbers in the masks, by default the same; `read_mask` makes a mask of a file in another form. Names
+    that lack a file are counted in `damage`. Raises InputError if all do.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class Masked:
         mask: str,
         classes: Sequence[str],
         numbers: Mapping[int, int] | None = None,
+        read_mask: Callable[[FileImage], EncodedImage] = Mask,
     ):
         self.name = name
         self.root = str(root)
@@ -34,6 +35,7 @@ class Masked:
         self.mask = mask
         self.classes = tuple(classes)
         self.numbers = numbers
+        self.read_mask = read_mask
         self.damage = {
             each: reason
             for each in names
@@ -53,7 +55,7 @@ class Masked:
 
     def __getitem__(self, index: int) -> Sample:
         name = self._names[range(len(self))[index]]
-        mask = Mask(FileImage(str(Path(self.root, self.mask.format(name)))))
+        mask = self.read_mask(FileImage(str(Path(self.root, self.mask.format(name)))))
         return Sample(
             key=name,
             source=self.name,

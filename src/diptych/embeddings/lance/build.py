@@ -336,7 +336,7 @@ def _finish(
 def _words(parts: Sequence[Index]) -> Tensor | None:
     """Return vectors (W, E) of captions of all folders; None if a folder has none, or rows that are
     texts themselves."""
-    if not parts or any(part.manifest.rows != "images" for part in parts):
+    if not parts or any(part.manifest.rows == "texts" for part in parts):
         return None
     total = sum(map(len, parts))
     found = []

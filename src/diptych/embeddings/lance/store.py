@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.embeddings.columns import ALWAYS
 from diptych.embeddings.hits import Hit, Hits
 from diptych.embeddings.lance.filters import pushed
 from diptych.embeddings.lance.table import (
@@ -165,8 +164,7 @@ class Store:
         for rank, (score, values) in enumerate(
             zip(scores.tolist(), table.to_pylist(), strict=True), start=1
         ):
-            always = {name: values.pop(name) for name in ALWAYS}
-            found.append(Hit(rank=rank, score=score, columns=values, **always))
+            found.append(Hit.of_row(rank, score, values, self.manifest.rows == "regions"))
         return found
 
     def source_of(self, row: int) -> str:

@@ -318,7 +318,7 @@ function adapt() {
   element("columns").replaceChildren(...Object.entries(can.columns).map(([name, kind]) => new Option(kind, named(name))));
   element("words").disabled = !can.by_words;
   if (!can.by_words) element("words").placeholder = "This model reads no words: drop an image";
-  if (can.rows === "images" && can.problem) problem(`${can.problem}: the data are not where they were.`);
+  if (can.rows !== "texts" && can.problem) problem(`${can.problem}: the data are not where they were.`);
 }
 
 // A column as a filter names it.

@@ -64,10 +64,17 @@ export class Selection {
 export function csv(rows) {
   const columns = ["collection", "row", "key", "caption", "score", "query"];
   const kept = [...new Set(rows.flatMap((row) => Object.keys(row.columns)))];
+  const sides = rows.some((row) => row.box) ? ["left", "top", "right", "bottom"] : [];
   const lines = rows.map((row) =>
-    [...columns.map((name) => row[name]), ...kept.map((name) => row.columns[name])].map(cell).join(","),
+    [
+      ...columns.map((name) => row[name]),
+      ...sides.map((_, at) => row.box?.[at]),
+      ...kept.map((name) => row.columns[name]),
+    ]
+      .map(cell)
+      .join(","),
   );
-  return [[...columns, ...kept].map(cell).join(","), ...lines, ""].join("\r\n");
+  return [[...columns, ...sides, ...kept].map(cell).join(","), ...lines, ""].join("\r\n");
 }
 
 function cell(value) {

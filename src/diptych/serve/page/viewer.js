@@ -71,6 +71,7 @@ export class Viewer {
     element("caption").textContent = row.image ? row.caption ?? "" : "";
     const facts = [["Key", row.key], ["Row", row.row.toLocaleString()]];
     if (row.score !== undefined) facts.unshift(["Cosine", row.score.toFixed(4)], ["Rank", row.rank]);
+    if (row.box) facts.push(["Box", row.box.map((side) => Math.round(side)).join(", ")]);
     facts.push(...Object.entries(row.columns).map(([name, value]) => [name, value ?? "–"]));
     element("facts").replaceChildren(...facts.map(fact));
     const selected = this.selected(row);
