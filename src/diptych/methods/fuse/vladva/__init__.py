@@ -41,6 +41,7 @@ from diptych.models.delivered import Validation
 from diptych.models.vlm import Layer, PatchReader, VisionLM, patch_adapter
 from diptych.objectives import info_nce
 from diptych.spec import Count, Natural, NetworkSpec, NotNegative, Positive
+from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature, freeze
 
 card = {
@@ -139,7 +140,7 @@ class VladVA(Method):
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
         self.augment = augmentation(config.augment)
-        encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
+        encoder = _encoder(make)
         if "image" not in encoder.sides:
             raise InputError("this method reads images; start from a model with an image tower")
         patches = PatchReader(encoder, config.grid, config.layer)
@@ -255,6 +256,16 @@ def contrast_of(image: Tensor, text: Tensor, scale: Tensor, both: Tensor) -> Ten
     if not bool(both.any()):
         return 0 * scale * (image.sum() + text.sum())
     return info_nce(image[both], text[both], scale)
+
+
+def _encoder(make: Make) -> DualEncoder:
+    """The frozen encoder: of a run that reads images with a language model, its own."""
+    if not isinstance(make.delivered, VisionLM):
+        return make.dual(logit_scale=Temperature(100.0, form="fixed"))
+    given = make.delivered.encoder
+    encoder = DualEncoder.from_config(given.config())
+    encoder.load_state_dict(given.state_dict())
+    return encoder
 
 
 def _go_on(adapter: Any, patches: PatchReader, config: Config, make: Make) -> None:

@@ -31,7 +31,7 @@ class LengthView:
 
     They are drawn from the texts of some roles, in training at random, else they are the first ones. A
     sample without a caption of one kind has a row of special ids alone in its place (`there`). `rooms`
-    are the most own ids of a row of each kind, longer captions are cut and have no end then.
+    are the most own ids of a row of each kind; a long caption that is cut has no end.
 
     Raises BadSample("no-caption") for a sample without a text, and BadSample("caption-length") for one
     whose texts are of neither kind.
@@ -65,25 +65,21 @@ class LengthView:
                 f"captions of {', '.join(str(len(row)) for row in rows)} tokens are neither below {limits.short} nor "
                 f"from {limits.long} to {limits.most}",
             )
+        words = self.tokenizer
+        short, long = (self._drawn(found, rng, progress) for found in kinds)
+        ends = words.after if len(long) <= self.rooms[1] else ()
         return {
-            name: [self._row(found, room, rng, progress)]
-            for name, found, room in zip(self.gives, kinds, self.rooms, strict=True)
+            "texts.short": [[*words.before, *short[: self.rooms[0]], *words.after]],
+            "texts.long": [[*words.before, *long[: self.rooms[1]], *ends]],
         }
 
-    def _row(
-        self,
-        found: Sequence[list[int]],
-        room: int,
-        rng: np.random.Generator,
-        progress: float | None,
+    def _drawn(
+        self, found: Sequence[list[int]], rng: np.random.Generator, progress: float | None
     ) -> list[int]:
-        """One of the captions with its special ids, without an end where it is cut."""
-        words = self.tokenizer
-        own: list[int] = []
-        if found:
-            own = found[0 if progress is None else int(rng.integers(len(found)))]
-        after = words.after if len(own) <= room else ()
-        return [*words.before, *own[:room], *after]
+        """One of the captions, none of none."""
+        if not found:
+            return []
+        return found[0 if progress is None else int(rng.integers(len(found)))]
 
 
 def there(tokens: Tokens, words: Tokenizer) -> Tensor:

@@ -110,7 +110,9 @@ class SummaryLM(VisionLM):
         """The tokenizer of captions that are embedded: it leaves room for the prompt."""
         words = self.words
         context = self.rooms[0] + len(words.before) + len(words.after)
-        return words if context == words.context else from_dict({**words.to_dict(), "context": context})
+        if context == words.context:
+            return words
+        return from_dict({**words.to_dict(), "context": context})
 
     def _rows(self, ids: Sequence[int], count: int) -> Tensor:
         """The embeddings (B, L, D) of the same ids in each row."""
@@ -132,7 +134,7 @@ class SummaryLM(VisionLM):
         summary's, and which are real, (B, N). The end of a caption is not read."""
         words = self.words
         count = len(ids)
-        own = ids[:, len(words.before) :]
+        own = ids[:, len(words.before) : ids.shape[1] - len(words.after)]
         last = lengths - len(words.before) - len(words.after)
         real = torch.arange(own.shape[1], device=ids.device) < last[:, None]
         start = self._rows(self.start_ids, count)
@@ -177,11 +179,9 @@ class SummaryEncoder(Composed):
         self.logit_bias = None
 
     def config(self) -> dict[str, Any]:
-        """The config of the frozen encoder, with towers that nothing builds: exports, and trainings of
-        other methods, refuse them by name."""
-        image = self.image.spec
-        text = self.text.spec  # type: ignore[union-attr]
-        return {**super().config(), "image": image, "text": text}
+        """The config of the frozen encoder, with a text tower that nothing builds: exports, and trainings of
+        other methods, refuse it by name."""
+        return {**super().config(), "text": self.text.spec}  # type: ignore[union-attr]
 
 
 class SummaryOfImages(ImageTower):
