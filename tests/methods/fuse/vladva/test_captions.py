@@ -57,6 +57,11 @@ def test_roles_are_read_together():
     bounds = {"short": 5, "long": 5}
     assert seen(given, roles=("caption", "long"), **bounds)[1] == whole("a red bar on the left of it")
     assert seen(given, **bounds)[1] == whole("")
+    given.texts.append(Text(text="a circle", role="long"))
+    whole_role = seen(given, roles=("caption", "long*"), **bounds)
+    assert whole_role == (whole("a bar"), whole("a red bar on the left of it a circle"))
+    view = LengthView(tokenizer=WORDS, roles=("a", "b*"), lengths=Lengths(), rooms=(9, 9))
+    assert view.reads == ("texts.a", "texts.b")
     with pytest.raises(BadSample, match="no text of role tags"):
         seen(given, roles=("tags",))
 

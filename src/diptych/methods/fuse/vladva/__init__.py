@@ -67,7 +67,7 @@ class Config:
     Prompts: `image_prompt` and `text_prompt`, in the place {} of `template`; a caption that is embedded stands
     there before its prompt.
 
-    Captions have the roles `role`, joined by +. Those of fewer than `short` tokens are contrasted, those of
+    Captions have the roles `role`, joined by +; "long*" is all texts of role long as one. Those of fewer than `short` tokens are contrasted, those of
     `long` to `most` predicted. `augment` holds options of `data.views.Augment`.
 
     Loss: `contrast` and `predict` are the weights, `scale` is the initial e^θ, bounded by `max_scale`.
@@ -145,7 +145,7 @@ class VladVA(Method):
             raise InputError("this method reads images; start from a model with an image tower")
         patches = PatchReader(encoder, config.grid, config.layer)
         places, width = patches.shape
-        language = adapted_language(config.lm, config.tune, make, before=places)
+        language = adapted_language(config.lm, config.tune, make, before=places + _asked(config, make))
         lm: Any = language.own if language.lent is None else language.lent.module
         adapter = patch_adapter(config.adapter, width, lm.table.embedding_dim)
         _go_on(adapter, patches, config, make)
@@ -268,6 +268,14 @@ def _encoder(make: Make) -> DualEncoder:
     return encoder
 
 
+def _asked(config: Config, make: Make) -> int:
+    """The number of tokens of an image's prompt, by the run's own tokenizer, which a new language model has."""
+    words = make.words
+    if words is None:
+        return config.n_ctx
+    return config.n_ctx + len(words.ids(config.template.replace("{}", config.image_prompt))) + 1
+
+
 def _go_on(adapter: Any, patches: PatchReader, config: Config, make: Make) -> None:
     """Give the adapter the weights of the run's. Raises InputError for a run without one, and for one that
     reads other patches."""
@@ -293,7 +301,7 @@ def _go_on(adapter: Any, patches: PatchReader, config: Config, make: Make) -> No
 
 def _validation(config: Config) -> Validation:
     """Validate by retrieval, without the contrast by captions."""
-    role = {"role": config.roles[0]}
+    role = {"role": config.roles[0].removesuffix("*")}
     if config.contrast:
         return Validation("retrieval", ("i2t_", "t2i_"), role)
     return Validation("captions", ("accuracy", "cider"), role)
@@ -326,7 +334,7 @@ VladVA.presets = {
         },
         image="vit:image_size=336:patch=14:width=1024:depth=24:heads=16:pre_norm=true:patch_bias=false:cls_position=true",
         text="text:width=768:depth=12:heads=12",
-        tokenizer="bpe:vocab_size=32000:context=1472",
+        tokenizer="bpe:vocab_size=32000:context=512",
         embed_dim=768,
         recipe=Recipe(
             lr=1e-4,

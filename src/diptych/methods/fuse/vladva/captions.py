@@ -29,7 +29,8 @@ class Lengths:
 class LengthView:
     """A short and a long caption of a sample: texts.short and texts.long (B, 1, L), with special ids.
 
-    They are drawn from the texts of some roles, in training at random, else they are the first ones. A
+    They are drawn from the texts of some roles, in training at random, else they are the first ones; with
+    a star, as in "long*", all texts of a role are one, in order, joined by spaces. A
     sample without a caption of one kind has a row of special ids alone in its place (`there`). `rooms`
     are the most own ids of a row of each kind; a long caption that is cut has no end.
 
@@ -45,12 +46,12 @@ class LengthView:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return tuple(f"texts.{role}" for role in self.roles)
+        return tuple(f"texts.{role.removesuffix('*')}" for role in self.roles)
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        texts = [text for role in self.roles for text in sample.captions(role) if text.strip()]
+        texts = [text for role in self.roles for text in _texts(sample, role)]
         if not texts:
             raise BadSample("no-caption", f"no text of role {' or '.join(self.roles)}")
         limits = self.lengths
@@ -80,6 +81,12 @@ class LengthView:
         if not found:
             return []
         return found[0 if progress is None else int(rng.integers(len(found)))]
+
+
+def _texts(sample: Sample, role: str) -> list[str]:
+    """The texts of a role that have words; with a star all of them as one."""
+    found = [text for text in sample.captions(role.removesuffix("*")) if text.strip()]
+    return [" ".join(found)] if role.endswith("*") and found else found
 
 
 def there(tokens: Tokens, words: Tokenizer) -> Tensor:
