@@ -55,7 +55,9 @@ def test_roles_are_read_together():
     given = sample("a bar")
     given.texts.append(Text(text="a red bar on the left of it", role="long"))
     bounds = {"short": 5, "long": 5}
-    assert seen(given, roles=("caption", "long"), **bounds)[1] == whole("a red bar on the left of it")
+    assert seen(given, roles=("caption", "long"), **bounds)[1] == whole(
+        "a red bar on the left of it"
+    )
     assert seen(given, **bounds)[1] == whole("")
     given.texts.append(Text(text="a circle", role="long"))
     whole_role = seen(given, roles=("caption", "long*"), **bounds)

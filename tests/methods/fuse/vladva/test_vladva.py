@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from tests.factories import AT, foreign_lm, make_method, random_images, small_make, tokenizer
 from tests.methods.fuse.vladva_helpers import (
-    SHAPE,
     base,
     batch,
     captions,
@@ -22,7 +21,6 @@ from torch import nn
 from diptych.errors import InputError
 from diptych.methods.adapters import LowRank, add_factors
 from diptych.methods.fuse.vladva import VladVA, contrast_of
-from diptych.methods.make import Make
 from diptych.models.language import CausalLM
 from diptych.testing import Toy
 from diptych.towers.build import text_tower
@@ -178,10 +176,8 @@ def test_padding_on_either_side_gives_the_same_embedding(kind, start, tmp_path):
     model = method.model
     texts = ["a red circle on the left", "a bar", "a pink square"]
     rows = model.captions.encode(texts)
-    alone = []
-    for row in rows:
-        alone.append(model.summary(*model.text_tokens(torch.tensor([row]), torch.tensor([len(row)]))))
-    expected = torch.cat(alone)
+    alone = [model.text_tokens(torch.tensor([row]), torch.tensor([len(row)])) for row in rows]
+    expected = torch.cat([model.summary(*one) for one in alone])
     given = batch(method, captions(*[[text] for text in texts]))
     ids, lengths = given.texts["short"].flat
     tokens, real = model.text_tokens(ids, lengths)
@@ -224,7 +220,9 @@ def test_prediction_alone_reaches_soft_prompt_and_factors_but_not_the_tower(star
     losses = method.loss(method.encode(given, AT), given, AT)
     assert set(losses.terms) == {"predict"}
     losses.total.backward()
-    trained = {name.split(".")[1] for name, value in method.named_parameters() if value.grad is not None}
+    trained = {
+        name.split(".")[1] for name, value in method.named_parameters() if value.grad is not None
+    }
     assert trained == {"soft", "own"}
     assert method.model.soft["text"].grad is None
     assert method.model.validation.suite == "captions"
@@ -244,7 +242,9 @@ def test_soft_prompts_begin_as_the_words_of_the_prompts(start):
         ids = method.model.words.ids(method.model.prompts[side])
         assert len(ids) < 7
         rows = [ids[at % len(ids)] for at in range(7)]
-        assert torch.equal(method.model.soft[side], method.model.lm.table.weight[torch.tensor(rows)])
+        assert torch.equal(
+            method.model.soft[side], method.model.lm.table.weight[torch.tensor(rows)]
+        )
 
 
 # ---- captions of one kind
@@ -274,9 +274,13 @@ def test_a_sample_with_captions_of_one_kind_counts_in_that_loss_alone(start):
     )
     assert torch.equal(losses.terms["contrast"], expected)
     tokens = sum(lengths[at] + 1 for at in (0, 2, 3))
-    assert float(losses.terms["predict"]) == pytest.approx(-float(features["log_prob"].sum()) / tokens)
+    assert float(losses.terms["predict"]) == pytest.approx(
+        -float(features["log_prob"].sum()) / tokens
+    )
     assert float(losses.logged["short"]) == float(losses.logged["long"]) == 0.75
-    long = batch(method, captions(["a pink square on the right of it"], ["a red bar on the left of it"]))
+    long = batch(
+        method, captions(["a pink square on the right of it"], ["a red bar on the left of it"])
+    )
     assert float(method.loss(method.encode(long, AT), long, AT).terms["contrast"]) == 0
     short = batch(method, captions(["a bar"], ["a red bar"]))
     assert float(method.loss(method.encode(short, AT), short, AT).terms["predict"]) == 0
@@ -330,7 +334,9 @@ def test_of_a_language_model_by_name_a_run_stores_the_factors(tmp_path):
     assert torch.allclose(again.embed_texts(texts), expected, atol=1e-5)
     more = made(again, lm=lm)
     assert torch.allclose(model_of(more).embed_texts(texts), expected, atol=1e-5)
-    with pytest.raises(InputError, match=r"which it does not hold; name that with --method.lm hf-lm"):
+    with pytest.raises(
+        InputError, match=r"which it does not hold; name that with --method.lm hf-lm"
+    ):
         made(again)
     with pytest.raises(InputError, match="reads with another language model than tiny-lm"):
         made(again, lm="tiny-lm")
@@ -364,7 +370,9 @@ def test_a_model_that_is_no_vision_language_model_is_refused(tmp_path):
     tiny = load("tiny")
     with pytest.raises(InputError, match="has no language model; start from a RUN"):
         made(tiny)
-    with pytest.raises(InputError, match="start from a run of cg_vlm, or give --method.train_adapter"):
+    with pytest.raises(
+        InputError, match="start from a run of cg_vlm, or give --method.train_adapter"
+    ):
         made(tiny, lm="tiny-lm")
     assert move(made(tiny, lm="tiny-lm", train_adapter=True, grid=2))
     with pytest.raises(InputError, match="start from a model with an image tower"):

@@ -145,7 +145,9 @@ class VladVA(Method):
             raise InputError("this method reads images; start from a model with an image tower")
         patches = PatchReader(encoder, config.grid, config.layer)
         places, width = patches.shape
-        language = adapted_language(config.lm, config.tune, make, before=places + _asked(config, make))
+        language = adapted_language(
+            config.lm, config.tune, make, before=places + _asked(config, make)
+        )
         lm: Any = language.own if language.lent is None else language.lent.module
         adapter = patch_adapter(config.adapter, width, lm.table.embedding_dim)
         _go_on(adapter, patches, config, make)
@@ -289,9 +291,9 @@ def _go_on(adapter: Any, patches: PatchReader, config: Config, make: Make) -> No
             )
         return
     theirs = given.patches
-    if (theirs.grid, theirs.layer) != (patches.grid, patches.layer) or type(given.adapter) is not type(
-        adapter
-    ):
+    if (theirs.grid, theirs.layer) != (patches.grid, patches.layer) or type(
+        given.adapter
+    ) is not type(adapter):
         raise InputError(
             f"the run that training starts from reads patches with grid {theirs.grid} of layer {theirs.layer}, by "
             "an adapter of its own kind; give --method.grid, --method.layer and --method.adapter as it was trained"
