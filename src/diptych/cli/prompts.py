@@ -50,8 +50,8 @@ def run(args: Namespace) -> None:
     if side not in _SIDES:
         raise unknown("side", side, _SIDES)
     from diptych.data.sources import open_source
+    from diptych.inference.prompts import SIDES, candidates, choose, read_candidates
     from diptych.methods.abilities import require
-    from diptych.methods.fuse.vladva.prompts import SIDES, candidates, choose, read_candidates
 
     sides = SIDES if side == "both" else (side,)
     prompts = {

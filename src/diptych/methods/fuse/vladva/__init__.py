@@ -67,8 +67,9 @@ class Config:
     Prompts: `image_prompt` and `text_prompt`, in the place {} of `template`; a caption that is embedded stands
     there before its prompt.
 
-    Captions have the roles `role`, joined by +; "long*" is all texts of role long as one. Those of fewer than `short` tokens are contrasted, those of
-    `long` to `most` predicted. `augment` holds options of `data.views.Augment`.
+    Captions have the roles `role`, joined by +; "long*" is all texts of role long as one. Those of fewer
+    than `short` tokens are contrasted, those of `long` to `most` predicted. `augment` holds options of
+    `data.views.Augment`.
 
     Loss: `contrast` and `predict` are the weights, `scale` is the initial e^θ, bounded by `max_scale`.
     """
@@ -348,7 +349,7 @@ VladVA.presets = {
             batch_size=2048,
             epochs=1,
             precision="bfloat16",
-            chunk=8192,
+            chunk=4096,
         ),
     ),
 }

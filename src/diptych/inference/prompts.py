@@ -1,4 +1,5 @@
-"""The prompts whose last token summarizes best, before anything is trained.
+"""The prompts whose last token summarizes an image, or a text, best, by a model that reads images with a
+language model and was not trained to embed.
 
 Of many prompts those are good whose next token is uncertain and whose embeddings fill many directions: both go
 with retrieval by a model that is not trained.
@@ -26,7 +27,6 @@ from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images, read_texts
-from diptych.methods.fuse.vladva.captions import Lengths
 from diptych.metrics.distribution import effective_rank
 from diptych.models.vlm import Summaries
 
@@ -109,6 +109,7 @@ def choose(
     *,
     role: str = "caption",
     count: int = 256,
+    longest: int = 29,
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> tuple[dict[str, list[Scored]], Counter[str]]:
@@ -116,18 +117,39 @@ def choose(
     read, by reason.
 
     `prompts` are those about images, and about texts, by side. They are read behind the images of the first
-    `count` samples, and behind their first texts of the role that are as short as captions that are
-    contrasted.
+    `count` samples, and behind their first texts of the role of at most `longest` tokens.
 
     Raises InputError for fewer than two samples of a side.
     """
     bad: Counter[str] = Counter()
     first = Wrapped(source, np.arange(min(count, len(source))))
     steps = Steps(progress, len(first) * len(prompts))
-    read = {"image": _images, "text": _texts}
+
+    def images(asked: Sequence[str]) -> Iterator[Summaries]:
+        """The summaries of images, batch by batch."""
+        how = {"exact": False, "batch_size": batch_size, "steps": steps}
+        for pixels, _ in read_images(model, first, lambda sample: None, bad, **how):
+            yield model.summaries(asked, images=pixels, batch_size=batch_size)
+
+    def short(sample: Sample) -> str:
+        """The first short text."""
+        for text in sample.captions(role):
+            if 0 < len(model.captioner.words.ids(text)) <= longest:
+                return text
+        raise BadSample("no-short-text", f"{sample.key} has no short text of role {role!r}")
+
+    def texts(asked: Sequence[str]) -> Iterator[Summaries]:
+        """The summaries of short texts, batch by batch."""
+        read = read_texts(first, short, bad)
+        for start in range(0, len(read), batch_size):
+            some = read[start : start + batch_size]
+            yield model.summaries(asked, texts=some, batch_size=batch_size)
+            steps.add(len(some))
+
+    summarized = {"image": images, "text": texts}
     found = {}
     for side, asked in prompts.items():
-        parts = list(read[side](model, first, asked, role, bad, batch_size, steps))
+        parts = list(summarized[side](asked))
         whole = Summaries(
             torch.cat([part.vectors for part in parts], 1),
             torch.cat([part.entropy for part in parts], 1),
@@ -138,46 +160,3 @@ def choose(
             )
         found[side] = scored(asked, whole)
     return found, bad
-
-
-def _images(
-    model: Any,
-    source: Source,
-    asked: Sequence[str],
-    role: str,
-    bad: Counter[str],
-    batch_size: int,
-    steps: Steps,
-) -> Iterator[Summaries]:
-    """The summaries of a source's images, batch by batch."""
-    batches = read_images(
-        model, source, lambda sample: None, bad, exact=False, batch_size=batch_size, steps=steps
-    )
-    for pixels, _ in batches:
-        yield model.summaries(asked, images=pixels, batch_size=batch_size)
-
-
-def _texts(
-    model: Any,
-    source: Source,
-    asked: Sequence[str],
-    role: str,
-    bad: Counter[str],
-    batch_size: int,
-    steps: Steps,
-) -> Iterator[Summaries]:
-    """The summaries of a source's short texts, batch by batch."""
-    words = model.captioner.words
-
-    def short(sample: Sample) -> str:
-        """The first short text."""
-        for text in sample.captions(role):
-            if 0 < len(words.ids(text)) < Lengths().short:
-                return text
-        raise BadSample("no-short-text", f"{sample.key} has no short text of role {role!r}")
-
-    texts = read_texts(source, short, bad)
-    for start in range(0, len(texts), batch_size):
-        some = texts[start : start + batch_size]
-        yield model.summaries(asked, texts=some, batch_size=batch_size)
-        steps.add(len(some))

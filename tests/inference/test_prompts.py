@@ -7,7 +7,7 @@ import torch
 from tests.methods.fuse.vladva_helpers import base, captions
 
 from diptych.errors import InputError
-from diptych.methods.fuse.vladva.prompts import SIDES, candidates, choose, read_candidates, scored
+from diptych.inference.prompts import SIDES, candidates, choose, read_candidates, scored
 from diptych.models.vlm import Summaries
 
 
