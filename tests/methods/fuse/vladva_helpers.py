@@ -12,7 +12,6 @@ from diptych.data.plan import InOrder
 from diptych.data.sample import Field, Text
 from diptych.methods import store
 from diptych.methods.adapters import merged
-from diptych.methods.fuse.vladva import VladVA
 from diptych.methods.make import Make
 from diptych.testing import Toy
 
@@ -28,7 +27,7 @@ def base(folder, seed=0, **config):
 
 def made(start, seed=0, moved=False, **config):
     """VladVA on a run; with `moved` its factors are not zero."""
-    method = make_method(VladVA, seed, make=Make.of(start), **{**SHAPE, **config}).eval()
+    method = make_method("vladva", seed, make=Make.of(start), **{**SHAPE, **config}).eval()
     if moved:
         move(method)
     return method

@@ -52,14 +52,12 @@ def test_one_caption_of_each_kind_is_drawn_in_training_and_is_the_first_else():
 
 
 def test_roles_are_read_together():
-    given = sample("a bar")
-    given.texts.append(Text(text="a red bar on the left of it", role="long"))
+    long = "a red bar on the left of it"
+    texts = [Text(text="a bar"), Text(text=long, role="long"), Text(text="a circle", role="long")]
+    given = replace(sample(), texts=texts)
     bounds = {"short": 5, "long": 5}
-    assert seen(given, roles=("caption", "long"), **bounds)[1] == whole(
-        "a red bar on the left of it"
-    )
+    assert seen(given, roles=("caption", "long"), **bounds)[1] == whole(long)
     assert seen(given, **bounds)[1] == whole("")
-    given.texts.append(Text(text="a circle", role="long"))
     whole_role = seen(given, roles=("caption", "long*"), **bounds)
     assert whole_role == (whole("a bar"), whole("a red bar on the left of it a circle"))
     view = LengthView(tokenizer=WORDS, roles=("a", "b*"), lengths=Lengths(), rooms=(9, 9))

@@ -20,7 +20,7 @@ from torch import nn
 
 from diptych.errors import InputError
 from diptych.methods.adapters import LowRank, add_factors
-from diptych.methods.fuse.vladva import VladVA, contrast_of
+from diptych.methods.fuse.vladva import contrast_of
 from diptych.models.language import CausalLM
 from diptych.testing import Toy
 from diptych.towers.build import text_tower
@@ -376,4 +376,4 @@ def test_a_model_that_is_no_vision_language_model_is_refused(tmp_path):
         made(tiny, lm="tiny-lm")
     assert move(made(tiny, lm="tiny-lm", train_adapter=True, grid=2))
     with pytest.raises(InputError, match="start from a model with an image tower"):
-        make_method(VladVA, make=small_make(image="none"), lm="tiny-lm")
+        make_method("vladva", make=small_make(image="none"), lm="tiny-lm")
