@@ -10,7 +10,7 @@ from tests.methods.adapt.helpers import learnt
 from diptych.errors import InputError
 from diptych.methods import store
 from diptych.methods.adapt.lora import LoRA
-from diptych.methods.adapters import LowRank, adapter, merged
+from diptych.methods.adapters import LowRank, adapter, add_factors, merged
 from diptych.methods.make import NO_TOWER
 from diptych.methods.store import load
 from diptych.training.config import resolve
@@ -138,3 +138,12 @@ def test_a_method_without_a_dual_encoder_is_refused():
     config = resolve("language_model", {"train": "x.csv"}, init="tiny-lm", adapt="lora")
     with pytest.raises(InputError, match="language_model trains no dual encoder"):
         build_method(config, None)
+
+
+def test_all_layers_are_all_but_an_output_layer():
+    from torch import nn
+
+    layers = nn.ModuleDict({"q": nn.Linear(4, 6), "head": nn.Linear(6, 9), "norm": nn.LayerNorm(4)})
+    assert list(add_factors(layers, "layers", LowRank(r=1, layers="all"))) == ["q"]
+    factors = 4 * (2 * 32) * 4 + 4 * (32 + 128) * 2  # q, k, v, out; fc1, fc2
+    assert learnt(adapted(r=4, layers="all", towers="text")) == factors + 1

@@ -13,7 +13,7 @@ from diptych.evaluation.suites.answers import answers
 from diptych.methods.store import load
 from diptych.models.generate import generate
 from diptych.models.language import LanguageModel
-from diptych.models.vlm import PatchReader
+from diptych.models.vlm import PatchReader, last_real, patch_adapter
 from diptych.towers.nn.parts import Temperature
 
 LM = "text:width=32:depth=2:heads=2"
@@ -157,3 +157,53 @@ def test_a_tokenizer_of_another_language_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="another tokenizer than that of tiny-lm"):
         lent.load_extra_state({"lm_tokenizer": "other"})
     assert load("tiny-lm").tokenizer == lent.words
+
+
+# ---- summaries
+
+
+def test_the_last_real_token_is_found_under_any_padding():
+    hidden = torch.arange(8.0).view(2, 4, 1)
+    real = torch.tensor([[True, False, True, False], [False, True, True, True]])
+    assert last_real(hidden, real).flatten().tolist() == [2.0, 7.0]
+
+
+def test_adapters_of_patches():
+    assert sum(p.numel() for p in patch_adapter("linear", 4, 6).parameters()) == 4 * 6 + 6
+    assert sum(p.numel() for p in patch_adapter("mlp", 4, 6).parameters()) == 30 + 6 * 6 + 6
+
+
+@pytest.mark.parametrize("kind", ["ours", "llama"])
+@torch.no_grad()
+def test_summaries_are_states_behind_each_prompt_as_read_alone(kind, tmp_path):
+    lm = LM if kind == "ours" else foreign_lm(tmp_path / "lm", tokenizer())
+    model = model_of(made(lm=lm, template="a {} on"))
+    words = model.captioner.words
+    prompts = ["the circle", "a bar"]
+    images = random_images(3)
+    texts = ["a red bar", "a", "a blue square"]
+    of_images = model.summaries(prompts, images=images, batch_size=2)
+    of_texts = model.summaries(prompts, texts=texts, batch_size=2)
+    assert of_images.vectors.shape[:2] == of_images.entropy.shape == (2, 3)
+    for k, prompt in enumerate(prompts):
+        asked = words.ids(f"{prompt} on")
+        for at in range(3):
+            seen = model.captioner.see(images[at : at + 1])
+            first = [*words.before, *words.ids("a ")]
+            for found, prefix, ids in (
+                (of_images, seen, [*first, *asked]),
+                (of_texts, None, [*first, *words.ids(texts[at]), *asked]),
+            ):
+                state = model.lm(torch.tensor([ids]), prefix=prefix)[0, -1]
+                assert torch.allclose(found.vectors[k, at], state, atol=1e-4)
+                odds = model.lm.logits(state).softmax(-1)
+                entropy = -float((odds * odds.log()).sum())
+                assert float(found.entropy[k, at]) == pytest.approx(entropy, abs=1e-4)
+
+
+def test_summaries_of_bad_input():
+    model = model_of(made())
+    with pytest.raises(InputError, match="the prompt '' has no words"):
+        model.summaries(["a bar", ""], images=random_images(1))
+    with pytest.raises(InputError, match="the text 'a red circle"):
+        model.summaries(["a bar"], texts=["a red circle on the left " * 20])

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.factories import AT
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,6 +16,7 @@ from diptych.data.loader import Loader
 from diptych.data.plan import Shuffled
 from diptych.data.tokenizers import build
 from diptych.errors import InputError
+from diptych.methods.adapters import LowRank, add_factors
 from diptych.methods.base import Method, Recipe
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import method_class
@@ -22,6 +25,7 @@ from diptych.testing.costs import count_preset
 from diptych.testing.subject import toys_of
 from diptych.training import optim
 from diptych.training.costs import Costs, count
+from diptych.training.fake import unmoved
 from diptych.training.gradcache import strategy
 from diptych.training.layout import LIBRARIES, layout
 from diptych.training.step import Step
@@ -158,3 +162,15 @@ def test_a_preset_is_counted_at_its_own_size_and_vocabulary():
     assert found.left_out == {}
     with pytest.raises(InputError, match="preset"):
         count_preset("clip", "large")
+
+
+def test_low_rank_factors_are_added_to_a_module_without_data():
+    plain = nn.Module.to
+    with FakeTensorMode(), unmoved():
+        layers = nn.ModuleDict({"q": nn.Linear(8, 8)})
+        added = add_factors(layers, "layers", LowRank(r=2, layers="q"))
+    assert sum(value.numel() for value in added.parameters()) == 2 * 2 * 8
+    assert nn.Module.to is plain
+    with unmoved():
+        moved = nn.Linear(2, 2).to(torch.float64)
+    assert moved.weight.dtype == torch.float64

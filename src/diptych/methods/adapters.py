@@ -21,6 +21,8 @@ from diptych.spec import Count, Dropout, configure, parse
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import freeze
 
+ALL = "all"
+_OUTPUT = "head"
 RATE = 10.0
 """The learning rate of adapters as a multiple of that of all weights [choice]."""
 
@@ -28,8 +30,8 @@ RATE = 10.0
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
     """`r` is the rank, `alpha` the numerator of the factor of the product, `dropout` the dropout
-    before A. `layers` are the names of linear layers, joined by `+`; `towers` are the towers that
-    have them. A tower that is not named is frozen.
+    before A. `layers` are the names of linear layers, joined by `+`, or `all`: each but the output layer
+    of a language model. `towers` are the towers that have them. A tower that is not named is frozen.
 
     >>> LowRank(towers="image+words")
     Traceback (most recent call last):
@@ -92,12 +94,12 @@ def add_factors(module: nn.Module, name: str, options: LowRank) -> nn.ModuleDict
         raise InputError(
             "low-rank adapters need peft; install it with: pip install 'diptych[language]'"
         ) from None
-    wanted = set(options.layers.split("+"))
     found = {
         path.rpartition(".")[2]
         for path, part in module.named_modules()
         if isinstance(part, nn.Linear)
     }
+    wanted = found - {_OUTPUT} if options.layers == ALL else set(options.layers.split("+"))
     if missing := sorted(wanted - found):
         raise InputError(
             f"the {name} has no linear layer {missing[0]!r}; there are "

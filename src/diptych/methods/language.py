@@ -7,6 +7,8 @@ frozen, with factors or without, a run keeps the spec and a checksum.
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.methods.adapters import LowRank, adapter, add_factors
@@ -15,11 +17,10 @@ from diptych.methods.teacher import LentLM
 from diptych.models.delivered import Validation
 from diptych.models.language import CausalLM, check_tokenizer
 from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
-from diptych.models.vlm import Language, Layer, PatchReader, VisionLM
+from diptych.models.vlm import Language, Layer, PatchReader, VisionLM, patch_adapter
 from diptych.spec import parse
 from diptych.towers.build import text_tower
-from diptych.towers.nn.heads import head
-from diptych.towers.nn.parts import Temperature, checksum
+from diptych.towers.nn.parts import Temperature, checksum, freeze
 
 NEW = "text"
 """The name of the spec of a new language model."""
@@ -101,12 +102,10 @@ def vision_lm(
     places, width = patches.shape
     language = tuned_language(lm, tune, make, before=places)
     read: Any = language.own if language.lent is None else language.lent.module
-    to = read.table.embedding_dim
-    mlp = f"mlp:hidden={to}:norm=none:activation=gelu:bias=true:last_bias=true"
     model = VisionLM(
         encoder,
         patches,
-        head(mlp if adapter == "mlp" else "affine", width, to, "image"),  # type: ignore[arg-type]  # neither is None
+        patch_adapter(adapter, width, read.table.embedding_dim),
         language,
         validation=validation,
         prompt=prompt,
@@ -122,14 +121,74 @@ def vision_lm(
     return model
 
 
+def adapted_language(spec: str | None, tune: str, make: Make, *, before: int) -> Language:
+    """Return a frozen language model with low-rank factors, `tune`, which alone are trained.
+
+    Without a spec it is the one that the run holds from which training starts; the new run holds it too, with
+    the products in its weights: `make.adapter` has them merged as it is saved. So call this behind `make.dual`.
+    Of one that a spec names, a run keeps the factors. `before` is the number of places that images take.
+
+    Raises InputError where there is none, and where the run's is another one than that of the spec.
+    """
+    options = _factors(tune)
+    given = make.delivered.language if isinstance(make.delivered, VisionLM) else None
+    if spec is not None and parse(spec).name != NEW:
+        lent = LentLM(spec)
+        added = add_factors(lent.model.lm, "language model", options)
+        if given is not None and (_sum(given) != lent.checksum.cpu()).any():
+            raise InputError(
+                f"the run that training starts from reads with another language model than {spec}; leave out "
+                "--method.lm where the run holds its own, or name the one that it was trained with"
+            )
+        make.go_on_part(added, "factors")
+        return Language(words=lent.model.tokenizer, lent=lent, factors=added)
+    own, words = _held(make, given) if spec is None else _new(spec, make, before)
+    if make.written_by is None:
+        freeze(own)
+        add_factors(own, "language model", options)
+        make.adapter = options
+    return Language(words=words, own=own)
+
+
+def _new(spec: str, make: Make, before: int) -> tuple[CausalLM, Tokenizer]:
+    """A new language model. Raises InputError where training starts from a model."""
+    if not make.fresh:
+        raise InputError(
+            f"a new language model, {spec}, has learnt nothing that low-rank factors could change; name one that has, "
+            "such as tiny-lm, a RUN of language_model or hf-lm:FOLDER"
+        )
+    own, words = language_of(spec, make, before=before)
+    assert isinstance(own, CausalLM), "a new one is not lent"
+    return own, words
+
+
+def _held(make: Make, given: Language | None) -> tuple[CausalLM, Tokenizer | None]:
+    """The language model that a run holds, with its tokenizer; that of a saved run follows."""
+    if make.written_by is not None:
+        return _built(make.written_by), None
+    if given is None:
+        raise InputError(
+            "the model that training starts from has no language model; start from a RUN that reads images with "
+            "one, or name one with --method.lm"
+        )
+    if given.own is None:
+        assert given.lent is not None, "a language model is own or lent"
+        raise InputError(
+            f"the run that training starts from reads with {given.lent.name}, which it does not hold; name that "
+            f"with --method.lm {given.lent.name}"
+        )
+    own = _built(given.own.config())
+    own.load_state_dict(given.own.state_dict())
+    return own, given.words
+
+
 def _whole(spec: str, make: Make, before: int, given: Language | None) -> Language:
     """A language model whose weights are trained."""
     if make.written_by is not None:  # of a saved run, whose tokenizer and weights follow
         return Language(words=None, own=_built(make.written_by))
     if given is not None and given.own is not None:
-        own = _built(given.own.config())
-        own.load_state_dict(given.own.state_dict())
-        return Language(words=given.words, own=own)
+        own, words = _held(make, given)
+        return Language(words=words, own=own)
     found, words = language_of(spec, make, before=before)
     if isinstance(found, LentLM):
         found = found.model.lm.requires_grad_(True)
@@ -153,6 +212,14 @@ def _factors(tune: str) -> LowRank:
     if options.towers != LowRank().towers:
         raise InputError(f"{tune} adapts a language model, which has no towers; leave towers out")
     return options
+
+
+def _sum(given: Language) -> Tensor:
+    """The checksum of a run's language model, without factors."""
+    if given.lent is not None:
+        return given.lent.checksum.cpu()
+    assert given.own is not None, "a language model is own or lent"
+    return checksum(given.own)
 
 
 def _differ(one: CausalLM, other: CausalLM) -> bool:

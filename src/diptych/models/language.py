@@ -143,7 +143,10 @@ class CausalLM(nn.Module):
             if mask is None
             else (mask.cumsum(1) - 1).clamp(min=0)[:, -N:]
         )
-        if (most := N if mask is None else int(mask.sum(1).max())) > self.context:
+        most = N if mask is None else mask.shape[1]
+        if most > self.context and mask is not None:  # padding is not counted
+            most = int(mask.sum(1).max())
+        if most > self.context:
             raise InputError(
                 f"{most} tokens exceed the language model's context {self.context}; give or ask for fewer"
             )

@@ -6,7 +6,9 @@ the language model's width, and a causal language model.
 Without an image it reads [x; y_<t]. The language model is a part of the module (`own`), or frozen and
 kept by name outside of it (`lent`), with low-rank factors or without; these are part of it.
 
-Dimensions: B images, P patches (h x w), K texts, L ids, D width of the language model.
+The state at the last token of a prompt, behind an image or a text, is a summary of what precedes it.
+
+Dimensions: B images, P patches (h x w), K texts, L ids, N tokens, D width of the language model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from torch.nn.functional import normalize
 
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, from_dict, pad_batch
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
 from diptych.models.delivered import Validation
@@ -29,6 +32,7 @@ from diptych.models.model import ImagesLike, evaluating
 from diptych.objectives.tokens import unit_mean
 from diptych.towers.dual import DualEncoder
 from diptych.towers.image.vit import ViT
+from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Frozen, freeze
 
 Layer = Literal["last", "penultimate"]
@@ -98,6 +102,17 @@ class PatchReader(nn.Module):
             pixels = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=parameter.device)
             patches, _ = self(pixels)
         return patches.shape[1], patches.shape[2]
+
+
+def patch_adapter(kind: Literal["mlp", "linear"], width: int, to: int) -> nn.Module:
+    """A new adapter from patches of a width to those that a language model reads: linear, or an mlp of two
+    layers.
+
+    >>> patch_adapter("mlp", 4, 8)(torch.zeros(1, 3, 4)).shape
+    torch.Size([1, 3, 8])
+    """
+    spec = f"mlp:hidden={to}:norm=none:activation=gelu:bias=true:last_bias=true"
+    return head(spec if kind == "mlp" else "affine", width, to, "image")
 
 
 class VisionLM(Captioner):
@@ -201,6 +216,12 @@ class VisionLM(Captioner):
             hidden = self.lm(ids, prefix=prefix)[:, prefix.shape[1] - 1 : -1]
         return self.lm.log_probs_where(hidden, ids, counted)
 
+    def summary(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+        """The state (B, D) after the final norm at the last real one of tokens (B, N, D). Padding may be
+        anywhere: `real` (B, N) are the tokens that are read, None if all are."""
+        hidden = self.lm(mask=real, prefix=tokens)
+        return hidden[:, -1] if real is None else last_real(hidden, real)
+
     def text_vectors(self, texts: Sequence[str]) -> Tensor:
         """The mean (K, D) of the unit embeddings of each text's own tokens."""
         rows = [self.words.ids(text) for text in texts]
@@ -230,6 +251,25 @@ class VisionLM(Captioner):
     ) -> "VisionLMModel":
         assert preprocess is not None, "an image tower has a preprocessing"
         return VisionLMModel(self, tokenizer, preprocess, name=name)
+
+
+def last_real(hidden: Tensor, real: Tensor) -> Tensor:
+    """Of tokens (B, N, D) the last one that is real, by the mask (B, N), (B, D).
+
+    >>> last_real(torch.tensor([[[5.0], [6.0], [7.0]]]), torch.tensor([[True, True, False]]))
+    tensor([[6.]])
+    """
+    last = real.shape[1] - 1 - real.flip(1).int().argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """The states (K, N, D) of N images or texts at the last token of K prompts, and the entropy (K, N) in
+    nats of the token that would follow; float32, on the CPU."""
+
+    vectors: Tensor
+    entropy: Tensor
 
 
 @dataclass(frozen=True)
@@ -267,6 +307,52 @@ class VisionLMModel(CaptionModel):
         if images is None:
             images = _NoImages(_number(texts))  # type: ignore[assignment]
         return super().log_prob(images, texts, prompts, **options)  # type: ignore[arg-type]
+
+    def summaries(
+        self,
+        prompts: Sequence[str],
+        *,
+        images: ImagesLike | None = None,
+        texts: Sequence[str] | None = None,
+        batch_size: int = 64,
+        exact: bool = False,
+    ) -> Summaries:
+        """Read K prompts, each behind the same N images, or texts, which are read once, by the template.
+
+        `images` and errors are those of `embed_images`; InputError also for an empty prompt, and for a text
+        that exceeds the context with a prompt.
+        """
+        captioner = self.captioner
+        words = captioner.words
+        start, _, end = captioner.template.partition("{}")
+        first = [*words.before, *words.ids(start)]
+        asked = [words.ids(prompt + end) for prompt in prompts]
+        for prompt, ids in zip(prompts, asked, strict=True):
+            if not ids:
+                raise InputError(f"the prompt {prompt!r} has no words")
+        if images is not None:
+            seen, _ = self._seen(images, batch_size, exact)
+            given = (Prompt(ids=[first] * len(known), prefix=known) for known in seen)
+        else:
+            rows = [[*first, *words.ids(text)] for text in texts or ()]
+            longest = [0] * max(map(len, asked), default=0)
+            self._fits([[*row, *longest] for row in rows], texts or (), "text")
+            starts = range(0, len(rows), batch_size)
+            given = (Prompt(ids=rows[start : start + batch_size]) for start in starts)
+        vectors: list[list[Tensor]] = [[] for _ in asked]
+        entropy: list[list[Tensor]] = [[] for _ in asked]
+        with evaluating(captioner), torch.inference_mode():
+            for begun in given:
+                state = self.lm.start(*self._masked(begun), **begun.given)
+                for at, row in enumerate(asked):
+                    behind = torch.tensor([row], device=self.device).expand(len(begun.ids), -1)
+                    found = self.lm.next(state, behind)
+                    vectors[at].append(at_least_float32(found.hidden[:, -1]).cpu())
+                    entropy[at].append(torch.special.entr(found.logits.softmax(-1)).sum(-1).cpu())
+        return Summaries(
+            torch.stack([torch.cat(each) for each in vectors]).clone(),
+            torch.stack([torch.cat(each) for each in entropy]).clone(),
+        )
 
     def _seen(self, images: Any, batch_size: int, exact: bool) -> tuple[Iterator[Any], int]:
         if not isinstance(images, _NoImages):

@@ -44,6 +44,7 @@ from diptych.training.fake import (
     fake_method,
     flop_counter,
     modules_of,
+    unmoved,
 )
 from diptych.training.step import Step
 
@@ -181,7 +182,7 @@ def _built(
         method.setup(found)
         return fake_method(fake, method), found
     try:
-        with fake, RealScalars():
+        with fake, RealScalars(), unmoved():
             method = build().train()
             found = sources(method)
             method.setup(found)

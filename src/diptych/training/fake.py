@@ -3,6 +3,7 @@ rules for what would have to know their data.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,24 @@ def modules_of(module: nn.Module) -> Iterator[nn.Module]:
         yield part
         if isinstance(part, Frozen) and part._module:
             yield from modules_of(part.module)
+
+
+@contextmanager
+def unmoved() -> Iterator[None]:
+    """Within this context a module of fake tensors stays as it is where it is moved (`.to`): torch cannot
+    move it, and peft does so with new factors."""
+    move = nn.Module.to
+
+    def stay(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if any(isinstance(parameter, FakeTensor) for parameter in module.parameters()):
+            return module
+        return move(module, *args, **kwargs)
+
+    nn.Module.to = stay  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.to = move  # type: ignore[method-assign]
 
 
 class RealScalars(TorchFunctionMode):
