@@ -25,7 +25,10 @@ def add(parser: Parser) -> None:
         "with {before}, {caption}, {regions}, {speech}",
     )
     parser.option(
-        "How", "--whole", type=bool, help="describe: an answer is one text, not one on each line"
+        "How",
+        "--whole",
+        type=bool,
+        help="describe: an answer is one text, not one on each line; refine: what is kept is one text",
     )
     parser.option(
         "How",

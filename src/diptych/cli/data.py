@@ -18,7 +18,9 @@ reads; `ratings` makes labels of such a table of what several people said.
 image or text; a source reads those of classes with `:captions=FILE`. `interleave` cuts films into
 clips and tells each film in one text, a table that `diptych train cosmo` reads. `rewrite` finds what
 images show beside what their captions name, among the concepts in the captions of similar images, a
-list that is read in place of the source (`--data rewritten:FILE`).
+list that is read in place of the source (`--data rewritten:FILE`). `refine` drops sentences of
+generated captions that say nothing of their image, or tell an indicator, a list that is read as
+`refined:FILE`.
 """
 
 from pathlib import Path
@@ -30,6 +32,7 @@ from diptych.cli import (
     _documents,
     _interleave,
     _negatives,
+    _refine,
     _rewrite,
     _vary,
 )
@@ -47,7 +50,8 @@ USAGE = (
     "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
     "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json | "
     "interleave FILMS --by WRITER --out documents.tsv | "
-    "rewrite SOURCE --model MODEL --gallery names.txt --out rewritten.jsonl"
+    "rewrite SOURCE --model MODEL --gallery names.txt --out rewritten.jsonl | "
+    "refine SOURCE --out refined.jsonl"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -65,6 +69,7 @@ EXAMPLES = (
     "diptych data describe pets/ --by hf-lm:llm/ --prompt ask.txt --each 10 --out bank.json",
     "diptych data interleave films/ --captions runs/captions --by hf-lm:llm/ --out documents.tsv",
     "diptych data rewrite 'cc3m/*.tar' --model openclip:ViT-B-16/openai --gallery names.txt --out rewritten.jsonl",
+    "diptych data refine tiles/ --by captions.json --model openclip:ViT-B-32/openai --negative 5% --out refined.jsonl",
 )
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard", "form"),
@@ -79,6 +84,7 @@ _OPTIONS = {  # the options that each word accepts
     "describe": _describe.OPTIONS,
     "interleave": _interleave.OPTIONS,
     "rewrite": _rewrite.OPTIONS,
+    "refine": _refine.OPTIONS,
 }
 _NAMED = {  # what is named behind a word, where it is no source, and an example
     "make": ("world", "scenes"),
@@ -98,6 +104,7 @@ _OF_SOURCES = (
     "describe",
     "interleave",
     "rewrite",
+    "refine",
 )  # not only on worlds
 
 
@@ -106,8 +113,8 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter or curate (a list of what to keep), vary (images and "
-        "a table), negatives (images and a list), pages, label, ratings, interleave or rewrite (a table) or describe "
-        "(texts)",
+        "a table), negatives (images and a list), pages, label, ratings, interleave, rewrite or refine (a table) or "
+        "describe (texts)",
     )
     parser.option(
         "What",
@@ -152,7 +159,7 @@ def add(parser: Parser) -> None:
         "How",
         "--rules",
         metavar="KEY=VALUE:…",
-        help="limits of filter, or of interleave, None to leave one out",
+        help="limits of filter, interleave or refine, None to leave one out",
     )
     parser.option(
         "How",
@@ -165,7 +172,7 @@ def add(parser: Parser) -> None:
         "How",
         "--role",
         metavar="ROLE",
-        help="the texts that filter, negatives, label, interleave or rewrite looks at (default: caption)",
+        help="the texts that filter, negatives, label, interleave, rewrite or refine looks at (default: caption)",
     )
     parser.option(
         "How",
@@ -179,14 +186,15 @@ def add(parser: Parser) -> None:
         "How",
         "--model",
         metavar="MODEL",
-        help=f"label, curate, rewrite, and vary and interleave for the match of texts: {MODELS}",
+        help=f"label, curate, rewrite, refine, and vary and interleave for the match of texts: {MODELS}",
     )
     parser.option(
         "How",
         "--by",
         metavar="WRITER",
         help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
-        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates; interleave: templates, or the last two",
+        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates; interleave: templates, or the last two; "
+        "refine: FILE.json, captions by key",
     )
     parser.option(
         "How",
@@ -198,7 +206,7 @@ def add(parser: Parser) -> None:
         "How",
         "--negative",
         metavar="X|N%",
-        help="label: not visual below it, or the bottom share (5%%)",
+        help="label: not visual below it, or the bottom share (5%%); refine: not of the image",
     )
     parser.option(
         "How",
@@ -214,7 +222,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
     )
-    for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite):
+    for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite, _refine):
         part.add(parser)
     add_engine(parser)
     add_device(parser)
@@ -247,6 +255,7 @@ def run(args: Namespace) -> None:
             "describe": _describe.run,
             "interleave": _interleave.run,
             "rewrite": _rewrite.run,
+            "refine": _refine.run,
         }
         works[args.what](args, out)
         return
