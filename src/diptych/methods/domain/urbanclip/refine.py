@@ -267,7 +267,9 @@ def _cosines(
             good.append((at, image))
     if not good:
         return {}
-    x = as_vectors(model.embed_images(torch.stack([image for _, image in good])))
+    x = as_vectors(
+        model.embed_images(torch.stack([image for _, image in good]), batch_size=AT_ONCE)
+    )
     t = as_vectors(model.embed_texts([text for at, _ in good for text in found.captions[at]]))
     parts = t.split([len(found.captions[at]) for at, _ in good])
     return {at: (own @ v).numpy() for (at, _), v, own in zip(good, x, parts, strict=True)}
