@@ -201,7 +201,7 @@ def place_of(name: str) -> Place | None:
     found = _NAME.fullmatch(re.split(r"[/\\]", name)[-1])
     if found is None:
         return None
-    x, y = int(found["x"]), int(found["y"])
+    x, y = map(int, found.group("x", "y"))
     return (x, y) if max(x, y) < 2 ** int(found["zoom"]) else None
 
 

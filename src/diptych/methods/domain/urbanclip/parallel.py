@@ -52,8 +52,9 @@ def rotated(x: Tensor, place: Tensor) -> Tensor:
     rates = _BASE ** -(torch.arange(half, device=x.device, dtype=torch.float64) / half)
     turns = place[..., None] * rates
     turns = turns[:, None] if place.ndim == 2 else turns
-    cos, sin = turns.cos().to(x.dtype), turns.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
+    cos = turns.cos().to(x.dtype)
+    sin = turns.sin().to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
@@ -85,11 +86,13 @@ class SharedKeys(nn.Module):
         """Attend from x (B, N, D), at the places (N,) or (B, N), or to a memory (B, M, ·)."""
         q = run(self.q, x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if memory is not None and kept is not None and kept.keys is not None:
-            k, v = kept.keys, kept.values
+            k = kept.keys
+            v = kept.values
             assert v is not None, "a cache has values where it has keys"
         else:
             seen = x if memory is None else memory
-            k, v = run(self.k, seen)[:, None], run(self.v, seen)[:, None]
+            k = run(self.k, seen)[:, None]
+            v = run(self.v, seen)[:, None]
             if memory is None and place is not None:
                 k = rotated(k, place)
             if kept is not None:
