@@ -31,7 +31,6 @@ from diptych.data.prefetch import ahead
 from diptych.data.sample import BadSample, Source
 from diptych.data.views import sentences
 from diptych.errors import InputError
-from diptych.evaluation.embed import as_vectors
 from diptych.methods.abilities import require
 from diptych.methods.adapt.visualness.pages import Bar
 from diptych.spec import Count, Share
@@ -267,9 +266,11 @@ def _cosines(
             good.append((at, image))
     if not good:
         return {}
-    x = as_vectors(
+    x = torch.as_tensor(
         model.embed_images(torch.stack([image for _, image in good]), batch_size=AT_ONCE)
     )
-    t = as_vectors(model.embed_texts([text for at, _ in good for text in found.captions[at]]))
+    t = torch.as_tensor(model.embed_texts([text for at, _ in good for text in found.captions[at]]))
     parts = t.split([len(found.captions[at]) for at, _ in good])
-    return {at: (own @ v).numpy() for (at, _), v, own in zip(good, x, parts, strict=True)}
+    return {
+        at: (own @ v).float().cpu().numpy() for (at, _), v, own in zip(good, x, parts, strict=True)
+    }
