@@ -19,7 +19,7 @@ from diptych.training.run import build_method, run
 OLD, NEW = "scenes:split=test:count=60", "glyphs:split=val:design=noto:part=1/6"
 ON_PAIRS = ("albef", "align", "clip", "clippings", "cliprocket", "coca", "mammut", "contrastive_gap",
             "distill_clip", "dreamlip", "generative_negatives", "lion", "mod_x", "multi_view", "siglip",
-            "sycoca", "unimed_clip")  # fmt: skip
+            "sycoca", "unimed_clip", "urbanclip")  # fmt: skip
 ON_LISTS = ("mmgeolm",)  # its published recipe continues a model, and is its preset
 ON_ANOTHER = ("mcl",)  # whose options are those of its base
 ON_TEXTS = ("contrastive_search", "debcse", "nlp_primer", "simcse", "whitened_cse")

@@ -120,6 +120,24 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("list twoers", ("unknown list 'twoers'", "did you mean 'towers'")),
     ("reproduce lino", ("claim 'lino'", "did you mean 'lion'")),
     ("data mkae scenes --out x", ("'mkae'", "did you mean 'make'")),
+    ("data refine photos --out x", ("refined captions are a .jsonl file", "--out x.jsonl")),
+    (
+        "data refine photos --negative 5% --out x.jsonl",
+        ("--negative compares sentences with images", "--model"),
+    ),
+    (
+        "data refine photos --by world --out x.jsonl",
+        ("captions by key are a .json file", "diptych data describe"),
+    ),
+    (
+        "data refine photos --rules shrtest=3 --out x.jsonl",
+        ("'shrtest'", "did you mean 'shortest'"),
+    ),
+    ("data filter photos --without a --out x.npz", ("--without goes with `data refine`",)),
+    (
+        f"train urbanclip {PAIR} --batch-size 2 --method.decoder parallel",
+        ("a text tower urbanclip.parallel", "--text-tower urbanclip.parallel"),
+    ),
     ("data make scens --out x", ("world 'scens'", "did you mean 'scenes'")),
     ("export tiny --to onxn --out x", ("target 'onxn'", "did you mean 'onnx'")),
     # things that are not there

@@ -174,3 +174,23 @@ def test_low_rank_factors_are_added_to_a_module_without_data():
     with unmoved():
         moved = nn.Linear(2, 2).to(torch.float64)
     assert moved.weight.dtype == torch.float64
+
+
+def test_what_is_embedded_once_is_spread_over_the_epochs():
+    recipe = Recipe(epochs=5, batch_size=8)
+    cls = method_class("regress")
+
+    def regress() -> Method:
+        make = Make(image=VIT, text=NO_TOWER, embed_dim=32, tokenizer=None)
+        return cls.of(cls.configure(dict(cls.test_options)), make)
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        regress().model.encoder.embed_images(torch.zeros(1, 3, 32, 32))
+    found = count(regress, toys_of, recipe)
+    # attention is counted as one fused operation
+    assert found.before_flops == pytest.approx(counter.get_total_flops() / 5, rel=0.05)
+    by_steps = count(regress, toys_of, replace(recipe, steps=10))
+    assert by_steps.before_flops == pytest.approx(5 * found.before_flops)
+    assert costs_of("clip", VIT, TEXT, recipe).before_flops == 0
+    whole = layout(found, 1).step_flops
+    assert whole == layout(replace(found, before_flops=0.0), 1).step_flops + 8 * found.before_flops

@@ -77,3 +77,18 @@ def test_a_batch_is_never_above_the_data():
 def test_a_source_that_lacks_a_field_is_refused():
     with pytest.raises(InputError, match="no images.main"):
         of(Toy(20, ["texts.caption"]), 8)
+
+
+def test_columns_that_a_stage_prepares_are_made_for_the_probe():
+    config = resolve(
+        "urbanclip",
+        {"train": "toy"},
+        image_tower=IMAGE,
+        text_tower="text:width=32:depth=1:heads=2:pooling=cls",
+        tokenizer="bpe:vocab_size=320:context=24",
+        embed_dim=32,
+        recipe={"batch_size": 16},
+    )
+    found = estimate(config, {"train": Toy(64)})
+    assert found.batch_size == 16
+    assert found.epoch_seconds == pytest.approx(4 * found.step_seconds)

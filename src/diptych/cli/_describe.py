@@ -31,7 +31,10 @@ def add(parser: Parser) -> None:
         "--- between two steps",
     )
     parser.option(
-        "How", "--whole", type=bool, help="describe: an answer is one text, not one on each line"
+        "How",
+        "--whole",
+        type=bool,
+        help="describe: an answer is one text, not one on each line; refine: what is kept is one text",
     )
     parser.option(
         "How",

@@ -20,7 +20,9 @@ clips and tells each film in one text, a table that `diptych train cosmo` reads.
 images show beside what their captions name, among the concepts in the captions of similar images, a
 list that is read in place of the source (`--data rewritten:FILE`). `contrast` pairs each image with an
 edit that one model finds similar and another one different, adds mirrored images, and may turn texts
-into questions; it writes what `diptych train s_vco` reads.
+into questions; it writes what `diptych train s_vco` reads. `refine` drops sentences of
+generated captions that say nothing of their image, or tell an indicator, a list that is read as
+`refined:FILE`.
 """
 
 from pathlib import Path
@@ -33,6 +35,7 @@ from diptych.cli import (
     _documents,
     _interleave,
     _negatives,
+    _refine,
     _rewrite,
     _vary,
 )
@@ -51,7 +54,8 @@ USAGE = (
     "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json | "
     "interleave FILMS --by WRITER --out documents.tsv | "
     "rewrite SOURCE --model MODEL --gallery names.txt --out rewritten.jsonl | "
-    "contrast SOURCE --model MODEL --differs MODEL --out DIR"
+    "contrast SOURCE --model MODEL --differs MODEL --out DIR | "
+    "refine SOURCE --out refined.jsonl"
 )
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
@@ -71,6 +75,7 @@ EXAMPLES = (
     "diptych data rewrite 'cc3m/*.tar' --model openclip:ViT-B-16/openai --gallery names.txt --out rewritten.jsonl",
     "diptych data contrast 'edited/*.tar' --model openclip:ViT-B-32/openai --differs runs/shapes --out pairs/",
     "diptych data contrast photos.csv --role caption --flips 500 --by hf-lm:llm/ --out pairs/",
+    "diptych data refine tiles/ --by captions.json --model openclip:ViT-B-32/openai --negative 5% --out refined.jsonl",
 )
 _OPTIONS = {  # the options that each word accepts
     "make": ("count", "seed", "start", "shard", "form"),
@@ -86,6 +91,7 @@ _OPTIONS = {  # the options that each word accepts
     "interleave": _interleave.OPTIONS,
     "rewrite": _rewrite.OPTIONS,
     "contrast": _contrast.OPTIONS,
+    "refine": _refine.OPTIONS,
 }
 _NAMED = {  # what is named behind a word, where it is no source, and an example
     "make": ("world", "scenes"),
@@ -106,6 +112,7 @@ _OF_SOURCES = (
     "interleave",
     "rewrite",
     "contrast",
+    "refine",
 )  # not only on worlds
 
 
@@ -114,8 +121,8 @@ def add(parser: Parser) -> None:
         "What",
         "what",
         help="make (tar shards), show (a page of samples), filter or curate (a list of what to keep), vary (images and "
-        "a table), negatives or contrast (images and a list), pages, label, ratings, interleave or rewrite (a table), "
-        "or describe (texts)",
+        "a table), negatives or contrast (images and a list), pages, label, ratings, interleave, rewrite or refine (a "
+        "table), or describe (texts)",
     )
     parser.option(
         "What",
@@ -160,7 +167,7 @@ def add(parser: Parser) -> None:
         "How",
         "--rules",
         metavar="KEY=VALUE:…",
-        help="limits of filter, or of interleave, None to leave one out",
+        help="limits of filter, interleave or refine, None to leave one out",
     )
     parser.option(
         "How",
@@ -173,8 +180,8 @@ def add(parser: Parser) -> None:
         "How",
         "--role",
         metavar="ROLE",
-        help="the texts that filter, negatives, label, interleave or rewrite looks at (default: caption); contrast: "
-        "the responses (default: answer)",
+        help="the texts that filter, negatives, label, interleave, rewrite or refine looks at (default: caption); "
+        "contrast: the responses (default: answer)",
     )
     parser.option(
         "How",
@@ -188,7 +195,7 @@ def add(parser: Parser) -> None:
         "How",
         "--model",
         metavar="MODEL",
-        help=f"label, curate, rewrite, contrast, and vary and interleave for the match of texts: {MODELS}",
+        help=f"label, curate, rewrite, refine, contrast, and vary and interleave for the match of texts: {MODELS}",
     )
     parser.option(
         "How",
@@ -196,7 +203,7 @@ def add(parser: Parser) -> None:
         metavar="WRITER",
         help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
         "templates, world, FILE.json, cmd:PROGRAM, or a model that generates; interleave: templates, or the last two; "
-        "contrast: the last two",
+        "contrast: the last two; refine: FILE.json, captions by key",
     )
     parser.option(
         "How",
@@ -208,7 +215,7 @@ def add(parser: Parser) -> None:
         "How",
         "--negative",
         metavar="X|N%",
-        help="label: not visual below it, or the bottom share (5%%)",
+        help="label: not visual below it, or the bottom share (5%%); refine: not of the image",
     )
     parser.option(
         "How",
@@ -224,7 +231,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
     )
-    for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite, _contrast):
+    for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite, _contrast, _refine):
         part.add(parser)
     add_engine(parser)
     add_device(parser)

@@ -177,6 +177,8 @@ def _not_counted(counted: "Counted") -> list[str]:
     missing = [f"{option} {model}" for option, model in counted.left_out.items()]
     if counted.costs.loss_flops is None:
         missing.append(counted.costs.uncounted)
+    if counted.costs.before_flops is None:
+        missing.append("what is computed of each sample before the steps")
     return missing
 
 

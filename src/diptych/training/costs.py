@@ -6,6 +6,8 @@ shapes and no memory. Each operation is counted as it is dispatched, so what is 
 that trains. Three things are counted apart, because they grow differently:
 
     encode, of n samples a device      a + b·n     a: what does not depend on the batch, such as prompts
+                                       and where a step reads neither images nor texts, what was
+                                       computed of each sample before, over the recipe's epochs
     loss, of the global batch N        a + b·N + c·N²; every rank computes it whole
     state                              weights, gradients, optimiser state, averaged weights
 
@@ -35,6 +37,7 @@ from diptych.methods.base import At, Features, Method, Recipe, Stage
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.transformer import BLOCKS
 from diptych.training import gradcache, optim, shard
+from diptych.training.before import before
 from diptych.training.estimate import kept
 from diptych.training.fake import (
     Fused,
@@ -92,6 +95,8 @@ class Costs:
     - `input_bytes` and `feature_bytes`: of a sample.
     - `loss_flops` and `loss_bytes`: of the loss of a global batch of `batch_size`, forward and
       backward; None if it cannot be counted without data, for the reason in `uncounted`.
+    - `before_flops`: of a sample, where the step reads neither images nor texts but what `prepare`
+      computed of each sample once; spread over the recipe's epochs. None if it cannot be counted.
     - `unchunkable` and `unshardable`: why gradient caching or sharding refuses the method, or "".
     - `least`: the samples that a device has to encode together.
     """
@@ -116,6 +121,7 @@ class Costs:
     loss_bytes: int | None
     uncounted: str = ""
     least: int = 1
+    before_flops: float | None = 0.0
 
 
 def count(
@@ -166,6 +172,7 @@ def count(
         unchunkable=_refusal(gradcache.check, method),
         unshardable=_refusal(shard.check, method),
         least=1 if method.chunkable else stage.min_batch,
+        before_flops=before(fake, method, stage, found, batches[large], recipe),
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -15,10 +16,12 @@ from diptych.data.loader import Loader, require
 from diptych.data.plan import Fixed
 from diptych.data.sample import Source
 from diptych.data.tokenizers import build
-from diptych.methods.base import At, Method, Recipe
+from diptych.data.wrap import Wrapped
+from diptych.methods.base import At, Method, Recipe, Stage
 from diptych.methods.make import NO_TOWER
 from diptych.training import gradcache, optim
 from diptych.training.config import RunConfig
+from diptych.training.prepare import Run, with_columns
 from diptych.training.run import build_method, texts_of
 from diptych.training.step import Step
 
@@ -58,15 +61,16 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     method, _ = build_method(config, tokenizer)
     stage = method.stages()[0]
     loaders = {}
+    at = At(0, 1, 0, config.options.seed, stage.name)
+    count = len(sources[stage.streams[0]])
+    sources = _prepared(method, stage, sources, at)
     for stream in stage.streams[:1] if stage.turns else stage.streams:
         source = sources[stream]
         views = method.views(stage, stream)
         require(source, [name for view in views for name in view.reads], config.method)
         probe = stage.batch_size(stream, max(min(_PROBE, len(source)), stage.min_batch))
         loaders[stream] = Loader(source, views, Fixed(), probe, steps=1)
-    source = sources[stage.streams[0]]
     step = Step(method, config.recipe.precision)
-    at = At(0, 1, 0, config.options.seed, stage.name)
     chunk = config.recipe.chunk
     if chunk is not None:
         gradcache.check(method)
@@ -82,7 +86,7 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     )
     probe = len(parts[stage.streams[0]]) / stage.share.get(stage.streams[0], 1)
     a_sample = min(seconds) / probe
-    size = min(config.recipe.batch_size, len(source))
+    size = min(config.recipe.batch_size, count)
     return Estimate(
         method=config.method,
         preset=config.preset,
@@ -92,8 +96,31 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         state_bytes=_state_bytes(method, config.recipe, stage.lr_scale),
         batch_bytes=round(_batch_bytes(step, batch, at, chunk, size, probe)),
         step_seconds=a_sample * size,
-        epoch_seconds=a_sample * len(source),
+        epoch_seconds=a_sample * count,
     )
+
+
+def _prepared(
+    method: Method, stage: Stage, sources: Mapping[str, Source], at: At
+) -> Mapping[str, Source]:
+    """Return the sources with the columns that the stage's views read and its `prepare` computes, which
+    is done for the probe's samples alone."""
+    lacking = {
+        name
+        for stream in stage.streams
+        for view in method.views(stage, stream)
+        for name in view.reads
+        if name not in sources[stream].schema() and not name.endswith("*")
+    }
+    if stage.prepare is None or not lacking:
+        return sources
+    few = {
+        name: Wrapped(source, range(min(len(source), max(_PROBE, stage.min_batch))))
+        for name, source in sources.items()
+    }
+    run = Run(method, few, at, torch.device("cpu"))
+    stage.prepare(run)
+    return with_columns(few, run.columns)
 
 
 def _state_bytes(method: Method, recipe: Recipe, scale: Mapping[str, float]) -> int:

@@ -142,7 +142,7 @@ def layout(costs: Costs, devices: int, *, shard: bool = False, chunk: int | None
         shard=shard,
         chunk=chunk,
         memory=memory,
-        step_flops=devices * flops,
+        step_flops=devices * flops + (costs.before_flops or 0) * costs.batch_size,
     )
 
 

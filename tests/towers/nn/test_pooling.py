@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from diptych.errors import InputError
-from diptych.towers.nn.pooling import Resampler
+from diptych.towers.encoded import Encoded
+from diptych.towers.nn.pooling import Poolers, Resampler
 
 SHAPE = {"queries": 3, "depth": 2, "heads": 2, "head_width": 4}
 
@@ -33,3 +34,21 @@ def test_what_is_masked_is_not_read():
     found = resampler(x, real)
     torch.testing.assert_close(found[0], resampler(x[:1, :4])[0])
     torch.testing.assert_close(found[1], resampler(x[1:])[0])
+
+
+@torch.no_grad()
+def test_of_one_pooler_the_first_query_is_the_image():
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 5, 8)
+    pooler = Poolers("one:queries=4:heads=2", 8)
+    found = pooler(Encoded(tokens, tokens[:, 0]))
+    whole = pooler.generative(tokens)
+    torch.testing.assert_close(found.pooled, whole[:, 0])
+    torch.testing.assert_close(found.memory, whole[:, 1:])
+    again = pooler.for_decoder(Encoded(tokens, tokens[:, 0]))
+    torch.testing.assert_close(again.queries, found.queries)
+    torch.testing.assert_close(again.pooled, tokens[:, 0])
+    alone = pooler(Encoded(tokens[:, 1:2], tokens[:, 0])).pooled
+    torch.testing.assert_close(pooler.alone(tokens)[:, 1], alone)
+    with pytest.raises(InputError, match="give two at least"):
+        Poolers("one:queries=1", 8)

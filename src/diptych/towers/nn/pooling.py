@@ -153,7 +153,7 @@ class Resampler(nn.Module):
         return self(x.flatten(2, 3).flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-POOLERS = ("cascade", "parallel")
+POOLERS = ("cascade", "parallel", "one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,8 @@ class Poolers(nn.Module):
     pooled vector.
 
     `cascade` pools the vector from the M queries, `parallel` from the tokens:
-    `cascade:queries=256:heads=8`. Of a clip they read the tokens of all frames. These have no order but
+    `cascade:queries=256:heads=8`. `one` is a single pooler, as in open_clip: its first query is the
+    pooled vector, and the others are a decoder's. Of a clip they read the tokens of all frames. These have no order but
     by `frames`, positions that are added to the tokens of each frame and are 0 at the start; an image
     has none. Source: Yu et al., 2022 (CoCa).
 
@@ -189,11 +190,17 @@ class Poolers(nn.Module):
             raise unknown("image pooler", parsed.name, POOLERS)
         config = configure(PoolersConfig, parsed.options, "image pooler")
         heads = config.heads or max(1, width // 64)
-        self.cascade = parsed.name == "cascade"
+        self.one = parsed.name == "one"
+        self.cascade = parsed.name != "parallel"  # the pooled vector depends on the M queries
+        if self.one and config.queries < 2:
+            raise InputError(
+                f"image pooler one has queries={config.queries}; the first is pooled and the others are read by a "
+                "decoder, so give two at least"
+            )
         self.generative = (
             QueryPooler(width, heads=heads, queries=config.queries) if config.queries else None
         )
-        self.contrastive = QueryPooler(width, heads=heads, queries=1)
+        self.contrastive = None if self.one else QueryPooler(width, heads=heads, queries=1)
         self.frames = nn.Parameter(torch.zeros(config.frames, width)) if config.frames else None
 
     def in_time(self, tokens: Tensor) -> Tensor:
@@ -210,6 +217,10 @@ class Poolers(nn.Module):
 
     def forward(self, encoded: Encoded) -> Encoded:
         """The encoded images with both poolers' outputs in place of what the tower pooled."""
+        if self.contrastive is None:
+            assert self.generative is not None, "a single pooler has queries"
+            found = self.generative(*_after_prefix(encoded))
+            return replace(encoded, pooled=found[:, 0], queries=found[:, 1:])
         encoded = self.for_decoder(encoded)
         if self.cascade and encoded.queries is not None:
             pooled = self.contrastive(encoded.queries)
@@ -221,13 +232,14 @@ class Poolers(nn.Module):
         """The encoded images with the decoder's queries, if it has some."""
         if self.generative is None:
             return encoded
-        return replace(encoded, queries=self.generative(*_after_prefix(encoded)))
+        queries = self.generative(*_after_prefix(encoded))
+        return replace(encoded, queries=queries[:, 1:] if self.one else queries)
 
     def alone(self, tokens: Tensor) -> Tensor:
         """What would be pooled if a token was the only one, for each of tokens (B, N, D): (B, N, D)."""
         if self.cascade and self.generative is not None:
             tokens = self.generative.alone(tokens)
-        return self.contrastive.alone(tokens)
+        return tokens if self.contrastive is None else self.contrastive.alone(tokens)
 
 
 def _after_prefix(encoded: Encoded) -> tuple[Tensor, Tensor | None]:
