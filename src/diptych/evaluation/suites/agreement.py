@@ -18,26 +18,26 @@ Source: Achlioptas et al. 2021 (ArtEmis), whose classifier is a recurrent networ
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from diptych.data.emotions import EMOTION, EXPLANATION, felt, majority, split
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
-from diptych.evaluation.protocol import data_of, describe, lab, protocol_of
+from diptych.evaluation.protocol import data_of, describe, protocol_of
 from diptych.evaluation.suites._features import opened
 from diptych.evaluation.suites._rouge import report as rouge
 from diptych.evaluation.suites.captions import bleu, words
+from diptych.metrics import lab
 
 card = {
     "title": "Emotions with explanations: accuracy and agreement",
     "needs": ["images.main", "texts.emotion", "texts.explanation"],
     "abilities": ["preprocess", "generate"],
 }
-
-EMOTION = "emotion"
-EXPLANATION = "explanation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,7 @@ class Said:
     @property
     def majority(self) -> str | None:
         """The emotion of more than half of the people, None if there is none."""
-        emotion, count = Counter(self.emotions).most_common(1)[0]
-        return emotion if 2 * count > len(self.emotions) else None
+        return majority(self.emotions)
 
 
 def ready(model: Any, source: Source, *, train: Source | str | None = None) -> None:
@@ -99,15 +98,16 @@ def agreement(
     made.sort(key=lambda each: each[0].key)
     people = [said for said, _ in made]
     learnt = people if fitted is None else every(fitted)
-    tell = classifier(learnt, learnt if fitted is None else people)
+    tell = classifier(learnt)
     parts = [split(text, joint) for _, text in made]
     found = report(people, parts, tell)
     emotions = Counter(emotion for said in people for emotion in said.emotions)
     [(frequent, _)] = emotions.most_common(1)
     following = [parts[(at + 1) % len(parts)][1] for at in range(len(parts))]
-    blind = report(people, [(emotion, text) for (emotion, _), text in zip(parts, following, strict=True)], tell)  # fmt: skip
+    others = [(emotion, text) for (emotion, _), text in zip(parts, following, strict=True)]
+    blind = report(people, others, tell)
     blind["accuracy"] = accuracy(people, [frequent] * len(people))
-    own = [(emotion, text) for said in people for emotion, text in zip(said.emotions, said.explanations, strict=True)]  # fmt: skip
+    own = [pair for said in people for pair in zip(said.emotions, said.explanations, strict=True)]
     protocol = protocol_of(
         "agreement",
         source,
@@ -129,16 +129,11 @@ def agreement(
 
 
 def said_of(sample: Sample) -> Said:
-    """What people feel of the image of a sample. Raises BadSample where no emotion has an explanation,
-    or their numbers differ."""
-    emotions = [plain(text) for text in sample.captions(EMOTION)]
-    explanations = sample.captions(EXPLANATION)
-    if len(emotions) != len(explanations) or not emotions:
-        raise BadSample(
-            "unpaired",
-            f"{sample.key} has {len(emotions)} emotions and {len(explanations)} explanations",
-        )
-    return Said(key=sample.key, emotions=emotions, explanations=explanations)
+    """What people feel of the image of a sample. Raises BadSample as `felt` does."""
+    emotions, explanations = zip(*felt(sample), strict=True)
+    return Said(
+        key=sample.key, emotions=[plain(text) for text in emotions], explanations=explanations
+    )
 
 
 def every(source: Source) -> list[Said]:
@@ -152,7 +147,7 @@ def every(source: Source) -> list[Said]:
     return found
 
 
-def classifier(learnt: Sequence[Said], judged: Sequence[Said]) -> Any:
+def classifier(learnt: Sequence[Said]) -> Any:
     """Return a function from texts to emotions, fitted on explanations.
 
     Raises InputError for explanations of fewer than two emotions.
@@ -168,10 +163,20 @@ def classifier(learnt: Sequence[Said], judged: Sequence[Said]) -> Any:
             f"the explanations are of {len(set(emotions))} emotions, and agreement needs two at least; name a source "
             "with more, or another --train"
         )
-    vectors = TfidfVectorizer(tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2))  # fmt: skip
+    vectors = TfidfVectorizer(analyzer=grams)
     fitted = make_pipeline(vectors, LogisticRegression(max_iter=1000, C=10.0))
     fitted.fit(texts, emotions)
     return fitted.predict
+
+
+def grams(text: str) -> list[str]:
+    """Return the words of a text, and its pairs of words.
+
+    >>> grams("So calm!")
+    ['so', 'calm', 'so calm']
+    """
+    said = words(text)
+    return [*said, *(" ".join(pair) for pair in pairwise(said))]
 
 
 def report(people: Sequence[Said], parts: Sequence[tuple[str, str]], tell: Any) -> dict[str, float]:
@@ -217,13 +222,3 @@ def agreed(parts: Sequence[tuple[str, str]], tell: Any) -> float:
 def plain(emotion: str) -> str:
     """Return an emotion in lower case, its words apart by one space."""
     return " ".join(words(emotion))
-
-
-def split(text: str, joint: str) -> tuple[str, str]:
-    """Return the emotion and the explanation of a written text; without a joint there is none.
-
-    >>> split("Awe because it is vast", "because"), split("awe", "because")
-    (('Awe', 'it is vast'), ('awe', ''))
-    """
-    emotion, _, explanation = f" {text.strip()} ".partition(f" {joint.strip()} ")
-    return emotion.strip(), explanation.strip()

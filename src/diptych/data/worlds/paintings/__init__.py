@@ -4,13 +4,13 @@ words.py   emotions, what supports them, phrases, and the affect of words
 draw.py    pixels
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from math import exp
 
 import numpy as np
 from PIL import Image
 
+from diptych.data.emotions import majority
 from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.data.worlds import _base
 from diptych.data.worlds._base import Drawn, Rendered
@@ -111,6 +111,7 @@ class World(_base.World[Facts]):
 
     def example(self, facts: Facts, key: str) -> Sample:
         """The sample of some facts."""
+        most = majority(facts.felt)
         values = zip(ASPECTS, facts.values, strict=True)
         return Sample(
             key=key,
@@ -118,7 +119,7 @@ class World(_base.World[Facts]):
             images={"main": Drawn(self, facts).image()},
             texts=self.captions(facts),
             labels={
-                "emotion": majority(facts.felt),
+                "emotion": -1 if most is None else EMOTIONS.index(most),
                 **{aspect: tuple(PHRASES[aspect]).index(value) for aspect, value in values},
             },
         )
@@ -163,16 +164,6 @@ def explained(emotion: str, values: tuple[str, ...], rng: np.random.Generator) -
         feeling=feelings[rng.integers(len(feelings))],
         reminder=reminders[rng.integers(len(reminders))],
     )
-
-
-def majority(felt: tuple[str, ...]) -> int:
-    """The number of the emotion that more than half of the people feel; -1 if there is none.
-
-    >>> majority(("awe", "awe", "fear")), majority(("awe", "fear"))
-    (2, -1)
-    """
-    emotion, count = Counter(felt).most_common(1)[0]
-    return EMOTIONS.index(emotion) if 2 * count > len(felt) else -1
 
 
 __all__ = ["Config", "Facts", "World"]

@@ -50,7 +50,7 @@ def read(name: str) -> dict[str, Values]:
     found: dict[str, Values] = {}
     for number, line in rows:
         values = _values(line)
-        if values is None or max(map(abs, values)) > 1:
+        if values is None or not all(abs(value) <= 1 for value in values):
             raise InputError(
                 f"{path}:{number}: no word with its valence, arousal and dominance, three numbers from -1 to 1 "
                 "apart by tabs; compare it with NRC-VAD-Lexicon.txt"

@@ -10,12 +10,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from diptych.data.emotions import EMOTION, EXPLANATION, FIELDS, split
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, from_dict
 from diptych.errors import InputError
 from diptych.methods.fuse.sevlm.affect import AffectLM
 from diptych.methods.fuse.sevlm.losses import ConsistencyHead, means
-from diptych.methods.fuse.sevlm.views import EMOTION, EXPLANATION, Phrasing
+from diptych.methods.fuse.sevlm.views import Phrasing
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
 from diptych.models.delivered import Validation
 from diptych.models.model import ImagesLike, evaluating
@@ -58,7 +59,8 @@ class EmotionCaptioner(Captioner):
         self.patches = patches
         self.lm = lm
         self.consistency = consistency
-        self.validation = Validation("agreement", ("agreement", "accuracy", "bleu4"))
+        names = ("agreement", "accuracy", "bleu4")
+        self.validation = Validation("agreement", names, {"joint": joint})
         self.opening = opening
         self.joint = joint
         self.pads = pads
@@ -77,7 +79,7 @@ class EmotionCaptioner(Captioner):
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # an attribute of others
-        return "images.main", f"texts.{EMOTION}", f"texts.{EXPLANATION}"
+        return "images.main", *FIELDS
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -134,7 +136,7 @@ class EmotionModel(CaptionModel):
 
     def parts(self, text: str) -> dict[str, str]:
         """The emotion and the explanation of a text that `generate` returns without prompts."""
-        return dict(zip((EMOTION, EXPLANATION), self.captioner.phrasing.split(text), strict=True))
+        return dict(zip((EMOTION, EXPLANATION), split(text, self.captioner.joint), strict=True))
 
     def explain(
         self, images: ImagesLike, emotions: Sequence[str] | None = None, **options: Any
@@ -143,7 +145,7 @@ class EmotionModel(CaptionModel):
         or the explanations of given emotions. Options and errors are those of `generate`."""
         texts = self.generate(images, emotions, **options)
         if emotions is None:
-            said = [self.captioner.phrasing.split(text) for text in texts]
+            said = [split(text, self.captioner.joint) for text in texts]
         else:
             said = list(zip(emotions, texts, strict=True))
         if self.captioner.consistency is None:

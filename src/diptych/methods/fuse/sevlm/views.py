@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.emotions import FIELDS, felt
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer
-
-EMOTION = "emotion"
-EXPLANATION = "explanation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +44,6 @@ class Phrasing:
             raise BadSample("no-room", f"{len(before)} tokens before an explanation fill {length}")
         return [*before, *self.ids(explanation), *self.tokenizer.after][:length]
 
-    def split(self, text: str) -> tuple[str, str]:
-        """The emotion and the explanation of a text that was written behind the opening; without a joint
-        all of it is the emotion.
-
-        >>> from diptych.data.tokenizers import train_bpe
-        >>> Phrasing(tokenizer=train_bpe(["awe"], vocab_size=259)).split("awe because it is vast")
-        ('awe', 'it is vast')
-        """
-        emotion, _, explanation = f" {text.strip()} ".partition(f" {self.joint.strip()} ")
-        return emotion.strip(), explanation.strip()
-
-
-def felt(sample: Sample) -> list[tuple[str, str]]:
-    """The emotions of a sample with their explanations, in order: texts of both roles, one of each at a
-    time. Raises BadSample("unpaired") if their numbers differ."""
-    emotions = sample.captions(EMOTION)
-    explanations = sample.captions(EXPLANATION)
-    if len(emotions) != len(explanations):
-        raise BadSample(
-            "unpaired",
-            f"{sample.key} has {len(emotions)} emotions and {len(explanations)} explanations",
-        )
-    return list(zip(emotions, explanations, strict=True))
-
 
 @dataclass(frozen=True, kw_only=True)
 class PairedView:
@@ -82,9 +56,9 @@ class PairedView:
 
     phrasing: Phrasing
     length: int
-    reads = (f"texts.{EMOTION}", f"texts.{EXPLANATION}")
+    reads = FIELDS
     gives = ("texts.main",)
-    several = reads
+    several = FIELDS
     """Fields of which a sample has several texts."""
 
     @property
@@ -96,7 +70,7 @@ class PairedView:
     ) -> dict[str, Any]:
         said = felt(sample)
         train = progress is not None
-        first = int(rng.integers(len(said))) if train and said else 0
+        first = int(rng.integers(len(said))) if train else 0
         others = [each for each in said if each[0] != said[first][0]]
         if not others:
             raise BadSample("one-emotion", f"{sample.key} has no two different emotions")
