@@ -5,6 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from diptych.data.emotions import felt
+from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.worlds.paintings import Config, World, explained, likely
 from diptych.data.worlds.paintings.draw import PALETTES, draw
@@ -34,10 +36,10 @@ def test_two_people_at_least_feel_different_emotions():
 
 def test_what_is_seen_speaks_for_what_is_felt():
     world, facts = facts_of(3000)
-    felt = Counter((each.palette, emotion) for each in facts for emotion in each.felt)
+    count = Counter((each.palette, emotion) for each in facts for emotion in each.felt)
     for palette in PHRASES["palette"]:
-        total = sum(felt[palette, emotion] for emotion in EMOTIONS)
-        shares = {emotion: felt[palette, emotion] / total for emotion in EMOTIONS}
+        total = sum(count[palette, emotion] for emotion in EMOTIONS)
+        shares = {emotion: count[palette, emotion] / total for emotion in EMOTIONS}
         best = max(EMOTIONS, key=lambda name: SUPPORT[name].get(palette, 0.0))
         worst = min(EMOTIONS, key=lambda name: SUPPORT[name].get(palette, 0.0))
         assert shares[best] > 1.4 * shares[worst], palette
@@ -100,12 +102,21 @@ def test_samples_have_the_fields_of_the_schema():
     assert len(sample.captions("emotion")) == len(sample.captions("explanation")) == 3
     assert set(sample.labels) == {"emotion", *ASPECTS}
     for at in range(60):
-        felt = Counter(source[at].captions("emotion"))
+        said = Counter(source[at].captions("emotion"))
         label = source[at].labels["emotion"]
-        assert (label == -1) == (max(felt.values()) == 1)
+        assert (label == -1) == (max(said.values()) == 1)
         if label >= 0:
-            assert felt[EMOTIONS[label]] == 2
+            assert said[EMOTIONS[label]] == 2
     assert source.schema()["labels.palette"].classes == tuple(PHRASES["palette"])
+
+
+def test_shards_keep_what_several_people_say_alike(tmp_path):
+    source = open_source("paintings:count=12:size=24:people=9")
+    write_shards(source, tmp_path / "out")
+    again = open_source(str(tmp_path / "out" / "*.tar"))
+    assert any(len(set(source[at].captions("emotion"))) < 8 for at in range(12))
+    for at in range(12):
+        assert felt(again[at]) == felt(source[at])
 
 
 @pytest.mark.parametrize(
