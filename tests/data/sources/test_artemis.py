@@ -42,16 +42,16 @@ def test_rows_of_a_painting_are_one_sample(tmp_path):
     assert one.captions("emotion") == ["something else", "sadness", "sadness"]
     assert one.captions("explanation")[0] == 'She seems very happy, and i want to know "what" about'
     assert one.images["main"].decode().size == (8, 6)
-    assert source.schema()["labels.emotion"].classes == ("awe", "sadness", "something else")
-    assert (one.labels["emotion"], other.labels["emotion"]) == (1, 0)
-    assert source.labels("emotion").tolist() == [1, 0]
+    assert source.schema()["labels.majority"].classes == ("awe", "sadness", "something else")
+    assert (one.labels["majority"], other.labels["majority"]) == (1, 0)
+    assert source.labels("majority").tolist() == [1, 0]
     again = pickle.loads(pickle.dumps(source))
     assert again[1].texts == other.texts
 
 
 def test_without_a_majority_the_label_is_missing(tmp_path):
     source = open_source(str(made(tmp_path, ROWS[:2])))
-    assert source[0].labels["emotion"] == -1
+    assert source[0].labels["majority"] == -1
 
 
 def test_splits_and_another_folder(tmp_path):

@@ -100,10 +100,10 @@ def test_samples_have_the_fields_of_the_schema():
     sample = source[7]
     assert sample.images["main"].decode().size == (32, 32)
     assert len(sample.captions("emotion")) == len(sample.captions("explanation")) == 3
-    assert set(sample.labels) == {"emotion", *ASPECTS}
+    assert set(sample.labels) == {"majority", *ASPECTS}
     for at in range(60):
         said = Counter(source[at].captions("emotion"))
-        label = source[at].labels["emotion"]
+        label = source[at].labels["majority"]
         assert (label == -1) == (max(said.values()) == 1)
         if label >= 0:
             assert said[EMOTIONS[label]] == 2

@@ -87,7 +87,7 @@ def open(spec: Spec) -> "ArtEmis":
 class ArtEmis:
     """One sample per painting, in the order of the file, with the emotions that people felt and why.
 
-    The key is the style and the painting. The label `emotion` is that of more than half of the people, -1
+    The key is the style and the painting. The label `majority` is that of more than half of the people, -1
     if there is none. Rows that cannot be read are counted in `damage`.
     """
 
@@ -126,7 +126,7 @@ class ArtEmis:
             source=self.name,
             images={"main": FileImage(os.path.join(self.root, path))},  # noqa: PTH118
             texts=texts,
-            labels={"emotion": int(self._most[index])},
+            labels={"majority": int(self._most[index])},
         )
 
     def keys(self) -> Sequence[str]:
@@ -134,8 +134,8 @@ class ArtEmis:
         return [self._paths[at].removesuffix(".jpg") for at in range(len(self))]
 
     def labels(self, name: str) -> np.ndarray:
-        """The label `emotion` of all samples (N,)."""
-        assert name == "emotion"
+        """The label `majority` of all samples (N,)."""
+        assert name == "majority"
         return self._most
 
     def schema(self) -> Schema:
@@ -144,5 +144,5 @@ class ArtEmis:
             "images.main": Field(kind="image"),
             "texts.emotion": Field(kind="text"),
             "texts.explanation": Field(kind="text"),
-            "labels.emotion": Field(kind="int", classes=self._emotions),
+            "labels.majority": Field(kind="int", classes=self._emotions),
         }

@@ -119,7 +119,7 @@ class World(_base.World[Facts]):
             images={"main": Drawn(self, facts).image()},
             texts=self.captions(facts),
             labels={
-                "emotion": -1 if most is None else EMOTIONS.index(most),
+                "majority": -1 if most is None else EMOTIONS.index(most),
                 **{aspect: tuple(PHRASES[aspect]).index(value) for aspect, value in values},
             },
         )
@@ -130,7 +130,7 @@ class World(_base.World[Facts]):
             "images.main": Field(kind="image"),
             "texts.emotion": Field(kind="text"),
             "texts.explanation": Field(kind="text"),
-            "labels.emotion": Field(kind="int", classes=EMOTIONS),
+            "labels.majority": Field(kind="int", classes=EMOTIONS),
             **{
                 f"labels.{aspect}": Field(kind="int", classes=tuple(PHRASES[aspect]))
                 for aspect in ASPECTS
