@@ -163,7 +163,7 @@ def classifier(learnt: Sequence[Said]) -> Any:
             f"the explanations are of {len(set(emotions))} emotions, and agreement needs two at least; name a source "
             "with more, or another --train"
         )
-    vectors = TfidfVectorizer(analyzer=grams)
+    vectors = TfidfVectorizer(analyzer=grams)  # type: ignore[arg-type]  # its stub names strings alone
     fitted = make_pipeline(vectors, LogisticRegression(max_iter=1000, C=10.0))
     fitted.fit(texts, emotions)
     return fitted.predict

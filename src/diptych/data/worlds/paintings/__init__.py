@@ -97,7 +97,7 @@ class World(_base.World[Facts]):
         )
 
     def render(self, facts: Facts) -> Rendered:
-        pixels = draw(*facts.values, self.config.size, facts.seed)
+        pixels = draw(facts.palette, facts.energy, facts.composition, self.config.size, facts.seed)
         return Rendered(image=Image.fromarray(pixels))
 
     def captions(self, facts: Facts) -> list[Text]:
