@@ -76,6 +76,11 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         f"train cosmo {PAIR} --init tiny --method.lm tiny",
         ("lm=tiny is no language model", "hf-lm:FOLDER"),
     ),
+    (f"train sevlm {PAIR} --init tiny --batch-size 2", ("no texts.emotion", "name a source")),
+    (
+        "train sevlm --init tiny --data paintings:count=8 --method.lexicon vad.txt --out x",
+        ("there is no lexicon in vad.txt", "name paintings"),
+    ),
     (f"train cosmo {PAIR} --init tiny --method.unimodal 4", ("4 blocks", "--method.unimodal")),
     (f"train s_vco {PAIR} --init tiny", ("start from one, such as a RUN of cg_vlm", "--init")),
     (

@@ -330,7 +330,14 @@ def _of_images(args: Namespace, model: Any, settings: dict[str, Any]) -> None:
                 model, open_source(args.images), prompt, role=role, progress=report, **settings
             )
     if args.get("json"):
-        show_json([{"key": each.key, "path": each.path, "text": each.text} for each in found])
+        parts = getattr(model, "parts", None) if prompt is role is None else None
+        show_json(
+            [
+                {"key": each.key, "path": each.path, "text": each.text}
+                | (parts(each.text) if parts else {})
+                for each in found
+            ]
+        )
     else:
         for each in found:
             show(f"{each.path or each.key}\t{' '.join(each.text.split())}")

@@ -270,7 +270,7 @@ def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tu
         settings = model.validation.settings
         if suite in ("retrieval", "probe") and not model.reads_texts:
             return agreement(model.encoder, _batch(method, source)), ENOUGH
-        if suite in ("perplexity", "captions"):
+        if suite in ("perplexity", "captions", "agreement"):
             return 1 / logged(method, source, "perplexity"), 0.5
         if suite == "affordance":
             return logged(method, source, "agreement"), ENOUGH

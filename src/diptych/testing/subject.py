@@ -114,16 +114,20 @@ def toys_of(
     """Return toys with the fields that each stream of each stage reads, except `without` and the
     (stream, field) of `columns` from the stage on that has their number."""
     toys: dict[str, dict[str, Any]] = {}
+    lists = ("lacked", "floats", "several")
     for number, stage in enumerate(method.stages()):
         for stream in stage.streams:
             plan = stage.plan_of(stream)
             views = method.views(stage, stream)
-            toy = toys.setdefault(stream, {"fields": {}, "lacked": [], "floats": [], "shapes": {}})
+            toy = toys.setdefault(
+                stream, {"fields": {}, **{name: [] for name in lists}, "shapes": {}}
+            )
             for name in method.needs(stage, stream):
                 if name != without and number < columns.get((stream, name), sys.maxsize):
                     toy["fields"][name] = None
             for view in views:
                 toy["lacked"] += getattr(view, "optional", ())
+                toy["several"] += getattr(view, "several", ())
                 if isinstance(view, LabelView) and view.real:
                     toy["floats"].append(view.label)
                 if isinstance(view, ArrayView):

@@ -76,7 +76,7 @@ class Region:
 class Toy:
     """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`,
     `labels.NAME`, `boxes`, `masks.NAME`, `arrays.NAME`, `edits`). Of the images in `lacked`, every
-    third sample has none.
+    third sample has none. Of the fields in `several` a sample has two different texts.
 
     Labels are the number of the colour, those in `floats` the share of the index. There are three
     boxes: the drawing's, that of its half, and one without a text. Arrays have the shapes `shapes`,
@@ -97,6 +97,7 @@ class Toy:
         lacked: Sequence[str] = (),
         floats: Sequence[str] = (),
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        several: Sequence[str] = (),
     ):
         assert count <= len(_COLOURS) * len(_SHAPES) * len(_PLACES), (
             "there are only 128 different drawings"
@@ -108,13 +109,14 @@ class Toy:
         self.lacked = frozenset(lacked)
         self.floats = frozenset(floats)
         self.shapes = dict(shapes or {})
+        self.several = tuple(several)
 
     def of_all(self) -> "Toy":
         """The toy of all drawings with the same fields."""
         count = len(_COLOURS) * len(_SHAPES) * len(_PLACES)
-        return Toy(
-            count, self.fields, self.size, tuple(self.lacked), tuple(self.floats), self.shapes
-        )
+        lacked = tuple(self.lacked)
+        floats = tuple(self.floats)
+        return Toy(count, self.fields, self.size, lacked, floats, self.shapes, self.several)
 
     def __len__(self) -> int:
         return self.count
@@ -162,7 +164,8 @@ class Toy:
         self, index: int, colour: int, shape: int, place: int, held: Sequence[str]
     ) -> Sample:
         """A drawing with the fields that it holds."""
-        words = f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
+        words = _words(colour, shape, place)
+        second = _words((colour + 1) % 8, shape, place)
         named = [name.split(".", 1) for name in held if "." in name]
         return Sample(
             key=f"{index:03d}",
@@ -173,9 +176,10 @@ class Toy:
                 if kind == "images"
             },
             texts=[
-                Text(text=words, role="caption" if role == "*" else role)
+                Text(text=text, role="caption" if role == "*" else role)
                 for kind, role in named
                 if kind == "texts"
+                for text in ((words, second) if f"texts.{role}" in self.several else (words,))
             ],
             labels={
                 name: index / self.count if name in self.floats else colour
@@ -204,6 +208,11 @@ class Toy:
         if name in self.floats:
             return np.arange(self.count) / self.count
         return np.arange(self.count) % 8
+
+
+def _words(colour: int, shape: int, place: int) -> str:
+    """The caption of a drawing."""
+    return f"a {_COLOURS[colour]} {_SHAPES[shape]} on the {_PLACES[place]}"
 
 
 def _third(place: int, size: int) -> tuple[float, float, float, float]:

@@ -37,6 +37,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     llava_v1_5_mix665k.json, problems.json      LLaVA's conversations, ScienceQA; coco_pope_random.json
     contrast.json                               pairs of images as MVC has them, of `diptych data contrast`
     docci_descriptions.jsonlines:split=train    DOCCI's long descriptions
+    artemis_dataset_release_v0.csv              ArtEmis' paintings with emotions and explanations
     clips/:frames=8, dance.mp4                  videos, animations and folders of frames
     train_val_videodatainfo.json                MSR-VTT's videos; results_2M_train.csv: WebVid's
 

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.data.emotions import EMOTION, EXPLANATION
 from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, Text, whole
 from diptych.errors import InputError, brief
 
@@ -79,9 +80,9 @@ class Parts:
 
     def add_text(self, text: str, role: str) -> None:
         """Append a text unless it is blank or a duplicate (a .txt often repeats the text of its
-        .json)."""
+        .json). Several people may feel the same emotion, for the same reason."""
         text = text.strip()
-        if text and (text, role) not in self._noted:
+        if text and (role in (EMOTION, EXPLANATION) or (text, role) not in self._noted):
             self._noted.add((text, role))
             self.texts.append(Text(text=text, role=role))
 
