@@ -21,7 +21,7 @@ Inference: patches, adapter, language model. Cells and tau are not used.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,12 +48,11 @@ from diptych.methods.language import WHOLE, tuned_language
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
 from diptych.models.model import evaluating
-from diptych.models.vlm import Layer, PatchReader, VisionLM
+from diptych.models.vlm import Adapter, Layer, PatchReader, VisionLM, patch_adapter
 from diptych.objectives import info_nce
 from diptych.objectives.tokens import unit_mean
 from diptych.rng import generator
 from diptych.spec import Above, AtMost, Count, Natural, NetworkSpec, NotNegative, Positive
-from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Temperature, freeze
 
 card = {
@@ -97,7 +96,7 @@ class Config:
 
     lm: NetworkSpec = "tiny-lm"
     tune: str = WHOLE
-    adapter: Literal["mlp", "linear"] = "mlp"
+    adapter: Adapter = "mlp"
     layer: Layer = "last"
     grid: Count | None = None
     role: str = "caption"
@@ -163,7 +162,7 @@ class CGVLM(Method):
         self.model = VisionLM(
             encoder,
             patches,
-            _adapter(config.adapter, width, lm.table.embedding_dim),
+            patch_adapter(config.adapter, width, lm.table.embedding_dim),
             language,
             validation=Validation("answers", ("exact", "vqa")),
             prompt=config.prompt,
@@ -332,11 +331,6 @@ def own_tokens(batch: Batch, words: Tokenizer) -> tuple[Tensor, Tensor]:
     marks = batch.text.marks
     assert marks is not None, "its view marks the text"
     return ids, (marks.flatten(0, 1) >= 0) & ~torch.isin(ids, ids.new_tensor(words.after))
-
-
-def _adapter(kind: str, width: int, to: int) -> Any:
-    spec = f"mlp:hidden={to}:norm=none:activation=gelu:bias=true:last_bias=true"
-    return head(spec if kind == "mlp" else "affine", width, to, "image")
 
 
 def _summed(log_probs: Tensor, counted: Tensor) -> Features:
