@@ -326,7 +326,8 @@ class DoCo(Method):
     def _contrast(self, features: Features) -> dict[str, Tensor]:
         config = self.config
         scale = self.scale()
-        page, document = features["page"], features["document"]
+        page = features["page"]
+        document = features["document"]
         terms = {}
         if config.intra:
             there = features["there"] > 0

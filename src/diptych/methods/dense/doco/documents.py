@@ -57,9 +57,10 @@ def objects_of(batch: Batch, words: Tokenizer) -> Objects:
     """The objects of a batch of `pages.PageView`. A box without area in the page is none."""
     boxes = batch.fields["regions"]
     area = (boxes[..., 2:] > boxes[..., :2]).all(-1)
-    ids, lengths = batch.texts["regions"].ids, batch.texts["regions"].lengths
+    texts = batch.texts["regions"]
+    ids = texts.ids
     place = torch.arange(ids.shape[-1], device=ids.device)
-    own = (place >= len(words.before)) & (place < lengths[..., None] - len(words.after))
+    own = (place >= len(words.before)) & (place < texts.lengths[..., None] - len(words.after))
     return Objects(boxes, batch.fields["regions.there"] & area, ids, own)
 
 
