@@ -33,20 +33,26 @@ class PageView(RegionView):
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        boxes = [box for box in sample.boxes if box.image == "main"]
-        if boxes and not any(box.text.strip() for box in boxes):
-            raise BadSample("no-words", f"{sample.key} has boxes, and none of them has a text")
-        if boxes and "main" in sample.images and (why := wrong_units(boxes, _size(sample))):
-            raise BadSample("box-units", f"{sample.key}: {why}")
         found = super().__call__(sample, rng, progress)
         pixels = found["images.main"]
-        if found["fields.regions.there"].any() and pixels.max() == pixels.min():
+        whole = self.jitter is None or progress is None
+        if whole and found["fields.regions.there"].any() and pixels.max() == pixels.min():
             raise BadSample("blank-page", f"{sample.key} has words, and its image shows none")
         return found
 
+    def _regions(
+        self, sample: Sample, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[str]]:
+        boxes = _boxes(sample)
+        if boxes and not any(box.text.strip() for box in boxes):
+            raise BadSample("no-words", f"{sample.key} has boxes, and none of them has a text")
+        if boxes and (why := wrong_units(boxes, size)):
+            raise BadSample("box-units", f"{sample.key}: {why}")
+        return super()._regions(sample, size, rng)
 
-def _size(sample: Sample) -> tuple[int, int]:
-    return size_of(sample.images["main"])
+
+def _boxes(sample: Sample) -> list[Box]:
+    return [box for box in sample.boxes if box.image == "main"]
 
 
 def wrong_units(boxes: Sequence[Box], size: tuple[int, int]) -> str:
@@ -77,9 +83,9 @@ def check_units(source: Source) -> None:
     for index in range(min(len(source), _LOOKED)):
         try:
             sample = source[index]
-            boxes = [box for box in sample.boxes if box.image == "main"]
+            boxes = _boxes(sample)
             if boxes and "main" in sample.images:
-                reasons.append(wrong_units(boxes, _size(sample)))
+                reasons.append(wrong_units(boxes, size_of(sample.images["main"])))
         except BadSample:
             continue
     if reasons and all(reasons):
