@@ -132,3 +132,34 @@ def test_gradients_flow_through_the_weights(negatives):
 def test_what_does_not_fit_is_refused(call, said):
     with pytest.raises(InputError, match=said):
         call()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=4), st.integers(0, 99))
+def test_texts_that_are_not_there_change_nothing(counts, seed):
+    """Each image by itself, with as many texts as it has; the mean over those that have some."""
+    drawn = torch.Generator().manual_seed(seed)
+    shape = (len(counts), 3, 4)
+    texts, groups = (
+        F.normalize(torch.randn(shape, generator=drawn).double(), dim=-1) for _ in "tg"
+    )
+    there = torch.arange(3) < torch.tensor(counts)[:, None]
+    alone = [
+        float(grouping(texts[at : at + 1, :n], groups[at : at + 1, :n], 9.0))
+        for at, n in enumerate(counts)
+        if n
+    ]
+    found = float(grouping(texts, groups, 9.0, there=there))
+    assert found == pytest.approx(sum(alone) / max(1, len(alone)), abs=1e-9)
+    weighted = sum(n * loss for n, loss in zip(filter(None, counts), alone, strict=True))
+    every = float(grouping(texts, groups, 9.0, there=there, mean="texts"))
+    assert every == pytest.approx(weighted / max(1, sum(counts)), abs=1e-9)
+
+
+def test_all_texts_there_is_the_loss_without_a_mask():
+    groups = grouped(TEXTS, PATCHES)
+    there = torch.ones(TEXTS.shape[:2], dtype=torch.bool)
+    expected = float(grouping(TEXTS, groups, SCALE))
+    assert float(grouping(TEXTS, groups, SCALE, there=there)) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(InputError, match="takes no `there`"):
+        grouping(TEXTS, groups, SCALE, negatives="batch", there=there)

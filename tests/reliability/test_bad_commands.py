@@ -59,6 +59,11 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         f"train nevlp {PAIR} --init tiny --batch-size 2 --method.task captions",
         ("the second stage of nevlp", "start it from a run of the first"),
     ),
+    (f"train doco {PAIR} --batch-size 2", ("photos has no boxes", "DoCo needs")),
+    (
+        f"train doco {PAIR} --batch-size 2 --method.teacher bert",
+        ("teacher is 'bert'", "write layout:"),
+    ),
     (f"train byol {PAIR} --batch-size 2 --chunk 8", ("--chunk cannot cut it", "leave it out")),
     (
         f"train mcl {PAIR} --batch-size 2 --method.clusters 99",
@@ -431,6 +436,11 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ("generate tiny cat", ("a model with generate, which tiny has not", "language_model")),
     ("generate tiny-lm cat --among a.txt", ("reads no images", "leave out --among")),
     ("generate tiny --images photos", ("a model with generate, which tiny has not", "train coca")),
+    (
+        "evaluate tiny --data scenes --suite answers --by embed --anls",
+        ("ANLS compares letters of written answers", "leave out --anls"),
+    ),
+    ("evaluate tiny --data photos --suite words", ("photos", "boxes")),
     (
         "evaluate tiny --data scenes --suite answers --by classifier --train scenes",
         ("answers by classifier needs a model with fuse", "train coca"),

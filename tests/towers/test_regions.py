@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.factories import random_images, small_make
 
 from diptych.errors import InputError
@@ -15,10 +17,12 @@ from diptych.towers.build import image_tower
 from diptych.towers.encoded import Encoded
 from diptych.towers.nn.parts import Temperature
 from diptych.towers.regions import (
+    area_weights,
     at_any_size,
     check_side,
     dense_route,
     image_and_regions,
+    pool_areas,
     pool_boxes,
     region_vectors,
 )
@@ -227,3 +231,43 @@ def test_blocks_of_other_towers():
         assert block_names(image_tower("conv:image_size=32"))[1:] == ["stages.1", "stages.2"]
     with pytest.raises(InputError, match="the blocks of an image tower of Linear are not known"):
         block_names(torch.nn.Linear(1, 1))
+
+
+def test_a_box_over_two_patches_is_their_mean_and_over_one_that_patch():
+    """Patches of 14 pixels, the box from 7 to 21."""
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    boxes = torch.tensor([[[7 / 28, 0, 21 / 28, 1.0], [0.5, 0, 1, 1], [0, 0, 1, 1]]])
+    found = pool_areas(tokens, boxes, (1, 2))
+    assert torch.equal(found, torch.tensor([[[0.5, 0.5], [0.0, 1.0], [0.5, 0.5]]]))
+
+
+def covered(box, x, y, w, h):
+    """The share of cell (x, y) of a grid of w x h that lies in a box of shares."""
+    wide = min(box[2] * w, x + 1) - max(box[0] * w, x)
+    high = min(box[3] * h, y + 1) - max(box[1] * h, y)
+    return max(0.0, wide) * max(0.0, high)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    box=st.lists(st.floats(-0.5, 1.5), min_size=4, max_size=4),
+    grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_areas_are_exact_and_end_at_the_image(box, grid):
+    box = [*map(min, box[:2], box[2:]), *map(max, box[:2], box[2:])]
+    h, w = grid
+    weights = area_weights(torch.tensor(box, dtype=torch.float64), grid)
+    for y in range(h):
+        for x in range(w):
+            assert float(weights[y, x]) == pytest.approx(covered(box, x, y, w, h), abs=1e-12)
+    inside = [min(max(side, 0.0), 1.0) for side in box]
+    area = (inside[2] - inside[0]) * (inside[3] - inside[1])
+    assert float(weights.sum()) / (h * w) == pytest.approx(area, abs=1e-12)
+
+
+def test_a_box_beside_the_image_gives_zeros_and_no_gradient_of_nan():
+    tokens = torch.randn(1, 4, 3, requires_grad=True)
+    found = pool_areas(tokens, torch.tensor([[[1.1, 0.2, 1.4, 0.5], [0.2, 0.5, 0.2, 0.9]]]), (2, 2))
+    assert not found.any()
+    found.sum().backward()
+    assert not tokens.grad.any()

@@ -105,6 +105,12 @@ class Make:
         return self._dual is None and self._state is None
 
     @property
+    def rebuilds(self) -> bool:
+        """Whether it rebuilds a saved model, whose weights follow: parts that only training needs may
+        be left out."""
+        return self._dual is not None and self._state is None
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises InputError where there is none; `words` is None then."""
         if self.words is None:

@@ -1,5 +1,5 @@
-"""Language models that read an image as the first of their tokens: a frozen image tower, an adapter to
-the language model's width, and a causal language model.
+"""Language models that read an image as the first of their tokens: an image tower, frozen unless a method
+thaws it, an adapter to the language model's width, and a causal language model.
 
     V = adapter(patches),   p(y_t | y_<t, x, V):   the language model reads [V; x; y_<t]
 
@@ -31,11 +31,24 @@ from diptych.models.language import CausalLM
 from diptych.models.model import ImagesLike, evaluating
 from diptych.objectives.tokens import unit_mean
 from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
 from diptych.towers.image.vit import ViT
 from diptych.towers.nn.heads import head
 from diptych.towers.nn.parts import Frozen, freeze
 
 Layer = Literal["last", "penultimate"]
+Adapter = Literal["mlp", "linear"]
+
+
+def patch_adapter(kind: Adapter, width: int, to: int) -> nn.Module:
+    """The map from the patches of an image tower to the `to` dimensions of a language model: linear,
+    or two layers with GELU.
+
+    >>> patch_adapter("mlp", 4, 8)(torch.zeros(1, 3, 4)).shape
+    torch.Size([1, 3, 8])
+    """
+    spec = f"mlp:hidden={to}:norm=none:activation=gelu:bias=true:last_bias=true"
+    return head(spec if kind == "mlp" else "affine", width, to, "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +63,7 @@ class Language:
 
 
 class PatchReader(nn.Module):
-    """The patches (B, P, ·) of a frozen image tower, after its last layer or before its last block.
+    """The patches (B, P, ·) of an image tower, after its last layer or before its last block.
 
     With `grid`, those of a tower with positions are averaged to `grid` x `grid` cells. Raises InputError
     for a tower without what is asked for.
@@ -66,9 +79,13 @@ class PatchReader(nn.Module):
                 "only a vit has tokens before its last block; leave out --method.layer, or start from a model with one"
             )
 
-    @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int] | None]:
         """Images (B, 3, H, W) -> patches (B, P, ·), and their grid (h, w) if there is one."""
+        patches, grid, _ = self.read(pixels)
+        return patches, grid
+
+    def read(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int] | None, Encoded]:
+        """What `forward` returns, and the encoded images (B, 3, H, W), from one pass."""
         image: Any = self._encoder[0].image
         held: list[Tensor] = []
 
@@ -81,7 +98,7 @@ class PatchReader(nn.Module):
         tokens = held[0] if held else found.tokens
         patches = tokens[:, found.prefix :]
         if self.grid is None:
-            return patches, found.grid
+            return patches, found.grid, found
         if found.grid is None or self.grid > min(found.grid):
             has = "no positions" if found.grid is None else "{} x {} of them".format(*found.grid)
             raise InputError(
@@ -90,7 +107,7 @@ class PatchReader(nn.Module):
             )
         maps = patches.mT.unflatten(2, found.grid)
         cells = F.adaptive_avg_pool2d(maps, self.grid)
-        return cells.flatten(2).mT, (self.grid, self.grid)
+        return cells.flatten(2).mT, (self.grid, self.grid), found
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -98,21 +115,10 @@ class PatchReader(nn.Module):
         encoder = self._encoder[0]
         parameter = next(encoder.image.parameters())
         height, width = encoder.image.preprocess.shape[-2:]
-        with evaluating(encoder.image):
+        with evaluating(encoder.image), torch.no_grad():
             pixels = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=parameter.device)
             patches, _ = self(pixels)
         return patches.shape[1], patches.shape[2]
-
-
-def patch_adapter(kind: Literal["mlp", "linear"], width: int, to: int) -> nn.Module:
-    """A new adapter from patches of a width to those that a language model reads: linear, or an mlp of two
-    layers.
-
-    >>> patch_adapter("mlp", 4, 8)(torch.zeros(1, 3, 4)).shape
-    torch.Size([1, 3, 8])
-    """
-    spec = f"mlp:hidden={to}:norm=none:activation=gelu:bias=true:last_bias=true"
-    return head(spec if kind == "mlp" else "affine", width, to, "image")
 
 
 class VisionLM(Captioner):
@@ -182,7 +188,8 @@ class VisionLM(Captioner):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self.encoder.eval()  # it is frozen
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()  # it is frozen
         return self
 
     def extra_state(self) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from diptych.objectives.contrastive import info_nce
 
 _EDGE = 1e-6  # the best patch is slightly below 1 after scaling
 
+_NEVER = -1e9  # the logit of what is not there
+
 Weighting = Literal["minmax", "softmax"]
 
 
@@ -86,13 +88,17 @@ def grouping(
     scale: Tensor | float,
     *,
     negatives: Literal["image", "batch"] = "image",
+    there: Tensor | None = None,
+    mean: Literal["images", "texts"] = "images",
 ) -> Tensor:
     """InfoNCE between the texts of an image and their groups of patches, in both directions.
 
         L = mean_i ½ [ mean_k CE(scale · <g_ik, t_im>, m = k) + mean_k CE(scale · <t_ik, g_im>, m = k) ]
 
     texts and groups are unit vectors (B, K, D). `negatives="batch"` is one InfoNCE over all B · K
-    of them.
+    of them. Of images with different numbers of texts, `there` (B, K) says which are real: the others
+    have no row and are in no other row's sum. An image without any has no loss. With `mean="texts"`
+    all texts count alike, and not all images.
 
     >>> x = F.normalize(torch.eye(2).expand(3, 2, 2), dim=-1)
     >>> round(grouping(x, x, 1.0).item(), 4)  # log(1 + 1 / e)
@@ -101,8 +107,20 @@ def grouping(
     if negatives not in ("image", "batch"):
         raise InputError(f"negatives is {negatives!r}; choose 'image' or 'batch'")
     if negatives == "batch":
+        if there is not None:
+            raise InputError("negatives=batch takes no `there`; choose the real texts before")
         return info_nce(groups.flatten(0, 1), texts.flatten(0, 1), scale)
     with torch.autocast(texts.device.type, enabled=False):
         logits = scale * (at_least_float32(groups) @ at_least_float32(texts).mT)  # (B, K, K): small
         own = logits.diagonal(dim1=1, dim2=2)
-        return ((logits.logsumexp(2) - own).mean() + (logits.logsumexp(1) - own).mean()) / 2
+        if there is None:
+            return ((logits.logsumexp(2) - own).mean() + (logits.logsumexp(1) - own).mean()) / 2
+        # a number in place of -inf: a sum over nothing would have no gradient
+        logits = logits.masked_fill(~(there[:, :, None] & there[:, None, :]), _NEVER)
+        each = (logits.logsumexp(2) + logits.logsumexp(1)) / 2 - own
+        each = each.masked_fill(~there, 0)
+        count = there.sum(1)
+        if mean == "texts":
+            return each.sum() / count.sum().clamp(min=1)
+        alive = (count > 0).sum().clamp(min=1)
+        return (each.sum(1) / count.clamp(min=1)).sum() / alive

@@ -248,7 +248,8 @@ def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tu
     """Return how well a method has memorised samples, from 0 to 1, and the sufficient score,
     depending on what it delivers and logs:
 
-    - a model of images alone: `agreement`; one of heat maps: what the method logs of this name
+    - a model of images alone: `agreement`; one of heat maps or of pages: what the method logs of this
+      name
     - a method that logs a perplexity: the probability of a token, of which a half is sufficient
     - a predictor of noise: the share of the noise that it explains, a half is sufficient
     - a model that segments: mIoU, of which a half is sufficient, since the toy's masks are squares around
@@ -272,7 +273,7 @@ def score(subject: Subject, method: Method, sources: Mapping[str, Source]) -> tu
             return agreement(model.encoder, _batch(method, source)), ENOUGH
         if suite in ("perplexity", "captions", "agreement"):
             return 1 / logged(method, source, "perplexity"), 0.5
-        if suite == "affordance":
+        if suite in ("affordance", "words"):
             return logged(method, source, "agreement"), ENOUGH
         if suite == "retrieval" and any(field.classes for field in source.schema().values()):
             suite = "zeroshot"

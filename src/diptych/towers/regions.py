@@ -42,6 +42,45 @@ def pool_boxes(maps: Tensor, boxes: Tensor, size: int = 1) -> Tensor:
     return found[..., 0, 0] if size == 1 else found
 
 
+def area_weights(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell of a grid (h, w) that lies inside each box (…, 4): (…, h, w), in 0 … 1.
+
+    Boxes are x0, y0, x1, y1 as shares of the image, which the cells cover; what lies outside of it does
+    not count. The sum over the cells, times the area of one, is the area of the box.
+
+    >>> area_weights(torch.tensor([0.25, 0.0, 0.75, 1.0]), (1, 2))
+    tensor([[0.5000, 0.5000]])
+    """
+    h, w = grid
+    x0, y0, x1, y1 = at_least_float32(boxes).unbind(-1)
+    return _inside(y0 * h, y1 * h, h)[..., :, None] * _inside(x0 * w, x1 * w, w)[..., None, :]
+
+
+def _inside(low: Tensor, high: Tensor, count: int) -> Tensor:
+    """The length (…, count) of each unit 0 … 1, 1 … 2, … that lies between `low` and `high` (…)."""
+    start = torch.arange(count, device=low.device, dtype=low.dtype)
+    right = torch.minimum(high[..., None], start + 1)
+    return (right - torch.maximum(low[..., None], start)).clamp(min=0)
+
+
+def pool_areas(tokens: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Pool boxes (B, R, 4) from the tokens (B, h · w, D) of a grid (h, w) by exact areas: (B, R, D).
+
+        v_r = Σ_q w_rq F_q / Σ_q w_rq,      w_rq the share of cell q inside box r (`area_weights`)
+
+    A box without area in the image gives zeros.
+
+    >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> pool_areas(tokens, torch.tensor([[[0.25, 0.0, 0.75, 1.0]]]), (1, 2))
+    tensor([[[0.5000, 0.5000]]])
+    """
+    tokens = at_least_float32(tokens)
+    weights = area_weights(boxes, grid).flatten(-2).to(tokens)
+    total = weights.sum(-1, keepdim=True)
+    with torch.autocast(tokens.device.type, enabled=False):
+        return weights / total.where(total > 0, 1) @ tokens
+
+
 CROPS = "crops"
 """The route on which a ResNet reads each box by itself: it is cut from the map before the last stage."""
 

@@ -72,7 +72,8 @@ class RegionView:
     are uniform in .1 … 1 of the image's, at a uniform position. Texts are those of the boxes, or
     their class names if there are `classes`; boxes of other classes than `names` are left out. With
     `flip`, half of the images are mirrored in training, and with `jitter` images are scaled by a
-    factor between these two (`jittered`). Raises BadSample if a sample has more than `most` regions.
+    factor between these two (`jittered`). Raises BadSample if a sample has more than `most` regions;
+    with `sampled` that many random ones are taken in training, and else the first.
     """
 
     preprocess: Preprocess
@@ -83,6 +84,7 @@ class RegionView:
     names: Sequence[str] | None = None
     flip: bool = False
     jitter: tuple[float, float] | None = None
+    sampled: bool = False
 
     def __post_init__(self) -> None:
         _check_whole(self.preprocess)
@@ -111,6 +113,10 @@ class RegionView:
         if self.jitter is not None and progress is not None:
             image, boxes, kept = jittered(image, boxes, self.jitter, rng)
             names = [name for name, held in zip(names, kept, strict=True) if held]
+        if len(boxes) > self.most and self.sampled:
+            order = rng.permutation(len(boxes)) if progress is not None else np.arange(len(boxes))
+            kept = np.sort(order[: self.most])
+            boxes, names = boxes[kept], [names[at] for at in kept] if names else names
         if len(boxes) > self.most:
             raise BadSample(f"more-than-{self.most}-regions", f"{len(boxes)} regions; raise `most`")
         pixels, boxes = _seen(image, boxes, self.preprocess, mirrored)

@@ -21,7 +21,7 @@ Inference: patches, adapter, language model. Cells and tau are not used.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class Config:
 
     lm: NetworkSpec = "tiny-lm"
     tune: str = WHOLE
-    adapter: Literal["mlp", "linear"] = "mlp"
+    adapter: Adapter = "mlp"
     layer: Layer = "last"
     grid: Count | None = None
     role: str = "caption"
