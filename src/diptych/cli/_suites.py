@@ -305,6 +305,9 @@ def add(parser: Parser) -> None:
         type=bool,
         help="degeneration: texts need to have no tokens after the prompt",
     )
+    parser.option(
+        some, "--anls", type=bool, help="answers: how near written answers are in letters"
+    )
     parser.option(some, "--auroc", type=bool, help="zeroshot: area under the curve, of two classes")
     parser.option(
         some,
@@ -371,7 +374,7 @@ _PLAIN = (
         "time",
         "event",
     ),
-    *("auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
+    *("anls", "auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
     *("task", "reference", "lexicon", "drawer", "background", "route", "register", "mask", "size"),
 )
 
