@@ -192,7 +192,8 @@ class VisFocus(Method):
     def views(self, stage: Stage, stream: str = "") -> Sequence[View]:
         config = self.config
         words = self.model.words
-        page = ImageView(preprocess=self.model.image.preprocess)
+        # a crop might not have what is asked for
+        page = ImageView(preprocess=self.model.image.preprocess, augment=None)
         if stage.name == "read":
             return page, TextView(tokenizer=words, name=TARGET, role=config.role)
         asked: Prompts
@@ -268,9 +269,9 @@ def _encoder(make: Make) -> DualEncoder:
 
 def _insert(tower: PromptedSwin, prompts: PromptEncoder, config: Config) -> None:
     """Add to a tower what reads prompts, or see that it has what the options say."""
-    wanted = {name: getattr(config, name) for name in ("prompted", "blend", "query")}
+    wanted = {"prompted": tuple(config.prompted), "blend": config.blend, "query": config.query}
     if not tower.vilma:
-        check_stages(tuple(config.prompted), len(tower.config.depths))
+        check_stages(wanted["prompted"], len(tower.config.depths))
         tower.insert(prompts.width, **wanted)
         return
     has = {name: getattr(tower.config, name) for name in wanted}
@@ -278,8 +279,13 @@ def _insert(tower: PromptedSwin, prompts: PromptEncoder, config: Config) -> None
         if value != wanted[name]:
             raise InputError(
                 f"the image tower that training starts from has {name}={value}, and {wanted[name]} is asked for; give "
-                f"--method.{name} {value}, or start anew"
+                f"--method.{name} {_typed(value)}, or start anew"
             )
+
+
+def _typed(value: Any) -> str:
+    """A value as it is given on the command line."""
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _language(
