@@ -380,7 +380,18 @@ _PLAIN = (
         "time",
         "event",
     ),
-    *("anls", "relaxed", "auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
+    *(
+        "anls",
+        "relaxed",
+        "auroc",
+        "sigma",
+        "interpolation",
+        "signed",
+        "rate",
+        "whole_word",
+        "scorer",
+        "unit",
+    ),
     *("task", "reference", "lexicon", "drawer", "background", "route", "register", "mask", "size"),
 )
 

@@ -77,9 +77,7 @@ class Seq2Seq(CausalLM):
         return {}
 
 
-def seq2seq(
-    spec: str, tokenizer: Tokenizer | None, *, places: int = PLACES
-) -> Seq2Seq | t5.T5:
+def seq2seq(spec: str, tokenizer: Tokenizer | None, *, places: int = PLACES) -> Seq2Seq | t5.T5:
     """Build the encoder-decoder of a spec, for a tokenizer unless it has its own. Ours reads `places`
     vectors beside the words, a T5 any number.
 

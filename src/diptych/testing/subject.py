@@ -198,7 +198,9 @@ def _narrow_windows(options: dict[str, Any], by: int) -> None:
     """Divide the sides of images and windows, so that as many windows stay, and keep two blocks of a
     stage."""
     size = options["image_size"]
-    options["image_size"] = tuple(each // by for each in size) if isinstance(size, tuple) else size // by
+    options["image_size"] = (
+        tuple(each // by for each in size) if isinstance(size, tuple) else size // by
+    )
     options["window"] //= by
     options["depths"] = tuple(min(each, 2) for each in options["depths"])
 

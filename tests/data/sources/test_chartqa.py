@@ -43,7 +43,10 @@ def write(tmp_path):
     """A function that writes a file as published beside its images."""
 
     def written(name, content):
-        for folder, image in (("png", "41699051005347.png"), ("infographicsvqa_images", "37313.jpeg")):
+        for folder, image in (
+            ("png", "41699051005347.png"),
+            ("infographicsvqa_images", "37313.jpeg"),
+        ):
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.new("RGB", (8, 6)).save(tmp_path / folder / image)
         path = tmp_path / name
@@ -69,7 +72,9 @@ def test_charts_have_a_question_and_its_answer(write):
 
 def test_infographics_have_a_question_and_its_answers(write):
     test = infographic(questionId=2, answers=None)
-    source = open_source(write("infographicsVQA_train_v1.0.json", infographics(infographic(), test)))
+    source = open_source(
+        write("infographicsVQA_train_v1.0.json", infographics(infographic(), test))
+    )
     assert list(source.keys()) == ["65718", "2"]
     assert source[0].captions("answer") == ["pinterest", "Pinterest"]
     assert source[1].captions("answer") == []

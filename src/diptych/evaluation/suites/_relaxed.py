@@ -16,7 +16,9 @@ TOLERANCE = 0.05
 def report(texts: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `relaxed`, the share of right answers, and `chance_relaxed`, that of the most common right
     answer to all questions."""
-    common = Counter(form for answers in right for form in sorted({text.strip() for text in answers}))
+    common = Counter(
+        form for answers in right for form in sorted({text.strip() for text in answers})
+    )
     often = max(common, key=lambda form: (common[form], form))
     return {
         "relaxed": relaxed_accuracy(texts, right),

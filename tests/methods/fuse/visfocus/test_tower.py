@@ -93,7 +93,9 @@ def test_what_a_prompt_adds_is_that_of_a_slow_reference():
                 h, w = x.shape[1] // 2, x.shape[2] // 2
                 merged = torch.zeros(1, h, w, merging.norm.weight.numel(), dtype=torch.float64)
                 cells = [
-                    torch.cat([x[0, 2 * i + a, 2 * j + b] for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))])
+                    torch.cat(
+                        [x[0, 2 * i + a, 2 * j + b] for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))]
+                    )
                     for i in range(h)
                     for j in range(w)
                 ]

@@ -115,7 +115,9 @@ def test_the_encoder_of_prompts_reads_the_same_prompt_in_its_own_tokenizer():
         prompt = asked(sample, np.random.default_rng(seed), 0.5)["texts.prompt"][0]
         [found] = view(sample, np.random.default_rng(seed), 0.5)["texts.vision"]
         assert found == translated(prompt, one, other)
-        assert other.decode(found).count("_") == sum(number in one.special.values() for number in prompt)
+        assert other.decode(found).count("_") == sum(
+            number in one.special.values() for number in prompt
+        )
     assert translated(prompt, one, words()) == prompt  # a tokenizer with sentinels keeps them
     with pytest.raises(BadSample, match="its encoder reads 5"):
         VisionView(tokenizer=words("", 5), of=asked)(sample, np.random.default_rng(0), 0.5)
@@ -206,7 +208,9 @@ def test_without_the_prompt_the_language_model_reads_the_page_alone():
     memory, mask = model.read(given.image.flat, "lmpm", None, given.texts["vision"].flat)
     assert bool(mask.all())
     assert mask.shape[1] == 4 + 1  # the page and the task
-    expected = model.lm.log_prob(*given.texts["prompt_target"].flat, memory=memory, memory_mask=mask)
+    expected = model.lm.log_prob(
+        *given.texts["prompt_target"].flat, memory=memory, memory_mask=mask
+    )
     assert torch.allclose(hidden, expected)
     assert not torch.allclose(hidden, shown, atol=1e-4)
 
@@ -343,9 +347,9 @@ def test_a_run_goes_on_from_another(tmp_path):
         VisFocus.of(VisFocus.configure({"prompted": (1, 2, 3)}), make)
     with pytest.raises(InputError, match="leave out --method.prompted"):
         VisFocus.of(VisFocus.configure({"prompted": ()}), make)
+    options = VisFocus.configure({**config, "lm": "t5:width=32:depth=1:heads=2"})
     with pytest.raises(InputError, match="another kind, or with another tokenizer"):
-        options = {**config, "lm": "t5:width=32:depth=1:heads=2"}
-        VisFocus.of(VisFocus.configure(options), make)
+        VisFocus.of(options, make)
     with pytest.raises(InputError, match="start from none but a run of visfocus"):
         VisFocus.of(VisFocus.configure({}), Make.of(store.load("tiny")))
 

@@ -110,11 +110,12 @@ class VisFocus(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        if options.get("task", "all") in ("read", "lmpm"):
-            return (
-                "train visfocus --init {run} --data questions=QUESTIONS --method.task answer",
-                "generate {run} --images IMAGES",
-            )
+        task = options.get("task", "all")
+        again = "train visfocus --init {run}"
+        if task == "read":
+            return f"{again} --data {{data}} --method.task lmpm", "generate {run} --images IMAGES"
+        if task == "lmpm":
+            return (f"{again} --data questions=QUESTIONS --method.task answer",)
         return (
             "evaluate {run} --data QUESTIONS --suite answers",
             "generate {run} 'A QUESTION' --images IMAGES",
@@ -152,7 +153,8 @@ class VisFocus(Method):
 
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Choose the stages for the streams that are given. Raises InputError for another stream, for a
-        stage without its stream, and for a prompt encoder of another width than the tower reads."""
+        stage without its stream, for a tokenizer without the special tokens of masked prompts, and for a
+        prompt encoder of another width than the tower reads."""
         for name in sources:
             if name not in STREAMS.values():
                 raise unknown("stream of visfocus", name, tuple(dict.fromkeys(STREAMS.values())))
@@ -162,6 +164,8 @@ class VisFocus(Method):
                 f"the stage {task} reads the stream {STREAMS[task]!r}; give --data {STREAMS[task]}=SOURCE"
             )
         self.given = tuple(sources)
+        for stage in self.stages():
+            self.views(stage)  # of later stages too: they refuse a tokenizer without sentinels
         prompts = self.model.prompts
         if prompts is None:
             return
@@ -254,9 +258,7 @@ def _encoder(make: Make) -> DualEncoder:
     fixed = Temperature(100.0, form="fixed")
     if make.fresh:
         tower = make.image()
-        encoder = DualEncoder(
-            tower, None, tower.width, logit_scale=fixed, image_projection="none"
-        )
+        encoder = DualEncoder(tower, None, tower.width, logit_scale=fixed, image_projection="none")
     else:
         encoder = make.dual(logit_scale=fixed)
     if "image" not in encoder.sides or not isinstance(encoder.image, PromptedSwin):
@@ -327,7 +329,13 @@ def _validation(config: Config) -> Validation:
 
 VisFocus.presets = {
     "small": Preset(
-        config={"prompt": "tiny-lm", "dropout": 0.1, "reading": {}, "focusing": {}, "answering": {}},
+        config={
+            "prompt": "tiny-lm",
+            "dropout": 0.1,
+            "reading": {},
+            "focusing": {},
+            "answering": {},
+        },
         image="visfocus.swin:image_size=128:width=32:heads=2:depths=(2, 2, 2, 2):window=8",
         text="text:width=128:depth=2:heads=4",
         tokenizer="bpe:vocab_size=2048:context=128:special=extra_id_0-extra_id_9",

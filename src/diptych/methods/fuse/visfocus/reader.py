@@ -148,7 +148,9 @@ class PageReader(Captioner):
         """The same prompts for the prompt encoder."""
         assert self.prompts is not None, "there is a prompt encoder"
         words = self.prompts.tokenizer
-        found = [[*row] if words == self.words else translated(row, self.words, words) for row in rows]
+        found = [
+            [*row] if words == self.words else translated(row, self.words, words) for row in rows
+        ]
         for row, text in zip(found, texts, strict=True):
             if len(row) > words.context:
                 raise InputError(

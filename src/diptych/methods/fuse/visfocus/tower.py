@@ -160,9 +160,7 @@ class PromptedSwin(ImageTower):
         """Images (B, 3, H, W) -> tokens (B, h, w, c) of the first stage."""
         return self.swin.patch_embed(self.pixels(x))
 
-    def blocks(
-        self, x: Tensor, prompt: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def blocks(self, x: Tensor, prompt: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Tokens of the first stage -> tokens (B, h, w, D) of the last one."""
         for number, stage in enumerate(self.swin.layers):
             if number:
@@ -174,9 +172,7 @@ class PromptedSwin(ImageTower):
             x = self.vilma[last](x, prompt, mask)
         return x
 
-    def _merged(
-        self, number: int, x: Tensor, prompt: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
+    def _merged(self, number: int, x: Tensor, prompt: Tensor | None, mask: Tensor | None) -> Tensor:
         merging = self.swin.layers[number].downsample
         if prompt is None or str(number) not in self.vilma:
             return merging(x)
@@ -261,7 +257,7 @@ def neighbours(x: Tensor) -> Tensor:
     >>> neighbours(torch.tensor([[[[0], [1]], [[2], [3]]]])).flatten().tolist()
     [0, 2, 1, 3]
     """
-    B, h, w, c = x.shape
+    h, w = x.shape[1:3]
     if h % 2 or w % 2:
         x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
     cells = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))  # (B, h/2, 2, w/2, 2, c)
