@@ -33,6 +33,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     variations.json                             images varied by `diptych data vary`, and as published
     v2_OpenEnded_mscoco_val2014_questions.json  VQA's questions with answers; VQA-E_val_set.json
     llava_v1_5_mix665k.json, problems.json      LLaVA's conversations, ScienceQA
+    infographicsVQA_val_v1.0.json, train_human.json    questions of InfographicVQA and ChartQA
     clips/:frames=8, dance.mp4                  videos, animations and folders of frames
     train_val_videodatainfo.json                MSR-VTT's videos; results_2M_train.csv: WebVid's
 

@@ -214,8 +214,8 @@ class VisFocus(Method):
             )
         prompts = self.model.prompts
         if prompts is None or prompts.tokenizer == words:
-            return page, asked  # type: ignore[return-value]  # both give texts of their names
-        return page, asked, VisionView(tokenizer=prompts.tokenizer, of=asked)  # type: ignore[return-value]
+            return page, asked
+        return page, asked, VisionView(tokenizer=prompts.tokenizer, of=asked)
 
     # ---- a sample
 

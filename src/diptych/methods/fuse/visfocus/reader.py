@@ -56,17 +56,15 @@ class PageReader(Captioner):
         self.instruction = instruction
         self.validation = validation
         self.longest = longest
+        first = nn.Linear(encoder.image.width, lm.width)
+        second = nn.Linear(lm.width, lm.width, bias=False)
         self.projector = nn.Sequential(
-            nn.Linear(encoder.image.width, lm.width),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(lm.width, lm.width, bias=False),
-            nn.Dropout(dropout),
+            first, nn.ReLU(), nn.Dropout(dropout), second, nn.Dropout(dropout)
         )
         self.tasks = nn.Embedding(len(TASKS), lm.width)
-        for weight in (self.projector[0].weight, self.projector[3].weight, self.tasks.weight):
-            nn.init.trunc_normal_(weight, std=0.02)
-        nn.init.zeros_(self.projector[0].bias)
+        for part in (first, second, self.tasks):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+        nn.init.zeros_(first.bias)
 
     @property
     def words(self) -> Tokenizer:

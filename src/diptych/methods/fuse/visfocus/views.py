@@ -12,6 +12,7 @@ import numpy as np
 from diptych.data.questions import answered
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer
+from diptych.data.views import View
 from diptych.methods.fuse.visfocus.prompts import translated
 
 PROMPT = "prompt"
@@ -21,17 +22,11 @@ VISION = "vision"
 prompt as its encoder has it."""
 
 
-class Prompts(Protocol):
+class Prompts(View, Protocol):
     """A view that gives prompts: `AskView`, `SpanView`."""
 
-    tokenizer: Tokenizer
-
     @property
-    def reads(self) -> tuple[str, ...]: ...
-
-    def __call__(
-        self, sample: Sample, rng: np.random.Generator, progress: float | None
-    ) -> dict[str, Any]: ...
+    def tokenizer(self) -> Tokenizer: ...
 
 
 @dataclass(frozen=True, kw_only=True)
