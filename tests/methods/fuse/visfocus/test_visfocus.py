@@ -3,6 +3,7 @@ against a slow reference, stages, and what a run stores."""
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -357,13 +358,14 @@ def test_a_run_goes_on_from_another(tmp_path):
 @torch.no_grad()
 def test_a_t5_writes_and_a_t5_reads_prompts(tmp_path):
     lm = t5_folder(tmp_path / "lm", words())
-    method = made(lm=lm, prompt=lm)
+    method = made(lm=f"{lm}:context=48", prompt=lm)
     vocabulary = method.model.words
     assert method.make.words == vocabulary
     assert vocabulary.before == (vocabulary.pad,)
     assert vocabulary.special_id("extra_id_3")
+    assert (vocabulary.context, method.model.prompts.tokenizer.context) == (48, 64)
     given = batch(method, "lmpm")
-    assert "vision" not in given.texts  # both have one tokenizer
+    assert "vision" not in given.texts  # both have the same ids
     found = method.encode(given, AT["lmpm"])
     assert bool(torch.isfinite(found["log_prob"]).all())
     again = saved(method, tmp_path / "run")
@@ -390,10 +392,27 @@ def test_a_t5_writes_and_a_t5_reads_prompts(tmp_path):
     assert changed
 
 
+def test_a_new_prompt_encoder_is_warned_of_and_stored(tmp_path):
+    method = made(prompt="text:width=16:depth=1:heads=2")
+    read, focus, answer = method.stages()
+    assert read.prepare is None
+    told = []
+    for stage in (focus, answer):
+        stage.prepare(SimpleNamespace(warn=told.append))
+    assert all("is new, and is not trained" in line for line in told)
+    assert made().stages()[1].prepare is None
+    again = saved(method, tmp_path)
+    for name, value in method.model.prompts.state_dict().items():
+        assert torch.equal(value, again.captioner.prompts.state_dict()[name])
+    assert any(name.startswith("own.") for name in method.model.prompts.state_dict())
+
+
 def test_a_prompt_encoder_of_another_width_is_refused():
     method = made(image=IMAGE + ":prompt_width=48:prompted=(1, 2, 3)")
     with pytest.raises(InputError, match="reads prompts of width 48, and tiny-lm gives 128"):
         method.setup({"train": pages()})
+    with pytest.raises(InputError, match="leave out context"):
+        made(prompt="t5:t5-base:context=99")
     with pytest.raises(InputError, match="give it some words"):
         made(instruction=" ")
     with pytest.raises(InputError, match=r"there are the stages 1 to 3"):

@@ -29,7 +29,7 @@ from diptych.data.sample import Source
 from diptych.data.views import ImageView, SpanView, TextView, View
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
-from diptych.methods.fuse.visfocus.prompts import PromptEncoder
+from diptych.methods.fuse.visfocus.prompts import PromptEncoder, alike
 from diptych.methods.fuse.visfocus.reader import TASKS, PageReader
 from diptych.methods.fuse.visfocus.tower import Blend, PromptedSwin, Query, check_stages
 from diptych.methods.fuse.visfocus.views import PROMPT, TARGET, VISION, AskView, Prompts, VisionView
@@ -179,6 +179,7 @@ class VisFocus(Method):
     def stages(self) -> Sequence[Stage]:
         config = self.config
         recipes = {"read": config.reading, "lmpm": config.focusing, "answer": config.answering}
+        new = self.model.prompts is not None and self.model.prompts.lent is None
         unprompted = {"model.encoder.image.vilma": 0.0} if self.model.image.vilma else {}
         return [
             Stage(
@@ -187,11 +188,18 @@ class VisFocus(Method):
                 plan=Having("main"),
                 recipe=dict(recipes[name]),
                 lr_scale=unprompted if name == "read" else {},
+                prepare=self._warn if new and name != "read" else None,
                 min_batch=1,
             )
             for name in TASKS
             if config.task in ("all", name) and STREAMS[name] in self.given
         ]
+
+    def _warn(self, run: Any) -> None:
+        run.warn(
+            f"the prompt encoder {self.config.prompt} is new, and is not trained; name one that has learnt with "
+            "--method.prompt"
+        )
 
     def views(self, stage: Stage, stream: str = "") -> Sequence[View]:
         config = self.config
@@ -213,7 +221,7 @@ class VisFocus(Method):
                 length=config.snippet,
             )
         prompts = self.model.prompts
-        if prompts is None or prompts.tokenizer == words:
+        if prompts is None or alike(prompts.tokenizer, words):
             return page, asked
         return page, asked, VisionView(tokenizer=prompts.tokenizer, of=asked)
 

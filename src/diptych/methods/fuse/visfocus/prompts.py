@@ -42,7 +42,11 @@ class PromptEncoder(nn.Module):
             self.own = seq2seq(spec, words).eval()
             freeze(self.own)
             return
-        kind, _, folder = spec.partition(":")
+        kind, _, folder = parsed.name.partition(":")
+        if kind == "t5" and parsed.options:
+            raise InputError(
+                f"the prompt encoder {parsed.name} takes no options; leave out {', '.join(parsed.options)}"
+            )
         self.lent = LentLM(f"{HF_LM}:{folder}" if kind == "t5" else spec, encoders=True)
 
     @property
@@ -91,6 +95,18 @@ class PromptEncoder(nn.Module):
         return self
 
 
+def alike(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers give the same ids, up to their contexts.
+
+    >>> from diptych.data.tokenizers import build
+    >>> short, long = (build(f"bpe:vocab_size=260:context={most}") for most in (8, 16))
+    >>> short == long, alike(short, long)
+    (False, True)
+    """
+    values = [{**each.to_dict(), "context": None} for each in (one, other)]
+    return values[0] == values[1]
+
+
 def translated(ids: Sequence[int], one: Tokenizer, other: Tokenizer) -> list[int]:
     """The ids of a prompt in another tokenizer, with its start and end; not cut.
 
@@ -101,7 +117,7 @@ def translated(ids: Sequence[int], one: Tokenizer, other: Tokenizer) -> list[int
     >>> other = build("bpe:vocab_size=260:context=16")
     >>> row = [*one.before, *one.ids("ab"), one.special_id("extra_id_0"), *one.ids("c"), *one.after]
     >>> other.decode(translated(row, one, other))
-    'ab_c'
+    'ab _ c'
     """
     own = ids[len(one.before) : len(ids) - len(one.after)]
     names = {number: name for name, number in one.special.items() if name.startswith("extra_id_")}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diptych.data.images import Preprocess
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.errors import InputError
-from diptych.methods.fuse.visfocus.prompts import PromptEncoder, translated
+from diptych.methods.fuse.visfocus.prompts import PromptEncoder, alike, translated
 from diptych.models import t5
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
 from diptych.models.delivered import Validation
@@ -146,9 +146,9 @@ class PageReader(Captioner):
         """The same prompts for the prompt encoder."""
         assert self.prompts is not None, "there is a prompt encoder"
         words = self.prompts.tokenizer
-        found = [
-            [*row] if words == self.words else translated(row, self.words, words) for row in rows
-        ]
+        found = [[*row] for row in rows]
+        if not alike(words, self.words):
+            found = [translated(row, self.words, words) for row in rows]
         for row, text in zip(found, texts, strict=True):
             if len(row) > words.context:
                 raise InputError(
