@@ -446,6 +446,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         ("answers by classifier needs a model with fuse", "train coca"),
     ),
     (
+        "evaluate tiny --data scenes --suite answers --by embed --relaxed",
+        ("relaxed accuracy compares", "leave out --relaxed"),
+    ),
+    (
         "evaluate tiny --data scenes --suite probe --fit pooler --shots 1",
         ("fit=pooler reads the tokens of images", "leave out shots"),
     ),

@@ -308,6 +308,12 @@ def add(parser: Parser) -> None:
     parser.option(
         some, "--anls", type=bool, help="answers: how near written answers are in letters"
     )
+    parser.option(
+        some,
+        "--relaxed",
+        type=bool,
+        help="answers: numbers are right within 5%%, other answers as texts",
+    )
     parser.option(some, "--auroc", type=bool, help="zeroshot: area under the curve, of two classes")
     parser.option(
         some,
@@ -380,7 +386,18 @@ _PLAIN = (
         "time",
         "event",
     ),
-    *("anls", "auroc", "sigma", "interpolation", "signed", "rate", "whole_word", "scorer", "unit"),
+    *(
+        "anls",
+        "relaxed",
+        "auroc",
+        "sigma",
+        "interpolation",
+        "signed",
+        "rate",
+        "whole_word",
+        "scorer",
+        "unit",
+    ),
     *("task", "reference", "lexicon", "drawer", "background", "route", "register", "mask", "size"),
     *("blind", "base"),
 )

@@ -27,7 +27,7 @@ from diptych.towers.nn.transformer import Transformer
 from diptych.towers.text.text import TextTower
 
 PLACES = 16
-"""The most vectors that can be read before the words."""
+"""The most vectors that can be read beside the words, where no number is given."""
 
 
 class Seq2Seq(CausalLM):
@@ -40,7 +40,7 @@ class Seq2Seq(CausalLM):
     (torch.Size([2, 7, 32]), [7, 5])
     """
 
-    def __init__(self, tower: TextTower, tokenizer: Tokenizer):
+    def __init__(self, tower: TextTower, tokenizer: Tokenizer, places: int = PLACES):
         super().__init__(tower)
         config = tower.config
         D = tower.width
@@ -57,7 +57,7 @@ class Seq2Seq(CausalLM):
             dropout=config.dropout,
         )
         self.read_norm = nn.LayerNorm(D, config.eps)
-        self.places = nn.Parameter(torch.randn(PLACES + config.context, D) * 0.01)
+        self.places = nn.Parameter(torch.randn(places + config.context, D) * 0.01)
 
     def read(
         self, vectors: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None
@@ -65,16 +65,21 @@ class Seq2Seq(CausalLM):
         """Encode vectors (B, P, D), followed by ids (B, L) of lengths (B,): memory (B, M, D) and
         its mask (B, M)."""
         x, mask = prefixed(vectors, self.table, ids, lengths)
+        return self.encode(x, mask), mask
+
+    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Encode embeddings (B, M, D), of which those of the mask (B, M) are real: memory (B, M, D)."""
         x = self.reader(x + self.places[: x.shape[1]], mask=mask)
-        return self.read_norm(x), mask
+        return self.read_norm(x)
 
     def extra_state(self) -> dict[str, Any]:
         """Plain values from which a model of a folder is rebuilt: none here."""
         return {}
 
 
-def seq2seq(spec: str, tokenizer: Tokenizer | None) -> Seq2Seq | t5.T5:
-    """Build the encoder-decoder of a spec, for a tokenizer unless it has its own.
+def seq2seq(spec: str, tokenizer: Tokenizer | None, *, places: int = PLACES) -> Seq2Seq | t5.T5:
+    """Build the encoder-decoder of a spec, for a tokenizer unless it has its own. Ours reads `places`
+    vectors beside the words, a T5 any number.
 
     Raises InputError for an unknown option, a folder without a T5, and a tokenizer without start or
     end ids.
@@ -103,4 +108,4 @@ def seq2seq(spec: str, tokenizer: Tokenizer | None) -> Seq2Seq | t5.T5:
         eot=tokenizer.eot,
         padding=tokenizer.padding,
     )
-    return Seq2Seq(tower, tokenizer)
+    return Seq2Seq(tower, tokenizer, places)

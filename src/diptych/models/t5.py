@@ -85,7 +85,11 @@ class T5(CausalLM):
     ) -> tuple[Tensor, Tensor]:
         """As `Seq2Seq.read`."""
         x, mask = prefixed(vectors, self.words, ids, lengths)
-        return self.encoder(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state, mask
+        return self.encode(x, mask), mask
+
+    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        """As `Seq2Seq.encode`."""
+        return self.encoder(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state
 
     def forward(  # type: ignore[override] # no mask or prefix: all generated tokens are real
         self, ids: Tensor, *, memory: Tensor, memory_mask: Tensor | None = None, prefix: None = None
@@ -163,9 +167,10 @@ def from_folder(folder: str, *, context: int | None = None) -> T5:
     words = tokenizer_from_folder(folder, context=context, local=True)
     if not isinstance(words, HuggingFace):
         raise InputError(f"the tokenizer in {folder} is a {words.kind}, not a T5's")
-    values = words.to_dict() | {
-        "before": [int(config.decoder_start_token_id or 0)]
-    }  # the start id of T5's decoder
+    values = words.to_dict()
+    values["before"] = [int(config.decoder_start_token_id or 0)]  # the start id of T5's decoder
+    if not values["after"]:  # of a class that marks no ends; T5's configs need not repeat its own
+        values["after"] = [int(config.to_dict().get("eos_token_id") or 1)]
     return T5(model, from_dict(values), own=True)
 
 
@@ -177,14 +182,10 @@ def is_t5(folder: str) -> bool:
 
 class EncoderDecoder:
     """The T5 of a folder as a language model that others lend: `lm`, whose encoder reads what comes
-    before (`T5.read`), and its tokenizer, with the end of texts of config.json."""
+    before (`T5.read`), and its tokenizer."""
 
     def __init__(self, folder: str):
-        lm = from_folder(str(Path(folder).expanduser()))
-        words = lm.tokenizer.to_dict()
-        end = lm.plain.get("eos_token_id", 1)  # T5's, which its configs need not repeat
-        lm.tokenizer = from_dict({**words, "after": words["after"] or [end]})
-        self.lm = lm.float().eval()
+        self.lm = from_folder(str(Path(folder).expanduser())).float().eval()
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -162,7 +162,8 @@ def columns_of(subject: Subject) -> dict[tuple[str, str], int]:
 
 def narrower(spec: str, factor: int) -> Spec:
     """Return a tower spec with every width divided by `factor`, without dropout, and from a factor
-    of 16 on with at most 12 blocks, at most 8 x 8 patches, and volumes of a quarter of the side.
+    of 16 on with at most 12 blocks, at most 8 x 8 patches, and volumes of a quarter of the side. Towers
+    with windows get smaller images and windows.
 
     Models of timm have fixed widths: they are replaced by timm's test model of the same family, on
     images of 64 pixels.
@@ -189,10 +190,23 @@ def narrower(spec: str, factor: int) -> Spec:
         options["image_size"] = _smaller(options["image_size"], options["patch"])
     if factor >= 16 and isinstance(options.get("depth"), int):
         options["depth"] = min(options["depth"], 12)
+    if factor > 1 and "window" in options:
+        _narrow_windows(options, 8 if factor >= 16 else 4)
     if factor >= 16 and "slices" in options:
         for key in {"image_size", "slices", "scaled_size", "scaled_slices"} & options.keys():
             options[key] //= 4
     return Spec(name, options)
+
+
+def _narrow_windows(options: dict[str, Any], by: int) -> None:
+    """Divide the sides of images and windows, so that as many windows stay, and keep two blocks of a
+    stage."""
+    size = options["image_size"]
+    options["image_size"] = (
+        tuple(each // by for each in size) if isinstance(size, tuple) else size // by
+    )
+    options["window"] //= by
+    options["depths"] = tuple(min(each, 2) for each in options["depths"])
 
 
 def _smaller(size: int | tuple[int, int], patch: int) -> int | tuple[int, int]:

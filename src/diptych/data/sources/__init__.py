@@ -38,6 +38,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     contrast.json                               pairs of images as MVC has them, of `diptych data contrast`
     docci_descriptions.jsonlines:split=train    DOCCI's long descriptions
     artemis_dataset_release_v0.csv              ArtEmis' paintings with emotions and explanations
+    infographicsVQA_val_v1.0.json, train_human.json    questions of InfographicVQA and ChartQA
     dataset/training_data/, CORD/train/, val_v1.0.json   pages of FUNSD, CORD and DocVQA with boxes of words
     clips/:frames=8, dance.mp4                  videos, animations and folders of frames
     train_val_videodatainfo.json                MSR-VTT's videos; results_2M_train.csv: WebVid's

@@ -3,6 +3,7 @@
     exact         the answer equals one of the right ones
     vqa           mean over the people who answered of min(1, n / 3), n of the others having given that answer
     anls          how near the answer is to the nearest right one in letters (`_anls`), where it is asked for
+    relaxed       the answer is the right text, or a number within 5 % of it (`_relaxed`), where it is asked for
     chosen        the right one of a question's choices has the highest score
     blind_NAME    the same without images
     dependency    exact or chosen, minus the same without images
@@ -41,7 +42,7 @@ from diptych.evaluation.embed import (
     read_images,
 )
 from diptych.evaluation.protocol import data_of, describe, protocol_of, split_of
-from diptych.evaluation.suites import _anls
+from diptych.evaluation.suites import _anls, _relaxed
 from diptych.evaluation.suites._features import opened
 from diptych.linear import classifier
 from diptych.methods.abilities import require
@@ -90,15 +91,21 @@ def ready(
     train: Source | str | None = None,
     blind: bool = False,
     anls: bool = False,
+    relaxed: bool = False,
 ) -> None:
     """Raise InputError for a model that cannot answer in the way `by`, or not without images, and for
-    `anls` of choices."""
+    `anls` and `relaxed` of choices."""
     if by not in _ABILITIES:
         raise unknown("way to answer", by, _ABILITIES)
     if anls and by not in _OPEN:
         raise InputError(
             f"ANLS compares letters of written answers, and by={by} chooses one; leave out --anls, or answer by "
             "generate"
+        )
+    if relaxed and by not in _OPEN:
+        raise InputError(
+            f"relaxed accuracy compares the numbers of written answers, and by={by} chooses one; leave out --relaxed, "
+            "or answer by generate"
         )
     if anls:
         _anls.edits()  # raises without its library
@@ -130,6 +137,7 @@ def answers(
     train: Source | str | None = None,
     blind: bool = False,
     anls: bool = False,
+    relaxed: bool = False,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -143,10 +151,10 @@ def answers(
     it; match or embed, the score of the image with question and choice as one text. `paired`: if an
     edit of the sample (its twin) has the same question with another answer, the share of such pairs
     with both answers correct. With `blind` the questions are also asked without images, with `anls`
-    written answers are also compared by letters. Also returned: `n` questions, the chance values, `bad`
+    written answers are also compared by letters, with `relaxed` their numbers with a tolerance. Also returned: `n` questions, the chance values, `bad`
     samples by reason, and the protocol.
     """
-    ready(model, source, by=by, train=train, blind=blind, anls=anls)
+    ready(model, source, by=by, train=train, blind=blind, anls=anls, relaxed=relaxed)
     learnt = None if train is None else opened(train)
     steps = Steps(progress, len(source) + (0 if learnt is None else len(learnt)))
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
@@ -160,7 +168,7 @@ def answers(
     )
     own = np.array([is_own for _, is_own in asked])
     results = (
-        _written(given, asked, anls)
+        _written(given, asked, anls, relaxed)
         if by in _OPEN
         else _chosen(right[own], [q for q, mine in asked if mine])
     )
@@ -415,7 +423,7 @@ def _luck(question: Question) -> float:
 
 
 def _written(
-    given: Sequence[str], asked: Sequence[tuple[Question, bool]], anls: bool
+    given: Sequence[str], asked: Sequence[tuple[Question, bool]], anls: bool, relaxed: bool
 ) -> dict[str, Any]:
     own = [
         (text, question.answers)
@@ -434,6 +442,8 @@ def _written(
         found["chance_vqa"] = float(np.mean([vqa_accuracy(often, right) for _, right in people]))
     if anls:
         found |= _anls.report([text for text, _ in own], [right for _, right in own])
+    if relaxed:
+        found |= _relaxed.report([text for text, _ in own], [right for _, right in own])
     return found
 
 
