@@ -179,7 +179,7 @@ def test_a_mask_cannot_have_more_classes_than_numbers(tmp_path):
     )
     put(tmp_path, "000000397133.jpg", "000000037777.jpg")
     source = open_source(str(path))
-    assert set(source.schema()) == {"images.main", "boxes"}
+    assert set(source.schema()) == {"images.main", "boxes", "boxes.mask"}
     assert source[0].masks == {}
 
 

@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.helpers import Plane, Rows
+from torchvision.ops import box_iou
 
 from diptych.data.images import Preprocess
 from diptych.data.sample import Box, Field, Sample
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.suites.detection import average_precision, average_precisions, matched
+from diptych.evaluation.suites._average_precision import (
+    Judged,
+    average_precision,
+    average_precisions,
+    matched,
+)
 from diptych.inference.detect import find_in_images
 from diptych.models.detection import Found
 
@@ -79,21 +85,18 @@ def test_a_false_alarm_above_a_hit_halves_the_precision_there():
     assert found["by_class"]["cat"]["ap50"] == 1
 
 
+def hits(boxes, scores, wanted):
+    overlaps = box_iou(torch.tensor(boxes), torch.tensor(wanted)).numpy()
+    [found] = matched(overlaps, np.array(scores))
+    return found.tolist()
+
+
 def test_a_box_is_found_once():
-    hits = matched(
-        torch.tensor([[0.0, 0, 1, 1]] * 3),
-        torch.tensor([0.2, 0.9, 0.5]),
-        torch.tensor([[0.0, 0, 1, 0.9]]),
-    )
-    assert hits.tolist() == [False, True, False]
-    two = matched(
-        torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.8]]),
-        torch.tensor([0.9, 0.8]),
-        torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.7]]),
-    )
-    assert two.tolist() == [True, True]
-    none = matched(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), torch.tensor([[0.0, 0, 0.4, 1]]))
-    assert none.tolist() == [False]
+    whole = [0.0, 0, 1, 1]
+    assert hits([whole] * 3, [0.2, 0.9, 0.5], [[0.0, 0, 1, 0.9]]) == [False, True, False]
+    two = hits([whole, [0, 0, 1, 0.8]], [0.9, 0.8], [whole, [0, 0, 1, 0.7]])
+    assert two == [True, True]
+    assert hits([whole], [1.0], [[0.0, 0, 0.4, 1]]) == [False]
 
 
 def by_loops(scores, hits, count):
@@ -121,15 +124,16 @@ def test_the_average_precision_is_cocos(seed):
 
 
 def test_boxes_of_other_images_and_classes_are_no_hits():
-    wanted = [
-        (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0])),
-        (torch.zeros(0, 4), torch.zeros(0).long()),
+    zero = torch.tensor([0])
+    none = torch.zeros(0).long()
+    images = [
+        Judged(none, torch.zeros(0), torch.zeros(0, 1), zero),
+        Judged(zero, torch.ones(1), torch.zeros(1, 0), none),
+        Judged(zero + 1, torch.ones(1), torch.ones(1, 1), zero),
     ]
-    found = [
-        (torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)),
-        (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1)),
-    ]
-    assert average_precisions(found, wanted, 2) == ({0: 0.0}, 0.0)
+    found, recalls = average_precisions(images, (0.5,))
+    assert {number: row.tolist() for number, row in found.items()} == {0: [0.0]}
+    assert recalls.tolist() == [0.0]
 
 
 def test_what_cannot_be_measured_is_told():
