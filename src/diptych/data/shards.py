@@ -185,11 +185,11 @@ def _record(sample: Sample, schema: Schema) -> dict[str, Any]:
 
 
 def _box(box: Box) -> dict[str, Any]:
-    corner = box.xyxy[:2]
-    found = {
+    x0, y0, x1, y1 = box.xyxy
+    found: dict[str, Any] = {
         "name": box.text,
         "label": box.label,
-        "box": [*corner, *np.subtract(box.xyxy[2:], corner)],
+        "box": [x0, y0, x1 - x0, y1 - y0],
     }
     if box.mask is not None:
         found["segmentation"] = to_rle(np.asarray(box.mask.decode()) > 0)

@@ -1,6 +1,8 @@
 """Detection: average precision against a slow reference, matching, and models that see everything
 or nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +160,61 @@ def test_boxes_are_told_in_pixels():
         ("b", "cat", (5, 5, 15, 10)),
     ]
     assert not bad
+
+
+class Masker(Seer):
+    """Its masks fill the left half of each box, or all of it."""
+
+    finds_masks = True
+    share = 1.0
+
+    def detect(self, images, *, batch_size, masks=False):
+        assert masks
+        return [
+            replace(each, masks=self._masks(len(each.boxes)))
+            for each in super().detect(images, batch_size=batch_size)
+        ]
+
+    def _masks(self, count):
+        planes = torch.zeros(count, 28, 28)
+        planes[:, :, : round(28 * self.share)] = 1.0
+        return planes
+
+
+def masked(one, share=1.0, width=20):
+    """A sample whose objects fill a share of their boxes, from the left."""
+    boxes = []
+    for box in one.boxes:
+        x0, y0, x1, y1 = box.xyxy
+        plane = np.zeros((10, width), np.uint8)
+        plane[y0:y1, x0 : round(x0 + share * (x1 - x0))] = 1
+        boxes.append(replace(box, mask=Plane(plane)))
+    return replace(one, boxes=boxes)
+
+
+def with_masks(*samples):
+    return Rows(list(samples), fields={**FIELDS, "boxes.mask": Field(kind="mask")})
+
+
+def test_masks_are_judged_beside_boxes():
+    source = with_masks(*(masked(each, 0.7) for each in ROWS.samples))
+    found = evaluate(Masker(RIGHT), source, ["detection"])["detection"]
+    assert (found["ap"], found["ap50"]) == (1, 1)
+    assert found["mask_ap50"] == found["mask_recall50"] == 1
+    assert found["mask_ap"] == pytest.approx(0.5)  # .7 is a hit at .5 … .7
+    assert found["by_class"]["owl"]["mask_ap50"] == 1
+    exact = Masker(RIGHT)
+    exact.share = 0.7
+    assert evaluate(exact, source, ["detection"])["detection"]["mask_ap"] == 1
+    boxes_alone = evaluate(Seer(RIGHT), source, ["detection"])["detection"]
+    assert not [name for name in boxes_alone if name.startswith("mask")]
+    assert boxes_alone["protocol"] == found["protocol"]
+
+
+def test_masks_of_another_size_than_the_image_are_bad_samples():
+    first, second = ROWS.samples
+    source = with_masks(masked(first), masked(second, width=30))
+    found = evaluate(Masker(RIGHT), source, ["detection"])["detection"]
+    assert (found["n"], found["bad"]) == (1, {"mask-size": 1})
+    source = with_masks(masked(first), second)
+    assert evaluate(Masker(RIGHT), source, ["detection"])["detection"]["bad"] == {"no-mask": 1}

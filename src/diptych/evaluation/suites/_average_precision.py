@@ -111,8 +111,9 @@ def mask_iou(found: Tensor, wanted: Tensor) -> Tensor:
     >>> mask_iou(torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]])).tolist()
     [[0.5]]
     """
-    common = torch.zeros(len(found), len(wanted))
-    sizes = [torch.zeros(len(each)) for each in (found, wanted)]
+    # a count of pixels above 2^24 does not fit float32
+    common = torch.zeros(len(found), len(wanted), dtype=torch.float64)
+    sizes = [torch.zeros(len(each), dtype=torch.float64) for each in (found, wanted)]
     parts = zip(
         found.flatten(1).split(_PIXELS, 1), wanted.flatten(1).split(_PIXELS, 1), strict=True
     )
