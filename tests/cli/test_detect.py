@@ -24,7 +24,7 @@ def test_a_run_of_instances_writes_and_draws_masks(diptych, refused, photos, tmp
     run = tmp_path / "run"
     words = ("--init", "tiny", "--data", SCENES, "--val", SCENES, *FEW)
     called = diptych(
-        "train", "denseclip", *words, "--method.task", "instances", "--method.proposals.most", "9",
+        "train", "denseclip", *words, "--method.task", "instances", "--method.proposals", '{"most": 9}',
         "--out", run,
     )  # fmt: skip
     assert called.code == 0, called.err
