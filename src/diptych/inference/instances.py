@@ -106,12 +106,14 @@ def drawn_on(
         found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), colours, strict=True
     )
     for (x0, y0, x1, y1), kind, score, colour in reversed(list(rows)):
-        left, top = x0 * picture.width, y0 * picture.height
+        left = x0 * picture.width
+        top = y0 * picture.height
         fill = tuple(int(value) for value in colour)
         draw.rectangle((left, top, x1 * picture.width - 1, y1 * picture.height - 1), outline=fill)
         text = f"{names[kind]} {score:.2f}"
-        draw.rectangle(draw.textbbox((left, top), text, font=letters), fill=fill)
-        draw.text((left, top), text, fill=(255, 255, 255), font=letters)
+        place = (max(0.0, min(left, picture.width - draw.textlength(text, font=letters))), top)
+        draw.rectangle(draw.textbbox(place, text, font=letters), fill=fill)
+        draw.text(place, text, fill=(255, 255, 255), font=letters)
     return drawn
 
 
