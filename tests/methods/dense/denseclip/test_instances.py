@@ -154,7 +154,7 @@ def test_masks_that_it_was_trained_on_are_found():
     batch = batch_of(made, 4, source)
     learnt = [value for value in made.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=3e-3)
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         made.loss(made.encode(batch, AT), batch, AT).total.backward()
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
@@ -162,6 +162,6 @@ def test_masks_that_it_was_trained_on_are_found():
     made.eval()
     model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
     found = evaluate(model, source, ["detection"])["detection"]
-    assert found["ap50"] > 0.4
-    assert found["mask_ap50"] > 0.4
+    assert found["ap50"] > 0.3
+    assert found["mask_ap50"] > 0.3
     assert not found["bad"]
