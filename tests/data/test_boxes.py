@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.evaluation.helpers import Plane, Rows
 
-from diptych.data.boxes import attributes_of, on_grid, shares, thing_of, things
+from diptych.data.boxes import attributes_of, object_mask, on_grid, shares, thing_of, things
 from diptych.data.images import Preprocess
 from diptych.data.matcher import Matcher
 from diptych.data.sample import BadSample, Box, Field, Sample
@@ -149,3 +149,14 @@ def test_a_box_has_the_names_that_its_text_mentions_and_its_class():
     assert found.astype(int).tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
     assert len(found) == len(shares(sample, (20, 10), ("plate", "cup"), named=False)[0])
     assert attributes_of(replace(sample, boxes=()), (20, 10), (), matcher).shape == (0, 4)
+
+
+def test_a_mask_has_the_size_of_its_image():
+    plane = np.zeros((2, 3), np.uint8)
+    plane[0, 1] = 7
+    box = Box(xyxy=(0, 0, 1, 1), text="owl", mask=Plane(plane))
+    assert object_mask(box, (3, 2)).tolist() == [[False, True, False], [False] * 3]
+    with pytest.raises(BadSample, match="mask-size: the mask of 'owl' is 3 x 2, its image 2 x 3"):
+        object_mask(box, (2, 3))
+    with pytest.raises(BadSample, match="no-mask: the box of 'owl' has no mask"):
+        object_mask(Box(xyxy=(0, 0, 1, 1), text="owl"), (3, 2))

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from diptych.data.images import VOID
-from diptych.data.outlines import Outline, OutlineMask, from_runs, inside
+from diptych.data.outlines import (
+    Outline,
+    OutlineMask,
+    checked_runs,
+    from_rle,
+    from_runs,
+    inside,
+    runs_to_text,
+    text_to_runs,
+    to_rle,
+    to_runs,
+)
 from diptych.data.sample import BadSample
 
 SHAPE = (6, 9)
@@ -73,3 +84,46 @@ def test_later_outlines_cover_earlier_ones():
     assert np.asarray(Image.open(io.BytesIO(mask.read()))).tolist() == expected
     with pytest.raises(BadSample, match="bomb"):
         OutlineMask((1 << 20, 1 << 20), []).decode()
+
+
+@given(st.integers(0, 2**24 - 1), st.sampled_from([(1, 24), (24, 1), (4, 6), (6, 4)]))
+def test_pixels_are_runs_and_back_again(bits, shape):
+    plane = np.array([bits >> at & 1 for at in range(24)], bool).reshape(shape)
+    runs = to_runs(plane)
+    assert runs.sum() == 24
+    assert (runs[1:] > 0).all()
+    assert np.array_equal(from_runs(runs, shape), plane)
+    mask = np.asarray(from_rle(to_rle(plane)).decode())
+    assert np.array_equal(mask, plane.astype(np.uint8))
+
+
+@given(st.lists(st.integers(0, 2**24), min_size=1, max_size=12))
+def test_runs_are_a_text_and_back_again(runs):
+    assert text_to_runs(runs_to_text(np.array(runs))).tolist() == runs
+
+
+@pytest.mark.parametrize("text", ["", "é", "P", "PPPPPPPP0", "~", "1 2"])
+def test_other_texts_are_no_runs(text):
+    with pytest.raises(ValueError, match=r"."):
+        checked_runs(text, (2, 2))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"size": [2, 2]},
+        {"size": [2], "counts": [4]},
+        {"size": [0, 4], "counts": [0]},
+        [[1, 2, 3, 4]],
+    ],
+)
+def test_other_values_are_no_object_mask(value):
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        from_rle(value)
+
+
+def test_an_object_mask_has_all_parts_of_its_object():
+    parts = [Outline(1, np.array([[x, 0], [x + 1, 0], [x + 1, 1], [x, 1]])) for x in (0, 2)]
+    mask = OutlineMask((3, 2), parts, ground=0)
+    assert np.asarray(mask.decode()).tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask.read()))), mask.decode())

@@ -18,6 +18,7 @@ from diptych.data.sample import Box, Sample, Text
 from diptych.data.shards import MANIFEST, write_shards
 from diptych.data.sources import open_source
 from diptych.errors import InputError
+from diptych.testing import Toy
 
 SPEC = "scenes:count=7:number=2:same=0:edits=recolour+add:size=32"
 
@@ -283,3 +284,16 @@ def test_edits_that_could_not_be_read_back_are_refused(tmp_path, edits, message)
     with pytest.raises(InputError, match=message):
         write_shards(One(images={"main": BytesImage(PNG)}, edits=edits), tmp_path / "a")
     assert list((tmp_path / "a").glob("*.tar")) == []
+
+
+def test_masks_of_objects_are_written(tmp_path):
+    source = Toy(3, ["images.main", "boxes", "boxes.mask"])
+    write_shards(source, tmp_path)
+    again = open_source(str(next(tmp_path.glob("*.tar"))))
+    assert again.schema()["boxes.mask"].kind == "mask"
+    assert len(again) == 3
+    for at in range(3):
+        for box, same in zip(source[at].boxes, again[at].boxes, strict=True):
+            own, found = (np.asarray(each.mask.decode()) for each in (box, same))
+            assert own.any()
+            assert np.array_equal(own, found)

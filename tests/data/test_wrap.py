@@ -213,3 +213,13 @@ def test_some_fields_alone_are_those_that_are_named(tmp_path):
     assert set(open_source(f"{tmp_path}/*.tar").schema()) == {*named, "texts.object_name"}
     with pytest.raises(InputError, match="unknown field of scenes.*'labels.objekt'; did you mean"):
         Only(whole, ["labels.objekt"])
+
+
+def test_boxes_are_kept_with_or_without_their_masks():
+    source = Toy(2, ["images.main", "boxes", "boxes.mask"])
+    kept = Only(source, ["boxes", "boxes.mask"])
+    assert all(box.mask is not None for box in kept[0].boxes)
+    left = Only(source, ["boxes"])
+    assert [box.mask for box in left[0].boxes] == [None] * 3
+    assert list(left[0].boxes) == list(source[0].boxes)
+    assert set(left.schema()) == {"boxes"}

@@ -1,7 +1,8 @@
 """Find classes in the images of a folder, or of any source, by a run that was trained on boxes.
 
 The classes are those of its training, or those that you name. A box is told by its left, upper,
-right and lower side, in pixels of the image.
+right and lower side, in pixels of the image. With --masks the masks of the objects are written too,
+in COCO's format, and a drawing of each image.
 """
 
 from typing import Any
@@ -12,10 +13,11 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN IMAGES [--names A,B,…] [options]"
+USAGE = "RUN IMAGES [--names A,B,…] [--masks DIR] [options]"
 EXAMPLES = (
     "diptych detect runs/cells smears/",
     "diptych detect runs/cells smear.png --least 0.3 --json",
+    "diptych detect runs/instances photos/ --masks found/",
 )
 _SHOWN = 40  # boxes in the table
 
@@ -25,6 +27,12 @@ def add(parser: Parser) -> None:
     parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
     parser.option(
         "What", "--names", metavar="A,B,…", help="the classes (default: those of its training)"
+    )
+    parser.option(
+        "What",
+        "--masks",
+        metavar="DIR",
+        help="a new folder for the masks of the objects and drawings; of a run that was trained on masks",
     )
     parser.option(
         "How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)"
@@ -55,9 +63,7 @@ def run(args: Namespace) -> None:
             raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
     from dataclasses import asdict
 
-    from diptych.data.images import FileImage, is_image, size_of
-    from diptych.data.sources import open_source
-    from diptych.inference.detect import boxed, find_in_images
+    from diptych.inference.detect import detect_images
     from diptych.methods.abilities import require
 
     model: Any = load_model(args.model, args)
@@ -66,17 +72,12 @@ def run(args: Namespace) -> None:
         model.set_classes(args.names.split(","))
     settings = {
         "least": 0.1,
-        **{name: args[name] for name in ("least", "overlap", "batch_size") if name in args},
+        **{
+            name: args[name] for name in ("least", "overlap", "batch_size", "masks") if name in args
+        },
     }
-    if is_image(args.images):
-        [each] = model.detect(args.images, **settings)
-        found = boxed(args.images, size_of(FileImage(args.images)), each, model.classes)
-        bad = {}
-    else:
-        with progress("detecting") as report:
-            found, bad = find_in_images(
-                model, open_source(args.images), progress=report, **settings
-            )
+    with progress("detecting") as report:
+        found, bad = detect_images(model, args.images, progress=report, **settings)
     if args.get("json"):
         reported = [asdict(each) for each in found]
         show_json(
@@ -87,9 +88,11 @@ def run(args: Namespace) -> None:
             (each.image, each.name, each.score, *map(round, each.box)) for each in found[:_SHOWN]
         ]
         more = len(found) - len(rows)
-        note = f"and {more:,} more boxes; --json tells all" if more > 0 else ""
+        notes = [f"and {more:,} more boxes; --json tells all"] if more > 0 else []
+        if "masks" in args:
+            notes.append(f"{args.masks} holds instances.json and a drawing of each image")
         columns = ("image", "class", "score", "left", "top", "right", "bottom")
-        show_table(f"{args.images} by {args.model}", columns, rows, note)
+        show_table(f"{args.images} by {args.model}", columns, rows, "; ".join(notes))
     if bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
         say(

@@ -84,6 +84,32 @@ def inside(
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
+def boxes_of(
+    sample: Sample, size: tuple[int, int], classes: Sequence[str], *, named: bool = True
+) -> list[Box]:
+    """The boxes of `shares`, in the same order."""
+    boxes = [box for box, _ in _inside(sample, size)]
+    return [box for box in boxes if thing_of(box, classes) or not named]
+
+
+def object_mask(box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) bool of the object in a box of an image of a `size` (W, H).
+
+    Raises BadSample: "no-mask" for a box without a mask, "mask-size" for one of another size than the
+    image.
+    """
+    if box.mask is None:
+        raise BadSample("no-mask", f"the box of {box.text or box.label!r} has no mask")
+    plane = np.asarray(box.mask.decode()) > 0
+    if plane.shape != (size[1], size[0]):
+        height, width = plane.shape
+        raise BadSample(
+            "mask-size",
+            f"the mask of {box.text or box.label!r} is {width} x {height}, its image {size[0]} x {size[1]}",
+        )
+    return plane
+
+
 def attributes_of(
     sample: Sample, size: tuple[int, int], classes: Sequence[str], matcher: Matcher
 ) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The items of a source: `Sample`, with lazily decoded images, and the `Schema` of its fields.
 
 Fields have dotted names everywhere: `images.main`, `texts.caption`, `labels.class`, `boxes`,
-`masks.object`, `arrays.volume`, `edits`. `images.frames` is a clip (`diptych.data.clips`), and
-`images.main` beside it one of its frames.
+`boxes.mask` (the mask of each box's object), `masks.object`, `arrays.volume`, `edits`.
+`images.frames` is a clip (`diptych.data.clips`), and `images.main` beside it one of its frames.
 """
 
 import hashlib
@@ -119,12 +119,14 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
-    """A rectangle (x0, y0, x1, y1) in pixels of the image `image`, with its text or label."""
+    """A rectangle (x0, y0, x1, y1) in pixels of the image `image`, with its text or label, and the mask
+    of the object in it: an image of the same size, 0 outside of the object."""
 
     xyxy: tuple[float, float, float, float]
     text: str = ""
     label: int = -1
     image: str = "main"
+    mask: EncodedImage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.clips import MiddleFrame, clip_ending, is_clip
+from diptych.data.outlines import to_rle
 from diptych.data.sample import Box, EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.data.sources.records import edit_names
 from diptych.errors import InputError
@@ -184,12 +185,14 @@ def _record(sample: Sample, schema: Schema) -> dict[str, Any]:
 
 
 def _box(box: Box) -> dict[str, Any]:
-    corner = box.xyxy[:2]
-    found = {
+    x0, y0, x1, y1 = box.xyxy
+    found: dict[str, Any] = {
         "name": box.text,
         "label": box.label,
-        "box": [*corner, *np.subtract(box.xyxy[2:], corner)],
+        "box": [x0, y0, x1 - x0, y1 - y0],
     }
+    if box.mask is not None:
+        found["segmentation"] = to_rle(np.asarray(box.mask.decode()) > 0)
     return found if box.image == "main" else found | {"image": box.image}
 
 

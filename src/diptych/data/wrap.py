@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.sample import Sample, Schema, Source, labels_of
+from diptych.data.sample import Box, Sample, Schema, Source, labels_of
 from diptych.errors import unknown
 
 
@@ -82,11 +82,16 @@ class Only(Wrapped):
             images=self._named("images", sample.images),
             texts=tuple(text for text in sample.texts if f"texts.{text.role}" in self.fields),
             labels=self._named("labels", sample.labels),
-            boxes=sample.boxes if "boxes" in self.fields else (),
+            boxes=self._boxes(sample.boxes) if "boxes" in self.fields else (),
             masks=self._named("masks", sample.masks),
             arrays=self._named("arrays", sample.arrays),
             edits=sample.edits if "edits" in self.fields else (),
         )
+
+    def _boxes(self, boxes: Sequence[Box]) -> Sequence[Box]:
+        if "boxes.mask" in self.fields or "boxes.mask" not in self.source.schema():
+            return boxes
+        return [replace(box, mask=None) for box in boxes]
 
     def _named(self, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if f"{kind}.{name}" in self.fields}

@@ -4,8 +4,6 @@ Dimensions: C classes, S x S pixels of a preprocessed image, H x W pixels of an 
 """
 
 import json
-import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +23,7 @@ from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, nothing_left, read_images
+from diptych.inference.folders import FileNames, new_folder
 from diptych.inference.pictures import name_and_size
 from diptych.methods.abilities import require
 from diptych.models.adapted import TrainedClassesModel
@@ -202,16 +201,10 @@ def label_maps(out: Path, preprocess: Preprocess, names: Sequence[str]) -> Itera
 
     Raises InputError for a folder that is not empty.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder; name a new one with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as hidden:
-        folder = Path(hidden) / out.name
-        folder.mkdir()
+    with new_folder(out, "--out") as folder:
         maps = LabelMaps(folder, preprocess)
         yield maps
         maps.write_legend(names)
-        folder.replace(out)
 
 
 class LabelMaps:
@@ -221,7 +214,7 @@ class LabelMaps:
     def __init__(self, folder: Path, preprocess: Preprocess):
         self.folder = folder
         self.preprocess = preprocess
-        self.used: set[str] = set()
+        self.files = FileNames()
 
     def write(self, name: str, size: tuple[int, int], labels: Tensor) -> str:
         """Write the map of an image of width and height `size`, and return its file name."""
@@ -232,19 +225,8 @@ class LabelMaps:
         """Write the map of all pixels (H, W) of an image, and return its file name."""
         image = Image.fromarray(labels.to(torch.uint8).numpy())
         image.putpalette(palette().tobytes())
-        file = self._free(name)
+        file = self.files.free(name)
         image.save(self.folder / file)
-        return file
-
-    def _free(self, name: str) -> str:
-        """Return a file name for an image, which no other has."""
-        stem = re.sub(r"[^\w.-]+", "_", Path(name).stem).lstrip(".") or "image"
-        number = 1
-        file = f"{stem}.png"
-        while file.lower() in self.used:
-            number += 1
-            file = f"{stem}-{number}.png"
-        self.used.add(file.lower())
         return file
 
     def write_legend(self, names: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ Dimensions: B images, N regions (h x w), D tower width, E embedding, C classes, 
 classes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,25 +112,33 @@ class GroundingHead(nn.Module):
 @dataclass(frozen=True)
 class Found:
     """Detections in an image by descending score: boxes (n, 4) as shares of it, classes (n,),
-    scores (n,)."""
+    scores (n,), and the masks (n, S, S) in the boxes, as probabilities, if they were asked for."""
 
     boxes: Tensor
     classes: Tensor
     scores: Tensor
+    masks: Tensor | None = None
 
 
 class DetectorModel(TrainedClassesModel):
     """A model that detects classes in images; embeddings are those of its encoder.
 
     `delivered` has `regions(pixels) -> Regions` with scores, in addition to the attributes for
-    `TrainedClassesModel`.
+    `TrainedClassesModel`. If it has `finds_masks`, it also has `maps(pixels)`, `regions(pixels, maps)`,
+    and `masks(maps, boxes, image, classes)` of all boxes (K, 4) of a batch.
     """
 
     delivered: Any
 
     def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
         super().__init__(delivered, preprocess, name=name)
-        self.validation = Validation("detection", ("ap50",))
+        measures = ("ap50", "mask_ap50") if self.finds_masks else ("ap50",)
+        self.validation = Validation("detection", measures)
+
+    @property
+    def finds_masks(self) -> bool:
+        """Whether it finds the masks of objects beside their boxes."""
+        return getattr(self.delivered, "finds_masks", False)
 
     def class_logits(self, images: ImagesLike, **options: Any) -> Tensor:
         raise InputError(
@@ -164,12 +172,22 @@ class DetectorModel(TrainedClassesModel):
         found: list[tuple[Tensor, ...]] = []
         with evaluating(self.delivered), torch.inference_mode():
             for (pixels,) in batches:
-                regions = self.delivered.regions(pixels.to(self.device))
-                parts = (regions.vectors, regions.boxes.clamp(0, 1), regions.centre, regions.scores)
-                found.append(tuple(part.float().cpu() for part in parts))
+                regions = self._regions(pixels.to(self.device))
+                assert regions.scores is not None
+                found.append((regions.vectors, regions.boxes, regions.centre, regions.scores))
                 if progress:
                     progress(sum(len(part[0]) for part in found), count)
         return Regions(*(torch.cat(parts).clone() for parts in zip(*found, strict=True)))
+
+    def _regions(self, x: Tensor, *maps: Any) -> Regions:
+        """The regions of images (B, 3, H, W) with the scores of `classes`; float32, on the CPU."""
+        regions = self.delivered.regions(x, *maps)
+        parts = (regions.vectors, regions.boxes.clamp(0, 1), regions.centre, regions.scores)
+        return Regions(*(part.float().cpu() for part in parts))
+
+    def _numbers(self, classes: Tensor) -> Tensor:
+        """The numbers of `classes` (n,) among those of `delivered`."""
+        return classes
 
     def detect(
         self,
@@ -178,20 +196,62 @@ class DetectorModel(TrainedClassesModel):
         least: float = 0.05,
         overlap: float = 0.6,
         most: int = 100,
+        masks: bool = False,
         batch_size: int = 64,
         exact: bool = False,
     ) -> list[Found]:
-        """The detections in each image.
+        """The detections in each image, with `masks` those of their objects too.
 
         They have scores of at least `least`; of boxes of one class that overlap by more than
         `overlap` (IoU), only the best is kept (non-maximum suppression), and at most `most` in all.
+        Errors are those of `embed_regions`; InputError also for masks of a model without a branch for
+        them.
         """
+        rule = {"least": least, "overlap": overlap, "most": most}
+        if masks:
+            return self._with_masks(images, batch_size, exact, rule)
         regions = self.embed_regions(images, batch_size=batch_size, exact=exact)
-        assert regions.scores is not None
-        return [
-            chosen(boxes, scores, least=least, overlap=overlap, most=most)
-            for boxes, scores in zip(regions.boxes, regions.scores, strict=True)
-        ]
+        return _all_chosen(regions, rule)
+
+    def _with_masks(
+        self, images: ImagesLike, batch_size: int, exact: bool, rule: Mapping[str, Any]
+    ) -> list[Found]:
+        self.require_masks()
+        batches, _ = self._batches(images, batch_size, exact)
+        found: list[Found] = []
+        with evaluating(self.delivered), torch.inference_mode():
+            for (pixels,) in batches:
+                x = pixels.to(self.device)
+                maps = self.delivered.maps(x)
+                own = _all_chosen(self._regions(x, maps), rule)
+                counts = [len(each.boxes) for each in own]
+                image = torch.repeat_interleave(torch.arange(len(own)), torch.tensor(counts))
+                boxes = torch.cat([each.boxes for each in own])
+                classes = self._numbers(torch.cat([each.classes for each in own]))
+                parts = (part.to(x.device) for part in (boxes, image, classes))
+                masks = self.delivered.masks(maps, *parts).float().cpu().clone()
+                pairs = zip(own, masks.split(counts), strict=True)
+                found += [replace(each, masks=part) for each, part in pairs]
+        return found
+
+    def require_masks(self) -> None:
+        """Raise InputError for a model that finds boxes alone, or that knows no classes."""
+        if not self.finds_masks:
+            raise InputError(
+                f"{self.name} finds boxes and no masks; train it on the masks of objects, such as "
+                "dito --method.task detect --method.masks true"
+            )
+        if not self.classes:
+            raise InputError(
+                f"{self.name} knows no classes; name them first, with set_classes or --names"
+            )
+
+
+def _all_chosen(regions: Regions, rule: Mapping[str, Any]) -> list[Found]:
+    """What is chosen of the regions of each image."""
+    assert regions.scores is not None
+    rows = zip(regions.boxes, regions.scores, strict=True)
+    return [chosen(boxes, scores, **rule) for boxes, scores in rows]
 
 
 def chosen(boxes: Tensor, scores: Tensor, *, least: float, overlap: float, most: int) -> Found:

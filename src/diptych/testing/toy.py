@@ -28,10 +28,14 @@ class Drawn:
     def decode(self, at_least: int | None = None) -> Image.Image:
         ground = generator(self.seed, "ground").integers(150, 255, 3)
         image = Image.new("RGB", (self.size, self.size), tuple(int(value) for value in ground))
+        self.draw(image, f"hsl({self.colour * 45}, 90%, 45%)")
+        return image
+
+    def draw(self, image: Image.Image, fill: str | int) -> None:
+        """Draw the shape alone."""
         draw = ImageDraw.Draw(image)
         x, y, *_ = _third(self.place, self.size)
         third = self.size / 3
-        fill = f"hsl({self.colour * 45}, 90%, 45%)"
         match _SHAPES[self.shape]:
             case "circle":
                 draw.ellipse((x, y, x + third, y + third), fill=fill)
@@ -43,7 +47,6 @@ class Drawn:
                 )
             case "bar":
                 draw.rectangle((x, y + third / 3, x + third, y + third / 2), fill=fill)
-        return image
 
     def read(self) -> bytes:
         return self.decode().tobytes()
@@ -73,15 +76,31 @@ class Region:
         return self.decode().tobytes()
 
 
+class Outline:
+    """The mask of the shape of a drawing: 1 in it, else 0."""
+
+    def __init__(self, drawn: Drawn):
+        self.drawn = drawn
+
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        mask = Image.new("L", (self.drawn.size, self.drawn.size))
+        self.drawn.draw(mask, 1)
+        return mask
+
+    def read(self) -> bytes:
+        return self.decode().tobytes()
+
+
 class Toy:
     """`count` samples, all different, with the given fields (`images.ROLE`, `texts.ROLE`,
-    `labels.NAME`, `boxes`, `masks.NAME`, `arrays.NAME`, `edits`). Of the images in `lacked`, every
-    third sample has none. Of the fields in `several` a sample has two different texts.
+    `labels.NAME`, `boxes`, `boxes.mask`, `masks.NAME`, `arrays.NAME`, `edits`). Of the images in
+    `lacked`, every third sample has none. Of the fields in `several` a sample has two different texts.
 
     Labels are the number of the colour, those in `floats` the share of the index. There are three
-    boxes: the drawing's, that of its half, and one without a text. Arrays have the shapes `shapes`,
-    by default 16 numbers. The edits are the drawing in another colour ("recolour"), in another
-    shape ("replace") and at another place ("move"); they answer the question of a toy that has some.
+    boxes: the drawing's, that of its half, and one without a text; all have the drawing's mask.
+    Arrays have the shapes `shapes`, by default 16 numbers. The edits are the drawing in another
+    colour ("recolour"), in another shape ("replace") and at another place ("move"); they answer the
+    question of a toy that has some.
 
     >>> Toy(2, ["texts.caption"])[1].captions()
     ['a orange circle on the left']
@@ -129,6 +148,8 @@ class Toy:
 
     def _field(self, name: str) -> Field:
         group, _, own = name.partition(".")
+        if name == "boxes.mask":
+            return Field(kind="mask")
         kind = {"images": "image", "texts": "text", "labels": "int", "boxes": "box"}.get(group)
         kind = kind or {"masks": "mask", "arrays": "array", "edits": "edit"}[group]
         if group == "labels" and own in self.floats:
@@ -167,6 +188,8 @@ class Toy:
         words = _words(colour, shape, place)
         second = _words((colour + 1) % 8, shape, place)
         named = [name.split(".", 1) for name in held if "." in name]
+        outline = Outline(Drawn(colour, shape, place, self.size, index))
+        mask = outline if "boxes.mask" in held else None
         return Sample(
             key=f"{index:03d}",
             source=self.name,
@@ -186,7 +209,7 @@ class Toy:
                 for kind, name in named
                 if kind == "labels"
             },
-            boxes=self._boxes(words, place) if "boxes" in held else (),
+            boxes=self._boxes(words, place, mask) if "boxes" in held else (),
             masks={name: Region(place, self.size) for kind, name in named if kind == "masks"},
             arrays={name: self._array(index, name) for kind, name in named if kind == "arrays"},
         )
@@ -195,12 +218,16 @@ class Toy:
         values = generator(index, "array", name).standard_normal(self.shapes.get(name, (16,)))
         return values.astype(np.float32)
 
-    def _boxes(self, words: str, place: int) -> list[Box]:
+    def _boxes(self, words: str, place: int, mask: Outline | None) -> list[Box]:
         half = ((0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 0.5), (0, 0.5, 1, 1))[place]
         return [
-            Box(xyxy=_third(place, self.size), text=words),
-            Box(xyxy=tuple(edge * self.size for edge in half), text=f"the {_PLACES[place]}"),  # type: ignore[arg-type]
-            Box(xyxy=(0, 0, self.size, self.size)),
+            Box(xyxy=_third(place, self.size), text=words, mask=mask),
+            Box(
+                xyxy=tuple(edge * self.size for edge in half),  # type: ignore[arg-type]
+                text=f"the {_PLACES[place]}",
+                mask=mask,
+            ),
+            Box(xyxy=(0, 0, self.size, self.size), mask=mask),
         ]
 
     def labels(self, name: str) -> np.ndarray:

@@ -169,6 +169,34 @@ def test_outlines_that_are_none_are_counted(tmp_path, segmentation):
     assert np.asarray(mask.decode()).tolist() == [[1, 1, 255, 255], [1, 1, 255, 255]]
 
 
+def masks_of(sample):
+    return [box.mask and np.asarray(box.mask.decode()).tolist() for box in sample.boxes]
+
+
+def test_boxes_have_the_masks_of_their_objects(tmp_path):
+    """Smaller ones do not hide parts of larger ones, and a crowd is no object."""
+    compressed = {"counts": "062", "size": [2, 4]}  # 0 outside, 6 inside, 2 outside
+    source = outlined(
+        tmp_path,
+        annotation([[1, 0, 2, 0, 2, 1, 1, 1], [3, 1, 4, 1, 4, 2, 3, 2]], area=2, bbox=[1, 0, 3, 2]),
+        annotation({"counts": [0, 8], "size": [2, 4]}, iscrowd=1, bbox=[0, 0, 4, 2]),
+        annotation(compressed, area=6, bbox=[0, 0, 3, 2]),
+        annotation([[1, 2, 3, 4]], bbox=[0, 0, 1, 1]),
+        annotation([SQUARE], image_id=37777, bbox=[0, 0, 2, 2]),
+    )
+    assert source.schema()["boxes.mask"].kind == "mask"
+    by_key = {sample.key: masks_of(sample) for sample in source}
+    assert by_key == {
+        "000000397133.jpg": [
+            [[0, 1, 0, 0], [0, 0, 0, 1]],
+            [[1, 1, 1, 0], [1, 1, 1, 0]],
+            None,  # of the polygon of two points, which is counted
+        ],
+        "000000037777.jpg": [[[1, 1, 0, 0], [1, 1, 0, 0]]],
+    }
+    assert list(source.damage.values()) == ["segment"]
+
+
 def test_a_mask_cannot_have_more_classes_than_numbers(tmp_path):
     path = tmp_path / "lvis.json"
     categories = [{"id": at, "name": str(at)} for at in range(300)]
@@ -179,7 +207,7 @@ def test_a_mask_cannot_have_more_classes_than_numbers(tmp_path):
     )
     put(tmp_path, "000000397133.jpg", "000000037777.jpg")
     source = open_source(str(path))
-    assert set(source.schema()) == {"images.main", "boxes"}
+    assert set(source.schema()) == {"images.main", "boxes", "boxes.mask"}
     assert source[0].masks == {}
 
 
@@ -344,6 +372,7 @@ def held(path, which):
     source = open_source(f"{path}:vocabulary={which}")
     [sample] = source
     assert "masks.class" not in source.schema()
+    assert all(mask[2][2] == 1 and mask[3][8] == 0 for mask in masks_of(sample))
     found = [source.schema()["boxes"].classes[box.label] for box in sample.boxes]
     assert found == [box.text for box in sample.boxes]
     return found

@@ -61,3 +61,21 @@ def test_words_in_labels_are_texts_of_role_label():
     assert numbers.arrays["labels"].tolist() == [1, 0, 1]
     with pytest.raises(BadSample, match=r"label: \['music', 3\] in labels are not all words"):
         Parts().add({"labels": ["music", 3]})
+
+
+def test_a_box_may_have_the_mask_of_its_object():
+    parts = Parts()
+    rle = {"size": [2, 3], "counts": [1, 3, 2]}
+    parts.add(
+        {
+            "boxes": [
+                {"name": "owl", "box": [0, 0, 2, 2], "segmentation": rle},
+                {"box": [0, 0, 1, 1]},
+            ]
+        }
+    )
+    assert np.asarray(parts.boxes[0].mask.decode()).tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert parts.boxes[1].mask is None
+    for wrong in ({"size": [2, 3], "counts": [1, 3]}, [[0, 0, 1, 1]], {"counts": [6]}):
+        with pytest.raises(BadSample, match="box: "):
+            Parts().add({"boxes": [{"box": [0, 0, 2, 2], "segmentation": wrong}]})

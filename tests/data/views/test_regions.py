@@ -197,3 +197,68 @@ def test_blocks_hide_patches_side_by_side():
         return float((grids[:, :, 1:] == grids[:, :, :-1]).double().mean())
 
     assert alike(True) > alike(False) + 0.15
+
+
+def masked(boxes, seed=0, progress=None, **options):
+    view = RegionView(preprocess=SQUASH, most=3, masks=4, **options)
+    found = view(sample(boxes), generator(seed), progress)
+    assert tuple(found) == view.gives
+    assert view.reads == ("images.main", "boxes", "boxes.mask")
+    return found["fields.regions.masks"]
+
+
+def left_half(box):
+    """A box whose object is all that is left of the middle of the image."""
+    plane = np.zeros((10, 20), np.uint8)
+    plane[:, :10] = 1
+    return Box(xyxy=box, text="a cup", mask=Plane(plane))
+
+
+def test_masks_are_those_of_the_boxes():
+    planes = masked(
+        [left_half((0, 0, 20, 10)), left_half((5, 2, 10, 4)), left_half((10, 0, 20, 5))]
+    )
+    assert planes.shape == (3, 4, 4)
+    assert planes[0].tolist() == [[255, 255, 0, 0]] * 4
+    assert (planes[1] == 255).all()
+    assert (planes[2] == 0).all()
+    shares = masked([left_half((8, 0, 13, 10))])[0]
+    assert shares[0].tolist() == pytest.approx([255, 153, 0, 0], abs=2)  # cells of 1.25 pixels
+
+
+def test_masks_are_mirrored_with_the_image():
+    box = [left_half((0, 0, 20, 10))]
+    seen = {tuple(masked(box, seed, 0.5, flip=True)[0, 0].tolist()) for seed in range(8)}
+    assert seen == {(255, 255, 0, 0), (0, 0, 255, 255)}
+
+
+@pytest.mark.parametrize("factors", [(0.4, 0.4), (2.5, 2.5)])
+def test_masks_are_of_what_is_seen_of_a_scaled_image(factors):
+    """The object is the left half of the image, which is red."""
+    kept = 0
+    for seed in range(10):
+        view = RegionView(preprocess=SQUASH, most=1, masks=8, jitter=factors)
+        found = view(sample([left_half((0, 0, 20, 10))]), generator(seed), 0.5)
+        if not found["fields.regions.there"][0]:
+            continue
+        kept += 1
+        x0, y0, x1, y1 = (found["fields.regions"][0] * 8).tolist()
+        red = found["images.main"][0, 0].float() / 255
+        inside = red[round(y0) : round(y1), round(x0) : round(x1)].mean()
+        share = found["fields.regions.masks"][0].float().mean() / 255
+        assert abs(float(inside - share)) < 0.3  # whole pixels of a small image
+    assert kept > 3
+
+
+def test_boxes_of_other_classes_have_no_masks():
+    boxes = [Box(xyxy=(0, 0, 5, 5), text="a bat"), left_half((0, 0, 20, 10))]
+    planes = masked(boxes, names=("a cup",))
+    assert planes[0].tolist() == [[255, 255, 0, 0]] * 4
+    assert (planes[1:] == 0).all()
+    with pytest.raises(BadSample, match="no-mask"):
+        masked(boxes)
+
+
+def test_masks_are_those_of_boxes_alone():
+    with pytest.raises(InputError, match="leave masks out"):
+        RegionView(preprocess=SQUASH, most=4, masks=4, regions="grid:side=2")

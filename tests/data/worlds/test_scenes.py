@@ -129,7 +129,7 @@ def test_samples_have_the_fields_of_the_schema_and_labels_have_names(name):
         }
         fields |= (
             {f"arrays.{array}" for array in sample.arrays}
-            | {"boxes"}
+            | {"boxes", "boxes.mask"}
             | ({"edits"} if sample.edits else set())
         )
         assert needed <= fields <= schema.keys()

@@ -1,16 +1,24 @@
 """Detection: average precision against a slow reference, matching, and models that see everything
 or nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.evaluation.helpers import Plane, Rows
+from torchvision.ops import box_iou
 
 from diptych.data.images import Preprocess
 from diptych.data.sample import Box, Field, Sample
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
-from diptych.evaluation.suites.detection import average_precision, average_precisions, matched
+from diptych.evaluation.suites._average_precision import (
+    Judged,
+    average_precision,
+    average_precisions,
+    matched,
+)
 from diptych.inference.detect import find_in_images
 from diptych.models.detection import Found
 
@@ -79,21 +87,18 @@ def test_a_false_alarm_above_a_hit_halves_the_precision_there():
     assert found["by_class"]["cat"]["ap50"] == 1
 
 
+def hits(boxes, scores, wanted):
+    overlaps = box_iou(torch.tensor(boxes), torch.tensor(wanted)).numpy()
+    [found] = matched(overlaps, np.array(scores))
+    return found.tolist()
+
+
 def test_a_box_is_found_once():
-    hits = matched(
-        torch.tensor([[0.0, 0, 1, 1]] * 3),
-        torch.tensor([0.2, 0.9, 0.5]),
-        torch.tensor([[0.0, 0, 1, 0.9]]),
-    )
-    assert hits.tolist() == [False, True, False]
-    two = matched(
-        torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.8]]),
-        torch.tensor([0.9, 0.8]),
-        torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.7]]),
-    )
-    assert two.tolist() == [True, True]
-    none = matched(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), torch.tensor([[0.0, 0, 0.4, 1]]))
-    assert none.tolist() == [False]
+    whole = [0.0, 0, 1, 1]
+    assert hits([whole] * 3, [0.2, 0.9, 0.5], [[0.0, 0, 1, 0.9]]) == [False, True, False]
+    two = hits([whole, [0, 0, 1, 0.8]], [0.9, 0.8], [whole, [0, 0, 1, 0.7]])
+    assert two == [True, True]
+    assert hits([whole], [1.0], [[0.0, 0, 0.4, 1]]) == [False]
 
 
 def by_loops(scores, hits, count):
@@ -121,15 +126,16 @@ def test_the_average_precision_is_cocos(seed):
 
 
 def test_boxes_of_other_images_and_classes_are_no_hits():
-    wanted = [
-        (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0])),
-        (torch.zeros(0, 4), torch.zeros(0).long()),
+    zero = torch.tensor([0])
+    none = torch.zeros(0).long()
+    images = [
+        Judged(none, torch.zeros(0), torch.zeros(0, 1), zero),
+        Judged(zero, torch.ones(1), torch.zeros(1, 0), none),
+        Judged(zero + 1, torch.ones(1), torch.ones(1, 1), zero),
     ]
-    found = [
-        (torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)),
-        (torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1)),
-    ]
-    assert average_precisions(found, wanted, 2) == ({0: 0.0}, 0.0)
+    found, recalls = average_precisions(images, (0.5,))
+    assert {number: row.tolist() for number, row in found.items()} == {0: [0.0]}
+    assert recalls.tolist() == [0.0]
 
 
 def test_what_cannot_be_measured_is_told():
@@ -154,3 +160,61 @@ def test_boxes_are_told_in_pixels():
         ("b", "cat", (5, 5, 15, 10)),
     ]
     assert not bad
+
+
+class Masker(Seer):
+    """Its masks fill the left half of each box, or all of it."""
+
+    finds_masks = True
+    share = 1.0
+
+    def detect(self, images, *, batch_size, masks=False):
+        assert masks
+        return [
+            replace(each, masks=self._masks(len(each.boxes)))
+            for each in super().detect(images, batch_size=batch_size)
+        ]
+
+    def _masks(self, count):
+        planes = torch.zeros(count, 28, 28)
+        planes[:, :, : round(28 * self.share)] = 1.0
+        return planes
+
+
+def masked(one, share=1.0, width=20):
+    """A sample whose objects fill a share of their boxes, from the left."""
+    boxes = []
+    for box in one.boxes:
+        x0, y0, x1, y1 = box.xyxy
+        plane = np.zeros((10, width), np.uint8)
+        plane[y0:y1, x0 : round(x0 + share * (x1 - x0))] = 1
+        boxes.append(replace(box, mask=Plane(plane)))
+    return replace(one, boxes=boxes)
+
+
+def with_masks(*samples):
+    return Rows(list(samples), fields={**FIELDS, "boxes.mask": Field(kind="mask")})
+
+
+def test_masks_are_judged_beside_boxes():
+    source = with_masks(*(masked(each, 0.7) for each in ROWS.samples))
+    found = evaluate(Masker(RIGHT), source, ["detection"])["detection"]
+    assert (found["ap"], found["ap50"]) == (1, 1)
+    assert found["mask_ap50"] == found["mask_recall50"] == 1
+    assert found["mask_ap"] == pytest.approx(0.5)  # .7 is a hit at .5 … .7
+    assert found["by_class"]["owl"]["mask_ap50"] == 1
+    exact = Masker(RIGHT)
+    exact.share = 0.7
+    assert evaluate(exact, source, ["detection"])["detection"]["mask_ap"] == 1
+    boxes_alone = evaluate(Seer(RIGHT), source, ["detection"])["detection"]
+    assert not [name for name in boxes_alone if name.startswith("mask")]
+    assert boxes_alone["protocol"] == found["protocol"]
+
+
+def test_masks_of_another_size_than_the_image_are_bad_samples():
+    first, second = ROWS.samples
+    source = with_masks(masked(first), masked(second, width=30))
+    found = evaluate(Masker(RIGHT), source, ["detection"])["detection"]
+    assert (found["n"], found["bad"]) == (1, {"mask-size": 1})
+    source = with_masks(masked(first), second)
+    assert evaluate(Masker(RIGHT), source, ["detection"])["detection"]["bad"] == {"no-mask": 1}

@@ -6,7 +6,7 @@ Captions may also be in the list of images, as `{"images": [{"id", "file_name", 
 
 With `:vocabulary=base` boxes are those of the classes that open-vocabulary detectors are trained on, with
 `:vocabulary=novel` those of the others: of LVIS by the `frequency` of its categories, where "r" is novel
-(Gu et al., 2022), of COCO 48 and 17 of its 80 classes (Bansal et al., 2018). Outlines are left out
+(Gu et al., 2022), of COCO 48 and 17 of its 80 classes (Bansal et al., 2018). There is no class mask
 then."""
 
 from collections import Counter
@@ -19,7 +19,7 @@ import numpy as np
 
 from diptych.data.compact import Strings, is_folder
 from diptych.data.images import VOID, FileImage
-from diptych.data.outlines import Outline, OutlineMask
+from diptych.data.outlines import Outline, OutlineMask, checked_runs
 from diptych.data.sample import Box, Field, Sample, Schema, Text
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
@@ -75,8 +75,8 @@ def open(spec: Spec) -> "Coco":
         annotated = not karpathy and "categories" in data
         if options.vocabulary:
             data = _of_vocabulary(data, path, options.vocabulary)
-        boxes = _boxes(data, path, damage) if annotated else None
-        segments = _segments(data, path, damage) if annotated else None
+        boxes, places = _boxes(data, path, damage) if annotated else (None, {})
+        segments = _segments(data, path, damage, places) if annotated else None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: a category, box or image lacks {error}; compare it with COCO's own files"
@@ -86,7 +86,8 @@ def open(spec: Spec) -> "Coco":
             f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files"
         )
     root = options.images or _root(path, names[0])
-    return Coco(spec.name, root, names, captions, damage, boxes, segments)
+    painted = annotated and not options.vocabulary and len(data["categories"]) <= VOID
+    return Coco(spec.name, root, names, captions, damage, boxes, segments, painted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +137,17 @@ class Boxes:
     ends: np.ndarray
 
 
-def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes:
-    """Read the boxes. Crowds, which are not boxes of one object, are left out; invalid boxes are
-    counted in `damage`."""
+def _boxes(
+    data: Mapping[str, Any], path: Path, damage: dict[str, str]
+) -> tuple[Boxes, dict[int, int]]:
+    """Read the boxes, and of each annotation that has one its number among the boxes of its image.
+
+    Crowds, which are not boxes of one object, are left out; invalid boxes are counted in `damage`.
+    """
     categories = sorted(data["categories"], key=lambda category: category["id"])
     number = _numbers(categories)
     mine: dict[Any, list[list[float]]] = {image["id"]: [] for image in data["images"]}
+    places = {}
     for at, annotation in enumerate(_objects(data)):
         if (
             annotation["image_id"] not in mine
@@ -154,10 +160,13 @@ def _boxes(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Boxes
         if kind is None or not (width > 0 and height > 0):
             damage[f"{path}:annotation {annotation.get('id', at)}"] = "box"
         else:
-            mine[annotation["image_id"]].append([kind, x, y, x + width, y + height])
+            own = mine[annotation["image_id"]]
+            places[at] = len(own)
+            own.append([kind, x, y, x + width, y + height])
     rows = np.array([row for boxes in mine.values() for row in boxes], np.float32).reshape(-1, 5)
     names = tuple(str(category["name"]) for category in categories)
-    return Boxes(names, rows, np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64))
+    ends = np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64)
+    return Boxes(names, rows, ends), places
 
 
 def _of_vocabulary(data: Mapping[str, Any], path: Path, which: str) -> Mapping[str, Any]:
@@ -178,11 +187,7 @@ def _of_vocabulary(data: Mapping[str, Any], path: Path, which: str) -> Mapping[s
     wanted = base if which == "base" else novel
     kept = [category for category in categories if category["name"] in wanted]
     ids = {category["id"] for category in kept}
-    annotations = [
-        {name: value for name, value in each.items() if name != "segmentation"}
-        for each in data.get("annotations", ())
-        if each["category_id"] in ids
-    ]
+    annotations = [each for each in data.get("annotations", ()) if each["category_id"] in ids]
     return {**data, "categories": kept, "annotations": annotations}
 
 
@@ -199,9 +204,10 @@ def _objects(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 class Segments:
     """Outlines of the objects of all images, in the order in which they are painted.
 
-    `rows` (S, 3) are of each outline the number of the class, whether it is a polygon, and the end
-    of its numbers; `numbers` the corners in `_UNIT` parts of a pixel, or the runs; `ends` (N,) the
-    end of each image's outlines; `sizes` (N, 2) the images' width and height.
+    `rows` (S, 4) are of each outline the number of the class, whether it is a polygon, the end of its
+    numbers, and the number of its object among the boxes of its image, -1 for none; `numbers` the
+    corners in `_UNIT` parts of a pixel, or the runs; `ends` (N,) the end of each image's outlines;
+    `sizes` (N, 2) the images' width and height.
     """
 
     rows: np.ndarray
@@ -211,32 +217,48 @@ class Segments:
 
     def mask(self, index: int) -> OutlineMask:
         """The class mask of an image."""
-        outlines = []
-        for row in range(int(self.ends[index - 1]) if index else 0, int(self.ends[index])):
-            kind, polygon, end = self.rows[row].tolist()
-            numbers = self.numbers[int(self.rows[row - 1, 2]) if row else 0 : end]
-            corners = numbers.reshape(-1, 2) / _UNIT if polygon else None
-            outlines.append(Outline(kind, corners, None if polygon else numbers))
-        width, height = self.sizes[index].tolist()
-        return OutlineMask((width, height), outlines)
+        rows = self._rows_of(index)
+        outlines = [self._outline(row, int(self.rows[row, 0])) for row in rows]
+        return OutlineMask(self._size(index), outlines)
+
+    def objects(self, index: int) -> dict[int, OutlineMask]:
+        """The masks of the objects of an image, by their numbers among its boxes."""
+        found: dict[int, list[Outline]] = {}
+        for row in self._rows_of(index):
+            found.setdefault(int(self.rows[row, 3]), []).append(self._outline(row, 1))
+        size = self._size(index)
+        return {at: OutlineMask(size, outlines, ground=0) for at, outlines in found.items()}
+
+    def _rows_of(self, index: int) -> range:
+        return range(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
+
+    def _size(self, index: int) -> tuple[int, int]:
+        return int(self.sizes[index, 0]), int(self.sizes[index, 1])
+
+    def _outline(self, row: int, number: int) -> Outline:
+        _, polygon, end, _ = self.rows[row].tolist()
+        numbers = self.numbers[int(self.rows[row - 1, 2]) if row else 0 : end]
+        corners = numbers.reshape(-1, 2) / _UNIT if polygon else None
+        return Outline(number, corners, None if polygon else numbers)
 
 
 _UNIT = 256  # COCO's corners have two decimals
 
 
-def _segments(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Segments | None:
+def _segments(
+    data: Mapping[str, Any], path: Path, damage: dict[str, str], places: Mapping[int, int]
+) -> Segments | None:
     """Read the outlines, those of crowds first, then by decreasing area; None if there are none.
 
-    Invalid ones are counted in `damage`. A mask has at most 255 classes; with more categories there
-    are no masks.
+    `places` are the numbers of the annotations' boxes. Invalid outlines are counted in `damage`.
     """
-    given = [each for each in data.get("annotations", ()) if each.get("segmentation")]
+    given = [(at, each) for at, each in enumerate(_objects(data)) if each.get("segmentation")]
     number = _numbers(data["categories"])
-    if not given or len(number) > VOID:
+    if not given:
         return None
     sizes = {each["id"]: (int(each["width"]), int(each["height"])) for each in data["images"]}
-    mine: dict[Any, list[tuple[float, int, bool, np.ndarray]]] = {image: [] for image in sizes}
-    for at, annotation in enumerate(given):
+    mine: dict[Any, list[tuple[float, int, bool, int, np.ndarray]]] = {image: [] for image in sizes}
+    for at, annotation in given:
         if annotation["image_id"] not in mine:
             continue
         area = np.inf if annotation.get("iscrowd") else float(annotation.get("area", 0))
@@ -249,14 +271,16 @@ def _segments(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Se
             damage.setdefault(f"{path}:annotation {annotation.get('id', at)}", "segment")
             continue
         polygon = not isinstance(annotation["segmentation"], Mapping)
-        mine[annotation["image_id"]] += [(area, kind, polygon, numbers) for numbers in found]
+        own = places.get(at, -1)
+        mine[annotation["image_id"]] += [(area, kind, polygon, own, numbers) for numbers in found]
     painted = [sorted(each, key=lambda outline: -outline[0]) for each in mine.values()]
     all_of_them = [outline for outlines in painted for outline in outlines]
     lengths = np.cumsum([len(numbers) for *_, numbers in all_of_them], dtype=np.int64)
-    kinds = [(kind, polygon) for _, kind, polygon, _ in all_of_them]
+    kinds = [(kind, polygon) for _, kind, polygon, _, _ in all_of_them]
+    objects = np.array([own for *_, own, _ in all_of_them], np.int64)
     return Segments(
-        rows=np.column_stack([np.array(kinds, np.int64).reshape(-1, 2), lengths]),
-        numbers=np.concatenate([np.zeros(0, np.int32), *(outline[3] for outline in all_of_them)]),
+        rows=np.column_stack([np.array(kinds, np.int64).reshape(-1, 2), lengths, objects]),
+        numbers=np.concatenate([np.zeros(0, np.int32), *(outline[4] for outline in all_of_them)]),
         ends=np.cumsum([len(outlines) for outlines in painted], dtype=np.int64),
         sizes=np.array(list(sizes.values()), np.int64),
     )
@@ -265,10 +289,7 @@ def _segments(data: Mapping[str, Any], path: Path, damage: dict[str, str]) -> Se
 def _outlines(segmentation: Any, size: tuple[int, int]) -> list[np.ndarray]:
     """The corners of polygons, or the runs of an RLE, int32. Raises ValueError for invalid ones."""
     if isinstance(segmentation, Mapping):
-        runs = np.array(segmentation["counts"], np.int64)  # text: a compressed RLE
-        if runs.ndim != 1 or runs.min() < 0 or runs.sum() != size[0] * size[1]:
-            raise ValueError("runs that do not add up to the image")
-        return [runs.astype(np.int32)]
+        return [checked_runs(segmentation["counts"], size)]
     found = []
     for polygon in segmentation:
         corners = np.array(polygon, np.float64)
@@ -324,7 +345,8 @@ def _root(path: Path, first: str) -> str:
 
 
 class Coco:
-    """One sample per image, with all its captions, or its boxes and the mask `class`.
+    """One sample per image, with all its captions, or its boxes, their masks and, if `painted`, the mask
+    `class`.
 
     Captions of unknown images are counted in `damage` as missing.
     """
@@ -338,9 +360,11 @@ class Coco:
         damage: Mapping[str, str],
         boxes: Boxes | None = None,
         segments: Segments | None = None,
+        painted: bool = False,
     ):
         self._boxes = boxes
         self._segments = segments
+        self._painted = painted and segments is not None
         self.name = name
         self.root = root
         self.damage = damage
@@ -365,7 +389,7 @@ class Coco:
             images={"main": FileImage(str(Path(self.root, self._images[index])))},
             texts=tuple(Text(text=text) for text in texts if text),
             boxes=self._boxes_of(index),
-            masks={"class": self._segments.mask(index)} if self._segments else {},
+            masks={"class": self._segments.mask(index)} if self._painted and self._segments else {},
         )
 
     def _boxes_of(self, index: int) -> tuple[Box, ...]:
@@ -375,9 +399,10 @@ class Coco:
         end = int(self._boxes.ends[index])
         rows = self._boxes.rows[start:end].tolist()
         classes = self._boxes.classes
+        masks = self._segments.objects(index) if self._segments else {}
         return tuple(
-            Box(xyxy=(x0, y0, x1, y1), text=classes[int(kind)], label=int(kind))
-            for kind, x0, y0, x1, y1 in rows
+            Box(xyxy=(x0, y0, x1, y1), text=classes[int(kind)], label=int(kind), mask=masks.get(at))
+            for at, (kind, x0, y0, x1, y1) in enumerate(rows)
         )
 
     def keys(self) -> Sequence[str]:
@@ -388,6 +413,8 @@ class Coco:
         """Images, and captions, or boxes and masks."""
         found = {"images.main": Field(kind="image")}
         if self._boxes is not None and self._segments is not None:
+            found["boxes.mask"] = Field(kind="mask")
+        if self._boxes is not None and self._painted:
             found["masks.class"] = Field(kind="mask", classes=self._boxes.classes)
         if self._boxes is not None:
             return found | {"boxes": Field(kind="box", classes=self._boxes.classes)}

@@ -6,7 +6,8 @@ A string is a text whose role is the field's name; a list of strings is several 
 other roles by `roles_of`. An integer or float is a label; a list of numbers, or of equally long lists
 of numbers, is an array.
 
-    boxes               [{"name": …, "box": [x, y, w, h]}, …], with "image": ROLE if not of the image main
+    boxes               [{"name": …, "box": [x, y, w, h]}, …], with "image": ROLE if not of the image main, and
+                        "segmentation": {"size": [H, W], "counts": …}, the mask of the object, as of COCO
     edits               [{"kind": …, and any of these fields}, …]
     lines, words        [{"text": …, "box": …}, …], text written in the image: boxes, and one text of role `ocr`
     segments            [{"index": …, "name": …}, …], names of the numbers of the mask `seg` in this image
@@ -33,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.emotions import EMOTION, EXPLANATION
+from diptych.data.outlines import from_rle
 from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, Text, whole
 from diptych.errors import InputError, brief
 
@@ -262,11 +264,13 @@ def whole_number(text: str, name: str) -> int:
 def _box(entry: Any) -> Box:
     try:
         x, y, w, h = (float(value) for value in entry["box"])
+        rle = entry.get("segmentation")
         return Box(
             xyxy=(x, y, x + w, y + h),
             text=str(entry.get("name", "")),
             label=int(entry.get("label", -1)),
             image=str(entry.get("image", "main")),
+            mask=from_rle(rle) if rle else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadSample(
@@ -315,6 +319,8 @@ def _fields(sample: Sample) -> Iterable[tuple[str, str]]:
     yield from ((f"arrays.{name}", "array") for name in sample.arrays)
     if sample.boxes:
         yield "boxes", "box"
+    if any(box.mask is not None for box in sample.boxes):
+        yield "boxes.mask", "mask"
     if sample.edits:
         yield "edits", "edit"
 

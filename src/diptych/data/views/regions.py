@@ -1,8 +1,9 @@
 """Views of an image with regions: boxes that move with it.
 
-Dimensions: B samples, R regions, h x w cells, L text length, H x W pixels.
+Dimensions: B samples, R regions, h x w cells, L text length, H x W pixels, M cells a side of a mask.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.boxes import on_grid, shares
+from diptych.data.boxes import boxes_of, object_mask, on_grid, shares
 from diptych.data.images import Preprocess
-from diptych.data.sample import BadSample, Sample
+from diptych.data.sample import BadSample, Box, Sample
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, parse
@@ -65,15 +66,18 @@ class BoxView:
 class RegionView:
     """The whole main image (B, 1, 3, H, W) with up to `most` = R regions: fields.regions (B, R, 4),
     fields.regions.there (B, R), which of them are real, with a `tokenizer` their texts (B, R, L), and
-    with `names` the numbers of their classes among these, fields.regions.classes (B, R).
+    with `names` the numbers of their classes among these, fields.regions.classes (B, R), and with
+    `masks` = M the masks of their objects, fields.regions.masks (B, R, M, M) uint8: of each cell of a
+    box the share that is in the object, times 255.
 
     A region is x0, y0, x1, y1 as shares of the image. `regions` are "boxes", those of the sample;
     "grid:side=3", the cells of a 3 x 3 grid in rows; or "random:count=8", random ones whose sides
     are uniform in .1 … 1 of the image's, at a uniform position. Texts are those of the boxes, or
     their class names if there are `classes`; boxes of other classes than `names` are left out. With
     `flip`, half of the images are mirrored in training, and with `jitter` images are scaled by a
-    factor between these two (`jittered`). Raises BadSample if a sample has more than `most` regions;
-    with `sampled` that many random ones are taken in training, and else the first.
+    factor between these two (`jittered`). Raises BadSample if a sample has more than `most` regions,
+    and as `data.boxes.object_mask`; with `sampled` that many random ones are taken in training, and else
+    the first.
     """
 
     preprocess: Preprocess
@@ -85,6 +89,7 @@ class RegionView:
     flip: bool = False
     jitter: tuple[float, float] | None = None
     sampled: bool = False
+    masks: int | None = None
 
     def __post_init__(self) -> None:
         _check_whole(self.preprocess)
@@ -93,30 +98,39 @@ class RegionView:
             raise unknown("regions", kind, ("boxes", "grid", "random"))
         if self.tokenizer is not None and kind != "boxes":
             raise InputError(f"regions {self.regions!r} have no texts; leave the tokenizer out")
+        if self.masks is not None and kind != "boxes":
+            raise InputError(f"regions {self.regions!r} have no masks; leave masks out")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("images.main", "boxes") if self.regions == "boxes" else ("images.main",)
+        masks = () if self.masks is None else ("boxes.mask",)
+        return ("images.main", "boxes", *masks) if self.regions == "boxes" else ("images.main",)
 
     @property
     def gives(self) -> tuple[str, ...]:
         texts = () if self.tokenizer is None else ("texts.regions",)
         classes = () if self.names is None else ("fields.regions.classes",)
-        return "images.main", "fields.regions", "fields.regions.there", *classes, *texts
+        masks = () if self.masks is None else ("fields.regions.masks",)
+        return "images.main", "fields.regions", "fields.regions.there", *classes, *masks, *texts
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
         image = _image(sample)
         mirrored = self.flip and progress is not None and rng.uniform() < 0.5
-        boxes, names = self._regions(sample, image.size, rng)
+        boxes, names, own = self._regions(sample, image.size, rng)
+        size = image.size
+        seen = boxes
         if self.jitter is not None and progress is not None:
-            image, boxes, kept = jittered(image, boxes, self.jitter, rng)
+            image, boxes, kept, seen = jittered(image, boxes, self.jitter, rng)
             names = [name for name, held in zip(names, kept, strict=True) if held]
+            own = [box for box, held in zip(own, kept, strict=True) if held]
         if len(boxes) > self.most and self.sampled:
             order = rng.permutation(len(boxes)) if progress is not None else np.arange(len(boxes))
-            kept = np.sort(order[: self.most])
-            boxes, names = boxes[kept], [names[at] for at in kept] if names else names
+            some = np.sort(order[: self.most])
+            boxes, seen = boxes[some], seen[some]
+            names = [names[at] for at in some] if names else names
+            own = [own[at] for at in some] if own else own
         if len(boxes) > self.most:
             raise BadSample(f"more-than-{self.most}-regions", f"{len(boxes)} regions; raise `most`")
         pixels, boxes = _seen(image, boxes, self.preprocess, mirrored)
@@ -132,6 +146,12 @@ class RegionView:
             found["fields.regions.classes"] = torch.tensor(
                 numbers + [-1] * (self.most - len(names))
             )
+        if self.masks is not None:
+            planes = np.zeros((self.most, self.masks, self.masks), np.uint8)
+            for at, (box, part) in enumerate(zip(own, seen, strict=True)):
+                plane = cells_of(object_mask(box, size), part, self.masks)
+                planes[at] = plane[:, ::-1] if mirrored else plane
+            found["fields.regions.masks"] = torch.from_numpy(planes)
         if self.tokenizer is not None:
             filled = names + [""] * (self.most - len(names))
             found["texts.regions"] = self.tokenizer.encode(filled)
@@ -139,20 +159,24 @@ class RegionView:
 
     def _regions(
         self, sample: Sample, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[str]]:
-        """The boxes (n, 4) before mirroring, and the names of those that have one."""
+    ) -> tuple[np.ndarray, list[str], list[Box]]:
+        """The boxes (n, 4) before mirroring, the names of those that have one, and, of regions that are
+        boxes of the sample, these."""
         match parse(self.regions):
             case Spec("grid", options):
-                return grid_boxes(options.get("side", self.most)), []
+                return grid_boxes(options.get("side", self.most)), [], []
             case Spec("random", options):
-                return random_boxes(options.get("count", self.most), rng), []
+                return random_boxes(options.get("count", self.most), rng), [], []
             case _:
                 named = self.tokenizer is not None or self.names is not None
                 boxes, names = shares(sample, size, self.classes, named=named)
+                own = boxes_of(sample, size, self.classes, named=named)
                 if self.names is None:
-                    return boxes, names
+                    return boxes, names, own
                 known = [name in self.names for name in names]
-                return boxes[np.array(known, bool)], [name for name in names if name in self.names]
+                own = [box for box, held in zip(own, known, strict=True) if held]
+                names = [name for name in names if name in self.names]
+                return boxes[np.array(known, bool)], names, own
 
 
 def grid_boxes(side: int) -> np.ndarray:
@@ -173,18 +197,42 @@ def random_boxes(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
 
 
+def cells_of(inside: np.ndarray, part: np.ndarray, side: int) -> np.ndarray:
+    """The share of each cell of a part of an image that is in an object, (side, side) uint8, 255 for
+    all of it. `inside` (H, W) are the object's pixels, `part` (4) is a box in shares of the image.
+
+    >>> cells_of(np.array([[True, False]]), np.array([0.0, 0.0, 1.0, 1.0]), 2).tolist()
+    [[255, 0], [255, 0]]
+    """
+    height, width = inside.shape
+    left, top, right, bottom = np.clip(part, 0, 1) * (width, height, width, height)
+    rows = slice(math.floor(top), math.ceil(bottom))
+    columns = slice(math.floor(left), math.ceil(right))
+    down = _in_cells(top, bottom, rows, side)
+    across = _in_cells(left, right, columns, side)
+    return np.rint(255 * (down @ inside[rows, columns] @ across.T)).astype(np.uint8)
+
+
+def _in_cells(low: float, high: float, pixels: slice, side: int) -> np.ndarray:
+    """The share (side, n) of each cell between two places that lies in each of n pixels of a row."""
+    edges = np.linspace(low, high, side + 1)[:, None]
+    start = np.arange(pixels.start, pixels.stop)
+    common = np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start)
+    return common.clip(min=0) * side / max(high - low, 1e-9)
+
+
 SEEN = 0.1
 """The least share of a box that must be left of it in a part of the image."""
 
 
 def jittered(
     image: Image.Image, boxes: np.ndarray, factors: tuple[float, float], rng: np.random.Generator
-) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+) -> tuple[Image.Image, np.ndarray, np.ndarray, np.ndarray]:
     """What is seen of an image that is scaled by a random factor: a random part of it if it became
     larger, else all of it at a random place on black (Ghiasi et al., 2021).
 
-    Returns the part, the boxes (n', 4) as shares of it, and which of the boxes (n,) were kept: those
-    of which a tenth is left.
+    Returns the part, the boxes (n', 4) as shares of it, which of the boxes (n,) were kept, those of
+    which a tenth is left, and what is left of them (n', 4) as shares of the image before.
     """
     width, height = image.size
     factor = rng.uniform(*factors)
@@ -197,11 +245,13 @@ def jittered(
     room = [image.size[axis] - window[axis] for axis in (0, 1)]  # below 0: beyond the image
     x, y = (round(rng.uniform(min(0, each), max(0, each))) for each in room)
     scale = np.array([*image.size, *image.size]) / np.array([*window, *window])
-    placed = boxes * scale - np.array([x, y, x, y]) / np.array([*window, *window])
+    start = np.array([x, y, x, y]) / np.array([*window, *window])
+    placed = boxes * scale - start
     inside = placed.clip(0, 1).astype(np.float32)
     areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (inside, placed)]
     kept = areas[0] >= SEEN * areas[1]
-    return image.crop((x, y, x + window[0], y + window[1])), inside[kept], kept
+    left = (inside + start) / scale
+    return image.crop((x, y, x + window[0], y + window[1])), inside[kept], kept, left[kept]
 
 
 def _check_whole(preprocess: Preprocess) -> None:

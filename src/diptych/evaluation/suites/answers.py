@@ -151,8 +151,8 @@ def answers(
     it; match or embed, the score of the image with question and choice as one text. `paired`: if an
     edit of the sample (its twin) has the same question with another answer, the share of such pairs
     with both answers correct. With `blind` the questions are also asked without images, with `anls`
-    written answers are also compared by letters, with `relaxed` their numbers with a tolerance. Also returned: `n` questions, the chance values, `bad`
-    samples by reason, and the protocol.
+    written answers are also compared by letters, with `relaxed` their numbers with a tolerance. Also
+    returned: `n` questions, the chance values, `bad` samples by reason, and the protocol.
     """
     ready(model, source, by=by, train=train, blind=blind, anls=anls, relaxed=relaxed)
     learnt = None if train is None else opened(train)

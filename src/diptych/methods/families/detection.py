@@ -1,10 +1,11 @@
 """A two-stage detector in training: boxes of some classes, which it learns to propose, name and refine
 (DITO, Kim et al., 2023).
 
-    L = L_centre + w L_sides  +  L_names + L_moves
+    L = L_centre + w L_sides  +  L_names + L_moves  +  L_masks
 
-The first two are those of the proposals (`proposals.proposal_terms`), the last two those of the boxes
-(`boxes.box_terms`); each is a mean over what was chosen in the whole batch.
+The first two are those of the proposals (`proposals.proposal_terms`), the next two those of the boxes
+(`boxes.box_terms`), the last one that of the masks of objects (`masks.mask_terms`), if there is a branch
+for them; each is a mean over what was chosen in the whole batch.
 
 Dimensions: B images, R boxes of an image, C classes.
 """
@@ -22,8 +23,9 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Stage
 from diptych.methods.make import Make
 from diptych.models.class_names import check_names
-from diptych.models.two_stage.boxes import box_terms, chosen
+from diptych.models.two_stage.boxes import Chosen, box_terms, chosen
 from diptych.models.two_stage.detector import DetectorConfig, RegionDetector
+from diptych.models.two_stage.masks import KEPT, MaskBranch, mask_targets, mask_terms
 from diptych.models.two_stage.proposals import proposal_terms, proposed
 from diptych.models.two_stage.pyramid import pool_levels
 from diptych.models.two_stage.sampling import SeedView
@@ -69,6 +71,7 @@ class Detection(Method):
                 names=self.model.trained,
                 flip=config.flip,
                 jitter=config.jitter,
+                masks=min(KEPT, self.model.side) if self.model.finds_masks else None,
             ),
         )
 
@@ -91,22 +94,40 @@ class Detection(Method):
         hidden = model.head.hidden(pool_levels(maps, given.boxes, given.image))
         logits = model.named(hidden, model.class_vectors())
         moves = at_least_float32(model.refine(hidden))
-        return of_proposals | box_terms(logits, moves, given, len(x), config.boxes)
+        found = of_proposals | box_terms(logits, moves, given, len(x), config.boxes)
+        if not model.finds_masks:
+            return found
+        return found | terms_of_masks(model.mask_head, maps, given, batch, len(model.classes))
 
     def loss(self, features: Features, batch: Batch, at: At) -> Losses:
         def mean(name: str, count: str) -> Tensor:
             return features[name].sum() / features[count].sum().clamp(min=1)
 
         weight = self.model.config.proposals.box_weight
+        masks = {"masks": mean("masks", "masks_count")} if self.model.finds_masks else {}
         return Losses(
             {
                 "centre": mean("centre", "centre_count"),
                 "sides": weight * mean("sides", "sides_count"),
                 "names": mean("names", "boxes_count"),
                 "moves": mean("moves", "boxes_count"),
+                **masks,
             },
             {"accuracy": mean("hits", "boxes_count")},
         )
+
+
+def terms_of_masks(
+    branch: MaskBranch, maps: Sequence[Tensor], given: Chosen, batch: Batch, classes: int
+) -> dict[str, Tensor]:
+    """The losses of the masks of those chosen boxes that are of objects, as `mask_terms` gives them."""
+    held = given.classes < classes
+    boxes = given.boxes[held]
+    image = given.image[held]
+    logits = branch.of_classes(maps, boxes, image, given.classes[held])
+    masks = batch.fields["regions.masks"][image, given.objects[held]]
+    targets = mask_targets(masks, given.truth[held], boxes)
+    return mask_terms(logits, targets, image, len(batch.fields["regions"]))
 
 
 def begun(

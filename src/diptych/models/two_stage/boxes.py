@@ -52,12 +52,14 @@ class BoxConfig:
 @dataclass(frozen=True, eq=False)
 class Chosen:
     """Boxes (K, 4) of all images that are learnt, the number of each one's image (K,) and class (K,),
-    C for background, and the boxes (K, 4) of their objects."""
+    C for background, the boxes (K, 4) of their objects, and the numbers (K,) of these among the boxes
+    of their image."""
 
     boxes: Tensor
     image: Tensor
     classes: Tensor
     truth: Tensor
+    objects: Tensor
 
 
 @torch.no_grad()
@@ -80,7 +82,9 @@ def chosen(
         kept = sampled((match >= 0).long(), config.sampled, config.share, seed).nonzero()[:, 0]
         kind = torch.full_like(match, classes)
         kind[match >= 0] = kinds[match[match >= 0]]
-        parts.append((boxes[kept], torch.full_like(kept, at), kind[kept], target[kept]))
+        parts.append(
+            (boxes[kept], torch.full_like(kept, at), kind[kept], target[kept], match[kept])
+        )
     return Chosen(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -143,3 +147,16 @@ def fused(
     mixed = found[:, :-1] ** (1 - weights) * known**weights
     total = mixed.sum(1) + found[:, -1]
     return mixed / total.clamp(min=1e-12)[:, None] * objectness[:, None] ** power
+
+
+def padded(values: Tensor, lengths: Sequence[int], most: int, fill: float = 0.0) -> Tensor:
+    """Rows (K, …) of all images, of which each has so many, as (B, most, …), filled up.
+
+    >>> padded(torch.tensor([1.0, 2.0, 3.0]), [1, 2], 3).tolist()
+    [[1.0, 0.0, 0.0], [2.0, 3.0, 0.0]]
+    """
+    rows = torch.nn.utils.rnn.pad_sequence(
+        list(values.split(list(lengths))), batch_first=True, padding_value=fill
+    )
+    lacking = rows.new_full((len(rows), most - rows.shape[1], *rows.shape[2:]), fill)
+    return torch.cat([rows, lacking], dim=1)

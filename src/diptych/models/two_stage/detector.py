@@ -10,6 +10,7 @@ Dimensions: B images, R boxes of an image, K boxes of all images, C classes, E e
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -25,7 +26,8 @@ from diptych.models.class_names import plainly
 from diptych.models.classifier import Classifier
 from diptych.models.detection import Regions
 from diptych.models.regions import squashed
-from diptych.models.two_stage.boxes import BoxConfig, fused, moved, scaled
+from diptych.models.two_stage.boxes import BoxConfig, fused, moved, padded, scaled
+from diptych.models.two_stage.masks import MaskBranch
 from diptych.models.two_stage.model import RegionsModel, TwoStageDetector
 from diptych.models.two_stage.proposals import ProposalConfig, ProposalHead, proposed
 from diptych.models.two_stage.pyramid import (
@@ -53,13 +55,14 @@ class DetectorConfig:
     - `size` is the side of the images in pixels (None: the model's).
     - `pyramid` is the number of channels of the pyramid, `width` that of the box head's layers.
     - `detects` adds what makes it a detector: `proposals`, `boxes`, and the `windows` in which its
-      image tower attends.
+      image tower attends. `masks` adds a branch for the masks of objects, one for all classes.
     """
 
     size: int | None = None
     pyramid: Width = 256
     width: Width = 1024
     detects: bool = False
+    masks: bool = False
     windows: Windows = field(default_factory=Windows)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     boxes: BoxConfig = field(default_factory=BoxConfig)
@@ -92,6 +95,13 @@ class RegionDetector(Classifier):
         self.background = nn.Parameter(torch.randn(encoder.embed_dim) * 0.02)
         self.scale = nn.Parameter(torch.ones(()))
         self.before = ImageSide(encoder)
+        if config.masks:
+            self.mask_head = MaskBranch(config.pyramid, config.pyramid)
+
+    @property
+    def finds_masks(self) -> bool:
+        """Whether it finds the masks of objects."""
+        return self.config.detects and self.config.masks
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -147,16 +157,17 @@ class RegionDetector(Classifier):
 
     # ---- inference
 
-    def regions(self, x: Tensor) -> Regions:
+    def regions(self, x: Tensor, maps: Sequence[Tensor] | None = None) -> Regions:
         """The proposals of images (B, 3, H, W), refined, with the scores of the classes; an image with
-        fewer than others is filled up with boxes of score 0."""
+        fewer than others is filled up with boxes of score 0. `maps` are those of `maps`, if computed
+        already."""
         if not self.config.detects:
             raise InputError(
                 "this model has the head of a detector and proposes no boxes; give them, or train it on boxes "
                 "(dito --method.stage detect)"
             )
         texts = self.text_features()
-        maps = self.maps(x)
+        maps = self.maps(x) if maps is None else maps
         counts = [each.shape[2] * each.shape[3] for each in maps]
         centre, sides = self.proposals(maps)
         found = proposed(centre, sides, counts, self.config.proposals)
@@ -176,21 +187,20 @@ class RegionDetector(Classifier):
             config.objectness,
         )
         vectors = F.normalize(at_least_float32(self.head.project(hidden)), dim=-1)
-        most = self.config.proposals.most
-
-        def padded(values: Tensor, fill: float = 0.0) -> Tensor:
-            rows = nn.utils.rnn.pad_sequence(
-                list(values.split(lengths.tolist())), batch_first=True, padding_value=fill
-            )
-            lacking = rows.new_full((len(rows), most - rows.shape[1], *rows.shape[2:]), fill)
-            return torch.cat([rows, lacking], dim=1)
-
+        rows = lengths.tolist(), self.config.proposals.most
         return Regions(
-            padded(vectors),
-            padded(refined),
-            padded(torch.logit(objectness, eps=1e-6), -20.0),
-            padded(scores),
+            padded(vectors, *rows),
+            padded(refined, *rows),
+            padded(torch.logit(objectness, eps=1e-6), *rows, fill=-20.0),
+            padded(scores, *rows),
         )
+
+    def masks(
+        self, maps: Sequence[Tensor], boxes: Tensor, image: Tensor, classes: Tensor
+    ) -> Tensor:
+        """The masks (K, S, S), as probabilities, of boxes (K, 4) of images, by the maps of `maps`. The
+        branch is the same for all `classes` (K,)."""
+        return self.mask_head.of_classes(maps, boxes, image, classes).sigmoid()
 
     def weights(self) -> Tensor:
         """The weight (C,) of the pretrained model's score for each class."""

@@ -17,12 +17,10 @@ from diptych.towers.image.conv import ChannelNorm
 
 LEVELS = 4
 """The number of maps."""
-OWN = 2
-"""The index of the map with the tower's own positions."""
 POOLED = 7
 """Positions a side to which a box is pooled."""
 _CELLS = 14
-"""The side of a box, in positions of the tower, that is pooled from the tower's own map (Lin et al., 2017:
+"""The side of a box, in positions of the last map but one, that is pooled from this map (Lin et al., 2017:
 224 pixels at a stride of 16)."""
 
 
@@ -115,24 +113,27 @@ def pool_level(maps: Tensor, boxes: Tensor, image: Tensor, size: int = POOLED) -
     return roi_align(maps, rows, size, sampling_ratio=2, aligned=True)
 
 
-def pool_levels(maps: Sequence[Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-    """Pool each box (K, 4) from the map that its size is for: (K, C, S, S)."""
-    level = levels_of(boxes, (maps[OWN].shape[-2], maps[OWN].shape[-1]))
-    found = at_least_float32(maps[0]).new_zeros(len(boxes), maps[0].shape[1], POOLED, POOLED)
+def pool_levels(maps: Sequence[Tensor], boxes: Tensor, image: Tensor, size: int = POOLED) -> Tensor:
+    """Pool each box (K, 4) from the map that its size is for: (K, C, S, S). Each of the maps is half as
+    fine as the one before."""
+    own = maps[max(0, len(maps) - 2)]
+    level = levels_of(boxes, (own.shape[-2], own.shape[-1]), len(maps))
+    found = at_least_float32(maps[0]).new_zeros(len(boxes), maps[0].shape[1], size, size)
     for at, each in enumerate(maps):
         here = (level == at).nonzero()[:, 0]
         if len(here):
-            found = found.index_copy(0, here, pool_level(each, boxes[here], image[here]))
+            found = found.index_copy(0, here, pool_level(each, boxes[here], image[here], size))
     return found
 
 
-def levels_of(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+def levels_of(boxes: Tensor, grid: tuple[int, int], levels: int = LEVELS) -> Tensor:
     """The index of the map (K,) from which boxes (K, 4), shares of the image, are pooled: a box of 14
-    positions a side from the tower's own, and one map finer for half the side.
+    positions a side from the last but one, which has this `grid`, and one map finer for half the side.
 
     >>> levels_of(torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.3, 0.3]]), (14, 14)).tolist()
     [2, 0]
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0) * boxes.new_tensor([grid[1], grid[0]])
     scale = sides.prod(1).sqrt().clamp(min=1e-6) / _CELLS
-    return (OWN + scale.log2() + 1e-6).floor().clamp(0, LEVELS - 1).long()
+    own = max(0, levels - 2)
+    return (own + scale.log2() + 1e-6).floor().clamp(0, levels - 1).long()

@@ -171,7 +171,7 @@ def test_losses_of_the_boxes_are_torchvisions():
     boxes = torch.cat([boxes[:, :2] * 0.5, boxes[:, :2] * 0.5 + boxes[:, 2:] * 0.4 + 0.05], dim=1)
     truth = (boxes + 0.03 * torch.randn_like(boxes)).clamp(0, 1)
     classes = torch.tensor([0, 1, 2, 3] * 3)  # 3: background
-    given = Chosen(boxes, torch.arange(K) % 2, classes, truth)
+    given = Chosen(boxes, torch.arange(K) % 2, classes, truth, torch.zeros(K).long())
     logits = torch.randn(K, C + 1, dtype=torch.float64, requires_grad=True)
     moves = torch.randn(K, 4, dtype=torch.float64, requires_grad=True)
     found = box_terms(logits, moves, given, 2, BoxConfig(background_weight=1.0))
@@ -264,7 +264,7 @@ def test_boxes_follow_a_scaled_image(factors):
     image.paste((255, 255, 255), (24, 16, 36, 24))
     box = np.array([[24 / 60, 16 / 40, 36 / 60, 24 / 40], [0.0, 0.0, 0.01, 0.01]])
     for seed in range(20):
-        seen, boxes, kept = jittered(image, box, factors, np.random.default_rng(seed))
+        seen, boxes, kept, _ = jittered(image, box, factors, np.random.default_rng(seed))
         width, height = seen.size
         assert width / height == 1.5
         if not kept[0]:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.drawings import DESIGNS
+from diptych.data.outlines import ObjectMask
 from diptych.data.sample import Box
 from diptych.data.worlds._base import Rendered
 from diptych.data.worlds.scenes import styles
@@ -125,7 +126,10 @@ def rendered(scene: Scene, size: int, classes: Mapping[int, int], **signals: Any
             coarse[at] = 0 if thing.foreign else kind
             depth[at] = item.depth
             boxes[item.id] = Box(
-                xyxy=bounds(owner == at), text=name_of(thing), label=classes[item.id]
+                xyxy=bounds(owner == at),
+                text=name_of(thing),
+                label=classes[item.id],
+                mask=ObjectMask(owner, at),
             )
     masks = {"instance": Image.fromarray(owner), "coarse": Image.fromarray(coarse[owner])}
     if fine.max() < 256:

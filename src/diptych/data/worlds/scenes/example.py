@@ -198,7 +198,8 @@ def schema(config: Config, cat: Catalogue) -> Schema:
         found["labels.stamp_size"] = Field(kind="float")
     if config.pair:
         found |= {"texts.pair": Field(kind="text"), "labels.similarity": Field(kind="float")}
-    found |= {"boxes": Field(kind="box", classes=cat.classes)} | {
+    found |= {"boxes": Field(kind="box", classes=cat.classes), "boxes.mask": Field(kind="mask")}
+    found |= {
         f"masks.{name}": Field(kind="mask", classes=_mask_classes(name, cat)) for name in masks(cat)
     }
     found |= {"arrays.depth": Field(kind="array"), "arrays.factors": Field(kind="array")}

@@ -9,7 +9,7 @@ them beside the maps of its backbone, and they are trained as a segmentation the
 t are the class names behind learned context vectors, by the frozen text tower. z_b are the positions
 of image b in the space of texts, z_bar_b its vector. Both losses are means over the pixels that have a
 class. Inference: `segment`, `score_map`. With `task="detect"` the same maps are a detector's
-(`detection.py`).
+(`detection.py`), with `task="instances"` those of one that finds masks too (`instances.py`).
 
 Dimensions: B images, K classes, H x W pixels, h x w positions, E embedding.
 """
@@ -24,6 +24,7 @@ from diptych.data.views import View
 from diptych.errors import InputError, located
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.dense.denseclip.detection import Detection, encoder_of, rates
+from diptych.methods.dense.denseclip.instances import Instances
 from diptych.methods.dense.denseclip.losses import pixel_ce, pixel_hits
 from diptych.methods.dense.denseclip.scored import ScoredConfig
 from diptych.methods.dense.denseclip.segmentor import Segmentor
@@ -31,7 +32,7 @@ from diptych.methods.dense.denseclip.views import Crops, MaskView
 from diptych.methods.families.few_shot import PAPER, SMALL
 from diptych.methods.make import Make
 from diptych.models.class_names import check_names
-from diptych.spec import Count, NotNegative, Share, configure
+from diptych.spec import Count, NotNegative, Share, Width, configure
 
 card = {
     "title": "DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting",
@@ -47,21 +48,25 @@ card = {
 class Config(ScoredConfig):
     """Options of `scored.ScoredConfig`, and:
 
-    - `task` is "segment", from masks, or "detect", from boxes.
+    - `task` is "segment", from masks, "detect", from boxes, or "instances", from boxes with masks.
     - `mask` is the mask of the training data that is learned; its numbers have class names.
     - `scores_weight` is the weight of the loss of the score map (None: .4 of a segmentor, 1 of a
       detector).
     - `backbone_rate` multiplies the learning rate of the image tower.
     - `augment` holds options of `views.Crops`; of them a detector has `flip` alone.
     - `most` is the largest number of boxes of an image.
+    - `hidden` is the width of the layers that name the boxes of instances, `proposals` are options of
+      `models.two_stage.proposals.ProposalConfig` for them.
     """
 
-    task: Literal["segment", "detect"] = "segment"
+    task: Literal["segment", "detect", "instances"] = "segment"
     mask: str = "class"
     scores_weight: NotNegative | None = None
     backbone_rate: Share = 0.1
     augment: Mapping[str, Any] = field(default_factory=dict)
     most: Count = 100
+    hidden: Width = 1024
+    proposals: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def weight(self) -> float:
@@ -82,7 +87,10 @@ class DenseCLIP(Method):
 
     Config = Config
     adapts = True
-    test_options: ClassVar = {"size": 64}  # a narrow model reads 640 pixels as slowly as a wide one
+    test_options: ClassVar = {
+        "size": 64,
+        "proposals": {"most": 50},
+    }  # a narrow model reads 640 pixels as slowly as a wide one
     model: Segmentor
 
     def __init__(self, config: Any, make: Make):
@@ -111,7 +119,7 @@ class DenseCLIP(Method):
     def of(cls, config: Any, make: Make) -> Method:
         if config.task == "segment":
             return cls(config, make)
-        made = Detection(config, make)
+        made = (Detection if config.task == "detect" else Instances)(config, make)
         made.presets = cls.presets  # type: ignore[misc]  # set on the instance
         return made
 
@@ -148,6 +156,11 @@ class DenseCLIP(Method):
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
         if options.get("task") == "detect":
             return "detect {run} IMAGES", "evaluate {run} --data {data} --suite detection"
+        if options.get("task") == "instances":
+            return (
+                "detect {run} IMAGES --masks DIR",
+                "evaluate {run} --data {data} --suite detection",
+            )
         return "segment {run} IMAGES", "evaluate {run} --data {data} --suite segment"
 
 
@@ -163,26 +176,38 @@ _RECIPE = Recipe(
     batch_size=32,
     steps=80_000,
 )
+_DETECT = replace(
+    _RECIPE,
+    schedule="steps:at=[0.667,0.917]:by=0.1",
+    min_lr=0.0,
+    warmup=500,
+    clip=0.1,
+    batch_size=16,
+    steps=None,
+    epochs=12,
+)
 DenseCLIP.presets = {
     "small": replace(
         SMALL,
-        config={**_WIDTHS, "width": 64, "inner": 64, "decoder_width": 64},
+        config={**_WIDTHS, "width": 64, "inner": 64, "decoder_width": 64, "hidden": 128},
         recipe=replace(_RECIPE, lr=3e-3, warmup=0.05, batch_size=16, steps=None, epochs=30),
     ),
     "paper": replace(PAPER, config={**_WIDTHS, "size": 640, "norm": "batch"}, recipe=_RECIPE),
     "detect": replace(
         PAPER,
         config={**_WIDTHS, "task": "detect", "size": 800, "norm": "batch"},
-        recipe=replace(
-            _RECIPE,
-            schedule="steps:at=[0.667,0.917]:by=0.1",
-            min_lr=0.0,
-            warmup=500,
-            clip=0.1,
-            batch_size=16,
-            steps=None,
-            epochs=12,
-        ),
+        recipe=_DETECT,
+    ),
+    "instances": replace(
+        PAPER,
+        config={
+            **_WIDTHS,
+            "task": "instances",
+            "size": 800,
+            "norm": "batch",
+            "hidden": 1024,
+        },
+        recipe=replace(_DETECT, lr=2e-4),
     ),
     "tune": Preset(
         config=_WIDTHS, recipe=replace(_RECIPE, warmup=0.05, batch_size=16, steps=None, epochs=20)

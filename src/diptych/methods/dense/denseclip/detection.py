@@ -9,7 +9,7 @@ Dimensions: B images, R boxes, K classes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from diptych.data.batch import Batch
 from diptych.data.boxes import things
@@ -31,6 +31,7 @@ FINER = 4
 class Detection(Method):
     """A detector on a dual encoder, whose text tower is frozen."""
 
+    Model: ClassVar[type[DenseDetector]] = DenseDetector
     adapts = True
     model: DenseDetector
 
@@ -40,9 +41,14 @@ class Detection(Method):
             raise InputError(
                 f"augment of detection has {sorted(extra)[0]!r}; boxes move with flip alone"
             )
-        self.model = DenseDetector(encoder_of(config, make), make.tokenizer, config.parts())
+        encoder = encoder_of(config, make)
+        self.model = self.Model(encoder, make.tokenizer, config.parts(), **self.options())
         self.names: tuple[str, ...] = ()
         self.classes: tuple[str, ...] = ()
+
+    def options(self) -> dict[str, Any]:
+        """Further options of the model."""
+        return {}
 
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Read the class names of the boxes. Raises InputError for boxes without."""
@@ -58,14 +64,17 @@ class Detection(Method):
         return (Stage(min_batch=1, lr_scale=rates(self)),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        return (
-            RegionView(
-                preprocess=self.model.image.preprocess,
-                most=self.config.most,
-                classes=self.classes,
-                names=self.names,
-                flip=self.config.augment.get("flip", True),
-            ),
+        return (self.region_view(),)
+
+    def region_view(self, **options: Any) -> RegionView:
+        """The view of images with boxes, with further options."""
+        return RegionView(
+            preprocess=self.model.image.preprocess,
+            most=self.config.most,
+            classes=self.classes,
+            names=self.names,
+            flip=self.config.augment.get("flip", True),
+            **options,
         )
 
     def encode(self, batch: Batch, at: At) -> Features:

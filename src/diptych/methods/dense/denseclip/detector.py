@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diptych.data.images import Preprocess
@@ -67,8 +68,10 @@ class DenseDetectorModel(OfTraining, DetectorModel):
         super().__init__(detector, preprocess, name=name)
         self._columns = list(range(len(self.classes)))
 
-    def embed_regions(self, images: Any, boxes: Sequence[Any] | None = None, **options: Any) -> Any:
-        found = super().embed_regions(images, boxes, **options)
-        if not isinstance(found, Regions) or found.scores is None:
-            return found
+    def _regions(self, x: Tensor, *maps: Any) -> Regions:
+        found = super()._regions(x, *maps)
+        assert found.scores is not None
         return replace(found, scores=found.scores[..., self._columns])
+
+    def _numbers(self, classes: Tensor) -> Tensor:
+        return torch.tensor(self._columns)[classes]

@@ -36,6 +36,12 @@ class RetinaHead(nn.Module):
         super().__init__()
         self.pyramid = FeaturePyramidNetwork(list(widths), width, LastLevelP6P7(widths[-1], width))
         self.head = RetinaNetHead(width, len(SCALES) * len(RATIOS), classes)
+        for part in (self.head.classification_head.conv, self.head.regression_head.conv):
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv2d):
+                    # torchvision's standard deviation of .01 is for 256 channels: of fewer, the four
+                    # layers without a norm pass on next to nothing
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
 
     def forward(self, maps: Sequence[Tensor], side: int) -> tuple[dict[str, Tensor], list[Tensor]]:

@@ -69,6 +69,7 @@ class Config:
     - `template` is the prompt of class names.
     - `most` is the largest number of boxes of an image in training, of which `flip` mirrors half and
       `jitter` scales by a factor between two.
+    - `masks` also learns the masks of objects, by one branch for all classes.
     - `windows`, `proposals` and `boxes` are options of `windows.Windows`, `proposals.ProposalConfig`
       and `boxes.BoxConfig`.
     """
@@ -86,6 +87,7 @@ class Config:
     most: Count = 100
     flip: bool = True
     jitter: tuple[NotNegative, NotNegative] | None = None
+    masks: bool = False
     windows: Mapping[str, Any] = field(default_factory=dict)
     proposals: Mapping[str, Any] = field(default_factory=dict)
     boxes: Mapping[str, Any] = field(default_factory=dict)
@@ -95,6 +97,8 @@ class Config:
             raise InputError(
                 "the boxes of pretraining have no labels and are not those of the data; give random:count=32"
             )
+        if self.masks and self.task == "pretrain":
+            raise InputError("masks are learnt beside boxes; give --method.task detect too")
 
     def detector(self) -> DetectorConfig:
         """The module's options."""
@@ -103,6 +107,7 @@ class Config:
             pyramid=self.pyramid,
             width=self.width,
             detects=self.task == "detect",
+            masks=self.masks,
             windows=configure(Windows, dict(self.windows), "windows"),
             proposals=configure(ProposalConfig, dict(self.proposals), "proposals"),
             boxes=configure(BoxConfig, dict(self.boxes), "boxes"),
@@ -170,8 +175,9 @@ class DITO(Method):
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
         if options.get("task") == "detect":
+            masks = " --masks DIR" if options.get("masks") else ""
             return (
-                "detect {run} IMAGES --names 'A,B,C'",
+                f"detect {{run}} IMAGES --names 'A,B,C'{masks}",
                 "evaluate {run} --data {data} --suite detection",
             )
         return (
