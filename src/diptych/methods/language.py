@@ -5,7 +5,7 @@ frozen, with factors or without, a run keeps the spec and a checksum.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from diptych.methods.teacher import LentLM
 from diptych.models.delivered import Validation
 from diptych.models.language import CausalLM, check_tokenizer
 from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
-from diptych.models.vlm import Language, Layer, PatchReader, VisionLM, patch_adapter
+from diptych.models.vlm import Adapter, Language, Layer, PatchReader, VisionLM, patch_adapter
 from diptych.spec import parse
 from diptych.towers.build import text_tower
 from diptych.towers.nn.parts import Temperature, checksum, freeze
@@ -81,7 +81,7 @@ def vision_lm(
     *,
     lm: str,
     tune: str,
-    adapter: Literal["mlp", "linear"],
+    adapter: Adapter,
     grid: int | None,
     layer: Layer,
     validation: Validation,

@@ -42,7 +42,7 @@ class PageView(RegionView):
 
     def _regions(
         self, sample: Sample, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[str]]:
+    ) -> tuple[np.ndarray, list[str], list[Box]]:
         boxes = _boxes(sample)
         if boxes and not any(box.text.strip() for box in boxes):
             raise BadSample("no-words", f"{sample.key} has boxes, and none of them has a text")

@@ -48,7 +48,7 @@ from diptych.methods.language import WHOLE, vision_lm
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
 from diptych.models.model import evaluating
-from diptych.models.vlm import Layer, VisionLM
+from diptych.models.vlm import Adapter, Layer, VisionLM
 from diptych.objectives import info_nce
 from diptych.objectives.tokens import unit_mean
 from diptych.rng import generator

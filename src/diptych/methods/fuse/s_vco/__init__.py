@@ -43,7 +43,7 @@ from diptych.methods.language import WHOLE, vision_lm
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
 from diptych.models.model import evaluating
-from diptych.models.vlm import Layer, VisionLM
+from diptych.models.vlm import Adapter, Layer, VisionLM
 from diptych.spec import Count, NetworkSpec, NotNegative
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Config:
     length: Count | None = None
     lm: NetworkSpec = "tiny-lm"
     tune: str = WHOLE
-    adapter: Literal["mlp", "linear"] = "mlp"
+    adapter: Adapter = "mlp"
     layer: Layer = "last"
     grid: Count | None = None
     prompt: str = ""

@@ -22,7 +22,7 @@ Dimensions: B samples, P patches, L ids, n soft tokens, D width of the language 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from diptych.methods.fuse.vladva.model import SummaryLM, unit_summary
 from diptych.methods.language import adapted_language
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
-from diptych.models.vlm import Layer, PatchReader, VisionLM, patch_adapter
+from diptych.models.vlm import Adapter, Layer, PatchReader, VisionLM, patch_adapter
 from diptych.objectives import info_nce
 from diptych.spec import Count, Natural, NetworkSpec, NotNegative, Positive
 from diptych.towers.dual import DualEncoder
@@ -75,7 +75,7 @@ class Config:
     """
 
     lm: NetworkSpec | None = None
-    adapter: Literal["mlp", "linear"] = "mlp"
+    adapter: Adapter = "mlp"
     layer: Layer = "last"
     grid: Count | None = None
     train_adapter: bool = False
