@@ -20,6 +20,7 @@ from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
 from diptych.models.vlm import Adapter, Language, Layer, PatchReader, VisionLM, patch_adapter
 from diptych.spec import parse
 from diptych.towers.build import text_tower
+from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature, checksum, freeze
 
 NEW = "text"
@@ -88,14 +89,15 @@ def vision_lm(
     prompt: str,
     template: str,
     longest: int | None,
+    encoder: DualEncoder | None = None,
 ) -> VisionLM:
-    """Return the image tower that training starts from, an adapter of its patches, and the language model
-    of a spec, as `tuned_language` has it.
+    """Return the image tower that training starts from, or that of `encoder`, an adapter of its patches,
+    and the language model of a spec, as `tuned_language` has it.
 
     Where training goes on from a vision-language model, its adapter is taken too. Raises InputError for
     a start without an image tower, and for one with another adapter.
     """
-    encoder = make.dual(logit_scale=Temperature(100.0, form="fixed"))
+    encoder = encoder or make.dual(logit_scale=Temperature(100.0, form="fixed"))
     if "image" not in encoder.sides:
         raise InputError("this method reads images; start from a model with an image tower")
     patches = PatchReader(encoder, grid, layer)

@@ -42,11 +42,11 @@ from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, S
 from diptych.methods.dense.doco.documents import LayoutEncoder, LentLayout, objects_of, teacher_of
 from diptych.methods.dense.doco.model import PageEncoder
 from diptych.methods.dense.doco.pages import PageView, check_units
-from diptych.methods.language import WHOLE, tuned_language
+from diptych.methods.language import WHOLE, vision_lm
 from diptych.methods.make import Make
 from diptych.models.delivered import Validation
 from diptych.models.regions import squashed
-from diptych.models.vlm import Adapter, Layer, PatchReader, VisionLM, patch_adapter
+from diptych.models.vlm import Adapter, Layer, VisionLM
 from diptych.objectives import info_nce
 from diptych.objectives.grouping import grouping
 from diptych.spec import Count, NetworkSpec, NotNegative, Positive
@@ -164,22 +164,20 @@ class DoCo(Method):
     def _language(self, encoder: DualEncoder, make: Make) -> VisionLM:
         """The language model with the image tower, which is trained too."""
         config = self.config
-        patches = PatchReader(encoder, config.grid, config.layer)
-        places, width = patches.shape
-        language = tuned_language(config.lm, config.tune, make, before=places)
-        lm: Any = language.own if language.lent is None else language.lent.module
-        model = VisionLM(
-            encoder,
-            patches,
-            patch_adapter(config.adapter, width, lm.table.embedding_dim),
-            language,
+        model = vision_lm(
+            make,
+            lm=config.lm,
+            tune=config.tune,
+            adapter=config.adapter,
+            grid=config.grid,
+            layer=config.layer,
             validation=Validation("answers", ("exact", "vqa")),
             prompt=config.prompt,
             template=config.template,
             longest=config.max_tokens,
+            encoder=encoder,
         )
         thaw(encoder.image, encoder.image_projection)
-        make.go_on_part(model.adapter, "adapter")
         return model
 
     @property
