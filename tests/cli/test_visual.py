@@ -249,7 +249,8 @@ def test_the_attention_to_each_word_is_shown_of_any_model(diptych, refused, tmp_
         ),
         (
             ("data", "filter", "{pages}", "--model", "tiny", "--out", "x.npz"),
-            "--model goes with `data curate`, `data vary`, `data label`, `data interleave` and `data rewrite`",
+            "--model goes with `data curate`, `data vary`, `data label`, `data interleave`, "
+            "`data rewrite`, `data contrast` and `data refine`",
         ),
         (("train", "visualness", "--data", "{auto}", "--out", "x"), "name one with --init"),
     ],

@@ -265,6 +265,7 @@ def run(args: Namespace) -> None:
             "interleave": _interleave.run,
             "rewrite": _rewrite.run,
             "contrast": _contrast.run,
+            "refine": _refine.run,
         }
         works[args.what](args, out)
         return

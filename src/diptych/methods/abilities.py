@@ -170,6 +170,7 @@ ABILITIES = frozenset(
         "log_prob",
         "fuse",
         "few_shot",
+        "summaries",
         "hidden_states",
         "noise_error",
         "noise_probability",

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evaluation.helpers import Fake, Rows, row, vectors
+from tests.evaluation.helpers import Fake, Rows, vectors
+from tests.evaluation.suites.answers_helpers import FIELDS, a, asked, q
 
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.errors import InputError
@@ -16,19 +17,6 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.suites.answers import answers, normal_answer, questions, vqa_accuracy
 
 NUMBER = st.integers(0, 3)
-FIELDS = {name: Field(kind="text") for name in ("texts.question", "texts.answer")}
-
-
-def q(text: str, *choices: str) -> Text:
-    return Text(text=text, role="question", attrs={"choices": choices} if choices else {})
-
-
-def a(text: str) -> Text:
-    return Text(text=text, role="answer")
-
-
-def asked(key: str, number: int, *texts: Text) -> Sample:
-    return replace(row(key, number), texts=texts)
 
 
 @settings(max_examples=100, deadline=None)

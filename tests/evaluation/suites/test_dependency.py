@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from tests.evaluation.helpers import Fake, Rows, vectors
-from tests.evaluation.suites.test_answers import FIELDS, a, asked, q
+from tests.evaluation.suites.answers_helpers import FIELDS, a, asked, q
 from tests.evaluation.suites.vision_helpers import Table
 
 from diptych.data.sources import Concat

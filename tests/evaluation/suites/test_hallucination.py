@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.evaluation.helpers import Rows
-from tests.evaluation.suites.test_answers import FIELDS, a, asked, q
+from tests.evaluation.suites.answers_helpers import FIELDS, a, asked, q
 from tests.evaluation.suites.vision_helpers import Table
 
 from diptych.errors import InputError

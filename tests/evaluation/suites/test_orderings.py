@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.evaluation.helpers import Fake, Rows, row, vectors
-from tests.evaluation.suites.test_answers import FIELDS, a, asked, q
+from tests.evaluation.suites.answers_helpers import FIELDS, a, asked, q
 from tests.evaluation.suites.vision_helpers import Table
 
 from diptych.data.sample import Field

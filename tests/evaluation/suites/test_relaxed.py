@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.evaluation.helpers import Fake, Rows, vectors
-from tests.evaluation.suites.test_answers import FIELDS, a, asked, q
+from tests.evaluation.suites.answers_helpers import FIELDS, a, asked, q
 
 from diptych.errors import InputError
 from diptych.evaluation.suites._relaxed import equal, relaxed_accuracy

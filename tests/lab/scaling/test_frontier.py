@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diptych.errors import InputError
@@ -42,6 +42,7 @@ def test_the_published_example():
     ]
 
 
+@example([(3001, 1), (3002, 1), (3000, 1)], 2)  # equal errors in a bin
 @given(runs, st.integers(2, 12))
 def test_bins_are_those_of_the_rule(found, edges):
     compute, error = (np.array(values, float) for values in zip(*found, strict=True))

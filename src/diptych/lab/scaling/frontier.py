@@ -73,7 +73,7 @@ def _best_of_bins(compute: np.ndarray, error: np.ndarray, edges: int | None) -> 
             f"{max(count, 0)}; set their number, or take the frontier 'all'"
         )
     bins = np.searchsorted(np.geomspace(compute.min(), high, count), compute, side="right")
-    order = np.lexsort((error, bins))
+    order = np.lexsort((compute, error, bins))  # of equal errors that with the least compute
     first = np.r_[True, bins[order][1:] != bins[order][:-1]]
     return np.union1d(order[first], np.flatnonzero(compute == high))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.helpers import Dot, Rows
-from tests.methods.fuse.s_vco.test_pairs import qa, toy
+from tests.methods.fuse.s_vco_helpers import qa, toy
 
 from diptych.data.images import Preprocess
 from diptych.data.sample import Sample, Text

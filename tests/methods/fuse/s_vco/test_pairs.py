@@ -6,29 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.helpers import Dot, Rows
+from tests.evaluation.helpers import Rows
 from tests.factories import tokenizer
+from tests.methods.fuse.s_vco_helpers import qa, toy
 
 from diptych.data.images import Preprocess
-from diptych.data.sample import Sample, Text
+from diptych.data.sample import Text
 from diptych.errors import InputError
 from diptych.methods.fuse.s_vco.pairs import REFERENCE, Pairs, PairView, damaged, responses
-from diptych.testing import Toy
-
-
-def qa(number, *turns, edits=(), kind=""):
-    """A sample that answers questions about the image of a number; several answers by `|`."""
-    texts = []
-    for question, answers in turns:
-        texts.append(Text(text=question, role="question"))
-        texts += [Text(text=answer, role="answer") for answer in answers.split("|")]
-    return Sample(
-        key=f"s{number}", source="rows", images={"main": Dot(number)}, texts=texts, edits=edits, kind=kind
-    )  # fmt: skip
-
-
-def toy(count=3):
-    return Toy(count, ("images.main", "texts.caption", "edits"))
 
 
 def test_responses_are_answers_to_questions_that_both_have():

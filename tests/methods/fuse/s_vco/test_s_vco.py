@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.evaluation.helpers import Rows
 from tests.factories import AT, foreign_lm, make_method, small_make, tokenizer
-from tests.methods.fuse.s_vco.test_pairs import qa, toy
+from tests.methods.fuse.s_vco_helpers import qa, toy
 
 from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
