@@ -46,10 +46,10 @@ def questions_of(
     >>> from diptych.data.worlds.diagrams import Config, World
     >>> for each in questions_of(World(Config()).sample(0, 1), ASKED, (2, 3, 4, 5, 6)):
     ...     print(each.text, each.answer, sorted(each.choices))
-    which corner is opposite to P? A ['A', 'D', 'F']
+    which corner is opposite to D? F ['A', 'F', 'P']
     which shape is drawn? square ['kite', 'rectangle', 'square', 'trapezoid']
     which relation is marked? perpendicular ['equal', 'parallel', 'perpendicular']
-    how long is PF? 5 ['3', '4', '5', '6']
+    how long is PF? 5 ['2', '4', '5', '6']
     """
     found = []
     for kind, ask in _ASKS.items():
