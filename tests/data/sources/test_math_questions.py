@@ -22,7 +22,11 @@ def vista(number, **changed):
         "question_type": "multi_choice",
         "answer_type": "text",
         "pid": str(number),
-        "metadata": {"split": "testmini", "source": "Geometry3K", "skills": ["geometry reasoning"]},
+        "metadata": {
+            "split": "testmini",
+            "source": "Geometry3K",
+            "task": "geometry problem solving",
+        },
     } | changed
 
 
@@ -67,8 +71,11 @@ def test_a_question_of_mathvista_has_its_choices(published):
     assert not source.damage
     [asked] = questions(source[0], choose=True)
     assert (asked.answers, asked.choices) == (("97",), ("97", "102", "107"))
+    assert asked.kind == "geometry problem solving"
     [asked] = questions(source[1])
     assert asked.answers == ("1.2",)
+    damaged = open_source(str(published("other.json", of_vista(vista(0, metadata=None)))))
+    assert questions(damaged[0])[0].kind == ""
     assert source[1].images["main"].decode().size == (8, 6)
     assert not source.schema()["texts.answer"].optional
     assert "math-questions" in formats()
@@ -89,6 +96,7 @@ def test_the_answer_of_mm_math_is_the_last_box_of_its_solution(published):
     assert sample.key == "1.png"
     assert sample.captions("answer") == ["\\frac{3}{4}"]
     assert sample.captions("solution") == [exam(1)["solution"]]
+    assert questions(sample)[0].kind == "medium"
     assert set(source.schema()) == {
         "images.main",
         "texts.question",

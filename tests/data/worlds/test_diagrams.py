@@ -23,7 +23,8 @@ from diptych.data.worlds.diagrams import (
     ring,
 )
 from diptych.data.worlds.diagrams.edits import EDITS, edits_of
-from diptych.data.worlds.diagrams.program import CIRCLES, LINES, sides_of
+from diptych.data.worlds.diagrams.program import CIRCLES, LINES, MARKS, sides_of
+from diptych.data.worlds.diagrams.questions import ASKED, questions_of
 from diptych.errors import InputError
 
 WORLD = World(Config(edits="all"))
@@ -150,6 +151,107 @@ def test_segments_and_circles_without_facts_are_named():
         parse("a cat on a mat")
 
 
+def asked(figure, *kinds):
+    return questions_of(figure, kinds or ASKED, WORLD.numbers)
+
+
+def stated(question, facts):
+    """The right answers to a question by the facts that a caption states."""
+    [(_, shape, name)] = [fact for fact in facts if fact[0] == "polygon"]
+    [marked] = [fact for fact in facts if fact[0] not in ("polygon", "length")]
+    first, *rest = question.text.removesuffix("?").split()
+    words = (first, rest[-1])
+    if words == ("which", "drawn"):
+        return {shape}
+    if words == ("which", "marked"):
+        return {marked[0]}
+    if words[0] == "how":
+        return {fact[2] for fact in facts if fact[:2] == ("length", ring(words[1]))}
+    if words == ("which", "corner"):  # which point is no corner
+        return set("".join(marked[1:])) - set(name)
+    if words == ("at", "meet"):
+        return set(marked[1]) & set(marked[2])
+    beside = {letter for side in sides_of(name) if words[1] in side for letter in side}
+    return set(name) - beside
+
+
+def test_questions_have_the_one_answer_that_the_caption_states():
+    found = set()
+    for figure in FIGURES:
+        for each in (figure, *edits_of(figure, EDITS, 6, WORLD.numbers)):
+            facts = parse(WORLD.captions(each)[0].text)
+            questions = asked(each)
+            assert [question.kind for question in questions] == [*_ORDER]
+            for question in questions:
+                found.add(question.text.split()[-1].rstrip("?"))
+                assert {question.answer} == stated(question, facts), (question, facts)
+                assert question.answer in question.choices
+                assert len({*question.choices}) == len(question.choices) <= 4
+                assert len(question.choices) > 1
+    assert {"drawn", "marked", "corner", "meet"} < found
+
+
+_ORDER = ("letters", "shape", "relation", "number")
+
+
+def test_an_edit_changes_the_answer_of_its_kind_and_another_name_none():
+    for figure in FIGURES:
+        own = {question.text: question.answer for question in asked(figure)}
+        for edit in edits_of(figure, EDITS, 12, WORLD.numbers):
+            answers = [question.answer for question in asked(edit)]
+            if edit.kind == "renamed":
+                assert answers == list(own.values())
+            elif edit.kind != "letters":
+                changed = {
+                    question.kind
+                    for question in asked(edit)
+                    if own[question.text] != question.answer
+                }
+                if edit.kind == "relation":  # it may be of other sides, that meet elsewhere
+                    assert (edit.kind in changed) == (edit.relation[0] != figure.relation[0])
+                    assert changed <= {"relation", "letters"}
+                else:
+                    assert changed == {edit.kind}
+
+
+def test_an_edit_of_the_letters_is_asked_the_same_and_often_answers_otherwise():
+    pairs = []
+    for figure in FIGURES:
+        [question] = asked(figure, "letters")
+        for edit in edits_of(figure, ("letters",), 4, WORLD.numbers):
+            [other] = asked(edit, "letters")
+            assert other.text == question.text
+            pairs.append(question.answer != other.answer)
+    assert np.mean(pairs) > 0.25
+
+
+def test_relations_of_questions_are_of_one_group():
+    for figure in FIGURES:
+        [question] = asked(figure, "relation")
+        assert any({*question.choices} == {*group} for group in (MARKS, LINES, CIRCLES))
+
+
+def test_samples_and_their_edits_have_questions():
+    source = open_source("diagrams:count=4:questions=number+letters:edits=number:number=1")
+    schema = source.schema()
+    assert {"texts.question", "texts.answer"} <= set(schema)
+    sample = source[1]
+    texts = [(text.role, text.attrs.get("kind")) for text in sample.texts[1:]]
+    assert texts == [
+        ("question", "letters"),
+        ("answer", None),
+        ("question", "number"),
+        ("answer", None),
+    ]
+    [edit] = sample.edits
+    assert edit.captions("question") == sample.captions("question")
+    assert edit.captions("answer")[0] == sample.captions("answer")[0]
+    assert edit.captions("answer")[1] != sample.captions("answer")[1]
+    assert "texts.question" not in open_source("diagrams:count=4").schema()
+    two = open_source("diagrams:count=1:questions=number:lengths=2")[0]
+    assert len(two.captions("question")) == 2
+
+
 def test_samples_have_edits_labels_and_pictures_of_any_size():
     source = open_source("diagrams:count=3:edits=letters+number:number=4:size=96")
     assert source.name == "diagrams:count=3:size=96:edits=letters+number:number=4"
@@ -174,6 +276,8 @@ def test_samples_have_edits_labels_and_pictures_of_any_size():
         ({"split": "all"}, "unknown split of diagrams 'all'"),
         ({"letters": "ABCA"}, "it must be five or more different capitals"),
         ({"edits": "colour"}, "unknown edit of diagrams 'colour'"),
+        ({"questions": "renamed"}, "unknown question of diagrams 'renamed'"),
+        ({"questions": "number", "lengths": 0}, "asks for lengths, and lengths=0 draws none"),
     ],
 )
 def test_wrong_options(options, message):

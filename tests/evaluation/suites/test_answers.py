@@ -46,6 +46,8 @@ def test_vqa_of_ten_people():
         ("it's", "its"),
         ("1.5 m.", "1.5 m"),
         (" yes! ", "yes"),
+        ("A", "a"),
+        ("the A", "the a"),
     ],
 )
 def test_what_makes_answers_equal(text, form):
@@ -146,6 +148,34 @@ def test_chosen_answers_equal_loops(rows, by, tied, seed):
     result = answers(model, Rows(samples, fields=FIELDS), by=by, batch_size=2)
     assert result["chosen"] == pytest.approx(np.mean(hits))
     assert result["chance_chosen"] == pytest.approx(np.mean(luck))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["", "x", "y"]), st.integers(0, 3)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_kinds_of_questions_have_accuracies_of_their_own(rows):
+    """The model answers with the image's number."""
+    model = Fake(vectors(0))
+    model.written = lambda number, prompt: str(number)
+    samples = []
+    for at, (number, kind, right) in enumerate(rows):
+        question = Text(text="how many?", role="question", attrs={"kind": kind} if kind else {})
+        samples.append(asked(str(at), number, question, a(str(right))))
+    found = answers(model, Rows(samples, fields=FIELDS)).get("by_kind", {})
+    assert list(found) == list(dict.fromkeys(kind for _, kind, _ in rows if kind))
+    for name, each in found.items():
+        mine = [(number, right) for number, kind, right in rows if kind == name]
+        rights = [right for _, right in mine]
+        assert each == {
+            "n": len(mine),
+            "exact": pytest.approx(np.mean([number == right for number, right in mine])),
+            "chance_exact": pytest.approx(max(map(rights.count, rights)) / len(mine)),
+        }
 
 
 def test_twins_count_where_both_are_right():

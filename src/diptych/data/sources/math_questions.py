@@ -1,7 +1,8 @@
 """MathVista (`testmini.json`) and MM-Math (`MM_Math.jsonl`): questions about figures and charts.
 
 MathVista has an object of questions by id, each with the path of its image, and choices where there
-are some. MM-Math has JSON lines; the answer is what its solution puts into the last `\\boxed{…}`.
+are some. MM-Math has JSON lines; the answer is what its solution puts into the last `\\boxed{…}`. The
+kind of a question is MathVista's task, and MM-Math's difficulty.
 """
 
 import json
@@ -77,6 +78,7 @@ class _Question:
     answer: str  # "" if it is not published
     choices: Sequence[str] = ()
     solution: str = ""
+    kind: str = ""
 
 
 def _of_mathvista(key: str, row: Any) -> _Question | str:
@@ -89,8 +91,14 @@ def _of_mathvista(key: str, row: Any) -> _Question | str:
         return "columns"
     if not all(isinstance(text, str) for text in (answer, *choices)):
         return "columns"
+    about = row.get("metadata")
     return _asked(row, "image") or _Question(
-        key, row["image"], row["question"].strip(), answer.strip(), choices
+        key,
+        row["image"],
+        row["question"].strip(),
+        answer.strip(),
+        choices,
+        kind=_kind(about.get("task")) if isinstance(about, Mapping) else "",
     )
 
 
@@ -101,8 +109,18 @@ def _of_mm_math(row: Mapping[str, Any]) -> _Question | str:
         return "columns"
     name = row.get("file_name")
     return _asked(row, "file_name") or _Question(
-        str(name), str(name), row["question"].strip(), answer, solution=solution.strip()
+        str(name),
+        str(name),
+        row["question"].strip(),
+        answer,
+        solution=solution.strip(),
+        kind=_kind(row.get("difficult")),
     )
+
+
+def _kind(value: Any) -> str:
+    """A kind of question, "" where it is not told."""
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _asked(row: Mapping[str, Any], image: str) -> str:
@@ -147,7 +165,16 @@ class MathQuestions:
             keys = [f"{key}#{number}" for number, key in enumerate(keys, 1)]
         self._keys = Strings(keys)
         self._rows = Strings(
-            json.dumps([each.image, each.question, each.answer, list(each.choices), each.solution])
+            json.dumps(
+                [
+                    each.image,
+                    each.question,
+                    each.answer,
+                    list(each.choices),
+                    each.solution,
+                    each.kind,
+                ]
+            )
             for each in asked
         )
         self._answered = [bool(each.answer) for each in asked]
@@ -158,9 +185,12 @@ class MathQuestions:
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        image, question, answer, choices, solution = json.loads(self._rows[index])
+        image, question, answer, choices, solution, kind = json.loads(self._rows[index])
+        about = {"choices": tuple(choices), "kind": kind}
         asked = Text(
-            text=question, role="question", attrs={"choices": tuple(choices)} if choices else {}
+            text=question,
+            role="question",
+            attrs={name: value for name, value in about.items() if value},
         )
         others = {"answer": answer, "solution": solution}
         return Sample(

@@ -7,6 +7,7 @@
     chosen        the right one of a question's choices has the highest score
     blind_NAME    the same without images
     dependency    exact or chosen, minus the same without images
+    by_kind       exact or chosen of each kind of question, where questions have the attribute `kind`
 
 Answers are compared in lower case without punctuation and articles, with number words as digits.
 `vqa` covers questions with at least four answers by people: with fewer it cannot reach 1. Chance is
@@ -21,7 +22,7 @@ Sources: Antol et al. 2015 (VQA); Rajpurkar et al. 2016 (exact match and its nor
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -76,11 +77,12 @@ _NUMBERS = {word: str(number) for number, word in enumerate(_DIGITS)}
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its correct answers, and its choices if there are any."""
+    """A question, its correct answers, its choices if there are any, and its kind if it has one."""
 
     text: str
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    kind: str = ""
 
 
 def ready(
@@ -151,8 +153,9 @@ def answers(
     it; match or embed, the score of the image with question and choice as one text. `paired`: if an
     edit of the sample (its twin) has the same question with another answer, the share of such pairs
     with both answers correct. With `blind` the questions are also asked without images, with `anls`
-    written answers are also compared by letters, with `relaxed` their numbers with a tolerance. Also
-    returned: `n` questions, the chance values, `bad` samples by reason, and the protocol.
+    written answers are also compared by letters, with `relaxed` their numbers with a tolerance. `by_kind`
+    has the accuracies of each kind of question, if there are kinds. Also returned: `n` questions, the
+    chance values, `bad` samples by reason, and the protocol.
     """
     ready(model, source, by=by, train=train, blind=blind, anls=anls, relaxed=relaxed)
     learnt = None if train is None else opened(train)
@@ -167,11 +170,8 @@ def answers(
         [correct(answer, question) for answer, (question, _) in zip(given, asked, strict=True)]
     )
     own = np.array([is_own for _, is_own in asked])
-    results = (
-        _written(given, asked, anls, relaxed)
-        if by in _OPEN
-        else _chosen(right[own], [q for q, mine in asked if mine])
-    )
+    mine = [question for question, is_own in asked if is_own]
+    results = _written(given, asked, anls, relaxed) if by in _OPEN else _chosen(right[own], mine)
     if pairs:
         results["paired"] = float(np.mean([right[a] and right[b] for a, b in pairs]))
         results["chance_paired"] = (
@@ -179,12 +179,14 @@ def answers(
             if by in _OPEN
             else float(np.mean([_luck(asked[a][0]) * _luck(asked[b][0]) for a, b in pairs]))
         )
+    name = "exact" if by in _OPEN else "chosen"
+    hits = {name: right[own]}
     if blind:
         options.append("blind")
-        name = "exact" if by in _OPEN else "chosen"
-        alone = without_images(model, [q for q, mine in asked if mine], by, batch_size)
-        results[f"blind_{name}"] = float(alone.mean())
+        hits[f"blind_{name}"] = without_images(model, mine, by, batch_size)
+        results[f"blind_{name}"] = float(hits[f"blind_{name}"].mean())
         results["dependency"] = results[name] - results[f"blind_{name}"]
+    results |= _by_kind(mine, hits)
     protocol = protocol_of(
         "answers",
         source,
@@ -305,7 +307,12 @@ def questions(sample: Sample, choose: bool = False) -> list[Question]:
     """
     common = sample.captions("choice")
     made = [
-        Question(text.text, tuple(right), tuple(text.attrs.get("choices", common)))
+        Question(
+            text.text,
+            tuple(right),
+            tuple(text.attrs.get("choices", common)),
+            str(text.attrs.get("kind", "")),
+        )
         for text, right in answered(sample)
     ]
     if choose:
@@ -336,8 +343,10 @@ def normal_answer(text: str) -> str:
     't shirts 2 dogs 1.5 m'
     """
     plain = re.sub(r"['’]", "", text.lower())
-    plain = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]", " ", plain)
-    return " ".join(_NUMBERS.get(word, word) for word in plain.split() if word not in _ARTICLES)
+    words = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]", " ", plain).split()
+    # an answer that is the letter A is no article
+    kept = [word for word in words if word not in _ARTICLES] or words
+    return " ".join(_NUMBERS.get(word, word) for word in kept)
 
 
 def twins(edit: Sample, mine: Sequence[Question], choose: bool = False) -> list[Question]:
@@ -430,12 +439,9 @@ def _written(
         for text, (question, mine) in zip(given, asked, strict=True)
         if mine
     ]
-    common = Counter(
-        form for _, right in own for form in sorted({normal_answer(each) for each in right})
-    )
-    often = max(common, key=lambda form: (common[form], form))
+    often, share = _most_common([right for _, right in own])
     exact = [normal_answer(text) in {normal_answer(each) for each in right} for text, right in own]
-    found = {"exact": float(np.mean(exact)), "chance_exact": common[often] / len(own)}
+    found = {"exact": float(np.mean(exact)), "chance_exact": share}
     people = [(text, right) for text, right in own if len(right) >= PEOPLE]
     if people:
         found["vqa"] = float(np.mean([vqa_accuracy(text, right) for text, right in people]))
@@ -447,8 +453,38 @@ def _written(
     return found
 
 
+def _most_common(right: Sequence[Sequence[str]]) -> tuple[str, float]:
+    """The answer to most of some questions, in its normal form, and the share of these."""
+    common = Counter(form for each in right for form in sorted({*map(normal_answer, each)}))
+    often = max(common, key=lambda form: (common[form], form))
+    return often, common[often] / len(right)
+
+
 def _chosen(right: np.ndarray, asked: Sequence[Question]) -> dict[str, Any]:
     return {
         "chosen": float(right.mean()),
         "chance_chosen": float(np.mean([_luck(each) for each in asked])),
     }
+
+
+def _by_kind(asked: Sequence[Question], hits: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The means of hits (n,) by kind of question, beside chance, under `by_kind`; nothing if no question
+    has a kind."""
+    places: dict[str, list[int]] = {}
+    for at, question in enumerate(asked):
+        if question.kind:
+            places.setdefault(question.kind, []).append(at)
+    rows = {}
+    for kind, mine in places.items():
+        ours = [asked[at] for at in mine]
+        luck = (
+            np.mean([_luck(each) for each in ours])
+            if "chosen" in hits
+            else _most_common([each.answers for each in ours])[1]
+        )
+        rows[kind] = {
+            "n": len(mine),
+            **{name: float(each[mine].mean()) for name, each in hits.items()},
+            f"chance_{next(iter(hits))}": float(luck),
+        }
+    return {"by_kind": rows} if rows else {}

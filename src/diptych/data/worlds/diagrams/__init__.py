@@ -2,7 +2,7 @@
 
 program.py   programs and their facts        edits.py     random figures and minimal edits
 figures.py   shapes and what holds in them   captions.py  captions and their parser
-draw.py      pixels
+draw.py      pixels                             questions.py questions with answers
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from diptych.data.worlds.diagrams.draw import draw
 from diptych.data.worlds.diagrams.edits import EDITS, drawn, edits_of
 from diptych.data.worlds.diagrams.figures import SHAPES, Figure, program_of
 from diptych.data.worlds.diagrams.program import RELATIONS, Program, other_orders, ring
+from diptych.data.worlds.diagrams.questions import ASKED, questions_of
 from diptych.errors import InputError, unknown
 from diptych.rng import generator
 from diptych.spec import several
@@ -48,6 +49,7 @@ class Config:
     edits     kinds of edits of each sample, or `all`: letters, number, relation, shape; and renamed,
               other names of the same figure, which is no change
     number    edits of each sample, of its kinds in turn; fewer where a figure permits no more
+    questions kinds of questions of each sample and edit, or `all`: letters, number, relation, shape
     """
 
     size: int = 64
@@ -58,6 +60,7 @@ class Config:
     turn: float = 20.0
     edits: str = ""
     number: int = 9
+    questions: str = ""
 
     def __post_init__(self) -> None:
         for option, (least, most) in _BOUNDS.items():
@@ -77,6 +80,10 @@ class Config:
             raise InputError(
                 f"option 'letters' of world 'diagrams' is {self.letters!r}; it must be five or more different capitals"
             )
+        if self.asked == ("number",) and not self.lengths:
+            raise InputError(
+                "world 'diagrams': questions=number asks for lengths, and lengths=0 draws none; leave one of them out"
+            )
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -84,6 +91,13 @@ class Config:
         if self.edits == "all":
             return EDITS[:-1]
         return several("edit of diagrams", self.edits, EDITS) if self.edits else ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The kinds of questions."""
+        if self.questions == "all":
+            return ASKED
+        return several("question of diagrams", self.questions, ASKED) if self.questions else ()
 
 
 class World(_base.World[Figure]):
@@ -105,6 +119,7 @@ class World(_base.World[Figure]):
         super().__init__(config)
         self.numbers = tuple(range(2, config.numbers + 1))
         self.edits = config.kinds
+        self.asked = config.asked
 
     def key(self, seed: int, index: int) -> str:
         """The unique key, which contains the split since each split has its own stream."""
@@ -121,8 +136,13 @@ class World(_base.World[Figure]):
         return Rendered(image=draw(program_of(facts), self.config.size))
 
     def captions(self, facts: Figure) -> list[Text]:
-        """The caption, which states every fact of the figure."""
-        return [Text(text=caption_of(program_of(facts), facts.seed))]
+        """The caption, which states every fact of the figure, and questions with their answers."""
+        found = [Text(text=caption_of(program_of(facts), facts.seed))]
+        for each in questions_of(facts, self.asked, self.numbers):
+            about = {"choices": each.choices, "kind": each.kind}
+            found.append(Text(text=each.text, role="question", attrs=about))
+            found.append(Text(text=each.answer, role="answer"))
+        return found
 
     def edit(self, facts: Figure, kind: str) -> Figure:
         """The first edit of a kind. Raises InputError for an unknown kind, and if the figure permits
@@ -156,7 +176,8 @@ class World(_base.World[Figure]):
         )
 
     def schema(self) -> Schema:
-        """The image, the caption, labels of the shape, the relation and the first length, and edits."""
+        """The image, the caption, labels of the shape, the relation and the first length, questions with
+        answers, and edits."""
         found = {
             "images.main": Field(kind="image"),
             "texts.caption": Field(kind="text"),
@@ -164,6 +185,11 @@ class World(_base.World[Figure]):
             "labels.relation": Field(kind="int", classes=RELATIONS),
             "labels.number": Field(kind="int"),
         }
+        if self.asked:
+            found |= {
+                "texts.question": Field(kind="text"),
+                "texts.answer": Field(kind="text"),
+            }
         return found | ({"edits": Field(kind="edit", optional=True)} if self.edits else {})
 
 
