@@ -147,9 +147,10 @@ class Config:
                 )
         for item in fields(self):
             value = getattr(self, item.name)
-            number = item.type in (float, float | None) and value is not None
-            if number and not 0 <= value <= (0.5 if item.name == "held_out" else 1):
-                most = 0.5 if item.name == "held_out" else 1
+            if item.type not in (float, float | None) or value is None:
+                continue
+            most = 0.5 if item.name == "held_out" else 1
+            if not 0 <= value <= most:
                 raise InputError(
                     f"option {item.name!r} of world 'scenes' is {value}; it must be 0 to {most}"
                 )
