@@ -11,6 +11,7 @@ registers.py captions in a register
 """
 
 from dataclasses import replace
+from functools import cached_property
 from typing import ClassVar
 
 from diptych.data.sample import Sample, Schema, Text, image_of
@@ -49,6 +50,17 @@ class World(_base.World[Scene]):
     def __init__(self, config: Config):
         super().__init__(config)
         self.catalogue = catalogue(config)
+
+    @cached_property
+    def usual(self) -> dict[str, str]:
+        """The usual colour of each concept; empty without a bias.
+
+        >>> World(Config(bias=0.9)).usual["banana"]
+        'red'
+        """
+        if self.config.bias is None:
+            return {}
+        return {name: self.catalogue.usual(name) for name in self.catalogue.classes}
 
     def key(self, seed: int, index: int) -> str:
         """The unique key, which contains the split since each split has its own streams."""
@@ -89,7 +101,15 @@ class World(_base.World[Scene]):
         config = self.config
         whole = config.kinds or facts.change or config.siblings > 1 or config.pair
         drop = 0.0 if whole else config.drop
-        found = texts(facts, config.roles, drop, self.catalogue.classes, config.long)
+        found = texts(
+            facts,
+            config.roles,
+            drop,
+            self.catalogue.classes,
+            config.long,
+            config.asked,
+            self.usual,
+        )
         if facts.film:
             found = [
                 replace(each, text=told(each.text, facts)) if each.role == "caption" else each

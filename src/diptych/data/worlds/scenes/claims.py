@@ -1,7 +1,7 @@
 """Single facts of a scene, as true or false sentences and as questions with answers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diptych.data.worlds.scenes.captions import Ways
@@ -199,16 +199,29 @@ def undecided(thing: Thing, at: float) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A question with its only right answer, and up to four choices that include it."""
+    """A question with its only right answer, and up to four choices that include it.
+
+    `usual` of one about a colour: whether it is the usual one; None if no colour is.
+    """
 
     text: str
     answer: str
     choices: tuple[str, ...]
     ids: tuple[int, ...]
+    usual: bool | None = None
 
 
-def question(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Question | None:
-    """The question that a true claim answers; None if there is none."""
+def question(
+    claim: Claim,
+    scene: Scene,
+    at: float,
+    classes: Sequence[str],
+    usual: Mapping[str, str] | None = None,
+) -> Question | None:
+    """The question that a true claim answers; None if there is none.
+
+    `usual` are colours by concept: they are among the choices.
+    """
     form = int(at * 2)
     rest = at * 2 % 1
     noun = plural(claim.about[0]) if claim.several and claim.about else "".join(claim.about[:1])
@@ -242,13 +255,33 @@ def question(claim: Claim, scene: Scene, at: float, classes: Sequence[str]) -> Q
     if claim.kind not in asked:
         return None
     values = NUMBERS[1:5] if claim.kind in ("number", "there") else VALUES[claim.kind]
+    if claim.kind == "colour" and usual:
+        expected = usual[claim.about[0]]
+        found = _asked(asked["colour"], claim.value, values, rest, claim, first=expected)
+        return replace(found, usual=claim.value == expected)
     return _asked(asked[claim.kind], claim.value, values, rest, claim)
 
 
-def _asked(text: str, answer: str, values: Sequence[str], at: float, claim: Claim) -> Question:
-    """A question with up to three other values, and the answer at a position given by `at`."""
+def expectation(claim: Claim, usual: Mapping[str, str], at: float) -> Question | None:
+    """Of a claim about a colour, the question whether it is the usual one; None of others."""
+    if claim.kind != "colour":
+        return None
+    [name] = claim.about
+    noun, be = (plural(name), "are") if claim.several else (name, "is")
+    agrees = claim.value == usual[name]
+    answer = "yes" if agrees else "no"
+    found = _asked(f"{be} the {noun} {usual[name]}?", answer, ("yes", "no"), at, claim)
+    return replace(found, usual=agrees)
+
+
+def _asked(
+    text: str, answer: str, values: Sequence[str], at: float, claim: Claim, first: str = ""
+) -> Question:
+    """A question with up to three other values, `first` among them if it is not the answer, and the
+    answer at a position given by `at`."""
     others = [value for value in values if value != answer]
     start = int(at * len(others)) if others else 0
-    choices = (others[start:] + others[:start])[:3]
+    ordered = others[start:] + others[:start]
+    choices = sorted(ordered, key=lambda value: value != first)[:3]
     choices.insert(int(at * 7919 % 1 * (len(choices) + 1)), answer)
     return Question(text=text, answer=answer, choices=tuple(choices), ids=claim.ids)

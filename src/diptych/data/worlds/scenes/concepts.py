@@ -115,6 +115,10 @@ class Catalogue:
         """The designs of `asked` that have a concept; ("",) for a shape."""
         return tuple(design for design in asked if design in table()[concept].designs) or ("",)
 
+    def usual(self, concept: str) -> str:
+        """The usual colour of a concept, one that training shows; it depends only on names."""
+        return _usual(concept, self.values(concept, "colour", "seen"))
+
     @property
     def rest(self) -> str:
         """The mode of everything but the subject's held-out aspect."""
@@ -141,6 +145,11 @@ def _values(concept: str, values: tuple[str, ...], share: float, mode: str) -> t
     if mode == "any":
         return values
     return tuple(value for value in values if (value in out) == (mode == "unseen"))
+
+
+@lru_cache(maxsize=1 << 16)
+def _usual(concept: str, colours: tuple[str, ...]) -> str:
+    return min(colours, key=lambda colour: hash64(f"{concept}|usual|{colour}".encode()))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -223,6 +232,13 @@ def catalogue(config: "Config") -> Catalogue:
         raise InputError(
             "world 'scenes': split 'unseen' is empty: no colour of an object is held out; raise held_out"
         )
+    if config.bias is not None:
+        for name in classes:
+            if len(made.values(name, "colour", "seen")) < 2:
+                raise InputError(
+                    f"world 'scenes': an unusual colour of {name!r} needs two that the split train shows; give more "
+                    "colours, or lower held_out"
+                )
     return made
 
 

@@ -21,6 +21,7 @@ PAIRS = ("graded",)
 STAMPS = ("middle", "anywhere")
 EDITS = ("swap", "replace", "add", "remove", "recolour", "move")
 SIGNAL = "signal"  # an edit of the faint lines, which not all scenes have
+ASKED = ("number", "there", "colour", "texture", "size", "place", "ground", "stamp")
 ROLES = (
     "caption",
     "paraphrase",
@@ -59,6 +60,7 @@ class Config:
         designs      designs of drawings: noto, fluent-flat, emojione, twemoji; twemoji only if it is named
         colours      which of the eight, or `all`
         tinted       share of objects that have a colour; the others keep those of their drawing
+        bias         probability that an object has the usual colour of its concept; none: no colour is usual
         occlusion    share of images of 2 to 4 objects in which one partly hides another
         described    number of kinds of objects that captions describe; 0: all. The others are clutter
         distractors  number of further small objects of foreign classes, which only boxes and masks include
@@ -74,6 +76,7 @@ class Config:
                      it is named. It is a question, its answer is true or false, and so is the label `true`. Captions
                      in a register, `egocentric` and `uplifting`, only if they are named
         long         content of each sentence of a long text: `facts` (one) or `objects` (all of one object)
+        asks         kinds of facts that questions are about (number, there, colour, …), or `all`
         drop         share of facts that captions and paraphrases leave out; 0 with edits, siblings or pairs
         noise        rates by kind for captions and web texts, such as `swap=0.1+junk=0.05`
         pair         "graded": a second caption, of role pair, that shares 0 to all facts with the first, each number
@@ -102,6 +105,7 @@ class Config:
     designs: str = "+".join(design for design in DESIGNS if design != HELD_OUT)
     colours: str = "all"
     tinted: float = 1.0
+    bias: float | None = None
     occlusion: float = 0.2
     described: int = 0
     distractors: int = 0
@@ -112,6 +116,7 @@ class Config:
     overlap: float = 0.0
     texts: str = "all"
     long: str = "facts"
+    asks: str = "all"
     drop: float = 0.2
     noise: str = ""
     pair: str = ""
@@ -142,8 +147,10 @@ class Config:
                 )
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.type is float and not 0 <= value <= (0.5 if item.name == "held_out" else 1):
-                most = 0.5 if item.name == "held_out" else 1
+            if item.type not in (float, float | None) or value is None:
+                continue
+            most = 0.5 if item.name == "held_out" else 1
+            if not 0 <= value <= most:
                 raise InputError(
                     f"option {item.name!r} of world 'scenes' is {value}; it must be 0 to {most}"
                 )
@@ -158,6 +165,14 @@ class Config:
         if self.pair and (self.noise or max(self.lengths) > 1):
             raise InputError(
                 "world 'scenes': pair=graded compares captions that say what is there; leave out noise and pages"
+            )
+        if self.bias is not None and (self.film or self.pair or self.split == "unseen"):
+            raise InputError(
+                "world 'scenes': films, pair=graded and split=unseen set colours of their own; leave out bias, or these"
+            )
+        if "stamp" in self.asked and self.asks != "all" and not self.overlay:
+            raise InputError(
+                "world 'scenes': asks=stamp is about images with a stamp; give their share, such as overlay=0.5"
             )
         if self.stamp not in STAMPS:
             raise unknown("stamp of scenes", self.stamp, STAMPS)
@@ -196,6 +211,7 @@ class Config:
             self.domains,
             self.numbers,
             self.roles,
+            self.asked,
             self.kinds,
             self.rates,
             self.lengths,
@@ -224,6 +240,11 @@ class Config:
         if self.texts == "all":
             return ROLES
         return several("text role of scenes", self.texts, (*ROLES, COMPARISON, *REGISTERS))
+
+    @cached_property
+    def asked(self) -> tuple[str, ...]:
+        """The kinds of facts that questions are about."""
+        return several("kind of question of scenes", self.asks, ASKED)
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:

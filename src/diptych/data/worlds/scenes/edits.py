@@ -10,7 +10,7 @@ from diptych.data.worlds.scenes.captions import Ways, noun_of, phrase
 from diptych.data.worlds.scenes.concepts import Catalogue
 from diptych.data.worlds.scenes.config import EDITS, MOST, SIGNAL, Config
 from diptych.data.worlds.scenes.facts import Change, Lot, Scene, Thing
-from diptych.data.worlds.scenes.sample import room_of
+from diptych.data.worlds.scenes.sample import room_of, tint
 from diptych.data.worlds.scenes.words import LINES, PLACES
 from diptych.errors import InputError
 
@@ -200,7 +200,7 @@ def _add(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
         others = room_of(lot, scene.items)
         if others.clearance((item.x, item.y), item.side) < _ROOM or item.place != place:
             continue
-        colour = lot.pick(cat.values(name, "colour", mode)) if config.tinted else ""
+        colour = tint(config, cat, lot, name, mode) if config.tinted else ""
         depth = (
             max(other.depth for other in scene.items) + 0.002
         )  # behind all, so that it hides nothing
@@ -234,7 +234,8 @@ def _remove(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
 
 
 def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
-    """Change the colour of one thing."""
+    """Change the colour of one thing; with a bias, from the usual one to another, or to the usual
+    one."""
     for at in lot.order(mentioned(scene)):
         thing = scene.things[at]
         options = [
@@ -242,6 +243,8 @@ def _recolour(scene: Scene, lot: Lot, config: Config, cat: Catalogue) -> _Done:
             for name in config.tints
             if name != thing.colour and allowed(thing, cat, colour=name)
         ]
+        if config.bias is not None and thing.colour != cat.usual(thing.concept):
+            options = [cat.usual(thing.concept)]
         if options and thing.colour:
             new = lot.pick(options)
             return scene.with_thing(at, colour=new), Change(

@@ -31,6 +31,7 @@ from diptych.data.worlds.scenes.words import (
 if TYPE_CHECKING:
     from diptych.data.worlds.scenes import World
 
+PRIOR = ("against", "agrees")  # whether all coloured objects have their usual colours
 UNSEEN = (
     "none",
     "colour",
@@ -109,6 +110,8 @@ def classes(config: Config, cat: Catalogue) -> dict[str, tuple[str, ...]]:
         "stamp": (config.overlay, SHAPES),
     }
     found |= {name: values for name, (strength, values) in signals.items() if strength}
+    if config.bias is not None:
+        found |= {"usual": tuple(COLOURS), "prior": PRIOR}
     if config.stamp == "anywhere":
         found["stamp_place"] = tuple(PLACES)
     if config.pair:  # a text has this name
@@ -148,6 +151,11 @@ def labels(scene: Scene, config: Config, cat: Catalogue) -> dict[str, int | floa
         "noise": 1 + number_of(scene.noise, NOISES),
         "scene": scene.number,
     }
+    if config.bias is not None:
+        tinted = [thing for thing in scene.known if thing.colour]
+        agrees = all(thing.colour == cat.usual(thing.concept) for thing in tinted)
+        found["usual"] = number_of(cat.usual(subject.concept), COLOURS)
+        found["prior"] = int(agrees) if tinted else -1
     if config.easy:
         found["frame"] = number_of(scene.easy, COLOURS)
     if config.hard:

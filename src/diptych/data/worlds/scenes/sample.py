@@ -115,7 +115,7 @@ def _subject(
     if held == "colour":
         colour = lot.pick(cat.values(concept, "colour", "unseen"))
     else:
-        colour = _colour(config, lot, cat.values(concept, "colour", cat.rest))
+        colour = _colour(config, cat, lot, concept)
     texture = lot.pick(_TEXTURE)
     if lead:
         colour = lead.colour
@@ -146,20 +146,35 @@ def _other(
     places = cat.values(concept, "place", cat.rest)
     smaller = ("small", "medium") if things[0].size == "large" and number == 2 else ("small",)
     size = lot.pick(smaller)
-    colour = _colour(
-        config, lot, cat.values(concept, "colour", cat.rest), [thing.colour for thing in things]
-    )
+    colour = _colour(config, cat, lot, concept, [thing.colour for thing in things])
     item = room.place(concept, size, places, cat.designs(concept, config.drawn))
     return Thing(
         concept=concept, colour=colour, texture=lot.pick(_TEXTURE), size=size, items=(item,)
     )
 
 
-def _colour(config: Config, lot: Lot, allowed: Sequence[str], used: Sequence[str] = ()) -> str:
-    """A colour, different from the others of the image if possible."""
+def _colour(
+    config: Config, cat: Catalogue, lot: Lot, concept: str, used: Sequence[str] = ()
+) -> str:
+    """A colour, or "" for the drawing's own."""
     if not lot.chance(config.tinted):
         return ""
-    return lot.pick([colour for colour in allowed if colour not in used] or allowed)
+    return tint(config, cat, lot, concept, cat.rest, used)
+
+
+def tint(
+    config: Config, cat: Catalogue, lot: Lot, concept: str, mode: str, used: Sequence[str] = ()
+) -> str:
+    """A colour of a concept, different from the `used` ones if possible; with a bias the usual one
+    at this rate, used or not."""
+    allowed = cat.values(concept, "colour", mode)
+    if config.bias is None:
+        return lot.pick([colour for colour in allowed if colour not in used] or allowed)
+    usual = cat.usual(concept)
+    agrees = lot.chance(config.bias)
+    others = [colour for colour in allowed if colour != usual]
+    other = lot.pick([colour for colour in others if colour not in used] or others)
+    return usual if agrees else other  # as many draws for both: all else is as with another bias
 
 
 def _distractor(config: Config, cat: Catalogue, room: "Room", things: Sequence[Thing]) -> Thing:

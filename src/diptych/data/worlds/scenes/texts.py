@@ -1,7 +1,8 @@
 """All texts of a scene, by role."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from diptych.data.sample import Text
 from diptych.data.worlds.scenes import captions, noise
@@ -10,6 +11,7 @@ from diptych.data.worlds.scenes.claims import (
     Claim,
     Question,
     claims,
+    expectation,
     falsified,
     question,
     sentence,
@@ -17,6 +19,7 @@ from diptych.data.worlds.scenes.claims import (
 )
 from diptych.data.worlds.scenes.comparisons import TRUTHS, compared
 from diptych.data.worlds.scenes.comparisons import sentence as comparing
+from diptych.data.worlds.scenes.config import ASKED
 from diptych.data.worlds.scenes.facts import Scene
 from diptych.data.worlds.scenes.registers import in_register
 from diptych.data.worlds.scenes.words import REGISTERS
@@ -25,17 +28,26 @@ EACH = 4  # questions, statements and hypotheses of a scene
 
 
 def texts(
-    scene: Scene, roles: Sequence[str], drop: float, classes: Sequence[str], long: str = "facts"
+    scene: Scene,
+    roles: Sequence[str],
+    drop: float,
+    classes: Sequence[str],
+    long: str = "facts",
+    asks: Sequence[str] = ASKED,
+    usual: Mapping[str, str] | None = None,
 ) -> list[Text]:
     """The texts of some roles; `attrs["objects"]` are the objects that a text describes.
 
-    `long` is the content of a sentence of a long text: one fact, or all of one object.
+    `long` is the content of a sentence of a long text: one fact, or all of one object. `asks` are the
+    kinds of facts that questions are about, `usual` the usual colours by concept.
     """
     ways = Ways.of(scene)
+    makers = dict(_ROLES, question=partial(_questions, asks=asks, usual=usual))
+    if long == "objects":
+        makers["long"] = _by_object
     found: list[Text] = []
     for role in roles:
-        maker = _by_object if (role, long) == ("long", "objects") else _ROLES[role]
-        found += maker(scene, ways, drop, classes)
+        found += makers[role](scene, ways, drop, classes)
     return found
 
 
@@ -105,25 +117,43 @@ def _drawn(scene: Scene, way: Ways) -> list[Claim]:
 
 
 def _questions(
-    scene: Scene, ways: dict[str, Ways], drop: float, classes: Sequence[str]
+    scene: Scene,
+    ways: dict[str, Ways],
+    drop: float,
+    classes: Sequence[str],
+    *,
+    asks: Sequence[str],
+    usual: Mapping[str, str] | None,
 ) -> list[Text]:
-    """Questions, each followed by its answer, without repeated answers in a sample."""
+    """Questions, each followed by its answer, without repeated answers in a sample.
+
+    With usual colours answers are repeated: which of two is left out would depend on them.
+    """
     way = ways["question"]
     asked: dict[str, Question] = {}
     for at, claim in enumerate(_drawn(scene, way)):
-        one = question(claim, scene, way.free(at + 64), classes)
-        if one and len(asked) < EACH:
-            asked.setdefault(one.answer, one)
+        if claim.kind not in asks:
+            continue
+        share = way.free(at + 64)
+        found = [question(claim, scene, share, classes, usual)]
+        if usual:
+            found.append(expectation(claim, usual, share))
+        for one in found:
+            if one and len(asked) < EACH:
+                asked.setdefault(one.text if usual else one.answer, one)
     return [
         text
         for one in asked.values()
         for text in (
-            Text(
-                text=one.text, role="question", attrs={"objects": one.ids, "choices": one.choices}
-            ),
+            Text(text=one.text, role="question", attrs=_about(one)),
             Text(text=one.answer, role="answer", attrs={"objects": one.ids}),
         )
     ]
+
+
+def _about(one: Question) -> dict[str, Any]:
+    known = {} if one.usual is None else {"usual": one.usual}
+    return {"objects": one.ids, "choices": one.choices, **known}
 
 
 def _statements(
@@ -189,7 +219,6 @@ _ROLES: dict[str, _Maker] = {
     "web": _web,
     "synthetic": _synthetic,
     "long": _long,
-    "question": _questions,
     "statement": _statements,
     "hypothesis": _hypotheses,
     "comparison": _comparison,
