@@ -93,13 +93,23 @@ def test_the_league_has_a_row_for_every_claim_and_names_the_others(folders):
 
 def test_a_row_has_the_sentence_the_verdict_and_a_bar(folders):
     name, year, question, verdict, bar = row(folders)
-    assert (name, year, question) == ("clip", "2021", "Ours is better.")
+    assert (name, year) == ("clip", "2021")
+    assert question == "Ours is better. <small>Judged: r1: ours above theirs.</small>"
     assert verdict == "**holds, mechanism shown**"
     assert "<title>r1: ours above theirs +0.208 [+0.1976, +0.2184]</title>" in bar
     places = {key: float(re.search(rf'{key}="([\d.]+)"', bar)[1]) for key in ("cx", "r")}
     assert 60 < places["cx"] < 120  # right of zero, inside
     (folders / "claims" / "siglip.py").write_text("")
     assert row(folders, "siglip")[3:] == ["not tried", ""]
+
+
+def test_baselines_have_a_table_of_their_own(folders):
+    store(folders, record(HOLDS), "tip_adapter.json")
+    found = table(folders)
+    assert found.index("Baselines:") > next(i for i, line in enumerate(found) if "| clip " in line)
+    assert found.index("Baselines:") < next(
+        i for i, line in enumerate(found) if "| tip_adap" in line
+    )
 
 
 def test_a_bar_has_its_interval_inside():
@@ -157,7 +167,7 @@ def test_a_result_of_the_earlier_rule_says_so(folders):
     store(folders, earlier)
     assert row(folders)[3:] == ["**tie (earlier rule)**", ""]
     text = "\n".join(league.result("clip", folders / "results", folders / "claims"))
-    assert "**Tie, by the earlier rule; it is to be tried again.**" in text
+    assert "**Tie, by the earlier rule, and not comparable.**" in text
     assert "| ours | 0.612 ± 0.012 |" in text
 
 
@@ -167,7 +177,11 @@ def test_a_result_of_the_earlier_rule_says_so(folders):
         (HOLDS, {}, "holds after 5 seeds, mechanism shown after 5"),
         ([(t, o) for o, t in HOLDS], {}, "fails after 5 seeds"),
         (OPEN, {}, "undecided after 5 seeds; 46 seeds would decide it"),
-        (OPEN, {"open_look": 10}, "undecided after 5 seeds; the look at 10 seeds is due"),
+        (
+            OPEN,
+            {"open_look": 10},
+            "undecided after 5 seeds; 46 seeds would decide it; the look at 10 seeds is due",
+        ),
         (
             [(o, 0.2) for o, _ in HOLDS],
             {},

@@ -9,34 +9,48 @@ from diptych.lab.stored import EARLIER, Record, read_result, result_path, since
 from diptych.methods.registry import cards
 
 COLUMNS = ("method", "year", "claim", "verdict", "effect")
+BASELINES = ("tip_adapter",)
+"""Methods with a claim that only serve others as a comparison."""
 WIDTH = 120
 HEIGHT = 16
 """Pixels of the bar of an interval."""
 
 
 def league(results: Path, link: Callable[[str], str] = str, claims: Path = CLAIMS) -> list[str]:
-    """Return the methods with a claim: what it says, the verdict, and the interval of the headline's
-    effect as a bar; then the names of the others.
+    """Return the methods with a claim: what it asks, which comparisons were judged, the verdict, and
+    the interval of the headline's effect as a bar; then baselines, then the names of the others.
 
     `results` is the folder of stored verdicts; `link` returns the Markdown for a method's name.
     """
-    rows = []
+    papers: list[tuple[str, ...]] = []
+    baselines: list[tuple[str, ...]] = []
     others = []
     for name, card in cards().items():
         path = claims / f"{name}.py"
         record = read_result(result_path(name, out=results))
+        rows = baselines if name in BASELINES else papers
         if record is None and not path.exists():
             others.append(link(name))
         elif record is None:
             rows.append((link(name), str(card.year), "", "not tried", ""))
         else:
             verdict = _verdict(record, path, results)
-            rows.append((link(name), str(card.year), record["question"], verdict, _effect(record)))
+            rows.append((link(name), str(card.year), _asked(record), verdict, _effect(record)))
+    compared = ["Baselines:", "", *tables.markdown((COLUMNS, baselines)), ""] if baselines else []
     return [
-        *tables.markdown((COLUMNS, rows)),
+        *tables.markdown((COLUMNS, papers)),
         "",
-        f"Baselines and methods without a claim: {', '.join(others)}.",
+        *compared,
+        f"Other baselines, and methods without a claim: {', '.join(others)}.",
     ]
+
+
+def _asked(record: Record) -> str:
+    """What the claim asks, and the comparisons that its verdict is about."""
+    if record["format"] == EARLIER:
+        return str(record["question"])
+    judged = "; ".join(item["says"] for item in record["headline"])
+    return f"{record['question']} <small>Judged: {judged}.</small>"
 
 
 def _effect(record: Record) -> str:

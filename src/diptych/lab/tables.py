@@ -93,18 +93,18 @@ def sentence(record: Record) -> str:
     if record["verdict"] is None:
         return f"no verdict: a quick run of seed {record['seeds'][0]} alone"
     if record["format"] == EARLIER:
-        return f"{record['verdict']}, by the earlier rule; it is to be tried again"
+        return f"{record['verdict']}, by the earlier rule, and not comparable"
     text = f"{record['verdict']} after {record['decided_at']} seeds"
     if record["verdict"] == "untrained":
         return f"{text} ({'; '.join(record['reasons'])})"
     mechanism = record["mechanism"]
     if mechanism is not None:
         text += f", mechanism {mechanism['outcome']} after {mechanism['seeds']}"
-    if record["open_look"] is not None:
-        text += f"; the look at {record['open_look']} seeds is due"
-    elif record["verdict"] == "undecided":
+    if record["verdict"] == "undecided":
         seeds = record["would_decide"]
         text += f"; {seeds} seeds would decide it" if seeds else "; no number of seeds would do"
+    if record["open_look"] is not None:
+        text += f"; the look at {record['open_look']} seeds is due"
     return text
 
 
