@@ -57,7 +57,7 @@ def shares(
     """
     boxes = []
     names = []
-    for box, xyxy in _inside(sample, size):
+    for box, xyxy in _clipped(sample, size):
         name = thing_of(box, classes)
         if name or not named:
             boxes.append(xyxy)
@@ -88,7 +88,7 @@ def boxes_of(
     sample: Sample, size: tuple[int, int], classes: Sequence[str], *, named: bool = True
 ) -> list[Box]:
     """The boxes of `shares`, in the same order."""
-    boxes = [box for box, _ in _inside(sample, size)]
+    boxes = [box for box, _ in _clipped(sample, size)]
     return [box for box in boxes if thing_of(box, classes) or not named]
 
 
@@ -119,13 +119,13 @@ def attributes_of(
     The boxes are those of `shares` without `named`, in the same order.
     """
     rows = []
-    for box, _ in _inside(sample, size):
+    for box, _ in _clipped(sample, size):
         held = {*matcher.find(box.text), thing_of(box, classes).lower()}
         rows.append([name in held for name in matcher.names])
     return np.array(rows, bool).reshape(-1, len(matcher.names))
 
 
-def _inside(sample: Sample, size: tuple[int, int]) -> Iterator[tuple[Box, np.ndarray]]:
+def _clipped(sample: Sample, size: tuple[int, int]) -> Iterator[tuple[Box, np.ndarray]]:
     """The boxes of the main image, of this `size`, that have an area in it, and their sides as
     shares."""
     width, height = size
