@@ -44,7 +44,7 @@ docs: $(STAMPS)/docs $(STAMPS)/serve  ## docs/_build/html; a warning is an error
 bench: $(STAMPS)/test $(STAMPS)/bench  ## one table of timings; writes results/benchmarks
 	OMP_NUM_THREADS=$(JOBS) $(PY) -m benchmarks $(ARGS)
 
-tiny: $(STAMPS)/test  ## train tiny and tiny-lm into the package, in hours; a stopped run goes on
+tiny: $(STAMPS)/test  ## train tiny, tiny-lm and tiny-vlm into the package, in hours; a stopped run goes on
 	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(JOBS) tools/make_tiny.py $(ARGS)
 
 wheel: $(STAMPS)/base  ## dist/*.whl, at most 25 MB

@@ -1,7 +1,7 @@
 """Train the models that are to ship and store them in the package: `tiny`, `tiny-lm` (a language
-model).
+model), and `tiny-vlm`, which is made of both.
 
-    torchrun --nproc_per_node 2 tools/make_tiny.py [tiny] [tiny-lm] [--out build/tiny]
+    torchrun --nproc_per_node 2 tools/make_tiny.py [tiny] [tiny-lm] [tiny-vlm] [--out build/tiny]
 
 A run that was stopped goes on where it was. Each ends with the scores, the files in
 src/diptych/models/pretrained/NAME (weights in float16) and the card there, README.md. `make tiny`
@@ -18,18 +18,20 @@ from typing import Any
 import diptych
 from diptych import collectives
 from diptych.errors import InputError
-from diptych.lab import tiny, tiny_lm
+from diptych.lab import tiny, tiny_lm, tiny_vlm
 from diptych.methods import store
 from diptych.training.engine import Interrupted
 from diptych.training.launch import make_accelerator
 
 SHIPPED = Path(diptych.__file__).parent / "models" / "pretrained"
-RECIPES = {"tiny": tiny, "tiny-lm": tiny_lm}
+RECIPES = {"tiny": tiny, "tiny-lm": tiny_lm, "tiny-vlm": tiny_vlm}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="tiny, tiny-lm (default: both)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="tiny, tiny-lm, tiny-vlm (default: all)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -58,9 +60,9 @@ def _store(recipe: Any, name: str, runs: Sequence[Path]) -> None:
     folder = SHIPPED / name
     reported = [store.read_description(run) for run in runs]
     description = {key: value for key, value in reported[-1].items() if key != "weights"}
-    store.save_model(
-        folder, description, store.load_file(runs[-1] / "model.safetensors"), half=True
-    )
+    state = store.load_file(runs[-1] / "model.safetensors")
+    description, state = store.without_lent(description, state, getattr(recipe, "LENT", {}))
+    store.save_model(folder, description, state, half=True)
     model = store.load(name)  # what is measured is what ships
     found = recipe.scores(model)
     seconds = sum(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.tokenizers import from_dict as tokenizer_from
@@ -50,9 +50,9 @@ from diptych.towers.dual import DualEncoder, renamed_entries
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """The contents of model.json. `weights` is the checksum of model.safetensors (None in an
-    unfinished run), `stored` the type that its floats were rounded to, `training` the record of the
-    training. `plain`, for a method given as a file, says that the model is two towers and nothing
-    else."""
+    unfinished run), `stored` the type that its floats were rounded to, `lent` the shipped models
+    that have the weights of some parts, `training` the record of the training. `plain`, for a method
+    given as a file, says that the model is two towers and nothing else."""
 
     format: str
     diptych: str = ""
@@ -66,6 +66,7 @@ class Description:
     preprocess: Mapping[str, Any] | None
     training: Mapping[str, Any] = field(default_factory=dict)
     stored: Literal["float16"] | None = None
+    lent: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     plain: bool = False
     weights: str | None = None
 
@@ -289,7 +290,12 @@ def _loaded(description: Mapping[str, Any], folder: Path, name: str) -> Any:
             "(fingerprint differs); install the version it was trained with, or train anew"
         )
     module = rebuild(description, tokenizer).eval()
-    load_state(module, folder / "model.safetensors", half=description["stored"] == "float16")
+    load_state(
+        module,
+        folder / "model.safetensors",
+        half=description["stored"] == "float16",
+        lent=_borrowed(description["lent"], folder),
+    )
     model = to_model(module, tokenizer, description["preprocess"], name=name)
     if isinstance(model, Saved):
         model.description = description
@@ -383,8 +389,54 @@ def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     return module
 
 
-def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
-    """Load a safetensors file into a module; `half` is that of `save_model`.
+def without_lent(
+    description: Mapping[str, Any], state: Mapping[str, Tensor], lent: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a description and a state without the weights that shipped models have, in float16:
+    `load` takes them from there. `lent` names the shipped model of each part, by its prefix.
+
+    Weights that differ from the shipped ones stay in the state.
+    """
+    kept: dict[str, Tensor] = dict(state)
+    named: dict[str, dict[str, str]] = {}
+    for part, name in lent.items():
+        path = shipped()[name] / "model.safetensors"
+        named[part] = {"model": name, "weights": checksum(path)}
+        for own, value in load_file(path).items():
+            mine = kept.get(f"{part}.{own}")
+            if mine is not None and torch.equal(mine.to(value.dtype), value):
+                del kept[f"{part}.{own}"]
+    return {**description, "lent": named}, kept
+
+
+def _borrowed(lent: Mapping[str, Mapping[str, str]], folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the shipped models that have those of parts, by their names in the
+    module.
+
+    Raises InputError where this version ships another model.
+    """
+    found: dict[str, Tensor] = {}
+    for part, kept in lent.items():
+        ships = shipped().get(kept["model"])
+        if ships is None or checksum(ships / "model.safetensors") != kept["weights"]:
+            raise InputError(
+                f"{folder} has its {part} from {kept['model']}, and this version ships another one; load it with "
+                "the version that it came with"
+            )
+        weights = load_file(ships / "model.safetensors")
+        found |= {f"{part}.{name}": value for name, value in weights.items()}
+    return found
+
+
+def load_state(
+    module: nn.Module,
+    path: Path,
+    *,
+    half: bool = False,
+    lent: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Load a safetensors file into a module; `half` is that of `save_model`. What the file lacks is
+    taken from `lent`.
 
     Raises InputError that names what is missing, unexpected, or of another shape or dtype.
     """
@@ -392,12 +444,13 @@ def load_state(module: nn.Module, path: Path, *, half: bool = False) -> None:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error})") from None
+    own = module.state_dict()
+    state = {name: value for name, value in (lent or {}).items() if name in own} | state
     if half:
         state = {
             name: value.to(torch.get_default_dtype()) if value.dtype == torch.float16 else value
             for name, value in state.items()
         }
-    own = module.state_dict()
     state = renamed_entries(state, own)
     if isinstance(module, Delivered):
         state = module.current(state)

@@ -28,6 +28,7 @@ DECIDES = (
     "tokenizer_fingerprint",
     "preprocess",
     "stored",
+    "lent",
 )
 """The parts of a description that determine embeddings. Their digest detects a file that was
 changed by hand, which would otherwise give other embeddings silently."""
@@ -67,7 +68,8 @@ class Saved:
             raise InputError(
                 f"{self.name} was made by hand and not loaded by diptych.load; save the model that it was made of"
             )
-        description = {**self.description, "stored": None, **self._now()}
+        whole = {name: value for name, value in self.description.items() if name != "lent"}
+        description = {**whole, "stored": None, **self._now()}
         save_model(folder, description, self._whole.state_dict())
         return folder
 
