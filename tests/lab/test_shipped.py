@@ -4,18 +4,19 @@ tell."""
 import itertools
 
 import pytest
+import torch
 
 import diptych
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.degeneration import report, words
-from diptych.lab import tiny, tiny_lm
+from diptych.lab import tiny, tiny_lm, tiny_vlm
 from diptych.methods.store import shipped
 
 
-def test_both_ship_with_cards_and_are_small():
-    assert set(shipped()) == {"tiny", "tiny-lm"}
-    for name, most in (("tiny", 6e6), ("tiny-lm", 3e6)):
+def test_all_ship_with_cards_and_are_small():
+    assert set(shipped()) == {"tiny", "tiny-lm", "tiny-vlm"}
+    for name, most in (("tiny", 6e6), ("tiny-lm", 3e6), ("tiny-vlm", 5e6)):
         folder = shipped()[name]
         assert {path.name for path in folder.iterdir()} == {
             "README.md",
@@ -108,3 +109,33 @@ def test_tiny_lm_knows_what_the_worlds_say():
         role="caption",
     )
     assert found["perplexity"]["perplexity"] < 0.01 * found["perplexity"]["chance_perplexity"]
+
+
+# ---- the vision-language model
+
+
+def test_the_card_of_tiny_vlm_tells_more_than_the_prior():
+    exact, blind, prior, _ = map(
+        float, (value.replace(",", "") for value in card_rows("tiny-vlm")["all"])
+    )
+    assert exact >= tiny_vlm.LEAST
+    assert max(blind, prior) < 0.6 * exact
+
+
+def test_tiny_vlm_answers_questions_about_scenes_that_it_never_saw(monkeypatch):
+    monkeypatch.setattr(tiny_vlm, "ASKED", tiny_vlm.ASKED.replace("count=500", "count=60"))
+    monkeypatch.setattr(tiny_vlm, "KNOWN", tiny_vlm.KNOWN.replace("count=5000", "count=200"))
+    found = tiny_vlm.scores(diptych.load("tiny-vlm"))["all"]
+    assert found["exact"] >= tiny_vlm.LEAST - 0.05  # fewer questions than for the card
+    assert found["blind"] < 0.45
+    assert found["prior"] < 0.45
+
+
+def test_tiny_vlm_reads_the_tower_of_tiny():
+    model = diptych.load("tiny-vlm")
+    source = open_source("scenes:split=test:count=2")
+    images = [source[at].images["main"] for at in range(2)]
+    assert torch.equal(model.embed_images(images), diptych.load("tiny").embed_images(images))
+    [answer] = model.generate(images[:1], ["what is the ground?"])
+    assert answer == diptych.load("tiny-vlm").generate(images[:1], ["what is the ground?"])[0]
+    assert answer

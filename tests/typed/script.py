@@ -26,6 +26,7 @@ def load() -> None:
     assert_type(model.save("mine"), Path)
     assert_type(diptych.load("tiny-lm"), diptych.LanguageModel)
     assert_type(diptych.load("tiny-lm").generate("a", max_tokens=3), list[str])
+    assert_type(diptych.load("tiny-vlm").generate(["a.png"], ["what is it?"]), list[str])
     other = diptych.load(Path("runs/mine"), precision="bfloat16")
     assert_type(other, diptych.Model | Any)
     diptych.load("tiny", device=0)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -45,7 +45,9 @@ _REFERENCE = "reference"
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that generates text, tiny-lm, or hf-lm:FOLDER")
+    parser.option(
+        "What", "model", help="a RUN that generates text, tiny-lm, tiny-vlm, or hf-lm:FOLDER"
+    )
     parser.option("What", "prompt", help="the beginning of the text, or the question, in quotes")
     parser.option(
         "What", "--images", metavar="SOURCE", help="a folder, one image, 'shards/*.tar', a table, …"

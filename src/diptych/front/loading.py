@@ -6,6 +6,7 @@ from typing import Any, Literal, overload
 from diptych.methods import store
 from diptych.models.language import LanguageModel
 from diptych.models.model import Model
+from diptych.models.vlm import VisionLMModel
 
 
 @overload
@@ -32,6 +33,17 @@ def load(
 ) -> LanguageModel: ...
 @overload
 def load(
+    spec: Literal["tiny-vlm"],
+    weights: str | Path | None = None,
+    precision: str = "float32",
+    *,
+    device: str = "auto",
+    share: float | None = None,
+    space: str | None = None,
+    backend: str = "torch",
+) -> VisionLMModel: ...
+@overload
+def load(
     spec: str | Path,
     weights: str | Path | None = None,
     precision: str = "float32",
@@ -53,11 +65,12 @@ def load(
 ) -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
     `diffusers:FOLDER`, published weights as a method reads them (`albef:FILE`, `sprc:FOLDER`), or one
-    that ships with the package: `tiny`, `tiny-lm`.
+    that ships with the package: `tiny`, `tiny-lm`, `tiny-vlm`.
 
     Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
-    for a language model a `LanguageModel`, which generates, for a predictor of noise a
-    `DiffusionModel`, and for BLIP-2 a `MultiVectorModel`, which scores images with texts.
+    for a language model a `LanguageModel`, which generates, for one that reads images too a
+    `VisionLMModel`, for a predictor of noise a `DiffusionModel`, and for BLIP-2 a
+    `MultiVectorModel`, which scores images with texts.
 
     - `weights` names a local file for a model of another library: a state dict, safetensors, or a
       Hugging Face folder.
