@@ -1,6 +1,6 @@
 """Instance segmentation with ConES: the detector of `detect`, with masks that the rows of concepts read.
 
-    M_kp = <P_kp, A Ē_c + a>,      Ē_c = mean of the rows of c,      L = mean over boxes k and cells p of BCE(M_kp, target)
+    M_kp = <P_kp, A Ē_c + a>,    Ē_c = mean of the rows of c,    L = mean over boxes k and cells p of BCE(M_kp, target)
 
 P_k are the vectors of the cells of box k, by the layers of Mask R-CNN's branch (He et al., 2017) on the
 image tower's patch tokens. A and a are trained in the stage `base`. So a cell is scored by its concept's
