@@ -106,18 +106,19 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
 
 @pytest.fixture(scope="module")
 def outlined(tmp_path_factory):
-    """Two scenes in COCO's format, with a polygon and with run lengths."""
+    """Eight scenes in COCO's format, with polygons and with run lengths."""
     folder = tmp_path_factory.mktemp("outlined")
     square = [2, 2, 30, 2, 30, 30, 2, 30]
     runs = {"size": [64, 64], "counts": [64 * 10, 64 * 20, 64 * 34]}
     images, annotations = [], []
-    for at, outline in enumerate(([square], runs)):
+    for at in range(8):
+        outline = runs if at % 2 else [square]
         name = f"{at}.png"
         open_source(NEW)[at].images["main"].decode().resize((64, 64)).save(folder / name)
         images.append({"id": at, "file_name": name, "width": 64, "height": 64})
-        box = [2, 2, 28, 28] if at == 0 else [10, 0, 20, 64]
-        row = {"id": at, "image_id": at, "category_id": at, "bbox": box, "segmentation": outline}
-        annotations.append({**row, "iscrowd": 0, "area": 1.0})
+        box = [10, 0, 20, 64] if at % 2 else [2, 2, 28, 28]
+        row = {"id": at, "image_id": at, "category_id": at % 2, "bbox": box, "iscrowd": 0}
+        annotations.append({**row, "segmentation": outline, "area": 1.0})
     names = [{"id": 0, "name": "cell"}, {"id": 1, "name": "nucleus"}]
     data = {"images": images, "annotations": annotations, "categories": names}
     path = folder / "instances_cells.json"
@@ -149,7 +150,7 @@ def test_outlines_become_a_segmentor(outlined, diptych, refused, tmp_path):
     none = tmp_path / "none"
     for bare in (f"base={boxes}", f"train={boxes},base={OLD}"):
         said = refused("train", "cones", *words, "--data", bare, "--out", none)
-        assert "boxes.jsonl has no boxes.mask, which cones needs" in said
+        assert "boxes.jsonl has no boxes.mask, which ConES needs" in said
         assert "name a source" in said
         assert not none.exists()
 

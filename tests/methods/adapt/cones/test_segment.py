@@ -82,10 +82,10 @@ def test_the_loss_is_the_cross_entropy_of_cells_against_the_mean_of_rows():
     assert found["masks_count"].tolist() == [1, 1]
     for image, at, concept in ((0, 0, 1), (1, 2, 0)):
         own = boxes[at : at + 1]
-        cells = branch.cells(maps, own, torch.tensor([image]))[0]
+        cells = branch.cells(maps, own, torch.tensor([image]))[0].detach()
         plane = planes[image, given.objects[at]][None]
         target = mask_targets(plane, truth[at : at + 1], own)[0]
-        kernel = branch.words.weight @ means[concept] + branch.words.bias
+        kernel = (branch.words.weight @ means[concept] + branch.words.bias).detach()
         total = 0.0
         for y in range(28):
             for x in range(28):

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from diptych.data.batch import Batch
 from diptych.data.boxes import on_grid
-from diptych.data.sample import Sample
+from diptych.data.loader import require
+from diptych.data.sample import Sample, Source
 from diptych.data.views import Augment, RegionView, View
 from diptych.methods.adapt.cones.detect import ConceptDetector, Detect
 from diptych.methods.base import Features, Losses
@@ -142,6 +143,12 @@ class Segment(Detect):
         self.most = config.most
         if isinstance(given := make.delivered, ConceptSegmentor):
             self.model.mask_head = copy.deepcopy(given.mask_head)
+
+    def names(self, source: Source) -> tuple[str, ...]:
+        """Return the concepts of a source. Raises InputError for one without masks, before the stage
+        `base` is trained."""
+        require(source, self.model.reads, "ConES")
+        return super().names(source)
 
     def views(self, base: bool) -> Sequence[View]:
         preprocess = self.model.image.preprocess
