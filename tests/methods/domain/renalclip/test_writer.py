@@ -2,6 +2,7 @@
 trains, streams, and what a run stores."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,14 +155,17 @@ def test_each_stage_has_its_recipe_and_its_stream(words):
     for streams, expected in given.items():
         method.setup(dict.fromkeys(streams.split(), source))
         assert [stream for stage in method.stages() for stream in stage.streams] == expected
+    with pytest.raises(InputError, match="renalclip reads volumes from the stream train"):
+        make_method(
+            RenalCLIP, image=TOWER, text=WORDS, embed_dim=16, words=words, augment=None
+        ).setup({"texts": source})
     with pytest.raises(InputError, match="stream of renalclip 'texts'"):
         method.setup({"train": source, "texts": source})
 
 
 def test_reports_without_findings_say_so_of_their_side(words):
     source = open_source(KIDNEYS)
-    sample = source[0]
-    sample.texts[:] = [Text(text="Findings:\nImpression: Normal.")]
+    sample = replace(source[0], texts=[Text(text="Findings:\nImpression: Normal.")])
     view = ReportView(tokenizer=words, length=96, prompt="Report:", sides=("left", "right"))
     found = view(sample, generator(0, "view"), 0.5)["texts.main"][0]
     report = "Findings: No abnormalities in the left kidney.\nImpression: Normal."

@@ -159,12 +159,17 @@ class RenalCLIP(Method):
         """Find the streams and the classes of labels. Raises InputError for a stream that is not read,
         and a label that is no class."""
         config = self.config
-        streams = ("train", "tune" if config.task == "report" else "texts")
+        writes = config.task == "report"
+        streams = ("train", "tune" if writes else "texts")
         for name in sources:
             if name not in streams:
                 raise unknown("stream of renalclip", name, streams)
+        if "train" not in sources and not writes:
+            raise InputError(
+                "renalclip reads volumes from the stream train; name them with --data train=SOURCE"
+            )
         self.streams = tuple(sources)
-        [first, *_] = sources.values() if config.task == "report" else [sources["train"]]
+        first = sources["train"] if "train" in sources else sources["tune"]
         schema = first.schema()
         if config.task in ("align", "report") and f"labels.{config.side}" in schema:
             self.sides = schema[f"labels.{config.side}"].classes

@@ -32,7 +32,6 @@ from diptych.models.vlm import PatchReader, VisionLM
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded
 
-
 LEAST = 16
 """The fewest tokens that are left for prompt and report."""
 
