@@ -155,6 +155,10 @@ def test_each_stage_has_its_recipe_and_its_stream(words):
     for streams, expected in given.items():
         method.setup(dict.fromkeys(streams.split(), source))
         assert [stream for stage in method.stages() for stream in stage.streams] == expected
+    frozen = made(words, lm="tiny-lm", tune="none")
+    frozen.setup({"train": source, "tune": source})
+    with pytest.raises(InputError, match="the stage that --method.tune none leaves out"):
+        frozen.stages()
     with pytest.raises(InputError, match="renalclip reads volumes from the stream train"):
         make_method(
             RenalCLIP, image=TOWER, text=WORDS, embed_dim=16, words=words, augment=None

@@ -466,7 +466,7 @@ RenalCLIP.presets = {
     ),
     "report": replace(
         TASK,
-        config={"task": "report", "lm": "tiny-lm", "recipes": {"tune": {"lr": 1e-3}}},
+        config={"task": "report", "lm": "tiny-lm"},
         recipe=replace(TASK.recipe, lr=1e-3),
     ),
     "paper_report": replace(

@@ -98,7 +98,15 @@ def writer(make: Make, encoder: DualEncoder, config: Config) -> VisionLM:
 def writing(
     model: VisionLM, config: Config, streams: Sequence[str], views: Callable[[], Sequence[View]]
 ) -> list[Objective]:
-    """Return the stages of the given streams; without one of its own, tuning reads that of the adapter."""
+    """Return the stages of the given streams; without one of its own, tuning reads that of the adapter.
+
+    Raises InputError for a stream of tuning where nothing is tuned.
+    """
+    if "tune" in streams and config.tune == FROZEN:
+        raise InputError(
+            f"the stream tune is read by the stage that --method.tune {FROZEN} leaves out; give its data to train, "
+            "or low-rank factors such as --method.tune lora:r=8:layers=q+v"
+        )
 
     def read(batch: Batch) -> Features:
         prefix = model.prefix(model.patches(batch.image.flat)[0])
