@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.factories import make_method
 
+from diptych.data.batch import Images
 from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
 from diptych.data.sample import Text
@@ -177,6 +178,26 @@ def test_reports_without_findings_say_so_of_their_side(words):
     before = [*words.before, *words.ids("Report:")]
     assert list(found.ids) == [*before, *written]
     assert list(found.marks) == [*[-1] * len(before), *written]
+
+
+def test_reports_are_learned_by_their_volumes(words):
+    """A few steps on volumes that differ in brightness: each report is more probable of its own volume."""
+    method = made(words).train()
+    [batch] = batches(method, 4, 4)
+    bright = torch.linspace(0, 1, 4)[:, None, None, None, None, None].expand(4, 1, 1, 8, 16, 16)
+    batch = replace(batch, images={"main": Images(bright.contiguous())})
+    freeze(method, method.stages()[1].lr_scale)
+    trained = [value for value in method.parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=2e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        method.loss(method.encode(batch, TUNE), batch, TUNE).total.backward()
+        optimizer.step()
+    with torch.no_grad():
+        own = method.eval().encode(batch, TUNE)["log_prob"]
+        turned = replace(batch, images={"main": Images(bright.flip(0).contiguous())})
+        other = method.encode(turned, TUNE)["log_prob"]
+    assert (own > other).all()
 
 
 # ---- a run
