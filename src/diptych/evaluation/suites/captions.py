@@ -3,6 +3,8 @@
     accuracy            share of captions that equal one of the image's, word for word
     object_recall       share of an image's objects that its caption names
     object_precision    share of the named objects that are in the image
+    bleu1 … bleu4       shares of n-grams of all captions together
+    rouge_1, _2, _l     overlap with the nearest of the image's captions, the mean (`_rouge`)
     register            share of the words that mark a register, learnt from texts in it (`_register`)
     cider               CIDEr-D, the tf-idf similarity of 1- to 4-grams with the image's captions:
 
@@ -32,6 +34,7 @@ from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, clip_or_image, clips_of, read_images
 from diptych.evaluation.protocol import data_of, describe, protocol_of
+from diptych.evaluation.suites import _rouge
 from diptych.evaluation.suites._features import opened
 from diptych.evaluation.suites._register import register_share, register_words
 from diptych.evaluation.suites._shots import behind_captions, check_shots, number_of
@@ -217,6 +220,7 @@ def report(
     equal = [correct(text, others) for text, others in zip(written, right, strict=True)]
     found = {"accuracy": float(np.mean(equal)), "cider": float(cider(written, right).mean())}
     found |= {f"bleu{n}": value for n, value in enumerate(bleu(written, right), 1)}
+    found |= _rouge.report(written, right)
     if any(objects):
         recall, precision = object_rates(written, objects)
         found |= {"object_recall": recall, "object_precision": precision}
