@@ -35,8 +35,7 @@ from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, clip_or_image, clips_of, read_images
 from diptych.evaluation.protocol import data_of, describe, protocol_of
-from diptych.evaluation.suites import _rouge
-from diptych.evaluation.suites import _meteor
+from diptych.evaluation.suites import _meteor, _rouge
 from diptych.evaluation.suites._features import opened
 from diptych.evaluation.suites._register import register_share, register_words
 from diptych.evaluation.suites._shots import behind_captions, check_shots, number_of
