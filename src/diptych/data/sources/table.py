@@ -1,7 +1,8 @@
 """Tables of images and texts: CSV, TSV, JSON lines (also gzipped), Parquet; images as paths or as bytes.
 
-Rows with the same image are one sample with several texts. Columns are found by their usual names,
-or given: `table.csv:image=file:text=caption:label=kind:key=id`. With several columns of images,
+Rows with the same image are one sample with several texts: those of several roles stay together by
+their places, and of one role each text is kept once. Columns are found by their usual names, or given:
+`table.csv:image=file:text=caption:label=kind:key=id`. With several columns of images,
 `image=left+right`, each row is a sample with the images `main`, `page2`, …. `split=train+val` selects
 rows by the column `split`. Texts may have several columns and roles, `text=raw;long=longSV`, and an
 image may be in a zip archive, `12/345.zip/678.jpg`. A label column with lists of words gives texts of
@@ -26,6 +27,7 @@ from diptych.data.sources.records import (
     CAPTIONS,
     Parts,
     class_names,
+    joined,
     labels_of,
     roles_of,
     schema_of,
@@ -252,6 +254,7 @@ class Table:
         index = range(len(self))[index]
         columns = self._columns
         parts = Parts()
+        texts = []  # of each row
         images: dict[str, EncodedImage] = {}
         for number in self._good[self._groups[index]].tolist():
             row = self.rows[number]
@@ -262,14 +265,16 @@ class Table:
                     images |= {image_of(page): found["main"]} if found else {}
             fields = {name: row[name] for name in row if name not in columns.aside}
             fields |= {name: kind(row[name]) for name, kind in self._numbers.items() if name in row}
+            before = len(parts.texts)
             parts.add(fields, columns.roles)
+            texts.append(parts.texts[before:])
         if self._label is not None and columns.label:
             parts.labels[columns.label] = self._label[index].item()
         return Sample(
             key=self._keys[index],
             source=self.name,
             images=images,
-            texts=parts.texts,
+            texts=joined(texts),
             labels=parts.labels,
             boxes=parts.boxes,
             arrays=parts.arrays,
