@@ -208,20 +208,19 @@ def _answers_last(roles: Mapping[str, str]) -> Mapping[str, str]:
     return dict(sorted(roles.items(), key=lambda field: field[1] == "answer"))
 
 
-def joined(rows: Sequence[Sequence[Text]]) -> list[Text]:
-    """The texts of the rows of one image, in order.
+def joined(texts: Sequence[Text]) -> list[Text]:
+    """The texts of a table's rows of one image: of several roles, beside labels, all of them, so that
+    texts of one row have the same place among those of their roles; of one role, each text once.
 
-    With texts of several roles, all of them, so that texts of one row have the same place among
-    those of their roles. With texts of one role, beside labels, none that an earlier row has.
+    >>> pairs = [("caption", "a cat"), ("de", "eine Katze"), ("caption", "a cat"), ("de", "ein Kater")]
+    >>> [text.text for text in joined([Text(text=text, role=role) for role, text in pairs])]
+    ['a cat', 'eine Katze', 'a cat', 'ein Kater']
+    >>> [text.text for text in joined([Text(text=text) for text in ("a cat", "a pet", "a cat")])]
+    ['a cat', 'a pet']
     """
-    every = [text for row in rows for text in row]
-    if len({text.role for text in every} - {"label"}) > 1:
-        return every
-    kept: list[Text] = []
-    for row in rows:
-        earlier = {text.text for text in kept if text.role != "label"}
-        kept += [text for text in row if text.role == "label" or text.text not in earlier]
-    return kept
+    if len({text.role for text in texts} - {"label"}) > 1:
+        return list(texts)
+    return list({(text.role, text.text): text for text in texts}.values())
 
 
 def _mappings(value: Any) -> bool:

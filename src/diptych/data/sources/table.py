@@ -254,7 +254,6 @@ class Table:
         index = range(len(self))[index]
         columns = self._columns
         parts = Parts()
-        texts = []  # of each row
         images: dict[str, EncodedImage] = {}
         for number in self._good[self._groups[index]].tolist():
             row = self.rows[number]
@@ -265,16 +264,14 @@ class Table:
                     images |= {image_of(page): found["main"]} if found else {}
             fields = {name: row[name] for name in row if name not in columns.aside}
             fields |= {name: kind(row[name]) for name, kind in self._numbers.items() if name in row}
-            before = len(parts.texts)
             parts.add(fields, columns.roles)
-            texts.append(parts.texts[before:])
         if self._label is not None and columns.label:
             parts.labels[columns.label] = self._label[index].item()
         return Sample(
             key=self._keys[index],
             source=self.name,
             images=images,
-            texts=joined(texts),
+            texts=joined(parts.texts),
             labels=parts.labels,
             boxes=parts.boxes,
             arrays=parts.arrays,
