@@ -104,6 +104,57 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
     assert "use detect" in refused("classify", run, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def outlined(tmp_path_factory):
+    """Eight scenes in COCO's format, with polygons and with run lengths."""
+    folder = tmp_path_factory.mktemp("outlined")
+    square = [2, 2, 30, 2, 30, 30, 2, 30]
+    runs = {"size": [64, 64], "counts": [64 * 10, 64 * 20, 64 * 34]}
+    images, annotations = [], []
+    for at in range(8):
+        outline = runs if at % 2 else [square]
+        name = f"{at}.png"
+        open_source(NEW)[at].images["main"].decode().resize((64, 64)).save(folder / name)
+        images.append({"id": at, "file_name": name, "width": 64, "height": 64})
+        box = [10, 0, 20, 64] if at % 2 else [2, 2, 28, 28]
+        row = {"id": at, "image_id": at, "category_id": at % 2, "bbox": box, "iscrowd": 0}
+        annotations.append({**row, "segmentation": outline, "area": 1.0})
+    names = [{"id": 0, "name": "cell"}, {"id": 1, "name": "nucleus"}]
+    data = {"images": images, "annotations": annotations, "categories": names}
+    path = folder / "instances_cells.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_outlines_become_a_segmentor(outlined, diptych, refused, tmp_path):
+    run = tmp_path / "run"
+    small = ("--preset", "segment", "--init", "tiny", "--method.head", "{width: 8, depth: 1}")
+    words = (*small, *FEW, "--method.base", BASE)
+    data = ("--data", f"train={outlined},base={OLD}", "--val", outlined)
+    called = diptych("train", "cones", *words, *data, "--out", run)
+    assert called.code == 0, called.err
+    assert "mask_ap50 " in called.err
+    assert f"diptych detect {run} IMAGES --masks DIR" in called.out
+    out = tmp_path / "found"
+    shown = diptych("detect", run, outlined.parent, "--least", "0", "--masks", out)
+    assert shown.code == 0, shown.err
+    found = json.loads((out / "instances.json").read_text())
+    assert [each["name"] for each in found["categories"]] == ["cell", "nucleus"]
+    assert found["annotations"]
+    assert Image.open(out / "0.png").size == (64, 64)
+    measured = diptych("evaluate", run, "--data", outlined, "--suite", "detection", "--json")
+    assert '"mask_ap"' in measured.out
+    boxes = tmp_path / "boxes.jsonl"
+    image = str(outlined.parent / "0.png")
+    boxes.write_text(json.dumps({"image": image, "boxes": [{"name": "cell", "box": [1, 1, 9, 9]}]}))
+    none = tmp_path / "none"
+    for bare in (f"base={boxes}", f"train={boxes},base={OLD}"):
+        said = refused("train", "cones", *words, "--data", bare, "--out", none)
+        assert "boxes.jsonl has no boxes.mask, which ConES needs" in said
+        assert "name a source" in said
+        assert not none.exists()
+
+
 def test_a_denoiser_draws_a_concept_into_a_folder(diptych, refused, tmp_path):
     run, out = tmp_path / "run", tmp_path / "drawn"
     head = (

@@ -50,6 +50,58 @@ def test_a_run_reads_focuses_and_answers(photos, diptych, tmp_path):
     assert called.code == 0, called.err
 
 
+@pytest.fixture(scope="module")
+def infographics(tmp_path_factory):
+    """Questions in the form of InfographicVQA, and what Textract reads on all of the pages but one."""
+    place = tmp_path_factory.mktemp("infographics")
+    for name in ("infographicsvqa_images", "infographicsvqa_ocr"):
+        (place / name).mkdir()
+    rows = []
+    for at, sample in enumerate(open_source(PAGES)):
+        image = sample.images["main"].decode()
+        image.save(place / "infographicsvqa_images" / f"{at}.png")
+        if at:
+            words = [_word(box, image.size) for box in sample.boxes]
+            path = place / "infographicsvqa_ocr" / f"{at}.json"
+            path.write_text(json.dumps({"PAGE": [], "LINE": [], "WORD": words}))
+        rows.append(
+            {
+                "questionId": at,
+                "question": sample.captions("question")[0],
+                "image_local_name": f"{at}.png",
+                "ocr_output_file": f"{at}.json",
+                "answers": sample.captions("answer")[:1],
+            }
+        )
+    path = place / "infographicsVQA_train_v1.0.json"
+    path.write_text(json.dumps({"dataset_name": "infographicVQA", "data": rows}))
+    return path
+
+
+def _word(box, size):
+    x0, y0, x1, y1 = box.xyxy
+    sides = {"Left": x0, "Top": y0, "Width": x1 - x0, "Height": y1 - y0}
+    shares = {name: value / size[name in ("Top", "Height")] for name, value in sides.items()}
+    return {"BlockType": "WORD", "Text": box.text, "Geometry": {"BoundingBox": shares}}
+
+
+def test_infographics_with_files_of_ocr_train_all_stages(infographics, diptych, tmp_path):
+    pages = open_source(PAGES)
+    source = open_source(str(infographics))
+    for at in (1, 5):
+        assert [box.text for box in source[at].boxes] == [box.text for box in pages[at].boxes]
+        found = [side for box in source[at].boxes for side in box.xyxy]
+        drawn = [side for box in pages[at].boxes for side in box.xyxy]
+        assert found == pytest.approx(drawn)
+    run = tmp_path / "run"
+    data = ("--data", f"train={infographics}", "--data", f"questions={infographics}")
+    start = ("train", "visfocus", *data, *TOWERS, *PROMPT, *SHORT, "--out", run)
+    called = diptych(*start, "--max-bad", "0.2")  # a page has no file of OCR
+    assert called.code == 0, called.err
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in rows if "loss" in row} == {"read", "lmpm", "answer"}
+
+
 def test_bad_input_is_one_line_and_writes_nothing(diptych, tmp_path):
     run = tmp_path / "run"
     start = ("train", "visfocus", "--out", run, *SHORT)

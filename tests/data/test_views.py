@@ -93,6 +93,16 @@ def test_a_sample_without_words_is_bad(texts):
         TextView(tokenizer=WORDS)(Sample(key="a", source="s", texts=texts), generator(0), 1.0)
 
 
+def test_texts_that_must_differ_count_once():
+    said = [Text(text=text) for text in ("a red circle", "a red circle", "a blue square")]
+    sample = Sample(key="a", source="s", texts=said)
+    view = TextView(tokenizer=WORDS, count=2, repeat=False)
+    for seed in range(5):
+        assert len(set(view.drawn(sample, generator(seed), 1.0))) == 2
+    with pytest.raises(BadSample, match="few-captions: 2 texts of role 'caption' for 3 views"):
+        replace(view, count=3).drawn(sample, generator(0), 1.0)
+
+
 def test_collate_pads_texts_to_the_longest_and_stacks_images():
     toy = Toy(8)
     views = [ImageView(preprocess=Preprocess(size=32)), TextView(tokenizer=WORDS, count=2)]

@@ -309,6 +309,9 @@ def add(parser: Parser) -> None:
         some, "--anls", type=bool, help="answers: how near written answers are in letters"
     )
     parser.option(
+        some, "--meteor", type=bool, help="captions, agreement: METEOR by equal words and stems"
+    )
+    parser.option(
         some,
         "--relaxed",
         type=bool,
@@ -388,6 +391,7 @@ _PLAIN = (
     ),
     *(
         "anls",
+        "meteor",
         "relaxed",
         "auroc",
         "sigma",

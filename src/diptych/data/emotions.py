@@ -1,4 +1,4 @@
-"""Emotions with explanations: how samples hold them, and texts that say both.
+"""Emotions with explanations: how samples hold them, and texts that say both; and the dimensions of affect.
 
 A sample has texts of the roles emotion and explanation, one explanation an emotion, in the same order.
 """
@@ -11,6 +11,8 @@ from diptych.data.sample import BadSample, Sample
 EMOTION = "emotion"
 EXPLANATION = "explanation"
 FIELDS = (f"texts.{EMOTION}", f"texts.{EXPLANATION}")
+DIMENSIONS = ("valence", "arousal", "dominance")
+"""The labels of texts that people rated."""
 
 
 def felt(sample: Sample) -> list[tuple[str, str]]:

@@ -14,29 +14,34 @@ AGREED = 3
 def answered(sample: Sample) -> list[tuple[Text, list[str]]]:
     """The questions of a sample, each with its answers.
 
-    The answers are the texts of role answer that follow a question; if all questions come first,
-    one answer per question in order. Raises BadSample("unpaired") if questions and answers cannot
-    be matched.
+    The answers are the texts of role answer that follow a question; of as many that follow several
+    questions, each has one in order. Raises BadSample("unpaired") if questions and answers cannot be
+    matched.
 
     >>> texts = [Text(text=text, role=role) for text, role in (("how many?", "question"), ("two", "answer"))]
     >>> [(question.text, answers) for question, answers in answered(Sample(key="0", source="", texts=texts))]
     [('how many?', ['two'])]
     """
-    questions = [text for text in sample.texts if text.role == "question"]
-    answers: list[list[str]] = []
+    asked: list[tuple[list[Text], list[str]]] = []  # questions in a row, and what follows them
     for text in sample.texts:
         if text.role == "question":
-            answers.append([])
-        elif text.role == "answer" and answers:
-            answers[-1].append(text.text)
-    if not all(answers):
-        found = sample.captions("answer")
-        if len(found) != len(questions):
+            if not asked or asked[-1][1]:
+                asked.append(([], []))
+            asked[-1][0].append(text)
+        elif text.role == "answer" and asked:
+            asked[-1][1].append(text.text)
+    pairs = []
+    for questions, answers in asked:
+        if len(questions) == 1 and answers:
+            pairs.append((questions[0], answers))
+        elif len(questions) == len(answers):
+            pairs += [(each, [text]) for each, text in zip(questions, answers, strict=True)]
+        else:
             raise BadSample(
-                "unpaired", f"{sample.key} has {len(questions)} questions and {len(found)} answers"
+                "unpaired",
+                f"{sample.key} has {len(answers)} answers to {len(questions)} questions in a row",
             )
-        answers = [[text] for text in found]
-    return list(zip(questions, answers, strict=True))
+    return pairs
 
 
 def asked_of(sample: Sample, rng: np.random.Generator, train: bool) -> tuple[str, str]:

@@ -96,6 +96,12 @@ class Predicts(Protocol):
         ...
 
 
+class RatesAffect(Protocol):
+    def affect(self, texts: Sequence[str]) -> "Tensor":
+        """The valence, arousal and dominance (N, 3) of each text, NaN for one of which none is known."""
+        ...
+
+
 class Fills(Protocol):
     def fill(
         self, texts: Sequence[str], images: "ImagesLike | None" = None, *, k: int = 5
@@ -184,6 +190,7 @@ ABILITIES = frozenset(
         "embed_regions",
         "embed_records",
         "predict",
+        "affect",
         "fill",
         "reconstruct",
         "apply",

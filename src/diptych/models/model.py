@@ -26,6 +26,7 @@ from diptych.errors import InputError, Missing
 from diptych.models.class_names import class_directions
 from diptych.models.delivered import Delivered, Validation
 from diptych.models.dense import patch_vectors, pixel_classes
+from diptych.models.fitting import check_preprocess, check_tokenizer
 from diptych.models.mode import evaluating
 from diptych.models.pixels import ImagesLike, pixel_batches
 from diptych.models.regions import NamesRegions
@@ -73,7 +74,7 @@ class TextModel(Saved):
         )  # before set_classes changes it
         self.precision = "float32"  # of computation; changed by `models.precision.set_precision`
         if tokenizer is not None and (delivered is None or encoder.text is not None):
-            _check_tokenizer(encoder, tokenizer, name)  # else another part reads texts
+            check_tokenizer(encoder, tokenizer, name)  # else another part reads texts
 
     def __getattr__(self, name: str) -> Any:
         if name == "preprocess" or (hasattr(Model, name) and not name.startswith("_")):
@@ -273,7 +274,7 @@ class Model(NamesRegions, TextModel):
         delivered: Delivered | None = None,
     ):
         self.preprocess: Any = preprocess
-        _check_preprocess(encoder, preprocess, name)
+        check_preprocess(encoder, preprocess, name)
         super().__init__(encoder, tokenizer, name=name, delivered=delivered)
 
     def embed_images(
@@ -464,41 +465,3 @@ class Model(NamesRegions, TextModel):
     ) -> tuple[Iterator[tuple[Tensor]], int]:
         """Batches of pixels (N, 3, size, size), and the number of images."""
         return pixel_batches(images, self.preprocess, batch_size, exact, clips)
-
-
-def _check_preprocess(encoder: DualEncoder, preprocess: AnyPreprocess, name: str) -> None:
-    built = encoder.image.preprocess.to_dict()
-    given = preprocess.to_dict()
-    for key in built | given:
-        if given.get(key) != built.get(key):
-            raise InputError(
-                f"{name}: the image tower was built for {key} {built.get(key)}, the preprocessing has "
-                f"{given.get(key)}; use the one it was trained with"
-            )
-
-
-def _check_tokenizer(encoder: DualEncoder, tokenizer: Tokenizer, name: str) -> None:
-    """Raise InputError unless vocabulary, context, padding rule and end token match the text
-    tower."""
-    if encoder.text is None:
-        raise InputError(f"{name} has no text tower for its tokenizer; leave the tokenizer out")
-    tower = encoder.text.spec
-    rows = tower.get("vocab_size")
-    context = tower.get("context")
-    problem = None
-    if rows is not None and tokenizer.vocab_size > rows:
-        problem = f"has {rows} words, its tokenizer {tokenizer.vocab_size}"
-    elif context is not None and tokenizer.context > context:
-        problem = f"takes {context} ids a text, its tokenizer gives up to {tokenizer.context}"
-    elif tower.get("padding", tokenizer.padding) != tokenizer.padding:
-        problem = (
-            f"pads texts by the rule {tower['padding']!r}, its tokenizer by {tokenizer.padding!r}"
-        )
-    elif (
-        tower.get("eot") is not None
-        and tower.get("pooling") == "eot"
-        and tower["eot"] != tokenizer.eot
-    ):
-        problem = f"looks for its feature at id {tower['eot']}, its tokenizer ends texts with {tokenizer.eot}"
-    if problem:
-        raise InputError(f"{name}: the text tower {problem}; use the tokenizer it was trained with")

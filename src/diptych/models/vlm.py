@@ -241,7 +241,7 @@ class VisionLM(Captioner):
         return unit_mean(self.lm.table(ids.to(device)), real.to(device))
 
     def see(self, pixels: Tensor) -> Tensor:
-        if pixels.ndim > 4:
+        if pixels.ndim > 1 + len(self.image.preprocess.shape):
             raise InputError("this model writes about images; give one frame of each clip")
         return self.prefix(self.patches(pixels)[0])
 

@@ -10,9 +10,8 @@ not been interrupted.
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -24,48 +23,27 @@ from torch import Tensor, nn
 from diptych import collectives
 from diptych.data.loader import Loader, worker_errors
 from diptych.data.sample import Source
-from diptych.errors import InputError, brief
+from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
-from diptych.models.model import evaluating
-from diptych.spec import check_record, configure
-from diptych.towers.dual import renamed_entries
-from diptych.towers.nn.parts import Momentum
 from diptych.training import gradcache, optim
-from diptych.training.feed import Feed
-from diptych.training.guard import LOOKS, ForgettingGuard, SpikeGuard, write_samples
-from diptych.training.launch import make_accelerator, strategy
-from diptych.training.log import Log, finite
+from diptych.training.guard import LOOKS, write_samples
+from diptych.training.log import finite
 from diptych.training.options import Options
 from diptych.training.prepare import Run, load_columns, save_columns
+from diptych.training.progress import Progress, Summary
 from diptych.training.schedule import factor
-from diptych.training.selection import Selection, by_recipe
-from diptych.training.state import Checkpoints, Position, Saved
-from diptych.training.step import Step, clamp, freeze_modes
+from diptych.training.selection import by_recipe
+from diptych.training.state import Position, Saved
+from diptych.training.step import clamp, freeze_modes
 
 log = logging.getLogger(__name__)
-
-_REMEDY = (
-    "remove the checkpoint to go on from the one before, or begin a new run with another --out"
-)
 
 
 class Interrupted(Exception):
     """Raised after a signal asked the run to stop; its state is saved."""
 
 
-@dataclass
-class Summary:
-    """The result of a finished run."""
-
-    steps: int
-    skipped: int = 0
-    damaged: dict[str, str] = field(default_factory=dict)  # key or place -> reason
-    forgot: Mapping[str, float] = field(
-        default_factory=dict
-    )  # the guard's report, if it ended the run
-
-
-class Engine:
+class Engine(Progress):
     """Trains a method on named sources and writes the run to the folder `out`.
 
     - `validate(module, done) -> numbers` is called after each epoch on rank 0.
@@ -91,29 +69,18 @@ class Engine:
         remember: Callable[[nn.Module], float] | None = None,
         keep: Mapping[float, Callable[[], None]] = MappingProxyType({}),
     ):
-        self.accelerator = accelerator or make_accelerator()
-        self.ranks = strategy(self.accelerator, options.shard)
-        self.device: torch.device = self.accelerator.device
-        method.setup(sources)
-        self.method = method.to(self.device)
-        self.step = Step(self.method, recipe.precision)
-        self.recipe = recipe
-        self.out = out
-        self.options = options
-        self.feed = Feed(method, sources, options, self.device)
-        self.validate = validate
+        super().__init__(
+            method,
+            recipe,
+            sources,
+            out,
+            options,
+            accelerator=accelerator,
+            validate=validate,
+            remember=remember,
+        )
         self.backward = backward
         self.keep = keep
-        self.checkpoints = Checkpoints(out / "state")
-        self.log = Log(out / "metrics.jsonl" if collectives.rank() == 0 else None, options.quiet)
-        self.position = Position()
-        self.summary = Summary(steps=0)
-        self.guard = SpikeGuard(options.spike)
-        self.memory = ForgettingGuard(remember, options.forget, out / "state")
-        self.selection = Selection(out / "state")
-        self.average: Momentum | None = None
-        if recipe.ema is not None and any(stage.optimize for stage in method.stages()):
-            self.average = Momentum(method.deliver(), recipe.ema)
         self._loaders: dict[str, Loader] = {}  # of the first stage, made while checking the data
         self._asked = False  # this rank received a signal
         self._stop = False  # some rank received one, and all agree to stop
@@ -167,16 +134,6 @@ class Engine:
         self.summary.damaged = dict(self.feed.damaged)
         self.summary.forgot = dict(self.memory.lost)
         return self.summary
-
-    def delivered(self) -> nn.Module:
-        """Return the module to save: the averaged weights if the recipe keeps them."""
-        return self.average.module if self.average is not None else self.method.deliver()
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the state dict of the delivered module on rank 0. All ranks must call it."""
-        if self.memory.lost:
-            return self.memory.weights()
-        return self.ranks.full_tensors(dict(self.delivered().state_dict()))
 
     def _run_stage(self, stage: Stage, saved: Saved | None) -> None:
         recipe = replace(self.recipe, **stage.recipe)
@@ -278,73 +235,6 @@ class Engine:
             gradcache.check(self.method)
         if stage.prepare is None:
             self._loaders = self.feed.loaders(stage, recipe)
-
-    def _try_selection(self, stages: Sequence[Stage]) -> None:
-        """Validate before the first step if the recipe selects, so that a wrong name costs no epoch
-        and the log shows the start."""
-        if self.recipe.select is None:
-            return
-        values = self._validate()
-        for stage in stages:
-            if stage.select:
-                self.selection.check(stage, values)
-
-    def _select(self, stage: Stage, values: Mapping[str, float]) -> bool:
-        """Keep the weights if the epoch is the stage's best, and return whether its patience is at
-        an end. All ranks must call it."""
-        if stage.select is None:
-            return False
-        epoch = self.position.epoch - (self.position.batch == 0)
-        if self.selection.look(stage, epoch, values) and stage.keep == "best":
-            self.selection.write(stage, self.ranks.full_tensors(self._weights()))
-        return self.selection.ended(stage)
-
-    def _take_selected(self, stage: Stage) -> None:
-        """Load the weights of the stage's best epoch."""
-        if stage.select is None or stage.keep == "last" or self.memory.lost:
-            return
-        best = self.selection.read(stage)
-        with torch.no_grad():
-            for name, value in self._weights().items():
-                value.copy_(collectives.shared(best[name].to(value.device), value))
-        self.log.write(
-            event="selected",
-            done=self.position.done - 1,
-            stage=stage.name,
-            epoch=self.selection.epoch,
-            **self.selection.values,
-        )
-
-    def _weights(self) -> dict[str, Tensor]:
-        """Return the tensors of the method and of the averaged weights."""
-        found = {f"method.{name}": value for name, value in self.method.state_dict().items()}
-        if self.average is not None:
-            averaged = self.average.module.state_dict()
-            found |= {f"average.{name}": value for name, value in averaged.items()}
-        return found
-
-    def _forgets(self) -> bool:
-        """Measure what is guarded, on rank 0, and return whether it fell too far.
-
-        If so, the run ends with the weights of the last measurement at which it had not. All ranks
-        must call it.
-        """
-        if self.memory.remember is None:
-            return False
-        score = 0.0
-        with self.ranks.plain(self.delivered()) as module:
-            if module is not None:
-                with evaluating(module):
-                    score = self.memory.remember(module)
-        score = collectives.broadcast_object(score)
-        lost = self.memory.look(score, self.position.done, self.weights)
-        self.log.write(
-            event="guard",
-            done=self.position.done - 1,
-            score=score,
-            **({"lost": True} if lost else {}),
-        )
-        return lost
 
     def _end_stage(self) -> None:
         self.position = Position(stage=self.position.stage + 1, done=self.position.done)
@@ -513,7 +403,7 @@ class Engine:
                 "command and --resume begin it anew"
             )
 
-    # ---- state
+    # ---- stops
 
     def _snapshot(self, optimizer: torch.optim.Optimizer) -> None:
         if collectives.world_size() == 1:
@@ -527,78 +417,6 @@ class Engine:
                 f"stopped by a signal after step {self.position.done}; the state is saved in {self.out}. "
                 "Go on with the same command and --resume"
             )
-
-    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
-        state = self.ranks.full_tensors(
-            {
-                "position": asdict(self.position),
-                "method": dict(self.method.state_dict()),
-                "optimizer": optimizer.state_dict() if optimizer is not None else None,
-                "average": dict(self.average.module.state_dict())
-                if self.average is not None
-                else None,
-                "damaged": dict(self.feed.damaged),
-                "skipped": self.summary.skipped,
-                "guard": self.guard.losses,
-                "memory": self.memory.state(),
-                "selection": self.selection.state(),
-                "data": self.feed.identity,
-            }
-        )
-        if collectives.rank() == 0:
-            self.checkpoints.save(self.position.done, state)
-        collectives.barrier()
-
-    def _saved(self) -> Saved | None:
-        values = self.checkpoints.load()
-        if values is None:
-            return None
-        return Saved(**check_record(Saved, values, self.checkpoints.newest(), _REMEDY))
-
-    @contextmanager
-    def _fitting(self) -> Iterator[None]:
-        """Raise InputError if a checkpoint does not fit this run, with the names and shapes that
-        differ."""
-        try:
-            yield
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            message = f"checkpoint {self.checkpoints.newest()} does not fit the run ({brief(error)}); {_REMEDY}"
-            raise InputError(message) from error
-
-    def _restore(self, saved: Saved) -> None:
-        self.feed.check_same(saved.data)
-        self.position = configure(
-            Position, saved.position, f"checkpoint {self.checkpoints.newest()}"
-        )
-        if self.position.stage > len(self.method.stages()):
-            raise ValueError(f"stage {self.position.stage} of {len(self.method.stages())}")
-        self.method.load_state_dict(renamed_entries(saved.method, self.method.state_dict()))
-        if self.average is not None:
-            average = self.average.module
-            average.load_state_dict(renamed_entries(saved.average or {}, average.state_dict()))
-        self.feed.damaged = dict(saved.damaged)
-        self.guard.losses = list(saved.guard)
-        self.memory.restore(saved.memory)
-        self.selection.restore(saved.selection)
-        self.summary.skipped = saved.skipped
-        self.summary.steps = self.position.done
-        for path in sorted(
-            (self.out / "state").glob("columns-*.safetensors"), key=lambda p: p.stat().st_mtime
-        ):
-            self.feed.columns = load_columns(path)
-
-    def _validate(self) -> Mapping[str, float]:
-        """Return the numbers of the validation, on all ranks; none without one."""
-        values: Mapping[str, float] = {}
-        if self.validate is not None:
-            with self.ranks.plain(self.delivered()) as module:
-                if module is not None:
-                    with evaluating(module):
-                        values = self.validate(module, self.position.done)
-                    self.log.write(event="validation", done=self.position.done - 1, **values)
-        return collectives.broadcast_object(values)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._asked = True

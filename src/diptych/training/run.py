@@ -36,9 +36,10 @@ from diptych.rng import torch_seed
 from diptych.towers.dual import DualEncoder
 from diptych.training import config as configs
 from diptych.training.config import RunConfig
-from diptych.training.engine import Engine, Summary
+from diptych.training.engine import Engine
 from diptych.training.launch import make_accelerator
 from diptych.training.log import read_log
+from diptych.training.progress import Summary
 from diptych.training.tracking import Tracker
 
 Validate = Callable[[Any, Source], Mapping[str, float]]

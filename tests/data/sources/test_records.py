@@ -1,53 +1,10 @@
 """Parts that readers of records share."""
 
-import io
-from concurrent.futures import ThreadPoolExecutor
-
-import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis.extra.numpy import array_shapes, arrays
 
-from diptych.data.sample import BadSample
-from diptych.data.sources.records import Parts, read_npy
-
-KINDS = ("<f4", ">f8", "<i2", "u1", "?", "<c8")
-
-
-def stored(values: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, values)
-    return file.getvalue()
-
-
-@given(
-    st.sampled_from(KINDS).flatmap(
-        lambda kind: arrays(kind, array_shapes(min_dims=0, min_side=0, max_side=4))
-    ),
-    st.sampled_from("CF"),
-)
-def test_an_array_is_read_as_numpy_reads_it(values, order):
-    data = stored(np.asarray(values, order=order))
-    found = read_npy(data)
-    expected = np.load(io.BytesIO(data))
-    np.testing.assert_array_equal(found, expected)
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    assert found.flags.writeable
-
-
-@pytest.mark.parametrize("cut", [3, 9, 40, -1])
-def test_a_file_that_ends_early_is_damaged(cut):
-    with pytest.raises(BadSample):
-        read_npy(stored(np.arange(5.0))[:cut])
-
-
-def test_threads_read_different_headers_at_once():
-    """In some versions of Python 3.11 and 3.12 `ast` fails at random in two threads at once."""
-    files = [stored(np.zeros((size, 2))) for size in range(1, 1500)]
-    with ThreadPoolExecutor(8) as pool:
-        sizes = [len(found) for found in pool.map(read_npy, files)]
-    assert sizes == list(range(1, 1500))
+from diptych.data.sample import BadSample, Text
+from diptych.data.sources.records import Parts, joined
 
 
 def test_words_in_labels_are_texts_of_role_label():
@@ -79,3 +36,66 @@ def test_a_box_may_have_the_mask_of_its_object():
     for wrong in ({"size": [2, 3], "counts": [1, 3]}, [[0, 0, 1, 1]], {"counts": [6]}):
         with pytest.raises(BadSample, match="box: "):
             Parts().add({"boxes": [{"box": [0, 0, 2, 2], "segmentation": wrong}]})
+
+
+def said(parts):
+    return [(text.role, text.text) for text in parts.texts]
+
+
+def test_a_record_keeps_texts_that_repeat_and_labels_once():
+    parts = Parts()
+    parts.add(
+        {
+            "question": ["one?", "two?"],
+            "answer": ["yes", "yes"],
+            "caption": ["a", "a"],
+            "labels": ["x", "x"],
+        }
+    )
+    assert said(parts) == [
+        ("question", "one?"), ("question", "two?"), ("answer", "yes"), ("answer", "yes"),
+        ("caption", "a"), ("caption", "a"), ("label", "x"),
+    ]  # fmt: skip
+
+
+def test_a_file_of_text_that_repeats_a_record_is_left_out_in_either_order():
+    record = {"caption": "a cat", "title": "a cat"}
+    first = Parts()
+    first.add_text(" a cat ", "caption")
+    first.add_text("a cat", "caption")
+    first.add(record)
+    assert said(first) == [("caption", "a cat"), ("title", "a cat")]
+    last = Parts()
+    last.add(record)
+    last.add_text("a cat\n", "caption")
+    last.add_text("another", "caption")
+    assert said(last) == [("caption", "a cat"), ("title", "a cat"), ("caption", "another")]
+
+
+def test_answers_come_after_the_questions_of_their_record():
+    parts = Parts()
+    parts.add({"answer": ["2", "two"], "caption": "c", "question": "how many?"})
+    parts.add({"q": "where?", "a": "left", "b": "on the left"}, {"q": "question", "a": "answer"})
+    assert said(parts) == [
+        ("caption", "c"), ("question", "how many?"), ("answer", "2"), ("answer", "two"),
+        ("question", "where?"), ("answer", "left"), ("b", "on the left"),
+    ]  # fmt: skip
+
+
+def test_names_of_an_array_are_those_of_the_record_that_gives_it():
+    parts = Parts()
+    parts.add({"heat": {"stove": 3, "sun": 5}})
+    parts.add({"heat": {"sun": 5, "fire": 4}})
+    assert parts.arrays["heat"].tolist() == [3, 5]
+    assert said(parts) == [("heat", "stove"), ("heat", "sun")]
+
+
+def test_texts_of_one_role_are_joined_without_repeats_and_of_several_with_them():
+    def texts(*pairs):
+        return [Text(text=text, role=role) for role, text in pairs]
+
+    alone = texts(("caption", "a"), ("label", "a"), ("caption", "b"), ("caption", "a"))
+    assert joined(alone) == alone[:3]
+    pairs = texts(*[("caption", "a"), ("de", "b"), ("caption", "a"), ("de", "c")] * 2)
+    assert joined(pairs) == pairs
+    assert joined([]) == []

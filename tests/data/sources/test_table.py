@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diptych.data.questions import answered
 from diptych.data.sample import BadSample
 from diptych.data.sources import open_source
 from diptych.data.sources import rows as rows_module
@@ -137,6 +138,60 @@ def test_random_tables_round_trip(tmp_path_factory, rows, suffix):
         if text and text not in texts:
             texts.append(text)
     assert {sample.key: sample.captions() for sample in source} == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), *[st.sampled_from(["yes", "no", "why?", "a, b", 'so "so"'])] * 2
+        ),
+        min_size=1,
+        max_size=9,
+    ),
+    st.sampled_from([("question", "answer"), ("answer", "question"), ("caption", "de")]),
+    st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet"]),
+)
+def test_rows_with_texts_of_two_roles_come_back_exactly(tmp_path_factory, rows, roles, suffix):
+    path = tmp_path_factory.mktemp("t") / f"t{suffix}"
+    records = [{"image": f"{image}.png", "one": a, "two": b} for image, a, b in rows]
+    source = open_source(f"{write(path, records)}:text={roles[0]}=one;{roles[1]}=two")
+    expected = {}
+    for record in records:
+        expected.setdefault(record["image"], []).append((record["one"], record["two"]))
+    for sample in source:
+        rows = list(zip(*map(sample.captions, roles), strict=True))
+        assert rows == expected.pop(sample.key)
+        if "question" in roles:
+            pairs = [(question.text, *said) for question, said in answered(sample)]
+            assert pairs == (rows if roles[0] == "question" else [row[::-1] for row in rows])
+    assert not expected
+
+
+def test_answers_of_one_image_may_be_equal(folder):
+    (folder / "qa.csv").write_text(
+        "image,answer,question\na.png,yes,is it red?\na.png,yes,is it plain?\na.png,no,is it red?\n"
+        "b.png,yes,is it blue?\n"
+    )
+    source = open_source(str(folder / "qa.csv"))
+    assert [[(each.text, said) for each, said in answered(sample)] for sample in source] == [
+        [("is it red?", ["yes"]), ("is it plain?", ["yes"]), ("is it red?", ["no"])],
+        [("is it blue?", ["yes"])],
+    ]
+    assert [text.role for text in source[0].texts] == ["question", "answer"] * 3
+
+
+def test_answers_of_several_people_in_a_row_keep_their_numbers(folder):
+    said = ["two", "two", "2", "two"]
+    rows = [
+        {"image": "a.png", "answer": said, "question": "how many?"},
+        {"image": "a.png", "answer": ["red"], "question": "which?"},
+    ]
+    source = open_source(str(write(folder / "t.jsonl", rows)))
+    assert [(each.text, own) for each, own in answered(source[0])] == [
+        ("how many?", said),
+        ("which?", ["red"]),
+    ]
 
 
 DREAMLIP = (

@@ -81,6 +81,12 @@ def test_references_themselves_have_the_best_overlap():
     found = judged(*texts, "awe because the vast sky amazes")
     assert found["bleu4"] == pytest.approx(1)
     assert found["rouge_l"] == pytest.approx(1)
+    assert "meteor_stem" not in found
+    found = judged(*texts, "awe because the vast sky amazes", meteor=True)
+    lengths = [4, 3, 4, 3, 4, 4]  # words of the explanations, each one chunk
+    expected = sum(1 - 0.5 / length**3 for length in lengths) / 6
+    assert found["meteor_stem"] == pytest.approx(expected)
+    assert found["chance_meteor_stem"] < expected
 
 
 def test_the_classifier_may_learn_from_other_explanations():

@@ -205,6 +205,9 @@ def test_a_report_without_objects_tells_none():
         "bleu2",
         "bleu3",
         "bleu4",
+        "rouge_1",
+        "rouge_2",
+        "rouge_l",
     }
     assert report(["The DOG,  runs"], [["a cat", "the dog runs."]])["accuracy"] == 1.0
     assert words("l’été — 2nd") == ["l’été", "2nd"]

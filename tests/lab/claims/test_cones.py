@@ -82,13 +82,24 @@ def test_a_concept_that_is_held_is_its_name(tmp_path):
 def test_a_step_is_timed_on_both_sides(tmp_path):
     trial = Trial(seed=5, folder=tmp_path, quick=True)
     found = cones.timing(trial)
-    assert set(found) == {"step", "step_whole"}
+    assert set(found) == {"step", "step_whole", "step_drawn"}
     assert all(value > 0 for value in found.values())
     side = cones.Side(trial, "cones", {})
     assert side.model.encoder.text is None
     before = side.model.bank.vectors.detach().clone()
     side.seconds(True)
     assert not torch.equal(before, side.model.bank.vectors)
+
+
+@pytest.mark.parametrize("place", [None, "name"])
+def test_a_step_of_drawing_moves_what_is_searched_for_alone(place, tmp_path):
+    drawing = cones.Drawing(Trial(seed=5, folder=tmp_path, quick=True), place)
+    before = {name: p.detach().clone() for name, p in drawing.model.named_parameters()}
+    drawing.model.denoiser.out.weight.data.normal_()  # it is zero at first
+    before["denoiser.out.weight"] = drawing.model.denoiser.out.weight.detach().clone()
+    drawing.seconds()
+    now = dict(drawing.model.named_parameters())
+    assert {name for name, p in before.items() if not torch.equal(p, now[name])} == {"bank.vectors"}
 
 
 BOXES = "scenes:number=1-2:texts=caption:split=novel:count=24"
@@ -152,7 +163,9 @@ def test_only_vectors_of_their_own_place_learn_through_the_text_tower(place):
 def test_boxes_of_new_things_are_found_from_one_head(tmp_path):
     reported = cones.found(Trial(seed=5, folder=tmp_path, quick=True))
     assert set(reported) == {"found_names", "found", "found_prompts"}
-    assert all(0 <= numbers["ap50"] <= 1 for numbers in reported.values())
+    for numbers in reported.values():
+        assert set(numbers) == {"ap50", "mask_ap50"}
+        assert all(0 <= value <= 1 for value in numbers.values())
 
 
 def test_cells_are_learnt_from_a_fifth_of_the_images(data_pack, tmp_path, monkeypatch):

@@ -210,10 +210,9 @@ def shelf(tmp_path, monkeypatch):
 
 
 def test_found_prompts_are_used_by_the_second_pair_alone_and_beside_votes(shelf):
-    found = proapo.real.arms["transferred", "tip_found"](shelf)
-    assert set(found) == {"transferred", "tip_found"}
-    assert found["transferred"]["top1"].mean() > 0.9
-    assert found["tip_found"]["top1"].mean() > 0.9
+    found = proapo.real.arms["transferred", "tip_found", "cones_found"](shelf)
+    assert set(found) == {"transferred", "tip_found", "cones_found"}
+    assert all(numbers["top1"].mean() > 0.9 for numbers in found.values())
     assert found["transferred"]["false"] < 0.5
 
 
@@ -222,6 +221,7 @@ def test_what_is_not_searched_has_all_sentences_or_none(shelf):
     assert (described["false"], described["kept"]) == (0.5, 4)
     assert set(proapo.real.arms["templates"](shelf)) == {"top1"}
     assert len(proapo.real.arms["tip"](shelf)["top1"]) == 16
+    assert len(proapo.real.arms["cones"](shelf)["top1"]) == 16
 
 
 def test_the_search_by_wrong_labels_keeps_the_wrong_sentences(shelf):

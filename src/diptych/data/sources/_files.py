@@ -87,3 +87,17 @@ def root_of(
     raise InputError(
         f"{path}: its first image, {firsts[0]}, is not {where}; name the folder with :images=FOLDER"
     )
+
+
+def folder_near(path: Path, root: Path, given: str | None, folders: Sequence[str]) -> str:
+    """The folder of the files of OCR of a file `path` whose images are in `root`: the folder `given`, or
+    one of `folders` beside either; "" if there is none.
+
+    Raises InputError for a folder that is given and is not there.
+    """
+    if given is not None:
+        if not Path(given).is_dir():
+            raise InputError(f"{path}: {given} is no folder of OCR files; check :ocr=")
+        return given
+    places = [base / name for base in (path.parent, root, root.parent) for name in folders]
+    return next((str(place) for place in places if place.is_dir()), "")

@@ -20,7 +20,7 @@ from typing import Any
 from diptych.data.compact import Strings
 from diptych.data.images import FileImage, size_of
 from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Text
-from diptych.data.sources._files import beginning, inside, root_of
+from diptych.data.sources._files import beginning, folder_near, inside, root_of
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
@@ -70,7 +70,7 @@ def open(spec: Spec) -> "DocVqa":
     return DocVqa(
         spec.name,
         root,
-        _ocr(path, root, options.ocr),
+        folder_near(path, root, options.ocr, _OCR),
         pages,
         damage,
         flat=found != first,
@@ -91,16 +91,6 @@ def _read(row: Any) -> list[Any] | None:
         [each for each in answers if each.strip()],
         row.get("questionId"),
     ]
-
-
-def _ocr(path: Path, root: Path, given: str | None) -> str:
-    """The folder of the files of OCR; "" if there is none."""
-    if given is not None:
-        if not Path(given).is_dir():
-            raise InputError(f"{path}: {given} is no folder of OCR files; check :ocr=")
-        return given
-    places = [base / name for base in (path.parent, root, root.parent) for name in _OCR]
-    return next((str(place) for place in places if place.is_dir()), "")
 
 
 class DocVqa:

@@ -15,25 +15,25 @@ of numbers, is an array.
 
 Other mappings of names to numbers, or to equally long lists of numbers, are arrays with a row per
 name (NaN for null), and the names are texts. All other fields are ignored.
+
+Texts of a record are kept in its order, also those that repeat, since texts of several roles may belong
+together by their places. Answers come after the question of their record. Texts of role `label` are the
+classes of a sample, each once.
 """
 
 import codecs
-import io
 import json
 import math
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from diptych.data.emotions import EMOTION, EXPLANATION
 from diptych.data.outlines import from_rle
 from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, Text, whole
 from diptych.errors import InputError, brief
@@ -41,6 +41,8 @@ from diptych.errors import InputError, brief
 CAPTIONS = ("caption", "captions", "text", "texts")
 LABELS = "labels"
 """The field whose words are texts of role `label`."""
+_ROLES = {**dict.fromkeys(CAPTIONS, "caption"), LABELS: "label"}
+"""The roles of fields whose name is not their role."""
 _SAMPLED = 1000  # samples from which a schema is inferred
 
 
@@ -79,14 +81,25 @@ class Parts:
     mask_classes: dict[str, dict[int, str]] = field(default_factory=dict)
     edits: list[tuple[str, "Parts"]] = field(default_factory=list)  # each with its kind
     _noted: set[tuple[str, str]] = field(default_factory=set)
+    _filed: set[tuple[str, str]] = field(default_factory=set)  # those that are files
 
     def add_text(self, text: str, role: str) -> None:
-        """Append a text unless it is blank or a duplicate (a .txt often repeats the text of its
-        .json). Several people may feel the same emotion, for the same reason."""
+        """Append the text of a file, or a line of it, unless the sample has it (a .txt often repeats
+        the text of its .json)."""
         text = text.strip()
-        if text and (role in (EMOTION, EXPLANATION) or (text, role) not in self._noted):
-            self._noted.add((text, role))
-            self.texts.append(Text(text=text, role=role))
+        if (text, role) not in self._noted:
+            self._append(text, role)
+        self._filed.add((text, role))
+
+    def _append(self, text: str, role: str) -> None:
+        """Append a text of a record, repeated or not, unless it is blank, the text of a file, or a
+        label that the sample has."""
+        text = text.strip()
+        found = (text, role)
+        if not text or found in self._filed or (role == "label" and found in self._noted):
+            return
+        self._noted.add(found)
+        self.texts.append(Text(text=text, role=role))
 
     def add(
         self, record: Mapping[str, Any], roles: Mapping[str, str] = MappingProxyType({})
@@ -94,15 +107,13 @@ class Parts:
         """Add the fields of a record, with `roles` from `roles_of`; the first value of a label or
         array is kept."""
         chosen = "caption" in roles.values()
-        for name, value in record.items():
-            if name not in roles and name in CAPTIONS:
-                if chosen:
-                    continue  # other fields were chosen to hold the captions
-                role = "caption"
-            else:
-                role = roles.get(name, "label" if name == LABELS else name)
+        role_of = {name: roles.get(name, _ROLES.get(name, name)) for name in record}
+        for name, role in _answers_last(role_of).items():
+            if chosen and name in CAPTIONS and name not in roles:
+                continue  # other fields were chosen to hold the captions
+            value = record[name]
             if isinstance(value, str):
-                self.add_text(value, role)
+                self._append(value, role)
             elif isinstance(value, bool | int | float):
                 self.labels.setdefault(name, number(value, name))
             elif name == "boxes":
@@ -120,7 +131,7 @@ class Parts:
             elif isinstance(value, list) and value:
                 if all(isinstance(entry, str) for entry in value):
                     for entry in value:
-                        self.add_text(entry, role)
+                        self._append(entry, role)
                 elif role == "label" and any(isinstance(entry, str) for entry in value):
                     raise BadSample("label", f"{brief(repr(value))} in {name} are not all words")
                 else:
@@ -157,13 +168,15 @@ class Parts:
         self.boxes += [
             _box({**entry, "name": text}) for entry, text in zip(entries, reported, strict=True)
         ]
-        self.add_text(between.join(text for text in reported if text), "ocr")
+        self._append(between.join(text for text in reported if text), "ocr")
 
     def _add_named(self, name: str, rows: Mapping[str, Any], role: str) -> None:
-        """Add numbers by name as an array, and the names as texts in the same order."""
-        if self._add_numbers(name, [math.nan if row is None else row for row in rows.values()]):
+        """Add numbers by name as an array, and the names as texts in the same order, unless the
+        sample has an array of this name."""
+        values = [math.nan if row is None else row for row in rows.values()]
+        if name not in self.arrays and self._add_numbers(name, values):
             for text in rows:
-                self.add_text(str(text), role)
+                self._append(str(text), role)
 
     def _add_numbers(self, name: str, values: Sequence[Any]) -> bool:
         """Add numbers, or equally long rows of them, as an array; False if they are something
@@ -184,6 +197,30 @@ _WRITTEN = {
     "lines": "\n",
     "words": " ",
 }  # fields with the text written in an image, and the separator of entries
+
+
+def _answers_last(roles: Mapping[str, str]) -> Mapping[str, str]:
+    """The roles of fields in their order, but with the answers last if one stands before the first
+    question: answers are those of the question before them."""
+    order = [role for role in roles.values() if role in ("question", "answer")]
+    if not order or order[0] == "question":
+        return roles
+    return dict(sorted(roles.items(), key=lambda field: field[1] == "answer"))
+
+
+def joined(texts: Sequence[Text]) -> list[Text]:
+    """The texts of a table's rows of one image: of several roles, beside labels, all of them, so that
+    texts of one row have the same place among those of their roles; of one role, each text once.
+
+    >>> pairs = [("caption", "a cat"), ("de", "eine Katze"), ("caption", "a cat"), ("de", "ein Kater")]
+    >>> [text.text for text in joined([Text(text=text, role=role) for role, text in pairs])]
+    ['a cat', 'eine Katze', 'a cat', 'ein Kater']
+    >>> [text.text for text in joined([Text(text=text) for text in ("a cat", "a pet", "a cat")])]
+    ['a cat', 'a pet']
+    """
+    if len({text.role for text in texts} - {"label"}) > 1:
+        return list(texts)
+    return list({(text.role, text.text): text for text in texts}.values())
 
 
 def _mappings(value: Any) -> bool:
@@ -451,52 +488,3 @@ def _whole(value: Any) -> Any:
         if isinstance(value, dict)
         else value
     )
-
-
-def read_npy(data: bytes) -> np.ndarray:
-    """Read a NumPy array of numbers. Raises BadSample: pickled (object arrays, which would run
-    code), or npy."""
-    try:
-        head = _npy_head(data)
-        shape, by_columns, kind = _npy_header(head)
-    except Exception as error:  # damaged headers raise many kinds of exceptions
-        raise BadSample("npy", brief(error)) from error
-    if kind.hasobject:
-        raise BadSample("pickled", "an array of objects, which would have to be unpickled")
-    if kind.kind not in "biufc":
-        raise BadSample("npy", f"an array of {brief(str(kind), 40)}, not of numbers")
-    count = math.prod(shape)
-    if min(shape, default=0) < 0 or count * kind.itemsize > len(data) - len(head):
-        raise BadSample("npy", f"an array of shape {brief(str(shape), 40)} in {len(data):,} bytes")
-    order = "F" if by_columns else "C"
-    try:
-        if not count:
-            return np.empty(shape, kind, order)
-        values = np.frombuffer(data, kind, count, offset=len(head))
-        return values.reshape(shape, order=order).copy(order)
-    except (ValueError, OverflowError, MemoryError) as error:  # a shape such as (0, 10**30)
-        raise BadSample("npy", brief(error)) from error
-
-
-def _npy_head(data: bytes) -> bytes:
-    """The part of an array's file in front of its values."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    start = file.tell() + (2 if version == (1, 0) else 4)
-    return data[: start + int.from_bytes(data[file.tell() : start], "little")]
-
-
-_PARSING = threading.Lock()
-"""NumPy parses a header by `ast`, which fails at random in two threads at once, in some versions of
-Python 3.11 and 3.12."""
-
-
-@lru_cache(maxsize=1024)  # the samples of a source have few different headers
-def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """The shape, the order and the type of the values behind a header."""
-    file = io.BytesIO(head)
-    first = np.lib.format.read_magic(file) == (1, 0)
-    with _PARSING:
-        if first:
-            return np.lib.format.read_array_header_1_0(file)
-        return np.lib.format.read_array_header_2_0(file)

@@ -1,7 +1,8 @@
 """Tables of images and texts: CSV, TSV, JSON lines (also gzipped), Parquet; images as paths or as bytes.
 
-Rows with the same image are one sample with several texts. Columns are found by their usual names,
-or given: `table.csv:image=file:text=caption:label=kind:key=id`. With several columns of images,
+Rows with the same image are one sample with several texts: those of several roles stay together by
+their places, and of one role each text is kept once. Columns are found by their usual names, or given:
+`table.csv:image=file:text=caption:label=kind:key=id`. With several columns of images,
 `image=left+right`, each row is a sample with the images `main`, `page2`, …. `split=train+val` selects
 rows by the column `split`. Texts may have several columns and roles, `text=raw;long=longSV`, and an
 image may be in a zip archive, `12/345.zip/678.jpg`. A label column with lists of words gives texts of
@@ -26,6 +27,7 @@ from diptych.data.sources.records import (
     CAPTIONS,
     Parts,
     class_names,
+    joined,
     labels_of,
     roles_of,
     schema_of,
@@ -269,7 +271,7 @@ class Table:
             key=self._keys[index],
             source=self.name,
             images=images,
-            texts=parts.texts,
+            texts=joined(parts.texts),
             labels=parts.labels,
             boxes=parts.boxes,
             arrays=parts.arrays,

@@ -25,12 +25,12 @@ from diptych.data.endings import IMAGES, VIDEOS
 from diptych.data.images import VOID, ClassMask, Mask, MemberImage
 from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
 from diptych.data.sources import cache
+from diptych.data.sources._npy import read_npy
 from diptych.data.sources.records import (
     Parts,
     class_names,
     labels_of,
     read_json,
-    read_npy,
     read_text,
     roles_of,
     schema_of,

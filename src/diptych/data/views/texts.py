@@ -30,10 +30,10 @@ class TextView:
     is "place".
 
     Only the forms whose roles a sample has are drawn; outside training, or with `first`, the first
-    of them is used. A sample with fewer texts than `count` repeats them, or raises
-    BadSample("few-captions") with repeat=False. With `like` and the same roles, the texts are those
-    of another view, tokenized by this view's tokenizer. Raises BadSample("no-caption") if a sample
-    has no text of any form.
+    of them is used. A sample with fewer texts than `count` repeats them; with repeat=False it must have
+    as many different ones, else BadSample("few-captions") is raised. With `like` and the same roles,
+    the texts are those of another view, tokenized by this view's tokenizer. Raises
+    BadSample("no-caption") if a sample has no text of any form.
     """
 
     tokenizer: Tokenizer
@@ -83,6 +83,8 @@ class TextView:
         held = {
             _bare(role): _texts(sample, _bare(role)) for roles, _ in self.forms for role in roles
         }
+        if not self.repeat:
+            held = {name: list(dict.fromkeys(texts)) for name, texts in held.items()}
         possible = [
             (roles, weight)
             for roles, weight in self.forms

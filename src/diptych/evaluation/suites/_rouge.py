@@ -55,12 +55,14 @@ def _shared(own: Sequence[str], other: Sequence[str], n: int) -> float:
 
 
 def _common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence."""
-    row = [0] * (len(b) + 1)
+    """Return the length of the longest common subsequence, by bits (Hyyrö 2004): bit i of `same` is 0
+    where a longest one of b[: i + 1] and the words so far is longer than that of b[:i]."""
+    places: dict[str, int] = {}
+    for at, word in enumerate(b):
+        places[word] = places.get(word, 0) | 1 << at
+    whole = (1 << len(b)) - 1
+    same = whole
     for word in a:
-        before = 0
-        for at, other in enumerate(b, 1):
-            kept = row[at]
-            row[at] = before + 1 if word == other else max(row[at], row[at - 1])
-            before = kept
-    return row[-1]
+        hit = same & places.get(word, 0)
+        same = ((same + hit) | (same - hit)) & whole
+    return len(b) - same.bit_count()

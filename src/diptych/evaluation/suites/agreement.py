@@ -4,6 +4,7 @@
                     more than half of the people agree
     agreement       share of images whose explanation a classifier of texts gives the written emotion
     bleu1 … bleu4, rouge_l    of the explanations, against those that people gave of the same image
+    meteor_stem     METEOR by equal words and stems (`_meteor`), of the same, where it is asked for
     unique          share of different explanations among all
 
 The classifier is a logistic regression on the tf-idf of words and pairs of words, fitted on explanations
@@ -28,6 +29,7 @@ from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.evaluation.protocol import data_of, describe, protocol_of
+from diptych.evaluation.suites import _meteor
 from diptych.evaluation.suites._features import opened
 from diptych.evaluation.suites._rouge import report as rouge
 from diptych.evaluation.suites.captions import bleu, words
@@ -54,8 +56,13 @@ class Said:
         return majority(self.emotions)
 
 
-def ready(model: Any, source: Source, *, train: Source | str | None = None) -> None:
-    """Raise InputError for a `train` without emotions and explanations, and without scikit-learn."""
+def ready(
+    model: Any, source: Source, *, train: Source | str | None = None, meteor: bool = False
+) -> None:
+    """Raise InputError for a `train` without emotions and explanations, and without scikit-learn or the
+    library of `meteor`."""
+    if meteor:
+        _meteor.stemmer()
     with lab("the agreement of explanations"):
         import sklearn  # noqa: F401
     if train is not None:
@@ -74,18 +81,20 @@ def agreement(
     *,
     train: Source | str | None = None,
     joint: str = "because",
+    meteor: bool = False,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the measures above beside chance.
 
-    `joint` is the word between emotion and explanation. Also returned: `n` images, `judged` of which
+    `joint` is the word between emotion and explanation; with `meteor` explanations are also compared by
+    METEOR. Also returned: `n` images, `judged` of which
     have an emotion of most people, `unsaid` texts without a joint, `written`, the first ten texts by key,
     `bad` samples by reason, and the protocol. Raises InputError for explanations of fewer than two
     emotions.
     """
-    ready(model, source, train=train)
+    ready(model, source, train=train, meteor=meteor)
     fitted = None if train is None else opened(train)
     steps = Steps(progress, len(source))
     bad: Counter[str] = Counter()
@@ -100,12 +109,12 @@ def agreement(
     learnt = people if fitted is None else every(fitted)
     tell = classifier(learnt)
     parts = [split(text, joint) for _, text in made]
-    found = report(people, parts, tell)
+    found = report(people, parts, tell, meteor)
     emotions = Counter(emotion for said in people for emotion in said.emotions)
     [(frequent, _)] = emotions.most_common(1)
     following = [parts[(at + 1) % len(parts)][1] for at in range(len(parts))]
     others = [(emotion, text) for (emotion, _), text in zip(parts, following, strict=True)]
-    blind = report(people, others, tell)
+    blind = report(people, others, tell, meteor)
     blind["accuracy"] = accuracy(people, [frequent] * len(people))
     own = [pair for said in people for pair in zip(said.emotions, said.explanations, strict=True)]
     protocol = protocol_of(
@@ -179,7 +188,9 @@ def grams(text: str) -> list[str]:
     return [*said, *(" ".join(pair) for pair in pairwise(said))]
 
 
-def report(people: Sequence[Said], parts: Sequence[tuple[str, str]], tell: Any) -> dict[str, float]:
+def report(
+    people: Sequence[Said], parts: Sequence[tuple[str, str]], tell: Any, meteor: bool = False
+) -> dict[str, float]:
     """Return all measures of an emotion and an explanation for each image."""
     written = [text for _, text in parts]
     references = [said.explanations for said in people]
@@ -189,6 +200,8 @@ def report(people: Sequence[Said], parts: Sequence[tuple[str, str]], tell: Any) 
     }
     found |= {f"bleu{n}": value for n, value in enumerate(bleu(written, references), 1)}
     found["rouge_l"] = rouge(written, references)["rouge_l"]
+    if meteor:
+        found |= _meteor.report(written, references)
     found["unique"] = len({" ".join(words(text)) for text in written}) / len(written)
     return found
 

@@ -3,7 +3,10 @@
     accuracy            share of captions that equal one of the image's, word for word
     object_recall       share of an image's objects that its caption names
     object_precision    share of the named objects that are in the image
+    bleu1 … bleu4       shares of n-grams of all captions together
+    rouge_1, _2, _l     overlap with the nearest of the image's captions, the mean (`_rouge`)
     register            share of the words that mark a register, learnt from texts in it (`_register`)
+    meteor_stem         METEOR by equal words and stems (`_meteor`), where it is asked for
     cider               CIDEr-D, the tf-idf similarity of 1- to 4-grams with the image's captions:
 
     10 / 4 sum_n mean_r exp(-(l_c - l_r)² / 72) <min(g_n(c), g_n(r)), g_n(r)> / (|g_n(c)| |g_n(r)|)
@@ -32,6 +35,7 @@ from diptych.data.sample import Sample, Source
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, clip_or_image, clips_of, read_images
 from diptych.evaluation.protocol import data_of, describe, protocol_of
+from diptych.evaluation.suites import _meteor, _rouge
 from diptych.evaluation.suites._features import opened
 from diptych.evaluation.suites._register import register_share, register_words
 from diptych.evaluation.suites._shots import behind_captions, check_shots, number_of
@@ -70,10 +74,13 @@ def ready(
     shots: int | Sequence[int] = 0,
     train: Source | str | None = None,
     register: Source | str | None = None,
+    meteor: bool = False,
 ) -> None:
-    """Raise InputError for a role that the source lacks, for examples that do not fit, and for a
-    `register` without texts."""
+    """Raise InputError for a role that the source lacks, for examples that do not fit, for a
+    `register` without texts, and for `meteor` without its library."""
     role_of("captions", source, role)
+    if meteor:
+        _meteor.stemmer()
     if register is not None:
         role_of("a register", opened(register), None)
     examples = None if train is None else opened(train)
@@ -88,6 +95,7 @@ def captions(
     shots: int | Sequence[int] = 0,
     train: Source | str | None = None,
     register: Source | str | None = None,
+    meteor: bool = False,
     seeds: Sequence[int] = (0,),
     batch_size: int = 64,
     exact: bool = False,
@@ -99,14 +107,14 @@ def captions(
     `role` is the role of the reference captions: caption, or the first. `shots` images with captions
     from `train`, a source or its spec, stand before each image; the first seed draws them. With a
     `register`, a source of texts in it or its spec, `register` is the share of its words among those
-    written, `register_texts` that among its own texts, and the reference captions are plain. Also
-    returned: `n` images, `written`, the first ten captions by key, `bad` samples by reason, and the
-    protocol.
+    written, `register_texts` that among its own texts, and the reference captions are plain. With
+    `meteor`, `meteor_stem` is added. Also returned: `n` images, `written`, the first ten captions by
+    key, `bad` samples by reason, and the protocol.
     """
     role = role_of("captions", source, role)
     examples = None if train is None else opened(train)
     styled = None if register is None else opened(register)
-    ready(model, source, role=role, shots=shots, train=examples, register=styled)
+    ready(model, source, role=role, shots=shots, train=examples, register=styled, meteor=meteor)
     options = list(clips_of(source))
     writer = model
     if examples is not None:
@@ -122,6 +130,9 @@ def captions(
     blind = [right[(at + 1) % len(right)][0] for at in range(len(right))]
     found = report(written, right, objects)
     chance = report(blind, right, objects)
+    if meteor:
+        found |= _meteor.report(written, right)
+        chance |= _meteor.report(blind, right)
     of_texts = {}
     if styled is not None:
         options.append(f"register={data_of(styled)}")
@@ -217,6 +228,7 @@ def report(
     equal = [correct(text, others) for text, others in zip(written, right, strict=True)]
     found = {"accuracy": float(np.mean(equal)), "cider": float(cider(written, right).mean())}
     found |= {f"bleu{n}": value for n, value in enumerate(bleu(written, right), 1)}
+    found |= _rouge.report(written, right)
     if any(objects):
         recall, precision = object_rates(written, objects)
         found |= {"object_recall": recall, "object_precision": precision}

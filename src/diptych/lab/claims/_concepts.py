@@ -140,5 +140,6 @@ def searched(
 
 
 def precision(folder: str, data: str) -> dict[str, float]:
-    """The average precision of the boxes of a run."""
-    return {"ap50": evaluate(load(folder), open_source(data), ["detection"])["detection"]["ap50"]}
+    """The average precision of the boxes of a run, and of its masks where it finds any."""
+    found = evaluate(load(folder), open_source(data), ["detection"])["detection"]
+    return {name: found[name] for name in ("ap50", "mask_ap50") if name in found}

@@ -11,7 +11,7 @@ Dimensions: B images, R boxes of an image, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from diptych.methods.make import Make
 from diptych.models.class_names import check_names
 from diptych.models.two_stage.boxes import Chosen, box_terms, chosen
 from diptych.models.two_stage.detector import DetectorConfig, RegionDetector
-from diptych.models.two_stage.masks import KEPT, MaskBranch, mask_targets, mask_terms
+from diptych.models.two_stage.masks import KEPT, mask_targets, mask_terms
 from diptych.models.two_stage.proposals import proposal_terms, proposed
 from diptych.models.two_stage.pyramid import pool_levels
 from diptych.models.two_stage.sampling import SeedView
@@ -117,8 +117,18 @@ class Detection(Method):
         )
 
 
+class Masks(Protocol):
+    """What finds the masks of objects: a `MaskBranch`, or one that reads the classes too."""
+
+    def of_classes(
+        self, maps: Sequence[Tensor], boxes: Tensor, image: Tensor, classes: Tensor
+    ) -> Tensor:
+        """Return the logits (K, S, S) of the masks of boxes (K, 4) of these `classes` (K,)."""
+        ...
+
+
 def terms_of_masks(
-    branch: MaskBranch, maps: Sequence[Tensor], given: Chosen, batch: Batch, classes: int
+    branch: Masks, maps: Sequence[Tensor], given: Chosen, batch: Batch, classes: int
 ) -> dict[str, Tensor]:
     """The losses of the masks of those chosen boxes that are of objects, as `mask_terms` gives them."""
     held = given.classes < classes

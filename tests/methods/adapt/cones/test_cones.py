@@ -1,4 +1,4 @@
-"""ConES: what learns in which stage, how concepts begin, what is stored; the contract of its two
+"""ConES: what learns in which stage, how concepts begin, what is stored; the contract of its
 further tasks."""
 
 import json
@@ -25,10 +25,12 @@ from diptych.training.options import Options
 from diptych.training.run import build_method, run
 
 FIELDS = {"classify": ["images.main", "labels.class"], "detect": ["images.main", "boxes"],
+          "segment": ["images.main", "boxes", "boxes.mask"],
           "generate": ["images.main", "labels.class", "texts.caption"]}  # fmt: skip
 HEADS = {
     "classify": {},
     "detect": {"head": {"width": 32}},
+    "segment": {"head": {"width": 8, "depth": 1}},
     "generate": {"head": {"size": 8, "width": 32, "depth": 1}},
 }
 ADAM = {
@@ -165,6 +167,10 @@ class Detecting(ConES):
     presets: ClassVar = preset_of("detect", width=32, depth=1)
 
 
+class Segmenting(ConES):
+    presets: ClassVar = preset_of("segment", width=8, depth=1)
+
+
 class Generating(ConES):
     presets: ClassVar = preset_of("generate", size=16, width=32, depth=1)
 
@@ -173,7 +179,7 @@ CHECKS = ("encode_mixes_no_samples", "loss_changes_no_state", "every_parameter_l
           "cached_gradients_are_the_whole_batchs", "resume_is_exact")  # fmt: skip
 
 
-@pytest.mark.parametrize("cls", [Detecting, Generating])
+@pytest.mark.parametrize("cls", [Detecting, Segmenting, Generating])
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_other_tasks_keep_the_contract(cls, check):
     getattr(suite, check)(suite.Subject(cls))
@@ -183,6 +189,7 @@ def test_the_other_tasks_keep_the_contract(cls, check):
     ("task", "base", "search"),
     [
         ("detect", {"model.head"}, {"model.bank.vectors"}),
+        ("segment", {"model.head", "model.mask_head"}, {"model.bank.vectors"}),
         ("generate", {"model.denoiser"}, {"model.bank.vectors"}),
     ],
 )
@@ -277,6 +284,7 @@ def test_scores_and_losses_come_from_the_same_rows():
         ({"start": "name"}, "did you mean 'names'"),
         ({"task": "detect", "start": "images"}, "set start=names"),
         ({"vectors": 2}, "vectors is no option of the task classify"),
+        ({"task": "detect", "most": 5}, "most is no option of the task detect"),
         ({"task": "detect", "vectors": 0}, "'vectors' of method ConES is 0"),
         ({"task": "detect", "whole": True}, "whole is no option of the task detect"),
         ({"head": {"width": 3}}, "head is no option of the task classify"),

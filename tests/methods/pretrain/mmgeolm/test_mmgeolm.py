@@ -174,6 +174,14 @@ def test_negatives_that_a_stage_lacks_are_told_of_before_the_first_step():
         method().setup({"train": source})
 
 
+def test_a_kind_that_no_sample_has_is_told_of_before_the_first_step():
+    source = Toy(6, FIELDS)
+    kinds = {edit.kind for index in range(6) for edit in source[index].edits}
+    method(kinds=sorted(kinds)).setup({"train": source})
+    with pytest.raises(InputError, match="no edits of kind rules or names with captions"):
+        method(kinds=["rules", "names"]).setup({"train": source})
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -9,11 +9,12 @@ of the task, with all weights frozen:
 
     classify    one row a class: logits_c = s <x, E_c / ||E_c||>, cross-entropy; s is the model's and stays
     detect      the tokens of each name: S = O E^T against regions, focal loss, with those of boxes and centrality
+    segment     the same, and masks of the objects in boxes: M = P (A Ē), cross-entropy; Ē is the mean of a name's rows
     generate    the tokens of each name in its prompt, the other rows stay: E || e - eps(x_t, t, E) ||²
 
 Rows are initialised as the text tower's output for the names, at random with the same spread, or as
 the mean of the images' vectors (one row only). A second stage may fine-tune the vision side at a
-small rate, with E fixed or trained further. For detection and generation a stage `base` comes
+small rate, with E fixed or trained further. For all tasks but the first a stage `base` comes
 first: it trains a small head or denoiser on other classes or captions with the text tower's rows.
 To reuse one, start from its run by --init. Inference: E replaces the text; neither tokenizer nor
 text tower is needed, and by default none is kept.
@@ -37,6 +38,7 @@ from diptych.errors import InputError, unknown
 from diptych.methods.adapt.cones.bank import ConceptClassifier, Rows, TextSide
 from diptych.methods.adapt.cones.detect import Detect
 from diptych.methods.adapt.cones.generate import Generate
+from diptych.methods.adapt.cones.segment import Segment
 from diptych.methods.base import At, Features, Losses, Stage
 from diptych.methods.families.few_shot import PAPER, SMALL, Classify, PromptedConfig, class_names
 from diptych.models.class_names import check_names
@@ -54,9 +56,10 @@ card = {
 }
 
 _OF = {  # options that only some tasks have
-    "vectors": ("detect",),
-    "head": ("detect", "generate"),
-    "base": ("detect", "generate"),
+    "vectors": ("detect", "segment"),
+    "most": ("segment",),
+    "head": ("detect", "segment", "generate"),
+    "base": ("detect", "segment", "generate"),
     "whole": ("generate",),
     "role": ("generate",),
     "label": ("classify", "generate"),
@@ -70,10 +73,11 @@ START = Literal["names", "random", "images"]
 class Config(PromptedConfig):
     """Options of the tasks, the rows and the stages.
 
-    - `task` is classify, detect or generate; `start` is how rows are initialised: names, random or
+    - `task` is classify, detect, segment or generate; `start` is how rows are initialised: names, random or
       images. With `prompts`, rows that begin as names have the direction of the class's prompts.
-    - `vectors` is the number of rows of a concept in detection (None: one for each token of its
-      name); `whole` makes all rows of the prompt trainable in generation.
+    - `vectors` is the number of rows of a concept in detection and segmentation (None: one for each
+      token of its name); `whole` makes all rows of the prompt trainable in generation.
+    - `most` is the largest number of objects of an image in segmentation.
     - `keep_norm` keeps the initial length of the rows; `keep_text` keeps the text tower, so that
       other names can be used.
     - `second` overrides the recipe in the second stage (empty: no such stage); with `hold` the
@@ -86,6 +90,7 @@ class Config(PromptedConfig):
     task: str = "classify"
     start: START = "names"
     vectors: Count | None = None
+    most: Count = 100
     whole: bool = False
     keep_norm: bool = False
     keep_text: bool = False
@@ -117,14 +122,14 @@ class Config(PromptedConfig):
 
 
 class Task(Protocol):
-    """The interface of the tasks detect and generate."""
+    """The interface of the tasks detect, segment and generate."""
 
     model: Any
     trained: bool
     """Whether the head comes from the model that training starts from, so that there is no stage
     `base`."""
-    head: ClassVar[str]
-    """The prefix of the parameters that the stage `base` trains."""
+    heads: ClassVar[Sequence[str]]
+    """The prefixes of the parameters that the stage `base` trains."""
     vision: ClassVar[Sequence[str]]
     """What the second stage trains as well."""
     recipe: ClassVar[Mapping[str, Any]]
@@ -145,7 +150,7 @@ class Task(Protocol):
     def loss(self, features: Features, batch: Batch, base: bool) -> Losses: ...
 
 
-TASKS: Mapping[str, type[Any]] = {"detect": Detect, "generate": Generate}
+TASKS: Mapping[str, type[Any]] = {"detect": Detect, "segment": Segment, "generate": Generate}
 
 
 class ConES(Classify):
@@ -246,7 +251,7 @@ class ConES(Classify):
                 Stage(
                     name="base",
                     streams=("base",),
-                    lr_scale={"": 0.0, self.task.head: 1.0},
+                    lr_scale={"": 0.0, **dict.fromkeys(self.task.heads, 1.0)},
                     recipe=recipe,
                 )
             )
@@ -310,6 +315,10 @@ class ConES(Classify):
         return {
             "classify": ("classify {run} IMAGES", "evaluate {run} --data {data} --suite zeroshot"),
             "detect": ("detect {run} IMAGES", "evaluate {run} --data {data} --suite detection"),
+            "segment": (
+                "detect {run} IMAGES --masks DIR",
+                "evaluate {run} --data {data} --suite detection",
+            ),
             "generate": (
                 "draw {run} NAME --out IMAGES",
                 "evaluate {run} --data {data} --suite clip_i",
@@ -318,7 +327,7 @@ class ConES(Classify):
 
 
 # The abstract gives no recipe of the search: rate, steps and batch are ours, as are the presets
-# `detect` and `generate`.
+# `detect`, `segment` and `generate`.
 _SEARCH = {
     "optimizer": "adamw",
     "betas": (0.9, 0.999),
@@ -330,6 +339,9 @@ ConES.presets = {
     "small": replace(SMALL, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)),
     "detect": replace(
         SMALL, config={"task": "detect"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)
+    ),
+    "segment": replace(
+        SMALL, config={"task": "segment"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)
     ),
     "generate": replace(
         SMALL, config={"task": "generate"}, recipe=replace(SMALL.recipe, **_SEARCH, steps=300)

@@ -35,6 +35,7 @@ from diptych.models.detection import DetectorModel, GroundingHead, HeadConfig, R
 from diptych.models.model import evaluating
 from diptych.spec import configure
 from diptych.towers.dual import DualEncoder
+from diptych.towers.encoded import Encoded
 
 
 class ConceptDetector(ConceptModule):
@@ -64,9 +65,13 @@ class ConceptDetector(ConceptModule):
         self.template = template
         self.count = count
         self.bank = ConceptBank(encoder.embed_dim)
-        self.head = GroundingHead(encoder.image.width, encoder.embed_dim, head)
+        self.build_head(head)
         self.classes = ()
         self.label = ""
+
+    def build_head(self, config: HeadConfig) -> None:
+        """Create what the stage `base` trains."""
+        self.head = GroundingHead(self.encoder.image.width, self.encoder.embed_dim, config)
 
     @property
     def image(self) -> Any:
@@ -83,13 +88,18 @@ class ConceptDetector(ConceptModule):
                 self.image(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
             )
 
+    def maps(self, x: Tensor) -> Encoded:
+        """Images (B, 3, H, W) -> the tower's output, which the head reads."""
+        return self.encoder.encode_image(x)
+
     def forward(self, x: Tensor) -> Regions:
         """Images (B, 3, H, W) -> Regions, without scores."""
-        return self.head(self.encoder.encode_image(x))
+        return self.head(self.maps(x))
 
-    def regions(self, x: Tensor) -> Regions:
-        """Images (B, 3, H, W) -> Regions with the scores of the classes."""
-        regions = self(x)
+    def regions(self, x: Tensor, maps: Encoded | None = None) -> Regions:
+        """Images (B, 3, H, W) -> Regions with the scores of the classes; `maps` are those of `maps`,
+        if computed already."""
+        regions = self(x) if maps is None else self.head(maps)
         logits, owner = self.logits(regions.vectors)
         scores = (
             concept_scores(logits, owner, len(self.classes)) * regions.centre.sigmoid()[..., None]
@@ -108,8 +118,7 @@ class ConceptDetector(ConceptModule):
         return {**super().extra_state(), "head": asdict(self.head.config)}
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
-        config = configure(HeadConfig, values["head"], "head")
-        self.head = GroundingHead(self.encoder.image.width, self.encoder.embed_dim, config)
+        self.build_head(configure(HeadConfig, values["head"], "head"))
         super().load_extra_state(values)
 
     def to_model(
@@ -134,8 +143,11 @@ class Detect:
     """Detection of concepts by a grounding head; in the stage `base` the head is trained on classes
     by their names."""
 
-    head = "model.head"
-    vision = ("model.head", "model.encoder.image")
+    Model: ClassVar[type[ConceptDetector]] = ConceptDetector
+    targets: ClassVar[str] = "regions"
+    """The field of the targets of the cells."""
+    heads: ClassVar[Sequence[str]] = ("model.head",)
+    vision: ClassVar[Sequence[str]] = ("model.head", "model.encoder.image")
     recipe: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-3,
         "weight_decay": 0.05,
@@ -149,12 +161,12 @@ class Detect:
                 f"augment of detection has {sorted(extra)[0]!r}; boxes move with flip alone"
             )
         options = configure(HeadConfig, dict(config.head), "head")
-        self.model = ConceptDetector(
+        self.model = self.Model(
             encoder, make.words, config.template, count=config.vectors, head=options
         )
         self.flip = augment.flip
-        self.trained = isinstance(given := make.delivered, ConceptDetector)
-        if isinstance(given, ConceptDetector):
+        self.trained = isinstance(given := make.delivered, self.Model)
+        if isinstance(given, self.Model):
             self.model.head = copy.deepcopy(given.head)
         self.classes: dict[bool, tuple[str, ...]] = {
             True: (),
@@ -182,35 +194,42 @@ class Detect:
         self.classes[False] = source.schema()["boxes"].classes
         return things(source)
 
+    def names_of(self, base: bool) -> tuple[str, ...]:
+        """Return the concepts of a stage."""
+        return self.known if base else self.model.bank.names
+
     def views(self, base: bool) -> Sequence[View]:
-        names = self.known if base else self.model.bank.names
         return (
             BoxView(
                 preprocess=self.model.image.preprocess,
                 grid=self.model.grid,
-                names=names,
+                names=self.names_of(base),
                 classes=self.classes[base],
                 flip=self.flip,
             ),
         )
 
-    def _rows(self, base: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    def rows_of(self, base: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the rows of all concepts of a stage, with their mask."""
         if not base:
             return self.model.bank.as_text_embeddings()
         assert self.rows is not None, "the stage base has met its source"
         return self.rows[0].to(device), self.rows[1].to(device)
 
     def encode(self, batch: Batch, base: bool) -> Features:
-        pixels = batch.image.flat
-        regions = self.model(pixels)
-        logits, _ = self.model.logits(regions.vectors, self._rows(base, pixels.device))
+        return self.read(self.model.maps(batch.image.flat), base)
+
+    def read(self, maps: Encoded, base: bool) -> Features:
+        """What the head reads from the tower's output."""
+        regions = self.model.head(maps)
+        logits, _ = self.model.logits(regions.vectors, self.rows_of(base, regions.vectors.device))
         return {"logits": logits, "boxes": regions.boxes, "centre": regions.centre}
 
     def loss(self, features: Features, batch: Batch, base: bool) -> Losses:
-        regions: Any = batch.fields["regions"]
+        regions: Any = batch.fields[self.targets]
         classes = regions[..., 0].long()
         central = regions[..., 5]
-        _, mask = self._rows(base, regions.device)
+        _, mask = self.rows_of(base, regions.device)
         h, w = self.model.grid
         y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
         centre = torch.stack([x / w, y / h], -1).view(-1, 2).to(regions.device)

@@ -158,8 +158,8 @@ class Generate:
     """Generation of concepts by a denoiser; in the stage `base` the denoiser is trained on images
     and their captions."""
 
-    head = "model.denoiser"
-    vision = ("model.denoiser",)
+    heads: ClassVar[Sequence[str]] = ("model.denoiser",)
+    vision: ClassVar[Sequence[str]] = ("model.denoiser",)
     recipe: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-3,
         "weight_decay": 0.01,

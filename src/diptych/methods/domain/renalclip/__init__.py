@@ -13,12 +13,14 @@ In the last stage the text tower is frozen and not projected: t is its unit vect
 of the report computed before (`texts`). v is the projected volume. Both kidneys of a patient are in
 the batch, in the same phase (`patients`), and are negatives of each other.
 
-With `task` the image tower is fine-tuned to a diagnosis or to survival.
+With `task` the image tower is fine-tuned to a diagnosis or to survival, or it is frozen and a language
+model learns to write the report of a volume.
 
 config.py       options                              patients.py    both kidneys of a patient
 knowledge.py    stages before the alignment          texts.py       variants of reports
 language.py     a language model as the start        volumes.py     phases and augmentation
 objectives.py   losses                               downstream.py  a diagnosis, survival
+writer.py       written reports
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +46,9 @@ from diptych.methods.domain.renalclip.knowledge import Objective, attributes, re
 from diptych.methods.domain.renalclip.language import from_language_model
 from diptych.methods.domain.renalclip.objectives import cox
 from diptych.methods.domain.renalclip.patients import KIDNEYS, Patients, PatientView
-from diptych.methods.domain.renalclip.texts import VariantsView
+from diptych.methods.domain.renalclip.texts import ReportView, VariantsView
 from diptych.methods.domain.renalclip.volumes import VolumeAugment, VolumeView
+from diptych.methods.domain.renalclip.writer import writer, writing
 from diptych.methods.make import Make
 from diptych.objectives import info_nce
 from diptych.objectives.core import different_group, group_targets
@@ -59,7 +62,12 @@ card = {
     "kind": "method",
     "entry": "RenalCLIP",
     "provenance": "code",
-    "abilities": {"predict": "--preset survival --init RUN"},
+    "abilities": {
+        "predict": "--preset survival --init RUN",
+        "generate": "--preset report --init RUN",
+        "log_prob": "--preset report --init RUN",
+        "fuse": "--preset report --init RUN",
+    },
 }
 
 
@@ -92,6 +100,11 @@ class RenalCLIP(Method):
                     "predict {run} VOLUMES",
                     f"evaluate {{run}} --data {{data}} --suite survival {which}",
                 )
+            case "report":
+                return (
+                    "generate {run} --images VOLUMES",
+                    "evaluate {run} --data {data} --suite captions",
+                )
             case _:
                 return "evaluate {run} --data {data}", "embed {run} SOURCE --out EMB"
 
@@ -116,6 +129,8 @@ class RenalCLIP(Method):
             self.model.label = config.label
         elif config.task == "survival":
             self.model = Survival(encoder, config.hidden, config.time, config.event)
+        elif config.task == "report":
+            self.model = writer(self.make, encoder, config)
         else:
             self.model = encoder
             self.heads = nn.ModuleDict()
@@ -125,7 +140,7 @@ class RenalCLIP(Method):
         config = self.config
         scale = Temperature(1 / 0.07, clamp=(1.0, float(np.exp(CLAMP))))
         how: Any = {"logit_scale": scale, "image_projection": "affine", "text_projection": "none"}
-        if config.lm is None or not self.make.fresh:
+        if config.lm is None or config.task != "align" or not self.make.fresh:
             return self.make.dual(**how)
         start = from_language_model(config.lm)
         self.make = Make(
@@ -143,18 +158,25 @@ class RenalCLIP(Method):
     def setup(self, sources: Mapping[str, Source]) -> None:
         """Find the streams and the classes of labels. Raises InputError for a stream that is not read,
         and a label that is no class."""
-        for name in sources:
-            if name not in ("train", "texts"):
-                raise unknown("stream of renalclip", name, ("train", "texts"))
-        self.streams = tuple(sources)
         config = self.config
-        schema = sources["train"].schema()
-        if config.task == "align" and f"labels.{config.side}" in schema:
+        writes = config.task == "report"
+        streams = ("train", "tune" if writes else "texts")
+        for name in sources:
+            if name not in streams:
+                raise unknown("stream of renalclip", name, streams)
+        if "train" not in sources and not writes:
+            raise InputError(
+                "renalclip reads volumes from the stream train; name them with --data train=SOURCE"
+            )
+        self.streams = tuple(sources)
+        first = sources["train"] if "train" in sources else sources["tune"]
+        schema = first.schema()
+        if config.task in ("align", "report") and f"labels.{config.side}" in schema:
             self.sides = schema[f"labels.{config.side}"].classes
-        labels = {"align": config.attributes, "diagnosis": (config.label,), "survival": ()}
+        labels = {"align": config.attributes, "diagnosis": (config.label,)}
         classes = {
-            name: _classes(sources["train"], name)
-            for name in labels[config.task]
+            name: _classes(first, name)
+            for name in labels.get(config.task, ())
             if f"labels.{name}" in schema  # else reported with all other missing fields
         }
         with torch.random.fork_rng(devices=[]):
@@ -176,6 +198,8 @@ class RenalCLIP(Method):
 
     def objectives(self) -> list[Objective]:
         """The stages in order."""
+        if self.config.task == "report":
+            return writing(self.model, self.config, self.streams, self._of_reports)
         if self.config.task != "align":
             return [self._task()]
         return [*self._knowledge(), self._alignment()]
@@ -217,7 +241,7 @@ class RenalCLIP(Method):
         """Return kidneys by patient for the alignment, and for a task those whose labels are
         known."""
         config = self.config
-        if config.task != "align":
+        if config.task in ("diagnosis", "survival"):
             needed = (config.label,) if config.task == "diagnosis" else (config.time, config.event)
             known = np.ones(len(source), bool)
             for name in needed:
@@ -317,6 +341,20 @@ class RenalCLIP(Method):
 
     # ---- tasks
 
+    def _of_reports(self) -> Sequence[View]:
+        """The views of volumes with reports to be written."""
+        config = self.config
+        model: Any = self.model
+        report = ReportView(
+            tokenizer=model.words,
+            length=model.room,
+            prompt=config.prompt,
+            role=config.role,
+            side=config.side,
+            sides=self.sides,
+        )
+        return self.volume_view((), config.phase), report
+
     def _task(self) -> Objective:
         config = self.config
         trained = {"": 0.0, "model.encoder.image": 1.0, "model.head": 1.0}
@@ -378,6 +416,12 @@ TASK = replace(
     SMALL, recipe=Recipe(lr=5e-4, weight_decay=0.01, warmup=0.1, batch_size=64, epochs=20)
 )
 
+PROMPT = (
+    "[INST] Write the radiology report of this CT scan of a kidney. Findings: what the scan shows. Impression: "
+    "what it amounts to. [/INST]"
+)
+"""What is read behind a volume by a language model that follows instructions [choice]."""
+
 RenalCLIP.presets = {
     "small": SMALL,
     "paper": Preset(
@@ -419,5 +463,30 @@ RenalCLIP.presets = {
         TASK,
         config={"task": "survival"},
         recipe=replace(TASK.recipe, optimizer="adam", weight_decay=0.0),
+    ),
+    "report": replace(
+        TASK,
+        config={"task": "report", "lm": "tiny-lm"},
+        recipe=replace(TASK.recipe, lr=1e-3),
+    ),
+    "paper_report": replace(
+        TASK,
+        config={
+            "task": "report",
+            "prompt": PROMPT,
+            "tune": "lora:r=4:alpha=4:dropout=0.2:layers=q_proj+v_proj",
+            "lm_lr": 0.004,
+            "recipes": {"tune": {"lr": 5e-4, "epochs": 2}},
+        },
+        recipe=Recipe(
+            lr=1e-3,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.05,
+            warmup=0.1,
+            batch_size=30,
+            epochs=20,
+            precision="bfloat16",
+        ),
     ),
 }

@@ -11,6 +11,9 @@ from diptych.spec import Count, Dropout, ModelSpec, NotNegative, Positive, Share
 KNOWLEDGE = ("attributes", "words", "reports")
 """The stages before the alignment."""
 
+WRITING = ("adapter", "tune")
+"""The stages of the task report."""
+
 CLAMP = 4.6052
 """The largest logarithm of the scale, which is a little more than ln 100."""
 
@@ -28,9 +31,9 @@ RENAL = (
 class Config:
     """Options of all stages.
 
-    - `task` is what is trained: align, or from a trained model a diagnosis or survival.
+    - `task` is what is trained: align, or from a trained model a diagnosis, survival, or the report.
     - `knowledge` names the stages before the alignment, and `recipes` holds the differences of their
-      recipes from the run's, by stage.
+      recipes from the run's, by stage; for the task report those of its stages, adapter and tune.
     - `augment` holds options of `volumes.VolumeAugment`, None for none.
     - `phases` are the roles of which one is drawn for each volume, or for both of a patient.
 
@@ -38,7 +41,7 @@ class Config:
 
     - `attributes` are labels with class names; `head_dropout` is that before their heads.
     - `lm` is a language model whose weights and words the text tower starts from; its attention
-      becomes bidirectional.
+      becomes bidirectional. For the task report it is the one that writes.
     - `mask_rate` is the share of masked ids, `tau` the temperature of passes of a report.
 
     Of the alignment:
@@ -54,9 +57,16 @@ class Config:
 
     - `label` is that of a diagnosis; `time` and `event` are those of survival; `phase` is the role of
       the volumes that are read; `hidden` and `dropout` are those of the head.
+
+    Of the task report, which reads `phase` too:
+
+    - `tokens` is the number of virtual tokens of a volume, and `prompt` is what is read behind them.
+    - `tune` says what of the language model the second stage trains: low-rank factors, whole, or none,
+      without that stage. `lm_lr` multiplies its learning rate there.
+    - `max_tokens` is the most generated tokens.
     """
 
-    task: Literal["align", "diagnosis", "survival"] = "align"
+    task: Literal["align", "diagnosis", "survival", "report"] = "align"
     knowledge: tuple[str, ...] = KNOWLEDGE
     recipes: Mapping[str, Any] = field(default_factory=dict)
     augment: Mapping[str, Any] | None = field(default_factory=dict)
@@ -79,14 +89,20 @@ class Config:
     phase: str = "main"
     hidden: Count = 128
     dropout: Dropout = 0.0
+    tokens: Count = 8
+    prompt: str = ""
+    tune: str = "lora:r=8:layers=q+v"
+    lm_lr: NotNegative = 1.0
+    max_tokens: Count = 256
 
     def __post_init__(self) -> None:
         for name in self.knowledge:
             if name not in KNOWLEDGE:
                 raise unknown("knowledge stage of renalclip", name, KNOWLEDGE)
+        stages = WRITING if self.task == "report" else KNOWLEDGE
         for name, recipe in self.recipes.items():
-            if name not in KNOWLEDGE:
-                raise unknown("stage in recipes of renalclip", name, KNOWLEDGE)
+            if name not in stages:
+                raise unknown("stage in recipes of renalclip", name, stages)
             configure(Recipe, {**asdict(Recipe()), **recipe}, f"recipes of stage {name!r}")
         if "attributes" in self.knowledge and not self.attributes:
             raise InputError(

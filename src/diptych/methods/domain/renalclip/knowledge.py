@@ -50,7 +50,7 @@ def attributes(
         accuracy = (right & known).sum() / known.sum().clamp(min=1)
         return Losses({"attributes": masked_tasks(features, labels)}, {"accuracy": accuracy})
 
-    stage = _stage("attributes", config, {"model.image": 1.0, "heads": 1.0}, ("train",))
+    stage = stage_of("attributes", config, {"model.image": 1.0, "heads": 1.0}, ("train",))
     return Objective(stage, views, encode, loss)
 
 
@@ -81,7 +81,7 @@ def words(
         return Losses({"masked": mean}, {"perplexity": mean.detach().exp()})
 
     trained = {"model.text": 1.0} | ({} if output is None else {"output": 1.0})
-    stage = _stage("words", config, trained, streams)
+    stage = stage_of("words", config, trained, streams)
     return Objective(stage, views, encode, loss)
 
 
@@ -106,13 +106,15 @@ def reports(
         found = F.cross_entropy(logits, torch.arange(len(keys), device=keys.device))
         return Losses({"reports": found})
 
-    stage = _stage("reports", config, {"model.text": 1.0}, streams)
+    stage = stage_of("reports", config, {"model.text": 1.0}, streams)
     return Objective(stage, views, encode, loss)
 
 
-def _stage(
+def stage_of(
     name: str, config: Config, trained: Mapping[str, float], streams: Sequence[str]
 ) -> Stage:
+    """A stage with its recipe in `config`, that trains the parameters of the prefixes `trained` alone, at
+    these multiples of the learning rate."""
     recipe = config.recipes.get(name, {})
     return Stage(name=name, streams=streams, recipe=recipe, lr_scale={"": 0.0, **trained})
 

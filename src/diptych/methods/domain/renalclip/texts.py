@@ -12,6 +12,7 @@ import numpy as np
 
 from diptych.data.sample import BadSample, Sample
 from diptych.data.tokenizers import Tokenizer
+from diptych.data.views.dialogue import written
 
 _HEAD = re.compile(r"\b(findings|impression)s?:\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:^|(?<=\n)|(?<=[.;:!?]\s))\(?\d{1,2}[.)]\s+(?=\S)")
@@ -79,6 +80,43 @@ def completed(report: str, side: str) -> str:
     return "\n".join(written)
 
 
+def report_of(sample: Sample, role: str, side: str, sides: Sequence[str]) -> str:
+    """The first text of `role`, completed for the side that the label `side` has among the names `sides`.
+
+    Raises BadSample("no-caption") if the sample has no text of `role`.
+    """
+    texts = [text for text in sample.captions(role) if text.strip()]
+    if not texts:
+        raise BadSample("no-caption", f"no text of role {role!r}")
+    at = int(sample.labels.get(side, -1))
+    return completed(texts[0], sides[at]) if 0 <= at < len(sides) else texts[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportView:
+    """A sample's report behind a prompt, texts.main (B, 1, L), of at most `length` ids; its marks are the
+    report and its end, which are written. `side` and `sides` are those of `report_of`, whose BadSample
+    it raises."""
+
+    tokenizer: Tokenizer
+    length: int
+    prompt: str = ""
+    role: str = "caption"
+    side: str = "side"
+    sides: Sequence[str] = ()
+    gives = ("texts.main",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"texts.{self.role}",)
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, progress: float | None
+    ) -> dict[str, Any]:
+        report = report_of(sample, self.role, self.side, self.sides)
+        return {"texts.main": [written(self.tokenizer, [(self.prompt, report)], self.length)]}
+
+
 @dataclass(frozen=True, kw_only=True)
 class VariantsView:
     """`count` variants of a sample's report as ids (B, K, L): the report, then it with shuffled
@@ -105,12 +143,6 @@ class VariantsView:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        texts = [text for text in sample.captions(self.role) if text.strip()]
-        if not texts:
-            raise BadSample("no-caption", f"no text of role {self.role!r}")
-        at = int(sample.labels.get(self.side, -1))
-        report = texts[0]
-        if 0 <= at < len(self.sides):
-            report = completed(report, self.sides[at])
+        report = report_of(sample, self.role, self.side, self.sides)
         variants = [report, *(shuffled(report, rng) for _ in range(self.count - 1))]
         return {self.gives[0]: self.tokenizer.encode(variants)}

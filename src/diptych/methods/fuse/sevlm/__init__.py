@@ -56,7 +56,7 @@ card = {
     "kind": "method",
     "entry": "SEVLM",
     "provenance": "code",
-    "abilities": {"generate": "", "log_prob": "", "fuse": ""},
+    "abilities": {"generate": "", "log_prob": "", "fuse": "", "affect": ""},
 }
 
 VIEWS = 2

@@ -156,6 +156,28 @@ class EmotionModel(CaptionModel):
             Explanation(*each, score) for each, score in zip(said, scores.tolist(), strict=True)
         ]
 
+    def affect(self, texts: Sequence[str]) -> Tensor:
+        """Return the valence, arousal and dominance (N, 3) of texts, from -1 to 1: the means of those of
+        their words that the lexicon has, NaN for a text without such a word.
+
+        These are the values that the decoder reads; nothing of them is learned. Raises InputError for a
+        model that was trained without a lexicon.
+        """
+        captioner = self.captioner
+        if captioner.lm.lexicon is None:
+            raise InputError(
+                f"{self.name} was trained without a lexicon; train it with --method.lexicon paintings, or a file"
+            )
+        rows = [captioner.phrasing.ids(text) for text in texts]
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        owner = torch.arange(len(rows)).repeat_interleave(lengths)
+        ids = torch.tensor([number for row in rows for number in row], dtype=torch.long)
+        values = captioner.lm.lexicon.cpu().double()[ids]
+        known = (values != 0).any(-1, keepdim=True).double()
+        both = torch.cat([values, known], 1)  # unknown words are zero
+        sums = torch.zeros(len(rows), both.shape[1], dtype=both.dtype).index_add(0, owner, both)
+        return sums[:, :-1] / sums[:, -1:]  # 0 / 0 is NaN
+
     def consistency(
         self,
         images: ImagesLike,

@@ -118,6 +118,8 @@ class MMGeoLM(Method):
                 edits = source[index].edits
             except BadSample:
                 continue
+            if self.config.kinds:
+                edits = [edit for edit in edits if edit.kind in self.config.kinds]
             if any(edit.captions(self.config.role) for edit in edits):
                 lacking.pop("text", None)
             if any("main" in edit.images for edit in edits):
@@ -127,9 +129,10 @@ class MMGeoLM(Method):
         for axis, what in lacking.items():
             others = [each for each in self.config.order if each not in lacking]
             remedy = f", or leave the stage out with --method.order [{others[0]}]" if others else ""
+            named = f" of kind {' or '.join(self.config.kinds)}" if self.config.kinds else ""
             raise InputError(
-                f"{source.name}: the first samples have no edits with {what}, which the stage {axis!r} compares; "
-                f"`diptych data negatives` makes them{remedy}"
+                f"{source.name}: the first samples have no edits{named} with {what}, which the stage {axis!r} "
+                f"compares; `diptych data negatives` makes them{remedy}"
             )
 
     def stages(self) -> Sequence[Stage]:
