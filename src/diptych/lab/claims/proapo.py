@@ -19,11 +19,12 @@ other varieties of the object, two are true of all classes.
 and false ones that are kept (.5 where none is kept), `kept` the number of sentences that are kept of
 a class. The sentences that are true of all classes count as neither.
 
-The first edition, on seeds 200 to 204, held in both blocks; it did not ask whether cones begins
-better from found prompts. Earlier forms of this claim, on seeds 0 to 19, set varieties apart by a
-ground and a texture too, which the model hardly reads, counted the shared sentences in the
-denominator of `false`, and named `shuffled` as what breaks the gain. What the paper says is its
-cause is which classes are searched together.
+The first edition, on seeds 200 to 204, held (+.113). The second asked the same on seeds 220 to 224,
+again with a single look, and was undecided (+.069, -.006 to .143). The third has three looks.
+Earlier forms of this claim, on seeds 0 to 19, set varieties apart by a ground and a texture too,
+which the model hardly reads, counted the shared sentences in the denominator of `false`, and named
+`shuffled` as what breaks the gain. What the paper says is its cause is which classes are searched
+together.
 
 The block `real` asks whether prompts serve a model that they were not searched on, on photographs.
 `tiny` names photographs no better than chance, so the search is on a pair of towers that were
@@ -274,7 +275,7 @@ claim = Claim(
     question=(
         "Prompts that a search chose by one image of each class name other images better than all sentences together."
     ),
-    edition=2,
+    edition=3,
     prelude=draw,
     arms={
         "single": without_search("plain"),
@@ -297,6 +298,7 @@ claim = Claim(
         better("top1", "proapo", over="templates"),
     ),
     delta=0.02,
+    looks=(5, 10, 20),
     tuned=Tuned(effect=0.086, sd=0.034, best=0.803, chance=1 / 20, seconds=58),
     steps=False,
     floor=Floor(
