@@ -179,7 +179,7 @@ def concordance(trial: Trial, source: Source) -> float:
     )
     run(settings, trial.folder / "risk")
     model: Any = load(trial.folder / "risk")
-    labels = {"time": "recurrence_time", "event": "recurrence_event"}
+    labels: dict[str, Any] = {"time": "recurrence_time", "event": "recurrence_event"}
     return evaluate(model, source, ["survival"], **labels)["survival"]["c_index"]
 
 
