@@ -48,21 +48,50 @@ def test_arms_differ_in_stages_and_reports_alone(tmp_path, monkeypatch, drawn):
             arm(Trial(seed=100, folder=tmp_path, prelude={**drawn, "start": "tiny"}))
     options = {name: c.config for name, c in begun.items()}
     assert {name: tuple(c["stages"]) for name, c in options.items()} == {
-        **dict.fromkeys(("contrast", "longer"), ("joint",)),
+        **dict.fromkeys(("contrast", "short"), ("joint",)),
         **dict.fromkeys(("biovil", "no_matching", "permuted", "fixed_order"), biovil.STAGES),
     }
     assert {name for name, c in options.items() if not c.get("shuffle", True)} == {
         "contrast",
-        "longer",
+        "short",
         "fixed_order",
     }
+    assert {name for name, c in options.items() if c.get("masking") == 0} == {"contrast", "short"}
     assert {name for name, c in options.items() if c.get("matching") == 0} == {"no_matching"}
     permuted = {name for name, c in begun.items() if c.data["reports"] == drawn["permuted"]}
     assert permuted == {"permuted"}
-    steps = {name: c.recipe.steps for name, c in begun.items()}
-    assert steps["longer"] == sum(biovil.STEPS[name] for name in biovil.STAGES)
+    steps = {
+        name: c.recipe.steps + sum(each["steps"] for each in c.config["recipes"].values())
+        for name, c in begun.items()
+    }
+    assert steps.pop("short") == biovil.STEPS["joint"]
+    assert set(steps.values()) == {sum(biovil.STEPS[name] for name in biovil.STAGES)}
+    rates = {name: c.recipe.lr for name, c in begun.items()}
+    plain = ("contrast", "short")
+    assert rates == {
+        name: biovil.RATES["contrast" if name in plain else "biovil"] for name in rates
+    }
     same = {
-        str(replace(c, data={}, config={}, recipe=replace(c.recipe, steps=1)))
+        str(replace(c, data={}, config={}, recipe=replace(c.recipe, steps=1, lr=1.0)))
         for c in begun.values()
     }
     assert len(same) == 1
+
+
+def test_the_floor_is_of_recall_well_above_chance():
+    assert biovil.claim.floor.metric == "r1"
+    assert biovil.claim.learning == ("contrast", "biovil")
+    assert biovil.claim.floor.value >= 9 / biovil.MEASURED
+
+
+def test_a_quick_arm_runs(tmp_path, brief, monkeypatch):
+    brief(biovil)
+    for name, count in {"PAIRS": 240, "REPORTS": 400, "MEASURED": 100}.items():
+        monkeypatch.setattr(biovil, name, count)
+    for name in biovil.STEPS:
+        monkeypatch.setitem(biovil.STEPS, name, 3)
+    trial = Trial(seed=100, folder=tmp_path, quick=True)
+    trial = replace(trial, prelude=biovil.draw(trial))
+    found = biovil.claim.arms["biovil"](trial)
+    assert set(found) == set(biovil.claim.table)
+    assert all(0 <= found[name] <= 1 for name in ("r1", "r5", "miou"))

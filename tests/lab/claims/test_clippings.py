@@ -58,6 +58,9 @@ def test_arms_differ_in_weight_stages_batches_and_texts_alone(tmp_path, monkeypa
     assert options["pairs"]["order"] == ("pairs",)
     assert begun["pairs"].recipe.steps == 2 * begun[both].recipe.steps
     assert begun["other_text"].data["train"] == drawn["train_other"]
+    rates = {name: c.recipe.lr for name, c in begun.items()}
+    singles = {"image", "text"}
+    assert rates == {name: clippings.RATES[name if name in singles else "both"] for name in rates}
     same = {
         name: replace(c, data={}, config={}, recipe=replace(c.recipe, steps=1, lr=1.0))
         for name, c in begun.items()
@@ -86,3 +89,21 @@ def test_arms_are_measured_by_what_they_learnt(tmp_path, monkeypatch, drawn):
     assert options["both", "levenshtein"] == {"strings": True}
     vals = dict(zip(found, [each[1] for each in asked], strict=True))
     assert {name for name, val in vals.items() if val == drawn["val_other"]} == {"other_text"}
+
+
+def test_batches_hold_whole_blocks_of_hard_negatives():
+    each_and_nearest = 3 * 3  # the method's defaults
+    assert clippings.BATCH % each_and_nearest == 0
+
+
+def test_the_floor_is_of_the_arms_that_read_their_records():
+    assert clippings.claim.learning == ("both", "image", "text")
+    assert clippings.claim.floor.value == 0.2
+
+
+def test_a_quick_arm_runs_at_another_rate(tmp_path, brief, drawn):
+    brief(clippings)
+    trial = Trial(seed=100, folder=tmp_path, quick=True, prelude=drawn)
+    found = clippings.trained("image", 1.0, rate=1e-3)(trial)
+    assert set(found) == set(clippings.claim.table)
+    assert 0 <= found["top1"] <= 1

@@ -1,11 +1,11 @@
 """Does a text encoder that has learnt how reports say the same in two ways help images to find phrases?
 
 Drawn radiographs: few have a report with them, many reports have no image. All arms go on from one image
-tower that has learnt from the images alone (SimCLR), have the same encoders and as many steps on
-the same pairs of image and impression.
+tower that has learnt from the images alone (SimCLR), have the same encoders and as many steps in all, but
+for `short`.
 
     contrast        the joint stage alone: no masked words, sentences in the order of the report
-    longer          the same for as many steps as all stages of `biovil` together
+    short           the same for as many steps as the joint stage of `biovil`
     biovil          masked words, then sections of reports that match, then the joint stage: the method
     no_matching     without the loss of sections
     permuted        sections match those of other reports
@@ -15,9 +15,12 @@ Findings and impressions share no name of what is seen. Held-out images are meas
 words of impressions (`cnr`, contrast to noise of the phrase's map; `signed`, where a map that is low
 in the box counts against it) and in those of findings, which no pair of image and text has shown
 (`cnr_findings`). `r1` is the mean of recall at 1 both ways among images and impressions. The headline is
-on `signed`, since a model before training has a `cnr` of .6.
+on `signed`, since a model before training has a `cnr` of .6 and a `signed` of -.1. Recall, which the paper's
+sentence names too, is a check.
 
-Rates and steps are still to be chosen, on seeds 100 and 101; no arm was trained to its end.
+Not asked: the local loss of BioViL-L, and the suites of entailment and masked words.
+
+The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
 from collections.abc import Callable
@@ -40,13 +43,14 @@ from diptych.training.run import run
 PAIRS = 600
 REPORTS = 6000  # without an image
 MEASURED = 300
-STEPS = {"images": 150, "language": 150, "sections": 300, "joint": 300}
-BATCH = 64
-TOWER = "conv:image_size=64:widths=(32,64,128):depths=(1,1,1)"
-TEXT_TOWER = "text:width=128:depth=2:heads=4:causal=false:pooling=first:dropout=0.1"
+STEPS = {"images": 100, "language": 150, "sections": 250, "joint": 200}
+BATCH = 48
+TOWER = "conv:image_size=48:stem=2:widths=(16,32,64):depths=(1,1,1)"
+TEXT_TOWER = "text:width=64:depth=2:heads=2:causal=false:pooling=first:dropout=0.1"
 TOKENIZER = "wordpiece:vocab_size=1024:context=80"
 WIDTH = 128  # of the space
-RATES = {"images": 4e-3, "contrast": 4e-3, "biovil": 4e-3}
+IMAGES_RATE = 4e-3
+RATES = {"contrast": 4e-3, "biovil": 4e-3}
 
 
 class OtherImpressions(Wrapped):
@@ -69,7 +73,7 @@ def draw(trial: Trial) -> dict[str, str]:
     """Write the images and reports of the seed as shards and train the image tower on the images;
     sources by name, and the model."""
     shrink = 5 if trial.quick else 1
-    world = f"reports:seed={trial.seed}"
+    world = f"reports:size=48:seed={trial.seed}"
     texts = f"{world}:images=false:start={PAIRS}:count={REPORTS // shrink}"
     held_out = f"{world}:split=test:count={MEASURED // shrink}"
     sources = {
@@ -90,16 +94,15 @@ def draw(trial: Trial) -> dict[str, str]:
         tokenizer=TOKENIZER,
         embed_dim=WIDTH,
         config={"stages": ("images",), "recipes": {}},
-        recipe=recipe("images", STEPS["images"], trial),
+        recipe={
+            "steps": 5 if trial.quick else STEPS["images"],
+            "batch_size": BATCH,
+            "lr": IMAGES_RATE,
+        },
         options={"seed": trial.seed, "quiet": True},
     )
     run(settings, trial.folder / "start")
     return {**found, "start": str(trial.folder / "start")}
-
-
-def recipe(rate: str, steps: int, trial: Trial) -> dict[str, Any]:
-    """The recipe of a run at a rate of RATES."""
-    return {"steps": trial.steps(steps, quick=5), "batch_size": BATCH, "lr": RATES[rate]}
 
 
 def trained(
@@ -107,9 +110,11 @@ def trained(
     reports: str = "reports",
     like: str = "biovil",
     steps: int = STEPS["joint"],
+    rate: float | None = None,
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: some stages of the method, from the image tower that has seen images."""
+    """An arm: some stages of the method, from the image tower that has seen images, at a rate of RATES or
+    another one."""
 
     def arm(trial: Trial) -> dict[str, float]:
         found = trial.prelude
@@ -124,7 +129,11 @@ def trained(
                 "recipes": {name: {"steps": count} for name, count in lengths.items()},
                 **config,
             },
-            recipe=recipe(like, steps, trial),
+            recipe={
+                "steps": trial.steps(steps, quick=5),
+                "batch_size": BATCH,
+                "lr": rate or RATES[like],
+            },
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run")
@@ -154,30 +163,27 @@ PLAIN: dict[str, Any] = {"like": "contrast", "masking": 0.0, "shuffle": False}
 claim = Claim(
     question=(
         "A text encoder that first learns the words of reports, and to match their sections, lets phrases stand out in "
-        "images more and be found better than contrast of the pairs alone."
+        "images more than contrast of the pairs alone."
     ),
     prelude=draw,
     arms={
-        "contrast": trained(("joint",), **PLAIN),
-        "longer": trained(("joint",), **PLAIN, steps=sum(STEPS[name] for name in STAGES)),
+        "contrast": trained(("joint",), **PLAIN, steps=sum(STEPS[name] for name in STAGES)),
+        "short": trained(("joint",), **PLAIN),
         "biovil": trained(STAGES),
         "no_matching": trained(STAGES, matching=0.0),
         "permuted": trained(STAGES, "permuted"),
         "fixed_order": trained(STAGES, shuffle=False),
     },
-    headline=(
-        better("signed", "biovil", over="contrast"),
-        better("r1", "biovil", over="contrast"),
-    ),
+    headline=(better("signed", "biovil", over="contrast"),),
     mechanism=("permuted",),
     checks=(
+        better("r1", "biovil", over="contrast"),
+        better("signed", "biovil", over="short"),
         better("cnr_findings", "biovil", over="no_matching"),
-        better("cnr", "biovil", over="longer"),
-        better("r1", "biovil", over="longer"),
         better("r1", "biovil", over="no_matching"),
         better("r1", "biovil", over="fixed_order"),
     ),
-    delta=0.02,
-    floor=Floor("r1", chance=1 / MEASURED, arms=("contrast", "biovil")),
+    delta=0.05,
+    floor=Floor("r1", chance=1 / MEASURED, arms=("contrast", "biovil"), least=0.03),
     table=("cnr", "signed", "cnr_findings", "miou", "r1", "r5"),
 )

@@ -18,8 +18,10 @@ they have not seen: a record is linked to the most similar of the firms' first r
 not listed, which should get no link, and `ari` is the index of clusters made without a list; their
 thresholds are chosen on firms of a third set.
 
-The rates are still to be chosen, on seeds 100 and 101, and the arms to be made cheaper: one costs 340 CPU
-seconds. What was tried on seed 100 at 4e-3: `both` .76, `image` .35, `levenshtein` .31.
+On seed 100, `both` had .76, `image` .35 and `levenshtein` .31 with 6,000 records, wider towers and batches of
+126, at 340 CPU seconds an arm. The sizes here are smaller.
+
+The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
 from collections.abc import Callable
@@ -39,12 +41,12 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 FIELDS = ("images.main", "texts.caption", "labels.entity")
-COUNTS = {"train": 6000, "val": 800, "test": 3000}
-STEPS = 500  # of each stage
-BATCH = 126  # seven blocks of two times nine
-TOWER = "conv:image_size=64:widths=(32,64,128):depths=(1,1,1):pooling=max"
-TEXT_TOWER = "text:width=128:depth=2:heads=2"
-WIDTH = 128  # of the space
+COUNTS = {"train": 4000, "val": 400, "test": 1500}
+STEPS = 400  # of each stage
+BATCH = 63  # seven blocks of nine
+TOWER = "conv:image_size=64:widths=(24,48,96):depths=(1,1,1):pooling=max"
+TEXT_TOWER = "text:width=64:depth=2:heads=2"
+WIDTH = 96  # of the space
 RATES = {"image": 4e-3, "text": 4e-3, "both": 4e-3}
 
 
@@ -80,9 +82,15 @@ def written(source: Source, folder: Path) -> str:
 
 
 def learnt(
-    trial: Trial, like: str, weight: float, texts: str = "", times: int = 1, **config: Any
+    trial: Trial,
+    like: str,
+    weight: float,
+    texts: str = "",
+    times: int = 1,
+    rate: float | None = None,
+    **config: Any,
 ) -> Any:
-    """Train the method on the records and return its model."""
+    """Train the method on the records, at a rate of RATES or another one, and return its model."""
     settings = resolve(
         "clippings",
         {"train": trial.prelude[f"train{texts}"]},
@@ -93,7 +101,7 @@ def learnt(
         recipe={
             "steps": trial.steps(times * STEPS, quick=20),
             "batch_size": BATCH,
-            "lr": RATES[like],
+            "lr": rate or RATES[like],
         },
         options={"seed": trial.seed, "quiet": True},
     )
@@ -114,12 +122,12 @@ def numbers(found: dict[str, Any]) -> dict[str, float]:
 
 
 def trained(
-    like: str, weight: float, texts: str = "", times: int = 1, **config: Any
+    like: str, weight: float, texts: str = "", **config: Any
 ) -> Callable[[Trial], dict[str, float]]:
     """An arm: the method with this weight of images, on records with their own or others' texts."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        model = learnt(trial, like, weight, texts, times, **config)
+        model = learnt(trial, like, weight, texts, **config)
         single = {"weight": weight} if weight in (0, 1) else {}
         return numbers(measured(model, trial, texts, **single))
 
@@ -160,7 +168,7 @@ claim = Claim(
         better("ari", "both", over="image"),
         better("ari", "both", over="text"),
     ),
-    delta=0.02,
-    floor=Floor("top1", chance=1 / 1000, arms=("both", "image", "text")),
+    delta=0.05,
+    floor=Floor("top1", chance=1 / 500, arms=("both", "image", "text"), least=0.2),
     table=("top1", "accuracy", "ari"),
 )

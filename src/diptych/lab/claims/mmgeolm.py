@@ -1,8 +1,8 @@
 """Does a list of negatives for each figure teach more of its facts than a batch of other figures?
 
 Figures of plane geometry with six letters. A small CLIP learns some of them; all arms go on from it and see
-as many images and captions, or fewer. Held-out figures come with nine edits of one fact each: other
-letters, another number, relation or shape.
+as many images and captions, or fewer. Held-out figures come with nine edits of one fact each: another
+number, relation or shape.
 
     start       the model before
     batch       goes on with CLIP's loss on further figures, each seen once or twice
@@ -12,13 +12,15 @@ letters, another number, relation or shape.
     renamed     lists in which a fifth says the same in another name: captions that are not wrong
 
 `text_own` is the share of figures whose own caption scores highest of ten, `image_own` that of captions
-whose own image does (chance .1); `letters`, `number`, `relation` and `shape` those of each kind of
-edit, against the figure alone (.5, by the figure's image). `r1` is the mean of recall at 1 both ways
-among other figures.
+whose own image does (chance .1); `number`, `relation` and `shape` those of each kind of edit, against
+the figure alone (.5, by the figure's image). `r1` is the mean of recall at 1 both ways among other figures.
 
-Rates, towers and steps are still to be chosen. What was tried on seed 100 at 2e-3: `start` .05 (`shape` 1.00,
-`relation` .76, `letters` and `number` at chance) and `lists` .06, for 460 CPU seconds: this text tower and
-these tokens read no letters, from which nothing follows for the method.
+Not asked: letters. With edits of all four kinds and an image tower whose first convolution has patches of four
+pixels, `start` had .05 (`shape` 1.00, `relation` .76, `letters` and `number` .5) and `lists` .06 on seed 100, for
+460 CPU seconds: such a model reads neither, from which nothing follows for the method. Here the first
+convolution has patches of two pixels, and lists are of five negatives in both stages.
+
+The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
 from collections.abc import Callable
@@ -37,22 +39,23 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 FIGURES = "diagrams:letters=ABCDEF"
-EDITS = "edits=all:number=9"
-RENAMED = "edits=letters+number+relation+shape+renamed:number=9"
+EDITS = "edits=number+relation+shape:number=9"
+RENAMED = "edits=number+relation+shape+renamed:number=9"
 FIELDS = ("images.main", "texts.caption")
-SINGLE = 12000
-LISTED = 2000
+SINGLE = 8000
+LISTED = 1500
 MEASURED = 500
-WARM_UP = 800  # steps
-STEPS = 500  # of each stage
+WARM_UP = 500  # steps
+STEPS = 300  # of each stage
 BATCH = 64
-LIST_BATCH = 32
-# a step of both stages sees 352 images and 224 captions
-BATCH_STEPS = STEPS * 352 // 64
-TOWER = "conv:image_size=64:widths=(32,64,128):depths=(1,1,1):pooling=max"
-TEXT_TOWER = "text:width=128:depth=2:heads=2"
+LIST_BATCH = 16
+NEGATIVES = 5
+PASSES = NEGATIVES + 2  # of images, and of captions, for a sample in both stages
+BATCH_STEPS = STEPS * PASSES * LIST_BATCH // BATCH
+TOWER = "conv:image_size=64:stem=2:widths=(16,32,64):depths=(1,1,1):pooling=max"
+TEXT_TOWER = "text:width=64:depth=2:heads=2"
 TOKENIZER = "bpe:vocab_size=320:context=48"
-WIDTH = 128  # of the space
+WIDTH = 64  # of the space
 RATES = {"start": 4e-3, "batch": 2e-3, "lists": 2e-3}
 
 
@@ -93,18 +96,27 @@ def draw(trial: Trial) -> dict[str, str]:
     return {**found, "start": str(trial.folder / "start")}
 
 
-def batch(trial: Trial) -> dict[str, float]:
-    """The arm with CLIP's loss."""
-    return learnt(trial, "clip", "single", BATCH, BATCH_STEPS, RATES["batch"], {"augment": {}})
+def batch(rate: float | None = None) -> Callable[[Trial], dict[str, float]]:
+    """The arm with CLIP's loss, at its rate of RATES or another one."""
+
+    def arm(trial: Trial) -> dict[str, float]:
+        own = rate or RATES["batch"]
+        return learnt(trial, "clip", "single", BATCH, BATCH_STEPS, own, {"augment": {}})
+
+    return arm
 
 
 def listed(
-    data: str = "lists", size: int = LIST_BATCH, **config: Any
+    data: str = "lists",
+    size: int = LIST_BATCH,
+    negatives: int = NEGATIVES,
+    rate: float | None = None,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: the method on some lists."""
+    """An arm: the method on some lists, at its rate of RATES or another one."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        return learnt(trial, "mmgeolm", data, size, STEPS, RATES["lists"], config)
+        config = {"texts": negatives, "images": negatives}
+        return learnt(trial, "mmgeolm", data, size, STEPS, rate or RATES["lists"], config)
 
     return arm
 
@@ -159,10 +171,10 @@ claim = Claim(
     prelude=draw,
     arms={
         "start": start,
-        "batch": batch,
+        "batch": batch(),
         "lists": listed(),
         "random": listed("random"),
-        "k1": listed(size=4 * LIST_BATCH, texts=1, images=1),
+        "k1": listed(size=PASSES * LIST_BATCH // 3, negatives=1),
         "renamed": listed("renamed"),
     },
     headline=(
@@ -173,12 +185,9 @@ claim = Claim(
     checks=(
         better("text_own", "lists", over="renamed"),
         better("text_own", "lists", over="k1"),
-        *(
-            better(kind, "lists", over="batch")
-            for kind in ("letters", "number", "relation", "shape")
-        ),
+        *(better(kind, "lists", over="batch") for kind in ("number", "relation", "shape")),
     ),
-    delta=0.02,
-    floor=Floor("text_own", chance=0.1, arms=("batch", "lists")),
-    table=("text_own", "image_own", "letters", "number", "relation", "shape", "r1"),
+    delta=0.03,
+    floor=Floor("relation", chance=0.5, arms=("batch", "lists")),
+    table=("text_own", "image_own", "number", "relation", "shape", "r1"),
 )
