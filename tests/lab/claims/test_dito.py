@@ -21,7 +21,7 @@ def trial(tmp_path_factory):
 def test_the_floor_is_of_the_arms_that_learn():
     claim = block(find("dito"))
     assert claim.floor.chance == 1 / 14
-    assert claim.learning == ("image", "dito", "whole_box")
+    assert claim.learning == ("image", "dito")
 
 
 def test_no_caption_names_what_is_held_out_and_boxes_have_it(trial):

@@ -43,7 +43,8 @@ RATES = {"fpn": 3e-3, "denseclip": 3e-3}
 SCENES = "scenes:number=3:same=0"
 CHANCE = 0.04  # the ground everywhere: about .85 of the pixels, one of 21 classes
 Change = Callable[[Any, int], None]
-"""Modifies a segmentor, by the seed; in training and again where its weights were loaded."""
+"""Modifies a segmentor, by the seed, before it knows its classes; in training and again where its weights were
+loaded."""
 
 
 def draw(trial: Trial) -> dict[str, str]:
@@ -129,19 +130,26 @@ def without_scores(segmentor: Any, seed: int) -> None:
 def shuffled(segmentor: Any, seed: int) -> None:
     """Give each class the text of another one, by a cycle through the classes in random order."""
     own = segmentor.class_texts
-    count = len(segmentor.classes)
-    order = generator(seed, "denseclip", "shuffled").permutation(count)
-    given = torch.empty(count, dtype=torch.long)
-    given[order] = torch.as_tensor(order).roll(1)
-    segmentor.class_texts = lambda: own()[given]
+
+    def others() -> Tensor:
+        texts = own()
+        order = torch.as_tensor(generator(seed, "denseclip", "shuffled").permutation(len(texts)))
+        given = torch.empty_like(order)
+        given[order] = order.roll(1)
+        return texts[given]
+
+    segmentor.class_texts = others
 
 
 def at_random(segmentor: Any, seed: int) -> None:
     """Put random vectors in the place of the texts of classes."""
-    shape = (len(segmentor.classes), segmentor.encoder.embed_dim)
-    drawn = generator(seed, "denseclip", "random").standard_normal(shape)
-    vectors = torch.as_tensor(drawn, dtype=torch.float32)
-    segmentor.class_texts = lambda: vectors
+
+    def drawn() -> Tensor:
+        shape = (len(segmentor.classes), segmentor.encoder.embed_dim)
+        values = generator(seed, "denseclip", "random").standard_normal(shape)
+        return torch.as_tensor(values, dtype=torch.float32)
+
+    segmentor.class_texts = drawn
 
 
 def forget(tower: Any) -> None:

@@ -204,6 +204,6 @@ claim = Claim(
         not_worse("boxes", "shifted", than="windowed", margin=0.02),
     ),
     delta=0.03,
-    floor=Floor("base", chance=1 / (len(COMMON) - HELD_OUT), arms=("image", "dito", "whole_box")),
+    floor=Floor("base", chance=1 / (len(COMMON) - HELD_OUT), arms=("image", "dito")),
     table=("novel", "base", "tokens", "values", "moved", "boxes"),
 )
