@@ -22,8 +22,8 @@ in other shapes.
 The map has two layers of the four that are published. Not asked: AGD20K, other towers, synonyms and
 verbs that no image was labelled with.
 
-The rates, sizes and delta are drafts: they were not tuned yet. The floor is to be put above what `centre`
-and `start` reach.
+The rates, sizes and delta are drafts: they were not tuned yet. On seed 100 `start` has an NSS of -.18 and
+`centre` 1.32, since tools are near the middle: whether `intra` is better than `centre` is a check.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ DEPTH = 2
 ROUTE = "tokens"
 RATES = {"supcon": 2e-3, "intra": 2e-3}
 SPREAD = 0.25  # of the Gaussian, as a share of the side
-LEAST = 0.3  # NSS
+LEAST = 0.5  # NSS: the floor
 
 
 def draw(trial: Trial) -> dict[str, str]:
