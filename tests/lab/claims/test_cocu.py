@@ -1,11 +1,15 @@
 """The claim of cocu: every arm begins as `tiny` does, and its ablations change what they say."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.factories import make_method, random_images
 
 from diptych.data.sources import open_source, rewritten
+from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import cocu as claim
 from diptych.lab.claims.cocu import TEXT_TOWER, TOWER, added, at_random, begin, concepts, things
 from diptych.methods.store import load
@@ -19,14 +23,19 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """The concepts of some arms by name."""
+def specs(tmp_path_factory):
+    """The sources with the concepts of each arm, by name."""
     folder = tmp_path_factory.mktemp("concepts")
     found = {}
     for arm, (_, neighbours) in claim.ARMS.items():
         concepts(SCENES, arm, neighbours, folder / f"{arm}.jsonl", 7)
-        found[arm] = open_source(f"rewritten:{folder / f'{arm}.jsonl'}")
+        found[arm] = f"rewritten:{folder / f'{arm}.jsonl'}"
     return found
+
+
+@pytest.fixture(scope="module")
+def written(specs):
+    return {arm: open_source(spec) for arm, spec in specs.items()}
 
 
 def named(sample):
@@ -108,3 +117,60 @@ def test_added_concepts_are_right_if_the_image_shows_them(written, tmp_path):
         rows.append(({name: 1.0 for name in shown}, []))
     rewritten.write(tmp_path / "a.jsonl", SCENES, source, "facts", rows)
     assert added(open_source(f"rewritten:{tmp_path / 'a.jsonl'}")) == 1
+
+
+def test_the_floor_is_of_the_arms_that_learn():
+    found = block(find("cocu"))
+    assert found.learning == ("nouns", "cocu", "all_told")
+    assert found.floor.chance == 1 / claim.CLASSES
+
+
+def test_arms_differ_in_concepts_and_how_they_are_drawn_alone(tmp_path, monkeypatch):
+    begun = {}
+    changes = {}
+
+    def run(config, folder, change=None):
+        name = folder.parent.name
+        begun[name] = config
+        changes[name] = change
+
+    monkeypatch.setattr(claim, "run", run)
+    monkeypatch.setattr(claim, "load", lambda folder: None)
+    monkeypatch.setattr(claim, "measure", lambda model, trial, arm: {})
+    prelude = {arm: f"{arm}.jsonl" for arm in claim.ARMS} | {"words": "tokenizer.json"}
+    for name, arm in claim.claim.arms.items():
+        arm(Trial(seed=3, folder=tmp_path / name, prelude=prelude))
+    assert {name: c.data["train"] for name, c in begun.items()} == {
+        **{arm: f"{arm}.jsonl" for arm in claim.ARMS},
+        "top": "cocu.jsonl",
+    }
+    assert {name for name, c in begun.items() if "sampling" in c.config} == {"top"}
+    assert set(changes.values()) == {begin}
+    same = {
+        str(
+            replace(
+                c,
+                data={},
+                config={k: v for k, v in c.config.items() if k != "sampling"},
+                recipe=replace(c.recipe, lr=1.0),
+            )
+        )
+        for c in begun.values()
+    }
+    assert len(same) == 1
+
+
+def test_one_quick_arm_runs_and_is_measured(specs, tiny, tmp_path, brief):
+    brief(claim)
+    words = tmp_path / "tokenizer.json"
+    words.write_text(json.dumps(tiny.tokenizer.to_dict()), encoding="utf-8")
+    test = "scenes:number=3:same=0:split=val:count=6:size=64"
+    trial = Trial(
+        seed=7,
+        folder=tmp_path / "arm",
+        quick=True,
+        prelude={**specs, "test": test, "words": str(words)},
+    )
+    found = claim.claim.arms["cocu"](trial)
+    assert set(found) == set(claim.claim.table)
+    assert all(0 <= value <= 1 for value in found.values())

@@ -18,8 +18,12 @@ classes, `tokens` the same by `tokens`; `zeroshot` is the accuracy for whole ima
 Without any training `values` names twice as many boxes as `tokens` do: an arm must not be compared by
 one route with another one by the other.
 
-This is a draft: sizes, steps, rates and delta are not yet tuned, and nothing was run on the seeds of a
-verdict.
+`clim` and `plain` have each a rate of their own, the other arms that of `clim`. Zero-shot accuracy is also
+compared with that of `start`, since an arm that learns little loses little.
+
+Not asked: the training of a detector on captions, published towers.
+
+The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
 from collections.abc import Callable
@@ -44,28 +48,36 @@ BOXED = 300  # held-out scenes of six boxes
 WHOLE = 500  # held-out images of one thing
 STEPS = 300
 GROUP = 64
-RATE = 3e-4
+RATES = {"plain": 3e-4, "clim": 3e-4}
+LEAST = 0.3  # of boxes: the floor
 CLASSES = 20
 MOSAICS: dict[str, Any] = {"choices": (2, 3), "group": GROUP, "tile": 32, "size": 96}
 
 
 def draw(trial: Trial) -> dict[str, str]:
-    """Write the scenes of the seed as shards."""
+    """Write the scenes of the seed as shards, but for those with boxes: shards keep no class names of
+    boxes."""
     sizes = {"learnt": (LEARNT, 128), "boxed": (BOXED, 10), "whole": (WHOLE, 20)}
-    count = {name: few if trial.quick else many for name, (many, few) in sizes.items()}
     specs = {
         "learnt": "scenes:number=1",
         "boxed": "scenes:number=6:same=0:occlusion=1:split=val",
         "whole": "scenes:number=1:split=val",
     }
+    found = {}
     for name, spec in specs.items():
-        source = open_source(f"{spec}:seed={trial.seed}:count={count[name]}")
-        write_shards(source, trial.folder / name)
-    return {name: f"{trial.folder / name}/*.tar" for name in specs}
+        many, few = sizes[name]
+        found[name] = f"{spec}:seed={trial.seed}:count={few if trial.quick else many}"
+        if name != "boxed":
+            write_shards(open_source(found[name]), trial.folder / name)
+            found[name] = f"{trial.folder / name}/*.tar"
+    return found
 
 
 def trained(
-    change: Callable[[Method], None] | None = None, **config: Any
+    change: Callable[[Method], None] | None = None,
+    *,
+    rate: float = RATES["clim"],
+    **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
     """An arm: `tiny`, continued by the method, with a change."""
 
@@ -77,7 +89,7 @@ def trained(
             config={**MOSAICS, **config},
             recipe={
                 "steps": trial.steps(STEPS, quick=4),
-                "lr": RATE,
+                "lr": rate,
                 "warmup": 0.1,
                 "batch_size": GROUP,
             },
@@ -144,7 +156,7 @@ claim = Claim(
     prelude=draw,
     arms={
         "start": start,
-        "plain": trained(plainly),
+        "plain": trained(plainly, rate=RATES["plain"]),
         "clim": trained(),
         "single": trained(choices=(1,), tile=64, size=64),
         "permuted": trained(partial(pooled_from, permuted)),
@@ -162,6 +174,6 @@ claim = Claim(
         not_worse("zeroshot", "clim", than="start", margin=0.03),
     ),
     delta=0.03,
-    floor=Floor("region", chance=1 / CLASSES, arms=("plain", "clim", "single")),
+    floor=Floor("region", chance=1 / CLASSES, arms=("plain", "clim", "single"), least=LEAST),
     table=("region", "mean_region", "tokens", "zeroshot"),
 )
