@@ -161,7 +161,7 @@ claim = Claim(
     headline=(better("word", "doco", over="inter"),),
     mechanism=("permuted", "layout"),
     checks=(
-        not_worse("pages", "doco", than="inter", margin=0.05),
+        not_worse("pages", "doco", than="inter", margin=0.03),
         better("word", "doco", over="random"),
         better("pages", "doco", over="intra"),
     ),
