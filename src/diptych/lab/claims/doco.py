@@ -7,7 +7,6 @@ says. All arms see the same pages in as many steps:
     random      the tower as it starts
     inter       pages against what the teacher makes of whole pages, the contrast of CLIP
     doco        the same, and the boxes of a page against what the teacher makes of each: the method
-    intra       boxes alone
     permuted    doco, where each box of a page says the word of another box of it
     layout      doco with a teacher that knows where boxes are, and not what they say
 
@@ -18,6 +17,9 @@ teacher makes of them, and the reverse, the mean of both. Neither teacher nor wo
 The published tower starts from CLIP and goes into a language model of billions of parameters, whose answers
 are measured; here nothing is generated. The method is a reconstruction from the abstract and summaries, so
 that a verdict is on this form of it.
+
+What was tried on seed 100: `random` has .32 of `word`, as maps of random filters differ by word too, and .00 of
+`pages`; after 80 steps of 1,000 pages `doco` has .31 and .09. So the floor is on `pages`.
 
 The rates, sizes and delta are drafts: they were not tuned yet.
 """
@@ -146,7 +148,6 @@ ARMS: Mapping[str, Callable[[Trial], dict[str, float]]] = {
     "random": trained(steps=0),
     "inter": trained(like="inter", intra=0.0),
     "doco": trained(),
-    "intra": trained(inter=0.0),
     "permuted": trained(data="permuted"),
     "layout": trained(teacher=":text=false:visual=false"),
 }
@@ -163,7 +164,6 @@ claim = Claim(
     checks=(
         not_worse("pages", "doco", than="inter", margin=0.03),
         better("word", "doco", over="random"),
-        better("pages", "doco", over="intra"),
     ),
     delta=0.03,
     rates=RATES,
