@@ -96,3 +96,16 @@ def test_an_arm_measures_what_is_judged(tmp_path, monkeypatch, drawn):
     found = cg_vlm.claim.arms["both"](trial)
     assert set(found) == {"aligned", "selectivity", "acc_5", "acc_100", "blind"}
     assert all(0 <= found[name] <= 1 for name in found if name != "selectivity")
+
+
+def test_each_arm_is_instructed_by_the_fractions_that_it_is_judged_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(cg_vlm, "held_out", lambda trial: None)
+    monkeypatch.setattr(cg_vlm, "learnt", lambda *args, **options: None)
+    monkeypatch.setattr(cg_vlm, "load", lambda folder: None)
+    monkeypatch.setattr(cg_vlm, "accuracy", lambda model, source, blind=False: 0.5)
+    monkeypatch.setattr(cg_vlm, "evaluate", lambda *args: {"selectivity": {"selectivity": 0.0}})
+    prelude = {"captions": "", "questions": ""}
+    for name, arm in cg_vlm.claim.arms.items():
+        if name != "reader":
+            found = arm(Trial(seed=100, folder=tmp_path, prelude=prelude))
+            assert cg_vlm.claim.needs(name) <= set(found), name

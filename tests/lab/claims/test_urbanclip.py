@@ -97,3 +97,15 @@ def test_labelled_tiles_are_of_other_blocks(drawn):
     }
     assert not blocks["captions"] & blocks["labelled"]
     assert not blocks["judged"] & (blocks["captions"] | blocks["labelled"])
+
+
+def test_each_arm_measures_what_it_is_judged_by(tmp_path, monkeypatch):
+    rows = {name: {"r2": 0.5} for name in urbanclip.INDICATORS}
+    found = {"indicators": {"mean_r2": 0.5, "by_indicator": rows}}
+    monkeypatch.setattr(urbanclip, "run", lambda settings, folder: None)
+    monkeypatch.setattr(urbanclip, "load", lambda folder: None)
+    monkeypatch.setattr(urbanclip, "evaluate", lambda *args, **options: found)
+    places = dict.fromkeys(("plain", "shuffled", "noisy", "no_works"), "tiles")
+    for name, arm in urbanclip.claim.arms.items():
+        metrics = arm(Trial(seed=100, folder=tmp_path, prelude=places))
+        assert urbanclip.claim.needs(name) <= set(metrics), name
