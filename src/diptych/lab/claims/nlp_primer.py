@@ -1,0 +1,250 @@
+"""Do labels that are words of a text train an encoder of texts better than what is made by changing the text?
+
+The survey says two things. One wrong word can turn the meaning of a text, so that texts with deleted words
+are risky positives and labels are not. And if labels and words of a text are learnt alike, rare labels and
+labels that were never given can be scored by their words.
+
+The texts say who manages or fails to do what to which thing, in one of three orders of the same words. Their
+labels are the agent and the thing; the frequencies of things have a long tail, and every fourth thing is
+never given as a label, though texts name it. All arms have the same new encoder, the same texts, the same
+number of steps and batches.
+
+    cless          labels, and words of the text as further labels (CLESS)
+    labels_only    labels alone
+    dealt          cless, with the words of another text
+    words          words of the text alone
+    deletion       two versions of a text with half of its words deleted (CLEAR without its masked words)
+    dropout        two passes of a text (SimCSE)
+
+`rare_ap` is the average precision, over held-out texts, of the things in the lowest quarter of frequencies and
+of those that were never labels, a mean over these labels; `tail_ap`, `unseen_ap` and `head_ap` are of each
+kind. `two_way` is the share of texts that are nearer to themselves in another order than their twin is: one
+that is `negated`, or with the attributes of the agent and the thing `swapped`. Chance is 1/2.
+
+Other objectives of the catalogue, and fewer labels, are not asked for.
+
+The rates, sizes and delta are drafts: they were not tuned yet.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from diptych.data.sample import Sample
+from diptych.data.sources import open_source
+from diptych.data.worlds.sentences.meaning import Draw, Meaning
+from diptych.data.worlds.sentences.words import OBJECTS
+from diptych.evaluation import evaluate
+from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.methods.store import load
+from diptych.methods.text.nlp_primer.label_views import LabelsView
+from diptych.rng import generator
+from diptych.training.config import resolve
+from diptych.training.run import run
+
+TEXTS = 4000
+LABELLED = 2000  # of the test
+TWINS = 500
+ORDERS = (
+    "the {a} {agent} {verb} to {action} the {b} {thing}",
+    "it is the {b} {thing} that the {a} {agent} {verb} to {action}",
+    "the {b} {thing} is what the {a} {agent} {verb} to {action}",
+)
+VERBS = (("manages", "fails"), ("agrees", "refuses"), ("remembers", "forgets"))
+"""Of affirmative and of negated texts."""
+HELD_OUT = frozenset(OBJECTS[3::4])
+"""The things that are no labels in training."""
+TOWER = "text:width=64:depth=2:heads=2:causal=false:pooling=mean:dropout=0.1"
+WORDS = "bpe:vocab_size=1024:context=32"
+WIDTH = 64  # of the embedding
+STEPS = 500
+BATCH = 64
+OBJECTIVES = {
+    "cless": "cless:fields=texts.label",
+    "labels_only": "cless:fields=texts.label:pseudo=0",
+    "words": "cless",
+    "deletion": "clear:first=deletion:second=deletion:share=0.5:masking=0",
+    "dropout": "simcse",
+}
+# drafts, not tuned
+RATES: dict[str, float] = {
+    "cless": 2e-3,
+    "labels_only": 2e-3,
+    "words": 2e-3,
+    "deletion": 1e-3,
+    "dropout": 1e-3,
+}
+
+Change = Callable[[Any], None]
+
+
+# ---- texts
+
+
+def said(meaning: Meaning, order: int, verb: int) -> str:
+    """A meaning in words."""
+    return ORDERS[order].format(
+        a=meaning.agent_attribute,
+        agent=meaning.agent,
+        verb=VERBS[verb][meaning.negative],
+        action=meaning.action,
+        b=meaning.object_attribute,
+        thing=meaning.object,
+    )
+
+
+def meanings(
+    trial: Trial, split: str, count: int
+) -> Iterator[tuple[Meaning, int, int, np.random.Generator]]:
+    """Meanings of a split, half of them negated, each with an order, a verb and a generator."""
+    draw = Draw(split=split, kind="visual", negative=0.5, tail=1.0)
+    for number in range(count):
+        rng = generator(trial.seed, "nlp_primer", split, number)
+        yield draw.meaning(rng), int(rng.integers(len(ORDERS))), int(rng.integers(len(VERBS))), rng
+
+
+def draw(trial: Trial) -> dict[str, str]:
+    """Write the texts of the seed with their labels, held-out ones, and twins, as tables."""
+    shrink = 10 if trial.quick else 1
+    learnt = []
+    for meaning, order, verb, _ in meanings(trial, "train", TEXTS // shrink):
+        labels = [meaning.agent, *({meaning.object} - HELD_OUT)]
+        learnt.append({"text": said(meaning, order, verb), "labels": labels})
+    held = [
+        {"text": said(meaning, order, verb), "labels": [meaning.object]}
+        for meaning, order, verb, _ in meanings(trial, "val", LABELLED // shrink)
+    ]
+    twins = []
+    for meaning, order, verb, rng in meanings(trial, "val", TWINS // shrink):
+        other = (order + int(rng.integers(1, len(ORDERS)))) % len(ORDERS)
+        twins.append(
+            {
+                "text": said(meaning, order, verb),
+                "paraphrase": said(meaning, other, verb),
+                "negated": said(replace(meaning, negative=not meaning.negative), order, verb),
+                "swapped": said(meaning.swapped(), order, verb),
+            }
+        )
+    roles = "text=text;paraphrase=paraphrase;negated=negated;swapped=swapped"
+    return {
+        "train": f"{written(trial, 'train', learnt)}:text=text:label=labels",
+        "labelled": f"{written(trial, 'labelled', held)}:text=text:label=labels",
+        "twins": f"{written(trial, 'twins', twins)}:{roles}",
+    }
+
+
+def written(trial: Trial, name: str, rows: list[dict[str, Any]]) -> str:
+    """Write a table, and return its path."""
+    path = trial.folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+# ---- arms
+
+
+def trained(
+    name: str, *, rate: float | None = None, deal: bool = False
+) -> Callable[[Trial], dict[str, float]]:
+    """An arm: an objective of OBJECTIVES, at `rate` or that of RATES."""
+
+    def arm(trial: Trial) -> dict[str, float]:
+        settings = resolve(
+            "nlp_primer",
+            {"train": trial.prelude["train"]},
+            text_tower=TOWER,
+            tokenizer=WORDS,
+            embed_dim=WIDTH,
+            config={"objective": OBJECTIVES[name]},
+            recipe={
+                "steps": trial.steps(STEPS, quick=5),
+                "batch_size": BATCH,
+                "lr": RATES[name] if rate is None else rate,
+            },
+            options={"seed": trial.seed, "quiet": True},
+        )
+        run(settings, trial.folder / "run", change=dealing(trial) if deal else None)
+        return measure(load(trial.folder / "run"), trial, "cless" in OBJECTIVES[name])
+
+    return arm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dealt(LabelsView):
+    """Labels of which those that are words are the words of another text, always the same one."""
+
+    others: tuple[str, ...] = ()
+
+    def words(self, sample: Sample, text: str) -> list[str]:
+        at = int(generator(0, "dealt", text).integers(len(self.others)))
+        return super().words(sample, self.others[at])
+
+
+def dealing(trial: Trial) -> Change:
+    """Return what gives a method's texts the words of others."""
+    source = open_source(trial.prelude["train"])
+    others = tuple(source[at].captions()[0] for at in range(len(source)))
+
+    def change(method: Any) -> None:
+        own = {each.name: getattr(method.view, each.name) for each in fields(method.view)}
+        method.view = Dealt(**own, others=others)
+
+    return change
+
+
+def measure(model: Any, trial: Trial, matches: bool) -> dict[str, float]:
+    """Return the accuracy on twins, and of a model that matches labels the average precisions."""
+    found = evaluate(model, open_source(trial.prelude["twins"]), ["hard_negatives"])
+    twins = found["hard_negatives"]
+    kinds = {name: twins["by_kind"][name]["two_way"] for name in ("negated", "swapped")}
+    two_way = {"two_way": twins["two_way"], **kinds}
+    if not matches:
+        return two_way
+    source = open_source(trial.prelude["labelled"])
+    train = trial.prelude["train"]
+    labels = evaluate(model, source, ["text_labels"], label="texts.label", train=train)
+    return two_way | precisions(labels["text_labels"]["by_frequency"])
+
+
+def precisions(by_frequency: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The average precision of rare labels, and of each bucket of frequencies."""
+    rare = [by_frequency[name] for name in ("tail", "unseen") if name in by_frequency]
+    total = sum(row["labels"] * row["average_precision"] for row in rare)
+    found = {"rare_ap": total / sum(row["labels"] for row in rare)}
+    for name in ("tail", "unseen", "head"):
+        if name in by_frequency:
+            found[f"{name}_ap"] = by_frequency[name]["average_precision"]
+    return found
+
+
+claim = Claim(
+    question=(
+        "Labels and words of the text together score rare and unseen labels better than labels alone, and words of the "
+        "text as labels keep negated and swapped texts apart better than deletion."
+    ),
+    prelude=draw,
+    arms={
+        **{name: trained(name) for name in OBJECTIVES},
+        "dealt": trained("cless", deal=True),
+    },
+    headline=(
+        better("rare_ap", "cless", over="labels_only"),
+        better("two_way", "words", over="deletion"),
+    ),
+    mechanism=("dealt",),
+    checks=(
+        better("tail_ap", "cless", over="labels_only"),
+        better("unseen_ap", "cless", over="labels_only"),
+        not_worse("two_way", "words", than="dropout", margin=0.02),
+        better("negated", "words", over="deletion"),
+        better("swapped", "words", over="deletion"),
+    ),
+    delta={"rare_ap": 0.05, "two_way": 0.02},
+    looks=(5, 10),
+    # the share of texts with a label of the highest quarter is about .04
+    floor=Floor("head_ap", chance=0.04, arms=("cless", "labels_only"), least=0.4),
+    table=("rare_ap", "tail_ap", "unseen_ap", "head_ap", "two_way", "negated", "swapped"),
+)
