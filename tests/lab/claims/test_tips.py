@@ -58,7 +58,6 @@ def test_arms_differ_in_captions_and_losses_alone(begun):
         "web": ("web;web", 0, 0),
         "synthetic": ("synthetic;synthetic", 0, 0),
         "dual": (both, 0, 0),
-        "distill": (both, 1, 0),
         "full": (both, 1, 2),
         "dealt": (both, 1, 2),
         "uncentred": (both, 1, 2),
