@@ -42,6 +42,9 @@ def test_arms_have_equal_steps_and_widths_and_differ_in_their_groups_alone(tmp_p
     for name, arm in mcl.claim.arms.items():  # noqa: B007  (the patched run reads it)
         arm(Trial(seed=3, folder=tmp_path, prelude={"train": "train/*.tar"}))
     long = begun.pop("long")
+    untrained = begun.pop("untrained")
+    assert untrained.recipe.steps == 1
+    assert untrained.config == long.config
     assert {each.recipe.steps for each in begun.values()} == {mcl.STEPS}
     assert long.recipe.steps == 2 * mcl.STEPS
     assert {each.embed_dim for each in begun.values()} == {mcl.WIDTH}
@@ -75,3 +78,15 @@ def test_the_floor_is_above_chance_of_what_every_arm_learns():
     claim = block(find("mcl"))
     assert claim.floor.metric == "colour"
     assert "one" not in claim.learning
+
+
+def test_a_quick_arm_runs_and_is_measured(tmp_path, brief):
+    brief(mcl)
+    trial = Trial(
+        seed=3,
+        folder=tmp_path / "arm",
+        quick=True,
+        prelude=mcl.draw(Trial(seed=3, folder=tmp_path, quick=True)),
+    )
+    found = mcl.claim.arms["mcl"](trial)
+    assert set(found) == {*mcl.FACTORS, "pairs"}

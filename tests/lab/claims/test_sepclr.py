@@ -92,3 +92,39 @@ def test_floor_and_mechanism():
     claim = block(find("sepclr"))
     assert claim.floor.arms == ("full", "unjoined")
     assert claim.mechanism == ("dealt",)
+
+
+def test_arms_differ_in_their_weights_and_change_alone(tmp_path, monkeypatch):
+    begun = {}
+    monkeypatch.setattr(
+        sepclr, "run", lambda config, folder, change: begun.__setitem__(name, (config, change))
+    )
+    monkeypatch.setattr(sepclr, "measure", lambda trial: {})
+    for name, arm in sepclr.claim.arms.items():  # noqa: B007  (the patched run reads it)
+        arm(Trial(seed=3, folder=tmp_path, prelude={"train": "scenes:count=4"}))
+    full = begun["full"][0]
+    beside = {
+        name: {key: value for key, value in config.config.items() if key not in full.config}
+        for name, (config, _) in begun.items()
+    }
+    assert beside == {
+        "full": {},
+        "unjoined": {"joint": 0.0},
+        "unpinned": {"beta_background": 0.0},
+        "dealt": {},
+        "untrained": {},
+    }
+    assert {name for name, (_, change) in begun.items() if change} == {"dealt"}
+    untrained = begun.pop("untrained")[0].recipe
+    assert (untrained.steps, untrained.lr) == (1, 1e-9)
+    same = {
+        str(replace(config, config={}, recipe=replace(config.recipe, lr=1.0)))
+        for config, _ in begun.values()
+    }
+    assert len(same) == 1
+
+
+def test_a_quick_arm_runs_and_is_measured(trial, tmp_path, brief):
+    brief(sepclr)
+    found = sepclr.claim.arms["untrained"](replace(trial, folder=tmp_path))
+    assert set(found) == set(sepclr.claim.table)

@@ -9,6 +9,7 @@ same two towers, batches and steps.
     unpinned    without the term that pins the salient vectors of background to 0: beta_r = 0
     dealt       full, but the joint entropy is of each image's common vector with the salient vector of
                 another image
+    untrained   the towers at their start
 
 Linear probes on held-out targets read the representations before the heads (`separation`): `c_salient`
 is the accuracy of the stamp in the common space, which should be that of chance; `c_common` that of
@@ -26,6 +27,8 @@ lambda = 50 the common space collapses.
 The block `real` lays the same stamps over photographs of CIFAR-10, as the paper does with digits:
 half of the photograph, plus half of the stamp on targets. The blood cells of the packs have no factor
 beside their kind, and so nothing that a common space could be asked for.
+
+The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
 from collections.abc import Callable, Mapping
@@ -141,18 +144,22 @@ class StampedImage:
 
 
 def trained(
-    arm: str, change: Change | None = None, **config: Any
+    arm: str, change: Change | None = None, *, rate: float | None = None, **config: Any
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm; ablations of the mechanism have the rate of `full`."""
+    """An arm; ablations have the rate of `full`."""
 
     def learn(trial: Trial) -> dict[str, float]:
+        start = arm == "untrained"
         settings = resolve(
             "sepclr",
             {"train": trial.prelude["train"]},
             image_tower=TOWER,
             embed_dim=WIDTH,
             config={"label": "stamp", "augment": AUGMENT, **config},
-            recipe={"steps": trial.steps(STEPS, quick=20), "lr": rate(arm)},
+            recipe={
+                "steps": 1 if start else trial.steps(STEPS, quick=20),
+                "lr": 1e-9 if start else rate or rate_of(arm),
+            },
             options={"seed": trial.seed, "quiet": True},
         )
         run(settings, trial.folder / "run", change=change)
@@ -161,7 +168,7 @@ def trained(
     return learn
 
 
-def rate(arm: str) -> float:
+def rate_of(arm: str) -> float:
     """Return the best rate of an arm; ablations have that of `full`."""
     rates = RATES.get(arm, RATES.get("full"))
     return RATE if rates is None else best_rate(rates)
@@ -203,6 +210,7 @@ claim = Claim(
         "unjoined": trained("unjoined", joint=0.0),
         "unpinned": trained("unpinned", beta_background=0.0),
         "dealt": trained("dealt", deal),
+        "untrained": trained("untrained"),
     },
     headline=(better("c_salient", "full", over="unjoined", higher=False),),
     mechanism=("dealt",),
@@ -210,9 +218,10 @@ claim = Claim(
         better("delta_total", "full", over="unjoined", higher=False),
         better("delta_total", "full", over="unpinned", higher=False),
         not_worse("c_common", "full", than="unjoined", margin=0.03),
+        better("c_common", "full", over="untrained"),
         not_worse("s_salient", "full", than="unjoined", margin=0.03),
     ),
-    delta=0.07,
+    delta=0.05,
     floor=Floor("s_salient", chance=1 / 8, arms=("full", "unjoined"), least=0.8),
     table=("c_common", "c_salient", "s_common", "s_salient", "delta_total"),
 )
