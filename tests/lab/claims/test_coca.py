@@ -24,7 +24,9 @@ def test_the_label_is_the_colour_of_the_smaller_thing_and_the_caption_states_it(
     names = tuple(COLOURS)
     written = open_source(drawn["measured"])
     scenes = open_source(f"{coca.SCENES}:seed=5:split=val:start=32:count=16")
-    for sample, scene in zip(written, scenes, strict=True):
+    assert len(written) == len(scenes)
+    for at in range(len(scenes)):
+        sample, scene = written[at], scenes[at]
         assert sample.key == scene.key
         size, colour = (scene.arrays["factors"][:, FACTORS.index(of)] for of in ("size", "colour"))
         assert sample.labels["second"] == colour[size.argmin()] != scene.labels["colour"]
