@@ -26,7 +26,8 @@ def test_the_label_is_the_colour_of_the_smaller_thing_and_the_caption_states_it(
     scenes = open_source(f"{coca.SCENES}:seed=5:split=val:start=32:count=16")
     assert len(written) == len(scenes)
     for at in range(len(scenes)):
-        sample, scene = written[at], scenes[at]
+        sample = written[at]
+        scene = scenes[at]
         assert sample.key == scene.key
         size, colour = (scene.arrays["factors"][:, FACTORS.index(of)] for of in ("size", "colour"))
         assert sample.labels["second"] == colour[size.argmin()] != scene.labels["colour"]
