@@ -31,7 +31,7 @@ def test_the_label_is_the_colour_of_the_smaller_thing_and_the_caption_states_it(
         assert sample.key == scene.key
         size, colour = (scene.arrays["factors"][:, FACTORS.index(of)] for of in ("size", "colour"))
         assert sample.labels["second"] == colour[size.argmin()] != scene.labels["colour"]
-        assert names[sample.labels["second"]] in sample.captions()[0]
+        assert names[int(sample.labels["second"])] in sample.captions()[0]
 
 
 def test_scenes_of_parts_are_others(drawn):
