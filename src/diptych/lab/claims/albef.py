@@ -48,8 +48,8 @@ NOISE = "noise=swap=0.3+wrong=0.2"
 EDITS = "edits=recolour+move+replace"
 LEARNT = 4000
 MEASURED = {"retrieved": 300, "matched": 100, "edited": 200}
-BATCH = {"matched": 48, "contrasted": 64}
-STEPS = {"matched": 300, "contrasted": 400}
+BATCH = {"matched": 32, "contrasted": 64}
+STEPS = {"matched": 250, "contrasted": 300}
 RATES = {"unaligned": 4e-3, "aligned": 4e-3, "plain": 4e-3, "distilled": 4e-3}
 
 
