@@ -49,7 +49,7 @@ WORDS = 3  # that a document defines
 ROLES = ("main", "page2", "page3", "page4")
 LEARNT = {"pairs": 4000, "documents": 2000}
 MEASURED = {"pairs": 300, "documents": 100}
-STEPS = 300
+STEPS = 200
 BATCH = 32
 RATES = {"lm": 4e-3, "both": 4e-3, "pairs_only": 4e-3}
 
