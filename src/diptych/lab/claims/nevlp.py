@@ -65,9 +65,9 @@ def draw(trial: Trial) -> dict[str, str]:
 
 
 def trained(
-    data: str, noise: float, change: Change | None = None
+    data: str, noise: float, change: Change | None = None, rate: float = RATE
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: contrast alone on some pairs with this lambda, measured."""
+    """An arm: contrast alone on some pairs with this lambda, at a rate, measured."""
 
     def arm(trial: Trial) -> dict[str, float]:
         source = open_source(trial.prelude[data])
@@ -84,7 +84,7 @@ def trained(
                 "cached": True,
                 "depth": 2,
             },
-            recipe={"epochs": trial.steps(EPOCHS, quick=2), "batch_size": BATCH, "lr": RATE},
+            recipe={"epochs": trial.steps(EPOCHS, quick=2), "batch_size": BATCH, "lr": rate},
             options={"seed": trial.seed, "quiet": True},
         )
 
