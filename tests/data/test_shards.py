@@ -255,6 +255,19 @@ def test_lines_and_segments_come_back_as_boxes_and_masks_with_class_names(tmp_pa
     assert found["masks.seg"].classes == ()
 
 
+def test_boxes_have_the_class_names_of_the_source(written):
+    folder, _ = written
+    source, back = open_source(SPEC), open_source(f"{folder}/*.tar")
+    classes = source.schema()["boxes"].classes
+    named = back.schema()["boxes"].classes
+    shown = {box.label for sample in source for box in sample.boxes}
+    assert len(shown) > 2
+    assert {named[label] for label in shown} == {classes[label] for label in shown}
+    assert [named[box.label] for sample in back for box in sample.boxes] == [
+        classes[box.label] for sample in source for box in sample.boxes
+    ]
+
+
 def test_labels_of_edits_have_the_class_names_of_the_source(tmp_path):
     write_shards(open_source(SPEC), tmp_path / "shards")
     source = open_source(SPEC)

@@ -181,6 +181,9 @@ def _record(sample: Sample, schema: Schema) -> dict[str, Any]:
             record[f"{name}_name"] = classes[value]  # the reader takes class names from such pairs
     if boxes := [_box(box) for box in sample.boxes]:
         record["boxes"] = boxes
+        classes = schema["boxes"].classes if "boxes" in schema else ()
+        if there := sorted({box.label for box in sample.boxes if 0 <= box.label < len(classes)}):
+            record["box_classes"] = {str(number): classes[number] for number in there}
     return record
 
 

@@ -621,6 +621,43 @@ def masked(*planes, **records):
         )
 
 
+def boxed(*names):
+    """Images with a box of label 0 each, and what each says of the names of labels."""
+    for number, classes in enumerate(names):
+        yield f"{number}.png", image()
+        record = {
+            "boxes": [{"name": "it", "label": 0, "box": [0, 0, 2, 2]}],
+            "box_classes": classes,
+        }
+        yield f"{number}.json", json.dumps(record).encode()
+
+
+def test_boxes_have_the_names_on_which_all_samples_agree(tmp_path):
+    agreed = boxed({"0": "cat"}, {}, {"2": "dog"})
+    source = open_source(str(write(tmp_path / "a.tar", agreed)))
+    assert source.schema()["boxes"].classes == ("cat", "1", "dog")
+    refused = boxed({"0": "cat"}, {"0": "dog"})
+    source = open_source(str(write(tmp_path / "b.tar", refused)))
+    assert source.schema()["boxes"].classes == ()
+    beyond = boxed({"100000": "cat"}, {})
+    source = open_source(str(write(tmp_path / "c.tar", beyond)))
+    assert source.schema()["boxes"].classes == ()
+
+
+@pytest.mark.parametrize("named", [["cat"], {"first": "cat"}])
+def test_names_of_boxes_of_another_form_are_damage(named, tmp_path):
+    path = write(tmp_path / "a.tar", [*boxed({"0": "cat"}), *later(boxed(named))])
+    source = open_source(str(path))
+    with pytest.raises(BadSample, match="box_classes"):
+        source[1]
+    assert source.schema()["boxes"].classes == ("cat",)
+
+
+def later(members):
+    """The same members under other keys."""
+    return [(f"9{name}", data) for name, data in members]
+
+
 def test_segments_name_the_classes_of_a_mask(tmp_path):
     first = [{"index": 1, "name": "sky"}, {"index": 2, "name": "cat"}, {"index": 3, "name": "cat"}]
     second = [{"index": 1, "name": "bus"}]

@@ -12,6 +12,7 @@ of numbers, is an array.
     lines, words        [{"text": …, "box": …}, …], text written in the image: boxes, and one text of role `ocr`
     segments            [{"index": …, "name": …}, …], names of the numbers of the mask `seg` in this image
     mask_classes        {MASK: {NUMBER: NAME}}, names of the numbers of a mask in all images
+    box_classes         {NUMBER: NAME}, names of the labels of boxes in all images
 
 Other mappings of names to numbers, or to equally long lists of numbers, are arrays with a row per
 name (NaN for null), and the names are texts. All other fields are ignored.
@@ -44,6 +45,7 @@ LABELS = "labels"
 _ROLES = {**dict.fromkeys(CAPTIONS, "caption"), LABELS: "label"}
 """The roles of fields whose name is not their role."""
 _SAMPLED = 1000  # samples from which a schema is inferred
+MOST_CLASSES = 100_000  # with names
 
 
 def roles_of(text: str | None) -> dict[str, str]:
@@ -79,6 +81,7 @@ class Parts:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     segments: dict[int, str] = field(default_factory=dict)  # of the mask `seg`
     mask_classes: dict[str, dict[int, str]] = field(default_factory=dict)
+    box_classes: dict[int, str] = field(default_factory=dict)
     edits: list[tuple[str, "Parts"]] = field(default_factory=list)  # each with its kind
     _noted: set[tuple[str, str]] = field(default_factory=set)
     _filed: set[tuple[str, str]] = field(default_factory=set)  # those that are files
@@ -122,6 +125,8 @@ class Parts:
                 self.segments |= _segments(value)
             elif name == "mask_classes":
                 self.mask_classes |= _mask_classes(value)
+            elif name == "box_classes":
+                self.box_classes |= _names(value, name, "{NUMBER: NAME}")
             elif name == "edits" and _mappings(value):
                 self.edits += [_edit(entry, roles) for entry in value]
             elif name in _WRITTEN and _mappings(value):
@@ -264,15 +269,18 @@ def _segments(value: Any) -> dict[int, str]:
 
 
 def _mask_classes(value: Any) -> dict[str, dict[int, str]]:
+    form = "{MASK: {NUMBER: NAME}}"
+    if not isinstance(value, dict):
+        raise BadSample("mask_classes", f"{brief(str(value))} is not {form}")
+    return {mask: _names(names, "mask_classes", form) for mask, names in value.items()}
+
+
+def _names(value: Any, field: str, form: str) -> dict[int, str]:
+    """Names by number. Raises BadSample(field) for what is not of the form."""
     try:
-        return {
-            mask: {int(number): str(name) for number, name in names.items()}
-            for mask, names in value.items()
-        }
+        return {int(number): str(name) for number, name in value.items()}
     except (AttributeError, ValueError) as error:
-        raise BadSample(
-            "mask_classes", f"{str(value)[:80]} is not {{MASK: {{NUMBER: NAME}}}}"
-        ) from error
+        raise BadSample(field, f"{brief(str(value))} is not {form}") from error
 
 
 def number(value: bool | int | float, name: str) -> int | float:
@@ -400,7 +408,7 @@ def _pairs(
                     refused.add(label)
     found = {}
     for label, table in names.items():
-        if label not in refused and min(table) >= 0 and max(table) < 100_000:
+        if label not in refused and min(table) >= 0 and max(table) < MOST_CLASSES:
             found[label] = [table.get(number, str(number)) for number in range(max(table) + 1)]
     return found
 

@@ -27,6 +27,7 @@ from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
 from diptych.data.sources import cache
 from diptych.data.sources._npy import read_npy
 from diptych.data.sources.records import (
+    MOST_CLASSES,
     Parts,
     class_names,
     labels_of,
@@ -153,7 +154,7 @@ class Tar:
                 f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with images"
             )
         self._schema: Schema | None = None
-        self._masks: Names | None = None  # class names of masks
+        self._named: Names | None = None  # class names of masks and boxes, by field
 
     def __len__(self) -> int:
         return len(self._index.ends)
@@ -178,7 +179,7 @@ class Tar:
         """A sample, or what can be had of it without reading its array files."""
         parts, images, masks = self._read(index, arrays)
         if parts.segments and "seg" in masks and "class" not in masks:
-            number = {name: at for at, name in enumerate(self._mask_classes().get("class", ()))}
+            number = {name: at for at, name in enumerate(self._classes().get("masks.class", ()))}
             if number:
                 numbers = {segment: number[name] for segment, name in parts.segments.items()}
                 masks["class"] = ClassMask(masks["seg"], numbers)
@@ -219,22 +220,22 @@ class Tar:
                 self._read_fields(parts, role, kind, member)
         return parts, {**images_of(clips[0]), **images} if clips else images, masks
 
-    def _mask_classes(self) -> Names:
-        """The class names of masks.
+    def _classes(self) -> Names:
+        """The class names of masks and boxes, by field.
 
-        They are given by `mask_classes`; those of `class`, which is made from `seg`, are the names
-        of all segments in alphabetical order. All samples' fields are read once, but only if the
-        first ones have some.
+        They are given by `mask_classes` and `box_classes`; those of the mask `class`, which is made
+        from `seg`, are the names of all segments in alphabetical order. All samples' fields are read
+        once, but only if the first ones have some.
         """
-        if self._masks is None:
+        if self._named is None:
             first = range(min(len(self), _FIRST))
-            found = self._named_masks(first)
-            self._masks = (
-                self._kept("masks", lambda: self._named_masks(range(len(self))))
+            found = self._classes_in(first)
+            self._named = (
+                self._kept("classes", lambda: self._classes_in(range(len(self))))
                 if found and len(self) > _FIRST
                 else found
             )
-        return self._masks
+        return self._named
 
     def _kept(self, what: str, read: Callable[[], Names]) -> Names:
         """What `read` finds in all samples; of many it is cached until a shard changes."""
@@ -247,7 +248,7 @@ class Tar:
             cache.write(stored, lambda file: file.write(json.dumps(kept).encode()))
         return {name: tuple(names) for name, names in kept["names"].items()}
 
-    def _named_masks(self, indices: Iterable[int]) -> Names:
+    def _classes_in(self, indices: Iterable[int]) -> Names:
         reported: dict[str, dict[int, str]] = {}
         segments: set[str] = set()
         refused: set[str] = set()
@@ -257,17 +258,21 @@ class Tar:
             except BadSample:
                 continue
             segments |= set(parts.segments.values())
-            for mask, names in parts.mask_classes.items():
-                known = reported.setdefault(mask, {})
+            of_field = {f"masks.{mask}": names for mask, names in parts.mask_classes.items()}
+            for field, names in {**of_field, "boxes": parts.box_classes}.items():
+                known = reported.setdefault(field, {})
                 if any(known.setdefault(number, name) != name for number, name in names.items()):
-                    refused.add(mask)  # one number, two names
+                    refused.add(field)  # one number, two names
         found = {
-            mask: tuple(names.get(number, str(number)) for number in range(max(names) + 1))
-            for mask, names in reported.items()
-            if mask not in refused and names and min(names) >= 0 and max(names) < VOID
+            field: tuple(names.get(number, str(number)) for number in range(max(names) + 1))
+            for field, names in reported.items()
+            if field not in refused
+            and names
+            and min(names) >= 0
+            and max(names) < (MOST_CLASSES if field == "boxes" else VOID)
         }
-        if segments and "class" not in reported and len(segments) <= VOID:
-            found["class"] = tuple(sorted(segments))
+        if segments and "masks.class" not in reported and len(segments) <= VOID:
+            found["masks.class"] = tuple(sorted(segments))
         return found
 
     def _read_fields(self, parts: Parts, role: str, kind: str, member: MemberImage) -> None:
@@ -293,9 +298,9 @@ class Tar:
         if self._schema is None:
             labels = self._kept("labels", lambda: class_names(_WithoutArrays(self), self.roles))
             schema = schema_of(self, labels)
-            masks = {f"masks.{mask}": names for mask, names in self._mask_classes().items()}
+            named = self._classes()
             self._schema = {
-                name: replace(field, classes=masks.get(name, field.classes))
+                name: replace(field, classes=named.get(name, field.classes))
                 for name, field in schema.items()
             }
         return self._schema
