@@ -25,7 +25,7 @@ def test_load_is_typed_as_it_is_called():
     defaults = [
         value.default for value in own.values() if value.default is not inspect.Parameter.empty
     ]
-    assert len(overloads) == 4
+    assert len(overloads) == 5
     for typed in overloads:
         assert [each.arg for each in (*typed.args.args, *typed.args.kwonlyargs)] == list(own)
         written = [

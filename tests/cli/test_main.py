@@ -19,7 +19,7 @@ from diptych.cli._screen import progress
 from diptych.cli.train import streams
 from diptych.data.sources import formats
 from diptych.models import int8
-from diptych.training import engine
+from diptych.training.log import Log
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +375,7 @@ def test_only_rank_0_speaks_but_every_rank_tells_its_error(
 
 def interrupt_at(monkeypatch, step, number=signal.SIGINT, times=1):
     """Send this process a signal while it is at a step."""
-    write = engine.Log.write
+    write = Log.write
 
     def writing(self, **values):
         write(self, **values)
@@ -383,7 +383,7 @@ def interrupt_at(monkeypatch, step, number=signal.SIGINT, times=1):
             for _ in range(times):
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(engine.Log, "write", writing)
+    monkeypatch.setattr(Log, "write", writing)
 
 
 def test_ctrl_c_saves_and_tells_how_to_go_on(train, diptych, photos, tmp_path, monkeypatch):
