@@ -1,12 +1,14 @@
 """`diptych.load`."""
 
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from diptych.methods import store
 from diptych.models.language import LanguageModel
 from diptych.models.model import Model
-from diptych.models.vlm import VisionLMModel
+
+if TYPE_CHECKING:
+    from diptych.models.vlm import VisionLMModel
 
 
 @overload
@@ -41,7 +43,7 @@ def load(
     share: float | None = None,
     space: str | None = None,
     backend: str = "torch",
-) -> VisionLMModel: ...
+) -> "VisionLMModel": ...
 @overload
 def load(
     spec: str | Path,

@@ -24,9 +24,15 @@ SCENES = "scenes:texts=question"
 DATA = f"{SCENES}:count=16000"
 METHOD = {"lm": "tiny-lm", "grid": None, "cached": True, "instruction": {}}
 RECIPE = {
-    "optimizer": "muon", "lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 0.02, "warmup": 0.03,
-    "clip": 1.0, "batch_size": 32, "epochs": 3.0,
-}  # fmt: skip
+    "optimizer": "muon",
+    "lr": 2e-3,
+    "betas": (0.9, 0.98),
+    "weight_decay": 0.02,
+    "warmup": 0.03,
+    "clip": 1.0,
+    "batch_size": 32,
+    "epochs": 3.0,
+}
 
 ASKED = f"{SCENES}:split=test:count=500"
 KNOWN = f"{SCENES}:count=5000"  # whose answers are the prior of a question

@@ -53,9 +53,14 @@ def test_a_record_keeps_texts_that_repeat_and_labels_once():
         }
     )
     assert said(parts) == [
-        ("question", "one?"), ("question", "two?"), ("answer", "yes"), ("answer", "yes"),
-        ("caption", "a"), ("caption", "a"), ("label", "x"),
-    ]  # fmt: skip
+        ("question", "one?"),
+        ("question", "two?"),
+        ("answer", "yes"),
+        ("answer", "yes"),
+        ("caption", "a"),
+        ("caption", "a"),
+        ("label", "x"),
+    ]
 
 
 def test_a_file_of_text_that_repeats_a_record_is_left_out_in_either_order():
@@ -77,9 +82,14 @@ def test_answers_come_after_the_questions_of_their_record():
     parts.add({"answer": ["2", "two"], "caption": "c", "question": "how many?"})
     parts.add({"q": "where?", "a": "left", "b": "on the left"}, {"q": "question", "a": "answer"})
     assert said(parts) == [
-        ("caption", "c"), ("question", "how many?"), ("answer", "2"), ("answer", "two"),
-        ("question", "where?"), ("answer", "left"), ("b", "on the left"),
-    ]  # fmt: skip
+        ("caption", "c"),
+        ("question", "how many?"),
+        ("answer", "2"),
+        ("answer", "two"),
+        ("question", "where?"),
+        ("answer", "left"),
+        ("b", "on the left"),
+    ]
 
 
 def test_names_of_an_array_are_those_of_the_record_that_gives_it():

@@ -39,7 +39,8 @@ def test_arms_differ_in_masks_and_texts_drawn_from_alone(tmp_path, monkeypatch, 
         method = SimpleNamespace(
             config=config, masks=None, model=SimpleNamespace(draw="own", scores=None)
         )
-        change(method)
+        if change is not None:
+            change(method)
         begun[name] = config
         changed[name] = (method.masks is not None, method.model.draw != "own")
         raise StopIteration

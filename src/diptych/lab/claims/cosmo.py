@@ -36,7 +36,7 @@ from diptych.data.sources import open_source
 from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
-from diptych.methods.base import At, Batches, Features, Losses, Method
+from diptych.methods.base import At, Batches, Features, Losses
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
@@ -147,11 +147,7 @@ def trained(
             options={"seed": trial.seed, "quiet": True},
         )
 
-        def changed(method: Method) -> None:
-            if change is not None:
-                change(method)
-
-        run(settings, trial.folder / "run", change=changed)
+        run(settings, trial.folder / "run", change=change)
         return measure(load(trial.folder / "run"), trial)
 
     return arm

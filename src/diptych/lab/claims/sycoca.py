@@ -37,7 +37,7 @@ from diptych.data.sources import open_source
 from diptych.data.wrap import Only
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
-from diptych.methods.base import At, Method
+from diptych.methods.base import At
 from diptych.methods.fuse.sycoca.attentive import highest, lowest
 from diptych.methods.store import load
 from diptych.towers.encoded import Encoded
@@ -115,11 +115,7 @@ def trained(
             options={"seed": trial.seed, "quiet": True},
         )
 
-        def changed(method: Method) -> None:
-            if change is not None:
-                change(method)
-
-        run(settings, trial.folder / "run", change=changed)
+        run(settings, trial.folder / "run", change=change)
         draws = bool(config.get("reconstruction", 1))
         return measure(load(trial.folder / "run"), trial, draws=draws)
 
