@@ -13,7 +13,7 @@ from diptych.lab.claims import dreamlip
 def test_the_floor_is_of_the_arms_that_learn():
     claim = block(find("dreamlip"))
     assert claim.floor.chance == 1 / dreamlip.PAIRS
-    assert "even" not in claim.learning
+    assert claim.learning == ("several", "grouped")
 
 
 def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
@@ -33,15 +33,13 @@ def test_arms_differ_in_texts_and_losses_alone(tmp_path, monkeypatch):
         "raw": ("clip", "web", None),
         "cut": ("clip", "long*", None),
         "one": ("clip", "long", None),
-        "one_longer": ("clip", "long", None),
         "several": ("dreamlip", "web", 0.0),
         "grouped": ("dreamlip", "web", None),
         "even": ("dreamlip", "web", None),
     }
-    assert begun["one_longer"].recipe.steps == 4 * begun["one"].recipe.steps
     assert {name for name, change in changes.items() if change} == {"even"}
     same = {
-        str(replace(c, method="", config={}, recipe=replace(c.recipe, steps=1, lr=1.0)))
+        str(replace(c, method="", config={}, recipe=replace(c.recipe, lr=1.0)))
         for c in begun.values()
     }
     assert len(same) == 1
@@ -65,7 +63,7 @@ def test_one_quick_arm_runs_by_even_weights(tmp_path, brief):
 
     arm = dreamlip.trained("dreamlip", like="grouped", change=change, **dreamlip.SEVERAL)
     found = arm(replace(trial, folder=tmp_path / "arm", prelude=prelude))
-    assert set(found) == {"r1", "r5", "pointing", "iou", "chance", "miou"}
+    assert set(found) == {"r1", "caption", "pointing", "iou", "chance", "miou"}
     groups = seen[0]["groups"]
     assert torch.equal(groups, groups[:, :1].expand_as(groups))
     assert not set(open_source(prelude["held_out"]).keys()) & set(source.keys())

@@ -1,40 +1,33 @@
-"""Do several sentences of a long caption teach more than one, and does grouping show which patches
-each speaks of?
+"""Does grouping show which patches a sentence of a long caption speaks of, and do several sentences
+teach more than one?
 
 Scenes of four to six different things have a raw text that names one of them, and a long caption: a
-sentence for each thing, with all that is stated of it, and one for the ground. All arms tune `tiny`,
-a small ViT with 8 x 8 patches that knows scenes of fewer things, for as many steps on the same
-scenes, and are measured on held-out ones, by captions of a role that no arm has read: one sentence
-that states everything.
+sentence for each thing, with all that is stated of it, and one for the ground. All arms train the
+same small convolution from scratch, for as many steps on the same scenes. An image has 6 x 6
+patches, each of which sees a part of it; a thing covers about a seventh of the image.
 
-    start               tiny as it is
     raw                 the raw text
-    cut                 the long caption as one text, cut at the tokenizer's 64 tokens
+    cut                 the long caption as one text, cut at the tokenizer's 32 tokens
     one                 one sentence of it, drawn anew each time
-    one_longer          the same for four times as many steps: as many sentences are read as by `several`
     several             the raw text and three sentences, each a positive; no grouping
     grouped             and the grouping loss: the method
     even                grouping by even weights: all sentences of an image then gather the same patches
 
-`r1` is the mean of recall at 1 both ways, `pointing` the share of sentences of one thing whose best
-patch lies on it, `iou` the overlap of its patches (W > .5) with it, `miou` that of
-segmentation by the names of things.
+On held-out scenes `pointing` is the share of sentences of one thing whose best patch lies on it,
+`iou` the overlap of a sentence's patches (W > .5) with its thing, `miou` that of segmentation by the
+names of things. `r1` is the mean of recall at 1 both ways, where a long caption is embedded as the
+mean of its sentences, as the paper does; `caption` is the same by one text that states everything,
+of a role that no arm has read.
 
-`one`, `several` and `grouped` have each the rate of the best recall; arms of one text have that of `one`.
-It matters: on seeds 100 and 101 the best patch lies on the thing in .19 of cases after `grouped` at 3e-4 (`several`
-.18), and in .11 at 1e-3, where recall is higher (`several` .18); at 3e-3, where recall is lost, `several` has .34.
+`several` and `grouped` have each the rate of the best pointing, `one` that of the best recall (and on
+seed 100 also of the best pointing); arms of one text take that of `one`, `even` that of `grouped`.
 
-What was tried on seed 100, and how often the best patch lay on the thing (chance .12 to .15):
-
-- `tiny`, 100 steps of 128: at the start .20, after `several` .18, `grouped` .13, at three times the rate
-  .11. Recall .94 after `several`, .96 after `grouped`, .92 after `one`. Batches of 32 show the same at
-  half of the cost.
-- A ViT from scratch (6 x 6 patches, 400 steps): .17 after `several`, .06 after `grouped`.
-- A convolution (6 x 6, largest value of each channel), after 1,000 steps on fewer things: after 200
-  steps `several` .42, `grouped` .99; after 600, `one` 1.00 and `grouped` .97. With the mean of the map in
-  place of the largest value, from scratch, `several` .57 and `grouped` .34. Positions of a convolution
-  see a part of the image, so they name what is there without help.
-- From scratch, recall by whole captions stays below .1 (600 steps): so all arms tune a trained model.
+The first edition tuned `tiny`, a ViT, and joined recall to the headline. It was untrained: at twice
+the steps grouping fell behind further. The second was chosen on seed 100, where the same ViT, at
+rates at which it forgets what it knew, goes either way with batch and optimiser (pointing of
+`grouped` and `several`: .78 and .57, .44 and .77, .40 and .51). The convolution settles: their
+difference is -.345 after 1,200 steps and -.351 after 2,400. Recall is a check, since all its
+differences shrink as arms learn.
 """
 
 from collections.abc import Callable
@@ -46,23 +39,24 @@ from torch.nn.functional import normalize
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.training.config import resolve
 from diptych.training.run import run
 
 SCENES = "scenes:number=4-6:same=0:long=objects"
+TOWER = "conv:image_size=48:widths=(48,128):depths=(1,1):pooling=max"
 LEARNT = 3000
-STEPS = 150
+STEPS = 1200
 BATCH = 32
 SENTENCES = 3
 PAIRS = 300  # held out
-# means of recall on seeds 100 and 101
+# means of pointing on seeds 100 and 101; of `one`, recall on seed 100
 RATES: dict[str, dict[float, float]] = {
-    "one": {3e-5: 0.8908, 1e-4: 0.9042, 3e-4: 0.9034, 1e-3: 0.86},
-    "several": {3e-4: 0.91, 1e-3: 0.9192, 3e-3: 0.7767},
-    "grouped": {3e-4: 0.9167, 1e-3: 0.9267, 3e-3: 0.7475},
+    "one": {5e-4: 0.25, 1e-3: 0.338, 2e-3: 0.175, 8e-3: 0.03},
+    "several": {2e-3: 0.833, 4e-3: 0.886, 8e-3: 0.82},
+    "grouped": {2e-3: 0.469, 4e-3: 0.5, 8e-3: 0.388},
 }
 
 
@@ -78,20 +72,19 @@ def trained(
     method: str,
     *,
     like: str,
-    times: int = 1,
     change: Callable[[Method], None] | None = None,
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: a method on the scenes at the best rate of an arm of RATES, for `times` as many steps, measured."""
+    """An arm: a method on the scenes at the best rate of an arm of RATES, measured."""
 
     def arm(trial: Trial) -> dict[str, float]:
         settings = resolve(
             method,
             {"train": trial.prelude["learnt"]},
-            init="tiny",
+            image_tower=TOWER,
             config={"augment": {}, **config},
             recipe={
-                "steps": trial.steps(times * STEPS, quick=times * 4),
+                "steps": trial.steps(STEPS, quick=4),
                 "lr": best(RATES[like]),
                 "batch_size": BATCH,
             },
@@ -101,11 +94,6 @@ def trained(
         return measure(load(trial.folder / "run"), trial)
 
     return arm
-
-
-def start(trial: Trial) -> dict[str, float]:
-    """The arm without training."""
-    return measure(load("tiny"), trial)
 
 
 def even(method: Method) -> None:
@@ -124,15 +112,15 @@ def even(method: Method) -> None:
 
 
 def measure(model: Any, trial: Trial) -> dict[str, float]:
-    """Return recall by whole captions, pointing by sentences and segmentation by names, on held-out
-    scenes."""
+    """Return recall, pointing by sentences and segmentation by names, on held-out scenes."""
     source = open_source(trial.prelude["held_out"])
-    recall = evaluate(model, source, ["retrieval"], role="caption")["retrieval"]
+    recall = evaluate(model, source, ["retrieval"], role="long", by_sentence=True)["retrieval"]
+    caption = evaluate(model, source, ["retrieval"], role="caption")["retrieval"]
     where = evaluate(model, source, ["pointing"], role="long")["pointing"]
     segments = evaluate(model, source, ["segment"], mask="class")["segment"]
     return {
         "r1": float(np.mean([recall["i2t_r1"], recall["t2i_r1"]])),
-        "r5": float(np.mean([recall["i2t_r5"], recall["t2i_r5"]])),
+        "caption": float(np.mean([caption["i2t_r1"], caption["t2i_r1"]])),
         "pointing": where["pointing"],
         "iou": where["iou"],
         "chance": where["chance_pointing"],
@@ -144,37 +132,32 @@ SEVERAL = {"role": "web", "pool": "long", "sentences": SENTENCES}
 
 claim = Claim(
     question=(
-        "Several sentences of a long caption teach more than one of them and than the long caption cut at the context, "
-        "which teaches more than the raw text; grouping shows which patches a sentence speaks of, at no loss of recall."
+        "With the grouping loss the patch that is most like a sentence lies more often on what the sentence speaks of."
     ),
+    edition=2,
     prelude=draw,
     arms={
-        "start": start,
         "raw": trained("clip", like="one", role="web"),
         "cut": trained("clip", like="one", role="long*"),
         "one": trained("clip", like="one", role="long"),
-        "one_longer": trained("clip", like="one", role="long", times=1 + SENTENCES),
         "several": trained("dreamlip", like="several", **SEVERAL, subcaption=0.0),
         "grouped": trained("dreamlip", like="grouped", **SEVERAL),
         "even": trained("dreamlip", like="grouped", **SEVERAL, change=even),
     },
-    headline=(
-        better("pointing", "grouped", over="several"),
-        better("r1", "several", over="one"),
-        not_worse("r1", "grouped", than="several", margin=0.03),
-    ),
+    headline=(better("pointing", "grouped", over="several"),),
     mechanism=("even",),
     checks=(
+        better("r1", "several", over="one"),
+        better("r1", "several", over="cut"),
+        better("r1", "cut", over="raw"),
+        better("r1", "grouped", over="several"),
         better("iou", "grouped", over="several"),
         better("miou", "grouped", over="several"),
         better("miou", "several", over="one"),
-        better("r1", "several", over="cut"),
-        better("r1", "cut", over="raw"),
-        better("r1", "several", over="one_longer"),
     ),
     rates=RATES,
-    delta={"pointing": 0.006, "r1": 0.03},
-    tuned=Tuned(effect=-0.075, sd=0.016, best=0.188, chance=0.121, seconds=700),
-    floor=Floor("r1", chance=1 / PAIRS, arms=("cut", "one", "one_longer", "several", "grouped")),
-    table=("r1", "r5", "pointing", "iou", "chance", "miou"),
+    delta=0.07,
+    tuned=Tuned(effect=-0.4, sd=0.05, best=0.89, chance=0.15, seconds=1000),
+    floor=Floor("r1", chance=1 / PAIRS, arms=("several", "grouped"), least=0.3),
+    table=("pointing", "iou", "chance", "r1", "caption", "miou"),
 )
