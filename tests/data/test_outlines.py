@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from diptych.data.images import VOID
+from diptych.data.masks import VOID
 from diptych.data.outlines import (
     Outline,
     OutlineMask,

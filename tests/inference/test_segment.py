@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from diptych.cli import main
-from diptych.data.images import VOID, Preprocess
+from diptych.data.images import Preprocess
+from diptych.data.masks import VOID
 from diptych.errors import InputError
 from diptych.inference.segment import palette, segment_source
 from diptych.methods.store import load

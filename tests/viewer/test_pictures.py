@@ -7,7 +7,8 @@ from tests.viewer.helpers import drawing
 
 from diptych.data.clips import FrameStack
 from diptych.data.held import HeldImage
-from diptych.data.images import BytesImage, Mask
+from diptych.data.images import BytesImage
+from diptych.data.masks import Mask
 from diptych.data.sample import BadSample, Sample
 from diptych.testing import Toy
 from diptych.viewer.pictures import colour, pictures

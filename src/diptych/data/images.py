@@ -2,7 +2,6 @@
 `data.decode` decodes the bytes."""
 
 import errno
-import io
 import math
 import os
 import stat
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from diptych.data import remote
 from diptych.data.clips import Clip, MiddleFrame, is_clip
-from diptych.data.decode import MAX_PIXELS, decode, decode_mask, dimensions, refuse_scaled_bomb
+from diptych.data.decode import MAX_PIXELS, decode, dimensions, refuse_scaled_bomb
 from diptych.data.endings import FOREIGN, IMAGES, ending
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.volume_files import VOLUMES
@@ -195,51 +194,6 @@ def size_of(image: EncodedImage) -> tuple[int, int]:
     """The width and height of an image as it is decoded; of one that is stored, from its header
     alone. Raises BadSample as `diptych.data.decode.dimensions`."""
     return dimensions(image.read()) if isinstance(image, _STORED) else image.decode().size
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """A mask stored as an image, which decodes to its numbers."""
-
-    image: EncodedImage
-
-    def read(self) -> bytes:
-        """The encoded bytes."""
-        return self.image.read()
-
-    def decode(self, at_least: int | None = None) -> Image.Image:
-        """As `decode_mask`, always at full size, since averaging two numbers would give a third
-        one."""
-        return decode_mask(self.read())
-
-
-VOID = 255
-"""The number in a class mask that means no class."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassMask:
-    """A class mask, made from a mask of the image's segments.
-
-    `numbers` maps each segment to its class; other pixels are `VOID`.
-    """
-
-    mask: EncodedImage
-    numbers: Mapping[int, int]
-
-    def read(self) -> bytes:
-        """The class mask as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def decode(self, at_least: int | None = None) -> Image.Image:
-        """The classes of all pixels, at full size as in `Mask`."""
-        plane = np.asarray(self.mask.decode())
-        classes = np.full(plane.shape, VOID, np.uint8)
-        for segment, number in self.numbers.items():
-            classes[plane == segment] = number
-        return Image.fromarray(classes)
 
 
 def sides(size: Any, what: str) -> int | tuple[int, int]:

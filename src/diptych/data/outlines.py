@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.decode import MAX_PIXELS
-from diptych.data.images import VOID
+from diptych.data.masks import VOID
 from diptych.data.sample import BadSample
 
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.images import VOID, FileImage, Preprocess, is_image, size_of
+from diptych.data.images import FileImage, Preprocess, is_image, size_of
+from diptych.data.masks import VOID
 from diptych.data.sample import BadSample
 from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks

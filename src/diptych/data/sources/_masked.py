@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from diptych.data.compact import Strings
-from diptych.data.images import ClassMask, FileImage, Mask
+from diptych.data.images import FileImage
+from diptych.data.masks import ClassMask, Mask
 from diptych.data.sample import EncodedImage, Field, Sample, Schema
 from diptych.errors import InputError, unknown
 

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.images import VOID, FileImage, Mask
+from diptych.data.images import FileImage
+from diptych.data.masks import VOID, Mask
 from diptych.data.sample import Field, Sample, Schema
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure

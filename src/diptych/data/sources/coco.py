@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.data.compact import Strings, is_folder
-from diptych.data.images import VOID, FileImage
+from diptych.data.images import FileImage
+from diptych.data.masks import VOID
 from diptych.data.outlines import Outline, OutlineMask, checked_runs
 from diptych.data.sample import Box, Field, Sample, Schema, Text
 from diptych.data.sources.records import json_of

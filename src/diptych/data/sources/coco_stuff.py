@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.data.compact import is_folder
-from diptych.data.images import VOID
+from diptych.data.masks import VOID
 from diptych.data.sources._masked import Masked, check_split
 from diptych.errors import InputError
 from diptych.spec import Spec, configure

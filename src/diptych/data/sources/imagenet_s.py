@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.compact import is_folder
-from diptych.data.images import VOID, FileImage
+from diptych.data.images import FileImage
+from diptych.data.masks import VOID
 from diptych.data.sources._masked import Masked, check_split
 from diptych.errors import InputError
 from diptych.spec import Spec, configure

@@ -22,7 +22,8 @@ from diptych.data import remote
 from diptych.data.clips import FRAMES, Clip, check_frames, images_of
 from diptych.data.compact import is_folder
 from diptych.data.endings import IMAGES, VIDEOS
-from diptych.data.images import VOID, ClassMask, Mask, MemberImage
+from diptych.data.images import MemberImage
+from diptych.data.masks import VOID, ClassMask, Mask
 from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
 from diptych.data.sources import cache
 from diptych.data.sources._npy import read_npy

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.images import VOID
+from diptych.data.masks import VOID
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from diptych.data.boxes import shares, things
-from diptych.data.images import VOID, Preprocess, size_of
+from diptych.data.images import Preprocess, size_of
+from diptych.data.masks import VOID
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diptych.data.images import VOID
+from diptych.data.masks import VOID
 from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError, unknown

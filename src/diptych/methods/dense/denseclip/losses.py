@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.data.images import VOID
+from diptych.data.masks import VOID
 from diptych.dtypes import at_least_float32
 
 

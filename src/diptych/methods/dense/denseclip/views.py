@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diptych.data.images import VOID, Preprocess, on_ground
+from diptych.data.images import Preprocess, on_ground
+from diptych.data.masks import VOID
 from diptych.data.sample import BadSample, Sample
 from diptych.errors import InputError
 
