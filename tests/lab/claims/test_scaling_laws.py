@@ -53,7 +53,9 @@ def test_pairs_are_of_all_runs_and_ties_are_ordered_otherwise():
 def test_a_schedule_that_exchanges_the_methods_is_above_the_bound():
     sizes, ends = len(scaling_laws.SIZES), scaling_laws.ENDS
     cells_of = {
-        (size, number): 1.0 - size - number for size in range(sizes) for number in range(ends)
+        (float(size), number): 1.0 - size - number
+        for size in range(sizes)
+        for number in range(ends)
     }
     ahead = {cell: error - 0.1 for cell, error in cells_of.items()}
     found = scaling_laws.order_errors((cells_of, ahead), (ahead, cells_of))
@@ -69,6 +71,7 @@ def test_excess_is_above_the_interval_of_the_law(trial):
     c = 2.0 ** np.arange(8)
     noise = np.exp(0.05 * np.sin(np.arange(8.0)))
     law = scaling_laws.law_of(points(c, 0.9 * c**-0.2 * noise), trial)
+    assert law is not None
     assert scaling_laws.exponent(law) == pytest.approx(-0.2, abs=0.02)
     beyond = np.array([512.0, 1024.0])
     high = law.interval(beyond)[1]
