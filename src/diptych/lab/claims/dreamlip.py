@@ -27,7 +27,9 @@ the steps grouping fell behind further. The second was chosen on seed 100, where
 rates at which it forgets what it knew, goes either way with batch and optimiser (pointing of
 `grouped` and `several`: .78 and .57, .44 and .77, .40 and .51). The convolution settles: their
 difference is -.345 after 1,200 steps and -.351 after 2,400. Recall is a check, since all its
-differences shrink as arms learn.
+differences shrink as arms learn. The second edition was stopped after its first seed, 220, in which
+`grouped` at its rate of 4e-3 had a recall of .20, below the floor. So that seed counts for tuning in
+this third edition, where `grouped` has 2e-3.
 """
 
 from collections.abc import Callable
@@ -52,11 +54,12 @@ STEPS = 1200
 BATCH = 32
 SENTENCES = 3
 PAIRS = 300  # held out
-# means of pointing on seeds 100 and 101; of `one`, recall on seed 100
+# means of pointing on seeds 100 and 101; of `grouped` at 4e-3 also on 220 (.16; at 2e-3 it has .36 there); of
+# `one`, recall on seed 100
 RATES: dict[str, dict[float, float]] = {
     "one": {5e-4: 0.25, 1e-3: 0.338, 2e-3: 0.175, 8e-3: 0.03},
     "several": {2e-3: 0.833, 4e-3: 0.886, 8e-3: 0.82},
-    "grouped": {2e-3: 0.469, 4e-3: 0.5, 8e-3: 0.388},
+    "grouped": {1e-3: 0.452, 2e-3: 0.469, 4e-3: 0.388, 8e-3: 0.388},
 }
 
 
@@ -134,7 +137,7 @@ claim = Claim(
     question=(
         "With the grouping loss the patch that is most like a sentence lies more often on what the sentence speaks of."
     ),
-    edition=2,
+    edition=3,
     prelude=draw,
     arms={
         "raw": trained("clip", like="one", role="web"),
