@@ -246,6 +246,9 @@ class Method(nn.Module):
     """Options for the contract suite's toy data, in place of the presets', where those do not fit:
     files, prompts."""
 
+    text_space: ClassVar[bool] = False
+    """Whether the space is that of the text tower, and as wide: texts have no projection."""
+
     adapts: ClassVar[bool] = False
     """Whether training starts from a trained model, given by `--init`. `continues` is the same by
     options."""

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import yaml
 
 from diptych.errors import InputError, shortened, unknown
@@ -16,6 +17,7 @@ from diptych.methods.registry import find, method_class
 from diptych.models.export import Form, form_for, targets
 from diptych.renamed import current, translated
 from diptych.spec import AtLeast, Spec, check, configure, parse, split_specs
+from diptych.towers import build
 from diptych.training import optim
 from diptych.training.options import Options
 from diptych.training.schedule import factor
@@ -128,7 +130,7 @@ def resolve(
         image_tower="" if init else image_tower or chosen.image,
         text_tower="" if init else text_tower or chosen.text,
         tokenizer="" if init else tokenizer or chosen.tokenizer,
-        embed_dim=0 if init else embed_dim or chosen.embed_dim,
+        embed_dim=0 if init else embed_dim or _dimension(cls, chosen, text_tower),
         exportable=exportable,
         init=init,
         weights=weights,
@@ -138,6 +140,14 @@ def resolve(
         recipe=reported,
         options=configure(Options, dict(options or {}), "the run"),
     )
+
+
+def _dimension(cls: Any, preset: Preset, text_tower: str | None) -> int:
+    """The dimension of the space where none is given."""
+    if not cls.text_space or text_tower is None:
+        return preset.embed_dim
+    with torch.device("meta"):
+        return build.text_tower(text_tower, vocab_size=64, context=8).width
 
 
 def _check_adapter(adapt: str, method: str, init: str | None) -> None:

@@ -18,6 +18,7 @@ from diptych.errors import InputError
 from diptych.methods.fuse.mammut import MaMMUT
 from diptych.methods.make import Make
 from diptych.methods.store import load
+from diptych.training.config import resolve
 
 TEXT = "text:width=32:depth=3:heads=2:causal=false:pooling=mean:cross=0:cross_every=2:cross_blocks="
 IMAGE = "vit:image_size=32:patch=8:width=48:depth=1:heads=2:pooling=all:norm_after_pool=true"
@@ -315,3 +316,8 @@ def test_bad_input():
             image=IMAGE,
             embed_dim=32,
         )
+
+
+def test_the_space_is_as_wide_as_the_text_tower():
+    assert resolve("mammut", {"train": "glyphs"}).embed_dim == 128
+    assert resolve("mammut", {"train": "glyphs"}, text_tower=f"{TEXT}apart").embed_dim == 32

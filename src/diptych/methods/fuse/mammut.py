@@ -53,6 +53,7 @@ class MaMMUT(PairsWithCaptions):
     """The contrastive and the captioning loss, each of a pass of its own."""
 
     Config = Config
+    text_space = True
     model: TwoPassCaptioner  # type: ignore[assignment]  # which holds the dual encoder
 
     def __init__(self, config: Config, make: Make):
