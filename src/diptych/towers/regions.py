@@ -201,7 +201,7 @@ def set_size(tower: ImageTower, size: int, what: str) -> None:
         return
     # convolutions read any size, and attention pools interpolate their positions
     own.preprocess = replace(own.preprocess, size=size)
-    if "image_size" in vars(own.config) and tower.kind != "timm":
+    if "image_size" in vars(own.config):
         own.config = replace(own.config, image_size=size, preprocess=None)
 
 

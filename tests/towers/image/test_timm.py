@@ -115,3 +115,50 @@ def test_an_efficientnet_goes_without_its_head_convolution():
         assert image_tower("timm:efficientnet_b7:head_conv=false").width == 640
     with pytest.raises(InputError, match="no head convolution"):
         image_tower("timm:resnet10t:head_conv=false")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_weights_of_a_file_are_read_without_the_classifier(tmp_path, kind):
+    from safetensors.torch import save_file
+
+    given = timm.create_model("test_resnet", num_classes=5)
+    path = tmp_path / f"weights.{kind}"
+    if kind == "pth":
+        torch.save({"state_dict": given.state_dict()}, path)
+    else:
+        save_file(given.state_dict(), path)
+    tower = image_tower(f"timm:test_resnet:weights={path}")
+    own = tower.model.state_dict()
+    for name, value in given.state_dict().items():
+        assert name.startswith("fc.") or torch.equal(own[name], value), name
+    assert "weights" not in tower.spec
+    assert tower.spec == image_tower("timm:test_resnet").spec
+
+
+def test_weights_of_another_model_or_with_code_are_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    spec = f"timm:test_resnet:weights={path}"
+    with pytest.raises(InputError, match="FileNotFoundError"):
+        image_tower(spec)
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    for other, message in (
+        ({}, r"lack conv1.*name a file of this model"),
+        ({**state, "more.weight": torch.zeros(1)}, "have more.weight"),
+        ({**state, "bn1.weight": torch.zeros(3)}, "size mismatch"),
+    ):
+        torch.save(other, path)
+        with pytest.raises(InputError, match=message):
+            image_tower(spec)
+    torch.save({**state, "code": test_weights_of_another_model_or_with_code_are_refused}, path)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        image_tower(spec)
+    with pytest.raises(InputError, match="pretrained=true downloads other weights"):
+        image_tower(f"{spec}:pretrained=true")
+
+
+def test_a_model_of_one_size_is_not_resized():
+    tower = image_tower("timm:test_resnet:image_size=64")
+    tower.resize(96)
+    assert tower.image_size == image_tower(tower.spec).image_size == 96
+    with pytest.raises(InputError, match="give image_size=64 in its spec"):
+        image_tower("timm:test_vit").resize(64)

@@ -5,12 +5,13 @@ Dimensions: B samples, N tokens, D width, h x w the positions of a map, H x W pi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.errors import InputError, unknown
+from diptych.errors import InputError, brief, some, unknown
 from diptych.towers.build import image
 from diptych.towers.encoded import Edit, Encoded
 from diptych.towers.nn.edits import edited
@@ -37,6 +38,9 @@ class TimmConfig:
         True  # False: an EfficientNet without the 1x1 convolution that widens its last map
     )
     small_stem: bool | None = None  # a ResNet's first convolution is 3x3, without pooling
+    weights: str | None = (
+        None  # a file of timm's weights, read when building; later not in the spec
+    )
     preprocess: Mapping[str, Any] | None = None
 
 
@@ -57,13 +61,17 @@ class TimmTower(ImageTower):
 
     Config = TimmConfig
     argument = "model"
-    added = ("pool", "small_stem")
+    added = ("pool", "small_stem", "weights")
 
     def __init__(self, config: TimmConfig):
         timm = _timm()
-        if config.small_stem and config.pretrained:
+        if config.small_stem and (config.pretrained or config.weights):
             raise InputError(
                 "a pretrained ResNet keeps its first convolution; leave out small_stem=true"
+            )
+        if config.pretrained and config.weights:
+            raise InputError(
+                f"pretrained=true downloads other weights than {config.weights}; leave one of them out"
             )
         if not timm.is_model(config.model.partition(".")[0]):
             raise unknown("timm model", config.model, timm.list_models())
@@ -81,7 +89,8 @@ class TimmTower(ImageTower):
         super().__init__(config, preprocess_of(config.preprocess, **default))
         given = {"drop_path_rate": config.drop_path or None, "global_pool": config.pool}
         options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        if known.fixed_input_size and size != known.input_size[-1]:
+        self._fixed = known.fixed_input_size
+        if self._fixed and size != known.input_size[-1]:
             options["img_size"] = size
         try:
             self.model = timm.create_model(
@@ -91,7 +100,9 @@ class TimmTower(ImageTower):
             raise InputError(
                 f"timm model {config.model!r} does not take {', '.join(options)}: {error}"
             ) from error
-        self.config = replace(config, image_size=size, pretrained=False)
+        if config.weights is not None:
+            _read_weights(self.model, config, known)
+        self.config = replace(config, image_size=size, pretrained=False, weights=None)
         self.width = int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
         if not config.head_conv:
             self.width = self._without_head_conv()
@@ -121,6 +132,15 @@ class TimmTower(ImageTower):
         self.model.conv1 = nn.Conv2d(3, self.model.bn1.num_features, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.model.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.model.maxpool = nn.Identity()
+
+    def resize(self, image_size: int) -> None:
+        """Change the image size. Raises InputError for a model that reads images of its own size alone."""
+        if self._fixed:
+            raise InputError(
+                f"timm model {self.config.model!r} is built for images of {self.image_size} pixels; give "
+                f"image_size={image_size} in its spec"
+            )
+        self.preprocess = replace(self.preprocess, size=image_size)
 
     def embed(self, x: Tensor) -> Tensor:
         """Only normalise pixels (B, 3, H, W): timm's models embed and encode in one call."""
@@ -220,6 +240,27 @@ class TimmTower(ImageTower):
         # the patches of hybrids lie on a map of unknown size; a square image has a square grid
         side = round(count**0.5)
         return (side, side) if side**2 == count and x.shape[-2] == x.shape[-1] else None
+
+
+def _read_weights(model: nn.Module, config: TimmConfig, known: Any) -> None:
+    """Load a file of timm's weights into a model without a classifier.
+
+    Raises InputError for a file that cannot be read, holds more than tensors, or is of another model.
+    """
+    where = f"the weights {config.weights} of timm model {config.model!r}"
+    try:
+        path = Path(str(config.weights)).expanduser()
+        state = _timm().models.load_state_dict(str(path), weights_only=True)
+        found = model.load_state_dict(state, strict=False)
+    except Exception as error:  # timm, pickle and safetensors raise many kinds
+        why = brief(error) or type(error).__name__
+        raise InputError(f"{where} cannot be loaded ({why}); name a file of this model") from None
+    heads = [known.classifier] if isinstance(known.classifier, str) else known.classifier or ()
+    classifier = tuple(f"{name}." for name in heads)
+    spare = [name for name in found.unexpected_keys if not name.startswith(classifier)]
+    if found.missing_keys or spare:
+        what = f"lack {some(found.missing_keys)}" if found.missing_keys else f"have {some(spare)}"
+        raise InputError(f"{where} {what}; name a file of this model")
 
 
 def _timm() -> Any:

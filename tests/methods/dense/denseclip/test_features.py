@@ -23,7 +23,7 @@ RESNET = "timm:resnet50_clip:image_size=64"
 def encoder(image, embed_dim=32):
     torch.manual_seed(0)
     made = small_make(image, embed_dim=embed_dim).dual(logit_scale=Temperature())
-    prepared(made, None)
+    prepared(made.image, None)
     return made.eval()
 
 
@@ -113,15 +113,15 @@ def test_each_row_is_the_attention_of_its_position(resnet):
 
 def test_sizes_change_with_positions_in_place():
     made = encoder(VIT)
-    prepared(made, 48)
+    prepared(made.image, 48)
     assert made.image.image_size == 48
     assert dense_features(made, random_images(1, size=48)).positions.shape == (1, 32, 6, 6)
     with pytest.raises(
         InputError, match="method.size is 20 pixels, and the image tower's patches are of 8"
     ):
-        prepared(made, 20)
+        prepared(made.image, 20)
     other = encoder(CONV)
-    prepared(other, 64)
+    prepared(other.image, 64)
     assert other.image.spec["preprocess"]["size"] == 64
     assert dense_features(other, random_images(1, size=64)).positions.shape == (1, 32, 4, 4)
 

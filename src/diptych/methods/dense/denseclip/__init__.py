@@ -32,7 +32,7 @@ from diptych.methods.dense.denseclip.views import Crops, MaskView
 from diptych.methods.families.few_shot import PAPER, SMALL
 from diptych.methods.make import Make
 from diptych.models.class_names import check_names
-from diptych.spec import Count, NotNegative, Share, Width, configure
+from diptych.spec import Count, ModelSpec, NotNegative, Share, Width, configure
 
 card = {
     "title": "DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting",
@@ -52,7 +52,10 @@ class Config(ScoredConfig):
     - `mask` is the mask of the training data that is learned; its numbers have class names.
     - `scores_weight` is the weight of the loss of the score map (None: .4 of a segmentor, 1 of a
       detector).
-    - `backbone_rate` multiplies the learning rate of the image tower.
+    - `backbone` names the image tower in place of the given model's, which then gives the texts alone:
+      the spec of a tower, such as `timm:resnet50:weights=FILE`, or of a model, as `diptych.load` takes
+      it (`backbone.py`).
+    - `backbone_rate` multiplies the learning rate of the image tower; a new pool has the full one.
     - `augment` holds options of `views.Crops`; of them a detector has `flip` alone.
     - `most` is the largest number of boxes of an image.
     - `hidden` is the width of the layers that name the boxes of instances, `proposals` are options of
@@ -62,6 +65,7 @@ class Config(ScoredConfig):
     task: Literal["segment", "detect", "instances"] = "segment"
     mask: str = "class"
     scores_weight: NotNegative | None = None
+    backbone: ModelSpec | None = None
     backbone_rate: Share = 0.1
     augment: Mapping[str, Any] = field(default_factory=dict)
     most: Count = 100

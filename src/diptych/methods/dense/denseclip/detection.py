@@ -17,9 +17,10 @@ from diptych.data.sample import Source
 from diptych.data.views import RegionView, View
 from diptych.errors import InputError, located
 from diptych.methods.base import At, Features, Losses, Method, Stage
+from diptych.methods.dense.denseclip.backbone import PooledTower, encoder_on
 from diptych.methods.dense.denseclip.detector import DenseDetector
 from diptych.methods.dense.denseclip.losses import boxed_bce
-from diptych.methods.make import Make
+from diptych.methods.make import NO_TOWER, Make
 from diptych.models.class_names import check_names
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
@@ -103,23 +104,29 @@ class Detection(Method):
 
 
 def encoder_of(config: Any, make: Make) -> DualEncoder:
-    """The dual encoder that is trained on. Raises InputError for a model that does not read texts."""
-    encoder = make.dual(logit_scale=Temperature(1 / config.tau, form="fixed"))
-    if encoder.text is None or make.words is None:
+    """The dual encoder that is trained on, whose images another backbone may read. Raises InputError for a
+    model that does not read texts, and as `encoder_on` does."""
+    if make.text_spec == NO_TOWER or make.words is None:
         raise InputError(
             "classes are told by their names, and this model has no text tower or came without its "
             "tokenizer; start from one of images and texts"
         )
-    return encoder
+    scale = Temperature(1 / config.tau, form="fixed")
+    if config.backbone is None or make.rebuilds:
+        return make.dual(logit_scale=scale)
+    return encoder_on(config.backbone, make, scale, config.size)
 
 
-def rates(method: Method) -> dict[str, float]:
+def rates(method: Any) -> dict[str, float]:
     """The multiples of the learning rate of the image tower's parts."""
     # an image tower may have no projection with weights, and no pooler
     trained = [
         name for name, value in method.named_parameters() if not getattr(value, "frozen", False)
     ]
-    parts = [f"model.encoder.{name}" for name in ("image", "image_projection", "image_pooler")]
+    names = ["image", "image_projection", "image_pooler"]
+    if isinstance(method.model.image, PooledTower):  # whose pool and projection are new
+        names = ["image.inner"]
+    parts = [f"model.encoder.{name}" for name in names]
     return {
         part: method.config.backbone_rate
         for part in parts

@@ -4,7 +4,8 @@ space of texts.
     [z_bar; z] = P · MHSA([mean(x); x] + positions)          a ResNet of CLIP, with every position a query
     z_bar, z   = P · norm(CLS), P · norm(patches)            a ViT
 
-Other towers give P · x of their last map.
+Other towers give P · x of their last map. One under a new attention pool (`backbone.PooledTower`) is
+read as a ResNet of CLIP is.
 
 Dimensions: B images, E embedding, C_i channels of map i, D width, h x w positions.
 """
@@ -49,13 +50,17 @@ def tap_counts(depth: int) -> tuple[int, ...]:
 
 def is_vit(tower: Any) -> bool:
     """Whether maps are taken from blocks of one size, which need a pyramid."""
-    return hasattr(tower, "transformer")
+    return hasattr(_inner(tower), "transformer")
 
 
-def prepared(encoder: DualEncoder, size: int | None) -> None:
+def _inner(tower: Any) -> Any:
+    """The tower under a new attention pool, or the tower itself."""
+    return getattr(tower, "inner", tower)
+
+
+def prepared(tower: Any, size: int | None) -> None:
     """Make an image tower read images of `size` pixels, if it is given, and return all its maps and
     positions. Raises InputError for a size that is not made of whole patches."""
-    tower: Any = encoder.image
     if getattr(tower.config, "patch_dropout", 0.0):
         tower.config = replace(tower.config, patch_dropout=0.0)
     if getattr(tower.config, "levels", None) is False:
@@ -79,7 +84,7 @@ def dense_features(encoder: DualEncoder, x: Tensor) -> DenseFeatures:
     """The maps, the vector and the positions of images (B, 3, H, W)."""
     tower: Any = encoder.image
     if is_vit(tower):
-        counts = tap_counts(len(tower.transformer.layers))
+        counts = tap_counts(len(_inner(tower).transformer.layers))
         encoded, maps = tapped(encoder, x, counts)
     else:
         encoded = encoder.encode_image(x)
@@ -87,8 +92,8 @@ def dense_features(encoder: DualEncoder, x: Tensor) -> DenseFeatures:
     grid = encoded.grid
     if grid is None or not maps or (maps[0].shape == maps[-1].shape and not is_vit(tower)):
         raise InputError(
-            "this image tower has no maps of several scales, which are segmented; choose a vit, conv or a "
-            "ResNet of timm or open_clip"
+            "this image tower has no maps of several scales, which are segmented; choose vit, conv, a "
+            "ResNet of timm or open_clip, or a Swin of timm"
         )
     if "values" in tower.routes and not is_vit(tower):  # it pools by attention
         rows = encoder.project_image(pool_rows(tower.model.head, maps[-1]))

@@ -89,14 +89,14 @@ class Scored(PromptLearner):
     """How many of the finest of several maps the head does not read."""
 
     def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, config: ScoredConfig):
-        prepared(encoder, config.size)
+        prepared(encoder.image, config.size)
         super().__init__(
             encoder, tokenizer, "{}", n_ctx=config.n_ctx, init_from_template=False, position="end"
         )
         self.config = config
         thaw(encoder.image, encoder.image_projection, encoder.image_pooler)
-        if (hidden := getattr(encoder.image, "mask_token", None)) is not None:
-            freeze(hidden)  # nothing is hidden
+        # nothing is hidden, and a new attention pool takes the place of the tower's own
+        freeze(getattr(encoder.image, "mask_token", None), *getattr(encoder.image, "unread", ()))
         nn.init.trunc_normal_(self.context, std=config.context_std)
         E = encoder.embed_dim
         queries = self.context.shape[-1] if config.context == "pre" else E

@@ -28,7 +28,8 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Recipe, Stage
 from diptych.methods.families.image_only import PAPER, SMALL, ImageOnly, ImageOnlyConfig
 from diptych.methods.make import Make
-from diptych.methods.pretrain.pixpro.maps import Propagation, Pyramid, encoded_blank
+from diptych.methods.pretrain.pixpro.maps import Propagation, Pyramid
+from diptych.models.blank import encoded_blank, unread
 from diptych.objectives.pixels import pixel_consistency, pixel_contrast, positives
 from diptych.spec import Natural, NetworkSpec, NotNegative, Positive, Share, Width, configure
 from diptych.towers.dual import DualEncoder
@@ -277,12 +278,8 @@ def _prepare(tower: ImageTower) -> None:
             f"the positions of image tower {tower.kind!r} are {encoded.patches.shape[2]} wide, but its pooled vector "
             f"is {tower.width}; choose a tower without layers behind the pooling"
         )
-    trained = [parameter for parameter in tower.parameters() if parameter.requires_grad]
     read = [encoded.patches, *encoded.levels] if isinstance(tower, Pyramid) else [encoded.patches]
-    gradients = torch.autograd.grad([x.sum() for x in read], trained, allow_unused=True)
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        if gradient is None:
-            freeze(parameter)
+    freeze(*unread(tower, read))
 
 
 PixPro.presets = {

@@ -14,7 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
-from diptych.models.model import evaluating
+from diptych.models.blank import encoded_blank
 from diptych.spec import Count
 from diptych.towers.build import image, image_tower
 from diptych.towers.encoded import Edit, Encoded
@@ -125,9 +125,3 @@ class Pyramid(ImageTower):
         maps = encoded.levels[-self.config.levels :]
         found = self.pyramid({str(number): each for number, each in enumerate(maps)})
         return replace(encoded, levels=tuple(found.values()))
-
-
-def encoded_blank(tower: ImageTower) -> Encoded:
-    """What a tower returns for one black image, which tells the sizes of its maps."""
-    with evaluating(tower):
-        return tower(torch.zeros(1, *tower.preprocess.shape))
