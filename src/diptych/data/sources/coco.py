@@ -2,7 +2,9 @@
 things and stuff (`panoptic_val2017.json`), and Karpathy's splits (`dataset_coco.json`,
 `dataset_flickr30k.json`).
 
-Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`.
+Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`. With
+`:image_captions=captions_train2017.json` the images of a file of boxes have the captions that another file gives
+them, by the images' ids, which LVIS shares with COCO.
 
 With `:vocabulary=base` boxes are those of the classes that open-vocabulary detectors are trained on, with
 `:vocabulary=novel` those of the others: of LVIS by the `frequency` of its categories, where "r" is novel
@@ -72,6 +74,10 @@ def open(spec: Spec) -> "Coco":
             f"{path}: an image or annotation lacks {error}; compare it with COCO's own files"
         ) from error
     names, captions, damage = found
+    if options.image_captions is not None:
+        if karpathy:
+            raise InputError(f"{path}: this file has captions itself; leave :image_captions= away")
+        captions = _captions_of(images, path, Path(options.image_captions), damage)
     try:
         annotated = not karpathy and "categories" in data
         if options.vocabulary:
@@ -97,6 +103,7 @@ class CocoOptions:
 
     images: str | None = None
     split: str | None = None
+    image_captions: str | None = None
     vocabulary: Literal["base", "novel"] | None = None
 
 
@@ -113,16 +120,45 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
         texts = [text for text in own if isinstance(text, str)] if isinstance(own, list) else []
         captions[image["id"]] = texts
         if texts != own:
-            damage[f"{path}:{image['file_name']}"] = "columns"
+            damage[f"{path}:{_file(image)}"] = "columns"
     for at, annotation in enumerate(data.get("annotations", ())):
         texts = captions.get(annotation["image_id"])
         if texts is None:
             damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # of no image
-        elif isinstance(caption := annotation.get("caption", ""), str):
-            texts.append(caption)
-        else:
+        elif not isinstance(caption := annotation.get("caption", ""), str):
             damage[f"{path}:annotation {annotation.get('id', at)}"] = "columns"
-    return [image["file_name"] for image in data["images"]], list(captions.values()), damage
+        elif caption.strip():
+            texts.append(caption)
+    return [_file(image) for image in data["images"]], list(captions.values()), damage
+
+
+def _file(image: Mapping[str, Any]) -> str:
+    """The file of an image. LVIS gives its address at COCO, that ends with the folder and the file."""
+    if "file_name" not in image and "coco_url" in image:
+        return "/".join(image["coco_url"].split("/")[-2:])
+    return image["file_name"]
+
+
+def _captions_of(
+    images: Sequence[Mapping[str, Any]], path: Path, file: Path, damage: dict[str, str]
+) -> list[list[str]]:
+    """The captions that `file` has of the images of `path`, by their ids. Raises InputError if it has
+    none."""
+    data = json_of(file)
+    try:
+        _, captions, found = _coco(data, file, None)
+        of = dict(zip((image["id"] for image in data["images"]), captions, strict=True))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: an image or annotation lacks {error}; give COCO's captions_*.json"
+        ) from error
+    own = [of.get(image["id"], []) for image in images]
+    if not any(own):
+        raise InputError(
+            f"{file} has no captions of the images in {path}; give the captions_*.json of the same images"
+        )
+    damage |= found
+    return own
 
 
 @dataclass(frozen=True)
@@ -346,7 +382,7 @@ def _root(path: Path, first: str) -> str:
 
 
 class Coco:
-    """One sample per image, with all its captions, or its boxes, their masks and, if `painted`, the mask
+    """One sample per image, with all its captions, its boxes, their masks and, if `painted`, the mask
     `class`.
 
     Captions of unknown images are counted in `damage` as missing.
@@ -411,12 +447,14 @@ class Coco:
         return self._images
 
     def schema(self) -> Schema:
-        """Images, and captions, or boxes and masks."""
+        """Images, captions, and boxes and masks, as far as the file has them."""
         found = {"images.main": Field(kind="image")}
         if self._boxes is not None and self._segments is not None:
             found["boxes.mask"] = Field(kind="mask")
         if self._boxes is not None and self._painted:
             found["masks.class"] = Field(kind="mask", classes=self._boxes.classes)
         if self._boxes is not None:
-            return found | {"boxes": Field(kind="box", classes=self._boxes.classes)}
-        return found | {"texts.caption": Field(kind="text", optional=self._optional)}
+            found["boxes"] = Field(kind="box", classes=self._boxes.classes)
+        if self._boxes is None or len(self._captions):
+            found["texts.caption"] = Field(kind="text", optional=self._optional)
+        return found
