@@ -200,6 +200,19 @@ def test_outlines_are_a_class_mask(tmp_path):
     assert source.damage == {}
 
 
+def test_what_no_outline_holds_can_be_background(tmp_path):
+    outlined(tmp_path, annotation([SQUARE]))
+    path = tmp_path / "instances_val2017.json"
+    source = open_source(f"{path}:background=true")
+    assert source.schema()["masks.class"].classes == ("person", "dog", "background")
+    plane = np.asarray(source[0].masks["class"].decode())
+    assert plane.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
+    assert source.schema()["boxes"].classes == ("person", "dog")
+    path.write_text(json.dumps(INSTANCES | {"annotations": INSTANCES["annotations"][1:]}))
+    with pytest.raises(InputError, match="no mask `class` to have a background"):
+        open_source(f"{path}:background=true")
+
+
 @pytest.mark.parametrize(
     "segmentation",
     [

@@ -9,7 +9,8 @@ them, by the images' ids, which LVIS shares with COCO.
 With `:vocabulary=base` boxes are those of the classes that open-vocabulary detectors are trained on, with
 `:vocabulary=novel` those of the others: of LVIS by the `frequency` of its categories, where "r" is novel
 (Gu et al., 2022), of COCO 48 and 17 of its 80 classes (Bansal et al., 2018). There is no class mask
-then."""
+then. With `:background=true` pixels outside of all outlines are of the class `background` in the class
+mask, as in the benchmarks of segmentation on COCO's objects."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,8 +94,13 @@ def open(spec: Spec) -> "Coco":
             f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files"
         )
     root = options.images or _root(path, names[0])
-    painted = annotated and not options.vocabulary and len(data["categories"]) <= VOID
-    return Coco(spec.name, root, names, captions, damage, boxes, segments, painted)
+    painted = annotated and not options.vocabulary
+    painted = painted and len(data["categories"]) + options.background <= VOID
+    if options.background and not (painted and segments):
+        raise InputError(f"{path}: there is no mask `class` to have a background; leave it out")
+    return Coco(
+        spec.name, root, names, captions, damage, boxes, segments, painted, options.background
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,7 @@ class CocoOptions:
     split: str | None = None
     image_captions: str | None = None
     vocabulary: Literal["base", "novel"] | None = None
+    background: bool = False
 
 
 _Found = tuple[list[str], list[list[str]], dict[str, str]]
@@ -252,11 +259,11 @@ class Segments:
     ends: np.ndarray
     sizes: np.ndarray
 
-    def mask(self, index: int) -> OutlineMask:
-        """The class mask of an image."""
+    def mask(self, index: int, ground: int = VOID) -> OutlineMask:
+        """The class mask of an image, `ground` outside of all outlines."""
         rows = self._rows_of(index)
         outlines = [self._outline(row, int(self.rows[row, 0])) for row in rows]
-        return OutlineMask(self._size(index), outlines)
+        return OutlineMask(self._size(index), outlines, ground)
 
     def objects(self, index: int) -> dict[int, OutlineMask]:
         """The masks of the objects of an image, by their numbers among its boxes."""
@@ -398,7 +405,9 @@ class Coco:
         boxes: Boxes | None = None,
         segments: Segments | None = None,
         painted: bool = False,
+        background: bool = False,
     ):
+        self._background = background
         self._boxes = boxes
         self._segments = segments
         self._painted = painted and segments is not None
@@ -419,6 +428,8 @@ class Coco:
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
+        ground = len(self._boxes.classes) if self._boxes and self._background else VOID
+        painted = self._segments if self._painted else None
         texts = (self._captions[at].strip() for at in range(start, int(self._ends[index])))
         return Sample(
             key=self._images[index],
@@ -426,7 +437,7 @@ class Coco:
             images={"main": FileImage(str(Path(self.root, self._images[index])))},
             texts=tuple(Text(text=text) for text in texts if text),
             boxes=self._boxes_of(index),
-            masks={"class": self._segments.mask(index)} if self._painted and self._segments else {},
+            masks={"class": painted.mask(index, ground)} if painted else {},
         )
 
     def _boxes_of(self, index: int) -> tuple[Box, ...]:
@@ -452,7 +463,8 @@ class Coco:
         if self._boxes is not None and self._segments is not None:
             found["boxes.mask"] = Field(kind="mask")
         if self._boxes is not None and self._painted:
-            found["masks.class"] = Field(kind="mask", classes=self._boxes.classes)
+            ground = ("background",) if self._background else ()
+            found["masks.class"] = Field(kind="mask", classes=self._boxes.classes + ground)
         if self._boxes is not None:
             found["boxes"] = Field(kind="box", classes=self._boxes.classes)
         if self._boxes is None or len(self._captions):
