@@ -161,7 +161,8 @@ def add(parser: Parser) -> None:
         some,
         "--mask",
         metavar="NAME",
-        help="dense, segment, affordance: which mask; regions: the areas of its classes in place of boxes",
+        help="dense, segment, affordance: which mask; regions: the areas of its classes in place of boxes, "
+        "or object, the masks of the boxes",
     )
     parser.option(
         some,

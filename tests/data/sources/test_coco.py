@@ -1,5 +1,6 @@
 """COCO captions and Karpathy's splits, on fixtures of their true forms."""
 
+import io
 import json
 from collections import Counter
 from itertools import chain
@@ -413,6 +414,21 @@ def test_boxes_of_panoptic_segments_are_read(tmp_path):
         (1, (0, 0, 8, 4)),
         (0, (2, 2, 5, 6)),
     ]
+    assert source.schema()["boxes"].stuff == ("wall-other-merged",)
+    assert "boxes.mask" not in source.schema()
+    colours = np.zeros((8, 8, 3), np.uint8)
+    colours[:4] = (7, 0, 0)
+    colours[4:6, 2:5] = (8, 1, 2)
+    (tmp_path / "panoptic_val2017").mkdir()
+    Image.fromarray(colours).save(tmp_path / "panoptic_val2017" / "5.png")
+    segments[1]["id"] = 8 + 256 + 2 * 65536
+    (tmp_path / "panoptic_val2017.json").write_text(json.dumps(data))
+    source = open_source(str(tmp_path / "panoptic_val2017.json"))
+    assert {*source.schema()} == {"images.main", "boxes", "boxes.mask"}
+    wall, person = (np.asarray(box.mask.decode()) for box in source[0].boxes)
+    assert (wall == (colours[..., 0] == 7)).all()
+    assert (person == (colours[..., 0] == 8)).all()
+    assert Image.open(io.BytesIO(source[0].boxes[1].mask.read())).size == (8, 8)
 
 
 def boxed(tmp_path, categories):

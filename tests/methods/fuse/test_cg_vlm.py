@@ -38,7 +38,7 @@ def test_images_are_padded_to_a_square_in_the_mean_colour(tmp_path):
     wide = Image.new("RGB", (40, 20), (255, 0, 0))
     pixels = read(wide)
     margin = torch.tensor([round(255 * value) for value in read.mean])
-    assert (pixels[:, 0].T == margin).all()
+    assert (margin == pixels[:, 0].T).all()
     assert (pixels[:, 0] != made().model.image.preprocess(wide)[:, 0]).any()
     middle = pixels[:, pixels.shape[1] // 2].float()
     assert (middle[0] > 250).all(), "the whole width is read"

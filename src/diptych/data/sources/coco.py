@@ -1,5 +1,6 @@
 """COCO captions (`captions_val2017.json`), COCO boxes and outlines (`instances_val2017.json`), boxes of
-things and stuff (`panoptic_val2017.json`), and Karpathy's splits (`dataset_coco.json`,
+things and stuff (`panoptic_val2017.json`), with their masks if the folder `panoptic_val2017/` is beside
+it, and Karpathy's splits (`dataset_coco.json`,
 `dataset_flickr30k.json`).
 
 Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`. With
@@ -25,6 +26,7 @@ from diptych.data.images import FileImage
 from diptych.data.masks import VOID
 from diptych.data.outlines import Outline, OutlineMask, checked_runs
 from diptych.data.sample import Box, Field, Sample, Schema, Text
+from diptych.data.sources._panoptic import Panoptic, panoptic
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure, several
@@ -85,6 +87,7 @@ def open(spec: Spec) -> "Coco":
             data = _of_vocabulary(data, path, options.vocabulary)
         boxes, places = _boxes(data, path, damage) if annotated else (None, {})
         segments = _segments(data, path, damage, places) if annotated else None
+        masks = segments or (panoptic(data, path, places) if annotated else None)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: a category, box or image lacks {error}; compare it with COCO's own files"
@@ -94,13 +97,11 @@ def open(spec: Spec) -> "Coco":
             f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files"
         )
     root = options.images or _root(path, names[0])
-    painted = annotated and not options.vocabulary
+    painted = segments is not None and not options.vocabulary
     painted = painted and len(data["categories"]) + options.background <= VOID
-    if options.background and not (painted and segments):
+    if options.background and not painted:
         raise InputError(f"{path}: there is no mask `class` to have a background; leave it out")
-    return Coco(
-        spec.name, root, names, captions, damage, boxes, segments, painted, options.background
-    )
+    return Coco(spec.name, root, names, captions, damage, boxes, masks, painted, options.background)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +173,12 @@ def _captions_of(
 class Boxes:
     """Boxes of all images.
 
-    `classes` are the categories in the order of their ids, `rows` (n, 5) the number of the class
-    and x0, y0, x1, y1, and `ends` (N,) the end of each image's rows.
+    `classes` are the categories in the order of their ids, `stuff` those that are no things, `rows`
+    (n, 5) the number of the class and x0, y0, x1, y1, and `ends` (N,) the end of each image's rows.
     """
 
     classes: tuple[str, ...]
+    stuff: tuple[str, ...]
     rows: np.ndarray
     ends: np.ndarray
 
@@ -210,7 +212,8 @@ def _boxes(
     rows = np.array([row for boxes in mine.values() for row in boxes], np.float32).reshape(-1, 5)
     names = tuple(str(category["name"]) for category in categories)
     ends = np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64)
-    return Boxes(names, rows, ends), places
+    stuff = tuple(str(each["name"]) for each in categories if each.get("isthing", 1) == 0)
+    return Boxes(names, stuff, rows, ends), places
 
 
 def _of_vocabulary(data: Mapping[str, Any], path: Path, which: str) -> Mapping[str, Any]:
@@ -403,14 +406,14 @@ class Coco:
         captions: Sequence[Sequence[str]],
         damage: Mapping[str, str],
         boxes: Boxes | None = None,
-        segments: Segments | None = None,
+        masks: Segments | Panoptic | None = None,
         painted: bool = False,
         background: bool = False,
     ):
         self._background = background
         self._boxes = boxes
-        self._segments = segments
-        self._painted = painted and segments is not None
+        self._masks = masks
+        self._painted = masks if painted and isinstance(masks, Segments) else None
         self.name = name
         self.root = root
         self.damage = damage
@@ -429,7 +432,6 @@ class Coco:
         index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
         ground = len(self._boxes.classes) if self._boxes and self._background else VOID
-        painted = self._segments if self._painted else None
         texts = (self._captions[at].strip() for at in range(start, int(self._ends[index])))
         return Sample(
             key=self._images[index],
@@ -437,7 +439,7 @@ class Coco:
             images={"main": FileImage(str(Path(self.root, self._images[index])))},
             texts=tuple(Text(text=text) for text in texts if text),
             boxes=self._boxes_of(index),
-            masks={"class": painted.mask(index, ground)} if painted else {},
+            masks={"class": self._painted.mask(index, ground)} if self._painted else {},
         )
 
     def _boxes_of(self, index: int) -> tuple[Box, ...]:
@@ -447,7 +449,7 @@ class Coco:
         end = int(self._boxes.ends[index])
         rows = self._boxes.rows[start:end].tolist()
         classes = self._boxes.classes
-        masks = self._segments.objects(index) if self._segments else {}
+        masks = self._masks.objects(index) if self._masks else {}
         return tuple(
             Box(xyxy=(x0, y0, x1, y1), text=classes[int(kind)], label=int(kind), mask=masks.get(at))
             for at, (kind, x0, y0, x1, y1) in enumerate(rows)
@@ -460,13 +462,14 @@ class Coco:
     def schema(self) -> Schema:
         """Images, captions, and boxes and masks, as far as the file has them."""
         found = {"images.main": Field(kind="image")}
-        if self._boxes is not None and self._segments is not None:
+        if self._boxes is not None and self._masks is not None:
             found["boxes.mask"] = Field(kind="mask")
         if self._boxes is not None and self._painted:
             ground = ("background",) if self._background else ()
             found["masks.class"] = Field(kind="mask", classes=self._boxes.classes + ground)
         if self._boxes is not None:
-            found["boxes"] = Field(kind="box", classes=self._boxes.classes)
+            names = self._boxes.classes
+            found["boxes"] = Field(kind="box", classes=names, stuff=self._boxes.stuff)
         if self._boxes is None or len(self._captions):
             found["texts.caption"] = Field(kind="text", optional=self._optional)
         return found
