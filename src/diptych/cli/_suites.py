@@ -161,7 +161,8 @@ def add(parser: Parser) -> None:
         some,
         "--mask",
         metavar="NAME",
-        help="dense, segment, affordance: which mask; regions: the areas of its classes in place of boxes",
+        help="dense, segment, affordance: which mask; regions: the areas of its classes in place of boxes, "
+        "or object, the masks of the boxes",
     )
     parser.option(
         some,
@@ -341,6 +342,24 @@ def add(parser: Parser) -> None:
         some, "--blind", type=bool, help="answers: questions are also asked without images"
     )
     parser.option(
+        some, "--least", type=float, metavar="P", help="detection: scores below are left out (0.05)"
+    )
+    parser.option(
+        some,
+        "--overlap",
+        type=float,
+        metavar="IOU",
+        help="detection: of boxes of a class that overlap by more one is kept (0.6)",
+    )
+    parser.option(
+        some,
+        "--most",
+        type=int,
+        least=1,
+        metavar="N",
+        help="detection: boxes of an image that are kept (default: the model's)",
+    )
+    parser.option(
         some, "--base", metavar="MODEL", help="dependency: the model over which there is a gain"
     )
 
@@ -403,7 +422,7 @@ _PLAIN = (
         "unit",
     ),
     *("task", "reference", "lexicon", "drawer", "background", "route", "register", "mask", "size"),
-    *("blind", "base"),
+    *("blind", "base", "least", "overlap", "most"),
 )
 
 

@@ -45,6 +45,14 @@ def add(parser: Parser) -> None:
         help="of boxes of a class that overlap by more one is told (0.6)",
     )
     parser.option(
+        "How",
+        "--most",
+        type=int,
+        least=1,
+        metavar="N",
+        help="boxes of an image that are told (default: the model's)",
+    )
+    parser.option(
         "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
     )
     parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
@@ -73,7 +81,9 @@ def run(args: Namespace) -> None:
     settings = {
         "least": 0.1,
         **{
-            name: args[name] for name in ("least", "overlap", "batch_size", "masks") if name in args
+            name: args[name]
+            for name in ("least", "overlap", "most", "batch_size", "masks")
+            if name in args
         },
     }
     with progress("detecting") as report:

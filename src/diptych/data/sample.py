@@ -156,6 +156,7 @@ class Field:
     kind: str
     optional: bool = False
     classes: tuple[str, ...] = ()  # names of the labels 0, 1, …
+    stuff: tuple[str, ...] = ()  # those of the classes that are no countable things
 
 
 Schema = Mapping[str, Field]

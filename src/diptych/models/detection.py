@@ -129,6 +129,8 @@ class DetectorModel(TrainedClassesModel):
     """
 
     delivered: Any
+    detections = 100
+    """The most detections of an image, unless `detect` is asked for another number."""
 
     def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
         super().__init__(delivered, preprocess, name=name)
@@ -195,7 +197,7 @@ class DetectorModel(TrainedClassesModel):
         *,
         least: float = 0.05,
         overlap: float = 0.6,
-        most: int = 100,
+        most: int | None = None,
         masks: bool = False,
         batch_size: int = 64,
         exact: bool = False,
@@ -203,11 +205,12 @@ class DetectorModel(TrainedClassesModel):
         """The detections in each image, with `masks` those of their objects too.
 
         They have scores of at least `least`; of boxes of one class that overlap by more than
-        `overlap` (IoU), only the best is kept (non-maximum suppression), and at most `most` in all.
+        `overlap` (IoU), only the best is kept (non-maximum suppression), and at most `most` in all
+        (None: the model's `detections`).
         Errors are those of `embed_regions`; InputError also for masks of a model without a branch for
         them.
         """
-        rule = {"least": least, "overlap": overlap, "most": most}
+        rule = {"least": least, "overlap": overlap, "most": most or self.detections}
         if masks:
             return self._with_masks(images, batch_size, exact, rule)
         regions = self.embed_regions(images, batch_size=batch_size, exact=exact)

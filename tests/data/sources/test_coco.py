@@ -1,5 +1,6 @@
 """COCO captions and Karpathy's splits, on fixtures of their true forms."""
 
+import io
 import json
 from collections import Counter
 from itertools import chain
@@ -112,6 +113,60 @@ def test_coco_boxes_with_their_categories(tmp_path):
     assert Counter(source.damage.values()) == {"missing": 1, "box": 2}
 
 
+def test_boxes_with_the_captions_of_another_file(tmp_path):
+    """Images are matched by their ids: LVIS lists them in its own order, and by their addresses alone."""
+    put(tmp_path, "val2017/000000037777.jpg", "val2017/000000397133.jpg", "val2017/3.jpg")
+    place = "http://images.cocodataset.org/val2017/{}"
+    images = [
+        {"id": number, "coco_url": place.format(name), "height": 4, "width": 4}
+        for number, name in (
+            (37777, "000000037777.jpg"),
+            (3, "3.jpg"),
+            (397133, "000000397133.jpg"),
+        )
+    ]
+    path = tmp_path / "lvis_v1_val.json"
+    path.write_text(json.dumps(INSTANCES | {"images": images}))
+    captions = tmp_path / "captions_val2017.json"
+    captions.write_text(json.dumps(COCO))
+    assert "texts.caption" not in open_source(str(path)).schema()
+    source = open_source(f"{path}:image_captions={captions}")
+    assert source[0].key == "val2017/000000037777.jpg"
+    assert source[0].images["main"].decode().size == (4, 4)
+    assert [len(sample.captions()) for sample in source] == [2, 0, 1]
+    assert [len(sample.boxes) for sample in source] == [2, 0, 1]
+    assert source.schema()["texts.caption"].optional
+    assert source.schema()["boxes"].classes == ("person", "dog")
+
+
+def test_captions_of_other_images_are_refused(tmp_path):
+    path = tmp_path / "instances_val2017.json"
+    path.write_text(json.dumps(INSTANCES))
+    put(tmp_path / "val2017", "000000397133.jpg", "000000037777.jpg")
+    other = tmp_path / "captions_other.json"
+    other.write_text(json.dumps({"images": [{"id": 5, "file_name": "5.jpg"}], "annotations": []}))
+    with pytest.raises(InputError, match="no captions of the images in .*same images"):
+        open_source(f"{path}:image_captions={other}")
+    other.write_text(json.dumps({"images": [{"file_name": "5.jpg"}]}))
+    with pytest.raises(InputError, match="captions_other.json: .* lacks 'id'"):
+        open_source(f"{path}:image_captions={other}")
+    karpathy = tmp_path / "dataset_coco.json"
+    karpathy.write_text(json.dumps(KARPATHY))
+    with pytest.raises(InputError, match="has captions itself"):
+        open_source(f"{karpathy}:split=test:image_captions={other}")
+
+
+def test_a_file_with_boxes_and_captions_has_both(tmp_path):
+    images = [
+        {"id": 37777, "file_name": "a.jpg", "captions": ["A dog and a person."]},
+        {"id": 397133, "file_name": "b.jpg", "captions": ["A person."]},
+    ]
+    source = _written(tmp_path, "both.json", INSTANCES | {"images": images})
+    assert [sample.captions() for sample in source] == [["A dog and a person."], ["A person."]]
+    assert {"boxes", "texts.caption"} <= {*source.schema()}
+    assert not source.schema()["texts.caption"].optional
+
+
 SIZED = [{**image, "width": 4, "height": 2} for image in COCO["images"]]
 UNSIZED = [{"id": 397133, "file_name": "000000397133.jpg"}]
 SQUARE = [0, 0, 2, 0, 2, 2, 0, 2]
@@ -144,6 +199,19 @@ def test_outlines_are_a_class_mask(tmp_path):
         "000000037777.jpg": [[0, 0, 255, 255], [0, 0, 255, 255]],
     }
     assert source.damage == {}
+
+
+def test_what_no_outline_holds_can_be_background(tmp_path):
+    outlined(tmp_path, annotation([SQUARE]))
+    path = tmp_path / "instances_val2017.json"
+    source = open_source(f"{path}:background=true")
+    assert source.schema()["masks.class"].classes == ("person", "dog", "background")
+    plane = np.asarray(source[0].masks["class"].decode())
+    assert plane.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
+    assert source.schema()["boxes"].classes == ("person", "dog")
+    path.write_text(json.dumps(INSTANCES | {"annotations": INSTANCES["annotations"][1:]}))
+    with pytest.raises(InputError, match="no mask `class` to have a background"):
+        open_source(f"{path}:background=true")
 
 
 @pytest.mark.parametrize(
@@ -346,6 +414,21 @@ def test_boxes_of_panoptic_segments_are_read(tmp_path):
         (1, (0, 0, 8, 4)),
         (0, (2, 2, 5, 6)),
     ]
+    assert source.schema()["boxes"].stuff == ("wall-other-merged",)
+    assert "boxes.mask" not in source.schema()
+    colours = np.zeros((8, 8, 3), np.uint8)
+    colours[:4] = (7, 0, 0)
+    colours[4:6, 2:5] = (8, 1, 2)
+    (tmp_path / "panoptic_val2017").mkdir()
+    Image.fromarray(colours).save(tmp_path / "panoptic_val2017" / "5.png")
+    segments[1]["id"] = 8 + 256 + 2 * 65536
+    (tmp_path / "panoptic_val2017.json").write_text(json.dumps(data))
+    source = open_source(str(tmp_path / "panoptic_val2017.json"))
+    assert {*source.schema()} == {"images.main", "boxes", "boxes.mask"}
+    wall, person = (np.asarray(box.mask.decode()) for box in source[0].boxes)
+    assert (wall == (colours[..., 0] == 7)).all()
+    assert (person == (colours[..., 0] == 8)).all()
+    assert Image.open(io.BytesIO(source[0].boxes[1].mask.read())).size == (8, 8)
 
 
 def boxed(tmp_path, categories):

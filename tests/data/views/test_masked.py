@@ -149,6 +149,31 @@ def test_spans_behind_their_sentinels_restore_the_text(seed):
     assert [number for number in shown if number in sentinels] == sentinels[: len(spans)]
 
 
+@pytest.mark.parametrize("length", [50, 4])
+def test_pieces_are_of_the_whole_text_beyond_the_context(length):
+    """A context of 12 ids holds a piece of ten, or of four; over many draws all ids of a long text are in
+    one."""
+    tokenizer = build("bpe:vocab_size=300:context=12:special=extra_id_0-extra_id_9", [TEXT] * 3)
+    whole = tokenizer.ids(TEXT)
+    assert len(whole) > 2 * tokenizer.room
+    view = SpanView(tokenizer=tokenizer, density=0.15, span=4, length=length)
+    sentinels = set(tokenizer.special.values())
+    seen = set()
+    for seed in range(200):
+        found = view(SAMPLE, generator(seed), None)
+        (shown,) = found["texts.main"]
+        (target,) = found["texts.main_target"]
+        assert len(shown) <= tokenizer.context
+        (at,) = (n for n, number in enumerate(shown) if number in sentinels)
+        hidden = [number for number in target[1:-1] if number not in sentinels]
+        piece = [*shown[1:at], *hidden, *shown[at + 1 : -1]]
+        assert len(piece) == min(length, tokenizer.room)
+        starts = [n for n in range(len(whole)) if whole[n : n + len(piece)] == piece]
+        assert starts
+        seen |= {n for start in starts for n in range(start, start + len(piece))}
+    assert seen == set(range(len(whole)))
+
+
 def test_a_text_too_short_for_a_span_is_damaged():
     sample = Sample(key="a", source="s", texts=(Text(text="a"),))
     with pytest.raises(BadSample, match="short-text"):

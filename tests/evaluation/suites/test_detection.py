@@ -87,6 +87,24 @@ def test_a_false_alarm_above_a_hit_halves_the_precision_there():
     assert found["by_class"]["cat"]["ap50"] == 1
 
 
+def test_the_rule_of_detections_is_passed_on_and_is_of_the_protocol():
+    class Told(Seer):
+        def detect(self, images, *, batch_size, **how):
+            self.how = how
+            return super().detect(images, batch_size=batch_size)
+
+    model = Told(RIGHT)
+    plain = evaluate(model, ROWS, ["detection"])["detection"]
+    assert model.how == {}
+    found = evaluate(model, ROWS, ["detection"], least=0.0, most=300)["detection"]
+    assert model.how == {"least": 0.0, "most": 300}
+    assert found["protocol"] != plain["protocol"]
+    with pytest.raises(InputError, match="overlap is 2; it must be 0 to 1"):
+        evaluate(model, ROWS, ["detection"], overlap=2.0)
+    with pytest.raises(InputError, match="at least one detection"):
+        evaluate(model, ROWS, ["detection"], most=0)
+
+
 def hits(boxes, scores, wanted):
     overlaps = box_iou(torch.tensor(boxes), torch.tensor(wanted)).numpy()
     [found] = matched(overlaps, np.array(scores))

@@ -1,10 +1,13 @@
 """Regions: a model that sees colours names all boxes and areas, one that swaps two names none of
 them."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
-from tests.evaluation.helpers import Rows
+from tests.evaluation.helpers import Plane, Rows
 from tests.evaluation.suites.helpers import COLOURS
-from tests.evaluation.suites.regions_helpers import HOW, NAMES, Painter, quarters
+from tests.evaluation.suites.regions_helpers import HOW, NAMES, QUARTERS, Painter, quarters
 
 from diptych.data.sample import Field
 from diptych.errors import InputError
@@ -34,6 +37,33 @@ def test_the_areas_of_a_mask_are_regions_too():
     source = quarters("red", "green", "blue", "blue")
     found = evaluate(Painter(), source, ["regions"], mask="class", **HOW)["regions"]
     assert (found["n"], found["top1"], found["field"]) == (3, 1.0, "class")  # blue is one area
+
+
+def test_masks_of_objects_are_regions_and_stuff_is_told_apart():
+    [sample] = quarters("red", "green", "blue", "red")
+    boxes = []
+    for at, (box, (x0, y0, x1, y1)) in enumerate(zip(sample.boxes, QUARTERS, strict=True)):
+        plane = np.zeros((8, 8), np.uint8)
+        plane[y0:y1, x0:x1] = 1
+        boxes.append(replace(box, xyxy=(0, 0, 8, 8), label=at % 3, mask=Plane(plane)))
+    fields = {
+        "boxes": Field(kind="box", classes=("red", "green", "blue"), stuff=("blue",)),
+        "boxes.mask": Field(kind="mask"),
+    }
+    source = Rows([replace(sample, boxes=boxes)], fields=fields)
+    found = evaluate(Painter(), source, ["regions"], mask="object", **HOW)["regions"]
+    assert (found["n"], found["top1"]) == (4, 1.0)
+    assert (found["thing_mean_top1"], found["stuff_top1"]) == (1.0, 1.0)
+    boxes[2] = replace(boxes[2], label=1)  # what looks blue is called green: a thing that is missed
+    boxes[3] = replace(boxes[3], label=2)  # what looks red is called blue
+    source = Rows([replace(sample, boxes=boxes)], fields=fields)
+    found = evaluate(Painter(), source, ["regions"], mask="object", **HOW)["regions"]
+    assert (found["thing_top1"], found["thing_mean_top1"]) == (pytest.approx(2 / 3), 0.75)
+    assert found["stuff_top1"] == found["stuff_mean_top1"] == 0
+    with pytest.raises(InputError, match="have no masks of objects"):
+        evaluate(
+            Painter(), quarters("red", "green", "blue", "red"), ["regions"], mask="object", **HOW
+        )
 
 
 def test_base_and_novel_classes_have_their_own_accuracies():

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tests.factories import foreign_lm, make_method, random_images, small_make, tokenizer
 from tests.methods.fuse.cg_vlm_helpers import ALIGN, INSTRUCT, LM, asked, batch, saved
@@ -28,6 +29,21 @@ TAU = 0.07
 
 def made(seed=0, **config):
     return make_method(CGVLM, seed, **{"lm": LM, **config}).eval()
+
+
+def test_images_are_padded_to_a_square_in_the_mean_colour(tmp_path):
+    method = made(fit="longest")
+    [stage] = [stage for stage in method.stages() if stage.name == "align"]
+    read = method.views(stage)[0].preprocess
+    wide = Image.new("RGB", (40, 20), (255, 0, 0))
+    pixels = read(wide)
+    margin = torch.tensor([round(255 * value) for value in read.mean])
+    assert (margin == pixels[:, 0].T).all()
+    assert (pixels[:, 0] != made().model.image.preprocess(wide)[:, 0]).any()
+    middle = pixels[:, pixels.shape[1] // 2].float()
+    assert (middle[0] > 250).all(), "the whole width is read"
+    again = saved(method, tmp_path / "run")
+    assert (again.preprocess.resize, again.preprocess.fill) == ("longest", tuple(margin.tolist()))
 
 
 # ---- the contrast

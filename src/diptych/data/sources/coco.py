@@ -1,13 +1,17 @@
 """COCO captions (`captions_val2017.json`), COCO boxes and outlines (`instances_val2017.json`), boxes of
-things and stuff (`panoptic_val2017.json`), and Karpathy's splits (`dataset_coco.json`,
+things and stuff (`panoptic_val2017.json`), with their masks if the folder `panoptic_val2017/` is beside
+it, and Karpathy's splits (`dataset_coco.json`,
 `dataset_flickr30k.json`).
 
-Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`.
+Captions may also be in the list of images, as `{"images": [{"id", "file_name", "captions": […]}]}`. With
+`:image_captions=captions_train2017.json` the images of a file of boxes have the captions that another file gives
+them, by the images' ids, which LVIS shares with COCO.
 
 With `:vocabulary=base` boxes are those of the classes that open-vocabulary detectors are trained on, with
 `:vocabulary=novel` those of the others: of LVIS by the `frequency` of its categories, where "r" is novel
 (Gu et al., 2022), of COCO 48 and 17 of its 80 classes (Bansal et al., 2018). There is no class mask
-then."""
+then. With `:background=true` pixels outside of all outlines are of the class `background` in the class
+mask, as in the benchmarks of segmentation on COCO's objects."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +26,7 @@ from diptych.data.images import FileImage
 from diptych.data.masks import VOID
 from diptych.data.outlines import Outline, OutlineMask, checked_runs
 from diptych.data.sample import Box, Field, Sample, Schema, Text
+from diptych.data.sources._panoptic import Panoptic, panoptic
 from diptych.data.sources.records import json_of
 from diptych.errors import InputError
 from diptych.spec import Spec, configure, several
@@ -72,12 +77,17 @@ def open(spec: Spec) -> "Coco":
             f"{path}: an image or annotation lacks {error}; compare it with COCO's own files"
         ) from error
     names, captions, damage = found
+    if options.image_captions is not None:
+        if karpathy:
+            raise InputError(f"{path}: this file has captions itself; leave :image_captions= away")
+        captions = _captions_of(images, path, Path(options.image_captions), damage)
     try:
         annotated = not karpathy and "categories" in data
         if options.vocabulary:
             data = _of_vocabulary(data, path, options.vocabulary)
         boxes, places = _boxes(data, path, damage) if annotated else (None, {})
         segments = _segments(data, path, damage, places) if annotated else None
+        masks = segments or (panoptic(data, path, places) if annotated else None)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: a category, box or image lacks {error}; compare it with COCO's own files"
@@ -87,8 +97,11 @@ def open(spec: Spec) -> "Coco":
             f"{path}: an image's file is {odd[0]!r}, no name; compare it with COCO's own files"
         )
     root = options.images or _root(path, names[0])
-    painted = annotated and not options.vocabulary and len(data["categories"]) <= VOID
-    return Coco(spec.name, root, names, captions, damage, boxes, segments, painted)
+    painted = segments is not None and not options.vocabulary
+    painted = painted and len(data["categories"]) + options.background <= VOID
+    if options.background and not painted:
+        raise InputError(f"{path}: there is no mask `class` to have a background; leave it out")
+    return Coco(spec.name, root, names, captions, damage, boxes, masks, painted, options.background)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +110,9 @@ class CocoOptions:
 
     images: str | None = None
     split: str | None = None
+    image_captions: str | None = None
     vocabulary: Literal["base", "novel"] | None = None
+    background: bool = False
 
 
 _Found = tuple[list[str], list[list[str]], dict[str, str]]
@@ -113,27 +128,57 @@ def _coco(data: Mapping[str, Any], path: Path, split: str | None) -> _Found:
         texts = [text for text in own if isinstance(text, str)] if isinstance(own, list) else []
         captions[image["id"]] = texts
         if texts != own:
-            damage[f"{path}:{image['file_name']}"] = "columns"
+            damage[f"{path}:{_file(image)}"] = "columns"
     for at, annotation in enumerate(data.get("annotations", ())):
         texts = captions.get(annotation["image_id"])
         if texts is None:
             damage[f"{path}:annotation {annotation.get('id', at)}"] = "missing"  # of no image
-        elif isinstance(caption := annotation.get("caption", ""), str):
-            texts.append(caption)
-        else:
+        elif not isinstance(caption := annotation.get("caption", ""), str):
             damage[f"{path}:annotation {annotation.get('id', at)}"] = "columns"
-    return [image["file_name"] for image in data["images"]], list(captions.values()), damage
+        elif caption.strip():
+            texts.append(caption)
+    return [_file(image) for image in data["images"]], list(captions.values()), damage
+
+
+def _file(image: Mapping[str, Any]) -> str:
+    """The file of an image. LVIS gives its address at COCO, that ends with the folder and the file."""
+    if "file_name" not in image and "coco_url" in image:
+        return "/".join(image["coco_url"].split("/")[-2:])
+    return image["file_name"]
+
+
+def _captions_of(
+    images: Sequence[Mapping[str, Any]], path: Path, file: Path, damage: dict[str, str]
+) -> list[list[str]]:
+    """The captions that `file` has of the images of `path`, by their ids. Raises InputError if it has
+    none."""
+    data = json_of(file)
+    try:
+        _, captions, found = _coco(data, file, None)
+        of = dict(zip((image["id"] for image in data["images"]), captions, strict=True))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: an image or annotation lacks {error}; give COCO's captions_*.json"
+        ) from error
+    own = [of.get(image["id"], []) for image in images]
+    if not any(own):
+        raise InputError(
+            f"{file} has no captions of the images in {path}; give the captions_*.json of the same images"
+        )
+    damage |= found
+    return own
 
 
 @dataclass(frozen=True)
 class Boxes:
     """Boxes of all images.
 
-    `classes` are the categories in the order of their ids, `rows` (n, 5) the number of the class
-    and x0, y0, x1, y1, and `ends` (N,) the end of each image's rows.
+    `classes` are the categories in the order of their ids, `stuff` those that are no things, `rows`
+    (n, 5) the number of the class and x0, y0, x1, y1, and `ends` (N,) the end of each image's rows.
     """
 
     classes: tuple[str, ...]
+    stuff: tuple[str, ...]
     rows: np.ndarray
     ends: np.ndarray
 
@@ -167,7 +212,8 @@ def _boxes(
     rows = np.array([row for boxes in mine.values() for row in boxes], np.float32).reshape(-1, 5)
     names = tuple(str(category["name"]) for category in categories)
     ends = np.cumsum([len(boxes) for boxes in mine.values()], dtype=np.int64)
-    return Boxes(names, rows, ends), places
+    stuff = tuple(str(each["name"]) for each in categories if each.get("isthing", 1) == 0)
+    return Boxes(names, stuff, rows, ends), places
 
 
 def _of_vocabulary(data: Mapping[str, Any], path: Path, which: str) -> Mapping[str, Any]:
@@ -216,11 +262,11 @@ class Segments:
     ends: np.ndarray
     sizes: np.ndarray
 
-    def mask(self, index: int) -> OutlineMask:
-        """The class mask of an image."""
+    def mask(self, index: int, ground: int = VOID) -> OutlineMask:
+        """The class mask of an image, `ground` outside of all outlines."""
         rows = self._rows_of(index)
         outlines = [self._outline(row, int(self.rows[row, 0])) for row in rows]
-        return OutlineMask(self._size(index), outlines)
+        return OutlineMask(self._size(index), outlines, ground)
 
     def objects(self, index: int) -> dict[int, OutlineMask]:
         """The masks of the objects of an image, by their numbers among its boxes."""
@@ -346,7 +392,7 @@ def _root(path: Path, first: str) -> str:
 
 
 class Coco:
-    """One sample per image, with all its captions, or its boxes, their masks and, if `painted`, the mask
+    """One sample per image, with all its captions, its boxes, their masks and, if `painted`, the mask
     `class`.
 
     Captions of unknown images are counted in `damage` as missing.
@@ -360,12 +406,14 @@ class Coco:
         captions: Sequence[Sequence[str]],
         damage: Mapping[str, str],
         boxes: Boxes | None = None,
-        segments: Segments | None = None,
+        masks: Segments | Panoptic | None = None,
         painted: bool = False,
+        background: bool = False,
     ):
+        self._background = background
         self._boxes = boxes
-        self._segments = segments
-        self._painted = painted and segments is not None
+        self._masks = masks
+        self._painted = masks if painted and isinstance(masks, Segments) else None
         self.name = name
         self.root = root
         self.damage = damage
@@ -383,6 +431,7 @@ class Coco:
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
+        ground = len(self._boxes.classes) if self._boxes and self._background else VOID
         texts = (self._captions[at].strip() for at in range(start, int(self._ends[index])))
         return Sample(
             key=self._images[index],
@@ -390,7 +439,7 @@ class Coco:
             images={"main": FileImage(str(Path(self.root, self._images[index])))},
             texts=tuple(Text(text=text) for text in texts if text),
             boxes=self._boxes_of(index),
-            masks={"class": self._segments.mask(index)} if self._painted and self._segments else {},
+            masks={"class": self._painted.mask(index, ground)} if self._painted else {},
         )
 
     def _boxes_of(self, index: int) -> tuple[Box, ...]:
@@ -400,7 +449,7 @@ class Coco:
         end = int(self._boxes.ends[index])
         rows = self._boxes.rows[start:end].tolist()
         classes = self._boxes.classes
-        masks = self._segments.objects(index) if self._segments else {}
+        masks = self._masks.objects(index) if self._masks else {}
         return tuple(
             Box(xyxy=(x0, y0, x1, y1), text=classes[int(kind)], label=int(kind), mask=masks.get(at))
             for at, (kind, x0, y0, x1, y1) in enumerate(rows)
@@ -411,12 +460,16 @@ class Coco:
         return self._images
 
     def schema(self) -> Schema:
-        """Images, and captions, or boxes and masks."""
+        """Images, captions, and boxes and masks, as far as the file has them."""
         found = {"images.main": Field(kind="image")}
-        if self._boxes is not None and self._segments is not None:
+        if self._boxes is not None and self._masks is not None:
             found["boxes.mask"] = Field(kind="mask")
         if self._boxes is not None and self._painted:
-            found["masks.class"] = Field(kind="mask", classes=self._boxes.classes)
+            ground = ("background",) if self._background else ()
+            found["masks.class"] = Field(kind="mask", classes=self._boxes.classes + ground)
         if self._boxes is not None:
-            return found | {"boxes": Field(kind="box", classes=self._boxes.classes)}
-        return found | {"texts.caption": Field(kind="text", optional=self._optional)}
+            names = self._boxes.classes
+            found["boxes"] = Field(kind="box", classes=names, stuff=self._boxes.stuff)
+        if self._boxes is None or len(self._captions):
+            found["texts.caption"] = Field(kind="text", optional=self._optional)
+        return found

@@ -78,8 +78,8 @@ class SpanView(TextView):
 
     A share `density` of the ids, in spans of `span` ids on average, is replaced by the special
     tokens "extra_id_0", "extra_id_1", …; the target ends with one sentinel more. Of a text with
-    more than `length` ids, a random piece of that length is taken. Raises BadSample("short-text")
-    for a text of fewer than two ids. Source: Raffel et al. 2020 (T5).
+    more than `length` ids, or than the context holds, a random piece is taken, anywhere in it. Raises
+    BadSample("short-text") for a text of fewer than two ids. Source: Raffel et al. 2020 (T5).
     """
 
     density: float = 0.15
@@ -87,8 +87,7 @@ class SpanView(TextView):
     length: int = 512
 
     def __post_init__(self) -> None:
-        length = min(self.length, self.tokenizer.room)
-        most = max(1, round(max(1, round(length * self.density)) / self.span))
+        most = max(1, round(max(1, round(self._most * self.density)) / self.span))
         if f"extra_id_{most}" not in self.tokenizer.special:
             raise InputError(
                 f"{most} spans need as many special tokens and one for the end; add them with --tokenizer "
@@ -102,19 +101,23 @@ class SpanView(TextView):
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        ((_, texts),) = super().__call__(sample, rng, progress).items()
-        pairs = [self._corrupt(ids, rng) for ids in texts]
+        texts = self.drawn(sample, rng, progress)
+        pairs = [self._corrupt(self.tokenizer.ids(text), rng) for text in texts]
         inputs, targets = self.gives
         return {inputs: [pair[0] for pair in pairs], targets: [pair[1] for pair in pairs]}
 
-    def _corrupt(self, ids: Sequence[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    @property
+    def _most(self) -> int:
+        """The most ids of a piece."""
+        return min(self.length, self.tokenizer.room)
+
+    def _corrupt(self, own: list[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
         tokenizer = self.tokenizer
-        own = list(ids[len(tokenizer.before) : len(ids) - len(tokenizer.after)])
         if len(own) < 2:
             raise BadSample("short-text", "a text of fewer than two ids has no span to restore")
-        if len(own) > self.length:
-            start = int(rng.integers(len(own) - self.length + 1))
-            own = own[start : start + self.length]
+        if len(own) > self._most:
+            start = int(rng.integers(len(own) - self._most + 1))
+            own = own[start : start + self._most]
         shown: list[int] = []
         hidden: list[int] = []
         at = 0

@@ -44,8 +44,21 @@ card = {
 }
 
 
-def ready(model: Any, source: Source) -> None:
-    """Raise InputError for a model that crops images, since boxes are shares of the whole."""
+def ready(
+    model: Any,
+    source: Source,
+    *,
+    least: float | None = None,
+    overlap: float | None = None,
+    most: int | None = None,
+) -> None:
+    """Raise InputError for a model that crops images, since boxes are shares of the whole, and for a
+    score, an overlap or a number of detections that is none."""
+    for name, share in (("least", least), ("overlap", overlap)):
+        if share is not None and not 0 <= share <= 1:
+            raise InputError(f"{name} is {share:g}; it must be 0 to 1")
+    if most is not None and most < 1:
+        raise InputError(f"most is {most}; an image has at least one detection")
     if model.preprocess.resize != "squash":
         raise InputError(
             f"{model.name} crops or pads images, and boxes are shares of the whole; give it a "
@@ -57,6 +70,9 @@ def detection(
     model: Any,
     source: Source,
     *,
+    least: float | None = None,
+    overlap: float | None = None,
+    most: int | None = None,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -65,10 +81,11 @@ def detection(
     boxes that are found; of a model that finds masks, on data with masks of objects, also `mask_ap50`,
     `mask_ap` and `mask_recall50`.
 
-    The classes are those that the source names. Also returned: `n` images, `boxes`, the classes one
+    `least`, `overlap` and `most` are those of the model's `detect`, by default its own. The classes are
+    those that the source names. Also returned: `n` images, `boxes`, the classes one
     by one, `bad` samples by reason, and the protocol. Raises InputError if no box has a name.
     """
-    ready(model, source)
+    ready(model, source, least=least, overlap=overlap, most=most)
     names = things(source)
     classes = source.schema()["boxes"].classes
     masked = getattr(model, "finds_masks", False) and "boxes.mask" in source.schema()
@@ -93,7 +110,9 @@ def detection(
     model.set_classes(names)
     by_box: list[Judged] = []
     by_mask: list[Judged] = []
-    options = {"masks": True} if masked else {}
+    given = {"least": least, "overlap": overlap, "most": most}
+    rule = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {**rule, "masks": True} if masked else rule
     try:
         for pixels, facts in read_images(
             model, source, reported, bad, exact=exact, batch_size=batch_size, steps=steps
@@ -128,6 +147,7 @@ def detection(
         exact=exact,
         field="boxes",
         classes=names,
+        options=tuple(f"{name}={value}" for name, value in rule.items()),
         rule=f"AP at IoU {OVERLAPS[0]:g}, 101 recalls; mean over classes with boxes",
     )
     trained = getattr(model, "trained_classes", ())

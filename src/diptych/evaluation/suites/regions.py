@@ -9,6 +9,7 @@ classes. Images are read whole, squashed to a square.
 
     top1, top5               the share of regions whose class is the first, among the first five
     mean_top1, mean_top5     the mean over the classes that occur
+    thing_…, stuff_…         the same of things, and of stuff, among all classes, where the data tells them apart
 
 Ties count against the model. Chance is one class in C, or five.
 
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.data.boxes import shares, things
+from diptych.data.boxes import boxes_of, object_mask, shares, things
 from diptych.data.images import Preprocess, size_of
 from diptych.data.masks import VOID
 from diptych.data.sample import BadSample, Sample, Source
@@ -44,6 +45,10 @@ card = {
     "needs": ["images.main"],
     "abilities": ["preprocess", "embed_regions", "embed_texts"],
 }
+
+
+OBJECTS = "object"
+"""The name that asks for the masks of the objects in boxes."""
 
 
 def ready(
@@ -77,7 +82,8 @@ def regions(
 ) -> dict[str, Any]:
     """Return the measures above with their chance values, and each class's `top1` in `by_class`.
 
-    `mask` names a mask with class names whose areas are the regions, in place of the boxes. `route`
+    `mask` names a mask with class names whose areas are the regions, in place of the boxes; "object" are
+    the masks of the objects in the boxes, without those that have no pixel at this size. `route`
     and `size` are those of `Model.embed_regions`. With `novel`: `base_top1`, `novel_top1` and their
     harmonic mean `harmonic`, each among its own classes. Also returned: `n` regions, `images`,
     `classes`, `classes_seen`, `bad` samples by reason, and the protocol. Raises InputError if there
@@ -96,6 +102,8 @@ def regions(
     def given(sample: Sample) -> tuple[np.ndarray, list[int]]:
         if mask is None:
             return _boxes(sample, source, names)
+        if mask == OBJECTS:
+            return _objects(sample, source, names, reader.preprocess)
         return _areas(sample, source, mask, names, reader.preprocess)
 
     for pixels, facts in read_images(
@@ -115,6 +123,8 @@ def regions(
     vectors = torch.cat(found)
     rank = ranks(vectors, texts, labels)
     results = _measured(rank, labels, names)
+    if mask in (None, OBJECTS):
+        results |= _by_kind(rank, labels, names, source.schema()["boxes"].stuff)
     held_out = None if novel is None else novel_classes(names, novel)
     if held_out is not None:
         results |= base_and_novel(vectors, texts, labels, held_out)
@@ -144,7 +154,11 @@ def regions(
 
 def _names(source: Source, mask: str | None) -> tuple[str, ...]:
     """The names of the classes: those of the boxes, or of a mask without its background."""
-    if mask is None:
+    if mask == OBJECTS and "boxes.mask" not in source.schema():
+        raise InputError(
+            f"the boxes of source {source.name!r} have no masks of objects; leave --mask {OBJECTS} out"
+        )
+    if mask in (None, OBJECTS):
         if "boxes" not in source.schema():
             raise InputError(
                 f"source {source.name!r} has no boxes; give one that has, or name a mask with --mask"
@@ -162,6 +176,23 @@ def _boxes(sample: Sample, source: Source, names: Sequence[str]) -> tuple[np.nda
     return boxes, [number[name] for name in held]
 
 
+def _objects(
+    sample: Sample, source: Source, names: Sequence[str], preprocess: Preprocess
+) -> tuple[np.ndarray, list[int]]:
+    """The masks (R, h, w) of the objects of a sample, under its pixels, and their numbers."""
+    classes = source.schema()["boxes"].classes
+    size = size_of(sample.images["main"])
+    planes = [
+        laid_under(object_mask(box, size).astype(np.uint8), preprocess, VOID) == 1
+        for box in boxes_of(sample, size, classes)
+    ]
+    _, held = shares(sample, size, classes)
+    number = {name: at for at, name in enumerate(names)}
+    seen = [(plane, number[name]) for plane, name in zip(planes, held, strict=True) if plane.any()]
+    rows = np.stack([plane for plane, _ in seen]) if seen else np.zeros((0, 1, 1))
+    return rows, [at for _, at in seen]
+
+
 def _areas(
     sample: Sample, source: Source, mask: str, names: Sequence[str], preprocess: Preprocess
 ) -> tuple[np.ndarray, list[int]]:
@@ -174,6 +205,29 @@ def _areas(
     )
     present = np.unique(plane[plane != VOID]).tolist()
     return np.stack([plane == at for at in present]) if present else np.zeros((0, 1, 1)), present
+
+
+def _by_kind(
+    rank: np.ndarray, labels: np.ndarray, names: Sequence[str], stuff: Sequence[str]
+) -> dict[str, float]:
+    """The shares of regions of things, and of stuff, by the rank (n,) of their class among all; none if
+    there is no stuff."""
+    if not stuff:
+        return {}
+    of_stuff = np.isin(names, stuff)
+    results: dict[str, float] = {}
+    for kind, own in (("thing", ~of_stuff[labels]), ("stuff", of_stuff[labels])):
+        for count in (1, 5) if own.any() else ():
+            hits = rank[own] <= count
+            by_class = per_class(hits, labels[own], len(names))
+            chance = min(count, len(names)) / len(names)
+            results |= {
+                f"{kind}_top{count}": float(hits.mean()),
+                f"{kind}_mean_top{count}": float(np.nanmean(by_class)),
+                f"chance_{kind}_top{count}": chance,
+                f"chance_{kind}_mean_top{count}": chance,
+            }
+    return results
 
 
 def _measured(rank: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class BoxConfig:
       `objectness` the power of the objectness.
     - `crop` scales the boxes, about their centres, from which the pretrained model's vectors are
       pooled.
+    - `detections` of an image are kept at most.
     """
 
     positive: Positive = 0.5
@@ -47,6 +48,7 @@ class BoxConfig:
     temperature: Positive = 0.01
     objectness: NotNegative = 3.0
     crop: Positive = 0.7
+    detections: Count = 300
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,7 +164,7 @@ class RegionDetector(Classifier):
         if not self.config.detects:
             raise InputError(
                 "this model has the head of a detector and proposes no boxes; give them, or train it on boxes "
-                "(dito --method.stage detect)"
+                "(dito --method.task detect)"
             )
         texts = self.text_features()
         maps = self.maps(x) if maps is None else maps

@@ -48,3 +48,4 @@ class TwoStageDetector(ByHead, DetectorModel):
     def __init__(self, delivered: Any, preprocess: Preprocess, *, name: str):
         super().__init__(delivered, preprocess, name=name)
         self.trained_classes = delivered.trained
+        self.detections = delivered.config.boxes.detections

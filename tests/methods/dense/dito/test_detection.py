@@ -301,6 +301,9 @@ def test_boxes_that_it_was_trained_on_are_found():
         optimizer.step()
     made.eval()
     model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
+    assert model.detections == 300
+    [one, *_] = model.detect([source[0].images["main"].decode()], least=0.0, most=1)
+    assert len(one.boxes) == 1
     found = evaluate(model, source, ["detection"])["detection"]
     assert found["recall50"] >= 0.5
     assert found["ap50"] > 0.1

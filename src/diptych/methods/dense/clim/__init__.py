@@ -68,8 +68,9 @@ class Config(DuplicatesConfig):
     - `choices` are the sides s of mosaics of s x s tiles.
     - `group` is the number of consecutive images of a batch that are put together. Ranks read whole
       groups, so their number changes no mosaic.
-    - `tile` is the side of a tile in pixels (None: of the image tower's images), `size` that of a
-      mosaic (None: four times the tile).
+    - `tile` is the side of a tile in pixels (None: of the image tower's images; of a detector half of
+      its images), `size` that of a mosaic (None: four times the tile), or of all images of a detector
+      (None: the image tower's).
     - `blocks` is the number of the image tower's last blocks that are trained.
     - `alpha` is the share of the trained weights in the result; 1 keeps them.
 

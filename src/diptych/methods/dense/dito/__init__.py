@@ -199,7 +199,7 @@ def _count(regions: str) -> int:
     )
 
 
-_RECIPE = Recipe(lr=5e-4, weight_decay=0.01, warmup=1000, batch_size=4096, steps=30_000)
+_RECIPE = Recipe(lr=5e-4, weight_decay=0.01, warmup=10_000, batch_size=4096, steps=30_000)
 _DETECT = Recipe(
     optimizer="sgd",
     lr=0.18,

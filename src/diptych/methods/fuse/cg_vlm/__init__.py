@@ -19,9 +19,9 @@ Inference: patches, adapter, language model. Cells and tau are not used.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.data.batch import Batch
+from diptych.data.images import Preprocess
 from diptych.data.plan import Having
 from diptych.data.sample import Source
 from diptych.data.tokenizers import Tokenizer
@@ -90,6 +91,9 @@ class Config:
     Instruction: `fraction` of the samples, drawn by the seed `draw`; `instruction` holds fields of the
     recipe in place of the run's.
 
+    `fit` is how images get the encoder's size, `resize` of `data.images.Preprocess` (None: as the encoder's
+    did). "longest" keeps the proportions, and fills the square with the mean colour.
+
     `augment` holds options of `data.views.Augment`. With `cached` the patches of each image are computed
     once, and read from a file.
     """
@@ -112,6 +116,7 @@ class Config:
     fraction: Annotated[float, Above(0), AtMost(1)] = 1.0
     draw: Natural = 0
     instruction: Mapping[str, Any] = field(default_factory=dict)
+    fit: Literal["shortest", "squash", "longest"] | None = None
     augment: Mapping[str, Any] | None = None
     cached: bool = False
     max_tokens: Count = 32
@@ -164,6 +169,9 @@ class CGVLM(Method):
             template=config.template,
             longest=config.max_tokens,
         )
+        if config.fit is not None:
+            image: Any = self.model.image
+            image.preprocess = _fitted(image.preprocess, config.fit)
         self.scale = Temperature(config.scale, form="exp", clamp=(1e-3, config.max_scale))
         if not config.contrast:
             freeze(self.scale)
@@ -286,6 +294,15 @@ class CGVLM(Method):
             terms["contrast"] = self.config.contrast * contrast
             logged["scale"] = self.scale()
         return Losses(terms, logged)
+
+
+def _fitted(preprocess: Any, fit: str) -> Preprocess:
+    """The preprocessing with another way to the size, which fills with the mean colour. Raises InputError
+    for a model of volumes."""
+    if not isinstance(preprocess, Preprocess):
+        raise InputError("fit is of images, and this model reads volumes; leave --method.fit out")
+    red, green, blue = (round(255 * value) for value in preprocess.mean)
+    return replace(preprocess, resize=fit, fill=(red, green, blue), ratio=None, margin=None)
 
 
 def cells_of(tokens: Tensor, cells: int) -> Tensor:
