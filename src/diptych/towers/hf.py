@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from diptych.errors import InputError, brief, some, unknown
+from diptych.files import read_json
 
 _UNREAD = ("pooler", "decoder")
 """Parts that text towers do without."""
@@ -25,20 +26,22 @@ def transformers() -> Any:
     return found
 
 
-def stored(folder: str, unread: tuple[str, ...] = _UNREAD) -> Any:
-    """The model of a folder, in torch's default type.
+def stored(folder: str, unread: tuple[str, ...] = _UNREAD, kind: str | None = None) -> Any:
+    """The model of a folder, in torch's default type, read as one of the `model_type` kind if given.
 
-    Raises InputError if it cannot be read or lacks weights, in place of which transformers would
-    draw random ones; those whose names begin as one of `unread` may be missing.
+    Code of the folder is not run. Raises InputError if it cannot be read or lacks weights, in place
+    of which transformers would draw random ones; those whose names begin as one of `unread` may be
+    missing.
     """
     library = transformers()
-    if not (Path(folder) / "config.json").is_file():
-        raise InputError(
-            f"{folder} holds no config.json; give a model folder in transformers' layout"
-        )
+    config = _described(folder, kind)
     try:
         model, found = library.AutoModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
+            folder,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:  # transformers raises many kinds
         raise InputError(f"{folder} holds no model for transformers ({brief(error)})") from None
@@ -46,6 +49,38 @@ def stored(folder: str, unread: tuple[str, ...] = _UNREAD) -> Any:
     if lacking:
         raise InputError(f"{folder} lacks the weights {some(lacking)}; copy the model again")
     return model.to(torch.get_default_dtype())
+
+
+def _described(folder: str, kind: str | None) -> Any:
+    """The config of a folder as one of this kind; None, which leaves it to transformers, without one.
+
+    Raises InputError for a folder without a config, and for a kind that transformers does not have.
+    """
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise InputError(
+            f"{folder} holds no config.json; give a model folder in transformers' layout"
+        )
+    values = read_json(file, "copy the model again")
+    if not isinstance(values, dict):
+        raise InputError(f"{file} is no JSON object; copy the model again")
+    known = transformers().CONFIG_MAPPING
+    own = values.get("model_type")
+    if kind is None:
+        if "auto_map" in values and own not in known:
+            raise InputError(
+                f"{folder} holds a model of type {own!r}, which transformers knows only by code of that folder, and "
+                f"such code is not run; say which type it is built as, such as hf:{folder}:model_type=bert"
+            )
+        return None
+    if kind not in known:
+        raise unknown("model_type of transformers", kind, known.keys())
+    for name in ("model_type", "auto_map", "architectures", "transformers_version"):
+        values.pop(name, None)
+    try:
+        return transformers().AutoConfig.for_model(kind, **values)
+    except Exception as error:  # its validation raises many kinds
+        raise InputError(f"{file} describes no {kind} ({brief(error)})") from None
 
 
 def fresh(options: Mapping[str, Any]) -> Any:

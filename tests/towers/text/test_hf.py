@@ -94,6 +94,33 @@ def test_a_folder_gives_its_weights_and_the_spec_rebuilds_without_it(tmp_path):
     assert torch.equal(again(ids, lengths).pooled, tower(ids, lengths).pooled)
 
 
+def test_a_folder_of_a_type_by_code_is_read_as_a_type_that_is_named(tmp_path):
+    """As CXR-BERT is published: a BERT with heads, of a type that only code of its folder knows."""
+    first = tower_of()
+    transformers.BertForMaskedLM(first.model.config).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    weights = {f"bert.{name}": value for name, value in first.model.state_dict().items()}
+    weights |= {"cls_projection_head.dense.weight": torch.zeros(8, 32)}
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    file = tmp_path / "config.json"
+    own = {"model_type": "cxr-bert", "projection_size": 8, "auto_map": {"AutoModel": "own.Model"}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **own}))
+    (tmp_path / "own.py").write_text("raise RuntimeError('code of a folder was run')")
+    with pytest.raises(InputError, match=r"'cxr-bert'.*is not run.*model_type=bert"):
+        text_tower(f"hf:{tmp_path}", vocab_size=60)
+    tower = text_tower(f"hf:{tmp_path}:model_type=bert:pooling=first", vocab_size=60).eval()
+    ids, lengths = texts()
+    assert torch.equal(tower(ids, lengths).tokens, first(ids, lengths).tokens)
+    assert text_tower(tower.spec).spec == tower.spec
+    with pytest.raises(InputError, match="model_type of transformers 'brt'"):
+        text_tower(f"hf:{tmp_path}:model_type=brt", vocab_size=60)
+    with pytest.raises(InputError, match="lacks the weights"):
+        text_tower(f"hf:{tmp_path}:model_type=distilbert", vocab_size=60)
+    file.write_text("[]")
+    with pytest.raises(InputError, match="no JSON object"):
+        text_tower(f"hf:{tmp_path}:model_type=bert", vocab_size=60)
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_parameter_gets_a_gradient(kind):
     """A pooler of the foreign model that nobody reads would stall gradient exchange between

@@ -110,13 +110,16 @@ def from_folder(
     strip_end: bool = False,
     local: bool = False,
     special: str = "",
+    model_type: str | None = None,
 ) -> Tokenizer:
     """The tokenizer of a model folder or hub name, with the ids of transformers' class.
 
     `context` defaults to the folder's model_max_length. `strip_end` replaces the final separator by
-    padding (open_clip's CLIPA models). `special` are tokens to add behind the vocabulary. With
-    `local`, a hub name is looked up only on this machine. Needs the extra `language`. Raises
-    InputError if there is no tokenizer, if it pads on the left, or if its length is unknown.
+    padding (open_clip's CLIPA models). `special` are tokens to add behind the vocabulary.
+    `model_type` is the type of model whose tokenizer it is, where the folder names a class of its own,
+    whose code is not run. With `local`, a hub name is looked up only on this machine. Needs the extra
+    `language`. Raises InputError if there is no tokenizer, if it pads on the left, or if its length
+    is unknown.
     """
     if is_siglip(Path(folder)):
         return SentencePiece.from_folder(
@@ -130,8 +133,18 @@ def from_folder(
         ) from None
     with quiet():
         try:
-            found = AutoTokenizer.from_pretrained(str(folder), local_files_only=local)
+            found = AutoTokenizer.from_pretrained(
+                str(folder),
+                local_files_only=local,
+                trust_remote_code=False,
+                **({} if model_type is None else {"tokenizer_type": model_type}),
+            )
         except Exception as error:  # transformers raises many kinds for damaged files
+            if "trust_remote_code" in str(error):
+                raise InputError(
+                    f"the tokenizer of {folder} is of a class whose code is in the folder, and such code is not run; "
+                    f"say of which type of model it is, such as hf:{folder}:model_type=bert"
+                ) from None
             raise InputError(
                 f"{folder} has no tokenizer that transformers can read ({brief(error)})"
             ) from None

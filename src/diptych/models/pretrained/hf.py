@@ -214,7 +214,7 @@ def _config(folder: Path) -> Any:
 
     try:
         with quiet():
-            return AutoConfig.from_pretrained(str(folder))
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # its validation raises many kinds
         raise InputError(f"{folder / 'config.json'} is not a config ({brief(error)})") from None
 

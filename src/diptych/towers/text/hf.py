@@ -24,7 +24,8 @@ from diptych.towers.tower import Tower
 @dataclass(frozen=True, kw_only=True)
 class HFTextConfig:
     """Options of `hf`: a local folder in transformers' layout, the `config` (with `model_type`) of a
-    fresh model, or its `model_type` with sizes in BERT's terms. `causal=False` makes a causal
+    fresh model, or its `model_type` with sizes in BERT's terms. With a folder `model_type` is the type
+    as which it is read, where its own is one that transformers does not have. `causal=False` makes a causal
     language model attend in both directions; True leaves the model as it is."""
 
     folder: str | None = None
@@ -45,7 +46,8 @@ class HFTextConfig:
     eot: int | None = None
 
     def __post_init__(self):
-        if sum(each is not None for each in (self.folder, self.config, self.model_type)) != 1:
+        given = [self.folder, self.config, None if self.folder else self.model_type]
+        if sum(each is not None for each in given) != 1:
             raise InputError(
                 "an hf text tower wants either a folder (hf:FOLDER), a config or a model_type"
             )
@@ -82,7 +84,7 @@ class HFTextTower(Tower):
 
     def __init__(self, config: HFTextConfig):
         if config.folder is not None:
-            model = foreign.stored(config.folder)
+            model = foreign.stored(config.folder, kind=config.model_type)
         else:
             options = config.fresh()
             if config.vocab_size is not None:

@@ -3,6 +3,7 @@ model, and the tasks from the world to a number."""
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from diptych.data.tokenizers import build
 from diptych.data.volumes import ArrayVolume, VolumePreprocess
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
+from diptych.inference.predict import predict
 from diptych.methods.base import At
 from diptych.methods.domain.renalclip import RenalCLIP
 from diptych.methods.domain.renalclip.patients import Patients, PatientView
@@ -176,6 +178,15 @@ def test_texts_are_frozen_and_not_projected(words):
     assert made.model.image.stem.weight.grad.any()
 
 
+def test_the_projection_may_have_a_hidden_layer(words):
+    head = "mlp:bias=true:last_bias=true:last_norm=plain"
+    layers = method(words, image_projection=head).model.image_projection
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert layers[1].affine
+    assert not layers[4].affine
+
+
 def test_a_common_rotation_leaves_the_loss(words):
     made = method(words)
     images, texts = drawn()
@@ -272,8 +283,15 @@ def test_a_stream_of_texts_takes_the_reports_place(words):
     streams = {stage.name: tuple(stage.streams) for stage in made.stages()}
     assert streams["words"] == streams["reports"] == ("texts",)
     assert streams["attributes"] == streams["train"] == ("train",)
+    made.setup({"train": source, "words": source})
+    streams = {stage.name: tuple(stage.streams) for stage in made.stages()}
+    assert streams["words"] == ("words",)
+    assert streams["reports"] == ("train",)
+    made.setup({"train": source, "texts": source, "reports": source})
+    streams = {stage.name: tuple(stage.streams) for stage in made.stages()}
+    assert (streams["words"], streams["reports"]) == (("texts",), ("reports",))
     with pytest.raises(InputError, match="stream of renalclip"):
-        made.setup({"train": source, "words": source})
+        made.setup({"train": source, "text": source})
 
 
 def test_masked_words_are_predicted_in_both_directions(words):
@@ -441,6 +459,44 @@ def test_a_diagnosis_is_a_classifier_of_its_classes(aligned, tmp_path):
     assert found["classes"] == 2
     with pytest.raises(InputError, match="not 'left'"):
         model.set_classes(("left", "right"))
+    source = open_source(TEST.replace("count=40", "count=12"))
+    images = [source[at].images["main"] for at in range(3)]
+    logits = model.class_logits(images)
+    found = model.predict(images)
+    assert list(found) == ["benign", "malignant"]
+    torch.testing.assert_close(found["malignant"], (logits[:, 1] - logits[:, 0]).sigmoid())
+    # late fusion: the mean over the phases that a sample has
+    roles = ("arterial", "venous")
+    fused, _ = predict([model, model], source, roles=roles)
+    for each in fused:
+        phases = source[list(source.keys()).index(each.key)].images
+        own = [model.predict([phases[role]])["malignant"] for role in roles if role in phases]
+        assert each.numbers["malignant"] == pytest.approx(float(sum(own)) / len(own), abs=1e-5)
+
+
+def test_volumes_of_a_task_are_scaled_to_the_depth_that_is_read(aligned):
+    """The alignment crops in depth, at random in training; a saved task keeps what it has."""
+    encoder = load(aligned).encoder
+    encoder.image.preprocess = replace(encoder.image.preprocess, scaled=(12, 20))
+    config = RenalCLIP.configure({"task": "survival"})
+    given: Any = {"image": "none", "text": "none", "embed_dim": 16, "tokenizer": None}
+    given["dual"] = encoder.config()
+    made = RenalCLIP(config, Make(**given))
+    assert made.model.image.preprocess.scaled == (12, 20)
+    made = RenalCLIP(config, Make(**given, state=encoder.state_dict()))
+    assert made.model.image.preprocess.scaled == (8, 20)
+    assert made.volume_view(()).preprocess.scaled == (8, 20)
+    assert made.model.encoder.config()["image"]["preprocess"]["scaled"] == [8, 20]
+
+
+def test_published_recipes_of_the_tasks():
+    for task, optimizer in (("diagnosis", "adamw"), ("survival", "adam")):
+        preset = RenalCLIP.preset(f"paper_{task}")
+        recipe = preset.recipe
+        assert preset.config == RenalCLIP.preset(task).config
+        assert preset.config == {"task": task, "augment": {"flip": True}}
+        assert (recipe.batch_size, recipe.epochs, recipe.lr) == (150, 100, 1e-5)
+        assert (recipe.optimizer, recipe.precision) == (optimizer, "float32")
 
 
 def test_tasks_train_the_image_tower_and_the_head_alone(aligned, tmp_path):

@@ -37,6 +37,12 @@ def test_an_angle_has_its_vertex_in_the_middle():
     assert len(negatives("∠ABC")) == 2
 
 
+def test_of_a_segment_both_letters_change():
+    found = negatives("In square ABCD, AC is drawn")
+    assert {name for each in found for name in re.findall(r"\b[A-Z]{2}\b", each)} == {"AC", "BD"}
+    assert negatives("In triangle ABC, AB and AC are drawn") == []
+
+
 def test_rules_change_one_fact_each_in_turn_and_bring_no_new_letter():
     caption = "In square ABCD, AC = 8.0 and triangle ABC is similar to triangle ADC"
     found = negatives(caption)

@@ -139,8 +139,17 @@ class RenalCLIP(Method):
         """The dual encoder, whose text tower may start from a language model."""
         config = self.config
         scale = Temperature(1 / 0.07, clamp=(1.0, float(np.exp(CLAMP))))
-        how: Any = {"logit_scale": scale, "image_projection": "affine", "text_projection": "none"}
-        if config.lm is None or config.task != "align" or not self.make.fresh:
+        how: Any = {
+            "logit_scale": scale,
+            "image_projection": config.image_projection,
+            "text_projection": "none",
+        }
+        if config.task != "align":
+            encoder = self.make.dual(**how)
+            if not self.make.rebuilds:  # a saved model keeps the preprocessing of its training
+                _fit_depth(encoder)
+            return encoder
+        if config.lm is None or not self.make.fresh:
             return self.make.dual(**how)
         start = from_language_model(config.lm)
         self.make = Make(
@@ -160,7 +169,7 @@ class RenalCLIP(Method):
         and a label that is no class."""
         config = self.config
         writes = config.task == "report"
-        streams = ("train", "tune" if writes else "texts")
+        streams = ("train", "tune") if writes else ("train", "texts", "words", "reports")
         for name in sources:
             if name not in streams:
                 raise unknown("stream of renalclip", name, streams)
@@ -210,12 +219,17 @@ class RenalCLIP(Method):
         if "attributes" in config.knowledge:
             volumes = self.volume_view(config.phases)
             found.append(attributes(self.model, self.heads, config, volumes))
-        streams = ("texts",) if "texts" in self.streams else ("train",)
         if "words" in config.knowledge:
+            streams = self._texts_of("words")
             found.append(words(self.model, self.output, config, self.tokenizer, streams))
         if "reports" in config.knowledge:
+            streams = self._texts_of("reports")
             found.append(reports(self.model, config, self.tokenizer, streams))
         return found
+
+    def _texts_of(self, stage: str) -> tuple[str]:
+        """The stream of a stage of texts: its own, else that of all texts, else the volumes'."""
+        return (next(name for name in (stage, "texts", "train") if name in self.streams),)
 
     def _of(self, stage: str) -> Objective:
         return next(each for each in self.objectives() if each.stage.name == stage)
@@ -381,6 +395,14 @@ class RenalCLIP(Method):
         return Objective(Stage(lr_scale=trained), lambda: (volume, *views), encode, loss)
 
 
+def _fit_depth(encoder: DualEncoder) -> None:
+    """Scale volumes to as many slices as the tower reads: random crops in depth are of the alignment."""
+    tower: Any = encoder.image
+    before = tower.preprocess
+    if isinstance(before, VolumePreprocess):
+        tower.preprocess = replace(before, scaled=(before.slices, before.full[1]))
+
+
 def _classes(source: Source, label: str) -> tuple[str, ...]:
     """The class names of a label; without any, its numbers up to the largest.
 
@@ -415,6 +437,14 @@ SMALL = Preset(
 TASK = replace(
     SMALL, recipe=Recipe(lr=5e-4, weight_decay=0.01, warmup=0.1, batch_size=64, epochs=20)
 )
+# mirrored volumes are of the tasks alone: reports tell left from right
+DIAGNOSIS = replace(TASK, config={"task": "diagnosis", "augment": {"flip": True}})
+SURVIVAL = replace(
+    TASK,
+    config={"task": "survival", "augment": {"flip": True}},
+    recipe=replace(TASK.recipe, optimizer="adam", weight_decay=0.0),
+)
+PAPER_TASK: Mapping[str, Any] = {"lr": 1e-5, "batch_size": 150, "epochs": 100}
 
 PROMPT = (
     "[INST] Write the radiology report of this CT scan of a kidney. Findings: what the scan shows. Impression: "
@@ -458,12 +488,10 @@ RenalCLIP.presets = {
             precision="bfloat16",
         ),
     ),
-    "diagnosis": replace(TASK, config={"task": "diagnosis"}),
-    "survival": replace(
-        TASK,
-        config={"task": "survival"},
-        recipe=replace(TASK.recipe, optimizer="adam", weight_decay=0.0),
-    ),
+    "diagnosis": DIAGNOSIS,
+    "survival": SURVIVAL,
+    "paper_diagnosis": replace(DIAGNOSIS, recipe=replace(DIAGNOSIS.recipe, **PAPER_TASK)),
+    "paper_survival": replace(SURVIVAL, recipe=replace(SURVIVAL.recipe, **PAPER_TASK)),
     "report": replace(
         TASK,
         config={"task": "report", "lm": "tiny-lm"},

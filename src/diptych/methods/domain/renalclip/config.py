@@ -6,7 +6,16 @@ from typing import Any, Literal
 
 from diptych.errors import InputError, unknown
 from diptych.methods.base import Recipe
-from diptych.spec import Count, Dropout, ModelSpec, NotNegative, Positive, ShareBelowOne, configure
+from diptych.spec import (
+    Count,
+    Dropout,
+    ModelSpec,
+    NetworkSpec,
+    NotNegative,
+    Positive,
+    ShareBelowOne,
+    configure,
+)
 
 KNOWLEDGE = ("attributes", "words", "reports")
 """The stages before the alignment."""
@@ -49,6 +58,7 @@ class Config:
     - `role` is the role of the reports; `side` a label that is left or right, for reports without
       findings; `patient` the label of both kidneys of a patient.
     - `variants` is the number K of variants of a report.
+    - `image_projection` is the head of the image tower (`towers.nn.heads`), of a new model.
     - `image_lr` multiplies the learning rate of the image tower.
     - `duplicates` are equal reports of others: apart (negatives), masked, or positives.
     - `select` is a number of the validation whose best epoch is delivered, such as val/t2i_r5.
@@ -80,6 +90,7 @@ class Config:
     side: str = "side"
     patient: str = "patient"
     variants: Count = 5
+    image_projection: NetworkSpec = "affine"
     image_lr: NotNegative = 0.02
     duplicates: Literal["apart", "masked", "positives"] = "apart"
     select: str | None = None

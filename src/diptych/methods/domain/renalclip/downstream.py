@@ -18,6 +18,7 @@ from diptych.data.tokenizers import Tokenizer
 from diptych.data.volumes import AnyPreprocess
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
+from diptych.models.adapted import ClassifierModel
 from diptych.models.class_names import check_names
 from diptych.models.classifier import Classifier
 from diptych.models.delivered import Delivered, Validation
@@ -75,6 +76,24 @@ class Diagnosis(Classifier):
     def load_extra_state(self, values: Any) -> None:
         self.hold(values["trained"])
         super().load_extra_state(values)
+
+    def to_model(
+        self, tokenizer: Tokenizer | None, preprocess: AnyPreprocess | None, name: str
+    ) -> "DiagnosisModel":
+        assert preprocess is not None, "an image tower has a preprocessing"
+        return DiagnosisModel(self, preprocess, name=name)  # type: ignore[arg-type]  # of volumes
+
+
+class DiagnosisModel(ClassifierModel):
+    """A classifier that also predicts the probability of each class."""
+
+    def predict(
+        self, images: ImagesLike, *, batch_size: int = 64, exact: bool = False
+    ) -> dict[str, Tensor]:
+        """The probability (N,) of each of the classes, by name; errors are those of
+        `class_logits`."""
+        logits = self.class_logits(images, batch_size=batch_size, exact=exact)
+        return dict(zip(self.classes, logits.softmax(1).unbind(1), strict=True))
 
 
 class Survival(Delivered):

@@ -56,7 +56,8 @@ def rule_negatives(caption: str, count: int, rng: np.random.Generator) -> list[s
     number or another relation of the same group, in turn, spread over the caption.
 
     A name becomes one of the same letters that is another figure (no order of a triangle's or a
-    segment's letters is), a segment one between other letters of the caption. No letter is new.
+    segment's letters is), a segment one between two other letters of the caption. So two letters
+    change at least, and none is new.
 
     >>> found = rule_negatives("In square ABCD, AC = 8", 4, np.random.default_rng(0))
     >>> len(found), all(same_figure(each, found[0]) for each in found[1:])
@@ -120,14 +121,14 @@ def _other_words(groups: Sequence[Sequence[str]]) -> Rule:
 
 
 def _other_names(caption: str, rng: np.random.Generator) -> Iterator[str]:
-    """Each name in another order, or for a segment of other letters of the caption."""
+    """Each name in another order, or for a segment of two other letters of the caption."""
     letters = sorted({letter for match in _NAME.finditer(caption) for letter in match["name"]})
     for match in _NAME.finditer(caption):
         name = match["name"]
         others = ["".join(order) for order in permutations(name)] if len(name) < 7 else []
         if len(name) == 2:
             pairs = [a + b for at, a in enumerate(letters) for b in letters[at + 1 :]]
-            others = [pair for pair in pairs if set(pair) != set(name)]
+            others = [pair for pair in pairs if not set(pair) & set(name)]
         start, end = match.span("name")
         for other in others:
             if _figure(other, bool(match["angle"])) != _figure(name, bool(match["angle"])):

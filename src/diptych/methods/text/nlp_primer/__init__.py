@@ -11,7 +11,7 @@ losses.py      losses that no other method has     views.py       versions and s
 pairs.py       an input with other inputs          labels.py      an input with labels
 label_views.py views of labels                    matching.py    models that score labels
 tokens.py      replaced tokens, by a generator     energy.py      binary NCE against a noise distribution
-distilled.py   layers of a teacher
+distilled.py   layers of a teacher                lessons.py     warnings of small or equal batches
 """
 
 from collections.abc import Mapping, Sequence

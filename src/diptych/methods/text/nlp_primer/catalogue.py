@@ -8,6 +8,7 @@ from diptych.methods.families.sentences import Sentences
 from diptych.methods.text.nlp_primer.distilled import CRD
 from diptych.methods.text.nlp_primer.energy import BinaryNCE, ResidualEnergy
 from diptych.methods.text.nlp_primer.labels import CLESS, LabelText, SupConTuning
+from diptych.methods.text.nlp_primer.lessons import Warned
 from diptych.methods.text.nlp_primer.pairs import (
     CAPT,
     CERT,
@@ -24,7 +25,7 @@ from diptych.methods.text.simcse import SimCSE
 from diptych.spec import configure, parse
 
 
-class SimCSEObjective(SimCSE):
+class SimCSEObjective(Warned, SimCSE):
     """SimCSE, as the method `simcse` trains it."""
 
     row = Row(

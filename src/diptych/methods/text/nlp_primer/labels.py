@@ -150,6 +150,10 @@ class CLESS(Objective):
             view = replace(view, labels=max(1, len(self.fields)))
         self.view = view
 
+    @property
+    def from_batch(self) -> bool:
+        return self.config.pool == "batch"
+
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return (self.view,)
 
@@ -233,6 +237,11 @@ class LabelText(Objective):
         super().__init__(config, make)
         self.bias = nn.Parameter(torch.zeros(())) if config.form == "binary" else None
         self.classes: Mapping[str, tuple[str, ...]] = {}
+
+    @property
+    def label(self) -> str | None:
+        field = self.config.field
+        return field.removeprefix("labels.") if field.startswith("labels.") else None
 
     def setup(self, sources: Mapping[str, Any]) -> None:
         self.classes = class_names(sources["train"], (self.config.field,))

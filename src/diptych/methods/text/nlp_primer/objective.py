@@ -1,11 +1,11 @@
 """Base of the objectives: an encoder of texts, trained by one of them."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from diptych.errors import InputError
-from diptych.methods.families.sentences import SentenceConfig, Sentences
-from diptych.methods.text.nlp_primer.taxonomy import Row
+from diptych.methods.families.sentences import SentenceConfig
+from diptych.methods.text.nlp_primer.lessons import Warned
 from diptych.towers.nn.parts import freeze
 
 
@@ -16,11 +16,10 @@ class ObjectiveConfig(SentenceConfig):
     head: bool = False
 
 
-class Objective(Sentences):
+class Objective(Warned):
     """An objective of the catalogue. A subclass has `row`, `Config`, and what a method has: `views`,
     `encode`, `loss`."""
 
-    row: ClassVar[Row]
     Config = ObjectiveConfig
 
     def without_projection(self) -> None:

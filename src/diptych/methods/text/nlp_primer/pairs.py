@@ -393,6 +393,10 @@ class Triplet(Objective):
         negatives="the nearest in the batch; a role with `negative`",
     )
 
+    @property
+    def from_batch(self) -> bool:
+        return not self.config.negative
+
     def setup(self, sources: Mapping[str, Any]) -> None:
         if not self.config.positive:
             self.warn_of_no_dropout()
