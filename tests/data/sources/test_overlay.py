@@ -2,6 +2,7 @@
 position, and what does not fit together."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def folders(tmp_path):
 
 def opened(folders, options=""):
     spec = f"overlay:{folders}/grounds:pasted={folders}/digits:prefix=digit_{options}"
-    return open_source(spec)
+    source: Any = open_source(spec)
+    return source
 
 
 def pixels_of(sample):
@@ -120,12 +122,13 @@ def test_missing_numbers_are_nan_and_the_damage_of_both_is_told(tmp_path):
     (tmp_path / "sizes.csv").write_text("image,size:float\none.png,0.5\n")
     rows = open_source(f"{tmp_path}/sizes.csv:image=image")
     made = Overlaid(open_source([(Image.new("RGB", (8, 8)), 0)] * 30), rows)
+    damaged: Any = made.pasted
     name = next(name for name in made.schema() if "size" in name).removeprefix("labels.")
     values = made.labels(name)
     assert set(values[~np.isnan(values)]) == {0.5}
     assert np.isnan(values).any()
     assert [sample.labels[name] for sample in made] == pytest.approx(values.tolist(), nan_ok=True)
-    made.pasted.damage = {"row 9": "columns"}
+    damaged.damage = {"row 9": "columns"}
     assert made.damage == {"row 9": "columns"}
 
 
