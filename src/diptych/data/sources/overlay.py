@@ -112,7 +112,8 @@ class Overlaid(Wrapped):
             raise InputError(
                 f"{ground.name} and {pasted.name} both have labels.{both[0]}; add prefix=pasted_"
             )
-        rng, count = generator(seed, "overlay"), len(ground)
+        rng = generator(seed, "overlay")
+        count = len(ground)
         laid = rng.random(count) < share
         self.chosen = np.where(laid, rng.integers(len(pasted), size=count), -1)
         self.scales = rng.uniform(least, scale, count)
