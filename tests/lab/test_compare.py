@@ -10,6 +10,7 @@ from tests.lab import jobs
 from tests.lab.helpers import check
 
 from diptych.errors import InputError
+from diptych.front.trying import write_page
 from diptych.lab.compare import (
     Common,
     Table,
@@ -24,6 +25,7 @@ from diptych.lab.compare import (
 )
 from diptych.lab.compare import cell as cells
 from diptych.lab.compare.cell import Cell, Task, delivered, gflops, resolved, run, setting, towers
+from diptych.lab.scaling.report import cards_of_comparison
 from diptych.methods.store import load
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
@@ -511,6 +513,37 @@ def test_what_differs_beside_the_method_is_told_and_stored(tmp_path):
     html = write_report(table).read_text()
     assert "What differs" in html
     assert "siglip: no text tower, so parameters and GFLOPs are of images alone" in notes(table)
+
+
+def test_the_page_draws_the_law_of_each_method_with_enough_runs(tmp_path):
+    """Errors are 1.5 C^-.2; the law of the fewer runs of siglip is not drawn, nor one of a loss."""
+    (tmp_path / "runs").mkdir()
+    metrics = ("retrieval/t2i_r1", "retrieval/rank")
+    methods = ["clip", "siglip"]
+    table = Table(folder=tmp_path, suites=("retrieval",), methods=methods, **DATA)
+    for cell in [
+        *grid(["clip"], [1.0], [1000, 2000, 4000, 8000], [0]),
+        *grid(["siglip"], [1.0], [1000, 2000], [0]),
+    ]:
+        task = Task(cell=cell, suites=table.suites, folder=tmp_path / "runs" / cell.folder, **DATA)
+        row = jobs.measured(task, print)
+        error = 1.5 * (row["gflops"] * row["samples"]) ** -0.2
+        table.add({**row, "metrics": dict(zip(metrics, (1 - error, 20 * error), strict=True))})
+    table.write_head()
+    html = write_page(table, metrics).read_text()
+    shown = check(html).text
+    assert shown.count("Laws of t2i_r1") == 1
+    assert "Laws of rank" not in shown
+    law = html.partition("Laws of t2i_r1")[2]
+    found = cards_of_comparison(tmp_path, metrics)
+    assert list(found) == ["retrieval/t2i_r1"]
+    drawing, numbers = found["retrieval/t2i_r1"]
+    assert drawing in law
+    assert numbers in law
+    assert "clip" in numbers
+    assert "siglip" not in drawing + numbers
+    assert "-0.2" in numbers
+    assert "Laws of" not in write_report(table, metrics).read_text()
 
 
 def test_a_table_of_before_shows_what_it_has(tmp_path):

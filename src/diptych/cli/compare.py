@@ -77,7 +77,8 @@ def add(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from diptych.lab.compare import is_comparison, read, write_report
+    from diptych.front.trying import write_page
+    from diptych.lab.compare import is_comparison, read
 
     methods = args.methods or []
     if len(methods) == 1 and "data" not in args and is_comparison(Path(methods[0]).expanduser()):
@@ -89,7 +90,7 @@ def run(args: Namespace) -> int:
             say("stopped; what is finished is in the table, and the same command goes on")
             return 130
     metrics = _words(args.metric) if "metric" in args else None
-    page = write_report(table, metrics)
+    page = write_page(table, metrics)
     if args.get("json"):
         show_json(table.rows)
     else:

@@ -56,8 +56,15 @@ def compare(
         at_once=jobs,
         warn=warn,
     )
-    write_report(table)
+    write_page(table)
     return table
+
+
+def write_page(table: Table, metrics: Sequence[str] | None = None) -> Path:
+    """Write the page of a comparison, with the laws of its methods, and return its path."""
+    from diptych.lab.scaling.report import cards_of_comparison  # scipy
+
+    return write_report(table, metrics, cards_of_comparison)
 
 
 def reproduce(

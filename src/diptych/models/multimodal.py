@@ -190,6 +190,13 @@ class ContrastiveCaptioner(Captioner):
         vectors = normalize(self.encoder.project_text(text.pooled), dim=-1)
         return vectors, None if seen is None else self.decode(text, seen)
 
+    def passes(self, ids: Tensor, lengths: Tensor, seen: Encoded) -> tuple[Tensor, ...]:
+        """The tokens (B, ·, D) at the end of each pass of `read` over texts (B, L). Published counts of
+        operations have the output layer behind every one."""
+        hidden = self.read(ids, lengths, seen)[1]
+        assert hidden is not None
+        return (hidden,)
+
     def decode(self, text: Encoded, seen: Encoded) -> Tensor:
         """The decoder's tokens (B, L - 1, D) of encoded texts and images, from which each id of a
         text but the first is predicted."""
@@ -266,5 +273,12 @@ class TwoPassCaptioner(ContrastiveCaptioner):
     ) -> tuple[Tensor, Tensor | None]:
         """As `ContrastiveCaptioner.read`, in two passes."""
         vectors = self.encoder.embed_texts(ids, lengths)
-        hidden = None if seen is None else self.lm(ids[:, :-1], memory=self.memory_of(seen))
-        return vectors, hidden
+        return vectors, None if seen is None else self._second(ids, seen)
+
+    def passes(self, ids: Tensor, lengths: Tensor, seen: Encoded) -> tuple[Tensor, ...]:
+        """As `ContrastiveCaptioner.passes`. Training runs no output layer behind the first pass; the
+        released code does, and drops what it gives (Nezhurina et al., 2025)."""
+        return self.encoder.encode_text(ids, lengths).tokens, self._second(ids, seen)
+
+    def _second(self, ids: Tensor, seen: Encoded) -> Tensor:
+        return self.lm(ids[:, :-1], memory=self.memory_of(seen))

@@ -10,35 +10,10 @@ from PIL import Image
 from tests.factories import AT, make_batch, make_method
 from torch.nn.functional import normalize
 
-from diptych.data.sample import Field, Sample
 from diptych.data.sources import open_source
 from diptych.lab.claim import Trial, block, find
 from diptych.lab.claims import sepclr
 from diptych.methods.make import NO_TOWER
-
-
-class Grey:
-    """A source of grey images with a class."""
-
-    name = "grey"
-
-    def __len__(self):
-        return 60
-
-    def __getitem__(self, index):
-        image = sepclr.StampedImage(_Plain(), -1, (0.0, 0.0))
-        return Sample(key=str(index), source="grey", images={"main": image}, labels={"class": 1})
-
-    def keys(self):
-        return [str(index) for index in range(60)]
-
-    def schema(self):
-        return {"images.main": Field(kind="image"), "labels.class": Field(kind="int")}
-
-
-class _Plain:
-    def decode(self, at_least=None):
-        return Image.new("RGB", (32, 32), (200, 200, 200))
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +52,23 @@ def test_dealt_vectors_change_the_joint_term_alone():
     torch.testing.assert_close(after["joint"], 10 * other)
 
 
-def test_photographs_are_halved_and_half_of_them_get_half_of_a_stamp():
-    source = sepclr.Stamped(Grey(), 100)
-    labels = [source[at].labels["stamp"] for at in range(60)]
-    assert 15 < sum(label >= 0 for label in labels) < 45
-    for at, label in enumerate(labels[:20]):
+def test_photographs_are_halved_and_half_of_them_get_half_of_a_stamp(tmp_path, monkeypatch):
+    grey = [(Image.new("RGB", (32, 32), (200, 200, 200)), 1)] * 90
+    monkeypatch.setattr(sepclr, "open_source", lambda spec: open_source(grey))
+    monkeypatch.setattr(sepclr, "PARTS", dict.fromkeys(sepclr.PARTS, 30))
+    trial = Trial(seed=100, folder=tmp_path)
+    parts = {part: open_source(sepclr.photographs(trial)[part]) for part in sepclr.PARTS}
+    keys = [key for source in parts.values() for key in source.keys()]  # noqa: SIM118
+    assert len(keys) == len(set(keys)) == 90
+    source = parts["train"]
+    labels = source.labels("stamp")
+    assert 5 < (labels >= 0).sum() < 25
+    for at, label in enumerate(labels):
         pixels = np.asarray(source[at].images["main"].decode())
-        assert pixels.min() == 50  # twice halved, by the source and by the claim
-        assert (pixels.max() > 150) == (label >= 0)
-    assert source.schema()["labels.stamp"].classes[0] == sepclr.SHAPES[0]
+        assert pixels.min() == 100
+        assert (pixels.max() > 200) == (label >= 0)
+    assert "texts.caption" not in source.schema()
+    assert sepclr.Stamps().schema()["labels.stamp"].classes == tuple(sepclr.SHAPES)
 
 
 def test_floor_and_mechanism():

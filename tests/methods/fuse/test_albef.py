@@ -17,6 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from diptych.data.batch import Images, Tokens
 from diptych.data.sample import BadSample, Field, Sample, Text
 from diptych.data.tokenizers import build, pad_batch
+from diptych.data.views import ImageView
 from diptych.errors import InputError
 from diptych.methods.base import At
 from diptych.methods.fuse.albef import ALBEF
@@ -618,3 +619,18 @@ def test_paper_is_as_large_as_published():
     own = count(made.model.encoder.text) + count(made.model.multimodal)
     # with BERT's vocabulary, its 512 places, and the bias of each word
     assert round((own + (30_522 - V) * (W + 1) + (512 - L) * W) / 1e6, 1) == 123.7
+
+
+@pytest.mark.parametrize("task", ["pairs", "answers", "classes", "assignment"])
+def test_a_run_is_continued_at_a_higher_resolution(task):
+    settings = {"augment": None, "queue": 6, "task": task}
+    make = small_make(IMAGE, TEXT, words=words())
+    made = make_method(ALBEF, make=make, size=48, **settings)
+    tower = made.model.encoder.image
+    view = next(each for each in made.views(made.stages()[0]) if isinstance(each, ImageView))
+    assert tower.image_size == view.preprocess.size == 48
+    assert tower(torch.zeros(1, 3, 48, 48)).tokens.shape[1] == tower.config.cls + 9
+    if task == "pairs":
+        assert made.slow.module.image.image_size == 48
+    with pytest.raises(InputError, match="method.size is 47 pixels"):
+        make_method(ALBEF, make=make, size=47, **settings)

@@ -4,8 +4,10 @@ training to evaluation."""
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.factories import AT, det, make_batch, make_method, raw
 from torch.nn.functional import normalize
 
@@ -293,6 +295,43 @@ def test_a_batch_without_both_kinds_is_refused_before_training(tmp_path, capsys)
     assert code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "every batch needs 2 samples with labels.stamp -1 and 2 others" in error
+
+
+def test_published_overlays_train_on_the_command_line(tmp_path):
+    """Digits on photographs and dSprites on grids, with small towers, as the page has them."""
+    draw = np.random.default_rng(0)
+    for name, side in (("cifar", 32), ("digits", 28), ("grids", 64)):
+        for at in range(12):
+            folder = tmp_path / name / "ab"[at % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = draw.integers(0, 256, (side, side), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{at}.png")
+    values = draw.random((9, 6))
+    np.savez(
+        tmp_path / "dsprites.npz",
+        imgs=draw.integers(0, 2, (9, 64, 64), dtype=np.uint8),
+        latents_values=values,
+        latents_classes=np.stack([np.arange(9) % 3] * 6, 1),
+    )
+    digits = "digits:scale=0.875:place=middle:prefix=digit_"
+    tower = ["--image-tower", "conv:image_size=16:widths=(8,8):depths=(1,1):pooling=mean"]
+    steps = ["--batch-size", "12", "--steps", "1", "--quiet"]
+    for preset, data, more in (
+        ("paper", f"cifar:pasted={tmp_path}/{digits}", ["--method.label", "digit_class"]),
+        ("dsprites", f"grids:pasted={tmp_path}/dsprites.npz:scale=1", []),
+    ):
+        out = ["--out", str(tmp_path / preset)]
+        line = [
+            "train",
+            "sepclr",
+            "--preset",
+            preset,
+            "--data",
+            f"overlay:{tmp_path}/{data}",
+            *more,
+        ]
+        assert main([*line, *tower, *steps, *out]) == 0
+        assert (tmp_path / preset / "model.safetensors").exists()
 
 
 def test_from_training_to_separation_on_the_command_line(tmp_path, capsys):

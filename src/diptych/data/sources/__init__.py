@@ -21,6 +21,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     filtered:kept.npz                           the output of `diptych data filter` on another source
     rewritten:rewritten.jsonl                   that of `diptych data rewrite`; rewritten:'shards/*.tar'
     refined:refined.jsonl                       that of `diptych data refine`
+    overlay:photos/:pasted=digits/              images of one source pasted on those of another
     Beijing_captions.json:indicators=Beijing.csv    satellite tiles with captions and indicators
     VOCdevkit/VOC2012/:split=val                PASCAL VOC's segmentation; cocostuff/, cityscapes/
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images

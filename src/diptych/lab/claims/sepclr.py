@@ -31,20 +31,21 @@ beside their kind, and so nothing that a common space could be asked for.
 The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from diptych.data.drawings import png_of
-from diptych.data.sample import EncodedImage, Field, Sample, Schema
+from diptych.data.held import encoded
+from diptych.data.sample import Field, Sample, Schema
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
+from diptych.data.sources.overlay import Overlaid
 from diptych.data.worlds.scenes.art import sprite
 from diptych.data.worlds.scenes.words import SHAPES
-from diptych.data.wrap import Wrapped
+from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Rates, Trial, better, not_worse
 from diptych.lab.claim import best as best_rate
@@ -82,13 +83,15 @@ def draw(trial: Trial) -> dict[str, Any]:
 def photographs(trial: Trial) -> dict[str, Any]:
     """Write photographs with stamps as shards."""
     source: Any = open_source("cifar10-subset")
+    stamped = Overlaid(source, Stamps(), scale=0.6, seed=trial.seed)
+    stamped = Only(stamped, ["images.main", "labels.class", "labels.stamp"])
     order = generator(trial.seed, "sepclr", "photographs").permutation(len(source))
     shrink = 8 if trial.quick else 1
     start = 0
     for part, count in PARTS.items():
         rows = order[start : start + count // shrink]
         start += count
-        write_shards(Stamped(Wrapped(source, rows), trial.seed), trial.folder / part)
+        write_shards(Wrapped(stamped, rows), trial.folder / part)
     return _found(trial, common="class", values=10)
 
 
@@ -96,51 +99,35 @@ def _found(trial: Trial, **facts: Any) -> dict[str, Any]:
     return {part: f"{trial.folder / part}/*.tar" for part in PARTS} | facts
 
 
-class Stamped(Wrapped):
-    """Photographs of half their brightness, half of them with half of a white shape added at a random
-    place; label `stamp`."""
+class Stamps:
+    """A source of white shapes, cut out; label `stamp`."""
 
-    def __init__(self, source: Any, seed: int):
-        super().__init__(source, name=f"{source.name}:stamped")
-        self.seed = seed
+    name = "stamps"
+
+    def __len__(self) -> int:
+        return len(SHAPES)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
-        rng = generator(self.seed, "sepclr", sample.key)
-        stamp = int(rng.integers(len(SHAPES))) if rng.random() < 0.5 else -1
-        at = tuple(rng.random(2).tolist())
-        image = StampedImage(sample.images["main"], stamp, at)
-        return replace(
-            sample, images={"main": image}, labels={**sample.labels, "stamp": stamp}, texts=()
+        alpha = np.rint(sprite(SHAPES[index], "", 64, 1).alpha[..., 0] * 255).astype(np.uint8)
+        image = Image.new("RGBA", alpha.shape[::-1], "white")
+        image.putalpha(Image.fromarray(alpha))
+        return Sample(
+            key=SHAPES[index],
+            source=self.name,
+            images={"main": encoded(image)},
+            labels={"stamp": index},
         )
 
+    def keys(self) -> Sequence[str]:
+        """The names of the shapes."""
+        return SHAPES
+
     def schema(self) -> Schema:
-        """Images, their class and their stamp."""
-        found = {name: own for name, own in super().schema().items() if "texts" not in name}
-        return {**found, "labels.stamp": Field(kind="int", classes=tuple(SHAPES))}
-
-
-@dataclass(frozen=True)
-class StampedImage:
-    """Half of an image, plus half of a white shape (-1: none) at a place (0 to 1)."""
-
-    image: EncodedImage
-    stamp: int
-    at: tuple[float, ...]
-
-    def decode(self, at_least: int | None = None) -> Image.Image:
-        pixels = np.asarray(self.image.decode().convert("RGB"), np.float32) / 2
-        if self.stamp >= 0:
-            alpha = sprite(SHAPES[self.stamp], "", round(len(pixels) * 0.6), 1).alpha
-            top, left = (
-                round(share * (side - own))
-                for share, side, own in zip(self.at, pixels.shape, alpha.shape, strict=False)
-            )
-            pixels[top : top + alpha.shape[0], left : left + alpha.shape[1]] += alpha * 127.5
-        return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
-
-    def read(self) -> bytes:
-        return png_of(self.decode())
+        """Images and their number."""
+        return {
+            "images.main": Field(kind="image"),
+            "labels.stamp": Field(kind="int", classes=tuple(SHAPES)),
+        }
 
 
 def trained(

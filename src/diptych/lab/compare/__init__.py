@@ -115,12 +115,18 @@ def compare(
     return table
 
 
-def write_report(table: Table, metrics: Sequence[str] | None = None) -> Path:
-    """Write OUT/report.html and return its path."""
+def write_report(
+    table: Table,
+    metrics: Sequence[str] | None = None,
+    laws: Callable[[Path, Sequence[str]], Mapping[str, Sequence[str]]] | None = None,
+) -> Path:
+    """Write OUT/report.html and return its path. `laws` draws those of metrics in the table's folder
+    (`lab.scaling`)."""
     from diptych.lab.compare import page  # images and torch, which no job needs at start
 
     path = table.folder / "report.html"
-    html = page.compose(table, chosen(table, metrics))
+    shown = chosen(table, metrics)
+    html = page.compose(table, shown, laws(table.folder, shown) if laws and table.rows else {})
     write_atomic(path, lambda to: to.write_text(html, encoding="utf-8"))
     return path
 

@@ -338,7 +338,8 @@ def gflops(model: Any) -> dict[str, float]:
     """Return the forward GFLOPs of a delivered model in training, for one image at the tower's size
     and one text that fills the tokenizer's context, or for the one of the two that it reads:
     `gflops`, and `weight_gflops` of products with weights alone, without those of attention, by
-    which published scaling laws count. A captioner reads the text and predicts all of its tokens.
+    which published scaling laws count. A captioner reads the text and predicts all of its tokens, in
+    each of its passes over it, as these laws count.
 
     A multiply-add counts as two; torch counts on the meta device, where no fused kernel hides
     operations.
@@ -372,8 +373,9 @@ def _embed_one(model: Any, module: Any) -> None:
     if encoder.text is not None and model.tokenizer is not None:
         context = model.tokenizer.context
         text = torch.zeros(1, context, dtype=torch.long), torch.full((1,), context)
-        if hasattr(module, "read"):
-            module.lm.logits(module.read(*text, seen)[1])
+        if hasattr(module, "passes"):
+            for tokens in module.passes(*text, seen):
+                module.lm.logits(tokens)
         else:
             encoder.embed_texts(*text)
 

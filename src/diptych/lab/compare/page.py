@@ -1,7 +1,8 @@
 """A comparison as one HTML page: the table over seeds, and each metric against samples and against
 GFLOPs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from diptych.lab import report
@@ -60,8 +61,10 @@ def _spread(found: Interval, sign: str, seeds: int) -> str:
     )
 
 
-def compose(table: Table, metrics: Sequence[str]) -> str:
-    """The whole page."""
+def compose(
+    table: Table, metrics: Sequence[str], laws: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> str:
+    """The whole page; `laws` are drawings of the laws of a metric."""
     found = lines(table, metrics)
     seeds = sorted({row["seed"] for row in table.rows})
     lead = (
@@ -80,9 +83,17 @@ def compose(table: Table, metrics: Sequence[str]) -> str:
         _table(table, found, metrics),
         _differences(table),
         *(_charts(found, name) for name in metrics),
+        *(report.section(f"Laws of {name.split('/', 1)[1]}", _LAWS, *laws[name]) for name in laws),
         _circumstances(table),
     ]
     return report.page("Methods compared", lead, *parts)
+
+
+_LAWS = (
+    "The error, 1 less the metric, over the compute of all samples seen: A C^a of the methods with at least three runs "
+    "that are each better than all with less compute (marks). A line is dashed beyond the largest run. Intervals are "
+    "95 %, of the fit alone; `diptych scaling` has those of resampled runs, and other forms."
+)
 
 
 def _table(table: Table, found: Sequence[Line], metrics: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -25,7 +26,7 @@ from diptych.lab.scaling.analysis import (
     thresholds,
 )
 from diptych.lab.scaling.laws import NAMES, Law
-from diptych.lab.scaling.runs import Limits, Runs
+from diptych.lab.scaling.runs import Limits, Runs, read_runs
 from diptych.results import Tabular
 
 PLAIN = Fit()
@@ -380,6 +381,29 @@ _FORMS: Mapping[str, str] = {
     "power": "L(C) = A C^a",
 }
 _RESIDUALS: Mapping[str, str] = {"error": "error", "log": "logarithm of the error"}
+
+
+def cards_of_comparison(folder: Path, metrics: Sequence[str]) -> dict[str, list[str]]:
+    """The laws A C^a of a comparison's methods, drawn and as a table, by metric: of the methods with at
+    least three runs that are each better than all with less compute. Intervals are of the fit alone.
+
+    A metric that is no share of which more is better has none, and none is given without a law.
+    """
+    fit = Fit(frontier="all", form="power")
+    cards = {}
+    for metric in metrics:
+        try:
+            runs = read_runs(folder, metrics=[metric])
+        except InputError:
+            continue
+        groups: list[Fitted] = []
+        for each in runs:
+            with suppress(InputError):  # it has too few
+                groups += analyse([each], fit, bootstraps=0)[0].groups
+        if groups:
+            found = Report(metric=metric, fit=fit, groups=tuple(groups), crossed=(), predicted=())
+            cards[metric] = _cards(found)[:2]
+    return cards
 
 
 def _note(found: Report) -> str:

@@ -107,6 +107,8 @@ class Config(PairConfig):
     - `task` is pairs, or what a run on pairs is continued with: answers (`answers`), classes
       (`classes`), or which of several images a text is of (`assignment`). Of the options of losses,
       alpha, ramp and momentum are used in the first two.
+    - `size` is the side of the images, where it is not that of the given model: positions are
+      interpolated.
     - `images` is the number of images that a text is about: of classes 1 by default, of assignment 2.
     """
 
@@ -124,6 +126,7 @@ class Config(PairConfig):
     rate: Share = 0.15
     same: str | None = None
     depth: Count | None = None
+    size: Count | None = None
     task: Literal["pairs", "answers", "classes", "assignment"] = "pairs"
     images: Count | None = None
 
@@ -165,6 +168,7 @@ class ALBEF(FusionMethod):
         )
         self.model = Matcher(encoder, config.depth)
         make.go_on(self.model)
+        self.set_size(encoder)
         self._freeze_unused()
         self.slow = Momentum(encoder, config.momentum)
         self.slow_multimodal = Momentum(self.model.multimodal, config.momentum)

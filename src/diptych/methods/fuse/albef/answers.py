@@ -233,6 +233,7 @@ class ALBEFAnswers(FusionMethod):
         make.go_on_part(self.model.multimodal, "multimodal")
         self.model.start_decoder()
         make.go_on(self.model)
+        self.set_size(encoder)
         self.slow = Momentum(self.model, config.momentum)
         # what embeds is kept as it is, and only the tokens are trained
         freeze(encoder.image_projection, encoder.text_projection, encoder.logit_scale)

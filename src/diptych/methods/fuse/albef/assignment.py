@@ -41,6 +41,7 @@ class ALBEFAssignment(FusionMethod):
         multimodal = self.model.multimodal
         make.go_on_part(multimodal, "multimodal", multimodal.repeated)
         self.head = nn.Linear(encoder.text.width, self.model.images + 1)  # type: ignore[union-attr]  # it has one
+        self.set_size(encoder)
         freeze(encoder.image_projection, encoder.text_projection, encoder.logit_scale)
         freeze(getattr(encoder.image, "pool", None))
 

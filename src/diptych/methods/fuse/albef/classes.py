@@ -220,6 +220,7 @@ class ALBEFClasses(FusionMethod):
         if isinstance(make.delivered, PairClassifier):
             self.model.load_extra_state(make.delivered.extra_state())
             make.go_on(self.model)
+        self.set_size(encoder)
         freeze(encoder.image_projection, encoder.text_projection, encoder.logit_scale)
         freeze(getattr(encoder.image, "pool", None))
 
