@@ -31,10 +31,9 @@ def folders(tmp_path):
     return tmp_path
 
 
-def opened(folders, options=""):
+def opened(folders, options="") -> Any:
     spec = f"overlay:{folders}/grounds:pasted={folders}/digits:prefix=digit_{options}"
-    source: Any = open_source(spec)
-    return source
+    return open_source(spec)
 
 
 def pixels_of(sample):
