@@ -42,7 +42,7 @@ def pixels_of(sample):
 
 def test_the_published_overlay_is_half_of_each_image_with_digits_in_the_middle(folders):
     source = opened(folders, ":scale=0.875:place=middle")
-    assert isinstance(source, Source)
+    assert isinstance(opened(folders), Source)
     grounds, digits = open_source(f"{folders}/grounds"), open_source(f"{folders}/digits")
     seen = []
     for at, sample in enumerate(source):
