@@ -58,7 +58,7 @@ def test_the_published_overlay_is_half_of_each_image_with_digits_in_the_middle(f
     assert (
         source.labels("digit_class").tolist() == seen == labels_of(source, "digit_class").tolist()
     )
-    assert source.labels("class").tolist() == grounds.labels("class").tolist()
+    assert source.labels("class").tolist() == labels_of(grounds, "class").tolist()
     assert source.schema()["labels.digit_class"].classes == ("0", "1", "2")
     assert source.schema()["labels.digit_class"].optional
     assert not opened(folders, ":share=1").schema()["labels.digit_class"].optional
