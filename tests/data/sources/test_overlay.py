@@ -31,10 +31,9 @@ def folders(tmp_path):
     return tmp_path
 
 
-def opened(folders, options=""):
+def opened(folders, options="") -> Any:
     spec = f"overlay:{folders}/grounds:pasted={folders}/digits:prefix=digit_{options}"
-    source: Any = open_source(spec)
-    return source
+    return open_source(spec)
 
 
 def pixels_of(sample):
@@ -43,7 +42,7 @@ def pixels_of(sample):
 
 def test_the_published_overlay_is_half_of_each_image_with_digits_in_the_middle(folders):
     source = opened(folders, ":scale=0.875:place=middle")
-    assert isinstance(source, Source)
+    assert isinstance(opened(folders), Source)
     grounds, digits = open_source(f"{folders}/grounds"), open_source(f"{folders}/digits")
     seen = []
     for at, sample in enumerate(source):
@@ -59,7 +58,7 @@ def test_the_published_overlay_is_half_of_each_image_with_digits_in_the_middle(f
     assert (
         source.labels("digit_class").tolist() == seen == labels_of(source, "digit_class").tolist()
     )
-    assert source.labels("class").tolist() == grounds.labels("class").tolist()
+    assert source.labels("class").tolist() == labels_of(grounds, "class").tolist()
     assert source.schema()["labels.digit_class"].classes == ("0", "1", "2")
     assert source.schema()["labels.digit_class"].optional
     assert not opened(folders, ":share=1").schema()["labels.digit_class"].optional

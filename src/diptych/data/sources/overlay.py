@@ -71,7 +71,7 @@ class Overlaid(Wrapped):
     >>> from diptych.data.sources import open_source
     >>> shapes, glyphs = open_source("scenes:count=4:size=32"), open_source("glyphs")
     >>> source = Overlaid(shapes, glyphs, share=1.0, prefix="glyph_")
-    >>> len(source), source.labels("glyph_concept").min() >= 0
+    >>> len(source), bool((source.labels("glyph_concept") >= 0).all())
     (4, True)
     """
 
