@@ -37,7 +37,9 @@ def run(pairs: int = 7, classes: int = CLASSES, batch: int = BATCH) -> list[dict
         same_weights(peer()[0], Path(temporary), "float32")  # writes the file
         words = [f"openclip:{NAME}", str(Path(temporary) / "peer.safetensors")]
         words += [str(classes), str(batch)]
-        return [_row(name, words, past, pairs, f"{classes} classes, batch {batch}") for name in METHODS]
+        return [
+            _row(name, words, past, pairs, f"{classes} classes, batch {batch}") for name in METHODS
+        ]
 
 
 @contextmanager
@@ -47,7 +49,9 @@ def worktree(place: Path, root: Path = ROOT, commit: str = COMMIT) -> Iterator[P
     Raises InputError without git, outside a checkout, and if the checkout lacks the commit.
     """
     if shutil.which("git") is None:
-        raise InputError(f"benchmarks.adaptation checks out commit {commit}, and git is not installed")
+        raise InputError(
+            f"benchmarks.adaptation checks out commit {commit}, and git is not installed"
+        )
     git = ["git", "-C", str(root)]
     known = subprocess.run(
         [*git, "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True, check=False

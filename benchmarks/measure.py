@@ -23,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.errors import InputError
 
-
 SIDE = 2048
 ROUNDS = 7
 SLOW = 1.25  # times torch's rate: where another library reaches it, torch's product is slow

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import interleaved, judged, roofline
-from benchmarks.stores import K, ROWS, drawn, write_embeddings
+from benchmarks.stores import ROWS, K, drawn, write_embeddings
 from diptych.embeddings.index import Index
 
 PACKAGES = ("faiss-cpu",)
