@@ -1,7 +1,9 @@
 """ViT-B/32 by the fastest backend of each tower, against open_clip and against OpenVINO used by hand.
 
 By hand means: open_clip's model, converted by OpenVINO, in its own choice of precision or in
-float32; captions padded to 77, or to the longest of a batch, whichever is faster.
+float32; captions padded to 77, or to the longest of a batch, whichever is faster. diptych's side
+begins at uint8 pixels and strings, that of OpenVINO at scaled pixels and ids. Images are compared
+with `backend="auto"` and with torch alone. In float32 the least cosine is 1 - 1e-6, otherwise .999.
 """
 
 from collections.abc import Callable
@@ -15,16 +17,8 @@ import openvino
 import torch
 from torch import Tensor, nn
 
-import diptych
-from benchmarks.material import (
-    NAME,
-    captions,
-    least_cosine,
-    peer,
-    photographs,
-    same_weights,
-)
-from benchmarks.measure import interleaved, judged, seconds
+from benchmarks.material import captions, least_cosine, peer, photographs, same_weights
+from benchmarks.measure import fastest, interleaved, judged, torch_is_slow
 
 PACKAGES = ("open_clip_torch", "openvino", "onnxruntime")
 IMAGES = 128
@@ -53,7 +47,7 @@ class _Texts(nn.Module):
         length = ids.shape[1]
         x = model.token_embedding(ids) + model.positional_embedding[:length]
         x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-        x = model.ln_final(x)[torch.arange(len(ids)), ids.argmax(-1)] @ model.text_projection
+        x = model.ln_final(x)[torch.arange(ids.shape[0]), ids.argmax(-1)] @ model.text_projection
         return nn.functional.normalize(x, dim=-1)
 
 
@@ -75,57 +69,74 @@ def run(images: int = IMAGES, texts: int = TEXTS, pairs: int = 7) -> list[dict]:
     photos = torch.stack([preprocess(photo) for photo in photographs(images, (500, 375))])
     words = captions(texts)
     ids = tokenize(words)
-    rows = []
     with TemporaryDirectory() as folder:
-        same_weights(model, Path(folder), "float32")  # writes the file
-        load = partial(
-            diptych.load, f"openclip:{NAME}", Path(folder) / "peer.safetensors", backend="auto"
-        )
-        exact = load(precision="float32")
-        fast = load(precision="auto")
-        mean, std = (
-            torch.tensor(value)[:, None, None]
-            for value in (exact.preprocess.mean, exact.preprocess.std)
-        )
-        pixels = ((photos * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        photos = (pixels / 255 - mean) / std  # of the same pixels
-
-        def in_batches(run: Callable[[np.ndarray], np.ndarray], whole: Tensor) -> Tensor:
-            return torch.cat([torch.from_numpy(run(part.numpy())) for part in whole.split(BATCH)])
-
-        def peers_images() -> Tensor:
-            with torch.inference_mode():
-                return torch.cat(
-                    [model.encode_image(part, normalize=True) for part in photos.split(BATCH)]
-                )
-
-        hand = {
-            name: partial(in_batches, by_hand(_Images(model), photos[:2], hint), photos)
-            for name, hint in (("OpenVINO", "f32"), ("OpenVINO's default", None))
+        twins = {
+            (precision, backend): same_weights(model, Path(folder), precision, backend)
+            for precision in ("float32", "auto")
+            for backend in ("auto", "torch")
         }
-        for twin, precision, name, theirs, bar in (
-            (exact, "float32", "open_clip", peers_images, 1.0),
-            (exact, "float32", "OpenVINO", hand["OpenVINO"], 1 / 0.85),
-            (fast, "auto", "OpenVINO's default", hand["OpenVINO's default"], 1 / 0.97),
-        ):
+        pixels, scaled = _same_pixels(photos, twins["float32", "torch"].preprocess)
+        theirs = {
+            "open_clip": partial(_peers_images, model, scaled),
+            "OpenVINO": partial(_in_batches, by_hand(_Images(model), scaled[:2], "f32"), scaled),
+            "OpenVINO's default": partial(
+                _in_batches, by_hand(_Images(model), scaled[:2], None), scaled
+            ),
+        }
+        rows = []
+        for precision, backend, name, bar in _bars():
+            twin = twins[precision, backend]
             ours = partial(twin.embed_images, pixels, batch_size=BATCH)
-            what = f"ViT-B/32, {images} images, {precision}, backend auto, against {name}"
-            rows.append(_row(what, ours, theirs, pairs, bar, twin))
+            what = f"ViT-B/32, {images} images, {precision}, backend {backend}, against {name}"
+            least = 1 - 1e-6 if precision == "float32" else 0.999
+            rows.append(_row(what, ours, theirs[name], pairs, bar, least, twin))
+        twin = twins["auto", "auto"]
         read = by_hand(_Texts(model), ids[:2], None)
-        padded = partial(in_batches, read, ids)
-
-        def cut() -> Tensor:
-            parts = []
-            for part in ids.split(BATCH):
-                longest = int((part != 0).sum(1).max())
-                parts.append(torch.from_numpy(read(part[:, :longest].contiguous().numpy())))
-            return torch.cat(parts)
-
-        best = min((padded, cut), key=lambda way: (way(), seconds(way))[1])
-        ours = partial(fast.embed_texts, words, batch_size=BATCH)
+        ways = {"77": partial(_in_batches, read, ids), "longest": partial(_cut, read, ids)}
+        padding = fastest(ways)
+        ours = partial(twin.embed_texts, words, batch_size=BATCH)
         what = f"ViT-B/32, {texts} captions, auto, backend auto, against OpenVINO's default"
-        rows.append(_row(what, ours, best, pairs, 0.5, fast))
-    return rows
+        line = _row(what, ours, ways[padding], pairs, 0.5, 0.999, twin)
+        tokens = float((ids != 0).sum(1).double().mean())
+    return [*rows, {**line, "padding": padding, "tokens": tokens}]
+
+
+def _bars() -> list[tuple[str, str, str, float]]:
+    """Rows of images: precision, backend, the other side, and the bar. Where torch's product is slow,
+    more is asked of float32 against open_clip, which runs on it."""
+    open_clip = 1 / 1.6 if torch_is_slow() else 1.0
+    return [
+        ("float32", "auto", "open_clip", open_clip),
+        ("float32", "auto", "OpenVINO", 1 / 0.85),
+        ("float32", "torch", "OpenVINO", 1 / 0.85),
+        ("auto", "auto", "OpenVINO's default", 1 / 0.97),
+        ("auto", "torch", "OpenVINO's default", 1 / 0.90),
+    ]
+
+
+def _same_pixels(photos: Tensor, preprocess: Any) -> tuple[Tensor, Tensor]:
+    """Photographs as uint8, and the same pixels as the model's towers read them."""
+    mean, std = (torch.tensor(each)[:, None, None] for each in (preprocess.mean, preprocess.std))
+    pixels = ((photos * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels, (pixels / 255 - mean) / std
+
+
+def _peers_images(model: Any, photos: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([model.encode_image(part, normalize=True) for part in photos.split(BATCH)])
+
+
+def _in_batches(run: Callable[[np.ndarray], np.ndarray], whole: Tensor) -> Tensor:
+    return torch.cat([torch.from_numpy(run(part.numpy())) for part in whole.split(BATCH)])
+
+
+def _cut(run: Callable[[np.ndarray], np.ndarray], ids: Tensor) -> Tensor:
+    """Batches of ids (N, 77), padded to their longest."""
+    parts = []
+    for part in ids.split(BATCH):
+        longest = int((part != 0).sum(1).max())
+        parts.append(torch.from_numpy(run(part[:, :longest].contiguous().numpy())))
+    return torch.cat(parts)
 
 
 def _row(
@@ -134,9 +145,10 @@ def _row(
     theirs: Callable[[], Tensor],
     pairs: int,
     bar: float,
+    least: float,
     model: Any,
 ) -> dict:
     cosine = least_cosine(ours(), theirs())
-    assert cosine >= 0.999, (what, cosine)
+    assert cosine >= least, (what, cosine)
     line = judged(what, "CPU s", interleaved(ours, theirs, pairs), bar)
     return {**line, "cosine": cosine, "computed_by": model.computed_by}

@@ -41,12 +41,14 @@ def peer() -> tuple[Any, Any, Any]:
     return model.eval(), preprocess, open_clip.get_tokenizer(NAME)
 
 
-def same_weights(model: torch.nn.Module, folder: Path, precision: str) -> Model:
+def same_weights(
+    model: torch.nn.Module, folder: Path, precision: str, backend: str = "torch"
+) -> Model:
     """The same model as ours, as `diptych.load` makes it of a file of the weights."""
     path = folder / "peer.safetensors"
     if not path.exists():
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
-    return diptych.load(f"openclip:{NAME}", weights=path, precision=precision)
+    return diptych.load(f"openclip:{NAME}", weights=path, precision=precision, backend=backend)
 
 
 def photographs(count: int, size: tuple[int, int]) -> list[Image.Image]:

@@ -1,5 +1,5 @@
-"""Measuring on a machine that others use too: interleaved pairs, medians, CPU seconds, bytes kept
-for backward."""
+"""Measuring on a machine that others use too: interleaved pairs, medians, CPU seconds, the fastest
+matrix product of any library, bytes kept for backward."""
 
 import os
 import platform
@@ -8,18 +8,31 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 from weakref import WeakSet
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.errors import InputError
+
+SIDE = 2048
+ROUNDS = 7
+SLOW = 1.25  # times torch's rate: where another library reaches it, torch's product is slow
+_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # relative to the exact product
+_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+Product = Callable[[], Tensor]
+
+measured: dict[str, dict[str, float]] = {}
+"""By type and library: operations a CPU second, of all that `products` has measured."""
 
 
 def interleaved(
@@ -52,6 +65,15 @@ def summary(pairs: list[tuple[tuple[float, float], tuple[float, float]]]) -> dic
         "wall_ratio": statistics.median(a / b for (_, a), (_, b) in pairs),
         "pairs": [[a, b] for (a, _), (b, _) in pairs],
     }
+
+
+def fastest(ways: Mapping[str, Callable[[], Any]], rounds: int = 3) -> str:
+    """The name of the call that takes the least CPU seconds, the best of some rounds in turns after
+    one warm-up each."""
+    for way in ways.values():
+        way()
+    times = [{name: seconds(way)[0] for name, way in ways.items()} for _ in range(rounds)]
+    return min(ways, key=lambda name: min(each[name] for each in times))
 
 
 def judged(
@@ -92,17 +114,82 @@ def flops(call: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-@cache
-def peak(dtype: torch.dtype = torch.float32, side: int = 2048) -> float:
-    """Floating-point operations a CPU second of a square product of one type: the best of
-    several."""
-    a, b = (torch.ones(side, side, dtype=dtype) for _ in range(2))
-    torch.mm(a, b)
-    return 2 * side**3 / min(seconds(lambda: torch.mm(a, b))[0] for _ in range(7))
+def products(dtype: torch.dtype = torch.float32) -> dict[str, float]:
+    """Operations a CPU second of each library's product, measured once in a process."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in measured:
+        measured[name] = rates(dtype, SIDE)
+    return measured[name]
+
+
+def torch_is_slow() -> bool:
+    """Whether another library's product in float32 is at least `SLOW` times as fast as torch's."""
+    found = products()
+    return max(found.values()) >= SLOW * found["torch"]
+
+
+def rates(dtype: torch.dtype, side: int, rounds: int = ROUNDS) -> dict[str, float]:
+    """Operations a CPU second of a product of one size by each library: the best of several
+    rounds."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(side, side, generator=draw).to(dtype) for _ in range(2))
+    exact = a.double() @ b.double()
+    with torch.inference_mode():
+        ways = libraries(a, b)
+        for name, way in ways.items():
+            error = float((way().double() - exact).norm() / exact.norm())
+            assert error <= _ERROR[dtype], (name, dtype, error)
+        times = [{name: seconds(way)[0] for name, way in ways.items()} for _ in range(rounds)]
+    return {name: 2 * side**3 / min(each[name] for each in times) for name in ways}
+
+
+def libraries(a: Tensor, b: Tensor) -> dict[str, Product]:
+    """The product of two matrices by each library that is here."""
+    ways: dict[str, Product] = {"torch": lambda: torch.mm(a, b)}
+    if _onednn(a.dtype):
+        ops: Any = torch.ops.mkldnn
+        plain = b.t().contiguous()
+        packed = ops._reorder_linear_weight(plain, len(a))
+        ways["oneDNN"] = lambda: ops._linear_pointwise(a, plain, None, "none", [], "")
+        ways["oneDNN, packed"] = lambda: ops._linear_pointwise(a, packed, None, "none", [], "")
+    if find_spec("openvino") is not None:
+        ways["OpenVINO"] = _openvino(a, b)
+    return ways
+
+
+def _onednn(dtype: torch.dtype) -> bool:
+    """Whether torch's oneDNN multiplies this type here."""
+    ops: Any = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(ops, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(ops._is_mkldnn_bf16_supported())
+
+
+def _openvino(a: Tensor, b: Tensor) -> Product:
+    import openvino
+    from openvino import opset13
+
+    rows = opset13.parameter(list(a.shape), np.float32)
+    graph = openvino.Model(
+        [opset13.matmul(rows, opset13.constant(b.float().numpy()), False, False)], [rows]
+    )
+    options = {
+        "INFERENCE_PRECISION_HINT": _HINTS[a.dtype],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
+    given = a.float().numpy()
+    return lambda: torch.from_numpy(request.infer([given], share_inputs=True)[0])
+
+
+def peak(dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations a CPU second of the fastest square product of one type that any
+    library here reaches."""
+    return max(products(dtype).values())
 
 
 def roofline(operations: int, cpu_seconds: float, precision: str = "float32") -> float | None:
-    """Achieved operations a CPU second over those of the square product; None for int8, as torch
+    """Achieved operations a CPU second over those of the fastest product; None for int8, as torch
     has no public product of that type."""
     return (
         None if precision == "int8" else operations / cpu_seconds / peak(getattr(torch, precision))

@@ -253,13 +253,13 @@ def _read_bytes() -> int:
     return int(text.partition("\nread_bytes:")[2].split()[0])
 
 
-def drawn(count: int, seed: int) -> np.ndarray:
-    """Unit vectors (count, E), the same for a seed."""
-    scale = (1 + np.arange(DIMENSION, dtype=np.float32)) ** -0.5
+def drawn(count: int, seed: int, dimension: int = DIMENSION) -> np.ndarray:
+    """Unit vectors (count, dimension), the same for a seed."""
+    scale = (1 + np.arange(dimension, dtype=np.float32)) ** -0.5
     scale /= np.linalg.norm(scale)
 
     def normal(rng: np.random.Generator, rows: int) -> np.ndarray:
-        return rng.standard_normal((rows, DIMENSION), dtype=np.float32) * scale
+        return rng.standard_normal((rows, dimension), dtype=np.float32) * scale
 
     shared = np.random.default_rng(0)
     groups = normal(shared, _GROUPS)
@@ -272,7 +272,11 @@ def drawn(count: int, seed: int) -> np.ndarray:
 
 
 def write_embeddings(
-    emb: Path, count: int, model: str = "drawn", identity: str = "sha256:drawn"
+    emb: Path,
+    count: int,
+    model: str = "drawn",
+    identity: str = "sha256:drawn",
+    dimension: int = DIMENSION,
 ) -> None:
     """Write a folder as `diptych embed` does, of drawn vectors."""
     for kind in ("img_emb", "metadata"):
@@ -282,13 +286,14 @@ def write_embeddings(
     for number, start in enumerate(starts):
         rows = range(start, min(start + PART_ROWS, count))
         name = f"{number:0{digits}d}"
-        np.save(emb / f"img_emb/img_emb_{name}.npy", drawn(len(rows), seed=100 + number))
+        vectors = drawn(len(rows), seed=100 + number, dimension=dimension)
+        np.save(emb / f"img_emb/img_emb_{name}.npy", vectors)
         metadata = [Row(key=str(row), position=row, image_path="", caption=None) for row in rows]
         write_metadata(emb / f"metadata/metadata_{name}.parquet", metadata, {})
     Manifest(
         model=model,
         identity=identity,
-        dimension=DIMENSION,
+        dimension=dimension,
         count=count,
         texts=None,
         source="drawn",

@@ -17,10 +17,12 @@ ORDER = ("text", "images", "folder", "step", "loss_softmax", "loss_sigmoid", "lo
 
 
 def table(results: Path = RESULTS) -> str:
-    """One line a stored row; a row that was never stored is listed as not measured."""
+    """One line a stored row, those that `ORDER` does not name at the end; a row that it names and that
+    was never stored is listed as not measured."""
     lines = ["| row | unit | ours | theirs | ratio | smallest to largest | bar | of the peak |"]
     lines.append("|" + "---|" * 8)
-    for name in ORDER:
+    others = sorted({path.stem for path in results.glob("*.json")} - set(ORDER))
+    for name in (*ORDER, *others):
         path = results / f"{name}.json"
         if not path.exists():
             lines.append(f"| `{name}` | not measured |" + " |" * 6)
