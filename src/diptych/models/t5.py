@@ -160,7 +160,9 @@ def from_folder(folder: str, *, context: int | None = None) -> T5:
         raise InputError(
             f"{folder} holds no config.json; give a folder of a T5 in transformers' layout"
         )
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     if config.model_type != "t5":
         raise InputError(f"{folder} holds a {config.model_type}; give a folder of a T5")
     model = transformers.T5ForConditionalGeneration.from_pretrained(folder, local_files_only=True)

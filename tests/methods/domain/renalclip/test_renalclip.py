@@ -3,7 +3,6 @@ model, and the tasks from the world to a number."""
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -176,15 +175,6 @@ def test_texts_are_frozen_and_not_projected(words):
     assert texts.grad is None
     assert all(p.grad is None for p in made.model.text.parameters())
     assert made.model.image.stem.weight.grad.any()
-
-
-def test_the_projection_may_have_a_hidden_layer(words):
-    head = "mlp:bias=true:last_bias=true:last_norm=plain"
-    layers = method(words, image_projection=head).model.image_projection
-    kinds = [type(layer).__name__ for layer in layers]
-    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
-    assert layers[1].affine
-    assert not layers[4].affine
 
 
 def test_a_common_rotation_leaves_the_loss(words):
@@ -472,31 +462,6 @@ def test_a_diagnosis_is_a_classifier_of_its_classes(aligned, tmp_path):
         phases = source[list(source.keys()).index(each.key)].images
         own = [model.predict([phases[role]])["malignant"] for role in roles if role in phases]
         assert each.numbers["malignant"] == pytest.approx(float(sum(own)) / len(own), abs=1e-5)
-
-
-def test_volumes_of_a_task_are_scaled_to_the_depth_that_is_read(aligned):
-    """The alignment crops in depth, at random in training; a saved task keeps what it has."""
-    encoder = load(aligned).encoder
-    encoder.image.preprocess = replace(encoder.image.preprocess, scaled=(12, 20))
-    config = RenalCLIP.configure({"task": "survival"})
-    given: Any = {"image": "none", "text": "none", "embed_dim": 16, "tokenizer": None}
-    given["dual"] = encoder.config()
-    made = RenalCLIP(config, Make(**given))
-    assert made.model.image.preprocess.scaled == (12, 20)
-    made = RenalCLIP(config, Make(**given, state=encoder.state_dict()))
-    assert made.model.image.preprocess.scaled == (8, 20)
-    assert made.volume_view(()).preprocess.scaled == (8, 20)
-    assert made.model.encoder.config()["image"]["preprocess"]["scaled"] == [8, 20]
-
-
-def test_published_recipes_of_the_tasks():
-    for task, optimizer in (("diagnosis", "adamw"), ("survival", "adam")):
-        preset = RenalCLIP.preset(f"paper_{task}")
-        recipe = preset.recipe
-        assert preset.config == RenalCLIP.preset(task).config
-        assert preset.config == {"task": task, "augment": {"flip": True}}
-        assert (recipe.batch_size, recipe.epochs, recipe.lr) == (150, 100, 1e-5)
-        assert (recipe.optimizer, recipe.precision) == (optimizer, "float32")
 
 
 def test_tasks_train_the_image_tower_and_the_head_alone(aligned, tmp_path):

@@ -78,7 +78,9 @@ def _config(name: str, where: str) -> Any:
     if name in CONFIGS:
         return AutoConfig.for_model(**CONFIGS[name])
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir())
+        return AutoConfig.from_pretrained(
+            name, local_files_only=Path(name).is_dir(), trust_remote_code=False
+        )
     except Exception as error:  # the network and transformers' validation raise many kinds
         raise InputError(
             f"the config of {name}, the text tower of {where}, cannot be read ({brief(error)}); fetch "
