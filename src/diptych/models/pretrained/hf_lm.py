@@ -216,6 +216,7 @@ def _model(folder: Path, where: str) -> Any:
             model, found = cls.from_pretrained(
                 str(folder),
                 local_files_only=True,
+                trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
             )
