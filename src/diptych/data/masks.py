@@ -1,6 +1,7 @@
 """Masks that are stored as images, whose pixels are numbers."""
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,22 @@ from diptych.data.sample import EncodedImage
 
 VOID = 255
 """The number in a class mask that means no class."""
+
+
+class MadeMask(ABC):
+    """A mask that is made when it is read."""
+
+    __slots__ = ()
+
+    def read(self) -> bytes:
+        """The mask as a PNG file."""
+        buffer = io.BytesIO()
+        self.decode().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    @abstractmethod
+    def decode(self, at_least: int | None = None) -> Image.Image:
+        """The numbers of all pixels, always at full size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +48,7 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassMask:
+class ClassMask(MadeMask):
     """A class mask, made from a mask of the image's segments.
 
     `numbers` maps each segment to its class; other pixels are `VOID`.
@@ -39,12 +56,6 @@ class ClassMask:
 
     mask: EncodedImage
     numbers: Mapping[int, int]
-
-    def read(self) -> bytes:
-        """The class mask as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The classes of all pixels, at full size as in `Mask`."""

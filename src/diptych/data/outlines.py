@@ -5,7 +5,6 @@ A class mask has the outlines of all objects of an image, an object mask those o
 Dimensions: H x W pixels, n corners.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.decode import MAX_PIXELS
-from diptych.data.masks import VOID
+from diptych.data.masks import VOID, MadeMask
 from diptych.data.sample import BadSample
 
 
@@ -32,7 +31,7 @@ class Outline:
 
 
 @dataclass(frozen=True, slots=True)
-class OutlineMask:
+class OutlineMask(MadeMask):
     """A mask of `size` (W, H), painted on access: later outlines over earlier ones, `ground`
     outside of all. An object mask has the ground 0.
 
@@ -44,12 +43,6 @@ class OutlineMask:
     size: tuple[int, int]
     outlines: Sequence[Outline]
     ground: int = VOID
-
-    def read(self) -> bytes:
-        """The mask as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The classes of all pixels, at full size. Raises BadSample("bomb") for too large a
@@ -104,17 +97,11 @@ def from_runs(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectMask:
+class ObjectMask(MadeMask):
     """The mask of the object with a `number` in the numbers of all objects of an image (H, W)."""
 
     numbers: np.ndarray
     number: int
-
-    def read(self) -> bytes:
-        """The mask as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """1 in the object, 0 outside of it, at full size."""

@@ -4,7 +4,6 @@
 Source: Kirillov et al. 2019 (Panoptic Segmentation).
 """
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from PIL import Image
 
 from diptych.data.compact import Strings
 from diptych.data.images import FileImage
+from diptych.data.masks import MadeMask
 
 
 class SegmentNumbers:
@@ -32,17 +32,11 @@ class SegmentNumbers:
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentMask:
+class SegmentMask(MadeMask):
     """The mask of the segment with a `number`."""
 
     numbers: SegmentNumbers
     number: int
-
-    def read(self) -> bytes:
-        """The mask as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """1 in the segment, 0 outside of it, at full size."""

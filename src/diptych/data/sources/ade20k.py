@@ -11,7 +11,6 @@ a class the first is taken.
 Source: Zhou et al. 2017 (Scene Parsing through ADE20K).
 """
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from PIL import Image
 
 from diptych.data.compact import Strings, is_folder
 from diptych.data.images import FileImage
-from diptych.data.masks import VOID, Mask
+from diptych.data.masks import VOID, MadeMask, Mask
 from diptych.data.sample import Field, Sample, Schema
 from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure
@@ -82,16 +81,10 @@ def _classes(path: Path) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class ShiftedMask:
+class ShiftedMask(MadeMask):
     """A mask whose numbers begin at 1; 0 is no class."""
 
     mask: Mask
-
-    def read(self) -> bytes:
-        """The mask with shifted numbers as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The classes of all pixels, at full size as in `Mask`."""

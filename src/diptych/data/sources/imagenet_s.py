@@ -12,7 +12,6 @@ at `:names=FILE`. A class mask holds at most 255 numbers, so of the three sets I
 Source: Gao et al. 2022 (Large-scale Unsupervised Semantic Segmentation).
 """
 
-import io
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from PIL import Image
 
 from diptych.data.compact import is_folder
 from diptych.data.images import FileImage
-from diptych.data.masks import VOID
+from diptych.data.masks import VOID, MadeMask
 from diptych.data.sources._masked import Masked, check_split
 from diptych.errors import InputError
 from diptych.spec import Spec, configure
@@ -44,17 +43,11 @@ class ImageNetSOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ColourMask:
+class ColourMask(MadeMask):
     """A mask whose numbers are red + 256 green; those above `most` are of no class."""
 
     image: FileImage
     most: int
-
-    def read(self) -> bytes:
-        """The class mask as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
 
     def decode(self, at_least: int | None = None) -> Image.Image:
         """The classes of all pixels, at full size. Raises BadSample as `FileImage.decode`."""

@@ -52,9 +52,9 @@ class Config(ScoredConfig):
     - `mask` is the mask of the training data that is learned; its numbers have class names.
     - `scores_weight` is the weight of the loss of the score map (None: .4 of a segmentor, 1 of a
       detector).
-    - `backbone` names the image tower in place of the given model's, which then gives the texts alone:
-      the spec of a tower, such as `timm:resnet50:weights=FILE`, or of a model, as `diptych.load` takes
-      it (`backbone.py`).
+    - `backbone` names the image tower in place of the given model's, which then gives the texts alone, or
+      of `--image-tower`: the spec of a tower, such as `timm:resnet50:weights=FILE`, or of a model, as
+      `diptych.load` takes it (`backbone.py`).
     - `backbone_rate` multiplies the learning rate of the image tower; a new pool has the full one.
     - `augment` holds options of `views.Crops`; of them a detector has `flip` alone.
     - `most` is the largest number of boxes of an image.
