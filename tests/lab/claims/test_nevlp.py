@@ -23,6 +23,7 @@ def drawn(tmp_path_factory):
 def test_sets_are_the_same_scenes_and_noisy_as_they_say(drawn):
     noisy, clean = (open_source(drawn[name]) for name in ("noisy", "clean"))
     assert list(noisy.keys()) == list(clean.keys())
+    assert list(open_source(drawn["half"]).keys()) == list(noisy.keys())[: len(noisy) // 2]
     kinds = noisy.schema()["labels.noise"].classes
     found = labels_of(noisy, "noise")
     for kind in ("swap", "drop"):
@@ -46,6 +47,7 @@ def test_arms_differ_in_pairs_softening_and_probabilities_alone(tmp_path, monkey
     assert {name: c.config["noise"] for name, c in begun.items()} == {
         "plain": 0.0,
         "softened": nevlp.LAMBDA,
+        "half": nevlp.LAMBDA,
         "dealt": nevlp.LAMBDA,
         "known": nevlp.LAMBDA,
         "clean": 0.0,
@@ -54,7 +56,11 @@ def test_arms_differ_in_pairs_softening_and_probabilities_alone(tmp_path, monkey
     assert {name for name, other in changed.items() if other} == {"dealt", "known"}
     clean = {name for name, c in begun.items() if c.data["train"] == drawn["clean"]}
     assert clean == {"clean", "clean_softened"}
-    assert len({str(replace(c, data={}, config={})) for c in begun.values()}) == 1
+    whole = [replace(c, data={}, config={}) for name, c in begun.items() if name != "half"]
+    assert len({str(c) for c in whole}) == 1
+    half = begun["half"]
+    assert half.data["train"] == drawn["half"]
+    assert half.recipe.epochs == 2 * whole[0].recipe.epochs
 
 
 def test_probabilities_are_exchanged_or_the_flags_of_wrong_pairs(drawn):
