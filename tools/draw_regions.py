@@ -111,7 +111,7 @@ def enlarged(sample: Sample, side: int = SIDE) -> Image.Image:
 def first(spec: str, count: int) -> tuple[Any, list[Sample]]:
     """A source, and its first samples."""
     source = open_source(f"{spec}:count={count}")
-    return source, list(source)
+    return source, [source[at] for at in range(count)]
 
 
 def images_of(samples: Sequence[Sample]) -> list[Any]:
@@ -215,9 +215,17 @@ def dito(folder: Path) -> Any:
         "scenes:number=3:same=0:count=2000",
         folder / "run",
         init="tiny",
-        config={"task": "detect", "windows": WINDOWS, "proposals": {"most": 100}},
-        steps=300,
-        batch_size=32,
+        config={
+            "task": "detect",
+            "backbone_rate": 0.1,
+            "windows": WINDOWS,
+            "proposals": {"most": 50},
+            "boxes": {"sampled": 64},
+        },
+        steps=200,
+        batch_size=16,
+        optimizer="adamw",
+        lr=3e-3,
         quiet=True,
     ).model
 
@@ -340,13 +348,14 @@ def draw_villa(found: Sequence[Any]) -> Image.Image:
         for region, own in zip(regions, truth, strict=True):
             x0, y0, x1, y1 = (PAGE * side for side in region["box"])
             pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=MISSED)
-            y = y0 + GAP / 2
-            for name, there in zip(matcher.names, own, strict=True):
-                held = name in region["attributes"]
-                if held or there:
-                    paint = MISSED if not held else RIGHT if there else WRONG
-                    pen.text((x0 + GAP, y), name, paint, outlines(SMALL))
-                    y += SMALL + 2
+            said = [
+                (name, MISSED if name not in region["attributes"] else RIGHT if there else WRONG)
+                for name, there in zip(matcher.names, own, strict=True)
+                if there or name in region["attributes"]
+            ]
+            step = min(SMALL + 2, (y1 - y0 - 2) / max(1, len(said)))
+            for at, (name, paint) in enumerate(said):
+                pen.text((x0 + GAP, y0 + 1 + at * step), name, paint, outlines(SMALL))
         texts.append(page)
     legend = {"right": RIGHT, "wrong": WRONG, "missed": MISSED}
     return sheet(
@@ -423,7 +432,8 @@ def cocu(folder: Path) -> Any:
     file = folder / "concepts.jsonl"
     groups.concepts(data, "cocu", 8, file, 0)
     words = folder / "tokenizer.json"
-    words.write_text(json.dumps(diptych.load("tiny").tokenizer.to_dict()), encoding="utf-8")
+    tiny: Any = diptych.load("tiny")
+    words.write_text(json.dumps(tiny.tokenizer.to_dict()), encoding="utf-8")
     settings = resolve(
         "cocu",
         {"train": f"rewritten:{file}"},
