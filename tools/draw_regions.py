@@ -47,7 +47,7 @@ PAGE = 252  # of pages
 GAP = 6
 LETTERS = 13
 SMALL = 11
-QUALITY = 75
+QUALITY = 60
 INK = (40, 40, 40)
 RIGHT = "#1a7f37"
 WRONG = "#c62828"
@@ -105,7 +105,7 @@ def placed(
 
 def enlarged(sample: Sample, side: int = SIDE) -> Image.Image:
     """The image of a sample."""
-    return sample.images["main"].decode().resize((side, side), Image.Resampling.NEAREST)
+    return sample.images["main"].decode().resize((side, side), Image.Resampling.BICUBIC)
 
 
 def first(spec: str, count: int) -> tuple[Any, list[Sample]]:
