@@ -42,12 +42,12 @@ from diptych.training.run import run
 from diptych.viewer.pictures import colour, pictures
 
 SIDE = 128
-WIDE = 192  # of images with names in them
+WIDE = 176  # of images with names in them
 PAGE = 252  # of pages
 GAP = 6
 LETTERS = 13
 SMALL = 11
-QUALITY = 60
+QUALITY = 50
 INK = (40, 40, 40)
 RIGHT = "#1a7f37"
 WRONG = "#c62828"
@@ -289,13 +289,13 @@ def boxed(
     drawn = image.copy()
     pen = ImageDraw.Draw(drawn)
     font = outlines(SMALL)
-    for (x0, y0, x1, y1), text, paint in zip(boxes, texts, paints, strict=True):
-        left = x0 * image.width
-        top = y0 * image.height
-        pen.rectangle((left, top, x1 * image.width - 1, y1 * image.height - 1), outline=paint)
+    places = np.asarray(boxes) * [*image.size, *image.size]
+    for (x0, y0, x1, y1), paint in zip(places, paints, strict=True):
+        pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=paint)
+    for (x0, y0, _, _), text, paint in zip(places, texts, paints, strict=True):
         if text:
             right = image.width - pen.textlength(text, font)
-            place = (max(0, min(left, right)), max(0, top - SMALL))
+            place = (max(0, min(x0, right)), max(0, y0 - SMALL))
             pen.rectangle(pen.textbbox(place, text, font), fill=paint)
             pen.text(place, text, "white", font)
     return drawn
