@@ -132,8 +132,12 @@ def intra(folder: Path) -> Any:
         "tools:count=3000",
         folder / "run",
         init="tiny",
-        config={"depth": 2, **{name: str(folder / f"{name}.json") for name in texts}},
-        steps=300,
+        config={
+            "depth": 2,
+            "route": "values",
+            **{name: str(folder / f"{name}.json") for name in texts},
+        },
+        steps=100,
         batch_size=32,
         lr=2e-3,
         quiet=True,
@@ -428,7 +432,7 @@ def mosaics() -> list[Image.Image]:
 
 def cocu(folder: Path) -> Any:
     """A tower of groups, whose blocks begin as those of `tiny`, on captions that name one thing."""
-    data = "scenes:number=3-4:same=0:described=1:count=2000"
+    data = "scenes:number=3-4:same=0:described=1:count=1000"
     file = folder / "concepts.jsonl"
     groups.concepts(data, "cocu", 8, file, 0)
     words = folder / "tokenizer.json"
@@ -442,7 +446,7 @@ def cocu(folder: Path) -> Any:
         tokenizer=f"saved:{words}",
         embed_dim=192,
         config={"projection": "linear", "background": groups.BACKGROUND, "scale": 10.0},
-        recipe={"steps": 400, "lr": 3e-4, "warmup": 0.1, "batch_size": 32},
+        recipe={"steps": 250, "lr": 3e-4, "warmup": 0.1, "batch_size": 32},
         options={"quiet": True},
     )
     run(settings, folder / "run", change=groups.begin)
