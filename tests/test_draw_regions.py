@@ -2,6 +2,7 @@
 abilities, here without its training."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import diptych
+from diptych.data.sample import Text
 from diptych.data.sources import open_source
 from diptych.models.detection import Found
 
@@ -35,16 +37,17 @@ def detector(tiny):
     )
 
 
-def grouped(tiny):
-    """`tiny`, with the quarters of an image as its segments."""
-    quarters = torch.eye(4).view(1, 4, 2, 2)
-    tower = SimpleNamespace(segments=lambda x: (None, quarters.expand(len(x), -1, -1, -1)))
-    return SimpleNamespace(
-        set_classes=tiny.set_classes,
-        segment=tiny.segment,
-        preprocess=tiny.preprocess,
-        encoder=SimpleNamespace(image=tower),
-    )
+def rewritten(tiny):
+    """Scenes whose captions get the name of a thing that is shown, and of one that is not."""
+    source, samples = TOOL["first"]("scenes:number=3-4:same=0:described=1", 4)
+    names = source.schema()["boxes"].classes
+    added = []
+    for sample in samples:
+        shown = {box.label for box in sample.boxes}
+        other = min(set(range(len(names))) - shown)
+        concepts = [Text(text=names[at], role="concept") for at in (min(shown), other)]
+        added.append(replace(sample, texts=[*sample.texts, *concepts]))
+    return source, added
 
 
 def mapped(tiny):
@@ -56,7 +59,7 @@ def mapped(tiny):
     ]
 
 
-MODELS = {"dito": detector, "cocu": grouped, "villa": mapped}
+MODELS = {"dito": detector, "cocu": rewritten, "villa": mapped}
 
 
 @pytest.mark.parametrize("name", TOOL["PICTURES"])

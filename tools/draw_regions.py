@@ -9,6 +9,7 @@ import io
 import json
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +38,6 @@ from diptych.methods.dense.clim.mosaic import assemble
 from diptych.models.dense import GROUND
 from diptych.models.two_stage.pyramid import map_of
 from diptych.models.two_stage.windows import Windows, in_windows
-from diptych.training.config import resolve
-from diptych.training.run import run
 from diptych.viewer.pictures import colour, pictures
 
 SIDE = 128
@@ -427,42 +426,51 @@ def mosaics() -> list[Image.Image]:
     return found
 
 
-# cocu: segments, and their names
+# cocu: the names that are added to a caption
 
 
 def cocu(folder: Path) -> Any:
-    """A tower of groups, whose blocks begin as those of `tiny`, on captions that name one thing."""
+    """Scenes whose captions name one thing, with the concepts that are added to them by `tiny`."""
     data = "scenes:number=3-4:same=0:described=1:count=1000"
     file = folder / "concepts.jsonl"
     groups.concepts(data, "cocu", 8, file, 0)
-    words = folder / "tokenizer.json"
-    tiny: Any = diptych.load("tiny")
-    words.write_text(json.dumps(tiny.tokenizer.to_dict()), encoding="utf-8")
-    settings = resolve(
-        "cocu",
-        {"train": f"rewritten:{file}"},
-        image_tower=groups.TOWER,
-        text_tower=groups.TEXT_TOWER,
-        tokenizer=f"saved:{words}",
-        embed_dim=192,
-        config={"projection": "linear", "background": groups.BACKGROUND, "scale": 10.0},
-        recipe={"steps": 250, "lr": 3e-4, "warmup": 0.1, "batch_size": 32},
-        options={"quiet": True},
+    source = open_source(f"rewritten:{file}")
+    return source, [source[at] for at in range(4)]
+
+
+def draw_cocu(found: tuple[Any, Sequence[Sample]]) -> Image.Image:
+    """Scenes with their captions, and below them what is shown: in the caption, added, or missed; and
+    what is added and not shown."""
+    source, samples = found
+    names = source.schema()["boxes"].classes
+    line = SMALL + 4
+    font = outlines(SMALL)
+    captions = []
+    lists = []
+    for sample in samples:
+        [caption] = sample.captions("caption")
+        captions.append(Image.new("RGB", (WIDE, 3 * line), "white"))
+        text = "\n".join(textwrap.wrap(caption, 28))
+        ImageDraw.Draw(captions[-1]).text((0, 0), text, INK, font, spacing=4)
+        added = sample.captions("concept")
+        shown = [names[box.label] for box in sample.boxes]
+        rows = [
+            (name, INK if name in caption else RIGHT if name in added else MISSED) for name in shown
+        ]
+        rows += [(name, WRONG) for name in added if name not in shown]
+        lists.append(Image.new("RGB", (WIDE, 8 * line), "white"))
+        pen = ImageDraw.Draw(lists[-1])
+        for at, (name, paint) in enumerate(rows):
+            pen.text((0, at * line), name, paint, font)
+    return sheet(
+        {"image": [enlarged(each, WIDE) for each in samples], "caption": captions, "names": lists},
+        legend={
+            "in the caption": "#282828",
+            "added": RIGHT,
+            "added, not shown": WRONG,
+            "missed": MISSED,
+        },
     )
-    run(settings, folder / "run", change=groups.begin)
-    return diptych.load(folder / "run")
-
-
-def draw_cocu(model: Any) -> Image.Image:
-    """Scenes, their segments in colours of their own, and the names of these."""
-    source, samples = first("scenes:number=3-4:same=0:split=val", 6)
-    model.set_classes(source.schema()["masks.class"].classes, ("a {}",))
-    pixels = torch.stack([model.preprocess.read(image) for image in images_of(samples)])
-    with torch.no_grad():
-        _, of_patches = model.encoder.image.segments(pixels)
-    large = F.interpolate(of_patches, model.preprocess.shape[-2:], mode="bilinear")
-    segments = masked(samples, (large.argmax(1) + 1).numpy())
-    return masks_sheet(source, samples, model.segment(pixels).numpy(), {"segments": segments})
 
 
 PICTURES = {
