@@ -77,8 +77,13 @@ def test_arms_differ_in_the_objective_alone(trial, tmp_path, monkeypatch):
         name: name == "dealt" for name in nlp_primer.claim.arms
     }
     assert found["dealt"].recipe == found["cless"].recipe
+    steps = {name: config.recipe.steps for name, config in found.items()}
+    assert steps == {**nlp_primer.STEPS, "dealt": nlp_primer.STEPS["cless"]}
+    for pair in nlp_primer.claim.headline:  # both sides take as many steps
+        assert steps[pair.arm] == steps[pair.other]
     same = {
-        str(replace(config, config={}, recipe=replace(config.recipe, lr=1.0))) for config in begun
+        str(replace(config, config={}, recipe=replace(config.recipe, lr=1.0, steps=1)))
+        for config in begun
     }
     assert len(same) == 1
 
