@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import time
 
 import pytest
 from tests.serve.helpers import SOURCE, png, server
@@ -47,6 +48,18 @@ def titled(page, title):
 
 def rows(page):
     return [int(card.get_attribute("data-row")) for card in page.locator(".card").all()]
+
+
+def test_the_first_hit_is_there_within_two_seconds(page):
+    def seconds(words):
+        begun = time.perf_counter()
+        page.fill("#words", words)
+        titled(page, f"“{words}”")
+        assert len(rows(page)) > 0
+        return time.perf_counter() - begun
+
+    # the least of three, since other programs may have the processor for a while
+    assert min(map(seconds, ("a dog", "a red face", "a drawing of food"))) < 2
 
 
 def test_typing_finds_and_the_address_holds_the_search(page, browser, address):
