@@ -158,8 +158,9 @@ def measure(model: Any, trial: Trial, *, draws: bool) -> Mapping[str, float]:
     recall = evaluate(model, source, ["retrieval"])["retrieval"]
     ways = [recall[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
     found = {"r1": float(np.mean(ways[::3])), "recall": float(np.mean(ways))}
-    how = {"train": held_out(trial, "test", PROBED), "label": "object"}
-    found["probe"] = evaluate(model, source, ["probe"], **how)["probe"]["linear_top1"]
+    learnt = held_out(trial, "test", PROBED)
+    probe = evaluate(model, source, ["probe"], train=learnt, label="object")["probe"]
+    found["probe"] = probe["linear_top1"]
     if draws:
         drawn = evaluate(model, source, ["reconstruction"])["reconstruction"]
         found["gain"] = (drawn["other_error"] - drawn["error"]) / drawn["chance_error"]
