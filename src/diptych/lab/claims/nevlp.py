@@ -2,8 +2,8 @@
 
 A Q-Former between `tiny`, frozen, and texts learns scenes of two things by contrast alone. Of the
 noisy pairs, two fifths have the caption of another scene (wrong), two fifths one that leaves
-attributes out (incomplete). All arms take as many steps on as many pairs, from tokens that are
-computed once, and are measured on held-out clean scenes.
+attributes out (incomplete). All arms take as many steps, but for `half` on as many pairs, from tokens
+that are computed once, and are measured on held-out clean scenes.
 
     plain, softened         noisy pairs, by InfoNCE and by the noise-adaptive contrast: the method
     half                    softened, on the first half of the noisy pairs in as many steps

@@ -6,8 +6,8 @@ labels that were never given can be scored by their words.
 
 The texts say who manages or fails to do what to which thing, in one of three orders of the same words. Their
 labels are the agent and the thing; the frequencies of things have a long tail, and every fourth thing is
-never given as a label, though texts name it. All arms have the same new encoder, and the
-same texts and batches. Those of labels take 2,000 steps, since rare labels come late, the others 500.
+never given as a label, though texts name it. All arms have the same new encoder, texts and batches. Those of
+labels take 2,000 steps, since rare labels come late, the others 500.
 
     cless          labels, and a word of the text as a further label (CLESS)
     labels_only    labels alone
@@ -23,7 +23,8 @@ that is `negated`, or with the attributes of the agent and the thing `swapped`. 
 
 Other objectives of the catalogue, and fewer labels, are not asked for.
 
-The rates, sizes and delta are drafts: they were not tuned yet.
+The lowest rate of `deletion`, deviations and delta are drafts. On seeds 100 and 101 `cless` had a `rare_ap` of
+.97 and `labels_only` .57, and words and deletion a `two_way` of .73 both.
 """
 
 import json
@@ -69,13 +70,14 @@ OBJECTIVES = {
     "dropout": "simcse",
 }
 STEPS = {"cless": 2000, "labels_only": 2000, "words": 500, "deletion": 500, "dropout": 500}
-# drafts, not tuned
+# The best on seeds 100 and 101, but for dropout, which was tried on 100 alone. That of deletion is the lowest
+# that was tried.
 RATES: dict[str, float] = {
-    "cless": 2e-3,
-    "labels_only": 2e-3,
-    "words": 2e-3,
-    "deletion": 1e-3,
-    "dropout": 1e-3,
+    "cless": 32e-3,
+    "labels_only": 32e-3,
+    "words": 16e-3,
+    "deletion": 2.5e-4,
+    "dropout": 5e-4,
 }
 
 Change = Callable[[Any], None]
