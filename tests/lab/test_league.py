@@ -132,7 +132,7 @@ def test_code_that_has_changed_since_and_real_data_are_shown(folders):
     assert "changed" not in row(folders)[3]
     text = "\n".join(league.result("clip", folders / "results", folders / "claims"))
     assert "Other files that ran and have changed: 1." in text
-    (folders / "claims" / "clip.py").write_bytes(b"another claim")
+    (folders / "claims" / "clip.py").write_bytes(b"another = claim")
     assert "code changed since" in row(folders)[3]
 
 

@@ -15,6 +15,7 @@ from diptych.lab.provenance import (
     changed,
     checkout,
     code_digest,
+    code_of,
     digest_of,
     processor,
     shipped_digest,
@@ -37,6 +38,56 @@ def git(folder, *words):
 def repository(tmp_path):
     git(tmp_path, "init", "-q")
     return tmp_path
+
+
+BLOCKS = '''"""What is asked."""
+from functools import cache
+from x import first, second
+
+RATE = 1  # of a grid
+
+@cache
+def drawn(count):
+    return first(count, RATE)
+
+
+def real_only():
+    return second(CELLS)
+
+
+check("names")
+claim = Claim(arms=[drawn(3)])
+CELLS = "cells"
+"""Where they lie."""
+real = Claim(arms=[drawn(3), real_only()])
+'''
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "touched"),
+    [
+        ("What is asked", "What else", set()),
+        ("\n\n\ndef real_only", "\n# on cells\ndef real_only", set()),
+        ("Where they lie", "Their place", set()),
+        ('CELLS = "cells"', 'CELLS = "smears"', {"real"}),
+        ("import first, second", "import first, third as second", {"real"}),
+        ("import first, second", "import first, other, second", set()),
+        ("from x import", "from y import", {"claim", "real"}),
+        ("RATE = 1", "RATE = 2", {"claim", "real"}),
+        ("@cache\n", "", {"claim", "real"}),
+        ('check("names")', "", {"claim", "real"}),
+        ("claim = Claim(arms=[drawn(3)])", "claim = Claim(arms=[drawn(4)])", {"claim"}),
+    ],
+)
+def test_a_block_is_the_code_that_it_reads(before, after, touched):
+    assert BLOCKS.count(before)
+    changed = BLOCKS.replace(before, after, 1)
+    differ = {
+        block
+        for block in ("claim", "real")
+        if code_of(BLOCKS.encode(), block) != code_of(changed.encode(), block)
+    }
+    assert differ == touched
 
 
 def test_a_file_is_changed_until_it_is_committed_and_again_when_it_differs(repository):

@@ -191,6 +191,12 @@ def test_a_look_needs_the_code_of_the_one_before(file, tmp_path):
     assert (
         plan("more", out=out, folder=file.parent).new == FIRST
     )  # another experiment: from the start
+    (out / "more.json").write_text(json.dumps(record))
+    file.write_text(NOISY + "\nreal = claim\n")  # the block that was judged is as it was
+    assert since(record, file) == ([], [])
+    assert plan("more", out=out, folder=file.parent).new == SEEDS[5:10]
+    file.write_text(NOISY.replace("/ 5", "/ 6"))
+    assert since(record, file) == (["more.py"], [])
     (out / "more.json").write_text(json.dumps({**record, "format": EARLIER}))
     assert is_stale(file, out=out)
     assert plan("more", out=out, folder=file.parent).new == FIRST

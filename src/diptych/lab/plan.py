@@ -90,7 +90,7 @@ def plan(
         claim=found,
         seeds=tuple(default if seeds is None else seeds)[: 1 if quick else None],
         quick=quick,
-        stamp=stamp(path),
+        stamp=stamp(path, block),
         out=None,
     )
     if len(set(plain.seeds)) < len(plain.seeds):

@@ -1,6 +1,7 @@
 """The provenance of a result: the claim's file and its commit, the code, versions, the
 processor."""
 
+import ast
 import hashlib
 import os
 import platform
@@ -51,11 +52,13 @@ _LIBRARIES = (
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
     """The state of a file when it was judged. `blob` is git's hash of its content, also without
-    git; `commit` is the last one that changed it; `changed` is whether the file differs from it.
-    Outside a checkout these are None and False."""
+    git; `code` is the digest of the block that was judged; `commit` is the last one that changed
+    the file; `changed` is whether the file differs from it. Outside a checkout these two are None
+    and False."""
 
     file: str
     blob: str
+    code: str
     sha256: str
     commit: str | None
     changed: bool
@@ -71,21 +74,27 @@ class Stamp:
         )
 
 
-def stamp(path: Path) -> Stamp:
-    """Return the stamp of a file. Raises InputError if it is in a checkout that git cannot read."""
+def stamp(path: Path, block: str = "claim") -> Stamp:
+    """Return the stamp of a claim's file, for one of its blocks. Raises InputError if it is in a
+    checkout that git cannot read."""
     data = path.read_bytes()
     blob = blob_of(data)
+    code = code_of(data, block)
     digest = hashlib.sha256(data).hexdigest()
     root = checkout(path.parent)
     ignored = root is not None and not _git(path, "ls-files", "--", path.name) and _is_ignored(path)
     if root is None or ignored:  # such as an environment inside a checkout
-        return Stamp(file=path.name, blob=blob, sha256=digest, commit=None, changed=False)
+        return Stamp(
+            file=path.name, blob=blob, code=code, sha256=digest, commit=None, changed=False
+        )
     held = (
         _git(path, "ls-tree", "HEAD", "--", path.name).split("\t")[0].rpartition(" ")[2]
     )  # mode, type, blob, name
     commit = _git(path, "log", "-1", "--format=%H", "--", path.name) or None
     file = path.relative_to(root).as_posix()
-    return Stamp(file=file, blob=blob, sha256=digest, commit=commit, changed=held != blob)
+    return Stamp(
+        file=file, blob=blob, code=code, sha256=digest, commit=commit, changed=held != blob
+    )
 
 
 def blob_of(data: bytes) -> str:
@@ -95,6 +104,58 @@ def blob_of(data: bytes) -> str:
     'ce013625030ba8dba906f756967f9e9ca394464a'
     """
     return hashlib.sha1(f"blob {len(data)}\0".encode() + data, usedforsecurity=False).hexdigest()
+
+
+def code_of(data: bytes, block: str) -> str:
+    """Return 16 digits for the statements of a claim's file that one of its blocks consists of.
+
+    These are the statement that assigns the block, and those that bind the names which it reads,
+    directly or through others. So the block `real` may change while the result of `claim` stays
+    that of its code, and so may comments between statements and the docstring of the file.
+
+    >>> both = b"rate = 1\\nclaim = [rate]\\nreal = [2]\\n"
+    >>> code_of(both, "claim") == code_of(both.replace(b"2", b"3"), "claim")
+    True
+    >>> code_of(both, "claim") == code_of(both.replace(b"1", b"3"), "claim")
+    False
+    """
+    text = data.decode("utf-8")
+    lines = text.splitlines()
+    statements = [part for node in ast.parse(text).body for part in _parts(node, lines)]
+    wanted = {block}
+    kept: set[int] = set()
+    while reached := [
+        at
+        for at, (binds, _, _) in enumerate(statements)
+        if at not in kept and (not binds or binds & wanted)
+    ]:
+        kept.update(reached)
+        wanted.update(*(statements[at][1] for at in reached))
+    shown = [statements[at][2] for at in sorted(kept)]
+    return hashlib.sha256("\n".join(shown).encode()).hexdigest()[:16]
+
+
+def _parts(node: ast.stmt, lines: list[str]) -> list[tuple[set[str], set[str], str]]:
+    """Return a statement of a module as the names that it binds, the names that it reads, and its
+    text: an import once for each name, a docstring not at all. What binds none always counts."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return []
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        source = f"{node.level} {node.module}" if isinstance(node, ast.ImportFrom) else ""
+        return [
+            ({(name.asname or name.name).split(".")[0]}, set(), f"{source} {ast.unparse(name)}")
+            for name in node.names
+        ]
+    names = [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+    reads = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    first = node.lineno
+    binds: set[str] = set()
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        binds = {node.name}
+        first = min([first, *(each.lineno for each in node.decorator_list)])
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        binds = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return [(binds, reads, "\n".join(lines[first - 1 : node.end_lineno]))]
 
 
 def checkout(folder: Path) -> Path | None:

@@ -56,7 +56,7 @@ def reproduce(
         _check_code(todo)
         record = _record(todo, at_once)
         if todo.out is not None:
-            now = stamp(todo.path)
+            now = stamp(todo.path, todo.block)
             if now.changed or now.blob != todo.stamp.blob:
                 raise changed_meanwhile(todo.path)
             record["file"] = now.to_dict()  # its commit may have changed since

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.errors import InputError
-from diptych.lab.provenance import blob_of, changed, checkout, golden
+from diptych.lab.provenance import blob_of, changed, checkout, code_of, golden
 
 FORMAT = "diptych-claim/2"
 EARLIER = "diptych-claim/1"
@@ -64,17 +64,23 @@ def blocks(path: Path) -> tuple[str, ...]:
 
 def since(record: Record, path: Path) -> tuple[list[str], list[str]]:
     """Return what has changed since a result was stored: what makes it another experiment (the
-    claim, files of the method's package, its stored losses), and other files that ran."""
+    block of the claim, files of the method's package, its stored losses), and other files that
+    ran."""
     name = record["claim"]
     files = changed(record["files"])
     own = [
         file for file in files if re.fullmatch(rf"methods/\w+/{re.escape(name)}(\.py|/.*)", file)
     ]
-    decisive = [] if record["file"]["blob"] == blob_of(path.read_bytes()) else [path.name]
-    decisive += own
+    decisive = [*own] if _is_same(record, path.read_bytes()) else [path.name, *own]
     if record["golden"] != golden(name):
         decisive.append(f"tests/golden/{name}.txt")
     return decisive, [file for file in files if file not in own]
+
+
+def _is_same(record: Record, data: bytes) -> bool:
+    """Whether a claim's file has the block that a record judged."""
+    file = record["file"]
+    return file["blob"] == blob_of(data) or file.get("code") == code_of(data, record["block"])
 
 
 def is_stale(path: Path, block: str = "claim", out: Path | None = None) -> bool:
