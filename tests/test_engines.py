@@ -32,6 +32,13 @@ from diptych.errors import InputError
 # Workers of a cluster start anew, which takes long where others compute.
 pytestmark = pytest.mark.timeout(600)
 EMBED = ("--batch-size", "16", "--device", "cpu")
+QUICKLY = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "300",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "2",
+}
+"""With these Ray finds in half a second that a node is gone, else in fifteen."""
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +174,8 @@ def test_a_cluster_that_goes_away_keeps_what_is_done(
     """A cluster of this machine loses its head; another one goes on."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.delenv(name)
+    for name, value in QUICKLY.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # of the log
     out = tmp_path / "emb"
     mine = psutil.Process()

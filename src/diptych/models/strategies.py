@@ -133,6 +133,8 @@ class Sample(Stepwise):
         [[0.625, 0.375, 0.0, 0.0]]
         """
         logits = logits.double() / self.temperature
+        if self.top_k is None and self.top_p == 1:
+            return logits.softmax(-1)  # nothing is cut, so nothing needs sorting
         ordered, index = logits.sort(dim=-1, descending=True, stable=True)
         if self.top_k is not None:
             ordered[:, self.top_k :] = -torch.inf

@@ -247,6 +247,8 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
         return made[key]
 
     monkeypatch.setattr(timm, "create_model", create)
+    # numbers without values are not drawn either
+    monkeypatch.setattr(timm.layers.weight_init, "_trunc_normal_", lambda tensor, *how: tensor)
     layers = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers")
     for name, config in CONFIGS.items():
         monkeypatch.setitem(CONFIGS, name, {**config, **dict.fromkeys(layers, 1)})

@@ -10,6 +10,7 @@ SPECS = {
     **{name: name for name in OBJECTIVES if name != Config.objective},
     "declutr": "declutr:least=4:most=8",
     "cert": "cert:queue=16",
+    "residual_energy": "residual_energy:length=32",
     "supcon": "supcon:label=class",
 }
 
