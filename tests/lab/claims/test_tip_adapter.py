@@ -3,6 +3,7 @@ learnt alone."""
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from tests.methods.adapt.helpers import filled
@@ -66,7 +67,7 @@ def test_described_classes_are_told_by_all_of_their_sentences(shop, monkeypatch)
 def test_real_arms_give_what_the_table_shows(shop, arm):
     found = tip_adapter.real.arms[arm](shop)
     assert set(found) == {"top1", "mean"}
-    assert found["top1"] > 0.5
+    assert np.mean(found["top1"]) > 0.5
 
 
 def test_all_goods_are_described_in_sentences(data_pack, monkeypatch):

@@ -45,9 +45,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from diptych.data import descriptions
+from diptych.data.sample import Source
 from diptych.data.sources import open_source
 from diptych.data.templates import BANKS
 from diptych.evaluation import evaluate
@@ -57,6 +59,7 @@ from diptych.lab.joined import Pair, join, retrieval
 from diptych.methods.adapt.proapo.prompt_sets import PromptSets
 from diptych.methods.base import Method
 from diptych.methods.store import load
+from diptych.metrics import class_ranks, per_class
 from diptych.models.adapted import ClassifierModel
 from diptych.rng import generator
 
@@ -189,12 +192,21 @@ def sentences(path: Path) -> dict[str, list[str]]:
     return {row["name"]: re.split(r"(?<=[.!?])\s+", row["description"].strip()) for row in rows}
 
 
-def told(model: Any, trial: Trial, **how: Any) -> dict[str, float]:
-    """Accuracy on the test split, and its mean over classes."""
-    found = evaluate(model, open_source(goods("test", trial)), ["zeroshot"], label=GOODS, **how)[
-        "zeroshot"
-    ]
-    return {"top1": found["top1"], "mean": found["mean_per_class"]}
+def told(model: Any, trial: Trial, **how: Any) -> dict[str, Any]:
+    """Which photographs of the test split are named rightly, and the mean accuracy over classes."""
+    source = open_source(goods("test", trial))
+    names = source.schema()[f"labels.{GOODS}"].classes
+    model.set_classes(names, **how)
+    images, labels = labelled(source)
+    right = class_ranks(model.class_logits(images), labels) <= 1
+    return {"top1": right, "mean": float(np.nanmean(per_class(right, labels, len(names))))}
+
+
+def labelled(source: Source) -> tuple[list[Any], np.ndarray]:
+    """The photographs of a source, and their labels."""
+    samples = [source[at] for at in range(len(source))]
+    images = [sample.images["main"] for sample in samples]
+    return images, np.array([int(sample.labels[GOODS]) for sample in samples])
 
 
 def zero_shot(bank: str) -> Arm:
@@ -239,10 +251,9 @@ def voted(change: Any = None, *, tune: bool = False) -> Arm:
         recipe = {"steps": 100, "batch_size": 64, "warmup": 0.1}
         model = shopped("tip_adapter", trial, change=change, config={"tune": tune}, recipe=recipe)
         classifier = model.classifier
-        source = open_source(goods("val", trial))
-        samples = [source[at] for at in range(len(source))]
-        x = model.embed_images([sample.images["main"] for sample in samples])
-        labels = torch.tensor([int(sample.labels[GOODS]) for sample in samples])
+        images, held_out = labelled(open_source(goods("val", trial)))
+        x = model.embed_images(images)
+        labels = torch.from_numpy(held_out)
 
         def right(votes: tuple[float, float]) -> float:
             classifier.alpha, classifier.beta = votes
@@ -297,7 +308,9 @@ real = Claim(
         not_worse("top1", "tuned", than="coop", margin=0.02),
     ),
     delta=0.02,
+    tuned=Tuned(effect=0.327, sd=0.018, best=0.348, chance=1 / 81, seconds=330),
     steps=False,
+    one_test_set=True,
     floor=Floor("top1", chance=1 / 81, arms=("probe", "gist", "coop", "tip", "tuned")),
     table=("top1", "mean", "i2t_r1", "t2i_r1"),
 )
