@@ -59,7 +59,7 @@ check("names")
 claim = Claim(arms=[drawn(3)])
 CELLS = "cells"
 """Where they lie."""
-real = Claim(arms=[drawn(3), real_only()])
+real = Claim(arms=[drawn(3), real_only(), *(count for count in (1, 2))])
 '''
 
 

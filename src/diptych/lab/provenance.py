@@ -154,7 +154,9 @@ def _parts(node: ast.stmt, lines: list[str]) -> list[tuple[set[str], set[str], s
         binds = {node.name}
         first = min([first, *(each.lineno for each in node.decorator_list)])
     elif isinstance(node, ast.Assign | ast.AnnAssign):
-        binds = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        bound = [each for target in targets for each in ast.walk(target)]
+        binds = {each.id for each in bound if isinstance(each, ast.Name)}
     return [(binds, reads, "\n".join(lines[first - 1 : node.end_lineno]))]
 
 

@@ -1,13 +1,14 @@
 """The claim on concepts asks what it says: the same images, steps and batches, and rates as
 told."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from diptych.data.boxes import things
 from diptych.data.sources import open_source
 from diptych.data.worlds.scenes.config import RESERVED
 from diptych.lab.claim import Trial, block, find
@@ -21,7 +22,7 @@ from diptych.training.run import build_method
 def test_the_floor_is_of_the_arms_that_learn():
     claim = block(find("cones"))
     assert set(claim.learning) == {"cones", "coop", "inversion"}
-    assert set(block(find("cones"), "real").learning) == {"cones", "prompts"}
+    assert set(block(find("cones"), "real").learning) == {"cones", "coop", "inversion"}
 
 
 def test_what_is_learnt_from_is_new_and_apart_from_what_is_measured_on(tmp_path):
@@ -168,9 +169,38 @@ def test_boxes_of_new_things_are_found_from_one_head(tmp_path):
         assert all(0 <= value <= 1 for value in numbers.values())
 
 
-def test_cells_are_learnt_from_a_fifth_of_the_images(data_pack, tmp_path, monkeypatch):
+@pytest.fixture
+def cells(data_pack, tmp_path, monkeypatch):
+    """A quick trial on cells that were cut out."""
     monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("blood-cells").parent))
-    parts = [open_source(f"{cones.CELLS}:split=train:part={part}/5") for part in range(1, 6)]
-    keys = [key for part in parts for key in part.keys()]  # noqa: SIM118  (it is no mapping)
-    assert len(keys) == len(set(keys)) == 205
-    assert things(parts[0]) == ("platelet", "red blood cell", "white blood cell")
+    trial = Trial(seed=5, folder=tmp_path, quick=True)
+    return replace(trial, prelude=cones.cut(trial))
+
+
+def test_cells_are_cut_out_of_smears_of_their_own_split(cells):
+    for split, count in cones.HELD.items():
+        source = open_source(cells.prelude[split])
+        assert source.schema()["labels.class"].classes == tuple(sorted(cones.KINDS))
+        labels = Counter(source[at].labels["class"] for at in range(len(source)))
+        assert labels == dict.fromkeys(range(3), count)
+        assert source[0].images["main"].decode().size == (cones.SIDE, cones.SIDE)
+    other = replace(cells, seed=6, folder=cells.folder / "other")
+    again = cones.cut(other)
+    same = {split: pixels(again[split]) == pixels(cells.prelude[split]) for split in cones.HELD}
+    assert same == {"train": False, "test": True}
+
+
+def pixels(spec):
+    """The images of a source."""
+    source = open_source(spec)
+    return [source[at].images["main"].decode().tobytes() for at in range(len(source))]
+
+
+def test_arms_say_which_cells_they_name_rightly(cells):
+    count = 3 * cones.HELD["test"]
+    assert cones.by_name(cells)["novel"].shape == (count,)
+    found = cones.celled("cones", 0.1)(cells)
+    assert set(found) == {"novel", "novel1", "novel4", "novel16"}
+    assert found["novel"].shape == (count,)
+    parts = [found[f"novel{shots}"].mean() for shots in cones.SHOTS]
+    assert found["novel"].mean() == pytest.approx(np.mean(parts))

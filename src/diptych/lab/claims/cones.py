@@ -30,8 +30,9 @@ new ones are learnt from scenes of one to three.
 
 The first edition, on seeds 200 to 204, held. It had neither masks nor the time of drawing.
 
-The block `real` asks the same of cells under a microscope (`blood-cells`), with `tiny` for images of
-128 pixels and a head for the boxes of crowded scenes.
+The block `real` asks the same of three kinds of cells, cut out of blood smears (`blood-cells`). Their
+boxes were tried first: a head of as many steps as a claim can afford, trained on crowded scenes of 128
+pixels, finds them with an AP50 of .10 on seed 100 and of .03 on seed 101, whatever names them.
 """
 
 import statistics
@@ -40,14 +41,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Arm, Claim, Floor, Trial, Tuned, at_most, better, not_worse
+from diptych.lab.claim import Arm, Claim, Floor, Trial, Tuned, at_most, best, better, not_worse
+from diptych.lab.claims._cells import KINDS, crops
 from diptych.lab.claims._concepts import RECIPE, STILL, Place, precision, prompted, searched
-from diptych.methods.store import describe, load, save_model
+from diptych.methods.store import load
+from diptych.metrics import class_ranks
 from diptych.training.config import RunConfig, resolve
 from diptych.training.run import build_method, run
 
@@ -318,54 +322,88 @@ claim = Claim(
 
 # ---- blood cells
 
-SIDE = 128  # of images; cells are a sixth as wide
-CROWD = f"number=3-8:size={SIDE}:styles=seen:texts=caption"
-CELLS = "blood-cells"
+SIDE = 64  # of images, which `tiny` reads at this size
+HELD = {
+    "train": 100,
+    "test": 60,
+}  # cells of each kind; those to learn from are drawn from the first
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cones": ("cones", {}),
+    "coop": ("coop", {"n_ctx": 4, **OWN}),
+    "inversion": ("coop", {"position": "name", **OWN}),
+}
+"""The method of each arm, and its options."""
+CELL_RATES: dict[str, dict[float, float]] = {}
 
 
-def crowd(trial: Trial) -> str:
-    """The folder of `tiny` for images of 128 pixels, with a head for the boxes of crowded scenes."""
-    model: Any = load("tiny")
-    model.encoder.image.resize(SIDE)
-    start = trial.folder / "start"
-    preprocess = model.encoder.image.preprocess
-    description = describe("clip", {}, model.encoder, model.tokenizer, preprocess)
-    save_model(start, description, model.encoder.state_dict())
-    world = f"{CROWD}:seed={trial.seed}:count={50 if trial.quick else 2400}"
-    base = {"base": f"scenes:objects=shapes:{world},scenes:{world}"}
-    recipe = {"steps": 300, "batch_size": 16}
-    return searched(trial, "head", "detect", base, str(start), base=recipe)
+def cut(trial: Trial) -> dict[str, str]:
+    """Cells cut out of the smears: those to learn from by the seed, those to measure on the same
+    for all seeds."""
+    found = {}
+    for split, count in HELD.items():
+        held = crops(split, trial.seed if split == "train" else 0, SIDE, count)
+        for name in KINDS:
+            folder = trial.folder / split / name
+            folder.mkdir(parents=True)
+            for number, cell in enumerate(held[name]):
+                cell.save(folder / f"{number:03d}.png")
+        found[split] = f"{trial.folder / split}/"
+    return found
 
 
-def celled(rate: float, place: Place | None = None) -> Arm:
-    """An arm: boxes of cells by what a fifth of the images teaches, another fifth for each of five
-    seeds."""
+def celled(arm_name: str, rate: float | None = None) -> Arm:
+    """An arm: which cells are named rightly by what 1, 4 and 16 of each kind teach, and the mean."""
+    name, config = WAYS[arm_name]
 
-    def arm(trial: Trial) -> dict[str, float]:
-        train = {"train": f"{CELLS}:split=train:part={trial.seed % 5 + 1}/5"}
-        how = {"rate": rate, "steps": 100, "place": place}
-        return precision(
-            searched(trial, "run", "detect", train, trial.prelude, **how), f"{CELLS}:split=test"
-        )
+    def arm(trial: Trial) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for shots in SHOTS:
+            learnt = f"{trial.prelude['train']}:shots={shots}:draw={trial.seed}:of=class"
+            own = {"label": "class", **config}
+            batch = min(16, shots * len(KINDS))
+            out = trial.folder / str(shots)
+            run(
+                settings(trial, name, learnt, rate or best(CELL_RATES[arm_name]), own, batch),
+                out,
+            )
+            found[f"novel{shots}"] = named_rightly(load(out), trial)
+        found["novel"] = np.mean([*found.values()], axis=0)
+        return found
 
     return arm
 
 
+def named_rightly(model: Any, trial: Trial, **how: Any) -> np.ndarray:
+    """Return which of the cells to measure on a model names rightly (N,)."""
+    source = open_source(trial.prelude["test"])
+    samples = [source[at] for at in range(len(source))]
+    model.set_classes(source.schema()["labels.class"].classes, **how)
+    logits = model.class_logits([sample.images["main"] for sample in samples])
+    return class_ranks(logits, np.array([sample.labels["class"] for sample in samples])) <= 1
+
+
+def by_name(trial: Trial) -> dict[str, Any]:
+    """An arm: zero-shot."""
+    return {"novel": named_rightly(load("tiny"), trial, templates=(TEMPLATE,))}
+
+
 real = Claim(
     question=(
-        "Cells under a microscope, which the model has never met, are found better by vectors that a few images teach "
+        "Cells under a microscope, which the model has never met, are named better by vectors that a few images teach "
         "than by their names, and no worse than by soft prompts through the text tower."
     ),
-    prelude=crowd,
+    prelude=cut,
     arms={
-        "names": lambda trial: precision(trial.prelude, f"{CELLS}:split=test"),
-        "cones": celled(0.1),
-        "prompts": celled(0.01, "context"),
+        "names": by_name,
+        **{name: celled(name) for name in WAYS},
     },
     headline=(
-        better("ap50", "cones", over="names"),
-        not_worse("ap50", "cones", than="prompts", margin=0.01),
+        better("novel", "cones", over="names"),
+        not_worse("novel", "cones", than="coop", margin=0.03),
     ),
-    delta=0.01,
-    floor=Floor("ap50", chance=0.0, arms=("cones", "prompts"), least=0.1),
+    checks=(not_worse("novel", "cones", than="inversion", margin=0.03),),
+    delta=0.03,
+    one_test_set=True,
+    floor=Floor("novel", chance=1 / 3, arms=("cones", "coop", "inversion")),
+    table=("novel", "novel1", "novel4", "novel16"),
 )

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from diptych.data import descriptions
 from diptych.data.shards import write_shards
@@ -32,6 +31,7 @@ from diptych.data.sources import open_source
 from diptych.data.worlds.modalities.words import SENTENCES
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, Tuned, better, not_worse
+from diptych.lab.claims._cells import crops
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
@@ -234,25 +234,11 @@ def of_cells(name: str, wordings: str, count: int, seed: int) -> list[str]:
     return list(found)
 
 
-def crops(split: str, seed: int) -> dict[str, list[Image.Image]]:
-    """The cells of a split by class, in random order: each is cut out and scaled to one size."""
-    source: Any = open_source(f"blood-cells:split={split}")
-    boxes = [(at, box) for at in range(len(source)) for box in source[at].boxes]
-    found: dict[str, list[Image.Image]] = {name: [] for name in CELLS}
-    for number in generator(seed, "cells", split).permutation(len(boxes)):
-        at, box = boxes[number]
-        x0, y0, x1, y1 = box.xyxy
-        if len(found[box.text]) < sum(CUT.values()) and min(x1 - x0, y1 - y0) >= 4:
-            image = source[at].images["main"].decode().convert("RGB")
-            cell = image.crop((round(x0), round(y0), round(x1), round(y1)))
-            found[box.text].append(cell.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    return found
-
-
 def cut(trial: Trial) -> dict[str, Any]:
     """Cut cells of the seed out of the smears, a fifth of those to learn from with captions."""
     found: dict[str, Any] = {}
-    held = {split: crops(split, trial.seed) for split in ("train", "test")}
+    most = sum(CUT.values())
+    held = {split: crops(split, trial.seed, SIDE, most) for split in ("train", "test")}
     for part, count in CUT.items():
         own = held["test" if part == "test" else "train"]
         for name in CELLS:
