@@ -23,6 +23,7 @@ add a format, add a module: `open_source`, and so every command, then reads it.
     refined:refined.jsonl                       that of `diptych data refine`
     overlay:photos/:pasted=digits/              images of one source pasted on those of another
     Beijing_captions.json:indicators=Beijing.csv    satellite tiles with captions and indicators
+    new-test.pk                                 GeoQA+'s questions about figures, from pickles
     VOCdevkit/VOC2012/:split=val                PASCAL VOC's segmentation; cocostuff/, cityscapes/
     split_zhou_OxfordPets.json:split=train      CoOp's splits of classified images
     STS2014-gs/, sts-test.csv                   pairs of sentences with a score

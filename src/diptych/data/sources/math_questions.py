@@ -14,7 +14,7 @@ from typing import Any
 
 from diptych.data.compact import Strings
 from diptych.data.images import FileImage
-from diptych.data.sample import BadSample, Field, Sample, Schema, Text
+from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Text
 from diptych.data.sources._files import beginning, inside, root_of
 from diptych.data.sources.records import json_of
 from diptych.data.sources.rows import JsonRows
@@ -60,7 +60,7 @@ def open(spec: Spec) -> "MathQuestions":
             f"row {number}": row.reason if isinstance(row, BadSample) else _of_mm_math(row)
             for number, row in enumerate(JsonRows(spec.name).scan(), 1)
         }
-    good = [each for each in found.values() if isinstance(each, _Question)]
+    good = [each for each in found.values() if isinstance(each, Question)]
     if not good:
         raise InputError(
             f"{path}: no question in it has a text and the path of an image; compare it with the published file"
@@ -71,9 +71,11 @@ def open(spec: Spec) -> "MathQuestions":
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Question:
+    """A question as it is published."""
+
     key: str
-    image: str
+    image: str  # the path inside the folder of images
     question: str
     answer: str  # "" if it is not published
     choices: Sequence[str] = ()
@@ -81,7 +83,7 @@ class _Question:
     kind: str = ""
 
 
-def _of_mathvista(key: str, row: Any) -> _Question | str:
+def _of_mathvista(key: str, row: Any) -> Question | str:
     """A question of MathVista, or the reason why it cannot be read."""
     if not isinstance(row, Mapping):
         return "columns"
@@ -92,7 +94,7 @@ def _of_mathvista(key: str, row: Any) -> _Question | str:
     if not all(isinstance(text, str) for text in (answer, *choices)):
         return "columns"
     about = row.get("metadata")
-    return _asked(row, "image") or _Question(
+    return _asked(row, "image") or Question(
         key,
         row["image"],
         row["question"].strip(),
@@ -102,13 +104,13 @@ def _of_mathvista(key: str, row: Any) -> _Question | str:
     )
 
 
-def _of_mm_math(row: Mapping[str, Any]) -> _Question | str:
+def _of_mm_math(row: Mapping[str, Any]) -> Question | str:
     """A question of MM-Math, or the reason why it cannot be read."""
     solution = row.get("solution")
     if not isinstance(solution, str) or not (answer := boxed(solution)):
         return "columns"
     name = row.get("file_name")
-    return _asked(row, "file_name") or _Question(
+    return _asked(row, "file_name") or Question(
         str(name),
         str(name),
         row["question"].strip(),
@@ -154,9 +156,7 @@ class MathQuestions:
     in `damage`.
     """
 
-    def __init__(
-        self, name: str, root: Path, asked: Sequence[_Question], damage: Mapping[str, str]
-    ):
+    def __init__(self, name: str, root: Path, asked: Sequence[Question], damage: Mapping[str, str]):
         self.name = name
         self.root = str(root)
         self.damage = dict(damage)
@@ -178,7 +178,7 @@ class MathQuestions:
             for each in asked
         )
         self._answered = [bool(each.answer) for each in asked]
-        self._solved = any(each.solution for each in asked)
+        self._solved = [bool(each.solution) for each in asked]
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -196,9 +196,12 @@ class MathQuestions:
         return Sample(
             key=self._keys[index],
             source=self.name,
-            images={"main": FileImage(os.path.join(self.root, image))},  # noqa: PTH118
+            images={"main": self._image(index, image)},
             texts=(asked, *(Text(text=text, role=role) for role, text in others.items() if text)),
         )
+
+    def _image(self, index: int, path: str) -> EncodedImage:
+        return FileImage(os.path.join(self.root, path))  # noqa: PTH118
 
     def keys(self) -> Sequence[str]:
         """The ids of the questions."""
@@ -209,6 +212,6 @@ class MathQuestions:
         found = {"images.main": Field(kind="image"), "texts.question": Field(kind="text")}
         if any(self._answered):
             found["texts.answer"] = Field(kind="text", optional=not all(self._answered))
-        if self._solved:
-            found["texts.solution"] = Field(kind="text")
+        if any(self._solved):
+            found["texts.solution"] = Field(kind="text", optional=not all(self._solved))
         return found

@@ -8,16 +8,12 @@ yfcc15m.pkl   (12345678, "title", "description")       the image is 678.jpg in i
 They are tables, with a table's options. Title and description of YFCC are both captions, without
 empty ones; for separate roles write `yfcc15m.pkl:text=title=title;web=description`.
 
-A pickle is a program that may import and call anything. Here it can only build lists, dicts, texts
-and numbers: the few names that NumPy's arrays need resolve to placeholders, and any other name is
-rejected. The file is read whole once and stored in the user's cache as JSON lines, from which
-single rows are read.
+Nothing of a pickle is run (`_plain_pickle`). The file is read whole once and stored in the user's
+cache as JSON lines, from which single rows are read.
 """
 
 import json
 import os
-import pickle
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +25,7 @@ import numpy as np
 from diptych.data.compact import is_folder
 from diptych.data.sample import BadSample, whole
 from diptych.data.sources import cache
+from diptych.data.sources._plain_pickle import Wrapped, load, reading
 from diptych.data.sources.records import CAPTIONS
 from diptych.data.sources.rows import JsonRows
 from diptych.data.sources.table import Table, TableOptions
@@ -178,26 +175,15 @@ def _record(entry: Any) -> dict[str, Any]:
 
 def _read(path: str) -> list[Any] | tuple[Any, ...]:
     """Read the list in a .npy of objects or in a pickle."""
-    with Path(path).open("rb") as file:
-        try:
-            if file.read(6) == b"\x93NUMPY":
-                file.seek(0)
-                _skip_head(file, path)
-            else:
-                file.seek(0)
-            found = _Plain(file, path).load()
-            if isinstance(found, _Wrapped):  # (version, shape, type, order, entries)
-                found = found.state[4]
-        except InputError:
-            raise
-        except MemoryError as error:
-            raise InputError(
-                f"{path}: it does not fit into memory, or is damaged; save it as .jsonl"
-            ) from error
-        except Exception as error:  # damaged pickles raise many kinds of exceptions
-            raise InputError(
-                f"{path}: cut short, or no pickle ({brief(error)}); fetch it again"
-            ) from error
+    with Path(path).open("rb") as file, reading(path):
+        if file.read(6) == b"\x93NUMPY":
+            file.seek(0)
+            _skip_head(file, path)
+        else:
+            file.seek(0)
+        found = load(file, path)
+        if isinstance(found, Wrapped):  # (version, shape, type, order, entries)
+            found = found.state[4]
     if not isinstance(found, list | tuple) or not found:
         raise InputError(
             f"{path}: holds {'nothing' if found == [] else f'a {type(found).__name__}'}; it needs a list of {_WHAT}"
@@ -217,58 +203,3 @@ def _skip_head(file: BinaryIO, path: str) -> None:
         raise InputError(
             f"{path}: an array of {kind} and shape {shape}; it needs a list of {_WHAT}"
         )
-
-
-class _Plain(pickle._Unpickler):
-    """An unpickler that builds only plain data; NumPy's names resolve to placeholders, new for each
-    file.
-
-    It is Python's slow unpickler, since the fast one allocates any amount of memory that a damaged
-    file requests.
-    """
-
-    # Without the opcodes of registered and external objects, and of byte arrays, whose memory is
-    # not checked.
-    dispatch = {  # noqa: RUF012
-        code: step
-        for code, step in pickle._Unpickler.dispatch.items()
-        if bytes([code])
-        not in {pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID, b"\x96"}
-    }
-
-    def __init__(self, file: BinaryIO, path: str):
-        super().__init__(file, encoding="utf-8")
-        self.path = path
-        self.wrapped = type("Wrapped", (_Wrapped,), {})
-
-    def find_class(self, module: str, name: str) -> Any:
-        found: dict[str, Any] = {
-            name: self.wrapped for name in ("_reconstruct", "ndarray", "dtype")
-        }
-        found["scalar"] = lambda kind, data: _scalar(kind, data)
-        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in found:
-            return found[name]
-        wanted = f"{module}.{name}"[:80]
-        raise InputError(
-            f"{self.path}: wants to import {wanted!r} and was not read; a pickle can run code, and only lists, dicts, "
-            "texts and numbers are taken: save it as .jsonl"
-        )
-
-
-class _Wrapped:
-    """The placeholder of a NumPy array or type: holds the arguments and state in the pickle."""
-
-    def __init__(self, *args: Any):
-        self.args = args
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = state
-
-
-def _scalar(kind: _Wrapped, data: bytes) -> Any:
-    """The value of a NumPy scalar, a number or a text."""
-    order = kind.state[1]
-    name = kind.args[0]
-    if order not in ("<", ">", "|") or not re.fullmatch(r"[iufb][1248]|U\d+", name):
-        raise ValueError(f"a NumPy value of type {name}")
-    return np.frombuffer(data, order + name)[0].item()
