@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from diptych.data.sources import open_source
@@ -109,3 +110,37 @@ def test_a_quick_arm_runs_at_another_rate(tmp_path, brief, drawn):
     found = clippings.trained("image", 1.0, rate=1e-3)(trial)
     assert set(found) == set(clippings.claim.table)
     assert 0 <= found["top1"] <= 1
+
+
+def test_prints_of_a_photograph_are_other_crops_with_other_captions(data_pack, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("flickr8k-1k").parent))
+    photographs = open_source("flickr8k-1k:split=test")
+    prints = clippings.Wire(photographs, range(4, 7), 5)
+    assert [prints[at].labels["entity"] for at in range(len(prints))] == [4, 4, 4, 4, 5, 6, 6, 6, 6]
+    assert len(set(prints.keys())) == 9
+    pixels = [np.asarray(prints[at].images["main"].decode()) for at in range(4)]
+    assert {each.shape for each in pixels} == {(64, 64, 3)}
+    assert all(set(np.unique(each)) <= {0, 64, 128, 192, 255} for each in pixels)
+    assert len({each.tobytes() for each in pixels}) == 4
+    again = clippings.Wire(photographs, range(4, 7), 5)
+    assert np.array_equal(np.asarray(again[2].images["main"].decode()), pixels[2])
+    monkeypatch.setattr(clippings, "MISREAD", 0.0)
+    captions = [text.lower() for text in photographs[4].captions()]
+    assert [prints[at].captions()[0] for at in range(4)] == captions[:4]
+
+
+def test_the_block_on_photographs_runs(data_pack, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("flickr8k-1k").parent))
+    few = {
+        "train": ("train", range(200)),
+        "val": ("test", range(80)),
+        "test": ("test", range(80, 160)),
+    }
+    monkeypatch.setattr(clippings, "WIRE", few)
+    trial = Trial(seed=5, folder=tmp_path, quick=True)
+    trial = replace(trial, prelude=clippings.wired(trial))
+    found = clippings.real.arms["both", "levenshtein"](trial)
+    assert set(found) == {"both", "levenshtein"}
+    assert all(
+        0 <= value <= 1 for row in found.values() for name, value in row.items() if name != "ari"
+    )

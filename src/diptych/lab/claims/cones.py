@@ -407,6 +407,7 @@ real = Claim(
     delta=0.05,
     looks=(5, 10, 20),
     one_test_set=True,
+    tuned=Tuned(effect=0.688, sd=0.05, best=0.913, chance=1 / 3, seconds=55),
     rates=CELL_RATES,
     floor=Floor("novel", chance=1 / 3, arms=("cones", "coop", "inversion")),
     table=("novel", "novel1", "novel4", "novel16"),
