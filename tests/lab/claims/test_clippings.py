@@ -113,7 +113,7 @@ def test_a_quick_arm_runs_at_another_rate(tmp_path, brief, drawn):
 
 
 def test_prints_of_a_photograph_are_other_crops_with_other_captions(data_pack, monkeypatch):
-    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("flickr8k-1k").parent))
+    data_pack("flickr8k-1k")
     photographs = open_source("flickr8k-1k:split=test")
     prints = clippings.Wire(photographs, range(4, 7), 5)
     assert [prints[at].labels["entity"] for at in range(len(prints))] == [4, 4, 4, 4, 5, 6, 6, 6, 6]
@@ -130,13 +130,14 @@ def test_prints_of_a_photograph_are_other_crops_with_other_captions(data_pack, m
 
 
 def test_the_block_on_photographs_runs(data_pack, monkeypatch, tmp_path):
-    monkeypatch.setenv("DIPTYCH_DATA", str(data_pack("flickr8k-1k").parent))
+    data_pack("flickr8k-1k")
     few = {
         "train": ("train", range(200)),
         "val": ("test", range(80)),
         "test": ("test", range(80, 160)),
     }
     monkeypatch.setattr(clippings, "WIRE", few)
+    monkeypatch.setattr(clippings, "BATCH", 18)
     trial = Trial(seed=5, folder=tmp_path, quick=True)
     trial = replace(trial, prelude=clippings.wired(trial))
     found = clippings.real.arms["both", "levenshtein"](trial)
