@@ -1,4 +1,4 @@
-"""MathVista and MM-Math, on fixtures of their true forms."""
+"""MathVista, We-Math and MM-Math, on fixtures of their true forms."""
 
 import json
 
@@ -41,6 +41,22 @@ def exam(number, **changed):
     } | changed
 
 
+def step(number, **changed):
+    """A question of We-Math."""
+    return {
+        "ID": "3steps_165",
+        "split": "testmini",
+        "knowledge concept": "Area of Circles",
+        "question": "What is the area of the flower bed ( ) m²?",
+        "option": "A. 200.96;B. 3; 4 or 5;C. 6280; D. 32; E. No correct answer",
+        "answer": "B",
+        "image_path": f"{number}.jpg",
+        "key": f"3steps_{number}",
+        "question number": 1575,
+        "knowledge concept description": "Area of …",
+    } | changed
+
+
 @pytest.fixture
 def published(tmp_path):
     def write(name, text):
@@ -79,6 +95,19 @@ def test_a_question_of_mathvista_has_its_choices(published):
     assert source[1].images["main"].decode().size == (8, 6)
     assert not source.schema()["texts.answer"].optional
     assert "math-questions" in formats()
+
+
+def test_choices_of_we_math_are_taken_apart(published):
+    rows = [step(0), step(1, answer="E "), step(2, option="A. 3"), step(2, answer=None), "text"]
+    path = published("testmini.json", json.dumps(rows))
+    source = open_source(str(path))
+    assert list(source.keys()) == ["3steps_165/3steps_0", "3steps_165/3steps_1"]
+    [asked] = questions(source[0], choose=True)
+    assert asked.choices == ("200.96", "3; 4 or 5", "6280", "32", "No correct answer")
+    assert (asked.answers, asked.kind) == (("3; 4 or 5",), "Area of Circles")
+    assert questions(source[1])[0].answers == ("No correct answer",)
+    assert source.damage == {f"{path}:question {at}": "columns" for at in (3, 4, 5)}
+    assert source[0].images["main"].decode().size == (8, 6)
 
 
 def test_answers_that_are_not_published_are_absent(published):
@@ -149,7 +178,8 @@ def test_damage_is_counted_by_place(published):
     ("name", "text", "message"),
     [
         ("testmini.json", of_vista(vista(0, question=5)), "no question in it has a text"),
-        ("testmini.json", json.dumps([vista(0)]), "no object of questions by id"),
+        ("testmini.json", json.dumps([vista(0)]), "no question in it has a text"),
+        ("testmini.json", json.dumps([step(0, answer="F")]), "no question in it has a text"),
         ("testmini.json", of_vista(vista(7)), "its first image, images/7.jpg, is not near it"),
         ("MM_Math.jsonl", lines(exam(0, file_name="")), "no question in it has a text"),
     ],

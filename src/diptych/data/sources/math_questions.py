@@ -1,12 +1,15 @@
-"""MathVista (`testmini.json`) and MM-Math (`MM_Math.jsonl`): questions about figures and charts.
+"""MathVista (`testmini.json`), We-Math (`testmini.json`) and MM-Math (`MM_Math.jsonl`): questions about
+figures and charts.
 
 MathVista has an object of questions by id, each with the path of its image, and choices where there
-are some. MM-Math has JSON lines; the answer is what its solution puts into the last `\\boxed{…}`. The
-kind of a question is MathVista's task, and MM-Math's difficulty.
+are some. We-Math has a list, whose choices are one text, "A. 3; B. 4", and the answer is a letter. MM-Math
+has JSON lines; the answer is what its solution puts into the last `\\boxed{…}`. The kind of a question
+is MathVista's task, We-Math's concept, and MM-Math's difficulty.
 """
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +26,13 @@ from diptych.spec import Spec, configure
 
 FORMAT = "math-questions"
 _MARKS = {
-    ".json": (b'"question_type"', b'"precision"', b'"image"'),
-    ".jsonl": (b'"file_name"', b'"question"', b"boxed{"),
+    ".json": (
+        (b'"question_type"', b'"precision"', b'"image"'),
+        (b'"knowledge concept"', b'"option"', b'"image_path"'),
+    ),
+    ".jsonl": ((b'"file_name"', b'"question"', b"boxed{"),),
 }
+_LETTERED = re.compile(r"(?:^|;)\s*([A-Z])\.\s*")  # the beginning of a choice of We-Math
 _BOX = "\\boxed{"
 
 
@@ -40,7 +47,7 @@ def claims(spec: Spec) -> bool:
     """Whether this module reads `spec`: by the names of its first question's fields."""
     ending = Path(spec.name).suffix.lower()
     first = beginning(spec, *_MARKS)
-    return bool(first) and all(mark in first for mark in _MARKS[ending])
+    return bool(first) and any(all(mark in first for mark in marks) for marks in _MARKS[ending])
 
 
 def open(spec: Spec) -> "MathQuestions":
@@ -50,11 +57,11 @@ def open(spec: Spec) -> "MathQuestions":
     path = Path(spec.name)
     if path.suffix.lower() == ".json":
         data = json_of(path)
-        if not isinstance(data, dict):
-            raise InputError(
-                f"{path}: it is no object of questions by id; compare it with MathVista's"
-            )
-        found = {f"question {key}": _of_mathvista(key, row) for key, row in data.items()}
+        if isinstance(data, dict):
+            found = {f"question {key}": _of_mathvista(key, row) for key, row in data.items()}
+        else:
+            rows = data if isinstance(data, list) else []
+            found = {f"question {at}": _of_we_math(row) for at, row in enumerate(rows, 1)}
     else:
         found = {
             f"row {number}": row.reason if isinstance(row, BadSample) else _of_mm_math(row)
@@ -66,7 +73,7 @@ def open(spec: Spec) -> "MathQuestions":
             f"{path}: no question in it has a text and the path of an image; compare it with the published file"
         )
     damage = {f"{path}:{place}": bad for place, bad in found.items() if isinstance(bad, str)}
-    root, _ = root_of(path, [good[0].image], options.images, ("images", "Image", "data"))
+    root, _ = root_of(path, [good[0].image], options.images, ("images", "Image", "data", "image"))
     return MathQuestions(spec.name, root, good, damage)
 
 
@@ -101,6 +108,28 @@ def _of_mathvista(key: str, row: Any) -> Question | str:
         answer.strip(),
         choices,
         kind=_kind(about.get("task")) if isinstance(about, Mapping) else "",
+    )
+
+
+def _of_we_math(row: Any) -> Question | str:
+    """A question of We-Math, or the reason why it cannot be read."""
+    if not isinstance(row, Mapping):
+        return "columns"
+    about = [row.get(name) for name in ("ID", "key", "option", "answer")]
+    if not all(isinstance(each, str) for each in about):
+        return "columns"
+    number, key, option, letter = map(str, about)
+    _, *parts = _LETTERED.split(option)
+    choices = dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True))
+    if letter.strip() not in choices:
+        return "columns"
+    return _asked(row, "image_path") or Question(
+        f"{number}/{key}",
+        row["image_path"],
+        row["question"].strip(),
+        choices[letter.strip()],
+        [*choices.values()],
+        kind=_kind(row.get("knowledge concept")),
     )
 
 
