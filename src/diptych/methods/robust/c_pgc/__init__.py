@@ -69,7 +69,8 @@ class Config:
 
     - `by` is what makes the perturbation: the "generator"s; "pgd", the same losses minimised by
       signed steps on δ and the embedding themselves; "noise", random signs and a random word, by
-      the run's seed.
+      the run's seed; "instance", signed steps for each image by itself, where it is used, and no
+      word: a bound, and no universal perturbation.
     - `eps` is the bound of δ, of 255.
     - `role` and `captions` are the texts of an image, of which so many are read.
     - `temperature`, `contrast` and `alpha` are τ, the weight of L_c and that of the distance;
@@ -81,10 +82,11 @@ class Config:
       2^(layers + 1) pixels a side; these are resized to the surrogate's size.
     - `channels` and `text_channels` are those of the generators' first layers.
     - `export` says whether what is delivered comes from the "mean" condition or the "last" batch.
-    - `step` is that of "pgd": a share of eps, and of the spread of the word embeddings.
+    - `step` is that of "pgd" and "instance": a share of eps, and of the spread of the word
+      embeddings. `steps` is the number of those of "instance".
     """
 
-    by: Literal["generator", "pgd", "noise"] = "generator"
+    by: Literal["generator", "pgd", "noise", "instance"] = "generator"
     eps: Annotated[int, AtLeast(0), AtMost(LEVELS)] = 12
     role: str = "caption"
     captions: Count = 5
@@ -98,6 +100,7 @@ class Config:
     text_channels: Width = 256
     export: Literal["mean", "last"] = "mean"
     step: Positive = 0.1
+    steps: Count = 20
 
 
 class CPGC(Method):
@@ -128,7 +131,8 @@ class CPGC(Method):
                 "a perturbation moves images and texts apart, and this model has no text tower, no image tower or no "
                 "tokenizer; start from one of images and texts"
             )
-        self.model = UniversalPerturbation(encoder, make.words, config.eps)
+        steps = config.steps if config.by == "instance" else 0
+        self.model = UniversalPerturbation(encoder, make.words, config.eps, steps, config.step)
         self.contrast: Callable[..., Tensor] = inverted_contrast
         self.image_source: nn.Module | None = None
         self.text_source: nn.Module | None = None
@@ -159,6 +163,8 @@ class CPGC(Method):
     def stages(self) -> Sequence[Stage]:
         if self.config.by == "noise":
             return (Stage(optimize=False, prepare=self._draw),)
+        if self.config.by == "instance":
+            return (Stage(optimize=False, prepare=lambda run: None),)  # nothing is learnt
         recipe: dict[str, Any] = {}
         if self.config.by == "pgd":
             recipe = {"optimizer": "sgd", "lr": self.config.step, "betas": (0.0, 0.999)}

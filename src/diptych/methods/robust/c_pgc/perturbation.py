@@ -5,6 +5,11 @@
 δ is stored as whole numbers, so the bound holds exactly in stored images. For pixels of another
 size δ is resized, rounded and clipped again.
 
+With `steps` nothing is universal: δ is searched for each image by itself (PGD), and bounds from above
+what one δ can do to the surrogate. From equal random numbers for all images it goes so many times
+
+    δ <- clip(δ - step · eps · sign(∂/∂δ cos(f(x + δ), f(x))), -eps, eps)
+
 Dimensions: N images or texts, H x W pixels, S pixels a side of the model's images, D width of a word
 embedding.
 """
@@ -33,16 +38,25 @@ LEVELS = 255
 
 class UniversalPerturbation(Delivered):
     """The frozen surrogate `encoder`, δ as `levels` (3, S, S), int16, and the `embedding` (D,) of
-    the word."""
+    the word. With `steps` δ is that of each image, after steps of a size that is `step` of eps."""
 
     levels: Tensor
     embedding: Tensor
 
-    def __init__(self, encoder: DualEncoder, tokenizer: Tokenizer, eps: int):
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer,
+        eps: int,
+        steps: int = 0,
+        step: float = 0.1,
+    ):
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.eps = eps
+        self.steps = steps
+        self.step = step
         freeze(encoder)
         size = encoder.image.image_size
         table = self.table
@@ -89,11 +103,39 @@ class UniversalPerturbation(Delivered):
 
         >>> import torch
         >>> from diptych.methods.robust.c_pgc.perturbation import resized
-        >>> resized(torch.full((3, 4, 4), 4, dtype=torch.int16), (6, 2), 4).unique().tolist()
+        >>> resized(torch.full((1, 3, 4, 4), 4, dtype=torch.int16), (6, 2), 4).unique().tolist()
         [4]
         """
-        levels = resized(self.levels, pixels.shape[-2:], self.eps).to(pixels.device)
+        levels = self.searched(pixels) if self.steps else self.levels[None]
+        levels = resized(levels, pixels.shape[-2:], self.eps).to(pixels.device)
         return (pixels.to(torch.int16) + levels).clamp(0, LEVELS).to(torch.uint8)
+
+    def searched(self, pixels: Tensor) -> Tensor:
+        """δ of each image (N, 3, S, S), int16, which moves its feature away from that of the
+        unchanged pixels (N, 3, H, W)."""
+        size = (self.image.image_size, self.image.image_size)
+        bound = self.eps / LEVELS
+        device = self.levels.device
+        # also where the caller records no gradients
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.encoder):
+            x = pixels.clone().to(device, self.table.dtype) / LEVELS
+            if tuple(x.shape[-2:]) != size:
+                x = F.interpolate(
+                    x, size=size, mode="bilinear", align_corners=False, antialias=True
+                )
+            start = torch.rand((3, *size), generator=torch.Generator().manual_seed(0))
+            delta = (bound * (2 * start - 1)).to(x).repeat(len(x), 1, 1, 1)
+            features = self._features(x).detach()
+            for _ in range(self.steps):
+                delta.requires_grad_()
+                cosines = (self._features((x + delta).clamp(0, 1)) * features).sum()
+                (gradient,) = torch.autograd.grad(cosines, delta)
+                delta = delta.detach() - self.step * bound * gradient.sign()
+                delta = delta.clamp(-bound, bound)
+            return (LEVELS * delta).round().to(torch.int16)
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.encoder.embed_images((x - self.image.mean) / self.image.std)
 
     def extra_state(self) -> dict[str, Any]:
         return {"word": self.word}
@@ -151,7 +193,8 @@ class PerturbationModel(Model):
                 f"δ is added to images of 8 bits, got {images.dtype}; give uint8 pixels, paths or PIL images"
             )
         if isinstance(images, Tensor):
-            return self.perturbation.add_to(images), self._texts(texts, batch_size)
+            changed = [self.perturbation.add_to(part) for part in images.split(batch_size)]
+            return torch.cat(changed), self._texts(texts, batch_size)
         batches, _ = self._batches(images, batch_size, exact=True)
         changed = [self.perturbation.add_to(pixels) for (pixels,) in batches]
         size = self.preprocess.side
@@ -171,10 +214,8 @@ class PerturbationModel(Model):
 
 
 def resized(levels: Tensor, size: Sequence[int], eps: int) -> Tensor:
-    """Levels (3, H, W), int16, for pixels of another size: bilinear, rounded, at most eps."""
-    if tuple(levels.shape[1:]) == tuple(size):
+    """Levels (N, 3, H, W), int16, for pixels of another size: bilinear, rounded, at most eps."""
+    if tuple(levels.shape[2:]) == tuple(size):
         return levels
-    found = F.interpolate(
-        levels[None].float(), size=tuple(size), mode="bilinear", align_corners=False
-    )
-    return found[0].round().clamp(-eps, eps).to(torch.int16)
+    found = F.interpolate(levels.float(), size=tuple(size), mode="bilinear", align_corners=False)
+    return found.round().clamp(-eps, eps).to(torch.int16)
