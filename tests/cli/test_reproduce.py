@@ -170,7 +170,9 @@ def test_all_runs_what_is_stale_and_goes_on_after_a_refusal(diptych, file, tmp_p
     called = diptych("reproduce", "--all")
     assert (called.code, called.out) == (0, "")
     assert "good: its result is of the claim and its method as they are" in called.err
-    (folder / "good.py").write_text(SHORT + "# changed\n")
+    (folder / "good.py").write_text(SHORT + "# a remark is no other claim\n")
+    assert diptych("reproduce", "--all").out == ""
+    (folder / "good.py").write_text(SHORT.replace('{"r1": 0.5}', '{"r1": 0.4}'))
     assert "holds after 5 seeds" in diptych("reproduce", "--all").out
 
 
