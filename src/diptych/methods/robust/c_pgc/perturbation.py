@@ -5,8 +5,9 @@
 δ is stored as whole numbers, so the bound holds exactly in stored images. For pixels of another
 size δ is resized, rounded and clipped again.
 
-With `steps` nothing is universal: δ is searched for each image by itself (PGD), and bounds from above
-what one δ can do to the surrogate. From equal random numbers for all images it goes so many times
+With `steps` nothing is universal: δ is searched for each image by itself (PGD). What that does to the
+surrogate stands for the most that one δ could do. From equal random numbers for all images it takes
+so many steps
 
     δ <- clip(δ - step · eps · sign(∂/∂δ cos(f(x + δ), f(x))), -eps, eps)
 
