@@ -34,7 +34,7 @@ def stored(folder: str, unread: tuple[str, ...] = _UNREAD, kind: str | None = No
     missing.
     """
     library = transformers()
-    config = _described(folder, kind)
+    config = described(folder, kind)
     try:
         model, found = library.AutoModel.from_pretrained(
             folder,
@@ -51,7 +51,7 @@ def stored(folder: str, unread: tuple[str, ...] = _UNREAD, kind: str | None = No
     return model.to(torch.get_default_dtype())
 
 
-def _described(folder: str, kind: str | None) -> Any:
+def described(folder: str, kind: str | None) -> Any:
     """The config of a folder as one of this kind; None, which leaves it to transformers, without one.
 
     Raises InputError for a folder without a config, and for a kind that transformers does not have.

@@ -36,7 +36,7 @@ from diptych.data.views import ImageView, MaskedTextView, View, augmentation
 from diptych.errors import InputError, unknown
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.domain.biovil.local import local_alignment
-from diptych.methods.domain.biovil.model import Reports
+from diptych.methods.domain.biovil.model import Reports, image_projection, text_projection
 from diptych.methods.domain.biovil.sections import BothView, MaskedSectionView, SectionView
 from diptych.methods.families.image_only import STRONG
 from diptych.methods.families.pairs import SMALL
@@ -65,7 +65,9 @@ _STREAMS = {
 }
 """The streams that a stage can read; it reads the first that is given."""
 
-TEXT_PROJECTION = "mlp:hidden=128:bias=true:last_bias=true:norm=layer:activation=gelu:activation_first=true:eps=1e-12"
+WIDTH = 128
+IMAGE_PROJECTION = image_projection(WIDTH)
+TEXT_PROJECTION = text_projection(WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class Config:
     alignment: NotNegative = 0.5
     masking: NotNegative = 1.0
     local: NotNegative = 0.0
-    image_projection: NetworkSpec = "mlp:hidden=128:last_bias=true"
+    image_projection: NetworkSpec = IMAGE_PROJECTION
     text_projection: NetworkSpec = TEXT_PROJECTION
     projector: NetworkSpec = "mlp:hidden=2048:last_norm=scaled"
     views_tau: Positive = 0.1
@@ -317,14 +319,14 @@ BioViL.presets = {
         },
         text="text:width=128:depth=2:heads=4:causal=false:pooling=first:dropout=0.1",
         tokenizer="wordpiece:vocab_size=2048:context=96",
-        embed_dim=128,
+        embed_dim=WIDTH,
     ),
     "paper": Preset(
         config={"recipes": {"language": {"lr": 4e-4}, "images": {"lr": 1e-3, "epochs": 100.0}}},
         image="timm:resnet50:image_size=480:margin=1.0667:mean=(0.0,0.0,0.0):std=(1.0,1.0,1.0)",
         text="hf:model_type=bert:width=768:depth=12:heads=12:dropout=0.25:pooling=first",
         tokenizer="wordpiece:vocab_size=30522:context=512",
-        embed_dim=128,
+        embed_dim=WIDTH,
         recipe=Recipe(lr=2e-5, warmup=0.03, epochs=50, batch_size=80, precision="bfloat16"),
     ),
 }

@@ -24,6 +24,16 @@ MASK = "[MASK]"
 """What stands for a masked word in a text."""
 
 
+def image_projection(hidden: int) -> str:
+    """P_v of this width."""
+    return f"mlp:hidden={hidden}:last_bias=true"
+
+
+def text_projection(hidden: int) -> str:
+    """P_t of this width."""
+    return f"mlp:hidden={hidden}:bias=true:last_bias=true:norm=layer:activation=gelu:activation_first=true:eps=1e-12"
+
+
 class Reports(Delivered):
     """A dual encoder, or an encoder of texts alone, and the head of masked words."""
 
