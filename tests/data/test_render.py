@@ -179,6 +179,21 @@ def test_an_outline_font_is_drawn_in_greys(tmp_path):
     assert twice.ends[-1] > 1.5 * font(path).line("ab").ends[-1]
 
 
+def test_a_line_higher_than_a_patch_is_drawn_by_its_middle(tmp_path):
+    """The ascent and descent of a font for many scripts leave rows empty above and below Latin letters."""
+    path = outline_file(tmp_path)
+    line = font(path).line("Hag")
+    assert len(line.ink) > 16 >= line.ink.any(1).sum()
+    found = TextRenderer(patches=8, font=path).render("Hag")
+    assert found.pixels.shape == (16, 128)
+    width = line.ends[-1]
+    drawn = 255 - found.pixels[:, 3 : 3 + width]
+    rows = line.ink.any(1)
+    assert (drawn[drawn.any(1)] == line.ink[rows]).all()
+    with pytest.raises(InputError, match="pixels high, and patches have 16"):
+        TextRenderer(patches=8, font=path, size=24)
+
+
 def test_bad_fonts_and_sizes_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no font 'arial'; name unifont"):
         TextRenderer(patches=8, font="arial")

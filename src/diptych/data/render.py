@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from string import ascii_letters
 from typing import Protocol
 
 import numpy as np
@@ -192,12 +193,13 @@ class TextRenderer:
 
         n = ceil((left + width) / patch),    real patches: min(n + 1, P)
 
+    Of a line that is higher than a patch, as of a font for many scripts, the rows in the middle are drawn.
     A text is cut after the last character that leaves room for the black patch. Spaces at its ends
     are left out; other white space, line breaks too, becomes single spaces. Characters are
     normalised to NFC. The same text gives the same pixels on every machine with `unifont`; those of
     outline fonts depend on FreeType's version.
 
-    Raises InputError for a font that is higher than a patch. Source: Rust et al. 2023 (PIXEL).
+    Raises InputError for a font whose Latin letters are higher than a patch. Source: Rust et al. 2023 (PIXEL).
 
     >>> found = TextRenderer(patches=8).render("two cats")
     >>> found.pixels.shape, found.patches, found.cut
@@ -216,10 +218,10 @@ class TextRenderer:
                 f"a strip of {self.patches} patches with {self.left} pixels before the text has no room for a text "
                 "and the black patch behind it; give 2 patches or more, and no negative margin"
             )
-        height = len(font(self.font, self.size).line("x").ink)
-        if height > self.patch:
+        ink = font(self.font, self.size).line(ascii_letters).ink
+        if ink.any(1).sum() > self._inside(ink).any(1).sum():
             raise InputError(
-                f"font {self.font} is {height} pixels high, and patches have {self.patch}; give larger patches or a "
+                f"font {self.font} is {len(ink)} pixels high, and patches have {self.patch}; give larger patches or a "
                 "smaller size"
             )
 
@@ -237,11 +239,16 @@ class TextRenderer:
         width = int(line.ends[fitting - 1]) if fitting else 0
         count = math.ceil((self.left + width) / self.patch) if width else 0
         pixels = np.full(self.shape, 255, np.uint8)
-        top = (self.patch - len(line.ink)) // 2
-        inked = pixels[top : top + len(line.ink), self.left : self.left + width]
-        inked -= line.ink[:, :width]
+        ink = self._inside(line.ink[:, :width])
+        top = (self.patch - len(ink)) // 2
+        pixels[top : top + len(ink), self.left : self.left + width] -= ink
         pixels[:, count * self.patch : (count + 1) * self.patch] = 0
         return Rendered(pixels, count, len(text) - fitting, line.missing)
+
+    def _inside(self, ink: np.ndarray) -> np.ndarray:
+        """The rows of a line (H, W) that a patch has room for, in its middle."""
+        above = max(0, len(ink) - self.patch) // 2
+        return ink[above : above + self.patch]
 
     def strips(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The strips (N, H, W) of texts, and which patches (N, P) are real: those of the text and the

@@ -67,7 +67,8 @@ def load(
 ) -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
     `diffusers:FOLDER`, published weights as a method reads them (`albef:FILE`, `sprc:FOLDER`,
-    `biovil:FOLDER`), or one that ships with the package: `tiny`, `tiny-lm`, `tiny-vlm`.
+    `biovil:FOLDER`, `pixel_linguist:FOLDER`), or one that ships with the package: `tiny`, `tiny-lm`,
+    `tiny-vlm`.
 
     Returns a `Model`, which embeds images and texts; for an encoder of texts alone a `TextModel`,
     for a language model a `LanguageModel`, which generates, for one that reads images too a

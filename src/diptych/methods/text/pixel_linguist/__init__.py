@@ -41,7 +41,7 @@ from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, S
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.text.pixel_linguist.config import PIXELS, STAGES, Config
 from diptych.methods.text.pixel_linguist.masked import Decoder
-from diptych.methods.text.pixel_linguist.model import Head, SentenceEncoder
+from diptych.methods.text.pixel_linguist.model import Head, SentenceEncoder, checksum
 from diptych.methods.text.pixel_linguist.soup import Soup
 from diptych.methods.text.pixel_linguist.views import (
     ALTERED,
@@ -102,6 +102,7 @@ class PixelLinguist(Method):
         head = Head(make.embed_dim, config.head_dropout) if config.mlp else None
         renderer = _renderer(encoder.image, config) if pixels else None
         self.model = SentenceEncoder(encoder, head, renderer, config.infer_mlp)
+        _same_font(make.delivered, renderer)
         make.go_on(self.model)
         self.reader = Reader(renderer=renderer, tokenizer=None if pixels else make.tokenizer)
         self.sources: Mapping[str, Source] = {}
@@ -353,6 +354,18 @@ def _renderer(tower: Any, config: Config) -> TextRenderer:
         font=config.font,
         size=config.font_size,
     )
+
+
+def _same_font(given: Any, renderer: TextRenderer | None) -> None:
+    """Raise InputError if the model that training starts from reads texts in another font."""
+    theirs = given.renderer if isinstance(given, SentenceEncoder) else None
+    if theirs is None or renderer is None:
+        return
+    if checksum(theirs) != checksum(renderer):
+        raise InputError(
+            f"the model to start from reads texts in the font {theirs.font}, and this run would draw them in "
+            f"{renderer.font}; give --method.font {theirs.font}"
+        )
 
 
 # pixels from 0 to 1, not standardised

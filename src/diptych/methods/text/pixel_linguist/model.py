@@ -68,11 +68,11 @@ class SentenceEncoder(Delivered):
 
     def extra_state(self) -> dict[str, Any]:
         """The checksum of the font, whose pixels the tower was trained on."""
-        return {} if self.renderer is None else {"font": _checksum(self.renderer)}
+        return {} if self.renderer is None else {"font": checksum(self.renderer)}
 
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
         """Raise InputError if the font is not the one that the model was trained with."""
-        if self.renderer is not None and values.get("font") != _checksum(self.renderer):
+        if self.renderer is not None and values.get("font") != checksum(self.renderer):
             raise InputError(
                 f"the font {self.renderer.font} is another one than the model was trained with; put the same file there"
             )
@@ -183,7 +183,7 @@ def states(encoder: DualEncoder, first: Tensor, second: Tensor) -> Encoded:
     return encoder.encode_text(first, second)
 
 
-def _checksum(renderer: TextRenderer) -> str:
+def checksum(renderer: TextRenderer) -> str:
     """What determines the glyphs: the name of the font that ships, or the SHA-256 of a file."""
     if renderer.font == FONT:
         return FONT
