@@ -142,6 +142,7 @@ def test_cyclic_has_its_minima_between_cycles():
         ("onecycle:length=0.5", "of at least 1"),
         ("onecycle:strt=4", "did you mean 'start'"),
         ("cosine:start=4", "takes no options; write cosine"),
+        ("plateau:patience=-1", "at least 0"),
     ],
 )
 def test_options_of_schedules_are_checked(schedule, message):

@@ -78,6 +78,16 @@ class Losses:
         return sum(rest, start=first)
 
 
+def of_validation(select: str) -> str:
+    """Return the whole name of a number of the validation, with its sign.
+
+    >>> of_validation("-pair_loss")
+    '-val/pair_loss'
+    """
+    sign = "-" if select.startswith("-") else ""
+    return f"{sign}val/{select.removeprefix('-').removeprefix('val/')}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a stage is optimised. It is plain data that the engine runs; `--lr` and similar options

@@ -31,7 +31,7 @@ from diptych.training.log import finite
 from diptych.training.options import Options
 from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.progress import Progress, Summary
-from diptych.training.schedule import factor
+from diptych.training.schedule import Plateau, factor, shape_of
 from diptych.training.selection import by_recipe
 from diptych.training.state import Position, Saved
 from diptych.training.step import clamp, freeze_modes
@@ -169,6 +169,7 @@ class Engine(Progress):
         bounds = optim.bounded(self.method, stage.clip, recipe.clip)
         self.log.begin(stage.name, steps, self.position.step)
         prepared = self.position.epoch
+        plateau = self._plateau(stage)
         while self.position.step < steps:
             if stage.prepare and stage.every == "epoch" and prepared != self.position.epoch:
                 self._prepare(stage)
@@ -186,7 +187,7 @@ class Engine(Progress):
                     if self.position.step == step:
                         write()
                 if self.position.batch == 0 or self.position.step == steps:
-                    ended = self._select(stage, self._validate())
+                    ended = self._select(stage, self._validate(), plateau)
                 look = (
                     self.position.step % max(1, steps // LOOKS) == 0 or self.position.step == steps
                 )
@@ -198,6 +199,11 @@ class Engine(Progress):
         self._take_selected(stage)
         self.log.end()
         self._end_stage()
+
+    def _plateau(self, stage: Stage) -> Plateau | None:
+        """The schedule of a stage, if it follows the validation."""
+        shape = shape_of(replace(self.recipe, **stage.recipe).schedule)
+        return shape if isinstance(shape, Plateau) else None
 
     def _set_modes(self) -> None:
         """Put the method into training mode, and what is frozen into evaluation mode."""
@@ -220,6 +226,10 @@ class Engine(Progress):
                 raise InputError(
                     f"stage {stage.name!r} of {self.method.name} ends with the epoch whose {stage.select.lstrip('-')} "
                     "is best in the validation; give it with --val SOURCE"
+                )
+            if stage.optimize and not stage.select and self._plateau(stage):
+                raise InputError(
+                    "the schedule plateau follows a number of the validation; name it with --select, such as t2i_r1"
                 )
 
     def _check_first(self, stage: Stage) -> None:
@@ -271,7 +281,12 @@ class Engine(Progress):
     ) -> None:
         at = At(self.position.step, steps, self.position.epoch, self.options.seed, stage.name)
         rate = factor(
-            at.step, steps, schedule=recipe.schedule, warmup=recipe.warmup, min_lr=recipe.min_lr
+            at.step,
+            steps,
+            schedule=recipe.schedule,
+            warmup=recipe.warmup,
+            min_lr=recipe.min_lr,
+            lowered=self.selection.lowered,
         )
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group["multiplier"] * rate

@@ -24,6 +24,7 @@ from diptych.training.launch import make_accelerator, strategy
 from diptych.training.log import Log
 from diptych.training.options import Options
 from diptych.training.prepare import load_columns
+from diptych.training.schedule import Plateau
 from diptych.training.selection import Selection
 from diptych.training.state import Checkpoints, Position, Saved
 from diptych.training.step import Step
@@ -182,13 +183,13 @@ class Progress:
             if stage.select:
                 self.selection.check(stage, values)
 
-    def _select(self, stage: Stage, values: Mapping[str, float]) -> bool:
+    def _select(self, stage: Stage, values: Mapping[str, float], plateau: Plateau | None) -> bool:
         """Keep the weights if the epoch is the stage's best, and return whether its patience is at
         an end. All ranks must call it."""
         if stage.select is None:
             return False
         epoch = self.position.epoch - (self.position.batch == 0)
-        if self.selection.look(stage, epoch, values) and stage.keep == "best":
+        if self.selection.look(stage, epoch, values, plateau) and stage.keep == "best":
             self.selection.write(stage, self.ranks.full_tensors(self._weights()))
         return self.selection.ended(stage)
 

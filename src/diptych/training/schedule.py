@@ -1,7 +1,7 @@
 """Learning-rate schedules: a factor between 0 and 1 for each step.
 
 All but `onecycle` rise linearly during the warm-up and then follow a shape down to `min_lr`. The
-shapes of `restarts` and `cyclic` come back up.
+shapes of `restarts` and `cyclic` come back up, and `plateau` follows the validation.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from math import cos, pi
 from typing import Annotated, Any, Protocol
 
 from diptych.errors import InputError, unknown
-from diptych.spec import AtLeast, Count, Positive, Share, configure, parse
+from diptych.spec import AtLeast, Count, NotNegative, Positive, Share, configure, parse
 
 
 class Shape(Protocol):
@@ -94,6 +94,16 @@ class Cyclic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """1, times `by` whenever more than `patience` epochs did not improve the number that the stage
+    selects by, by more than `least`: torch's ReduceLROnPlateau with an absolute threshold."""
+
+    by: Share = 0.5
+    patience: Annotated[int, AtLeast(0)] = 10
+    least: NotNegative = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneCycle:
     """Options of `onecycle`. The rate starts at 1/`start` of the peak and ends at 1/`end` of that.
     The cycle spans `length` times the steps of the run, so that a run may stop on the way down."""
@@ -111,25 +121,16 @@ SCHEDULES: Mapping[str, type[Any]] = {
     "steps": Steps,
     "restarts": Restarts,
     "cyclic": Cyclic,
+    "plateau": Plateau,
     "onecycle": OneCycle,
 }
 
 
-def factor(
-    step: int, steps: int, *, schedule: str = "cosine", warmup: float = 0.0, min_lr: float = 0.0
-) -> float:
-    """Return the factor at `step` (0 … steps-1): a linear warm-up, then the schedule down to
-    `min_lr`.
+def shape_of(schedule: str) -> Any:
+    """Return the shape of a name with options. Raises InputError for an unknown name or option.
 
-    `schedule` is a name with options, as "poly:power=0.9". `warmup` is a number of steps, or a
-    share of all steps if below 1. "onecycle" rises and falls by cosines instead, between its own
-    ends (`OneCycle`, as "onecycle:start=100"); its share is of the steps that the cycle spans. It
-    is torch's OneCycleLR. Raises InputError for an unknown schedule or option.
-
-    >>> [round(factor(step, 6, warmup=2), 3) for step in range(6)]
-    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
-    >>> [round(factor(step, 6, schedule="steps:at=(0.5,0.8)"), 3) for step in range(6)]
-    [1.0, 1.0, 1.0, 0.1, 0.1, 0.01]
+    >>> shape_of("poly:power=0.5")
+    Poly(power=0.5)
     """
     parsed = parse(schedule)
     if parsed.name not in SCHEDULES:
@@ -137,12 +138,40 @@ def factor(
     kind = SCHEDULES[parsed.name]
     if parsed.options and not kind.__dataclass_fields__:
         raise InputError(f"schedule {schedule!r} takes no options; write {parsed.name}")
-    shape = configure(kind, parsed.options, f"schedule {parsed.name!r}")
+    return configure(kind, parsed.options, f"schedule {parsed.name!r}")
+
+
+def factor(
+    step: int,
+    steps: int,
+    *,
+    schedule: str = "cosine",
+    warmup: float = 0.0,
+    min_lr: float = 0.0,
+    lowered: int = 0,
+) -> float:
+    """Return the factor at `step` (0 … steps-1): a linear warm-up, then the schedule down to
+    `min_lr`.
+
+    `schedule` is a name with options, as "poly:power=0.9". `warmup` is a number of steps, or a
+    share of all steps if below 1. "onecycle" rises and falls by cosines instead, between its own
+    ends (`OneCycle`, as "onecycle:start=100"); its share is of the steps that the cycle spans. It
+    is torch's OneCycleLR. `lowered` is how often the validation was on a plateau, for "plateau".
+    Raises InputError for an unknown schedule or option.
+
+    >>> [round(factor(step, 6, warmup=2), 3) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    >>> [round(factor(step, 6, schedule="steps:at=(0.5,0.8)"), 3) for step in range(6)]
+    [1.0, 1.0, 1.0, 0.1, 0.1, 0.01]
+    """
+    shape = shape_of(schedule)
     if isinstance(shape, OneCycle):
         return _one_cycle(step, steps, warmup, shape)
     rising = round(warmup * steps) if warmup < 1 else int(warmup)
     if step < rising:
         return (step + 1) / rising
+    if isinstance(shape, Plateau):
+        return max(min_lr, shape.by**lowered)
     return min_lr + (1 - min_lr) * shape(step - rising, max(steps - rising, 1))
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from diptych import collectives
 from diptych.errors import InputError, brief, unknown
 from diptych.files import write_atomic
-from diptych.methods.base import Recipe, Stage
+from diptych.methods.base import Recipe, Stage, of_validation
+from diptych.training.schedule import Plateau
 
 
 def by_recipe(stages: Sequence[Stage], recipe: Recipe) -> list[Stage]:
@@ -25,9 +26,11 @@ def by_recipe(stages: Sequence[Stage], recipe: Recipe) -> list[Stage]:
     """
     if recipe.select is None:
         return list(stages)
-    sign = "-" if recipe.select.startswith("-") else ""
-    select = f"{sign}val/{recipe.select.removeprefix('-').removeprefix('val/')}"
-    chosen = {"select": select, "patience": recipe.patience, "keep": recipe.keep}
+    chosen = {
+        "select": of_validation(recipe.select),
+        "patience": recipe.patience,
+        "keep": recipe.keep,
+    }
     return [
         replace(stage, **chosen) if stage.optimize and stage.select is None else stage
         for stage in stages
@@ -38,7 +41,9 @@ class Selection:
     """The best epoch of a stage with `select`, and its weights, in a file of the folder `folder`.
 
     `best` is the number (negated if it should be small), `epoch` where it was reached, `values` all
-    numbers of that epoch, and `waited` the number of epochs since.
+    numbers of that epoch, and `waited` the number of epochs since. `lowered` is how often the rate
+    was lowered on a plateau; `mark` is the number that the next must exceed for it, and `stalled` the
+    number of epochs that did not.
     """
 
     def __init__(self, folder: Path):
@@ -47,6 +52,9 @@ class Selection:
         self.epoch = 0
         self.waited = 0
         self.values: dict[str, float] = {}
+        self.lowered = 0
+        self.mark: float | None = None
+        self.stalled = 0
 
     def check(self, stage: Stage, values: Mapping[str, float]) -> str:
         """Return the name of the number that a stage selects by. Raises InputError if the validation
@@ -59,10 +67,19 @@ class Selection:
             )
         return name
 
-    def look(self, stage: Stage, epoch: int, values: Mapping[str, float]) -> bool:
-        """Return whether this epoch is the best so far. Raises InputError as `check` does."""
+    def look(
+        self,
+        stage: Stage,
+        epoch: int,
+        values: Mapping[str, float],
+        plateau: Plateau | None = None,
+    ) -> bool:
+        """Return whether this epoch is the best so far, and note whether it is on a plateau. Raises
+        InputError as `check` does."""
         name = self.check(stage, values)
         value = -values[name] if f"-{name}" == stage.select else values[name]
+        if plateau is not None:
+            self._note(plateau, value)
         kept = self.best is not None and not math.isnan(self.best)
         if kept and not value > self.best:  # type: ignore[operator]
             self.waited += 1
@@ -72,6 +89,18 @@ class Selection:
         self.waited = 0
         self.values = dict(values)
         return True
+
+    def _note(self, plateau: Plateau, value: float) -> None:
+        """Lower the rate once more if too many epochs were no better."""
+        better = self.mark is None or value > self.mark + plateau.least
+        if better and not math.isnan(value):
+            self.mark = value
+            self.stalled = 0
+            return
+        self.stalled += 1
+        if self.stalled > plateau.patience:
+            self.lowered += 1
+            self.stalled = 0
 
     def ended(self, stage: Stage) -> bool:
         """Whether `patience` epochs were no better."""
@@ -104,6 +133,9 @@ class Selection:
             "epoch": self.epoch,
             "waited": self.waited,
             "values": self.values,
+            "lowered": self.lowered,
+            "mark": self.mark,
+            "stalled": self.stalled,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -112,6 +144,9 @@ class Selection:
         self.epoch = state.get("epoch", 0)
         self.waited = state.get("waited", 0)
         self.values = dict(state.get("values", {}))
+        self.lowered = state.get("lowered", 0)
+        self.mark = state.get("mark")
+        self.stalled = state.get("stalled", 0)
 
     def _path(self, stage: Stage) -> Path:
         return self.folder / f"best-{stage.name}.safetensors"

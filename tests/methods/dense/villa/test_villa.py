@@ -291,6 +291,7 @@ def test_each_stage_trains_its_own_part():
     chosen = method(select="t2i_r1", patience=3).stages()
     assert (chosen[2].select, chosen[2].patience) == ("val/t2i_r1", 3)
     assert chosen[0].select is None, "the mapping keeps its last weights"
+    assert method(select="-loss").stages()[2].select == "-val/loss"
 
 
 def test_attributes_come_from_options_a_file_or_the_data(tmp_path):

@@ -39,7 +39,16 @@ from diptych.data.templates import BANKS, checked, filled
 from diptych.data.tokenizers import pad_batch
 from diptych.data.views import ArrayView, ImageView, RegionView, View
 from diptych.errors import InputError
-from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
+from diptych.methods.base import (
+    At,
+    Features,
+    Losses,
+    Method,
+    Preset,
+    Recipe,
+    Stage,
+    of_validation,
+)
 from diptych.methods.dense.villa.mapping import Mapper, assigned, column_nce, image_scores
 from diptych.methods.dense.villa.report import write_report
 from diptych.methods.dense.villa.texts import MentionsView, unit_texts
@@ -215,7 +224,7 @@ class ViLLA(Method):
             Stage(
                 name="contrast",
                 lr_scale={"": 0.0, **{f"model.{name}": 1.0 for name in image}},
-                select=config.select and f"val/{config.select.removeprefix('val/')}",
+                select=config.select and of_validation(config.select),
                 patience=config.patience if config.select else None,
             ),
         )
@@ -404,12 +413,12 @@ ViLLA.presets = {
         ),
     ),
     "paper": Preset(
-        config={"route": "crops"},
+        config={"route": "crops", "select": "t2i_r1"},
         image="timm:resnet50_clip:image_size=224",
         text="text:width=512:depth=12:heads=8:activation=quick_gelu",
         tokenizer="clip",
         embed_dim=1024,
-        recipe=_RECIPE,
+        recipe=replace(_RECIPE, schedule="plateau:by=0.5:patience=1:least=0.005"),
     ),
     "tune": Preset(
         config={},
