@@ -5,19 +5,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics import average_precision_score
 from tests.evaluation.helpers import Plane, Rows
 from tests.evaluation.suites.helpers import COLOURS
 from tests.evaluation.suites.regions_helpers import HOW, NAMES, QUARTERS, Painter, quarters
+from torch.nn.functional import normalize
 
 from diptych.data.sample import Field
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
+from diptych.evaluation.suites import regions
 
 
 def test_who_sees_colours_names_every_box():
     found = evaluate(Painter(), quarters("red", "green", "blue", "blue"), ["regions"], **HOW)
     found = found["regions"]
-    assert (found["top1"], found["mean_top1"], found["top5"]) == (1.0, 1.0, 1.0)
+    assert (found["top1"], found["mean_top1"], found["top5"], found["ap"]) == (1.0, 1.0, 1.0, 1.0)
     assert (found["n"], found["images"], found["classes"], found["classes_seen"]) == (4, 1, 3, 3)
     assert found["chance_top1"] == found["chance_mean_top1"] == pytest.approx(1 / 3)
     assert found["chance_top5"] == 1.0
@@ -31,6 +35,22 @@ def test_who_takes_red_for_green_names_blue_alone():
     assert found["mean_top1"] == pytest.approx(1 / 3)
     assert found["by_class"]["red"] == {"top1": 0.0}
     assert found["by_class"]["blue"] == {"top1": 1.0}
+
+
+def test_precision_is_that_of_scikit_learn_up_to_the_steps_of_recall(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    vectors = normalize(torch.randn(400, 8, generator=generator), dim=-1)
+    texts = normalize(torch.randn(5, 8, generator=generator), dim=-1)
+    labels = np.arange(400) % 4  # the fifth class has no region
+    monkeypatch.setattr(regions, "TILE", 64)
+    scores = (100 * vectors @ texts.T).softmax(1).numpy()
+    wanted = [average_precision_score(labels == at, scores[:, at]) for at in range(4)]
+    found = regions._precision(vectors, texts, labels)
+    assert found == pytest.approx(
+        np.mean(wanted), abs=0.02
+    )  # 101 points of recall, and the best behind each
+    assert found >= np.mean(wanted) - 0.005
+    assert regions._precision(texts, texts, np.arange(5)) == 1.0
 
 
 def test_the_areas_of_a_mask_are_regions_too():

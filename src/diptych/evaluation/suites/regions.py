@@ -9,9 +9,12 @@ classes. Images are read whole, squashed to a square.
 
     top1, top5               the share of regions whose class is the first, among the first five
     mean_top1, mean_top5     the mean over the classes that occur
+    ap                       the mean over them of COCO's average precision, each region being a detection of each
+                             class c with the score softmax_c(100 <v_r, t_c>); regions are given, so that it is the
+                             same at all overlaps
     thing_…, stuff_…         the same of things, and of stuff, among all classes, where the data tells them apart
 
-Ties count against the model. Chance is one class in C, or five.
+Ties count against the model. Chance is one class in C, or five; of `ap` about the share of a class.
 
 Sources: He et al. 2017, RoIAlign; Wu et al. 2024 (CLIM), both ways to pool.
 """
@@ -32,6 +35,7 @@ from diptych.data.templates import BANKS, checked
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Reader, Steps, read_images
 from diptych.evaluation.protocol import describe, protocol_of
+from diptych.evaluation.suites._average_precision import average_precision
 from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.evaluation.suites._labels import Novel, base_and_novel, novel_classes
 from diptych.evaluation.suites._patches import laid_under
@@ -47,6 +51,8 @@ card = {
 }
 
 
+SCALE = 100.0
+TILE = 1 << 14  # regions whose scores are held at once
 OBJECTS = "object"
 """The name that asks for the masks of the objects in boxes."""
 
@@ -122,7 +128,7 @@ def regions(
     labels = np.array(truth)
     vectors = torch.cat(found)
     rank = ranks(vectors, texts, labels)
-    results = _measured(rank, labels, names)
+    results = _measured(rank, labels, names) | {"ap": _precision(vectors, texts, labels)}
     if mask in (None, OBJECTS):
         results |= _by_kind(rank, labels, names, source.schema()["boxes"].stuff)
     held_out = None if novel is None else novel_classes(names, novel)
@@ -228,6 +234,18 @@ def _by_kind(
                 f"chance_{kind}_mean_top{count}": chance,
             }
     return results
+
+
+def _precision(vectors: Tensor, texts: Tensor, labels: np.ndarray) -> float:
+    """The mean over the classes that occur of the average precision of their scores for regions."""
+    tiles = [(SCALE * tile @ texts.T).logsumexp(1) for tile in vectors.split(TILE)]
+    norms = torch.cat(tiles)
+    found = []
+    for number in np.unique(labels).tolist():
+        own = labels == number
+        scores = SCALE * vectors @ texts[number] - norms
+        found.append(average_precision(scores.numpy(), own, int(own.sum())))
+    return float(np.mean(found))
 
 
 def _measured(rank: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
