@@ -140,12 +140,15 @@ class RegionDetector(Classifier):
         image = torch.arange(B, device=boxes.device).repeat_interleave(R)
         return self.head(pool_level(maps, boxes.flatten(0, 1), image)).unflatten(0, (B, R))
 
-    def region_vectors(self, x: Tensor, boxes: Tensor) -> Tensor:
+    def region_vectors(
+        self, x: Tensor, boxes: Tensor, maps: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Unit vectors (B, R, E) of boxes (B, R, 4), shares of images (B, 3, H, W), by the box head,
-        each from the map that its size is for."""
+        each from the map that its size is for. `maps` are those of `maps`, if computed already."""
         B, R = boxes.shape[:2]
         image = torch.arange(B, device=boxes.device).repeat_interleave(R)
-        pooled = pool_levels(self.maps(x), boxes.flatten(0, 1), image)
+        maps = self.maps(x) if maps is None else maps
+        pooled = pool_levels(maps, boxes.flatten(0, 1), image)
         return F.normalize(self.head(pooled), dim=-1).unflatten(0, (B, R))
 
     def named(self, hidden: Tensor, texts: Tensor) -> Tensor:

@@ -6,17 +6,22 @@ import torch.nn.functional as F
 from tests.factories import AT, make_method
 
 from diptych.data.loader import Loader
+from diptych.data.matcher import Matcher
+from diptych.data.sample import Sample, Text
 from diptych.errors import InputError
+from diptych.methods.dense.clim import CLIM
 from diptych.methods.dense.clim.captions import (
     caption_bce,
     composites,
     numbers_of,
     rectangles,
 )
+from diptych.methods.dense.clim.mosaic import tile_boxes
+from diptych.methods.dense.clim.tags import TagView, tag_bce, tagged_regions
 from diptych.testing import Toy
 from diptych.testing import check as suite
 
-SUBJECT = suite.Subject.of("clim", {"task": "detect"})
+SUBJECT = suite.Subject.of("clim", {"task": "detect", "tags": "red,circle"})
 # After the suite's 80 steps .44 of the images find their text, where .52 is asked; the card's own
 # task passes.
 CHECKS = [
@@ -187,3 +192,82 @@ def test_a_batch_that_is_no_whole_group():
     both = batches(made)
     with pytest.raises(InputError, match="13 images with captions is not made of groups of 14"):
         made._encode_captions(both["captions"].rows(0, 13))
+
+
+# ---- tags
+
+
+def slowly_largest(proposals, tile):
+    """The largest part in a tile of the first 128 proposals that lie in it by more than half."""
+    best = tuple(tile)
+    area = 0.0
+    for box in proposals[:128]:
+        low = [max(box[0], tile[0]), max(box[1], tile[1])]
+        high = [min(box[2], tile[2]), min(box[3], tile[3])]
+        inside = max(high[0] - low[0], 0) * max(high[1] - low[1], 0)
+        if inside > 0.5 * (box[2] - box[0]) * (box[3] - box[1]) and inside > area:
+            area = inside
+            best = (*low, *high)
+    return best
+
+
+def test_the_region_of_a_tile_is_its_largest_proposal():
+    torch.manual_seed(1)
+    corners = torch.rand(2, 200, 2, 2).sort(2).values
+    proposals = [own.flatten(1) for own in corners]
+    found = tagged_regions([*proposals, torch.zeros(0, 4)], tile_boxes(3).float())
+    for image in range(2):
+        for at, tile in enumerate(tile_boxes(3).float().tolist()):
+            wanted = slowly_largest(proposals[image].tolist(), tile)
+            assert found[image, at].tolist() == pytest.approx(wanted)
+    assert torch.equal(found[2], tile_boxes(3).float())
+    late = torch.cat([torch.tensor([[0.0, 0, 1, 1]]).expand(128, 4), proposals[0]])
+    assert torch.equal(tagged_regions([late], tile_boxes(2).float())[0], tile_boxes(2).float())
+
+
+def test_tags_are_judged_one_by_one():
+    torch.manual_seed(2)
+    regions, names = torch.randn(3, 8).double(), torch.randn(4, 8).double()
+    wanted = torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    found = tag_bce(regions, names, wanted, -3.0)
+    for row in range(3):
+        total = 0.0
+        for column in range(4):
+            logit = 50 * F.cosine_similarity(regions[row], names[column], dim=0) - 3
+            total += float(F.softplus(-logit if wanted[row, column] else logit))
+        assert float(found[row]) == pytest.approx(total, rel=1e-10)
+
+
+def test_a_caption_has_the_tags_that_it_mentions():
+    view = TagView(matcher=Matcher(["cat", "hot dog", "dog"]))
+    texts = (Text(text="Two cats and a caterpillar"), Text(text="a hot dog"))
+    sample = Sample(key="a", source="test", texts=texts)
+    assert view(sample, None, None)["fields.tags"].tolist() == [True, True, False]
+
+
+def test_tags_add_a_term_that_trains_the_head(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("red\nblue\n")
+    assert list(CLIM.resolve_options({"tags": str(names)})["tags"]) == ["red", "blue"]
+    made = method(tags=("red", "blue"))
+    both = batches(made)
+    features = made.encode(both, AT)
+    assert features["tags"].shape == (14,)
+    losses = made.loss(features, both, AT)
+    wanted = 0.1 / 2 * features["tags"].sum()
+    assert float(losses.terms["tags"].detach()) == pytest.approx(float(wanted.detach()))
+    losses.terms["tags"].backward()
+    assert float(made.tag_bias.grad.abs()) > 0
+    assert float(made.model.head.project.weight.grad.abs().sum()) > 0
+    assert all(p.grad is None for p in made.model.encoder.text.parameters())
+    plain = method()
+    assert "tags" not in plain.encode(batches(plain), AT)
+
+
+def test_tags_leave_regions_and_captions_as_they_are():
+    with torch.no_grad():
+        made, plain = method(tags="red,blue"), method()
+        plain.load_state_dict(made.state_dict(), strict=False)
+        found = [each._encode_captions(batches(each)["captions"]) for each in (made, plain)]
+    for name in ("tile", "composite", "members", "caption"):
+        torch.testing.assert_close(found[0][name], found[1][name])

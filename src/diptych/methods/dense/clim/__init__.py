@@ -79,6 +79,8 @@ class Config(DuplicatesConfig):
     - A group has `whole` images that are not put together, and one mosaic of each size, with
       `composites` rectangles each. `labelled` images with boxes are read with a group.
     - `queue` is the number of captions that are kept, `caption_weight` that of their loss.
+    - `tags` are names that captions may mention, by which a region of each tile is named too: "cat,dog",
+      or a file with one a line.
     - The others are those of `methods.dense.dito`.
     """
 
@@ -94,6 +96,7 @@ class Config(DuplicatesConfig):
     labelled: Count = 2
     queue: Count = 256
     caption_weight: NotNegative = 0.1
+    tags: str | tuple[str, ...] = ()
     pyramid: Width = 256
     width: Width = 1024
     backbone_rate: NotNegative = 0.1
@@ -168,6 +171,10 @@ class CLIM(Pairs):
         made = CaptionedDetection(config, make)
         made.presets = cls.presets  # type: ignore[misc]  # set on the instance
         return made
+
+    @classmethod
+    def resolve_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return CaptionedDetection.resolve_options(options)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
