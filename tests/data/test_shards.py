@@ -18,6 +18,8 @@ from diptych.data.masks import VOID
 from diptych.data.sample import Box, Sample, Text
 from diptych.data.shards import MANIFEST, write_shards
 from diptych.data.sources import open_source
+from diptych.data.volume_files import read_volume
+from diptych.data.volumes import volume_of
 from diptych.errors import InputError
 from diptych.testing import Toy
 
@@ -311,3 +313,40 @@ def test_masks_of_objects_are_written(tmp_path):
             own, found = (np.asarray(each.mask.decode()) for each in (box, same))
             assert own.any()
             assert np.array_equal(own, found)
+
+
+def test_volumes_come_back_by_role(tmp_path):
+    source = open_source("kidneys:count=3")
+    [path] = write_shards(source, tmp_path / "shards")
+    with tarfile.open(path) as tar:
+        endings = {member.name.partition(".")[2] for member in tar}
+    assert "volume.npy" in endings
+    assert not any(ending.endswith("png") for ending in endings)
+    read = open_source(f"{tmp_path}/shards/*.tar")
+    assert {name for name in read.schema() if name.startswith("images.")} <= set(source.schema())
+    for index in range(3):
+        own, given = read[index], source[index]
+        assert own.images.keys() == given.images.keys()
+        assert not own.arrays
+        for role, image in given.images.items():
+            found = volume_of(own.images[role])
+            np.testing.assert_array_equal(found, volume_of(image).astype(np.int16))
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_nifti_files_are_volumes_in_shards(tmp_path, ending):
+    nibabel = pytest.importorskip("nibabel")
+    scan = tmp_path / f"scan.{ending}"
+    nibabel.save(
+        nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), scan
+    )
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(scan, f"a.{ending}")
+        tar.add(scan, f"a.venous.{ending}")
+    [sample] = open_source(str(tmp_path / "a.tar"))
+    wanted = read_volume(scan.read_bytes())
+    for role in ("main", "venous"):
+        np.testing.assert_array_equal(volume_of(sample.images[role]), wanted)
+    [again] = write_shards(open_source(str(tmp_path / "a.tar")), tmp_path / "shards")
+    with tarfile.open(again) as tar:
+        assert {f"a.{ending}", f"a.venous.{ending}"} < set(tar.getnames())

@@ -1,6 +1,7 @@
 """Write any source as tar shards, which `diptych.data.sources.tar` reads.
 
     KEY.png, KEY.ROLE.png       images; an edit's under its kind, as KEY.recolour.png
+    KEY.ROLE.volume.npy         volumes; .nii or .nii.gz where it is a file of these, without "volume"
     KEY.frames.png              a clip as an animation; .mp4, .mkv, .avi, .gif or .webp where it is a file of these
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; in KEY.ROLE_objects.npy the objects that each text describes
@@ -25,6 +26,7 @@ from diptych.data.clips import MiddleFrame, clip_ending, is_clip
 from diptych.data.outlines import to_rle
 from diptych.data.sample import Box, EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.data.sources.records import edit_names
+from diptych.data.volume_files import is_volume, volume_ending
 from diptych.errors import InputError
 from diptych.files import write_atomic
 
@@ -115,7 +117,9 @@ def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
             data = image.read()
             yield f"{role}.{clip_ending(data)}", data
         elif not isinstance(image, MiddleFrame):  # which the clip gives again
-            yield ("png" if role == "main" else f"{role}.png"), image.read()
+            data = image.read()
+            ending = volume_ending(data) if is_volume(data) else "png"
+            yield (ending if role == "main" else f"{role}.{ending}"), data
     for name, edit in zip(_names_of_edits(sample), sample.edits, strict=True):
         for role, image in edit.images.items():
             yield (f"{name}.png" if role == "main" else f"{name}.{role}.png"), image.read()

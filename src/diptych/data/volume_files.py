@@ -39,6 +39,17 @@ def is_volume(data: bytes) -> bool:
     return data.startswith((_NPY, _GZIP)) or data[344:_HEADER] == _MAGIC
 
 
+def volume_ending(data: bytes) -> str:
+    """The extension of a volume in a tar shard, by its first bytes; `.npy` alone is an array there.
+
+    >>> volume_ending(npy_bytes(np.zeros((1, 1, 1))))
+    'volume.npy'
+    """
+    if data.startswith(_NPY):
+        return "volume.npy"
+    return "nii.gz" if data.startswith(_GZIP) else "nii"
+
+
 def read_volume(data: bytes) -> np.ndarray:
     """The volume (D, H, W) that bytes hold.
 

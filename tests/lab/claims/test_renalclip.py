@@ -31,13 +31,14 @@ def test_permuted_attributes_are_those_of_one_other_kidney(drawn):
     other = renalclip.OtherAttributes(own, seed=5)
     assert sorted(other.other) == list(range(len(own)))
     assert not (other.other == np.arange(len(own))).any()
-    columns = {name: labels_of(other, name) for name in own[0].labels}
+    names = [name.removeprefix("labels.") for name in own.schema() if name.startswith("labels.")]
+    columns = {name: labels_of(other, name) for name in names}
     for index in range(len(own)):
         mine, theirs = own[index], own[int(other.other[index])]
         found = other[index]
-        for name in mine.labels:
-            value = (theirs if name in ATTRIBUTES else mine).labels[name]
-            np.testing.assert_equal(found.labels[name], value)
+        for name in columns:
+            value = (theirs if name in ATTRIBUTES else mine).labels.get(name, -1)
+            np.testing.assert_equal(found.labels.get(name, -1), value)
             np.testing.assert_equal(columns[name][index], value)
         assert found.texts == mine.texts
 

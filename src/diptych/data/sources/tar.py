@@ -48,6 +48,7 @@ Names = Mapping[str, Sequence[str]]
 
 FORMAT = "tar"
 _MOST_FILES = 1_000_000  # in the expansion of braces
+_VOLUMES = ("volume.npy", "nii", "nii.gz")
 _FIRST = 100  # samples by which to judge whether masks have class names
 _CACHED_FROM = 10_000  # samples; the names of fewer are read in a second
 _BRACE = re.compile(r"\{([^{}]*)\}")
@@ -207,15 +208,14 @@ class Tar:
         clips = []
         masks: dict[str, Any] = {}
         for extension, member in self._members(index):
-            *prefix, kind = extension.split(".")
-            role = ".".join(prefix)
+            role, kind = _parted(extension)
             if kind in VIDEOS or (role == "frames" and kind in IMAGES):
                 clips.append(Clip(member, FRAMES if self.frames is None else self.frames))
             elif kind in IMAGES and (role == "mask" or role.endswith("seg")):
                 masks[role.removesuffix(".seg")] = Mask(
                     member
                 )  # NAME.seg.png is the mask NAME, seg.png is called seg
-            elif kind in IMAGES:
+            elif kind in IMAGES or kind in _VOLUMES:
                 images.setdefault("main" if role in ("", "image", "img") else role, member)
             elif arrays or kind != "npy":
                 self._read_fields(parts, role, kind, member)
@@ -305,6 +305,19 @@ class Tar:
                 for name, field in schema.items()
             }
         return self._schema
+
+
+def _parted(extension: str) -> tuple[str, str]:
+    """The role and the kind of a member.
+
+    >>> _parted("left.seg.png"), _parted("venous.nii.gz"), _parted("volume.npy")
+    (('left.seg', 'png'), ('venous', 'nii.gz'), ('', 'volume.npy'))
+    """
+    for kind in _VOLUMES:
+        if extension == kind or extension.endswith(f".{kind}"):
+            return extension[: -len(kind)].removesuffix("."), kind
+    role, _, kind = extension.rpartition(".")
+    return role, kind
 
 
 class _WithoutArrays(Wrapped):

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.sample import Sample, Source, labels_of
+from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.worlds.kidneys import Config, World
 from diptych.data.worlds.kidneys.words import ATTRIBUTES
@@ -66,7 +67,10 @@ class OtherAttributes(Wrapped):
     def __getitem__(self, index: int) -> Sample:
         own = super().__getitem__(index)
         other = self.source[int(self.other[index])].labels
-        return replace(own, labels={**own.labels, **{name: other[name] for name in ATTRIBUTES}})
+        kept = {name: value for name, value in own.labels.items() if name not in ATTRIBUTES}
+        return replace(
+            own, labels={**kept, **{name: other[name] for name in ATTRIBUTES if name in other}}
+        )
 
     def labels(self, name: str) -> np.ndarray:
         values = labels_of(self.source, name)
@@ -74,18 +78,22 @@ class OtherAttributes(Wrapped):
 
 
 def draw(trial: Trial) -> dict[str, str]:
-    """Train the text tower on the reports of the seed, and write sentences about the kinds of a mass;
-    sources by name, and the model."""
+    """Write the kidneys of the seed as shards and sentences about the kinds of a mass, and train the
+    text tower on the reports; sources by name, and the model."""
     shrink = 4 if trial.quick else 1
     world = f"kidneys:seed={trial.seed}"
     found = {
-        "kidneys": f"{world}:count={KIDNEYS // shrink}",
-        "swapped": f"{world}:count={KIDNEYS // shrink}:swapped=0.5",
-        "labelled": f"{world}:count={LABELLED // shrink}",
-        "measured": f"{world}:split=test:centres=d:missing=0.0:count={MEASURED // shrink}",
         "prompts": str(trial.folder / "kinds.json"),
         "start": str(trial.folder / "start"),
     }
+    for name, spec, count in (
+        ("kidneys", "", KIDNEYS),
+        ("swapped", ":swapped=0.5", KIDNEYS),
+        ("labelled", "", LABELLED),
+        ("measured", ":split=test:centres=d:missing=0.0", MEASURED),
+    ):
+        write_shards(open_source(f"{world}{spec}:count={count // shrink}"), trial.folder / name)
+        found[name] = f"{trial.folder / name}/*.tar"
     reserved = World(Config(wordings="reserved"))
     sentences = {kind: reserved.texts_of("kind", kind, 5) for kind in ATTRIBUTES["kind"]}
     (trial.folder / "kinds.json").write_text(json.dumps(sentences), "utf-8")
