@@ -62,6 +62,7 @@ card = {
 By = Literal["embed", "match"]
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Maps numbers of images and of texts to the scores of these pairs."""
+TILE = 1 << 14  # pairs whose vectors are held at once
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ def composition(
         return len(images_with_edits(sample)), _units(sample, texts, role, negatives)
 
     vectors = []  # of images
-    units = []  # one list for each sample
-    scores = []  # tables
+    units: list[tuple[int, Unit]] = []  # each with the number of its first image
+    scores: list[np.ndarray] = []  # tables
+    seen = 0
     steps = Steps(progress, len(source))
     for pixels, kept in read_images(
         model,
@@ -151,23 +153,24 @@ def composition(
         batch_size=batch_size,
         steps=steps,
     ):
-        of_sample = pixels.split([count for count, _ in kept])
-        units += [mine for _, mine in kept]
+        own = []
+        first = 0
+        for count, mine in kept:
+            own += [(first, unit) for unit in mine]
+            first += count
         if by == "match":
-            for each, (_, mine) in zip(of_sample, kept, strict=True):
-                scores += [_table(unit, _matcher(model, each, texts, batch_size)) for unit in mine]
+            scores += _tables(own, _matcher(model, pixels, texts, batch_size))
         else:
-            found = [
-                model.embed_images(part, batch_size=batch_size) for part in pixels.split(batch_size)
+            vectors += [
+                as_vectors(model.embed_images(part, batch_size=batch_size))
+                for part in pixels.split(batch_size)
             ]
-            vectors += torch.cat([as_vectors(part) for part in found]).split(
-                [count for count, _ in kept]
-            )
-    if by == "embed":
+        units += [(seen + first, unit) for first, unit in own]
+        seen += len(pixels)
+    if by == "embed" and units:
         steps.total += len(texts)
         of_texts = embed_texts(model, texts.written, batch_size=batch_size, steps=steps)
-        for each, mine in zip(vectors, units, strict=True):
-            scores += [_table(unit, _cosines(each, of_texts)) for unit in mine]
+        scores = _tables(units, _cosines(torch.cat(vectors), of_texts))
     options = [f"by={by}", f"negatives={','.join(negatives)}"] + (
         [] if siblings is None else [f"siblings={siblings}"]
     )
@@ -180,7 +183,7 @@ def composition(
         rule="each sample with each of its edits; ties lose",
         options=tuple(options),
     )
-    found = report(scores, [unit.kinds for mine in units for unit in mine])
+    found = report(scores, [unit.kinds for _, unit in units])
     return found | {"bad": dict(bad)} | describe(protocol, model)
 
 
@@ -331,7 +334,14 @@ def closest(text: str, candidates: Sequence[str]) -> int:
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Score:
-    return lambda rows, columns: (images[rows] * texts[columns]).sum(1).numpy()
+    """Return a function that scores pairs by their cosine, `TILE` pairs at a time."""
+
+    def score(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        parts = [slice(start, start + TILE) for start in range(0, len(rows), TILE)]
+        found = [(images[rows[part]] * texts[columns[part]]).sum(1).numpy() for part in parts]
+        return np.concatenate(found)
+
+    return score
 
 
 def _matcher(model: Any, pixels: Tensor, texts: Texts, batch_size: int) -> Score:
@@ -397,12 +407,24 @@ def _units(sample: Sample, texts: Texts, role: str, negatives: Sequence[str]) ->
     return units
 
 
-def _table(unit: Unit, score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Return the scores (n, n) of a unit, by `score(images, texts)` of two lists of numbers; NaN
-    where one is missing."""
-    images = np.array(unit.images)
-    texts = np.array(unit.texts)
-    rows, columns = np.nonzero((images[:, None] >= 0) & (texts >= 0))
-    table = np.full((len(images), len(texts)), np.nan)
-    table[rows, columns] = score(images[rows], texts[columns])
-    return table
+def _tables(units: Sequence[tuple[int, Unit]], score: Score) -> list[np.ndarray]:
+    """Return the scores (n, n) of each unit, by one call of `score(images, texts)` with two lists of
+    numbers; NaN where an image or a text is missing. A unit comes with the number of its first image."""
+    if not units:
+        return []
+    places = []
+    for _, unit in units:
+        images, texts = np.array(unit.images), np.array(unit.texts)
+        places.append(np.nonzero((images[:, None] >= 0) & (texts >= 0)))
+    pairs = list(zip(units, places, strict=True))
+    rows = [first + np.array(unit.images)[row] for (first, unit), (row, _) in pairs]
+    columns = [np.array(unit.texts)[column] for (_, unit), (_, column) in pairs]
+    values = score(np.concatenate(rows), np.concatenate(columns))
+    tables = []
+    start = 0
+    for (_, unit), place in pairs:
+        table = np.full((len(unit.images), len(unit.texts)), np.nan)
+        table[place] = values[start : start + len(place[0])]
+        start += len(place[0])
+        tables.append(table)
+    return tables
