@@ -414,7 +414,8 @@ def _tables(units: Sequence[tuple[int, Unit]], score: Score) -> list[np.ndarray]
         return []
     places = []
     for _, unit in units:
-        images, texts = np.array(unit.images), np.array(unit.texts)
+        images = np.array(unit.images)
+        texts = np.array(unit.texts)
         places.append(np.nonzero((images[:, None] >= 0) & (texts >= 0)))
     pairs = list(zip(units, places, strict=True))
     rows = [first + np.array(unit.images)[row] for (first, unit), (row, _) in pairs]

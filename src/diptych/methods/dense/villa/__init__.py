@@ -413,12 +413,12 @@ ViLLA.presets = {
         ),
     ),
     "paper": Preset(
-        config={"route": "crops", "select": "t2i_r1"},
+        config={"route": "crops"},
         image="timm:resnet50_clip:image_size=224",
         text="text:width=512:depth=12:heads=8:activation=quick_gelu",
         tokenizer="clip",
         embed_dim=1024,
-        recipe=replace(_RECIPE, schedule="plateau:by=0.5:patience=1:least=0.005"),
+        recipe=_RECIPE,
     ),
     "tune": Preset(
         config={},
