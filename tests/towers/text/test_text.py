@@ -218,7 +218,7 @@ def test_bad_options_name_thing_and_remedy(options, message):
 def test_a_causal_tower_needs_no_mask_and_gives_the_same_at_any_padding(monkeypatch, length):
     """Cut to the longest or padded to the context: SDPA is told `is_causal` and is given no mask
     (its fast kernels)."""
-    tower, (ids, lengths) = tower_of(), texts()
+    tower, (ids, lengths) = tower_of().double(), texts()
     expected, seen, sdpa = (
         tower(ids, lengths).pooled,
         [],
