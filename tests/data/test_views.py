@@ -103,6 +103,25 @@ def test_texts_that_must_differ_count_once():
         replace(view, count=3).drawn(sample, generator(0), 1.0)
 
 
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_collate_gives_numbers_torchs_default_type(default):
+    one = {
+        "fields.boxes": torch.zeros(4),
+        "fields.weight": np.float64(0.1),
+        "fields.half": torch.zeros(2, dtype=torch.float16),
+        "fields.class": 3,
+        "fields.there": torch.tensor([True]),
+    }
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        fields = collate(["a", "b"], [one, one], {}).fields
+    finally:
+        torch.set_default_dtype(before)
+    kinds = [fields[name].dtype for name in ("boxes", "weight", "half", "class", "there")]
+    assert kinds == [default, default, default, torch.int64, torch.bool]
+
+
 def test_collate_pads_texts_to_the_longest_and_stacks_images():
     toy = Toy(8)
     views = [ImageView(preprocess=Preprocess(size=32)), TextView(tokenizer=WORDS, count=2)]

@@ -8,8 +8,7 @@ method's own presets on a toy source with the fields that the method reads.
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +28,7 @@ from diptych.testing.runs import (
     batch_of,
     batches,
     engine_of,
+    float64,
     found_by,
     gradients_of,
     halves,
@@ -166,7 +166,7 @@ def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
 
 
 def _compare(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
-    assert abs(one["loss"] - other["loss"]) < 1e-4 * max(1, abs(one["loss"])), (
+    assert abs(one["loss"] - other["loss"]) < 1e-8 * max(1, abs(one["loss"])), (
         f"the loss is {one['loss']} in one process at once, {other['loss']} {where}"
     )
     # Some gradients are zero up to rounding (a softmax ignores the bias of its keys), so the norm
@@ -176,7 +176,7 @@ def _compare(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
         assert name in other["gradients"], f"{name} has no gradient {where}"
         scale = torch.maximum(gradient.norm(), 1e-4 * whole_norm)
         error = float((gradient - other["gradients"][name]).norm() / scale)
-        assert error < 1e-3, f"the gradient of {name} {where} is off by {error:.2g} of its norm"
+        assert error < 1e-6, f"the gradient of {name} {where} is off by {error:.2g} of its norm"
 
 
 def resume_is_exact(subject: Subject) -> None:
@@ -280,21 +280,10 @@ def golden_losses(subject: Subject, path: Path) -> None:
 
 
 def _losses(subject: Subject) -> list[float]:
-    with _float64(), tempfile.TemporaryDirectory() as folder:
+    with float64(), tempfile.TemporaryDirectory() as folder:
         train(subject, Path(folder) / "run", 20)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     return [reported["loss"] for reported in map(json.loads, lines) if "loss" in reported]
-
-
-@contextmanager
-def _float64() -> Iterator[None]:
-    """Within this context modules are built and computed in float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 CHECKS: Sequence[Callable[[Subject], None]] = (

@@ -1,8 +1,8 @@
 """How the contract suite runs a method: batches, one step's gradients, a short training. These are
 top-level functions, so that they pickle for other ranks."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,18 @@ from diptych.training.replicated import wrap_ddp
 from diptych.training.step import Step
 
 BATCH = 8
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Within this context, and in a function that it decorates, modules are built and computed in
+    float64, in which the rounding of no processor decides a check."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def batch_of(method: Method, batch: int = BATCH) -> int:
@@ -85,6 +97,7 @@ def batches(subject: Subject, method: Method, batch: int | None = None) -> list[
     return found
 
 
+@float64()
 def gradients_of(
     subject: Subject, batch: int | None = None, chunk: int | None = None
 ) -> dict[str, Any]:
@@ -103,6 +116,7 @@ def gradients_of(
     return {"loss": float(losses.total.detach()), "gradients": gradients}
 
 
+@float64()
 def found_by(subject: Subject) -> dict[str, Tensor]:
     """Return the buffers after a method's first stage, which has no steps."""
     torch.set_num_threads(1)

@@ -166,6 +166,7 @@ def collate(
     keys: Sequence[str], rows: Sequence[dict[str, Any]], tokenizers: dict[str, Tokenizer]
 ) -> Batch:
     """Stack the views' values of each sample. `tokenizers` provides the padding rule of each text.
+    Fields that are not whole numbers are of torch's default type, as the weights are.
 
     Raises InputError if a value differs in shape between samples.
     """
@@ -180,7 +181,9 @@ def collate(
         elif kind == "texts":
             texts[name] = _padded(full, values, tokenizers[name])
         else:
-            fields[name] = _stacked(full, [torch.as_tensor(value) for value in values])
+            stacked = _stacked(full, [torch.as_tensor(value) for value in values])
+            whole = not stacked.is_floating_point()
+            fields[name] = stacked if whole else stacked.to(torch.get_default_dtype())
     return Batch(images=images, texts=texts, fields=fields, keys=tuple(keys))
 
 
