@@ -128,7 +128,7 @@ def error_of():
 
 def test_features_of_other_shapes_are_refused_on_all_ranks(two):
     for message in two.run(error_of):
-        assert "feature 'wide' is torch.float32 (4, 1, 64) on rank 0" in message
+        assert "feature 'wide' is torch.float64 (4, 1, 64) on rank 0" in message
         assert "(4, 1, 128) on rank 1" in message
 
 

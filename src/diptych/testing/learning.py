@@ -50,6 +50,8 @@ BEFORE = 20
 LOOK = 10
 """Maximum steps of the last stage, of each stage before it, and between two measurements of the
 score."""
+RATE = 3.0
+"""A factor of the recipe's learning rate: a narrow model on few samples tolerates more."""
 CROP = (0.5, 1.0)
 _SEEN = tuple(
     colour + 8 * shape + 32 * ((colour + shape) % 4) for shape in range(4) for colour in range(8)
@@ -158,6 +160,7 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
     last = _shorten(method)
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_of(subject, method, sources, Path(folder), STEPS, batch=len(_SEEN))
+        engine.recipe = replace(engine.recipe, lr=RATE * engine.recipe.lr)
         engine.average = None  # it would average over weights from the start
         before = 0.0
         enough = 0.5

@@ -79,12 +79,16 @@ def test_a_text_that_is_dropped_is_the_empty_one():
     assert torch.equal(found[1], ids[1])
 
 
-def test_a_new_denoiser_errs_by_the_whole_noise():
+def test_a_denoiser_that_predicts_no_v_errs_by_v():
+    """√(1 - a) x_t - e = -√a (√a e - √(1 - a) x_0)."""
     made = method().double()
     torch.nn.init.zeros_(made.model.denoiser.out.weight)
     given = batch()
     error = made.encode(given, AT)["error"].detach()
-    torch.testing.assert_close(error, given.fields["noise"].square().mean((1, 2, 3)))
+    kept = made.model.kept.double()[given.fields["time"]].view(-1, 1, 1, 1)
+    clean = made.model.latents(given.image.flat)
+    v = kept.sqrt() * given.fields["noise"] - (1 - kept).sqrt() * clean
+    torch.testing.assert_close(error, (kept * v.square()).mean((1, 2, 3)))
 
 
 def test_from_a_world_to_drawings_and_to_swaps(tmp_path):

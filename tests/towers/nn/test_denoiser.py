@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from diptych.errors import InputError
-from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig, kept_at
+from diptych.towers.nn.denoiser import Denoiser, DenoiserConfig, kept_at, noised
 
 SMALL = DenoiserConfig(size=8, patch=4, width=32, depth=1, heads=2, steps=20)
 
@@ -42,11 +43,30 @@ def test_rows_are_looked_at_and_padding_is_not():
         assert not torch.allclose(model(x, time + 5, rows, mask), first)
 
 
-def test_a_fresh_denoiser_predicts_nothing():
+def test_a_fresh_denoiser_predicts_no_v():
     torch.manual_seed(0)
     model = Denoiser(16, SMALL)
     rows, mask = torch.randn(2, 4, 16), torch.ones(2, 4, dtype=torch.bool)
-    assert model(torch.randn(2, 3, 8, 8), torch.tensor([0, 9]), rows, mask).abs().max() == 0
+    x, time = torch.randn(2, 3, 8, 8), torch.tensor([0, 9])
+    expected = (1 - model.kept[time]).sqrt()[:, None, None, None] * x
+    torch.testing.assert_close(model(x, time, rows, mask), expected)
+
+
+def test_noise_follows_from_v():
+    """Of v as defined, √a e - √(1 - a) x_0, it is e."""
+    model = denoiser()
+    torch.manual_seed(1)
+    clean, noise = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
+    time = torch.tensor([2, 7])
+    kept = model.kept.double()[time][:, None, None, None]
+    v = kept.sqrt() * noise - (1 - kept).sqrt() * clean
+    side = SMALL.size // SMALL.patch
+    patches = F.pixel_unshuffle(v, SMALL.patch).flatten(2).transpose(1, 2)
+    assert patches.shape[1] == side * side
+    model.double().out.register_forward_hook(lambda module, given, found: patches)
+    rows, mask = torch.randn(2, 4, 16).double(), torch.ones(2, 4, dtype=torch.bool)
+    found = model(noised(clean, noise, model.kept.double()[time]), time, rows, mask)
+    torch.testing.assert_close(found, noise, atol=1e-6, rtol=0)
 
 
 def test_guidance_of_one_does_without_the_empty_prompt_and_more_moves_away_from_it():

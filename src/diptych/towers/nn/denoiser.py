@@ -4,7 +4,11 @@
 
 a_t falls by the squared cosine (Nichol and Dhariwal 2021), or as in latent diffusion (Rombach et
 al. 2022). Pixels are cut into patches; a transformer with cross-attention to the rows E predicts
-the noise. eps_∅ attends to the rows of the empty prompt instead (classifier-free guidance, Ho and
+v (Salimans and Ho 2022), of which the noise follows:
+
+    v = √a_t e - √(1 - a_t) x_0,    eps = √(1 - a_t) x_t + √a_t v
+
+So little of what it learns is to copy noise. [choice] eps_∅ attends to the rows of the empty prompt instead (classifier-free guidance, Ho and
 Salimans 2022). Sampling follows the deterministic steps of DDIM (Song et al. 2021).
 
 Dimensions: B images, S x S pixels, W width, L rows of a text, E embedding.
@@ -88,9 +92,11 @@ class Denoiser(nn.Module):
         tokens = tokens + self.time(waves(time, self.config.width).to(x.dtype))[:, None]
         tokens = self.norm(self.transformer(tokens, memory=rows, memory_mask=mask))
         side = self.config.size // self.config.patch
-        return F.pixel_shuffle(
+        v = F.pixel_shuffle(
             self.out(tokens).transpose(1, 2).unflatten(2, (side, side)), self.config.patch
         )
+        kept = self.kept[time].to(x.dtype)[:, None, None, None]
+        return (1 - kept).sqrt() * x + kept.sqrt() * v
 
     def pixels(self, x: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) in [-1, 1]."""
