@@ -3,13 +3,14 @@
     x_t = √a_t x_0 + √(1 - a_t) e,    eps(x_t, t, E) ≈ e,    guided: eps_∅ + g (eps_E - eps_∅)
 
 a_t falls by the squared cosine (Nichol and Dhariwal 2021), or as in latent diffusion (Rombach et
-al. 2022). Pixels are cut into patches; a transformer with cross-attention to the rows E predicts
-v (Salimans and Ho 2022), of which the noise follows:
+al. 2022). Pixels are cut into patches; a transformer with cross-attention to the rows E predicts v
+(Salimans and Ho 2022), of which the noise follows:
 
     v = √a_t e - √(1 - a_t) x_0,    eps = √(1 - a_t) x_t + √a_t v
 
-So little of what it learns is to copy noise. [choice] eps_∅ attends to the rows of the empty prompt instead (classifier-free guidance, Ho and
-Salimans 2022). Sampling follows the deterministic steps of DDIM (Song et al. 2021).
+So it need not learn to copy noise. [choice] eps_∅ attends to the rows of the empty prompt instead
+(classifier-free guidance, Ho and Salimans 2022). Sampling follows the deterministic steps of DDIM
+(Song et al. 2021).
 
 Dimensions: B images, S x S pixels, W width, L rows of a text, E embedding.
 """

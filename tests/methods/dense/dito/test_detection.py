@@ -39,7 +39,12 @@ SUBJECT = suite.Subject.of("dito", {"task": "detect"})
 FIELDS = ("images.main", "boxes")
 
 
-@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)
+# Its first loss says little of how far it can fall, as boxes and anchors are sampled anew;
+# test_boxes_that_it_was_trained_on_are_found asks what it learns.
+CHECKS = [check for check in suite.CHECKS if check is not suite.learns_its_own_signal]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_detector_keeps_the_contract(check):
     check(SUBJECT)
 
