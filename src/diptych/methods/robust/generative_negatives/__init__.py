@@ -89,6 +89,7 @@ class GenerativeNegatives(CLIP):
         "least_itm": -1.0,
         "least_iva": -1.0,
         "share": 0.5,
+        "variations": 2,  # of four a narrow model memorises just too few
     }
 
     def __init__(self, config: Config, make: Any):
