@@ -134,7 +134,8 @@ class Killer(threading.Thread):
     def run(self):
         while not self.over.is_set() and self.killed is None:
             under_way = [*self.folder.glob(".*.unfinished/*/img_emb")]
-            if under_way and len([*self.folder.glob("*-of-*")]) >= self.done:
+            finished = [*self.folder.glob("[!.]*-of-*")]  # without the dot, `*` is hidden ones too
+            if under_way and len(finished) >= self.done:
                 for process in self.find():
                     self.killed = process.pid
                     process.kill()

@@ -41,10 +41,12 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-KIDNEYS = 1200  # for training, two a patient
-LABELLED = 240  # of them
+KIDNEYS = 4800  # for training, two a patient
+LABELLED = 960  # of them
 MEASURED = 1200  # at the unseen centre
-STEPS = {"words": 150, "reports": 60, "attributes": 300, "train": 300, "survival": 60}
+PHASES = "phases=arterial+venous"
+STEPS = {"words": 150, "reports": 60, "attributes": 300, "train": 150, "survival": 60}
+AUGMENT = {"turn": 0.0, "shift": 0.0, "scale": 0.0, "intensity": 0.25, "gamma": 1.2}
 BATCH = 64  # kidneys
 SURVIVAL_BATCH = 32
 TOWER = "resnet3d:image_size=32:slices=16:widths=(16,32,64):depths=(1,1,1):stem=3"
@@ -81,7 +83,7 @@ def draw(trial: Trial) -> dict[str, str]:
     """Write the kidneys of the seed as shards and sentences about the kinds of a mass, and train the
     text tower on the reports; sources by name, and the model."""
     shrink = 4 if trial.quick else 1
-    world = f"kidneys:seed={trial.seed}"
+    world = f"kidneys:seed={trial.seed}:{PHASES}"
     found = {
         "prompts": str(trial.folder / "kinds.json"),
         "start": str(trial.folder / "start"),
@@ -136,7 +138,7 @@ def trained(
             "renalclip",
             {"train": found[data]},
             init=found["start"],
-            config={"knowledge": knowledge, "recipes": before},
+            config={"knowledge": knowledge, "recipes": before, "augment": AUGMENT},
             recipe={
                 "steps": trial.steps(steps, quick=5),
                 "batch_size": BATCH,
