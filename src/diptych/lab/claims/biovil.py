@@ -1,8 +1,8 @@
 """Does a text encoder that has learnt how reports say the same in two ways help images to find phrases?
 
-Drawn radiographs: few have a report with them, many reports have no image. All arms go on from one image
-tower that has learnt from the images alone (SimCLR), have the same encoders and as many steps in all, but
-for `short`.
+Drawn radiographs of one finding each: few have a report with them, many have none, and many reports have no
+image. All arms go on from one image tower that has learnt from all images alone (SimCLR), have the same
+encoders and as many steps in all, but for `short`.
 
     contrast        the joint stage alone: no masked words, sentences in the order of the report
     short           the same for as many steps as the joint stage of `biovil`
@@ -12,15 +12,22 @@ for `short`.
     fixed_order     sentences in the order of the report in all stages
 
 Findings and impressions share no name of what is seen. Held-out images are measured by phrases in the
-words of impressions (`cnr`, contrast to noise of the phrase's map; `signed`, where a map that is low
-in the box counts against it) and in those of findings, which no pair of image and text has shown
-(`cnr_findings`). `r1` is the mean of recall at 1 both ways among images and impressions. The headline is
-on `signed`, since a model before training has a `cnr` of .6 and a `signed` of -.1. Recall, which the paper's
-sentence names too, is a check.
+words of impressions: `cnr`, contrast to noise of the phrase's map, and `signed`, where a map that is low
+in the box counts against it. `findings` is `signed` of phrases in the words of findings, which no pair of
+image and text has shown. `r1` and `r5` are means of recall both ways among images and impressions. The
+headline is on `signed`, since a model before training has a `cnr` of .6 and a `signed` of -.1. Recall, which
+the paper's sentence names too, is a check.
+
+The text tower takes the mean of its tokens, where the paper takes the first, and has token vectors of unit
+size. A tower of this size that takes the first, with small vectors, matches no sections in 350 steps: of the
+findings nearest to held-out impressions, .19 are of the same kind, and .51 with this tower (.17 by chance).
+The first draft of this claim had such a tower; the method was below the joint stage alone on seed 100.
+
+Set-ups that were tried on seed 100, at a rate of 4e-3: with 200 pairs, `biovil` had 1.23 and 400 steps of the
+joint stage alone 1.24. With 80 pairs, 300 of these steps had 1.16 and 700 had .96: so many steps are too many
+for few pairs, which is why `short` is there.
 
 Not asked: the local loss of BioViL-L, and the suites of entailment and masked words.
-
-The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
 from collections.abc import Callable
@@ -32,25 +39,36 @@ import numpy as np
 from diptych.data.sample import Sample, Source
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
-from diptych.data.wrap import Wrapped
+from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-PAIRS = 600
+WORLD = "reports:size=48:number=1:normal=0.0"
+PAIRS = 80
+IMAGES = 3000  # without a report
 REPORTS = 6000  # without an image
 MEASURED = 300
-STEPS = {"images": 100, "language": 150, "sections": 250, "joint": 200}
+STEPS = {"images": 200, "language": 150, "sections": 350, "joint": 200}
 BATCH = 48
 TOWER = "conv:image_size=48:stem=2:widths=(16,32,64):depths=(1,1,1)"
-TEXT_TOWER = "text:width=64:depth=2:heads=2:causal=false:pooling=first:dropout=0.1"
+TEXT_TOWER = (
+    "text:width=64:depth=1:heads=2:causal=false:pooling=mean:positions=sinusoidal:"
+    "scale_embedding=true:dropout=0.1"
+)
 TOKENIZER = "wordpiece:vocab_size=1024:context=80"
 WIDTH = 128  # of the space
+STREAMS = {"train": "pairs", "images": "images", "reports": "reports"}
 IMAGES_RATE = 4e-3
-RATES = {"contrast": 4e-3, "biovil": 4e-3}
+LANGUAGE_RATE = 4e-3
+# means of signed on seeds 100 and 101
+RATES: dict[str, dict[float, float]] = {
+    "contrast": {2e-3: 0.925, 4e-3: 0.955, 8e-3: 0.916, 1.6e-2: 0.817},
+    "biovil": {2e-3: 1.115, 4e-3: 1.166, 8e-3: 1.226, 1.6e-2: 1.291, 3.2e-2: 1.245},
+}
 
 
 class OtherImpressions(Wrapped):
@@ -73,11 +91,13 @@ def draw(trial: Trial) -> dict[str, str]:
     """Write the images and reports of the seed as shards and train the image tower on the images;
     sources by name, and the model."""
     shrink = 5 if trial.quick else 1
-    world = f"reports:size=48:seed={trial.seed}"
-    texts = f"{world}:images=false:start={PAIRS}:count={REPORTS // shrink}"
+    world = f"{WORLD}:seed={trial.seed}"
+    images = f"{world}:start={PAIRS}:count={IMAGES // shrink}"
+    texts = f"{world}:images=false:start={PAIRS + IMAGES}:count={REPORTS // shrink}"
     held_out = f"{world}:split=test:count={MEASURED // shrink}"
     sources = {
-        "pairs": open_source(f"{world}:count={PAIRS // shrink}"),
+        "pairs": open_source(f"{world}:count={PAIRS}"),
+        "images": Only(open_source(images), ("images.main",)),
         "reports": open_source(texts),
         "permuted": OtherImpressions(open_source(texts), trial.seed),
         "measured": open_source(held_out),
@@ -88,7 +108,7 @@ def draw(trial: Trial) -> dict[str, str]:
     found = {name: f"{trial.folder / name}/*.tar" for name in sources}
     settings = resolve(
         "biovil",
-        {"train": found["pairs"], "reports": found["reports"]},
+        {name: found[source] for name, source in STREAMS.items()},
         image_tower=TOWER,
         text_tower=TEXT_TOWER,
         tokenizer=TOKENIZER,
@@ -118,21 +138,21 @@ def trained(
 
     def arm(trial: Trial) -> dict[str, float]:
         found = trial.prelude
-        lengths = {name: trial.steps(STEPS[name], quick=5) for name in stages if name != "joint"}
+        before = {
+            name: {"steps": trial.steps(STEPS[name], quick=5), "lr": LANGUAGE_RATE}
+            for name in stages
+            if name != "joint"
+        }
         settings = resolve(
             "biovil",
             {"train": found["pairs"], "reports": found[reports]},
             init=found["start"],
             preset="small",
-            config={
-                "stages": stages,
-                "recipes": {name: {"steps": count} for name, count in lengths.items()},
-                **config,
-            },
+            config={"stages": stages, "recipes": before, **config},
             recipe={
                 "steps": trial.steps(steps, quick=5),
                 "batch_size": BATCH,
-                "lr": rate or RATES[like],
+                "lr": rate or best(RATES[like]),
             },
             options={"seed": trial.seed, "quiet": True},
         )
@@ -146,12 +166,16 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
     """Return how phrases stand out in held-out images, and recall by impressions."""
     own, findings = (open_source(trial.prelude[name]) for name in ("measured", "measured_findings"))
     maps = evaluate(model, own, ["heatmaps"])["heatmaps"]
+    signed, signed_findings = (
+        evaluate(model, source, ["heatmaps"], signed=True)["heatmaps"]["cnr"]
+        for source in (own, findings)
+    )
     recall = evaluate(model, own, ["retrieval"], role="impression")["retrieval"]
     return {
+        "signed": signed,
+        "findings": signed_findings,
         "cnr": maps["cnr"],
         "miou": maps["miou"],
-        "signed": evaluate(model, own, ["heatmaps"], signed=True)["heatmaps"]["cnr"],
-        "cnr_findings": evaluate(model, findings, ["heatmaps"])["heatmaps"]["cnr"],
         "r1": float(np.mean([recall["i2t_r1"], recall["t2i_r1"]])),
         "r5": float(np.mean([recall["i2t_r5"], recall["t2i_r5"]])),
     }
@@ -177,13 +201,16 @@ claim = Claim(
     headline=(better("signed", "biovil", over="contrast"),),
     mechanism=("permuted",),
     checks=(
-        better("r1", "biovil", over="contrast"),
         better("signed", "biovil", over="short"),
-        better("cnr_findings", "biovil", over="no_matching"),
-        better("r1", "biovil", over="no_matching"),
+        better("findings", "biovil", over="contrast"),
+        better("findings", "biovil", over="no_matching"),
+        better("r1", "biovil", over="contrast"),
         better("r1", "biovil", over="fixed_order"),
     ),
-    delta=0.05,
-    floor=Floor("r1", chance=1 / MEASURED, arms=("contrast", "biovil"), least=0.03),
-    table=("cnr", "signed", "cnr_findings", "miou", "r1", "r5"),
+    delta=0.1,
+    looks=(5, 10, 20),
+    rates=RATES,
+    tuned=Tuned(effect=0.36, sd=0.058, best=1.252, chance=0.0, seconds=500),
+    floor=Floor("signed", chance=0.0, arms=("contrast", "biovil"), least=0.5),
+    table=("signed", "findings", "cnr", "miou", "r1", "r5"),
 )
