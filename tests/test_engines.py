@@ -134,7 +134,7 @@ class Killer(threading.Thread):
     def run(self):
         while not self.over.is_set() and self.killed is None:
             under_way = [*self.folder.glob(".*.unfinished/*/img_emb")]
-            finished = [*self.folder.glob("[!.]*-of-*")]  # without the dot, `*` is hidden ones too
+            finished = [*self.folder.glob("[!.]*-of-*")]  # `*` alone takes hidden names
             if under_way and len(finished) >= self.done:
                 for process in self.find():
                     self.killed = process.pid

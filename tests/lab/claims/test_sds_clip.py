@@ -37,6 +37,19 @@ def test_pairs_differ_by_a_swap_and_are_not_learnt(drawn):
     assert sum(len(sample.edits) for sample in swaps) > len(swaps) / 2
 
 
+def test_the_first_teacher_that_tells_swaps_apart_is_taken(tmp_path, monkeypatch):
+    for name, count in SMALL.items():
+        monkeypatch.setattr(sds_clip, name, count)
+    monkeypatch.setattr(sds_clip, "LEARNT", 80)
+    begun = []
+    monkeypatch.setattr(sds_clip, "run", lambda settings, out: begun.append(settings.options.seed))
+    told = iter((0.5, 0.95, 1.0))
+    monkeypatch.setattr(sds_clip, "swaps_by_error", lambda denoiser, source: next(told))
+    found = sds_clip.draw(Trial(seed=5, folder=tmp_path))
+    assert found["teacher"].endswith("teacher-1")
+    assert begun == [5, 1005, 5]  # two teachers, then the CLIP
+
+
 def test_the_denoiser_reads_the_caption_of_another_sample():
     rows = torch.arange(3.0)[:, None, None].expand(3, 2, 4)
     mask = torch.tensor([[True, True], [True, False], [True, True]])

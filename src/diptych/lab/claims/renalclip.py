@@ -18,7 +18,10 @@ that of the patient's other kidney (.5 by chance).
 
 Not asked: a text tower that is trained in the alignment, as the method has none.
 
-The rates, sizes and delta are drafts: they were not tuned yet.
+The rates, sizes and delta are drafts: they were not tuned yet. The image tower hardly reads attributes in them:
+it overfits 1,200 volumes, and the unseen scanner and four phases make it harder. Supervised by all attributes on
+6,000 volumes with a mass in two phases, at 4e-3 and with intensities changed by a quarter in place of the
+default augmentation, a probe of malignancy had .64 after 500 steps and .70 after 1,500 on one seed.
 """
 
 import json
@@ -41,12 +44,10 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-KIDNEYS = 4800  # for training, two a patient
-LABELLED = 960  # of them
+KIDNEYS = 1200  # for training, two a patient
+LABELLED = 240  # of them
 MEASURED = 1200  # at the unseen centre
-PHASES = "phases=arterial+venous"
-STEPS = {"words": 150, "reports": 60, "attributes": 300, "train": 150, "survival": 60}
-AUGMENT = {"turn": 0.0, "shift": 0.0, "scale": 0.0, "intensity": 0.25, "gamma": 1.2}
+STEPS = {"words": 150, "reports": 60, "attributes": 300, "train": 300, "survival": 60}
 BATCH = 64  # kidneys
 SURVIVAL_BATCH = 32
 TOWER = "resnet3d:image_size=32:slices=16:widths=(16,32,64):depths=(1,1,1):stem=3"
@@ -83,7 +84,7 @@ def draw(trial: Trial) -> dict[str, str]:
     """Write the kidneys of the seed as shards and sentences about the kinds of a mass, and train the
     text tower on the reports; sources by name, and the model."""
     shrink = 4 if trial.quick else 1
-    world = f"kidneys:seed={trial.seed}:{PHASES}"
+    world = f"kidneys:seed={trial.seed}"
     found = {
         "prompts": str(trial.folder / "kinds.json"),
         "start": str(trial.folder / "start"),
@@ -138,7 +139,7 @@ def trained(
             "renalclip",
             {"train": found[data]},
             init=found["start"],
-            config={"knowledge": knowledge, "recipes": before, "augment": AUGMENT},
+            config={"knowledge": knowledge, "recipes": before},
             recipe={
                 "steps": trial.steps(steps, quick=5),
                 "batch_size": BATCH,
