@@ -333,6 +333,18 @@ def test_volumes_come_back_by_role(tmp_path):
             np.testing.assert_array_equal(found, volume_of(image).astype(np.int16))
 
 
+def test_volumes_of_edits_come_back(tmp_path):
+    main, other = (open_source("kidneys:count=2")[index].images["main"] for index in range(2))
+    edit = edit_of("swapped", images={"main": other, "venous": main})
+    [path] = write_shards(One(images={"main": main}, edits=[edit]), tmp_path / "shards")
+    with tarfile.open(path) as tar:
+        assert not any(member.name.endswith("png") for member in tar)
+    [[found]] = [sample.edits for sample in open_source(str(path))]
+    assert found.images.keys() == edit.images.keys()
+    for role, image in edit.images.items():
+        np.testing.assert_array_equal(volume_of(found.images[role]), volume_of(image))
+
+
 @pytest.mark.parametrize("ending", ["nii", "nii.gz"])
 def test_nifti_files_are_volumes_in_shards(tmp_path, ending):
     nibabel = pytest.importorskip("nibabel")

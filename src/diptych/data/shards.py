@@ -1,7 +1,8 @@
 """Write any source as tar shards, which `diptych.data.sources.tar` reads.
 
     KEY.png, KEY.ROLE.png       images; an edit's under its kind, as KEY.recolour.png
-    KEY.ROLE.volume.npy         volumes; .nii or .nii.gz where it is a file of these, without "volume"
+    KEY.ROLE.volume.npy         volumes, an edit's likewise; .nii or .nii.gz where it is a file of these, without
+                                "volume"
     KEY.frames.png              a clip as an animation; .mp4, .mkv, .avi, .gif or .webp where it is a file of these
     KEY.NAME.seg.png            masks
     KEY.NAME.npy                arrays; in KEY.ROLE_objects.npy the objects that each text describes
@@ -118,11 +119,13 @@ def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
             yield f"{role}.{clip_ending(data)}", data
         elif not isinstance(image, MiddleFrame):  # which the clip gives again
             data = image.read()
-            ending = volume_ending(data) if is_volume(data) else "png"
+            ending = _ending(data)
             yield (ending if role == "main" else f"{role}.{ending}"), data
     for name, edit in zip(_names_of_edits(sample), sample.edits, strict=True):
         for role, image in edit.images.items():
-            yield (f"{name}.png" if role == "main" else f"{name}.{role}.png"), image.read()
+            data = image.read()
+            ending = _ending(data)
+            yield (f"{name}.{ending}" if role == "main" else f"{name}.{role}.{ending}"), data
     for name, mask in sample.masks.items():
         yield f"{name}.seg.png", mask.read()
     for name, values in {**sample.arrays, **_objects(sample.texts)}.items():
@@ -138,6 +141,11 @@ def _members(sample: Sample, schema: Schema) -> Iterator[tuple[str, bytes]]:
     if sample.edits:
         record["edits"] = [_edit(edit, schema) for edit in sample.edits]
     yield "json", json.dumps(record, ensure_ascii=False).encode()
+
+
+def _ending(data: bytes) -> str:
+    """The extension of an image or a volume."""
+    return volume_ending(data) if is_volume(data) else "png"
 
 
 def _names_of_edits(sample: Sample) -> list[str]:

@@ -156,6 +156,7 @@ def test_tiles_may_be_smaller_than_the_towers_images():
         ({"group": 28}, "28 images make no mosaics"),
         ({"choices": ()}, "choices is empty"),
         ({"choices": (0, 2)}, "choices"),
+        ({"tags": "cat,dog"}, "task is 'clip'; add --method.task detect"),
         ({"decay": 0.5}, "decay is 0.5, and the last blocks are trained at one rate"),
         (
             {"choices": (2,), "group": 4, "size": 60},

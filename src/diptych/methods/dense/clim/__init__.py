@@ -114,6 +114,11 @@ class Config(DuplicatesConfig):
             raise InputError("choices is empty; name one size of mosaics at least, such as [2]")
         if self.task == "clip":
             counts(self.group, self.choices)
+            if self.tags:
+                raise InputError(
+                    "tags name the regions of a detector, and task is 'clip'; "
+                    "add --method.task detect, or leave them out"
+                )
         if self.decay != 1:
             raise InputError(
                 f"decay is {self.decay}, and the last blocks are trained at one rate; leave it out"
