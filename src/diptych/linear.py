@@ -20,7 +20,7 @@ from diptych.errors import InputError
 from diptych.metrics import class_ranks, lab
 from diptych.rng import generator
 
-KEPT = 0.2
+HELD_OUT = 0.2
 """The share of samples held out, to evaluate on if there is one source, or to choose C or alpha."""
 
 CS = tuple(10.0**power for power in range(-4, 3))
@@ -35,7 +35,7 @@ SEARCHES: Mapping[str, Mapping[str, Any]] = {
 appendix A.3, down to 8 steps per decade."""
 
 
-def kept_aside(
+def hold_out(
     count: int, seed: int, owners: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split the indices of `count` samples in two: to fit on, and a fifth (at least one) held out.
@@ -43,7 +43,7 @@ def kept_aside(
     With `owners` (count,), the image of each position, a fifth of the images is held out with all
     their positions.
 
-    >>> fit, choose = kept_aside(10, seed=0)
+    >>> fit, choose = hold_out(10, seed=0)
     >>> len(fit), len(choose), sorted([*fit, *choose]) == list(range(10))
     (8, 2, True)
     """
@@ -54,7 +54,7 @@ def kept_aside(
             f"{len(different)} sample is too few to fit a probe and choose its strength; give more"
         )
     order = generator(seed, "evaluation", "kept").permutation(different)
-    aside = np.isin(values, order[: max(1, round(KEPT * len(order)))])
+    aside = np.isin(values, order[: max(1, round(HELD_OUT * len(order)))])
     return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
@@ -73,16 +73,16 @@ def classifier(
 
     C is the value of `cs`, or with `halvings` a value between them, with the best accuracy on a
     held-out fifth (`best_c`); of equal ones the smallest. Then all samples are fitted. `owners` are
-    those of `kept_aside`. If features and labels `aside` are given, C is chosen on them instead.
+    those of `hold_out`. If features and labels `aside` are given, C is chosen on them instead.
     Raises InputError for fewer than two classes.
     """
     if aside is not None:
         C = best_c(cs, features, labels, *aside, halvings=halvings)
         return fitted(features, labels, C), C
-    fit, kept = kept_aside(len(labels), seed, owners)
+    fit, held = hold_out(len(labels), seed, owners)
     if len(np.unique(labels[fit])) < 2:
-        fit = kept = np.arange(len(labels))  # too few samples to hold any out
-    C = best_c(cs, features[fit], labels[fit], features[kept], labels[kept], halvings=halvings)
+        fit = held = np.arange(len(labels))  # too few samples to hold any out
+    C = best_c(cs, features[fit], labels[fit], features[held], labels[held], halvings=halvings)
     return fitted(features, labels, C), C
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data import shards
-from diptych.data.drawings import png_of
 from diptych.data.images import BytesImage
 from diptych.data.masks import VOID
+from diptych.data.png import png_of
 from diptych.data.sample import Box, Sample, Text
 from diptych.data.shards import MANIFEST, write_shards
 from diptych.data.sources import open_source

@@ -1,6 +1,7 @@
 """Mixed methods: losses are those of the methods apart, on features that fit; towers are trained
 and saved once."""
 
+import inspect
 import json
 
 import pytest
@@ -12,6 +13,7 @@ import diptych
 from diptych.cli import main
 from diptych.data.batch import Batch
 from diptych.errors import InputError
+from diptych.methods.base import Method
 from diptych.methods.mix import Mixed, mixed
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.registry import method_class
@@ -49,6 +51,18 @@ def test_losses_are_those_of_the_methods_apart():
     assert set(terms) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value)
+
+
+def test_each_hook_of_a_method_is_forwarded_to_the_main_one():
+    own = {name for name, held in vars(Method).items() if inspect.isfunction(held)}
+    assert own - {"__init__", "features_from"} <= set(vars(Mixed))
+
+
+def test_the_fields_that_the_main_method_needs_are_needed():
+    held = method("generative_negatives", ["multi_view"], itm="score")
+    [stage] = held.stages()
+    assert held.needs(stage) == held.main.needs(stage)
+    assert "labels.score" in held.needs(stage)
 
 
 def test_a_temperature_and_a_bias_are_the_added_methods_own():

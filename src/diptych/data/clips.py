@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diptych.data.decode import UNTIMED, Choose, Span, decode_frames
 from diptych.data.endings import ANIMATED, VIDEOS, ending
+from diptych.data.png import png_of
 from diptych.data.sample import BadSample, EncodedImage
 from diptych.data.video import video_form, video_frames
 from diptych.errors import InputError
@@ -156,9 +157,7 @@ class MiddleFrame:
 
     def read(self) -> bytes:
         """The frame as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_of(self.decode())
 
 
 def animated(frames: Sequence[Image.Image]) -> bytes:

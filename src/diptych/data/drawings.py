@@ -16,6 +16,8 @@ from typing import Any
 
 from PIL import Image
 
+from diptych.data.png import png_of
+
 TILE = 64  # side in pixels
 COLUMNS = 40
 DESIGNS = ("noto", "fluent-flat", "emojione", "twemoji")
@@ -86,10 +88,3 @@ class GlyphMask:
     def read(self) -> bytes:
         """The alpha channel as a PNG file."""
         return png_of(self.decode())
-
-
-def png_of(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

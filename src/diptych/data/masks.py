@@ -1,6 +1,5 @@
 """Masks that are stored as images, whose pixels are numbers."""
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.decode import decode_mask
+from diptych.data.png import png_of
 from diptych.data.sample import EncodedImage
 
 VOID = 255
@@ -22,9 +22,7 @@ class MadeMask(ABC):
 
     def read(self) -> bytes:
         """The mask as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_of(self.decode())
 
     @abstractmethod
     def decode(self, at_least: int | None = None) -> Image.Image:

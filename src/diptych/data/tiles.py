@@ -6,8 +6,8 @@ from functools import lru_cache
 from PIL import Image
 
 from diptych.data.decode import decode
-from diptych.data.drawings import png_of
 from diptych.data.images import FileImage
+from diptych.data.png import png_of
 
 
 @lru_cache(maxsize=4)

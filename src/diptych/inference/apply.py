@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.drawings import png_of
 from diptych.data.images import BytesImage, Preprocess
+from diptych.data.png import png_of
 from diptych.data.sample import Sample, Schema, Source
 from diptych.data.wrap import Wrapped
 from diptych.evaluation.embed import main_image

@@ -167,8 +167,11 @@ ABILITIES = frozenset(
         "embed_images",
         "embed_texts",
         "represent",
+        "project_images",
+        "index",
         "set_classes",
         "class_logits",
+        "class_relations",
         "similarity",
         "heat",
         "match",
@@ -196,7 +199,7 @@ ABILITIES = frozenset(
         "apply",
     ]
 )
-"""All abilities; those of a card are among them."""
+"""All abilities; those that the cards of methods and suites name are among them."""
 
 
 def able_methods(ability: str) -> str:

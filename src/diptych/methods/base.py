@@ -344,6 +344,7 @@ class Method(nn.Module):
         return options
 
     def stages(self) -> Sequence[Stage]:
+        """Return the phases of training, in order; by default one."""
         return (Stage(),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
@@ -372,6 +373,11 @@ class Method(nn.Module):
         )
 
     def encode(self, batch: Any, at: At) -> Features:
+        """Return named tensors (B, …), one row for each of this rank's B samples.
+
+        A row depends on its own sample alone, unless the class says `chunkable = False`: a batch may be
+        encoded in pieces. The rows of all ranks are gathered before `loss`.
+        """
         raise NotImplementedError
 
     def parts(self) -> Mapping[str, Callable[[Any, At], Features]]:
@@ -395,12 +401,17 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def loss(self, features: Features, batch: Any, at: At) -> Losses:
+        """Return the named terms of the loss of the global batch, from the features of all ranks.
+
+        It changes no state (`after_step` does), and is the same on every rank. Their sum is minimized.
+        `batch` holds the fields of all samples, and pixels only if the class says `whole = True`.
+        """
         raise NotImplementedError
 
     def features_from(self, features: Features, owner: str) -> Features:
         """Return the features of method `owner` as this method's `loss` reads them, for `--with`.
 
-        Raises InputError if they do not fit. A method that does not implement this cannot be added
+        An implementation raises InputError if they do not fit. A method without one cannot be added
         to another.
         """
         raise NotImplementedError

@@ -41,6 +41,7 @@ class Mixed(Method):
         self.whole = any(method.whole for method, _ in added.values()) or main.whole  # type: ignore[misc]
         self.averaged = main.averaged  # type: ignore[misc]
         self.exchanged = main.exchanged  # type: ignore[misc]
+        self.estimated = main.estimated  # type: ignore[misc]
         self.presets = main.presets  # type: ignore[misc]
 
     @property
@@ -65,6 +66,9 @@ class Mixed(Method):
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         return self.main.views(stage, stream)
+
+    def needs(self, stage: Stage, stream: str = "train") -> tuple[str, ...]:
+        return self.main.needs(stage, stream)
 
     def encode(self, batch: Batch, at: At) -> Features:
         return self.main.encode(batch, at)

@@ -196,7 +196,7 @@ def sigmoid_mean(
         given = [tensor for tensor in (x, y, scale, bias) if tensor is not None]
         wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
         alive = _any_allowed(allowed, x, y, tile)
-        total = _Questions.apply(x, y, scale, bias, targets, allowed, alive, tile, wanted)
+        total = _SigmoidTotal.apply(x, y, scale, bias, targets, allowed, alive, tile, wanted)
         return total / alive.sum().clamp(min=1)  # type: ignore[operator]
 
 
@@ -235,7 +235,7 @@ def _losses(
         sides = [(x, y), (y, x)]
         losses = []
         for (own, other), target, normaliser in zip(sides, targets, normalisers, strict=False):  # type: ignore[arg-type]
-            weight, dot = _dots(own, other, scale, bias, target, smoothing)
+            weight, dot = _target_logits(own, other, scale, bias, target, smoothing)
             # NaN is alive: it must reach the loss
             alive = (
                 ~((weight <= 0) | (normaliser == -torch.inf))
@@ -254,7 +254,7 @@ def _tile(x: Tensor, y: Tensor) -> int:
     return max(64, (1 << (21 if x.device.type == "cpu" else 24)) // max(len(y), 1))
 
 
-def _dots(
+def _target_logits(
     x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, targets: Targets, smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """Σ_j T_ij and Σ_j T_ij S_ij, without the logits: scale · <x_i, Σ_j T_ij y_j> + bias · Σ_j
@@ -367,13 +367,13 @@ class _Normalisers(torch.autograd.Function):
         return *of, grad_scale, grad_bias, None, None, None, None
 
 
-class _Questions(torch.autograd.Function):
+class _SigmoidTotal(torch.autograd.Function):
     """Σ_ij A_ij softplus(S_ij) - Σ_ij T_ij S_ij over rows that are alive; if `wanted`, with its
     gradients."""
 
     @staticmethod
     def forward(ctx: Any, x, y, scale, bias, targets, allowed, alive, tile, wanted):
-        dots, grads = _dots_total(x, y, scale, bias, targets, alive, wanted)
+        dots, grads = _target_total(x, y, scale, bias, targets, alive, wanted)
         total = -dots
         grad_x = torch.empty_like(x) if wanted else None
         grad_y = torch.zeros_like(y) if wanted else None
@@ -409,7 +409,7 @@ class _Questions(torch.autograd.Function):
         )
 
 
-def _dots_total(
+def _target_total(
     x, y, scale, bias, targets: Targets, alive: Tensor, wanted: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Σ_ij T_ij S_ij over the rows that are alive and, if `wanted`, its gradients."""
@@ -418,7 +418,7 @@ def _dots_total(
         for tensor in (x, y, scale, bias)
     ]
     with torch.set_grad_enabled(wanted):
-        _, dot = _dots(*leaves, targets, 0.0)  # type: ignore[arg-type]
+        _, dot = _target_logits(*leaves, targets, 0.0)  # type: ignore[arg-type]
         total = dot.masked_fill(~alive, 0).sum()
         grads = (
             torch.autograd.grad(total, [leaf for leaf in leaves if leaf is not None])

@@ -23,7 +23,7 @@ from diptych.towers.nn.pooling import Poolers, QueryPooler
 from diptych.towers.tower import ImageTower, Tower
 
 _OLD_KEYS = {"scale": "logit_scale", "bias": "logit_bias"}
-"""Keys of saved configs before 0.2."""
+"""Keys in the configs of early runs."""
 _SHORTEST = 1e-4
 """The length below which the mean of two unit vectors has no direction; it bounds the gradient."""
 
@@ -409,7 +409,7 @@ def _named(spaces: Sequence[str], vectors: int) -> tuple[str, ...]:
 def renamed_entries(state: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
     """A saved state dict under the names that a dual encoder uses today.
 
-    Before 0.2 `logit_scale` was called `scale` and `logit_bias` `bias`. `own` are the names of the
+    Early runs call `logit_scale` `scale`, and `logit_bias` `bias`. `own` are the names of the
     module that the state is for.
 
     >>> list(renamed_entries({"encoder.scale.value": torch.zeros(())}, ["encoder.logit_scale.value"]))

@@ -25,12 +25,12 @@ from diptych.evaluation.suites._ridge import ALPHAS, ridge
 from diptych.evaluation.suites.factors import factors
 from diptych.evaluation.suites.probe import few_shot, knn, linear
 from diptych.evaluation.suites.probe import probe as run
-from diptych.linear import CS, classifier, kept_aside
+from diptych.linear import CS, classifier, hold_out
 
 
 def chosen_by_scikit_learn(estimator, values, name, x, y, seed, scoring):
     """The same choice by GridSearchCV on the same fifth."""
-    aside = kept_aside(len(y), seed)[1]
+    aside = hold_out(len(y), seed)[1]
     fold = np.full(len(y), -1)
     fold[aside] = 0
     grid = {f"{type(estimator).__name__.lower()}__{name}": list(values)}

@@ -12,7 +12,7 @@ from diptych.evaluation import evaluate
 from diptych.evaluation.suites._accuracy import report, resampled
 from diptych.evaluation.suites._sgd_probe import layer
 from diptych.evaluation.suites.probe import probe as run
-from diptych.linear import classifier, hits, kept_aside
+from diptych.linear import classifier, hits, hold_out
 
 
 def by_loops(x, y, val_x, val_y, lr, batch, epochs, seed):
@@ -140,7 +140,7 @@ def test_the_suite_fits_the_layer_and_chooses_its_epoch_on_other_images():
         name: result[f"linear_{name}"] for name in ("top1", "top3", "top1_std", "top3_std")
     } == {name: expected[name] for name in ("top1", "top3", "top1_std", "top3_std")}
     assert "C" not in result
-    fit, aside = kept_aside(60, 0)
+    fit, aside = hold_out(60, 0)
     alone = layer(pixels[fit], labels[fit], pixels[aside], labels[aside])
     assert run(model, labelled_dots(60), train=labelled_dots(60), fit="sgd")["epoch"] == alone.epoch
 

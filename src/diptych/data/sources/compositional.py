@@ -12,7 +12,6 @@ MMVP, is its edit, whose kind is Winoground's tag, ARO's relation or attributes,
 file, or MMVP's visual pattern. Statements of MMVP are read as "a photo of STATEMENT".
 """
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from PIL import Image
 
 from diptych.data.compact import Strings, is_folder
 from diptych.data.images import FileImage
+from diptych.data.png import png_of
 from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Text
 from diptych.data.sources._files import beginning, inside, root_of
 from diptych.data.sources.records import json_of
@@ -201,9 +201,7 @@ class Region:
 
     def read(self) -> bytes:
         """The region as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_of(self.decode())
 
 
 class Compositional:

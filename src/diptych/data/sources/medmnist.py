@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.compact import is_folder
-from diptych.data.drawings import png_of
+from diptych.data.png import png_of
 from diptych.data.sample import BadSample, Field, Sample, Schema
 from diptych.data.sources import dsprites
 from diptych.data.sources._files import array_header

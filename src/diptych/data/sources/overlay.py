@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from diptych.data.drawings import png_of
+from diptych.data.png import png_of
 from diptych.data.sample import BadSample, EncodedImage, Field, Sample, Schema, Source, labels_of
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError

@@ -1,6 +1,5 @@
 """The base class of worlds, and lazily drawn images, masks, boxes and arrays."""
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from diptych.data.png import png_of
 from diptych.data.sample import Box, Sample, Schema, Text
 from diptych.errors import unknown
 
@@ -133,9 +133,7 @@ class DrawnImage:
 
     def read(self) -> bytes:
         """The image as a PNG file."""
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
+        return png_of(self.decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from diptych.evaluation.embed import (
 )
 from diptych.evaluation.protocol import data_of, split_of
 from diptych.evaluation.suites.retrieval import role_of, texts_of
-from diptych.linear import KEPT
+from diptych.linear import HELD_OUT
 from diptych.methods.abilities import require
 from diptych.rng import generator
 
@@ -58,14 +58,14 @@ def split(source: Source, train: Source | str | None, seed: int) -> Split:
     """
     if train is None:
         order = generator(seed, "evaluation", "split").permutation(len(source))
-        kept = round(KEPT * len(source))
-        if not kept:
+        held_out = round(HELD_OUT * len(source))
+        if not held_out:
             raise InputError(
                 f"{len(source)} samples of {source.name!r} are too few to learn from and be judged on"
             )
-        learnt = Wrapped(source, np.sort(order[kept:]))
-        judged = Wrapped(source, np.sort(order[:kept]))
-        return Split(learnt, judged, (f"train=the other samples by seed {seed}",))
+        learned = Wrapped(source, np.sort(order[held_out:]))
+        judged = Wrapped(source, np.sort(order[:held_out]))
+        return Split(learned, judged, (f"train=the other samples by seed {seed}",))
     train = opened(train)
     if not len(train):
         raise InputError(f"source {train.name!r} is empty; a probe has nothing to learn from")

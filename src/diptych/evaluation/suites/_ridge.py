@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.linear import kept_aside
+from diptych.linear import hold_out
 from diptych.metrics import lab
 
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
@@ -30,7 +30,7 @@ def ridge(
         r2 = 1 - sum (y - y')² / sum (y - mean y)²
 
     alpha is the one of `alphas` with the smallest error on a held-out fifth (`owners` are those of
-    `kept_aside`), the smallest of equal ones; then all samples are fitted. Chance predicts the mean
+    `hold_out`), the smallest of equal ones; then all samples are fitted. Chance predicts the mean
     of `targets`. r2 is 0 if the test targets are all equal.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
@@ -45,7 +45,7 @@ def ridge(
     def predicted(x: np.ndarray, y: np.ndarray, test: np.ndarray, alpha: float) -> np.ndarray:
         return make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(x, y).predict(test)
 
-    fit, aside = kept_aside(len(targets), seed, owners)
+    fit, aside = hold_out(len(targets), seed, owners)
     x = features[fit]
     y = targets[fit]
     aside_x = features[aside]

@@ -25,7 +25,7 @@ from diptych.evaluation.protocol import describe, protocol_of
 from diptych.evaluation.suites._features import Split, frozen, split
 from diptych.evaluation.suites._mlp_probe import mlp
 from diptych.evaluation.suites._ridge import errors
-from diptych.linear import kept_aside
+from diptych.linear import hold_out
 from diptych.methods.abilities import require
 
 card = {
@@ -190,7 +190,7 @@ def _own(
 def _halves(source: Source, train: Source | str | None, group: str | None, seed: int) -> Split:
     if train is not None or group is None:
         return split(source, train, seed)
-    learnt, judged = kept_aside(len(source), seed, np.asarray(labels_of(source, group)))
+    learnt, judged = hold_out(len(source), seed, np.asarray(labels_of(source, group)))
     return Split(
         Wrapped(source, learnt),
         Wrapped(source, judged),
@@ -209,7 +209,7 @@ def _predicted(
     test_x, test_y = judged
     rows = []
     for seed in seeds:
-        fit, aside = kept_aside(len(y), seed, owners)
+        fit, aside = hold_out(len(y), seed, owners)
         network = mlp(x[fit], y[fit], x[aside], y[aside], seed=seed)
         rows.append(report(test_y, network.predict(test_x)))
     chance = report(test_y, np.full(len(test_y), y.mean()))

@@ -41,7 +41,7 @@ from diptych.evaluation.suites._features import (
 from diptych.evaluation.suites._pooler_probe import pooler
 from diptych.evaluation.suites._sgd_probe import layer
 from diptych.evaluation.suites.retrieval import role_of
-from diptych.linear import CS, among_first, best_c, classifier, fitted, hits, kept_aside
+from diptych.linear import CS, among_first, best_c, classifier, fitted, hits, hold_out
 from diptych.methods.abilities import require
 from diptych.metrics import TIE
 from diptych.rng import generator
@@ -223,7 +223,7 @@ def _parted(
     and a fifth."""
     if aside is not None:
         return x, y, *aside
-    fit, choose = kept_aside(len(y), seed)
+    fit, choose = hold_out(len(y), seed)
     return x[fit], y[fit], x[choose], y[choose]
 
 

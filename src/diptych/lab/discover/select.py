@@ -18,7 +18,7 @@ NEARBY = (1 / 3, 1.0, 3.0)
 """Rates of AdamW that are tried on a larger task, times the proxy's best."""
 SEEDS = (1, 2)
 """Seeds of larger tasks and of the simplification; the search measures on the seed 0."""
-KEPT = (10, 3)
+ENTRANTS = (10, 3)
 """Programs that enter the first of the larger tasks, and each later one."""
 
 Report = Callable[[int, int], None]
@@ -71,10 +71,10 @@ def funnel(bench: Bench, programs: Sequence[Program], report: Report) -> list[di
     """Train the best programs on the larger tasks, of which the better ones go on; return the mean
     losses by task for each of `programs` that entered, in their order."""
     larger = list(bench.tasks)[1:]
-    entered = list(programs[: KEPT[0]])
+    entered = list(programs[: ENTRANTS[0]])
     found: list[dict[str, float]] = [{} for _ in entered]
     left = list(range(len(entered)))
-    counts = [min(len(entered), KEPT[min(at, 1)]) for at in range(len(larger))]
+    counts = [min(len(entered), ENTRANTS[min(at, 1)]) for at in range(len(larger))]
     done = 0
     for count, task in zip(counts, larger, strict=True):
         left = left[:count]

@@ -55,7 +55,7 @@ class LowRankClassifier(Classifier):
         self._adapter = config
 
     def current(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # before 0.2, files held the factors
+        # files of early runs hold the factors
         return dict(state) if is_adapted(self) else merged(state, self._adapter)
 
 

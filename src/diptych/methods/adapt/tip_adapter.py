@@ -115,7 +115,7 @@ class Cached(Classifier):
     def load_extra_state(self, values: Mapping[str, Any]) -> None:
         super().load_extra_state(values)
         self.hold(values["images"], values["trained"])
-        self.alpha = values.get("alpha", self.alpha)  # absent from runs before 0.2
+        self.alpha = values.get("alpha", self.alpha)  # absent from early runs
         self.beta = values.get("beta", self.beta)
 
 

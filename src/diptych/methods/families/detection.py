@@ -25,7 +25,7 @@ from diptych.methods.make import Make
 from diptych.models.class_names import check_names
 from diptych.models.two_stage.boxes import Chosen, box_terms, chosen
 from diptych.models.two_stage.detector import DetectorConfig, RegionDetector
-from diptych.models.two_stage.masks import KEPT, mask_targets, mask_terms
+from diptych.models.two_stage.masks import MASK_SIDE, mask_targets, mask_terms
 from diptych.models.two_stage.proposals import proposal_terms, proposed
 from diptych.models.two_stage.pyramid import pool_levels
 from diptych.models.two_stage.sampling import SeedView
@@ -71,7 +71,7 @@ class Detection(Method):
                 names=self.model.trained,
                 flip=config.flip,
                 jitter=config.jitter,
-                masks=min(KEPT, self.model.side) if self.model.finds_masks else None,
+                masks=min(MASK_SIDE, self.model.side) if self.model.finds_masks else None,
             ),
         )
 

@@ -24,7 +24,7 @@ POOLED = 14
 """Positions a side to which a box is pooled."""
 SIDE = 2 * POOLED
 """Cells a side of a predicted mask."""
-KEPT = 112
+MASK_SIDE = 112
 """The most cells a side of the data's masks, each in its box."""
 LEAST = 0.5
 """The probability from which a pixel belongs to the object."""

@@ -31,7 +31,7 @@ from diptych.methods.families.detection import terms_of_masks
 from diptych.methods.make import Make
 from diptych.models.detection import HeadConfig
 from diptych.models.two_stage.boxes import BoxConfig, chosen
-from diptych.models.two_stage.masks import KEPT, MaskBranch
+from diptych.models.two_stage.masks import MASK_SIDE, MaskBranch
 from diptych.models.two_stage.pyramid import map_of
 from diptych.models.two_stage.sampling import SeedView
 from diptych.towers.dual import DualEncoder
@@ -158,7 +158,7 @@ class Segment(Detect):
             classes=self.classes[base],
             names=self.names_of(base),
             flip=self.flip,
-            masks=min(KEPT, preprocess.side),
+            masks=min(MASK_SIDE, preprocess.side),
         )
         return SeedView(), CellView(regions=regions, grid=self.model.grid)
 

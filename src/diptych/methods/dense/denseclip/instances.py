@@ -23,7 +23,7 @@ from diptych.methods.dense.denseclip.losses import boxed_bce
 from diptych.methods.dense.denseclip.rcnn import MaskRCNN
 from diptych.methods.families.detection import terms_of_masks
 from diptych.models.detection import Regions
-from diptych.models.two_stage.masks import KEPT
+from diptych.models.two_stage.masks import MASK_SIDE
 from diptych.models.two_stage.proposals import ProposalConfig
 from diptych.models.two_stage.sampling import SeedView
 from diptych.spec import configure
@@ -101,7 +101,7 @@ class Instances(Detection):
         return SeedView(), *super().views(stage, stream)
 
     def region_view(self, **options: Any) -> RegionView:
-        return super().region_view(masks=min(KEPT, self.model.side), **options)
+        return super().region_view(masks=min(MASK_SIDE, self.model.side), **options)
 
     def encode(self, batch: Batch, at: At) -> Features:
         boxes = batch.fields["regions"]

@@ -11,7 +11,6 @@ into a question with two answers, in one step or several.
 Dimensions: M pairs.
 """
 
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.data.answers import Question, Writer, describe, lines
+from diptych.data.png import png_of
 from diptych.data.prefetch import ahead
 from diptych.data.questions import answered
 from diptych.data.sample import BadSample, EncodedImage, Sample, Source, Text, labels_of
@@ -196,9 +196,7 @@ class Mirrored:
         return self.image.decode(at_least).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
     def read(self) -> bytes:
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_of(self.decode())
 
 
 def exchanged(text: str) -> str:

@@ -5,7 +5,6 @@ Dimensions: H x W pixels.
 """
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from PIL import Image
 
 from diptych.data.answers import Question, Writer, describe
 from diptych.data.images import BytesImage
+from diptych.data.png import png_of
 from diptych.data.sample import BadSample, Box, Sample, Schema, Source, Text
 from diptych.data.worlds import World, WorldSource
 from diptych.data.worlds.scenes.words import article
@@ -306,9 +306,7 @@ class Inpainting:
         x0, y0, x1, y1 = frame
         whole = image.copy()
         whole.paste(painted.resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS), (x0, y0))
-        buffer = io.BytesIO()
-        whole.save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_of(whole)
 
 
 def crop_of(area: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
