@@ -49,6 +49,36 @@ def test_help_of_a_method_tells_its_options_and_the_presets_values(diptych):
     assert "--method." not in diptych("train", "--help").out.partition("Method:")[2]
 
 
+def test_help_of_a_method_spells_values_as_they_are_read(diptych):
+    out = " ".join(diptych("train", "clip", "--help").out.split())
+    assert "small: {crop: [0.5, 1], turn: 12, colour: 0.2, ramp: [0.06, 0.6]}; paper: {};" in out
+    words = ("--recipe.clip", "null", "--recipe.betas", "[0.9, 0.98]", "--method.clips", "false",
+             "--method.augment", "{crop: [0.5, 1], turn: 12}")  # fmt: skip
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        assert f"{name} " in out
+        assert value.rstrip("}") in out
+    found = cli.parse(["train", "clip", *words])
+    assert (found.recipe.clip, found.recipe.betas, found.method.clips) == (None, (0.9, 0.98), False)
+    assert found.method.augment == {"crop": [0.5, 1], "turn": 12}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["view", "{}", "--quick", "--out", "{}"],
+        ["view", "--out={}", "{}"],
+        ["data", "label", "{}:text=caption", "--model", "tiny", "--out", "{}"],
+        ["generate", "tiny-lm", "--data", "test={}", "--out", "{}"],
+    ],
+)
+def test_an_input_is_not_written_over(refused, tmp_path, words):
+    table = tmp_path / "mine.jsonl"
+    table.write_text('{"text": "one"}\n')
+    message = refused(*(word.format(table) for word in words))
+    assert "mine.jsonl would replace" in message
+    assert table.read_text() == '{"text": "one"}\n'
+
+
 def test_version(diptych):
     assert diptych("--version").out.startswith("diptych 0.")
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -77,6 +78,26 @@ def made(model, tmp_path):
     for number in (1, 2, 3):
         embed(model, out, f"{number}/3")
     return out
+
+
+class Cut(Priced):
+    """Priced noise, of which two more samples were lost when it was opened."""
+
+    damage: ClassVar = {"line 3": "columns", "line 9": "columns"}
+
+
+def test_samples_that_were_lost_on_opening_are_damaged_ones(model, tmp_path):
+    whole = embed(model, tmp_path / "emb", source=Cut())
+    assert whole.damaged["columns"] == ["line 3", "line 9"]
+    assert whole.count == embed(model, tmp_path / "other").count
+    for number in (2, 1):
+        embed(model, tmp_path / "joined", f"{number}/2", source=Cut())
+    assert merge(tmp_path / "joined", max_bad=0.5).damaged == whole.damaged
+    for name in ("emb", "joined"):
+        shutil.move(tmp_path / name, tmp_path / f"old {name}")
+    with pytest.raises(InputError, match=r"2 of its 52 samples are damaged so far \(2 columns; la"):
+        embed(model, tmp_path / "emb", source=Cut(), max_bad=0.03)
+    assert not list(tmp_path.glob("emb*"))
 
 
 @given(samples=st.integers(0, 200), batch_size=st.integers(1, 30), count=st.integers(1, 30))
@@ -324,7 +345,7 @@ def test_damaged_samples_are_counted_over_all_parts(model, made, unbroken):
 def test_a_part_stops_only_at_the_share_of_the_whole(model, tmp_path):
     """The part has 2 damaged samples of 18, the whole may have 3."""
     assert embed(model, tmp_path / "emb", "2/3", max_bad=0.06).count == 16
-    with pytest.raises(InputError, match="2 of the first 18 samples are damaged"):
+    with pytest.raises(InputError, match="2 of its 50 samples are damaged so far"):
         embed(model, tmp_path / "emb2", "2/3", max_bad=0.03)
     assert [path.name for path in tmp_path.iterdir()] == ["emb.parts"]
 

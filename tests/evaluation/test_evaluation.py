@@ -72,6 +72,13 @@ def test_damaged_samples_are_counted_by_reason_and_their_texts_left_out():
         assert result["i2t_r1"] == 1.0
 
 
+def test_samples_that_were_lost_on_opening_are_counted():
+    source = Rows([row("a", 1, "dog 1"), row("b", 2, "cat 2"), row("c", 3)])
+    source.damage = {"line 9": "columns", "line 12": "columns"}
+    result = evaluate(Fake(vectors(0)), source, ["retrieval"])["retrieval"]
+    assert result["bad"] == {"columns": 2, "no-caption": 1}
+
+
 def test_a_source_with_nothing_readable_is_an_error_that_says_why():
     with pytest.raises(InputError, match=r"none of the 2 samples of 'rows' can be used \(2 html\)"):
         retrieval(Fake(vectors(0)), Rows([row(key, 1, "x 1", damage="html") for key in "ab"]))

@@ -42,6 +42,12 @@ def test_classes_are_those_of_the_largest_logits(batch_size):
     assert counts(found) == dict(Counter(each.classes[0][0] for each in found))
 
 
+def test_samples_that_were_lost_on_opening_are_counted():
+    source = Rows([row(f"k{i}", i, f"t {i}") for i in range(3)])
+    source.damage = {"line 2": "columns"}
+    assert name_images(Judge(vectors(0)), source)[1] == Counter(columns=1)
+
+
 def test_no_more_classes_are_told_than_there_are():
     assert likeliest(torch.zeros(1, 2), ("a", "b"), 5) == [(("a", 0.5), ("b", 0.5))]
 

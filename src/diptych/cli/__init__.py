@@ -16,8 +16,10 @@ import importlib
 import io
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from diptych import __version__
@@ -69,7 +71,25 @@ def _run(words: list[str]) -> int:
     if parser.wants_help(rest):
         print(parser.format_help().rstrip())
         return 0
-    return module.run(parser.read(rest)) or 0
+    args = parser.read(rest)
+    if isinstance(out := args.get("out"), str):
+        _refuse_input(out, rest)
+    return module.run(args) or 0
+
+
+def _refuse_input(out: str, words: Sequence[str]) -> None:
+    """Raise InputError if the file of --out is one that another word names, which it would replace."""
+    if not Path(out).expanduser().is_file():
+        return
+    file = os.path.realpath(Path(out).expanduser())
+    at = words.index("--out") if "--out" in words else len(words)
+    for word in (*words[:at], *words[at + 2 :]):
+        # a source may have options, as TABLE.csv:text=title, or a name, as val=TABLE.csv
+        parts = () if word.startswith("--out=") else (word, *re.split("[:=]", word))
+        if any(os.path.realpath(Path(part).expanduser()) == file for part in parts if part):
+            raise InputError(
+                f"--out {out} would replace {word}, which the command reads; name another file"
+            )
 
 
 def _parser(verb: str, words: list[str]) -> tuple[ModuleType, Parser, list[str]]:
@@ -119,7 +139,7 @@ def _help() -> str:
         "  diptych demo\n"
         "  diptych train clip --data photos/ --out runs/first\n"
         "  diptych search emb 'two dogs on a beach'\n\n"
-        "`diptych COMMAND --help` tells the options of a command."
+        "`diptych COMMAND --help` shows the options of a command."
     )
     return "\n\n".join(parts)
 

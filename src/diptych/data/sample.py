@@ -55,6 +55,12 @@ def damage_summary(damaged: Mapping[str, str]) -> str:
     return f"{reasons}; such as {some(damaged)}"
 
 
+def lost_samples(source: "Source") -> Counter[str]:
+    """The numbers of samples, by reason, that were lost when a source was opened, such as lines that
+    cannot be read. They are none of its items."""
+    return Counter(getattr(source, "damage", {}).values())
+
+
 def whole(text: str) -> str:
     """The text with lone surrogates, which UTF-8 cannot encode, replaced by the replacement
     character.

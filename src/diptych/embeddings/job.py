@@ -101,6 +101,8 @@ def make_job(
         "exact": exact,
         "rows a part": writer.PART_ROWS,
     }
+    if lost := getattr(opened, "damage", {}):
+        settings["lost"] = len(lost)  # when the source was opened: lines that cannot be read, …
     if kept:
         settings["columns"] = {column.name: column.kind for column in kept}
     if reader is not None:
@@ -132,7 +134,11 @@ def write(
     in_parts = "part" in settings
     with writer.unfinished(out) as hidden, ExitStack() as stack:
         state = writer.saved(hidden, out, settings)
-        damage = _Damage(source.name, len(source), job.max_bad, state.damaged, state.position)
+        if span.start == state.position == 0:
+            _add_lost(state.damaged, source)
+        samples = len(source) + settings.get("lost", 0)
+        damage = _Damage(source.name, samples, job.max_bad, state.damaged, state.position)
+        damage.check()
         folder = hidden / followed(out).absolute().name
         rows: Writer | None = None
 
@@ -170,6 +176,13 @@ def write(
         if in_parts:
             parts.write_record(folder, state)
     return manifest
+
+
+def _add_lost(damaged: dict[str, list[str]], source: Source) -> None:
+    """Add the samples that were lost when a source was opened to the damaged ones, by reason."""
+    damaged.clear()  # of a start that was stopped before its first batch
+    for place, reason in getattr(source, "damage", {}).items():
+        damaged.setdefault(reason, []).append(place)
 
 
 def _manifest(job: Job, state: writer.Progress) -> Manifest:
@@ -339,7 +352,7 @@ def _read(job: Job, span: range) -> Iterator[_Batch]:
 
 
 class _Damage:
-    """Damaged samples so far, by reason; `add` stops the run if there are too many."""
+    """Damaged samples so far, by reason, of `total` ones; `check` and `add` stop the run if there are too many."""
 
     def __init__(
         self, name: str, total: int, max_bad: float, keys: dict[str, list[str]], seen: int
@@ -354,19 +367,22 @@ class _Damage:
         self.seen += read.seen
         for key, error in read.bad:
             self.keys.setdefault(error.reason, []).append(key)
+        self.check(read.bad[-1] if read.bad else None)
+
+    def check(self, last: tuple[str, BadSample] | None = None) -> None:
+        """Raise InputError if there are too many; `last` is the latest one."""
         count = sum(map(len, self.keys.values()))
-        if count > self.max_bad * self.total:
-            last = "in an earlier run"  # which allowed more
-            remedy = "mend the data (`diptych check` lists them)"
-            if read.bad:
-                last, error = read.bad[-1]
-                if error.reason == BAD_BOX:
-                    last = f"{last}: {error.detail}"
-                    remedy = "mend the boxes"
-            raise InputError(
-                f"{self.name}: {count} of the first {self.seen} samples are damaged ({self}; last: {last}), "
-                f"more than --max-bad {self.max_bad:g} of all; {remedy} or raise it"
-            )
+        if count <= self.max_bad * self.total:
+            return
+        place = next(reversed(self.keys.values()))[-1] if last is None else last[0]
+        remedy = "mend the data (`diptych check` lists them)"
+        if last is not None and last[1].reason == BAD_BOX:
+            place = f"{place}: {last[1].detail}"
+            remedy = "mend the boxes"
+        raise InputError(
+            f"{self.name}: {count} of its {self.total} samples are damaged so far ({self}; last: {place}), more than "
+            f"--max-bad {self.max_bad:g} of all; {remedy} or raise it"
+        )
 
     def __str__(self) -> str:
         return ", ".join(f"{len(keys)} {reason}" for reason, keys in self.keys.items())

@@ -213,7 +213,7 @@ def merge(out: str | Path, *, max_bad: float = 0.01, progress: Progress | None =
     writer.refuse_existing(out)
     found = _found(out)
     settings = found[0].record.settings
-    samples = sum(each.record.position for each in found)
+    samples = sum(each.record.position for each in found) + settings.get("lost", 0)
     damaged: dict[str, list[str]] = {}
     for each in found:
         for reason, keys in each.record.damaged.items():
@@ -351,7 +351,8 @@ def _verify(part: Part, each: _Found, first: _Found) -> None:
         )
     _compare(each.folder, settings, first.record.settings, f"in {first.folder.name}")
     span = part.span(settings["samples"], settings["batch size"])
-    bad = sum(map(len, each.record.damaged.values()))
+    lost = 0 if span.start else settings.get("lost", 0)  # the first part has them
+    bad = sum(map(len, each.record.damaged.values())) - lost
     rows = len(span) - bad
     counted = each.record.count == rows or "regions" in settings  # an image has any number of them
     if each.record.position != len(span) or not counted:

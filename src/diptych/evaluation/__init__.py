@@ -14,12 +14,13 @@ column -> number.
 import ast
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diptych.data.sample import Source
+from diptych.data.sample import Source, lost_samples
 from diptych.errors import InputError, unknown
 from diptych.methods.abilities import require
 from diptych.renamed import refuse
@@ -77,7 +78,10 @@ def evaluate(
     functions = check(model, source, suites, **settings)
     found = Evaluation()
     for name, function in functions.items():
-        found[name] = function(model, source, progress=progress, **_taken(function, settings))
+        result = function(model, source, progress=progress, **_taken(function, settings))
+        if lost := lost_samples(source):
+            result["bad"] = dict(lost + Counter(result.get("bad", {})))
+        found[name] = result
     found.title = source.name
     return found
 

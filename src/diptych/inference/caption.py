@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from diptych.data.sample import BadSample, Sample, Source
+from diptych.data.sample import BadSample, Sample, Source, lost_samples
 from diptych.evaluation.embed import Progress, Steps, place_of, read_images, seen_by
 from diptych.methods.abilities import require
 
@@ -48,7 +48,7 @@ def write_about(
         return *place_of(sample), texts[0]
 
     found: list[Written] = []
-    bad: Counter[str] = Counter()
+    bad = lost_samples(source)
     steps = Steps(progress, len(source))
     for pixels, kept in read_images(
         model,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.data.descriptions import bank, read_lists
 from diptych.data.images import is_image
-from diptych.data.sample import BadSample, Source
+from diptych.data.sample import BadSample, Source, lost_samples
 from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
@@ -193,7 +193,7 @@ def name_images(
     if route:
         require(model, "route", "telling the groups of prompts")
     found: list[Named] = []
-    bad: Counter[str] = Counter()
+    bad = lost_samples(source)
 
     steps = Steps(progress, len(source))
     for pixels, facts in read_images(
@@ -244,7 +244,7 @@ def name_texts(
         )
     if sentences and templates is not None:
         raise InputError(f"{names} has whole sentences; leave out --template")
-    bad: Counter[str] = Counter()
+    bad = lost_samples(source)
     rows = list(_texts_of(source, role, bad))
     if not rows:
         raise nothing_left(source, bad)

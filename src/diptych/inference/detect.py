@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.images import FileImage, is_image, size_of
-from diptych.data.sample import EncodedImage, Sample, Source
+from diptych.data.sample import EncodedImage, Sample, Source, lost_samples
 from diptych.data.sources import DataLike, open_source
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.inference.instances import InstanceFolder, instance_folder
@@ -75,7 +75,7 @@ def find_in_images(
     `options` ask for."""
     require(model, "detect", "finding in images")
     found: list[Boxed] = []
-    bad: Counter[str] = Counter()
+    bad = lost_samples(source)
 
     def read(sample: Sample) -> tuple[str, tuple[int, int], EncodedImage]:
         name, size = name_and_size(sample)

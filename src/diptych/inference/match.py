@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.sample import Source
+from diptych.data.sample import Source, lost_samples
 from diptych.evaluation.embed import Progress, Steps, as_vectors, read_images
 from diptych.evaluation.suites.retrieval import role_of, texts_of
 from diptych.methods.abilities import require
@@ -40,7 +40,7 @@ def match_pairs(
     """
     require(model, "match", "matching")
     role = role_of("matching", source, role)
-    bad: Counter[str] = Counter()
+    bad = lost_samples(source)
     steps = Steps(progress, len(source))
     found = []
     for pixels, kept in read_images(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diptych.data.sample import BadSample, EncodedImage, Sample, Source
+from diptych.data.sample import BadSample, EncodedImage, Sample, Source, lost_samples
 from diptych.errors import InputError
 from diptych.evaluation.embed import Progress, Steps, read_images
 from diptych.methods.abilities import require
@@ -45,7 +45,7 @@ def predict(
         )
     steps = Steps(progress, len(source) * len(models))
     found: dict[str, list[dict[str, float]]] = {}
-    bad: Counter[str] = Counter()
+    bad = lost_samples(source)
     names: set[str] | None = None
     for model, role in zip(models, roles, strict=True):
         require(model, "predict", "predicting")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diptych.data.images import FileImage, Preprocess, is_image, size_of
 from diptych.data.masks import VOID
-from diptych.data.sample import BadSample
+from diptych.data.sample import BadSample, lost_samples
 from diptych.data.sources import DataLike, open_source
 from diptych.data.templates import templates as banks
 from diptych.errors import InputError
@@ -144,6 +144,7 @@ def _whole(
         yield str(images), model.segment_whole(FileImage(str(images)), batch_size=batch_size)
         return
     source = open_source(images)
+    bad.update(lost_samples(source))
     steps = Steps(progress, len(source))
     read = False
     for index in range(len(source)):
@@ -178,6 +179,7 @@ def _pictures(
         yield pixels, [(str(images), size_of(image))]
         return
     source = open_source(images)
+    bad.update(lost_samples(source))
     steps = Steps(progress, len(source))
     yield from read_images(
         model, source, name_and_size, bad, exact=exact, batch_size=batch_size, steps=steps
