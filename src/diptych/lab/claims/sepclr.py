@@ -26,7 +26,7 @@ lambda = 50 the common space collapses.
 
 The block `real` lays the same stamps over photographs of CIFAR-10, as the paper does with digits:
 half of the photograph, plus half of the stamp on targets. The blood cells of the packs have no factor
-beside their kind, and so nothing that a common space could be asked for. Its rates are those of the
+beside their kind, and so nothing that a common space could be asked for. The block's rates are those of the
 scenes, which were not tuned on photographs.
 """
 
