@@ -13,17 +13,18 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 import latex2mathml.converter
-from docutils.nodes import Element, SkipNode
+from docutils.nodes import Element, SkipNode, Text, strong
 from docutils.statemachine import StringList
 from sphinx.addnodes import toctree
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from diptych.lab import league
 
 sys.path.insert(0, str(Path(__file__).parent))
-import reference_pages  # beside this file
+import page_parts  # beside this file
+import reference_pages
 
 project = "diptych"
 author = "the diptych authors"
@@ -124,8 +125,8 @@ _RESULTS = Path(__file__).parents[1] / "results" / "claims"
 
 
 class _Generated(SphinxDirective):
-    """Markdown made from stored verdicts, set where the directive stands; the page is read anew in
-    each build."""
+    """Markdown made from stored verdicts or from the code, set where the directive stands; the page
+    is read anew in each build."""
 
     def lines(self) -> list[str]:
         raise NotImplementedError
@@ -157,6 +158,31 @@ class _Claim(_Generated):
 
     def lines(self) -> list[str]:
         return league.result(self.arguments[0], _RESULTS)
+
+
+class _Command(_Generated):
+    """The summary and the help of a command; without a name the help of the program."""
+
+    optional_arguments = 1
+
+    def lines(self) -> list[str]:
+        return page_parts.command(*self.arguments)
+
+
+class _Augmentations(_Generated):
+    """The settings of `Augment` that presets have."""
+
+    def lines(self) -> list[str]:
+        return page_parts.augmentations()
+
+
+class _Verdict(SphinxRole):
+    """The stored verdict on a method's claim in a few words, within a line."""
+
+    def run(self) -> tuple[list, list]:
+        self.env.note_reread()
+        pieces = page_parts.verdict(self.text).split("**")  # every second one is bold
+        return [strong("", piece) if at % 2 else Text(piece) for at, piece in enumerate(pieces)], []
 
 
 def _titles(contents: Element) -> Element:
@@ -215,6 +241,9 @@ def setup(app) -> dict[str, bool]:
     app.connect("builder-inited", lambda app: reference_pages.write())
     app.add_directive("league", _League)
     app.add_directive("claim", _Claim)
+    app.add_directive("command", _Command)
+    app.add_directive("augmentations", _Augmentations)
+    app.add_role("verdict", _Verdict())
     app.connect("autodoc-process-docstring", _to_rst)
     app.connect("html-page-context", _navigate_by_titles, priority=400)  # before the theme's
     app.add_html_math_renderer(

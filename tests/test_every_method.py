@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 import torch
 
+from diptych import collectives
 from diptych.errors import InputError
-from diptych.methods.base import Losses, Method
+from diptych.methods.base import Losses, Method, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.registry import cards
 from diptych.testing import check as suite
@@ -91,6 +92,42 @@ def test_suite_catches_a_loss_that_changes_state(broken):
 def test_suite_catches_an_encode_that_mixes_samples():
     with pytest.raises(AssertionError, match="who else is in the batch"):
         suite.check_method(MixesSamples)
+
+
+class TwoStages(CLIP):
+    """Two stages alike, for methods that break the second."""
+
+    def stages(self):
+        return Stage(name="first"), Stage(name="second")
+
+
+class RankInSecond(TwoStages):
+    """Broken: the loss of the second stage depends on the rank."""
+
+    def loss(self, features, batch, at):
+        losses = super().loss(features, batch, at)
+        times = 1 + collectives.rank() * (at.stage == "second")
+        return Losses({name: times * term for name, term in losses.terms.items()})
+
+
+class DropsInSecond(TwoStages):
+    """Broken: the parts of the second stage give texts no gradient."""
+
+    def parts(self):
+        return {"all": self.part}
+
+    def part(self, batch, at):
+        found = self.encode(batch, at)
+        return found | ({"text": found["text"].detach()} if at.stage == "second" else {})
+
+
+def test_suite_compares_the_gradients_of_each_stage(two):
+    suite.cached_gradients_are_the_whole_batchs(suite.Subject(TwoStages))
+    suite.two_ranks_train_as_one(suite.Subject(TwoStages), two)
+    with pytest.raises(AssertionError, match="encoded in pieces in stage 'second'"):
+        suite.cached_gradients_are_the_whole_batchs(suite.Subject(DropsInSecond))
+    with pytest.raises(AssertionError, match="of two in stage 'second'"):
+        suite.two_ranks_train_as_one(suite.Subject(RankInSecond), two)
 
 
 class NoNumber(CLIP):

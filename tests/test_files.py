@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 
 from diptych import files
 from diptych.errors import InputError
-from diptych.files import followed, is_full, locked, read_json, whole_lines, write_atomic
+from diptych.files import (
+    followed,
+    is_full,
+    locked,
+    read_json,
+    text_of,
+    whole_lines,
+    write_atomic,
+)
 
 
 def limited(path, answers):
@@ -59,6 +67,15 @@ def test_a_torn_last_line_is_removed(tmp_path):
         path.write_text(torn)
         assert whole_lines(path) == kept
         assert path.read_text() == "".join(kept)
+
+
+def test_a_text_that_is_not_utf8_is_told_with_its_line(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes("dog\ncafé\n".encode("latin-1"))
+    with pytest.raises(InputError, match="names.txt: line 2 is not UTF-8; save the file as UTF-8"):
+        text_of(path)
+    path.write_bytes("dog\ncafé\n".encode("utf-8-sig"))
+    assert text_of(path) == "dog\ncafé\n"
 
 
 def test_a_lock_is_for_one_and_no_forked_process_keeps_it(tmp_path):

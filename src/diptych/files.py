@@ -6,6 +6,7 @@ A file is written under a temporary name in the same folder, flushed to disk, th
 
 import errno
 import fcntl
+import hashlib
 import importlib.util
 import json
 import os
@@ -23,6 +24,10 @@ from diptych.errors import InputError, brief
 
 MOST_JSON = 1 << 28
 """The largest JSON file, in bytes, that is read."""
+
+ran: dict[Path, str] = {}
+"""The users' files that this process has executed (`run_module`), each with 16 digits for its content;
+"" for one that was executed in two states."""
 
 
 def _umask() -> int:
@@ -99,6 +104,8 @@ def parsed(path: Path, remedy: str, parse: Callable[[str], Any], most: int) -> A
         )
     try:
         return parse(path.read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except RecursionError:
         raise InputError(f"{path} is damaged (it is nested too deeply); {remedy}") from None
     except (
@@ -106,6 +113,30 @@ def parsed(path: Path, remedy: str, parse: Callable[[str], Any], most: int) -> A
         MemoryError,
     ) as error:  # wrong format, not UTF-8, a number of thousands of digits
         raise InputError(f"{path} is damaged ({brief(error) or 'too large'}); {remedy}") from None
+
+
+def file_above(path: Path) -> Path | None:
+    """The part of a path that is a file where only a folder can be, None if there is none."""
+    return next((part for part in path.parents if part.exists() and not part.is_dir()), None)
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError if no file can be written at a path: it is a folder, or below a file."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, where a file is written; name a file")
+    if (above := file_above(path)) is not None:
+        raise InputError(f"{path} is below {above}, which is a file; name another path")
+
+
+def text_of(path: Path) -> str:
+    """The text of a user's file, without a byte-order mark. Raises InputError, which names the line,
+    if it is not UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from None
 
 
 def whole_lines(path: Path) -> list[str]:
@@ -193,6 +224,9 @@ def python_file(name: str, what: str) -> Path:
 
 def run_module(path: Path, name: str) -> ModuleType:
     """Execute a Python file and return it as the module `name`."""
+    place = path.resolve()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    ran[place] = digest if ran.get(place, digest) == digest else ""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

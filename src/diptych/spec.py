@@ -10,7 +10,7 @@ import ast
 import operator
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -167,6 +167,9 @@ Positive = Annotated[float, Above(0)]
 NotNegative = Annotated[float, AtLeast(0)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 ShareBelowOne = Annotated[float, AtLeast(0), Below(1)]
+Cosine = Annotated[float, AtLeast(-1), AtMost(1)]
+CosineDistance = Annotated[float, AtLeast(0), AtMost(2)]
+"""1 - cosine."""
 Count = Annotated[int, AtLeast(1)]
 Natural = Annotated[int, AtLeast(0)]
 Width = Annotated[int, AtLeast(1), Role("width")]
@@ -220,6 +223,15 @@ def shown(value: Any) -> str:
     return _REPR.repr(value)
 
 
+def as_names(names: str | Iterable[str]) -> list[str]:
+    """Names that a program gives as a list; a text is one name.
+
+    >>> as_names("clip"), as_names(["clip", "siglip"])
+    (['clip'], ['clip', 'siglip'])
+    """
+    return [names] if isinstance(names, str) else list(names)
+
+
 def _listed(value: Any, hint: Any) -> Any:
     """A number as a tuple of one if the annotation is a tuple of any length; any other value
     unchanged."""
@@ -252,6 +264,17 @@ def check(cls: type, options: Mapping[str, Any], where: str) -> None:
             raise InputError(
                 f"option {key!r} of {where} is {shown(value)}; it must be {takes(hints[key])}{hinted}"
             )
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Raise InputError if a value, which messages call `name`, does not fit an annotation.
+
+    >>> check_value("max_bad", 5.0, Share)
+    Traceback (most recent call last):
+    diptych.errors.InputError: max_bad is 5.0; it must be a number from 0 to 1
+    """
+    if not fits(value, hint):
+        raise InputError(f"{name} is {shown(value)}; it must be {takes(hint)}")
 
 
 def problem(cls: type, values: Mapping[str, Any]) -> str:

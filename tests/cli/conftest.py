@@ -32,8 +32,9 @@ def train(diptych) -> Callable[..., Called]:
 
 
 @pytest.fixture
-def refused(diptych) -> Callable[..., str]:
+def refused(diptych, monkeypatch) -> Callable[..., str]:
     """The one line that a refused command leaves on stderr."""
+    monkeypatch.setattr("diptych.cli._screen.PATIENCE", 3600.0)  # however slow the machine is
 
     def call(*words: object) -> str:
         called = diptych(*words)

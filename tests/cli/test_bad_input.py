@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import struct
 import tarfile
@@ -470,6 +471,21 @@ def test_text_that_is_not_utf8(refused_training, diptych, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("classify", "tiny", "{photos}", "--names", "{latin}"),
+        ("visual", "tiny", "{latin}", "--words"),
+        ("data", "rewrite", "{photos}", "--gallery", "{latin}", "--model", "tiny", "--out", "x.jsonl"),
+    ],
+)  # fmt: skip
+def test_files_of_names_and_texts_that_are_not_utf8(words, refused, photos, tmp_path):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("dog\ncafé\n".encode("latin-1"))
+    told = refused(*(word.format(photos=photos, latin=latin) for word in words))
+    has(told, "latin.txt: line 2 is not UTF-8", "save the file as UTF-8")
+
+
+@pytest.mark.parametrize(
     ("name", "kind", "parts"),
     [
         ("../../etc/cron.d/x.txt", None, ["points outside", "repack"]),
@@ -554,6 +570,47 @@ def test_a_folder_that_may_not_be_written_to(refused_training, photos, tmp_path,
         "Permission denied",
         "check the path",
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "make", "scenes"),
+        ("data", "show", "scenes"),
+        ("data", "filter", "{photos}"),
+        ("export", "tiny", "--to", "hf"),
+        ("segment", "tiny", "{photos}", "--names", "a,b"),
+    ],
+)
+def test_a_place_below_a_file_is_refused(words, refused, photos, tmp_path):
+    (tmp_path / "a.csv").write_text("x")
+    told = refused(*(word.format(photos=photos) for word in words), "--out", tmp_path / "a.csv/x")
+    has(told, "a.csv/x is below ", "a.csv, which is a file; name another path")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "filter", "{photos}", "--out", "{place}/d.npz"),
+        ("generate", "tiny-lm", "--data", "{photos}", "--out", "{place}/d.jsonl"),
+        ("ground", "tiny", "{photos}/00.png", "a dog", "--out", "{place}/d.png"),
+        ("data", "describe", "{photos}", "--by", "templates", "--out", "{place}/d.json"),
+    ],
+)
+def test_a_folder_where_a_file_is_written_is_refused(words, refused, photos, tmp_path):
+    (tmp_path / words[-1].rpartition("/")[2]).mkdir()
+    told = refused(*(word.format(photos=photos, place=tmp_path) for word in words))
+    has(told, words[-1].rpartition("/")[2], "is a folder, where a file is written; name a file")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST])
+def test_paths_that_cannot_be_opened_or_made_are_told(number, monkeypatch, refused, tmp_path):
+    def mkdir(self, *_, **__):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    told = refused("data", "make", "scenes", "--count", "1", "--out", tmp_path / "x")
+    has(told, "cannot open or make", tmp_path / "x", "check the path")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(train, photos, tmp_path, monkeypatch):

@@ -7,7 +7,22 @@ import re
 import pytest
 from PIL import Image
 
+from diptych.cli import data
+from diptych.cli._data_help import _MEANS, WORDS
 from diptych.data.sources import open_source
+
+
+def test_the_help_lists_all_commands_and_each_has_its_own_with_its_options(diptych):
+    out = diptych("data", "--help").out
+    assert list(WORDS) == list(data._OPTIONS)
+    for name, options in data._OPTIONS.items():
+        assert re.search(rf"\n  {name} +{re.escape(WORDS[name].title)}\n", out)
+        assert set(_MEANS[name]) <= {"out", *options}
+        page = diptych("data", name, "--help").out
+        assert page.startswith(f"usage: diptych data {name} ")
+        assert f"\n  diptych data {name} " in page
+        shown = re.findall(r"^  --([a-z-]+)", page, re.MULTILINE)
+        assert {each.replace("-", "_") for each in shown} == {"out", *options}
 
 
 def test_make_writes_shards_that_are_read_by_other_commands(diptych, tmp_path):
@@ -77,10 +92,46 @@ def test_filter_writes_a_list_that_is_read_in_place_of_the_source(diptych, tmp_p
     shown = tmp_path / "shown.jsonl"
     shown.write_text(rows[1] + "\n", "utf-8")
     called = diptych("data", "filter", table, "--rules", rules, "--test", shown, "--out", out)
-    assert called.code == 0, called
-    assert re.search(r"test\s+[1-7]\s+", called.out), (
-        called.out
+    assert called.code == 2, called
+    assert re.search(r"is kept \(test [1-7], ", called.err), (
+        called.err
     )  # its own image, and colours that look alike
+
+
+def test_a_filter_that_keeps_nothing_says_so_and_writes_nothing(refused, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "photos.csv").write_text("filename,caption\na.png,a dog runs\n", "utf-8")
+    told = refused("data", "filter", tmp_path / "photos.csv", "--out", tmp_path / "kept.npz")
+    assert "no pair of " in told
+    assert "(small 1)" in told
+    assert "loosen --rules" in told
+    assert not (tmp_path / "kept.npz").exists()
+
+
+def test_negatives_of_photos_are_told_where_they_are_fewer_than_asked(diptych, tmp_path):
+    rows = ["filename,caption"]
+    texts = ("A BMX rider jumps", "a dog runs", "a dog sleeps", "2 cats sleep")
+    for at, text in enumerate(texts):
+        Image.new("RGB", (8, 8), (40 * at, 0, 0)).save(tmp_path / f"{at}.png")
+        rows.append(f"{at}.png,{text}")
+    (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    out = tmp_path / "lists"
+    called = diptych(
+        *("data", "negatives", tmp_path / "photos.csv", "--kinds", "rule+retrieval", "--each", 2),
+        *("--out", out),
+    )
+    assert called.code == 0, called
+    assert re.search(r"retrieval\s+8\s+2.0\s+8", called.out), called.out
+    assert re.search(r"rule\s+2\s+0.5\s+8", called.out), called.out
+    assert "3 captions hold nothing that a rule changes" in called.out
+    near = [sample.edits[-2].captions() for sample in open_source(str(out / "align.json"))]
+    assert near[1:3] == [["a dog sleeps"], ["a dog runs"]]
+    called = diptych(
+        *("data", "negatives", tmp_path / "photos.csv", "--kinds", "rule", "--each", 2),
+        *("--out", tmp_path / "rules"),
+    )
+    assert called.code == 0, called
+    assert "3 samples have no caption or no negatives, or cannot be read" in called.out
 
 
 def test_negatives_writes_a_list_that_a_method_trains_on(diptych, tmp_path):

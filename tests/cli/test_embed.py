@@ -2,11 +2,16 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from tests.cli.helpers import COLOURS, encoded, image
+
+from diptych import embed
+from diptych.embeddings.parts import merge
+from diptych.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,41 @@ def test_a_filter_that_does_not_fit_is_refused_before_the_model_is_loaded(
     assert message in refused("search", emb, "red", "--where", where)
 
 
+def test_image_files_are_no_sources(refused, emb, products):
+    files = [str(products.with_name(f"{number}.png")) for number in range(3)]
+    assert "name its folder" in refused("embed", "tiny", files[0], "--out", "x")
+    assert "name their folder" in refused("embed", "tiny", *files, "--out", "x")
+    message = refused("search", emb, "--image", files[0], "--frames", 4)
+    assert "is one image and has no frames; leave out --frames" in message
+
+
+def test_an_interrupt_says_how_to_go_on_once_something_is_kept(
+    diptych, products, monkeypatch, tmp_path
+):
+    def interrupted(*given, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diptych.embeddings.embed.embed_source", interrupted)
+    words = ("embed", "tiny", products, "--out", tmp_path / "emb")
+    nothing = diptych(*words)
+    assert (nothing.code, nothing.err) == (130, "diptych: stopped\n")
+    (tmp_path / ".emb.unfinished").mkdir()
+    called = diptych(*words)
+    said = "stopped; what is embedded is kept, and the same command goes on\n"
+    assert (called.code, called.err) == (130, said)
+
+
+@pytest.mark.parametrize("share", [-1.0, 5.0])
+def test_damaged_samples_are_bounded_by_a_share(refused, products, tmp_path, share):
+    words = ("--out", tmp_path / "emb", "--max-bad", share)
+    bounds = f"is {share}; it must be a number from 0 to 1"
+    assert refused("embed", "tiny", products, *words) == f"--max-bad {bounds}"
+    with pytest.raises(InputError, match=f"max_bad {bounds}"):
+        embed("tiny", str(products), tmp_path / "emb", max_bad=share)
+    with pytest.raises(InputError, match=f"max_bad {bounds}"):
+        merge(tmp_path / "emb", max_bad=share)
+
+
 def test_parts_are_made_one_by_one_and_joined(diptych, refused, products, emb, tmp_path):
     out = tmp_path / "emb"
     words = ("embed", "tiny", products, "--batch-size", "4", "--columns", "price,brand")
@@ -120,6 +160,18 @@ class Graph(NamedTuple):
 
     def __call__(self, *batch):
         return self.embed(*batch)
+
+
+def test_the_writing_of_graphs_is_told(diptych, monkeypatch, products, tmp_path):
+    def set_backend(model, backend, precision):
+        time.sleep(0.2)
+        return model
+
+    monkeypatch.setattr("diptych.cli._screen.PATIENCE", 0.01)
+    monkeypatch.setattr("diptych.models.backends.set_backend", set_backend)
+    called = diptych("embed", "tiny", products, "--out", tmp_path / "emb", "--backend", "openvino")
+    assert called.code == 0, called
+    assert called.err.startswith("preparing tiny for backend openvino, whose graphs are written")
 
 
 def test_a_backend_embeds_and_is_named(diptych, monkeypatch, products, tmp_path):

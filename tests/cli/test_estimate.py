@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ DOCS = Path(__file__).parents[2] / "docs" / "estimate.md"
 def as_json(capsys, *words: str):
     assert main([*words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def test_what_takes_long_is_told(capsys, monkeypatch):
+    monkeypatch.setattr("diptych.cli._screen.PATIENCE", 0.01)
+    monkeypatch.setattr("diptych.cli.estimate._row", lambda *_: {"seconds": time.sleep(0.2)})
+    assert main([*SMALL, "--json"]) == 0
+    assert capsys.readouterr().err == "counting the operations of simcse …\n"
 
 
 def test_a_method_is_estimated_with_its_layout(capsys):

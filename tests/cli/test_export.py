@@ -1,6 +1,7 @@
 """`diptych export` on a model of a run, and what it refuses."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_info_says_what_a_run_exports_to_and_what_keeps_it_from_the_rest(diptych
     tiny = diptych("info", "tiny")
     assert "not to hf" in tiny.out
     assert "stem='conv'" in tiny.out
+
+
+def test_what_takes_long_is_told(diptych, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("diptych.cli._screen.PATIENCE", 0.01)
+    monkeypatch.setattr("diptych.models.export.onnx.write", lambda model, at: time.sleep(0.2))
+    monkeypatch.setattr("diptych.models.export._compare", lambda *_: {"images": 0.0, "texts": 0.0})
+    called = diptych("export", "tiny", "--to", "onnx", "--out", tmp_path / "out")
+    assert called.code == 0, called
+    assert called.err.startswith("writing tiny for onnx …\n")
 
 
 def test_refusals_are_one_line_each(refused, run: Path, tmp_path: Path):

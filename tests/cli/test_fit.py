@@ -33,6 +33,9 @@ def test_a_fitted_run_predicts_and_is_judged(diptych, folder):
     assert called.code == 2
     assert "unknown number that" in called.err
     assert "predicts 'population'" in called.err
+    again = ("fit", "tiny", DATA, "--target", "carbon", "--epochs", "3", "--quiet", "--out", out)
+    assert "go on with --resume" in diptych(*again).err
+    assert diptych(*again, "--resume").code == 0
 
 
 @pytest.mark.parametrize(

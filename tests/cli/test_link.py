@@ -53,14 +53,14 @@ def test_queries_are_linked_and_the_table_is_written(run, diptych, tmp_path):
     assert len(rows) == 24
     assert set(rows[0]) == {"source_path", "target_path", "similarity"}
     assert rows[0]["target_path"] in list(open_source(TEST).keys())
-    none = json.loads(diptych("link", run, TEST, VAL, "--threshold", 2.0, "--json").out)
+    none = json.loads(diptych("link", run, TEST, VAL, "--threshold", 1, "--json").out)
     assert all(row["target_path"] is None for row in none["rows"])
     words = ("link", run, TEST, TEST, "--val", VAL, "--weight", 0.5, "--json")
     assert json.loads(diptych(*words).out)["weight"] == 0.5
 
 
 def test_clusters_by_a_distance_and_by_a_validation(run, diptych, tmp_path):
-    one = json.loads(diptych("cluster", run, TEST, "--distance", 2.1, "--json").out)
+    one = json.loads(diptych("cluster", run, TEST, "--distance", 2, "--json").out)
     assert {row["cluster"] for row in one["rows"]} == {0}
     words = ("cluster", run, TEST, "--val", VAL, "--weight", 0.5, "--out", tmp_path / "c.csv")
     tuned = json.loads(diptych(*words, "--json").out)
@@ -95,6 +95,14 @@ def test_the_suite_by_its_name(run, diptych):
         (("link", "tiny", TEST, TEST, "--out", "no/x.csv"), "there is no folder no"),
         (("link", "tiny-lm", TEST, TEST), "linking records needs a model with embed_images"),
         (("link", "tiny", TEST, TEST, "--weight", 2), "weight is 2"),
+        (
+            ("link", "tiny", TEST, TEST, "--threshold", 3),
+            "--threshold is 3.0; it must be a number from -1 to 1",
+        ),
+        (
+            ("cluster", "tiny", TEST, "--distance", -1),
+            "--distance is -1.0; it must be a number from 0 to 2",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(refused, words, message):

@@ -14,10 +14,11 @@ from accelerate.state import AcceleratorState
 from tests.cli.helpers import TINY, encoded, finish, image, make_folder, make_table, make_tar, shell
 
 from diptych import cli
-from diptych.cli import main
+from diptych.cli import main, parse
 from diptych.cli._screen import progress
 from diptych.cli.train import streams
 from diptych.data.sources import formats
+from diptych.errors import InputError
 from diptych.models import int8
 from diptych.training.log import Log
 
@@ -425,6 +426,14 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(train, diptych, photos, tmp_path, m
     assert (tmp_path / "run" / "state" / "step-000000002").is_dir()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert diptych("train", "--resume", "--out", tmp_path / "run").code == 0
+
+
+def test_a_number_to_select_by_may_have_a_minus():
+    words = ["train", "clip", "--data", "glyphs", "--out", "x", "--seed", "1"]
+    for given in (["--select", "-loss"], ["--select=-loss"], ["--recipe.select", "-val/loss"]):
+        assert parse([*words, *given]).recipe.select == given[-1].rpartition("=")[2]
+    with pytest.raises(InputError, match="--select has no value"):
+        parse([*words[:-2], "--select", "--seed", "1"])
 
 
 def test_ctrl_c_twice_stops_at_once(train, photos, tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """Progress on a screen that is no terminal."""
 
+import time
+
 import pytest
 
 from diptych.cli import _screen
-from diptych.cli._screen import duration, pace, progress
+from diptych.cli._screen import duration, pace, progress, waiting
 
 
 @pytest.fixture
@@ -47,6 +49,26 @@ def test_short_work_is_not_reported(clock, capsys):
         clock(2)
         report(10, 10)
     assert capsys.readouterr().err == ""
+
+
+def test_another_part_of_the_work_has_a_rate_of_its_own(clock, capsys):
+    with progress("choosing") as report:
+        report(0, 1000)
+        report(1000, 1000)
+        for done in range(3):
+            clock(8)
+            report(done * 8, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["choosing: 0 of 100", "choosing: 16 of 100 (1.0/s, 1 min 24 s left)"]
+
+
+def test_work_without_steps_is_told_once_it_takes_long(monkeypatch, capsys):
+    with waiting("counting"):
+        pass
+    monkeypatch.setattr(_screen, "PATIENCE", 0.01)
+    with waiting("writing"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "writing …\n"
 
 
 @pytest.mark.parametrize(

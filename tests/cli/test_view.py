@@ -60,6 +60,7 @@ def test_embeddings_become_a_file(diptych, tmp_path):
         (["photos", "--port", "3", "--out", "x.html"], "leave one out"),
         (["photos", "--out", "photos"], "photos is a folder; give a file"),
         (["empty", "--out", "x.html"], "empty"),
+        (["run", "--out", "x.html"], "run looks like a RUN and lacks its config.yaml; copy"),
         (["nowhere", "--out", "x.html"], "unknown source 'nowhere'"),
         (["photos", "--val", "nowhere", "--out", "x.html"], "unknown source 'nowhere'"),
         (["photos", "--port", "99999"], "port 99999 does not exist"),
@@ -68,6 +69,8 @@ def test_embeddings_become_a_file(diptych, tmp_path):
 def test_bad_input(refused, tmp_path, monkeypatch, words, message):
     make_folder(tmp_path / "photos", 2)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "run/state").mkdir(parents=True)
+    (tmp_path / "run/metrics.jsonl").write_text("{}\n")
     monkeypatch.chdir(tmp_path)
     assert message in refused("view", *words)
     assert not (tmp_path / "x.html").exists()

@@ -4,6 +4,7 @@ and replaced."""
 import gc
 from functools import partial
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -54,6 +55,48 @@ def test_order_and_pixels_do_not_depend_on_workers(workers):
     assert keys == others[0]
     assert torch.equal(pixels, others[1])
     assert sorted(keys) == list(Toy(40).keys())
+
+
+class Listed:
+    """A plan that gives what it is told to."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __call__(self, source, seed, epoch, batch):
+        return self.batches
+
+
+UNEVEN = [np.arange(5), np.arange(5, 7), np.array([7])]
+
+
+def test_batches_that_are_too_small_are_left_out_and_told_once(caplog):
+    loader = Loader(Toy(8), VIEWS, Listed(UNEVEN), 5, least=2)
+    for number in range(2):
+        assert [len(batch) for batch in loader.epoch(number)] == [5, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        "toy: an epoch leaves out 1 samples, in batches of fewer than 2"
+    ]
+    ranks = [Loader(Toy(8), VIEWS, Listed(UNEVEN), 5, least=3, rank=r, ranks=3) for r in range(3)]
+    assert [[len(batch) for batch in each.epoch(0)] for each in ranks] == [[2], [2], [1]]
+    assert [len(rows) for rows in Loader(Toy(8), VIEWS, Listed(UNEVEN), 5).batches(0)] == [5, 2, 1]
+    even = Loader(Toy(8), VIEWS, Listed([*np.arange(8).reshape(2, 4)]), 5, least=5)
+    assert [len(rows) for rows in even.batches(0)] == [4, 4]
+    with pytest.raises(InputError, match="largest batch that Listed gives of toy has 1 samples"):
+        Loader(Toy(8), VIEWS, Listed([[0], [1]]), 5, least=2).batches(0)
+
+
+def test_what_a_plan_may_give():
+    rows = np.arange(8).reshape(2, 4)
+    assert len(Loader(Toy(8), VIEWS, Listed(rows), 4).batches(0)) == 2
+    for wrong, shown in (
+        ([rows], "int64 of shape .2, 4."),
+        (np.arange(8), "int64 of shape"),
+        ([[0.5]], "float64"),
+        ([[0, 8]], "rows 0 to 8"),
+    ):
+        with pytest.raises(InputError, match=f"the plan Listed gives a batch of {shown}"):
+            Loader(Toy(8), VIEWS, Listed(wrong), 4).batches(0)
 
 
 def test_ranks_share_out_the_same_batches_with_the_same_pixels():

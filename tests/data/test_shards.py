@@ -4,6 +4,7 @@ foreign is overwritten."""
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,12 +177,43 @@ def back(folder, source):
     return sample
 
 
-def test_a_key_with_a_dot_is_refused(tmp_path):
-    with pytest.raises(InputError, match="'a.b' cannot name members"):
-        write_shards(One(key="a.b"), tmp_path / "a")
-
-
 PNG = png_of(Image.new("RGB", (2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("key", "stem"),
+    [("pets/a.1.jpg", "pets/a_1_jpg"), ("._a", "-_a"), ("/x/../__b", "_x/__/-_b"), ("c:d", "c_d")],
+)
+def test_what_a_member_cannot_hold_is_replaced_in_its_key(tmp_path, key, stem):
+    assert back(tmp_path / "a", One(key=key, images={"main": BytesImage(PNG)})).key == stem
+
+
+class Named(One):
+    """A source of one image under several keys."""
+
+    def __init__(self, *keys):
+        super().__init__(images={"main": BytesImage(PNG)})
+        self._keys = keys
+
+    def __len__(self):
+        return len(self._keys)
+
+    def __getitem__(self, index):
+        return replace(self.sample, key=self._keys[index])
+
+    def keys(self):
+        return self._keys
+
+
+@pytest.mark.parametrize("keys", [("a.b", "c", "a_b"), ("a_b", "c", "a.b"), ("a.b_c", "a_b.c")])
+def test_keys_that_would_be_one_are_refused_before_anything_is_written(tmp_path, keys):
+    with pytest.raises(InputError, match="samples .* would both be .*rename one") as told:
+        write_shards(Named(*keys), tmp_path / "a")
+    assert keys[0] in str(told.value)
+    assert keys[-1] in str(told.value)
+    assert not (tmp_path / "a").exists()
+
+
 WORDS = st.text("ab é", min_size=1, max_size=5).map(str.strip).filter(bool)
 BOXES = st.builds(
     lambda corner, size, **parts: Box(xyxy=(*corner, *np.add(corner, size).tolist()), **parts),

@@ -1,5 +1,6 @@
 """Views: pure functions of (sample, generator), and the images that they make."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,16 @@ from torch.nn import functional as F
 from diptych.data.images import Preprocess
 from diptych.data.sample import BadSample, Sample, Text
 from diptych.data.tokenizers import build
-from diptych.data.views import Augment, ImageView, TextView, collate, look, place, sentences
+from diptych.data.views import (
+    Augment,
+    ImageView,
+    LabelView,
+    TextView,
+    collate,
+    look,
+    place,
+    sentences,
+)
 from diptych.data.views.randaugment import OPERATIONS, changed
 from diptych.errors import InputError
 from diptych.rng import generator
@@ -30,6 +40,33 @@ class Held:
 
 def tile(colour=(255, 0, 0, 255)):
     return Image.new("RGBA", (16, 16), colour)
+
+
+@pytest.mark.parametrize(
+    ("labels", "whole", "real"),
+    [
+        ({}, -1, math.nan),
+        ({"a": -1}, -1, math.nan),
+        ({"a": math.nan}, -1, math.nan),
+        ({"a": 3}, 3, 3.0),
+        ({"a": -1.0}, -1.0, -1.0),
+    ],
+)
+def test_a_missing_label_is_minus_one_or_nan_or_refused(labels, whole, real):
+    sample = Sample(key="a", source="s", labels=labels)
+    rng = generator(0)
+
+    def given(**options):
+        return LabelView(label="a", **options)(sample, rng, None)["fields.a"]
+
+    assert given() == whole
+    assert torch.equal(given(real=True).nan_to_num(99), torch.tensor(real).nan_to_num(99))
+    for is_real in (False, True):
+        if math.isnan(real):
+            with pytest.raises(BadSample, match="no-label: no label 'a'"):
+                given(needed=True, real=is_real)
+        else:
+            assert given(needed=True, real=is_real) == real
 
 
 def test_placed_tile_lies_wholly_inside_and_covers_its_share():

@@ -1,6 +1,7 @@
 """Sources over another source: rows pick samples, keys and labels alike, and nothing is read to do
 so."""
 
+import math
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,15 @@ from tests.evaluation.helpers import Rows
 
 from diptych.data.columns import WithColumns
 from diptych.data.pairs import Paired
-from diptych.data.sample import Field, Sample, Source, keys_digest, labels_of
+from diptych.data.sample import (
+    Field,
+    Sample,
+    Source,
+    keys_digest,
+    labels_of,
+    real_label,
+    real_labels_of,
+)
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.sources.filtered import Filtered
@@ -137,6 +146,19 @@ def test_labels_of_a_source_that_keeps_none_are_read_at_the_rows_alone():
     assert set(read) == {4, 0}
     with pytest.raises(InputError, match="rows has no labels.clas"):
         source.labels("clas")
+
+
+def test_a_missing_label_of_floats_is_nan():
+    labels = [{"height": 0.5, "floors": 3}, {}, {"height": math.nan, "floors": -1}]
+    samples = [Sample(key=str(at), source="rows", labels=each) for at, each in enumerate(labels)]
+    kinds = {"labels.height": Field(kind="float"), "labels.floors": Field(kind="int")}
+    source = Rows(samples, fields=kinds)
+    np.testing.assert_equal(labels_of(source, "height"), [0.5, math.nan, math.nan])
+    assert labels_of(source, "floors").tolist() == [3, -1, -1]
+    for name, first in (("height", 0.5), ("floors", 3)):
+        wanted = [first, math.nan, math.nan]
+        np.testing.assert_equal(real_labels_of(source, name), wanted)
+        np.testing.assert_equal([real_label(sample, name) for sample in samples], wanted)
 
 
 def test_keys_are_looked_up_only_when_asked_for():

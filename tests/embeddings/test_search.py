@@ -234,7 +234,7 @@ def test_damaged_images_are_left_out_and_listed_by_reason(tmp_path):
 def test_too_many_damaged_images_stop_the_run_and_leave_nothing(tmp_path):
     with pytest.raises(
         InputError,
-        match=r"1 of the first 3 samples are damaged \(1 truncated; last: k1\).*--max-bad",
+        match=r"1 of its 3 samples are damaged so far \(1 truncated; last: k1\).*--max-bad",
     ):
         embed_source(ColourModel(), paintings("red", "damaged", "blue"), tmp_path / "emb")
     with pytest.raises(InputError, match="none of the 2 images"):
@@ -592,20 +592,25 @@ def test_a_filter_finds_the_nearest_of_the_rows_that_pass(tmp_path, monkeypatch,
     assert query(ColourModel(), opened, text="red", k=5, where="price > 1000") == []
 
 
-def test_a_filter_over_folders_of_which_one_lacks_the_column(tmp_path):
+def test_rows_of_a_folder_that_lacks_a_column_have_null_there(tmp_path):
     embed_source(ColourModel(), priced(40), tmp_path / "emb", columns=COLUMNS)
     embed_source(ColourModel(), priced(4, name="more"), tmp_path / "more", columns=["price"])
     build_index(tmp_path / "emb", add=[tmp_path / "more"], lists=1, k=10)
     opened = Index.open(tmp_path / "emb")
-    found = query(ColourModel(), opened, text="red", k=50, where="price < 2")
-    assert sorted((hit.position, len(hit.columns)) for hit in found) == [
-        (0, 1),
-        (0, 3),
-        (1, 1),
-        (1, 3),
+    cheap = query(ColourModel(), opened, text="red", k=50, where="price < 2")
+    assert sorted((hit.position, hit.columns["lot"] is None) for hit in cheap) == [
+        (0, False),
+        (0, True),
+        (1, False),
+        (1, True),
     ]
-    with pytest.raises(InputError, match=r"column of .*more 'lot'; .*embed --columns"):
-        query(ColourModel(), opened, text="red", where="lot < 2")
+    assert all(list(hit.columns) == list(COLUMNS) for hit in cheap)
+    found = query(ColourModel(), opened, text="red", k=50, where="lot < 2")
+    assert sorted(hit.columns["lot"] for hit in found) == [0, 1]
+    added = query(ColourModel(), opened, text="red", k=50, where="lot is null")
+    assert sorted(hit.position for hit in added) == [0, 1, 2, 3]
+    with pytest.raises(InputError, match=r"column of .*emb 'colour'; .*embed --columns"):
+        query(ColourModel(), opened, text="red", where="colour < 2")
 
 
 def test_filters_that_do_not_fit_are_refused_with_the_folder(tmp_path):

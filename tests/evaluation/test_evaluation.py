@@ -72,6 +72,29 @@ def test_damaged_samples_are_counted_by_reason_and_their_texts_left_out():
         assert result["i2t_r1"] == 1.0
 
 
+def test_a_suite_in_a_file_is_measured_and_has_a_protocol(tmp_path):
+    model, source = Fake(vectors(0)), Rows([row("a", 1, "dog 1"), row("b", 2, "cat 2")])
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "card = {'title': 'Mine', 'needs': ['images'], 'abilities': ['embed_images']}\n"
+        "def mine(model, source, *, times=1, progress=None):\n"
+        "    return {'n': times * len(source)}\n"
+    )
+    found = evaluate(model, source, [str(path)], times=3)[str(path)]
+    assert (found["n"], found["bad"], found["options"]) == (6, {}, ["times=3"])
+    other = evaluate(model, source, [str(path)])[str(path)]
+    assert len(found["protocol"]) == 12
+    assert found["protocol"] != other["protocol"]
+    with pytest.raises(InputError, match="unknown evaluation setting 'tims'"):
+        evaluate(model, source, [str(path)], tims=3)
+    path.write_text("card = {'needs': [], 'abilities': []}\n")
+    with pytest.raises(InputError, match="has no function mine; write def mine"):
+        evaluate(model, source, [str(path)])
+    path.write_text("")
+    with pytest.raises(InputError, match="has no card; write card = "):
+        evaluate(model, source, [str(path)])
+
+
 def test_samples_that_were_lost_on_opening_are_counted():
     source = Rows([row("a", 1, "dog 1"), row("b", 2, "cat 2"), row("c", 3)])
     source.damage = {"line 9": "columns", "line 12": "columns"}

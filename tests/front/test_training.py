@@ -1,6 +1,7 @@
 """`diptych.train` on data of a program, and the run that it returns."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -9,10 +10,14 @@ import pytest
 import diptych
 from diptych.cli import main
 from diptych.errors import InputError
+from diptych.front import training
 from diptych.front.training import Settings
 from diptych.methods.base import Recipe
+from diptych.methods.pretrain.clip import CLIP
+from diptych.testing import check_method
 from diptych.training.options import Options
 
+OWN = Path(__file__).parents[1] / "methods" / "decoupled.py"
 TINY = {
     "image_tower": "vit:image_size=32:patch=16:width=32:depth=1:heads=2",
     "text_tower": "text:width=32:depth=1:heads=2",
@@ -52,6 +57,65 @@ def test_a_run_has_its_model_and_its_history(run):
     assert "<td>0</td>" in run._repr_html_()
     again = diptych.Run(str(run.folder))
     assert again.history == run.history
+
+
+def test_a_method_and_its_options_may_be_given_as_a_program_has_them(tmp_path, monkeypatch):
+    asked = []
+
+    def stop(resolved, *others, **more):
+        asked.append(resolved)
+        raise InputError("enough")
+
+    monkeypatch.setattr(training, "run", stop)
+
+    def resolved(method, **options):
+        with pytest.raises(InputError, match="enough"):
+            diptych.train(method, pairs(4), tmp_path / "run", **{**TINY, **options})
+        return asked.pop()
+
+    assert resolved(OWN).method == str(OWN)
+    assert resolved("clip", added="siglip").added == ("siglip",)
+    assert resolved("clip", added=[OWN]).added == (str(OWN),)
+    config = CLIP.Config(max_scale=20.0)
+    assert resolved("clip", config=config).config["max_scale"] == 20.0
+    for method, options, message in (
+        (CLIP, {}, "CLIP is a class, and a method is given by its name or its file; write 'clip'"),
+        (3, {}, "3 names no method"),
+        (
+            "clip",
+            {"config": CLIP.Config},
+            "config is <class .*; give the method's options as a map",
+        ),
+        ("clip", {"config": 3}, "config is 3; give the method's options as a mapping"),
+    ):
+        with pytest.raises(InputError, match=message):
+            diptych.train(method, pairs(4), tmp_path / "run", **{**TINY, **options})
+
+
+def test_a_comparison_takes_no_class(tmp_path):
+    settings = {"data": "glyphs", "test": "glyphs", "budget": 16, "out": tmp_path / "out"}
+    with pytest.raises(InputError, match="CLIP is a class.*write 'clip'"):
+        diptych.compare([CLIP], **settings)
+    with pytest.raises(InputError, match="unknown method 'clpi'"):
+        diptych.compare("clpi", **settings)
+
+
+def test_a_class_of_the_program_is_checked_by_its_file(monkeypatch):
+    class Mine(CLIP):
+        pass
+
+    monkeypatch.setattr(Mine, "__module__", "__main__")
+    with pytest.raises(InputError, match="Mine is a class of the running program.*give the file"):
+        check_method(Mine)
+
+
+def test_a_stream_that_no_stage_reads_is_refused(tmp_path):
+    streams = {"train": pairs(16), "texts": pairs(4)}
+    with pytest.raises(
+        InputError, match="no stage of CLIP reads the stream 'texts', and they read t"
+    ):
+        diptych.train("clip", streams, tmp_path / "run", **TINY)
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_the_report_searches_the_data_of_the_program(run):

@@ -89,6 +89,8 @@ def test_numbers_stand_beside_chance(model, photos):
     assert "<td>top1</td>" in found._repr_html_()
     with pytest.raises(InputError, match="no suite is named"):
         diptych.evaluate(model, photos, [])
+    with pytest.raises(InputError, match="unknown suite 'zeroshop'"):
+        diptych.evaluate(model, photos, "zeroshop")  # a text is one name
 
 
 def test_a_check_counts_what_is_damaged(photos):
@@ -100,6 +102,15 @@ def test_a_check_counts_what_is_damaged(photos):
     assert rows["missing"]["such as"] == "9"
     assert "list of 11 pairs: 11 samples" in found._repr_html_()
     assert found.to_dict()["training"]["method"] == "clip"
+
+
+def test_a_check_of_one_sample_leaves_out_what_training_costs(photos):
+    one = photos.head(1)
+    found = diptych.check(one)
+    assert (found.report.samples, found.training) == (1, None)
+    assert found.records()[-1]["what"] == "reading an epoch"
+    with pytest.raises(InputError, match="siglip trains on batches of at least 2 samples, and"):
+        diptych.check(one, method="siglip")
 
 
 def test_an_export_into_a_folder_that_exists_is_refused(model, tmp_path):

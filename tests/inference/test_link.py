@@ -45,6 +45,10 @@ def test_rows_have_the_columns_of_a_table_of_pairs():
 def test_what_does_not_fit_is_told():
     with pytest.raises(InputError, match="weight is 3; it is the share of the image"):
         Linker(known_model(), weight=3)
+    with pytest.raises(InputError, match="threshold is 3.0; it must be a number from -1 to 1"):
+        Linker(known_model(), threshold=3)
+    with pytest.raises(InputError, match="distance is 3.0; it must be a number from 0 to 2"):
+        Linker(known_model(), distance=3)
     with pytest.raises(InputError, match="clusters have no largest distance"):
         Linker(known_model()).cluster(three_each())
     with pytest.raises(InputError, match="no entity with two records, so it tells no threshold"):

@@ -26,6 +26,8 @@ from diptych.lab.compare import (
 from diptych.lab.compare import cell as cells
 from diptych.lab.compare.cell import Cell, Task, delivered, gflops, resolved, run, setting, towers
 from diptych.lab.scaling.report import cards_of_comparison
+from diptych.methods.base import Stage
+from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.store import load
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
@@ -317,7 +319,7 @@ def test_lines_are_means_over_seeds_and_gains_are_paired(tmp_path):
         assert part in text, part
 
 
-def test_what_does_not_fit_is_told_before_anything_is_trained(fake, tmp_path):
+def test_what_does_not_fit_is_told_before_anything_is_trained(fake, tmp_path, monkeypatch):
     def refused(message, out=tmp_path / "out", methods=("clip",), sizes=(1.0,), **changed):
         with pytest.raises(InputError, match=message):
             compare(grid(methods, sizes, [100], [0]), out=out, **{**DATA, **changed})
@@ -326,6 +328,10 @@ def test_what_does_not_fit_is_told_before_anything_is_trained(fake, tmp_path):
     refused("unknown method 'clpi'", methods=("clip", "clpi"))
     refused("the sizes 1 and 1.01 round to the same towers of clip; drop one", sizes=(1.0, 1.01))
     refused("unknown suite 'retrieva'", suites=("retrieva",))
+    with monkeypatch.context() as patch:
+        patch.setattr(CLIP, "stages", lambda self: (Stage(streams=("train", "web")),))
+        remedy = "diptych train clip --data train=SOURCE --data web=SOURCE"
+        refused(f"clip reads the streams train, web, and a comparison has one, .* {remedy}")
     refused("unknown option of source 'glyphs' 'splt'", test="glyphs:splt=val")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 import time
+from importlib.metadata import EntryPoint
 from types import ModuleType
 
 import pytest
 
-from diptych import __version__
+from diptych import __version__, files
 from diptych.errors import InputError
 from diptych.lab import provenance
 from diptych.lab.provenance import (
@@ -17,6 +18,7 @@ from diptych.lab.provenance import (
     code_digest,
     code_of,
     digest_of,
+    places,
     processor,
     shipped_digest,
     stamp,
@@ -160,21 +162,65 @@ def test_what_a_process_used_is_known_and_noticed_when_it_changes(tmp_path, monk
             module.__file__ = str(tmp_path / name)
             monkeypatch.setitem(sys.modules, f"pretended.{name}", module)
     monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(provenance, "ran", {})
     monkeypatch.setattr(provenance, "_BEGAN", time.time() + 1)
-    files = used()
-    assert [*files] == ["lab/claims/_shared.py", "lab/demo/trial.py", "methods/clip.py"]
-    assert changed(files) == []
-    before, code = digest_of(files), code_digest()
+    found = used()
+    assert [*found] == ["lab/claims/_shared.py", "lab/demo/trial.py", "methods/clip.py"]
+    assert changed(found) == []
+    before, code = digest_of(found), code_digest()
     (tmp_path / "lab/pool.py").write_text("two = 2\n")
-    assert (changed(files), digest_of(used()), code_digest()) == ([], before, code)
+    assert (changed(found), digest_of(used()), code_digest()) == ([], before, code)
     (tmp_path / "methods/clip.py").write_text("two = 2\n")
-    assert changed(files) == ["methods/clip.py"]
+    assert changed(found) == ["methods/clip.py"]
     assert digest_of(used()) != before
     assert code_digest() != code
     monkeypatch.setattr(
         provenance, "_BEGAN", time.time() - 60
     )  # both were written after they were imported, maybe
-    assert changed(used()) == [*files]
+    assert changed(used()) == [*found]
+
+
+def test_the_files_of_the_user_are_known_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ran", ran := {})
+    monkeypatch.setattr(provenance, "ran", ran)
+    monkeypatch.setattr(provenance, "_BEGAN", time.time() + 600)
+    plain = code_digest()
+    for name in (
+        "here/claim.py",
+        "here/mine.py",
+        "here/helper.py",
+        "there/hinge.py",
+        "there/late.py",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one = 1\n")
+    claim = tmp_path / "here" / "claim.py"
+    helper = ModuleType("helper")
+    helper.__file__ = str(tmp_path / "here" / "helper.py")
+    monkeypatch.setitem(sys.modules, "pretended.helper", helper)
+    for path in (claim, claim.with_name("mine.py"), tmp_path / "there" / "hinge.py"):
+        files.run_module(path, f"pretended.{path.stem}")
+    found = {name: digest for name, digest in used(claim).items() if name.startswith("./")}
+    assert [*found] == ["./helper.py", "./hinge.py", "./mine.py"]
+    assert "tmp" not in str(found)
+    assert code_digest().startswith(f"{plain}+")
+    where = places(claim)
+    assert changed(found, where, claim) == []
+    assert changed(found, {}, claim) == ["./hinge.py"]  # nobody knows where it lies
+    claim.with_name("mine.py").write_text("two = 2\n")
+    assert changed(found, where, claim) == ["./mine.py"]
+    files.run_module(claim.with_name("mine.py"), "pretended.mine")
+    assert used(claim)["./mine.py"] == ""  # it ran in two states
+
+    for name in ("theirs", "theirs.method", "theirs.other"):
+        module = ModuleType(name)
+        module.__file__ = str(tmp_path / "site" / f"{name.replace('.', '/')}.py")
+        monkeypatch.setitem(sys.modules, name, module)
+    theirs = {"./theirs.py", "./method.py", "./other.py"}
+    for value, counts in (("theirs.absent", False), ("theirs.method", True)):
+        point = EntryPoint("theirs", value, "diptych.methods")
+        monkeypatch.setattr(provenance, "entry_points", lambda group, point=point: [point])
+        assert {*used(claim)} & theirs == (theirs if counts else set())
 
 
 def test_what_ships_with_the_package_has_a_digest_of_its_own(tmp_path, monkeypatch):

@@ -365,6 +365,45 @@ def test_what_other_code_has_done_is_done_again(file, tmp_path):
         assert ran(file) == arms
 
 
+METHOD_OF_FILE = """
+from pathlib import Path
+
+from diptych.files import run_module
+from diptych.lab.claim import Claim, Floor, Tuned, at_most
+
+METHOD = Path(__file__).parents[1] / "elsewhere" / "hinge.py"
+
+
+def arm(trial):
+    return {"r1": run_module(METHOD, "diptych_method_hinge").SCORE + trial.seed / 1e4}
+
+
+claim = Claim(question="?", arms={"alone": arm}, headline=(at_most("r1", "alone", 0.9),), looks=(5,),
+              floor=Floor("r1", chance=0.1), steps=False, tuned=Tuned(effect=0.5, sd=0.01, best=0.5, seconds=1))
+"""
+
+
+def test_a_method_given_as_a_file_counts_by_its_content(file, tmp_path):
+    file.write_text(METHOD_OF_FILE)
+    method = tmp_path / "elsewhere" / "hinge.py"
+    method.parent.mkdir()
+    method.write_text("SCORE = 0.5\n")
+    out = tmp_path / "out"
+    record = reproduce(plan(str(file), out=out), at_once=2)
+    assert "./hinge.py" in record["files"]
+    assert "elsewhere" not in (out / "more.json").read_text()
+    assert not plan(str(file), out=out).new
+    trial = plan(str(file), quick=True)
+    reproduce(trial)
+    assert board(trial)[0].full
+
+    method.write_text("SCORE = 0.6\n")
+    assert not board(trial)[0].full
+    assert reproduce(trial)["runs"][0]["metrics"]["r1"] == pytest.approx(0.61)
+    assert since(record, file)[0] == ["./hinge.py"]
+    assert plan(str(file), out=out).new == FIRST
+
+
 def test_code_that_changes_while_it_runs_is_told(file):
     todo = plan(str(file), quick=True)
 

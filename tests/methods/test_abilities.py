@@ -21,6 +21,10 @@ class Blind:
         ("detect", "train one with `diptych train cones --preset detect`"),
         ("generate", "train one with .*close` or .*language_model`"),
         ("embed_regions", "train one with `diptych train clim --init MODEL`"),
+        (
+            "predict",
+            "train one with `diptych fit MODEL SOURCE --target LABEL --out RUN` or .*survival",
+        ),
         ("unheard_of", "name another model"),
     ],
 )

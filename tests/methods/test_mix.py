@@ -3,6 +3,7 @@ and saved once."""
 
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from diptych.methods.registry import method_class
 from diptych.objectives import alignment, info_nce, mv_dhel, sigmoid_pairs, uniformity
 from diptych.testing import check as suite
 
+OWN = Path(__file__).with_name("decoupled.py")
 NOTHING = Batch(keys=tuple("abcdef"))
 
 
@@ -63,6 +65,15 @@ def test_the_fields_that_the_main_method_needs_are_needed():
     [stage] = held.stages()
     assert held.needs(stage) == held.main.needs(stage)
     assert "labels.score" in held.needs(stage)
+
+
+def test_a_method_in_a_file_is_added():
+    held = method("clip", [f"{OWN}:scale=5:weight=0.5", "siglip"])
+    assert set(held.added) == {"decoupled_py", "siglip"}
+    features = vectors("image", "text")
+    own = held.added["decoupled_py"].loss(features, NOTHING, AT).total
+    terms = held.loss(features, NOTHING, AT).terms
+    torch.testing.assert_close(terms["decoupled_py/contrastive"], 0.5 * own)
 
 
 def test_a_temperature_and_a_bias_are_the_added_methods_own():

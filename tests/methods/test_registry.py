@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from diptych.errors import InputError
 from diptych.methods import registry
 from diptych.methods.base import Method
+
+CARD = "card = {'title': 't', 'year': 1, 'kind': 'method', 'entry': 'E', 'provenance': 'code'}\n"
 
 
 def test_every_card_leads_to_its_class_and_presets():
@@ -56,6 +59,24 @@ def test_unknown_option_of_a_method_names_the_nearest():
             "unknown provenance in the card of .* 'mine'.*code",
         ),
         ("def f(:\n", "mine.py is not Python: invalid syntax"),
+        ("card = ['title']\n", "the card of .*mine.py .line 1. is no literal dict; write card = "),
+        (
+            "card = {'year': 2000 + Y}\n",
+            "mine.py .line 1. has 'year': 2000 . Y, which is no literal",
+        ),
+        ("card = {**base, 'entry': E}\n", "mine.py .line 1. has \\*\\*base, which is no literal"),
+        (
+            CARD.replace("1", "'last'"),
+            "'year' in the card of .*mine.py is 'last'; it must be a whole",
+        ),
+        (
+            CARD.replace("'E'", "['E']"),
+            "'entry' in the card of .*mine.py is .'E'.; it must be a text",
+        ),
+        (
+            CARD.replace("}", ", 'abilities': 'x'}"),
+            "'abilities' in .*mine.py is 'x'; it must be a dict",
+        ),
     ],
 )
 def test_a_card_that_is_no_card_says_what_is_missing(tmp_path, text, complaint):
@@ -72,12 +93,53 @@ def test_third_parties_are_found_by_entry_point_without_being_imported(tmp_path,
     )
     monkeypatch.syspath_prepend(tmp_path)
     point = importlib.metadata.EntryPoint("theirs", "their_method", "diptych.methods")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with plugins(monkeypatch, point):
+        assert registry.find("theirs").title == "Theirs"
+
+
+@contextmanager
+def plugins(monkeypatch, *points):
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
     registry.cards.cache_clear()
     try:
-        assert registry.find("theirs").title == "Theirs"
+        yield
     finally:
         registry.cards.cache_clear()
+
+
+def test_a_plugin_that_is_broken_or_takes_a_name_is_left_out(tmp_path, monkeypatch, caplog):
+    (tmp_path / "plain_plugin.py").write_text(CARD)
+    (tmp_path / "list_plugin.py").write_text("card = ['x']\n")
+    (tmp_path / "broken_plugin").mkdir()
+    (tmp_path / "broken_plugin" / "__init__.py").write_text("raise RuntimeError('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {
+        "clip": "plain_plugin",
+        "listed": "list_plugin",
+        "broken": "broken_plugin.method",
+        "absent": "nowhere_at_all",
+        "plain": "plain_plugin",
+    }
+    points = [
+        importlib.metadata.EntryPoint(name, value, "diptych.methods")
+        for name, value in named.items()
+    ]
+    with plugins(monkeypatch, *points):
+        assert registry.find("clip").module == "diptych.methods.pretrain.clip"
+        assert registry.find("plain").module == "plain_plugin"
+        assert not {"listed", "broken", "absent"} & {*registry.cards()}
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 4
+        assert all(line.endswith("; it is left out") for line in said)
+        assert (
+            "'clip' of diptych.methods names plain_plugin, and 'clip' is the method of" in said[0]
+        )
+        with pytest.raises(InputError, match="'listed' .* names list_plugin: the card of .* is no"):
+            registry.find("listed")
+        with pytest.raises(InputError, match="RuntimeError: no licence; mend the package"):
+            registry.find("broken")
+        with pytest.raises(InputError, match="names nowhere_at_all: this is not a module"):
+            registry.find("absent")
 
 
 OWN = Path(__file__).with_name("decoupled.py")

@@ -11,7 +11,7 @@ from diptych.evaluation.embed import Steps
 from diptych.evaluation.suites._class_scores import class_vectors
 from diptych.methods.adapt.cones.bank import TextSide
 from diptych.methods.adapt.proapo.units import units_of
-from diptych.models.class_names import check_names, prompt_ids, split_prompt
+from diptych.models.class_names import check_names, prompt_ids, read_names, split_prompt
 from diptych.models.class_prompts import prompts
 
 LABELS = ("american_bulldog", "red_circle", "bar")
@@ -31,6 +31,14 @@ def test_an_underscore_is_a_blank_to_the_tokenizer():
         WRITTEN[0],
         "an american bulldog barks.",
     )
+
+
+def test_a_file_without_a_name_is_told(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\n\ndog\n")
+    assert read_names(tmp_path / "names.txt") == ["cat", "dog"]
+    (tmp_path / "names.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"names.txt names no class; write one a line"):
+        read_names(tmp_path / "names.txt")
 
 
 @pytest.mark.parametrize("name", ["coop", "maple", "mocoop", "fine_tune", "tip_adapter"])

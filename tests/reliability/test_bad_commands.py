@@ -511,6 +511,7 @@ def test_a_bad_command_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("diptych.cli._screen.PATIENCE", 3600.0)  # however slow the machine is
     before = sorted(folder.rglob("*"))
     code = main(line.split())
     captured = capsys.readouterr()

@@ -160,7 +160,7 @@ def test_similarity_and_classes_are_those_of_the_model(served, tiny, emb, drawin
 def test_collections_share_a_model_and_an_index_of_several_folders_shows_all_images(emb, tmp_path):
     added = open_source("glyphs:split=val:design=twemoji:part=2/6")
     more = tmp_path / "more"
-    diptych.embed("tiny", "glyphs:split=val:design=twemoji:part=2/6", more)
+    diptych.embed("tiny", "glyphs:split=val:design=twemoji:part=2/6", more, columns=["group"])
     own = tmp_path / "drawings"
     shutil.copytree(emb, own)
     gone = open_source(SOURCE)[0].key
@@ -176,6 +176,11 @@ def test_collections_share_a_model_and_an_index_of_several_folders_shows_all_ima
         np.testing.assert_array_equal(Image.open(io.BytesIO(reply.content)), expected)
         assert served.get("/api/v1/collections/drawings/rows/0").status_code == 404
         assert served.get("/api/v1/search?row=0").status_code == 404
+        assert [each["columns"] for each in about] == [{"group": "text"}, {"group": "text"}]
+        ungrouped = served.get(
+            "/api/v1/collections/drawings/rows", params={"where": "group is null"}
+        ).json()
+        assert ungrouped["total"] == ROWS - 1
         found = first(served.get("/api/v1/search?plus=sun&k=100&collection=drawings"))
         assert sorted(hit["row"] for hit in found["hits"]) == list(range(1, ROWS + len(added)))
 
@@ -210,6 +215,17 @@ def test_without_its_data_a_collection_is_searched_without_images(tmp_path):
     with client(tmp_path / "emb", source=str(tmp_path / "moved")) as served:
         assert not served.get("/api/v1/collections").json()["collections"][0]["pictures"]
         assert served.get("/api/v1/collections/emb/rows/0/image").status_code == 404
+
+
+def test_a_collection_names_its_source_without_the_folder_of_it(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (40, 40), colour).save(folder / f"{name}.png")
+    diptych.embed("tiny", f"{folder}:part=1/2", tmp_path / "emb")
+    with client(tmp_path / "emb") as served:
+        [about] = served.get("/api/v1/collections").json()["collections"]
+        assert about["source"] == "photos:part=1/2"
 
 
 def test_a_token_is_asked_for_once(emb):

@@ -1,12 +1,14 @@
 """What the checks of learning tell of methods that do not learn, or learn from what they should not
 see."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
+from diptych.data.plan import OneGroup
 from diptych.methods.adapt.cones import ConES
-from diptych.methods.base import Losses
+from diptych.methods.base import Losses, Stage
 from diptych.methods.pretrain.clip import CLIP
 from diptych.methods.pretrain.simclr import SimCLR
 from diptych.models.delivered import Validation
@@ -57,6 +59,22 @@ class Knows(CLIP):
         return learning.Picked(source.toy, source.rows.tolist())
 
 
+class Halved(CLIP):
+    """Its `prepare` makes two groups, of which its plan gives no batch of all samples."""
+
+    sizes: ClassVar[set[int]] = set()
+
+    def stages(self):
+        return (Stage(prepare=self.group, plan=OneGroup("group")),)
+
+    def group(self, run):
+        run.store("train", {"group": np.arange(len(run.sources["train"])) % 2})
+
+    def encode(self, batch, at):
+        self.sizes.add(len(batch))
+        return super().encode(batch, at)
+
+
 @pytest.mark.parametrize("broken", [Uphill, Shifted, Detached, OtherClass])
 def test_a_method_that_does_not_learn_is_told_its_scores(broken, monkeypatch):
     monkeypatch.setattr(learning, "STEPS", 40)
@@ -72,6 +90,12 @@ def test_knowledge_from_beside_the_pairs_is_told():
         match=r"of 96 new pairs comes \d+\.\dth on average, where chance reaches 39\.8",
     ):
         learning.shuffled_texts_teach_nothing(Subject(Knows))
+
+
+def test_a_batch_is_as_large_as_the_plan_gives(monkeypatch):
+    monkeypatch.setattr(learning, "STEPS", 1)
+    learning.trained(Subject(Halved))
+    assert Halved.sizes == {16}
 
 
 def test_where_toys_cannot_be_scored_the_loss_must_fall(monkeypatch):

@@ -25,6 +25,16 @@ from diptych.training.engine import Interrupted
 from diptych.training.prepare import Run, load_columns, save_columns
 
 
+def test_a_column_is_numbers_with_a_row_a_sample():
+    run = Run(make_method(), {}, At(0, 1, 0, 0), torch.device("cpu"))
+    run.store("train", {"a": [1, 2], "b": torch.ones(2, 3, dtype=torch.bfloat16)})
+    assert run.columns["train"]["a"].tolist() == [1, 2]
+    assert run.columns["train"]["b"].dtype == np.float32
+    for wrong in ([[1], [2, 3]], ["x", "y"], 3, {"a": 1}):
+        with pytest.raises(InputError, match="the column 'c' of the stream 'train'.*; give an arr"):
+            run.store("train", {"c": wrong})
+
+
 class Clustered(CLIP):
     """Two stages: the second computes columns with the first's weights, plans by one and reads both, of
     which the other lies in a file."""
@@ -264,6 +274,19 @@ class Counting(CLIP):
         for step in range(3):
             self.model.found += 1
             run.note(step, 3, float(-self.model.found), fitness=float(self.model.found))
+
+
+def test_steps_are_warned_of_where_no_stage_descends(tmp_path, caplog):
+    method = make_method()
+    for name, quiet, warned in (("a", False, 1), ("b", True, 0)):
+        engine = make_engine(
+            tmp_path / name, method=Counting(method.config, method.make), recipe={"steps": 5}
+        )
+        engine.options = replace(engine.options, quiet=quiet)
+        caplog.clear()
+        assert engine.run().steps == 3
+        said = "counting is fitted without steps of an optimizer: --steps 5 changes nothing"
+        assert [message.lower() for message in caplog.messages] == [said] * warned
 
 
 def test_a_stage_that_does_not_descend_takes_no_step_and_is_logged(tmp_path):

@@ -82,6 +82,27 @@ def assert_equal(one, other):
         assert torch.equal(value, other.method.state_dict()[name]), name
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"recipe": {"shedule": "constant"}},
+            "the recipe of stage 'train' 'shedule'; did you mean",
+        ),
+        ({"every": "epochs"}, "'every' of stage 'train' is 'epochs'; .*did you mean 'epoch'"),
+        ({"keep": "lst"}, "'keep' of stage 'train' is 'lst'"),
+        ({"patience": 2}, "stage 'train' has patience and no number to select by; name one"),
+        (
+            {"optimize": False},
+            "stage 'train' with optimize=False takes no steps; give it a prepare",
+        ),
+    ],
+)
+def test_a_stage_whose_options_do_not_fit_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Stage(**options)
+
+
 def test_each_stream_has_its_share_of_the_batch_and_its_plan(tmp_path):
     engine_of(tmp_path, Shared, source=Toy(48), other=Toy(10)).run()
     lines = [line for line in read_log(tmp_path) if "loss" in line]

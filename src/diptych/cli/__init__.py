@@ -30,6 +30,7 @@ from diptych.errors import InputError, unknown
 
 GROUPS = ("Begin here", "Train", "Use a model", "Look up")
 _OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+_NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +75,7 @@ def _run(words: list[str]) -> int:
     args = parser.read(rest)
     if isinstance(out := args.get("out"), str):
         _refuse_input(out, rest)
+        _refuse_below_file(out)
     return module.run(args) or 0
 
 
@@ -92,6 +94,14 @@ def _refuse_input(out: str, words: Sequence[str]) -> None:
             )
 
 
+def _refuse_below_file(out: str) -> None:
+    """Raise InputError if a part of the path of --out is a file, so that nothing can be there."""
+    from diptych.files import file_above
+
+    if (above := file_above(Path(out).expanduser())) is not None:
+        raise InputError(f"--out {out} is below {above}, which is a file; name another path")
+
+
 def _parser(verb: str, words: list[str]) -> tuple[ModuleType, Parser, list[str]]:
     """Return the module of a verb, its parser with the options that the words need, and the words
     with those of a file."""
@@ -101,6 +111,7 @@ def _parser(verb: str, words: list[str]) -> tuple[ModuleType, Parser, list[str]]
         )
     module = importlib.import_module(f"{__name__}.{verb}")
     parser = Parser(verb, module)
+    words = parser.joined(words)
     return module, parser, module.extend(parser, words) if hasattr(module, "extend") else words
 
 
@@ -153,11 +164,14 @@ def _system_error(error: OSError) -> str | None:
     """Return what a user can do about a system error, or None if it is not the user's."""
     from diptych.files import is_full
 
-    where = f" {error.filename}" if error.filename else ""
+    path = error.filename2 or error.filename  # of a renaming, what the user has named
+    where = f" {path}" if path else ""
     if is_full(error):
         return f"no space left to write{where or ' a file'}; what was written before is whole, make room and go on"
     if error.errno in _OUT_OF_REACH:
         return f"cannot open{where}: {error.strerror}; check the path and its permissions"
+    if error.errno in _NO_PLACE and path:
+        return f"cannot open or make {path}: {error.strerror}; check the path"
     return None
 
 

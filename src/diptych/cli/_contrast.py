@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.cli._describe import asked, read_prompt
-from diptych.cli._model import MODELS, load_model
+from diptych.cli._model import EMBEDDERS, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
 from diptych.cli._world import open_world
@@ -22,28 +22,31 @@ def add(parser: Parser) -> None:
         "How",
         "--differs",
         metavar="MODEL",
-        help="contrast: by which the two images of a pair must differ, beside --model, by which they are similar",
+        help=f"model by which the images of a pair must differ, with --model: {EMBEDDERS}",
     )
     parser.option(
-        "How", "--above", type=float, metavar="X", help="contrast: least cosine by --model (0.7)"
+        "How",
+        "--above",
+        type=float,
+        metavar="X",
+        help="smallest cosine of the images of a pair by --model (default: 0.7)",
     )
     parser.option(
         "How",
         "--below",
         type=float,
         metavar="X",
-        help="contrast: largest cosine by --differs (0.5)",
+        help="largest cosine of the images of a pair by --differs (default: 0.5)",
     )
-    parser.option(
-        "How", "--only", metavar="KIND+KIND", help="contrast: kinds of edits (default: all)"
-    )
+    parser.option("How", "--only", metavar="KIND+KIND", help="kinds of edits to use (default: all)")
     parser.option(
         "How",
         "--flips",
         type=int,
         least=0,
         metavar="N",
-        help="contrast: mirrored images of samples that say left or right, of each value of --of (default: 0)",
+        help="mirrored images to add, for each value of --of, of samples that say left or right (default: "
+        "0)",
     )
 
 
@@ -53,7 +56,7 @@ def run(args: Namespace, out: Path) -> None:
         raise InputError(f"{out}: pairs are a folder of images and a list; give a folder")
     if ("model" in args) != ("differs" in args):
         raise InputError(
-            f"pairs are compared by two models; give --model and --differs, {MODELS}, or neither"
+            f"pairs are compared by two models; give --model and --differs, {EMBEDDERS}, or neither"
         )
     for name in ("above", "below"):
         if name in args and "model" not in args:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.cli._documents import check_list
-from diptych.cli._model import MODELS, load_model
+from diptych.cli._model import EMBEDDERS, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
 from diptych.errors import InputError
@@ -19,7 +19,7 @@ def add(parser: Parser) -> None:
         "--queries",
         metavar="SOURCE",
         action="append",
-        help="curate: images whose nearest are kept; may be given again",
+        help="images whose nearest neighbours are kept; may be repeated",
     )
     parser.option(
         "How",
@@ -27,15 +27,14 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="curate: how many nearest of the pool each query keeps; rewrite: whose captions an image's concepts "
-        "are of (default: 8)",
+        help="nearest images of the pool that each query keeps (default: 8)",
     )
     parser.option(
         "How",
         "--drop-near",
         metavar="SOURCE",
         action="append",
-        help="curate drops images that it shows, or that look alike; may be given again",
+        help="test data, whose images and those that look alike are dropped; may be repeated",
     )
 
 
@@ -44,7 +43,7 @@ def run(args: Namespace, out: Path) -> None:
     check_list(out)
     for name, what in (
         ("queries", "images to look for; name them with --queries SOURCE"),
-        ("model", f"model to compare with; name {MODELS} with --model"),
+        ("model", f"model to compare with; name {EMBEDDERS} with --model"),
     ):
         if name not in args:
             raise InputError(f"diptych data curate has no {what}")

@@ -18,23 +18,23 @@ def add(parser: Parser) -> None:
         "How",
         "--of",
         metavar="LABEL",
-        help="describe: the classes of a label (default); contrast: a label",
+        help="label of the source",
     )
-    parser.option("How", "--images", type=bool, help="describe: the images")
-    parser.option("How", "--texts", metavar="ROLE", help="describe: the texts of a role")
+    parser.option("How", "--images", type=bool, help="describe the images instead of classes")
+    parser.option(
+        "How", "--texts", metavar="ROLE", help="describe the texts of this role instead of classes"
+    )
     parser.option(
         "How",
         "--prompt",
         metavar="FILE",
-        help="describe: what a model or a program is asked, {} for the name or the text; or templates; interleave: "
-        "with {before}, {caption}, {regions}, {speech}; contrast: with {question}, {chosen}, {rejected}, and a line "
-        "--- between two steps",
+        help="file with the question",
     )
     parser.option(
         "How",
         "--whole",
         type=bool,
-        help="describe: an answer is one text, not one on each line; refine: what is kept is one text",
+        help="one text in place of several",
     )
     parser.option(
         "How",
@@ -42,8 +42,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="describe, interleave, contrast: answers that are asked for of each at the most (default: "
-        f"{_TRIES} for each text)",
+        help="largest number of answers to a question",
     )
 
 
@@ -54,11 +53,12 @@ def run(args: Namespace, out: Path) -> None:
     from diptych.data import descriptions
     from diptych.data.answers import describe, lines, whole
     from diptych.data.sources import open_source
-    from diptych.files import write_atomic
+    from diptych.files import check_file, write_atomic
     from diptych.inference.describe import card, of_classes, of_images, of_texts
 
     if out.suffix != ".json":
         raise InputError(f"{out}: texts are a .json file; give --out {out.with_suffix('.json')}")
+    check_file(out)
     if "by" not in args:
         raise InputError(
             "diptych data describe has no writer; name one with --by: templates, world, FILE.json, cmd:PROGRAM, or a "

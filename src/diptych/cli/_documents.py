@@ -51,14 +51,20 @@ def ratings(args: Namespace, out: Path) -> None:
 
 
 def check_list(out: Path) -> None:
-    """Raise InputError for a path that is no .npz file."""
+    """Raise InputError for a path that is no .npz file, or that is a folder."""
+    from diptych.files import check_file
+
     if out.suffix != ".npz":
         raise InputError(
             f"{out}: the list of what is kept is a .npz file; give --out {out.with_suffix('.npz')}"
         )
+    check_file(out)
 
 
 def check_table(out: Path, what: str) -> None:
-    """Raise InputError for a path that is no .jsonl file."""
+    """Raise InputError for a path that is no .jsonl file, or that is a folder."""
+    from diptych.files import check_file
+
     if out.suffix != ".jsonl":
         raise InputError(f"{out}: {what} are a .jsonl file; give --out {out.with_suffix('.jsonl')}")
+    check_file(out)

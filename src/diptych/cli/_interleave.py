@@ -8,6 +8,7 @@ from diptych.cli._model import load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_table
 from diptych.errors import InputError, some
+from diptych.files import check_file
 
 OPTIONS = (
     *("by", "prompt", "captions", "regions", "speech", "role", "frames", "join", "cuts", "rules"),
@@ -21,20 +22,20 @@ def add(parser: Parser) -> None:
         "How",
         "--captions",
         metavar="WRITER",
-        help="interleave: captions of clips: FILE.json, cmd:PROGRAM, or a model that writes about images (default: "
+        help="captions of the clips: FILE.json, cmd:PROGRAM, or a model that writes about images (default: "
         "the texts of the source)",
     )
     parser.option(
         "How",
         "--regions",
         metavar="WRITER",
-        help="interleave: phrases of regions of clips: FILE.json or cmd:PROGRAM (default: the boxes of the source)",
+        help="phrases of regions of the clips: FILE.json or cmd:PROGRAM (default: the boxes of the source)",
     )
     parser.option(
         "How",
         "--speech",
         metavar="FOLDER",
-        help="interleave: the folder of transcripts, FILM.vtt or FILM.srt (default: beside the films)",
+        help="folder of transcripts, FILM.vtt or FILM.srt (default: beside the films)",
     )
     parser.option(
         "How",
@@ -42,7 +43,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="interleave: frames of a clip that --captions and --model see; 1: its middle (default: 8)",
+        help="frames of a clip that --captions and --model read; 1: the middle one (default: 8)",
     )
     parser.option(
         "How",
@@ -50,13 +51,14 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="interleave: consecutive clips of the source that make one film (default: 1)",
+        help="consecutive clips of the source that make one film (default: 1)",
     )
     parser.option(
         "How",
         "--cuts",
         metavar="KEY=VALUE:…",
-        help="interleave: where films are cut: least, ratio, shortest, longest",
+        help="where films are cut: least and ratio of the change of a frame, shortest and longest clip in "
+        "seconds (default: least=0.04:ratio=3:shortest=0.5:longest=60)",
     )
 
 
@@ -69,6 +71,7 @@ def run(args: Namespace, out: Path) -> None:
 
     if out.suffix != ".tsv":
         raise InputError(f"{out}: documents are a .tsv file; give --out {out.with_suffix('.tsv')}")
+    check_file(out)
     if "by" not in args:
         raise InputError(
             "diptych data interleave has no writer; name one with --by: a language model (hf-lm:FOLDER, a RUN, "

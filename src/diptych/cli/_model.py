@@ -1,17 +1,34 @@
 """The model of a verb, and how the command line names it."""
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import say
+from diptych.cli._screen import say, waiting
 
-MODELS = "a RUN folder, tiny (ships), openclip:NAME[/TAG], hf:REPO_OR_FOLDER, hf-lm:FOLDER, diffusers:FOLDER"
+MODELS = "a RUN folder, tiny (included), openclip:NAME[/TAG], hf:REPO_OR_FOLDER, hf-lm:FOLDER or diffusers:FOLDER"
+"""What `diptych.load` takes, for commands that measure or describe any model."""
+EMBEDDERS = "a RUN folder, tiny (included), openclip:NAME[/TAG] or hf:REPO_OR_FOLDER"
+"""Models that can embed, for commands that need embeddings."""
 
 
 def add_weights(parser: Parser, section: str = "More") -> None:
     """Add `--weights`, for models of other libraries whose file is local."""
     parser.option(
-        section, "--weights", metavar="FILE", help="local weights of an openclip: or hf: model"
+        section,
+        "--weights",
+        metavar="FILE",
+        help="local weights file for an openclip: or hf: model",
+    )
+
+
+def add_method_file(parser: Parser) -> None:
+    """Add `--method`, for verbs that load a RUN."""
+    parser.option(
+        "More",
+        "--method",
+        metavar="FILE.py",
+        help="for a RUN of a method of your own: its file, which is run",
     )
 
 
@@ -22,14 +39,14 @@ def add_precision(parser: Parser) -> None:
         "--precision",
         type=Literal["float32", "bfloat16", "int8", "auto"],
         metavar="NAME",
-        help="float32 (default), bfloat16, int8, or auto: a probe chooses",
+        help="float32 (default), bfloat16, int8, or auto: the fastest that agrees with float32",
     )
     parser.option(
         "How",
         "--backend",
         type=Literal["torch", "openvino", "onnxruntime", "auto"],
         metavar="NAME",
-        help="what embeds: torch (default), openvino, onnxruntime, or auto: a probe chooses",
+        help="runtime that embeds: torch (default), openvino, onnxruntime, or auto: the fastest",
     )
 
 
@@ -40,7 +57,8 @@ def add_share(parser: Parser) -> None:
         "--share",
         type=float,
         metavar="S",
-        help="of a model with two heads: the first one's weight",
+        help="models with two projection heads: weight of the first one, from 0 to 1 (default: the "
+        "model's)",
     )
 
 
@@ -50,12 +68,13 @@ def add_space(parser: Parser) -> None:
         "How",
         "--space",
         metavar="NAME",
-        help="of a model with several embedding spaces: which (default: its first)",
+        help="models with several embedding spaces: the one to use (default: the model's first)",
     )
 
 
 def add_device(parser: Parser) -> None:
-    """Add `--device`, for verbs that compute with a model."""
+    """Add `--device` and `--method`, for verbs that compute with a model."""
+    add_method_file(parser)
     parser.option(
         "How",
         "--device",
@@ -70,7 +89,7 @@ def add_engine(parser: Parser) -> None:
         "How",
         "--engine",
         metavar="ray[:ADDRESS]",
-        help="by Ray's workers: of this machine (ray), or of its cluster (ray:auto, ray:HOST:PORT)",
+        help="run on Ray workers, of this machine (ray) or of a cluster (ray:auto, ray:HOST:PORT)",
     )
 
 
@@ -79,9 +98,12 @@ def load_model(spec: str, args: Namespace, **given: Any) -> Any:
     place, as `diptych.load` takes them."""
     from diptych.front.loading import load
 
-    names = ("weights", "precision", "device", "share", "space", "backend")
+    names = ("weights", "precision", "device", "share", "space", "backend", "method")
     settings = {name: args[name] for name in names if name in args} | given
-    model = load(spec, **settings)
+    by = settings.get("backend", "torch")
+    graphs = f"preparing {spec} for backend {by}, whose graphs are written the first time"
+    with nullcontext() if by == "torch" else waiting(graphs):
+        model = load(spec, **settings)
     if "auto" in (settings.get("precision"), settings.get("backend")):
         say(f"{model.computed_by}: the fastest that is close enough to float32 here")
     return model

@@ -1,6 +1,8 @@
 """`diptych data negatives`: samples with wrong captions and edits, as lists."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
@@ -16,7 +18,7 @@ def add(parser: Parser) -> None:
         "How",
         "--kinds",
         metavar="KIND+KIND",
-        help="negatives: edits (the source's own), rule, retrieval, random, or all",
+        help="kinds of negatives: edits (the source's own), rule, retrieval, random, or all",
     )
 
 
@@ -46,7 +48,27 @@ def run(args: Namespace, out: Path) -> None:
     with progress("writing") as report:
         written = mm_math_align.write(source, out, role=source.role, progress=report)
     path = out / mm_math_align.FILE
-    counts = Counter(edit.kind for sample in open_source(str(path)) for edit in sample.edits)
-    rows = [(kind, f"{count:,}", f"{count / written:.1f}") for kind, count in counts.items()]
-    show_table(f"{args.world}: {written:,} samples", ("kind", "negatives", "a sample"), rows)
+    found = [Counter(edit.kind for edit in sample.edits) for sample in open_source(str(path))]
+    rows = _rows(sum(found, Counter()), source, written)
+    columns = ("kind", "negatives", "a sample", "asked")
+    show_table(f"{args.world}: {written:,} samples", columns, rows)
+    if "rule" in source.kinds and (bare := sum(not each["rule"] for each in found)):
+        print(
+            f"{bare:,} captions hold nothing that a rule changes (shapes, names in capital letters, numbers, relations)"
+        )
+    if left := len(source) - written:
+        print(
+            f"{left:,} samples have no caption or no negatives, or cannot be read, and are left out"
+        )
     print(f"{path} lists them; train with: diptych train mmgeolm --data {path} --out RUN")
+
+
+def _rows(counts: Mapping[str, int], source: Any, written: int) -> list[tuple[str, ...]]:
+    """Return a row for each kind that was asked for or found; edits of the source have kinds of
+    their own, of which no number is asked."""
+    made = [kind for kind in source.kinds if kind != "edits"]
+    asked = f"{source.count * len(source):,}"
+    return [
+        (kind, f"{counts[kind]:,}", f"{counts[kind] / written:.1f}", asked if kind in made else "")
+        for kind in dict.fromkeys([*counts, *made])
+    ]

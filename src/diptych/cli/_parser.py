@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import shutil
+import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -17,8 +18,9 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from diptych.errors import InputError, nearest, unknown
-from diptych.spec import choices, takes
+from diptych.data.endings import IMAGES, ending
+from diptych.errors import InputError, nearest, shortened, unknown
+from diptych.spec import check_value, choices, takes
 
 _NUMBER = re.compile(r"-\.?\d")
 _BAD_VALUE = re.compile(r'(?:Parser )?key "(?P<key>[^"]+)"', re.IGNORECASE)
@@ -43,9 +45,11 @@ class Parser(ArgumentParser):
         self.renamed: dict[str, str] = {}  # former name of a dest -> the dest
         self.hints: dict[str, Any] = {}
         self.least: dict[str, int] = {}
+        self.within: dict[str, Any] = {}
+        self.signed: set[str] = set()  # options whose value may begin with a minus
         self._sections: dict[str, Any] = {}
         module.add(self)
-        self.section("More").add_argument("-h", "--help", action="help", help="this page")
+        self.section("More").add_argument("-h", "--help", action="help", help="show this help")
 
     def section(self, title: str) -> Any:
         """Return the help section with this title, which is made at first use."""
@@ -60,12 +64,15 @@ class Parser(ArgumentParser):
         type: Any = str,
         dest: str | None = None,
         least: int | None = None,
+        within: Any = None,
+        signed: bool = False,
         **settings: Any,
     ) -> None:
         """Add an option `--name`, or a positional word `NAME`; options that are not given are
         missing in the result of `read`.
 
-        A number below `least` raises an error.
+        A number below `least`, or outside the bounds of the annotation `within`, raises an error. The
+        text of a `signed` option may begin with a minus.
         """
         positional = not names[0].startswith("-")
         dest = dest or names[-1].removeprefix("--").replace("-", "_")
@@ -81,9 +88,12 @@ class Parser(ArgumentParser):
         else:
             settings |= {"dest": dest, "default": argparse.SUPPRESS}
             self.names[dest] = names[-1]
+            self.signed |= {*names, f"--{dest}"} if signed else set()
         self.hints[dest] = type
         if least is not None:
             self.least[dest] = least
+        if within is not None:
+            self.within[dest] = within
         self.section(section).add_argument(*names, **settings)
 
     def wants_help(self, words: Sequence[str]) -> bool:
@@ -102,6 +112,21 @@ class Parser(ArgumentParser):
             value = found.get(dest)
             if value is not None and value < least:
                 raise InputError(f"{self.names[dest]} is {value}; it must be at least {least}")
+        for dest, within in self.within.items():
+            if dest in found:
+                check_value(self.names[dest], found[dest], within)
+        return found
+
+    def joined(self, words: Sequence[str]) -> list[str]:
+        """Return the words, with values that begin with a minus joined to their `signed` options, as in
+        `--select=-loss`: they would be taken for options."""
+        found: list[str] = []
+        for word in words:
+            behind = bool(found) and found[-1] in self.signed and "--" not in found
+            if behind and _is_option(word) and word not in self._option_string_actions:
+                found[-1] += f"={word}"
+            else:
+                found.append(word)
         return found
 
     def positionals(self, words: Sequence[str]) -> list[str]:
@@ -200,6 +225,11 @@ class Parser(ArgumentParser):
 
     def _plain(self, message: str) -> str:
         if (extra := re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE)) is not None:
+            if ending(extra[1]) in IMAGES:
+                return (
+                    f"{self.prog} does not take a list of image files ({shortened(extra[1], 40)}); name their folder, "
+                    "or put a name with blanks in quotes"
+                )
             return (
                 f"{self.prog} does not know what to do with {extra[1]!r}; put texts with blanks and patterns such as "
                 "'shards/*.tar' in quotes"
@@ -235,6 +265,11 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(
             prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 110) - 2
         )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Break a text between words alone: tiny-lm is one."""
+        words = " ".join(text.split())
+        return textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:

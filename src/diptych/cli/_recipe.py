@@ -5,26 +5,46 @@ from typing import Any, Literal
 from diptych.cli._parser import Parser
 
 RECIPE: tuple[tuple[str, Any, str, str], ...] = (
-    ("batch-size", int, "N", "samples that meet in a step, over all ranks"),
-    ("lr", float, "X", "highest learning rate"),
-    ("optimizer", str, "NAME", "one of `diptych list optimizers`, or the FILE.py of a program"),
-    ("chunk", int | None, "N", "tokens a tower encodes at once (all); a 16 x 16 patch is one"),
-    ("precision", Literal["float32", "bfloat16"], "NAME", "float32 or bfloat16"),
+    ("batch-size", int, "N", "global batch size, over all ranks"),
+    ("lr", float, "X", "peak learning rate"),
+    (
+        "optimizer",
+        str,
+        "NAME",
+        "optimizer of `diptych list optimizers`, or the FILE.py of an update rule",
+    ),
+    (
+        "chunk",
+        int | None,
+        "N",
+        "gradient caching: tokens that a tower encodes at once, a 16 x 16 patch counting as one (null: all)",
+    ),
+    (
+        "precision",
+        Literal["float32", "bfloat16"],
+        "NAME",
+        "precision of training: float32 or bfloat16",
+    ),
 )
 LENGTH: tuple[tuple[str, Any, str, str], ...] = (
-    ("steps", int | None, "N", "how long; wins over epochs"),
-    ("epochs", float, "N", "how long, in passes over the data"),
+    ("steps", int | None, "N", "training steps; overrides --epochs"),
+    ("epochs", float, "N", "passes over the data"),
 )
 
-MORE: tuple[tuple[str, Any, str], ...] = (
-    ("weight_decay", float, "X"),
-    ("schedule", str, "NAME"),
-    ("warmup", float, "X"),
-    ("min_lr", float, "X"),
-    ("clip", float | None, "X"),
-    ("ema", float | None, "X"),
-    ("betas", tuple[float, float], "[X,X]"),
-    ("eps", float, "X"),
+MORE: tuple[tuple[str, Any, str, str], ...] = (
+    ("weight_decay", float, "X", "weight decay, which biases and norms are exempt from"),
+    (
+        "schedule",
+        str,
+        "NAME",
+        "learning rate schedule: cosine, constant, linear, poly, steps, restarts, cyclic, plateau or onecycle",
+    ),
+    ("warmup", float, "X", "warm-up steps, or a share of all steps if below 1"),
+    ("min_lr", float, "X", "final learning rate, as a share of --lr"),
+    ("clip", float | None, "X", "largest norm of the gradient (null: no clipping)"),
+    ("ema", float | None, "X", "decay of the moving average of weights that is saved (null: none)"),
+    ("betas", tuple[float, float], "[X,X]", "decay rates of the optimizer's moments"),
+    ("eps", float, "X", "constant in the optimizer's denominator"),
 )
 
 
@@ -39,8 +59,6 @@ def add_recipe(
 
 def add_more(parser: Parser, section: str) -> None:
     """Add `--recipe.X` for the options of the recipe that have no short name."""
-    for name, kind, metavar in MORE:
+    for name, kind, metavar, about in MORE:
         dest = f"recipe.{name}"
-        parser.option(
-            section, f"--{dest}", dest=dest, type=kind, metavar=metavar, help="of the recipe"
-        )
+        parser.option(section, f"--{dest}", dest=dest, type=kind, metavar=metavar, help=about)

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, add_device, add_weights, load_model
+from diptych.cli._model import EMBEDDERS, add_device, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
-from diptych.files import write_atomic
+from diptych.files import check_file, write_atomic
 
 _SHOWN = 40  # rows in the table
 
@@ -17,19 +17,45 @@ _SHOWN = 40  # rows in the table
 def add_options(parser: Parser) -> None:
     """Add the options of all verbs on records."""
     parser.option(
-        "What", "--val", metavar="SOURCE", help="records with entities, to choose thresholds on"
-    )
-    parser.option("What", "--label", help="of --val: the entity (default: entity, or the first)")
-    parser.option("What", "--role", help="role of the texts (default: caption)")
-    parser.option("What", "--out", metavar="FILE.csv", help="where the table is written")
-    parser.option(
-        "How", "--weight", type=float, metavar="W", help="of images (default: the model's own)"
+        "What",
+        "--val",
+        metavar="SOURCE",
+        help="records with known entities, on which thresholds are chosen",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "What",
+        "--label",
+        metavar="LABEL",
+        help="with --val: label of the entity (default: entity, or the first)",
     )
-    parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
-    parser.option("More", "--json", type=bool, help="JSON, of all records, in place of a table")
+    parser.option(
+        "What", "--role", metavar="ROLE", help="role of the texts (default: caption, or the first)"
+    )
+    parser.option("What", "--out", metavar="FILE.csv", help="write the table to this file")
+    parser.option(
+        "How",
+        "--weight",
+        type=float,
+        metavar="W",
+        help="weight of the image in the embedding of a record, from 0 to 1 (default: the model's)",
+    )
+    parser.option(
+        "How",
+        "--batch-size",
+        type=int,
+        least=1,
+        metavar="N",
+        help="records per batch (default: 64)",
+    )
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+    parser.option(
+        "More", "--json", type=bool, help="print JSON, of all records, instead of a table"
+    )
     add_weights(parser)
     add_device(parser)
 
@@ -39,7 +65,7 @@ def check(verb: str, args: Namespace, *sources: str) -> None:
     for name in ("model", *sources):
         if not args[name]:
             raise InputError(
-                f"diptych {verb} has no {name}; name {MODELS if name == 'model' else 'a source of images and texts'}"
+                f"diptych {verb} has no {name}; name {EMBEDDERS if name == 'model' else 'a source of images and texts'}"
             )
     if "label" in args and "val" not in args:
         raise InputError("--label is of --val, which is not given; leave it out")
@@ -49,6 +75,7 @@ def check(verb: str, args: Namespace, *sources: str) -> None:
             raise InputError(f"--out {args.out} does not end in .csv; name a CSV file")
         if not out.parent.is_dir():
             raise InputError(f"--out {args.out}: there is no folder {out.parent}; make it first")
+        check_file(out)
 
 
 def linker(args: Namespace, **settings: Any) -> Any:

@@ -18,7 +18,7 @@ def add(parser: Parser) -> None:
         "How",
         "--without",
         metavar="WORD,…",
-        help="refine: words that captions may not tell, beside the names of indicators",
+        help="words that captions must not tell, besides the names of indicators",
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.cli._documents import check_table
-from diptych.cli._model import MODELS, load_model
+from diptych.cli._model import EMBEDDERS, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_table
 from diptych.errors import InputError
@@ -18,13 +18,13 @@ def add(parser: Parser) -> None:
         "How",
         "--gallery",
         metavar="A,B,…|FILE",
-        help="rewrite: the concepts to look for in captions, or a file with one a line",
+        help="concepts to look for in captions: a list, or a file with one per line",
     )
     parser.option(
         "How",
         "--index",
         metavar="SOURCE",
-        help="rewrite: the images with captions among which similar ones are looked for (default: the source)",
+        help="images with captions among which similar ones are looked for (default: SOURCE)",
     )
 
 
@@ -33,7 +33,7 @@ def run(args: Namespace, out: Path) -> None:
     check_table(out, "the concepts")
     for name, what in (
         ("gallery", "concepts to look for; name them with --gallery names.txt"),
-        ("model", f"model to compare with; name {MODELS} with --model"),
+        ("model", f"model to compare with; name {EMBEDDERS} with --model"),
     ):
         if name not in args:
             raise InputError(f"diptych data rewrite has no {what}")

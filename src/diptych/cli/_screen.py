@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -124,6 +125,19 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Print a line that tells what is done, if it takes longer than PATIENCE: for work that has no
+    steps to count."""
+    timer = threading.Timer(PATIENCE, say, [f"{what} …"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def progress(name: str) -> Iterator[Callable[[int, int], None]]:
     """Yield `report(done, total)` for work longer than PATIENCE: a bar on a terminal, else
     occasional lines, both with the rate and the time left, on the first rank alone."""
@@ -140,14 +154,16 @@ def progress(name: str) -> Iterator[Callable[[int, int], None]]:
     begun = time.perf_counter()
     shown = begun + PATIENCE - EVERY  # when the last line was printed
     first: tuple[float, int] | None = None  # what was done before, a killed run's, has no rate
+    whole = 0
 
     def report(done: int, total: int) -> None:
-        nonlocal bar, shown, first
+        nonlocal bar, shown, first, whole
         now = time.perf_counter()
         if not first_rank():
             return
-        if first is None:
+        if first is None or total != whole:  # another part of the work has a rate of its own
             first = (now, done)
+            whole = total
         how_fast = pace(done - first[1], total - done, now - first[0])
         if not console.is_terminal:
             if now - shown > EVERY:

@@ -14,20 +14,21 @@ def add(parser: Parser) -> None:
         "--templates",
         action="append",
         metavar="SPEC",
-        help="zeroshot, text_labels: 'a {} | one {}', plain, imagenet, FILE.txt, …; may be given again",
+        help="zeroshot, text_labels, segment, regions, attributes, arithmetic: prompt templates: 'a {} | "
+        "one {}', plain, imagenet, FILE.txt, …; may be repeated",
     )
     parser.option(
         some,
         "--prompts",
         metavar="RUN|FILE",
-        help="zeroshot: prompts that a run found for these classes, or a JSON file of sentences by class",
+        help="zeroshot: prompts that a RUN found for these classes, or a JSON file of sentences by class",
     )
     parser.option(
         some,
         "--combine",
         type=Literal["mean", "max"],
-        metavar="HOW",
-        help="zeroshot: a class is the mean of its prompts (default), or the nearest of them",
+        metavar="mean|max",
+        help="zeroshot: score a class by the mean of its prompts, or by the nearest, max (default: mean)",
     )
     parser.option(
         some,
@@ -35,25 +36,33 @@ def add(parser: Parser) -> None:
         type=int,
         least=0,
         metavar="N",
-        help="zeroshot: choices of one random prompt a class, for the spread of accuracy; clip_i, visualness: "
-        "drawings of each class or text",
+        help="zeroshot: random choices of one prompt per class, for the spread of accuracy (default: 0); "
+        "clip_i: drawings of each class (default: 8); visualness: drawings of each text (default: 4)",
     )
     parser.option(
-        some, "--novel", metavar="NAME,…", help="zeroshot, regions: the novel classes, or half"
+        some,
+        "--novel",
+        metavar="NAME,…",
+        help="zeroshot, regions: names of the novel classes, or half: the second half of the classes",
     )
     parser.option(
         some,
         "--group",
         metavar="LABEL",
-        help="zeroshot: accuracy for each of its values, and the worst; indicators: samples of one value are "
-        "learnt from or judged together",
+        help="zeroshot: label by whose values accuracy is reported, with the worst; indicators: label "
+        "whose values are not split between training and test",
     )
-    parser.option(some, "--classnorm", type=bool, help="zeroshot: standardise the class embeddings")
+    parser.option(
+        some,
+        "--classnorm",
+        type=bool,
+        help="zeroshot: standardise the class embeddings over the classes",
+    )
     parser.option(
         some,
         "--by-source",
         type=bool,
-        help="zeroshot, sts: each source of --data by itself, and their mean",
+        help="zeroshot, sts: measure each source of --data by itself, and average",
     )
     parser.option(
         some,
@@ -61,108 +70,156 @@ def add(parser: Parser) -> None:
         type=int,
         least=0,
         metavar="K",
-        help="retrieval: the first K are ordered by match",
+        help="retrieval, attack: also rerank the first K results by the model's matching score (default: "
+        "0, off)",
     )
     parser.option(
         some,
         "--by-sentence",
         type=bool,
-        help="retrieval: a long text is the mean of its sentences, or with --by best their best",
+        help="retrieval: embed a long text as the mean of its sentences; with --by best score it by the "
+        "best of them",
     )
-    parser.option(some, "--query", metavar="ROLE", help="text_retrieval: role of the queries")
-    parser.option(some, "--roles", metavar="A,B", help="sts: roles of the two texts")
-    parser.option(some, "--kinds", metavar="NAME,…", help="typos: swap, drop, double, …")
-    parser.option(some, "--rates", metavar="X,…", help="typos: shares of words with one")
-    parser.option(some, "--score", metavar="LABEL", help="sts: the graded similarity")
     parser.option(
-        some, "--biases", type=bool, help="sts: what cosines follow beside the meaning: length, …"
+        some,
+        "--query",
+        metavar="ROLE",
+        help="text_retrieval: role of the queries (default: paraphrase, or --role)",
+    )
+    parser.option(
+        some,
+        "--roles",
+        metavar="A,B",
+        help="sts, typos: roles of the two texts (default: caption,pair)",
+    )
+    parser.option(
+        some,
+        "--kinds",
+        metavar="NAME,…",
+        help="typos: kinds of typos: swap, drop, double, neighbour, lookalike, split (default: all)",
+    )
+    parser.option(
+        some,
+        "--rates",
+        metavar="X,…",
+        help="typos: shares of words with a typo (default: 0.1,0.2,0.4)",
+    )
+    parser.option(
+        some,
+        "--score",
+        metavar="LABEL",
+        help="sts, typos: label with the graded similarity (default: similarity, score or relatedness)",
+    )
+    parser.option(
+        some,
+        "--biases",
+        type=bool,
+        help="sts: also report how far scores correlate with length, word overlap and word frequency",
     )
     parser.option(
         some,
         "--siblings",
         metavar="LABEL",
-        help="composition: samples that share it are edits of the first; composed: alike",
+        help="composition: label shared by samples that are edits of the first of them; composed: label "
+        "shared by near-duplicates (default: group)",
     )
     parser.option(
         some,
         "--keep-reference",
         type=bool,
-        help="composed: the reference is one of the wrong images",
+        help="composed: keep the reference image in the gallery, as one of the wrong images",
     )
     parser.option(
         some,
         "--flag",
         metavar="LABEL",
-        help="noisy_pairs: what marks a wrong pair (default: noise)",
+        help="noisy_pairs: label that marks wrong pairs (default: noise)",
     )
     parser.option(
         some,
         "--negatives",
         metavar="ROLE,…",
-        help="composition, hard_negatives: roles of wrong texts",
+        help="composition, hard_negatives: roles of the wrong texts",
     )
     parser.option(
         some,
         "--train",
         metavar="SOURCE",
-        help="probes, nli: what they learn from; visualness: its threshold; continuation, captions, "
-        "in_context: examples; text_labels: where labels are counted",
+        help="probes, nli, agreement, answers by classifier: training data; captions, continuation, "
+        "in_context: source of examples; visualness: texts to choose the threshold on; text_labels: "
+        "texts to count labels in",
     )
     parser.option(
         some,
         "--drawer",
         metavar="MODEL",
-        help="visualness: draws the texts, for the model to judge the drawings",
+        help="visualness: model that draws each text; the evaluated model embeds the drawings",
     )
     parser.option(
         some,
         "--lexicon",
         metavar="FILE",
-        help="visualness: rated words, to compare with the attention to them",
+        help="visualness: table of words with ratings, which attention to the words is correlated with",
     )
     parser.option(
         some,
         "--register",
         metavar="SOURCE",
-        help="captions: texts in a register, whose words are counted in those that are written",
+        help="captions: texts in a register; report the share of its words in the generated captions",
     )
     parser.option(
-        some, "--labels", metavar="NAME,…", help="factors, indicators, arithmetic: which labels"
+        some,
+        "--labels",
+        metavar="NAME,…",
+        help="factors, indicators: labels to predict (default: all); arithmetic: labels to exchange "
+        "(default: object,colour)",
     )
-    parser.option(some, "--common", metavar="LABEL,…", help="separation: factors of all images")
-    parser.option(some, "--salient", metavar="LABEL,…", help="separation: factors of target images")
+    parser.option(
+        some,
+        "--common",
+        metavar="LABEL,…",
+        help="separation: labels of factors that all images have",
+    )
+    parser.option(
+        some,
+        "--salient",
+        metavar="LABEL,…",
+        help="separation: labels of factors that only target images have",
+    )
     parser.option(
         some,
         "--background",
         metavar="VALUE",
-        help="separation: of the first salient factor, what is no target (default: no value); segment: the score "
-        "below which segments are background (default: the model's)",
+        help="separation: value of the first salient label in images that are no targets (default: no "
+        "value); segment: score below which a segment is background (default: the model's)",
     )
     parser.option(
         some,
         "--spaces",
         metavar="A,B",
-        help="separation: the two spaces (default: common,salient)",
+        help="separation: the two embedding spaces (default: common,salient)",
     )
     parser.option(
         some,
         "--names",
         metavar="NAME,…",
-        help="text_labels: some of the labels, such as held out; attributes: what regions may have",
+        help="text_labels: labels to measure, such as held-out ones (default: all); attributes: names of "
+        "the attributes (default: the classes of the boxes)",
     )
     parser.option(
         some,
         "--route",
         metavar="NAME",
-        help="segment, regions, attributes: how positions are computed: tokens, or values of a ViT (default of "
-        "regions); regions of a ResNet of CLIP also by crops",
+        help="segment, regions, attributes, words: features of positions: tokens, or values of a ViT "
+        "(default: tokens; regions, attributes: values if there are any); regions, attributes: also "
+        "crops, for a ResNet of CLIP",
     )
     parser.option(
         some,
         "--mask",
         metavar="NAME",
-        help="dense, segment, affordance: which mask; regions: the areas of its classes in place of boxes, "
-        "or object, the masks of the boxes",
+        help="dense, segment, affordance: name of the mask (default: class; affordance: heat); regions: "
+        "mask whose areas are the regions in place of boxes, or object: the masks of the boxes",
     )
     parser.option(
         some,
@@ -170,47 +227,58 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="PIXELS",
-        help="regions, attributes: the side at which whole images are read (default: the model's)",
+        help="regions, attributes: side in pixels to which whole images are resized (default: the model's)",
     )
     parser.option(
         some,
         "--features",
         type=Literal["embedding", "projected", "pooled", "text"],
         metavar="KIND",
-        help="probe, factors, separation: embedding (default), projected but not unit (separation's "
-        "default), pooled before, or text; gap: of one side",
+        help="probe, factors, separation: embedding (default), projected: not normalised (default of "
+        "separation), pooled: before the projection, or text; gap: measure one side alone, by these features",
     )
     parser.option(
         some,
         "--fit",
         type=Literal["logistic", "sgd", "pooler"],
         metavar="WAY",
-        help="probe: logistic regression (default), a layer by SGD, or a pooler of tokens",
+        help="probe: logistic: logistic regression (default), sgd: a linear layer, or pooler: an "
+        "attentional pooler of tokens",
     )
     parser.option(
         some,
         "--level",
         type=int,
         metavar="I",
-        help="dense, depth, correspondence: a feature map of the image tower, 0 the finest (default: its tokens)",
+        help="dense, depth, correspondence: feature map of the image tower, 0 the finest, -1 the coarsest "
+        "(default: its tokens)",
     )
     parser.option(
         some,
         "--val",
         metavar="SOURCE",
-        help="probe: what C, or the epoch, is chosen on; linkage: thresholds",
+        help="probe: data on which C, or the epoch, is chosen (default: a fifth of the training data); "
+        "linkage: records on which thresholds are chosen",
     )
     parser.option(
         some,
         "--targets",
         metavar="SOURCE",
-        help="linkage: the exemplars (default: the first record of each entity)",
+        help="linkage: exemplars to link to (default: the first record of each entity)",
     )
     parser.option(
-        some, "--weight", type=float, metavar="W", help="linkage: of images (default: the model's)"
+        some,
+        "--weight",
+        type=float,
+        metavar="W",
+        help="linkage: weight of the image in the embedding of a record, from 0 to 1 (default: the "
+        "model's)",
     )
     parser.option(
-        some, "--strings", type=bool, help="linkage: also by the texts alone, without the model"
+        some,
+        "--strings",
+        type=bool,
+        help="linkage: also link by string similarity of the texts, without the model",
     )
     parser.option(
         some,
@@ -218,16 +286,21 @@ def add(parser: Parser) -> None:
         type=int,
         least=0,
         metavar="N",
-        help="probe: draws of the test set, for its spread",
+        help="probe: number of resamplings of the test set, for the standard deviation (default: 0)",
     )
     parser.option(
         some,
         "--shots",
         metavar="K,…",
-        help="probe: few-shot probes of K samples a class; continuation, captions, in_context: examples "
-        "before a prompt",
+        help="probe: samples per class of few-shot probes; captions, continuation, in_context: examples "
+        "before a prompt (default: 0; in_context: 4)",
     )
-    parser.option(some, "--seeds", metavar="N,…", help="probes, gap: seeds of splits and draws")
+    parser.option(
+        some,
+        "--seeds",
+        metavar="N,…",
+        help="suites with random splits or draws: random seeds (default: 0; probe: 0,1,2,3,4)",
+    )
     parser.option(
         some,
         "--by",
@@ -243,113 +316,165 @@ def add(parser: Parser) -> None:
             "predict",
         ],
         metavar="ABILITY",
-        help="answers, composition, dependency, hallucination, hard_negatives, noisy_pairs, pointing, text_labels, "
-        "zeroshot: how it scores; retrieval: best; indicators: predict",
+        help="answers, composition, dependency, hallucination, hard_negatives, noisy_pairs, pointing, "
+        "text_labels, zeroshot: ability of the model that scores: embed, match, generate, log_prob, "
+        "classifier, heat or noise; retrieval: best, with --by-sentence; indicators: predict, the "
+        "run's own predictions",
     )
     parser.option(
         some,
         "--earlier",
         metavar="MODEL,…",
-        help="continual, rotation, wise: checkpoints from before",
+        help="continual, rotation, wise: earlier checkpoints, oldest first",
     )
     parser.option(
         some,
         "--measure",
         metavar="SUITE.NUMBER",
-        help="continual, wise: what is measured of each task",
+        help="continual, wise: metric of each task (default: retrieval.i2t_r1+t2i_r1; wise: zeroshot.top1)",
     )
     parser.option(
         some,
         "--strategies",
         metavar="NAME,…",
-        help="degeneration, continuation: of greedy, sample, contrastive, …, with options",
+        help="degeneration, continuation: decoding strategies with their options (default: greedy,sample; "
+        "continuation: greedy and the task's)",
     )
     parser.option(
         some,
         "--prefix",
         type=int,
         metavar="N",
-        help="degeneration: tokens of the text that are given",
+        help="degeneration, continuation: number of tokens of each text that are its prompt (default: 16)",
     )
-    parser.option(some, "--time", metavar="LABEL", help="survival: how long a sample was followed")
-    parser.option(some, "--event", metavar="LABEL", help="survival: 1 if the event was observed")
+    parser.option(
+        some,
+        "--time",
+        metavar="LABEL",
+        help="survival: label with the time of follow-up (default: time)",
+    )
+    parser.option(
+        some,
+        "--event",
+        metavar="LABEL",
+        help="survival: label that is 1 if the event was observed (default: event)",
+    )
     parser.option(
         some,
         "--length",
         type=int,
         metavar="N",
-        help="degeneration, continuation: tokens that are generated; isotropy: tokens of a text",
+        help="degeneration, continuation: number of generated tokens (default: 64); isotropy: largest "
+        "number of tokens of a text (default: 256)",
     )
     parser.option(
-        some, "--task", metavar="SPEC", help="continuation: open, summary, translation or code"
+        some,
+        "--task",
+        metavar="SPEC",
+        help="continuation: open (default), summary, translation or code; attack: retrieval (default), "
+        "captions or answers",
     )
-    parser.option(some, "--reference", metavar="ROLE", help="continuation: role of the references")
     parser.option(
-        some, "--scorer", metavar="MODEL", help="degeneration: a second model, for coherence"
+        some, "--reference", metavar="ROLE", help="continuation: role of the reference texts"
+    )
+    parser.option(
+        some,
+        "--scorer",
+        metavar="MODEL",
+        help="degeneration: second language model, which scores coherence",
     )
     parser.option(
         some,
         "--mauve",
         metavar="FILE.py",
-        help="degeneration: a file with a function mauve(texts, references)",
+        help="degeneration: file with a function mauve(texts, references)",
     )
     parser.option(
         some,
         "--unit",
         type=Literal["word", "character"],
         metavar="UNIT",
-        help="degeneration: what n-grams are of (default: word)",
+        help="degeneration: unit of n-grams: word (default) or character",
     )
     parser.option(
         some,
         "--prompts-alone",
         type=bool,
-        help="degeneration: texts need to have no tokens after the prompt",
+        help="degeneration: use texts that end with their prompt too, and do not compare with the source's "
+        "own",
     )
     parser.option(
-        some, "--anls", type=bool, help="answers: how near written answers are in letters"
+        some,
+        "--anls",
+        type=bool,
+        help="answers: also report ANLS, the similarity of generated answers by letters",
     )
     parser.option(
-        some, "--meteor", type=bool, help="captions, agreement: METEOR by equal words and stems"
+        some,
+        "--meteor",
+        type=bool,
+        help="captions, agreement: also report METEOR, by equal words and stems",
     )
     parser.option(
         some,
         "--relaxed",
         type=bool,
-        help="answers: numbers are right within 5%%, other answers as texts",
+        help="answers: also report relaxed accuracy: numbers are right within 5%%, other answers as texts",
     )
-    parser.option(some, "--auroc", type=bool, help="zeroshot: area under the curve, of two classes")
+    parser.option(
+        some,
+        "--auroc",
+        type=bool,
+        help="zeroshot: also report the area under the ROC curve, for a label of two classes",
+    )
     parser.option(
         some,
         "--sigma",
         type=float,
         metavar="N",
-        help="heatmaps, affordance: the width of the filter in positions (default: 1.5; 0)",
+        help="heatmaps, affordance: width of the Gaussian that smooths heat maps, in positions (default: "
+        "1.5; affordance: 0)",
     )
     parser.option(
         some,
         "--interpolation",
         type=Literal["nearest", "bilinear"],
-        metavar="WAY",
-        help="heatmaps, affordance: how positions become pixels (default: nearest; bilinear)",
-    )
-    parser.option(some, "--signed", type=bool, help="heatmaps: contrast with its sign")
-    parser.option(
-        some, "--rate", type=float, metavar="X", help="masked_tokens: the share (default: 0.15)"
-    )
-    parser.option(some, "--whole-word", type=bool, help="masked_tokens: mask whole words")
-    parser.option(
-        some, "--blind", type=bool, help="answers: questions are also asked without images"
+        metavar="nearest|bilinear",
+        help="heatmaps, affordance: interpolation from positions to pixels (default: nearest; affordance: "
+        "bilinear)",
     )
     parser.option(
-        some, "--least", type=float, metavar="P", help="detection: scores below are left out (0.05)"
+        some,
+        "--signed",
+        type=bool,
+        help="heatmaps: report the contrast-to-noise ratio (CNR) with its sign",
+    )
+    parser.option(
+        some,
+        "--rate",
+        type=float,
+        metavar="X",
+        help="masked_tokens: share of tokens that are masked (default: 0.15)",
+    )
+    parser.option(
+        some, "--whole-word", type=bool, help="masked_tokens: mask whole words, not single tokens"
+    )
+    parser.option(
+        some, "--blind", type=bool, help="answers: also ask the questions without their images"
+    )
+    parser.option(
+        some,
+        "--least",
+        type=float,
+        metavar="P",
+        help="detection: smallest score of a box (default: 0.05)",
     )
     parser.option(
         some,
         "--overlap",
         type=float,
         metavar="IOU",
-        help="detection: of boxes of a class that overlap by more one is kept (0.6)",
+        help="detection, NMS: IoU above which the lower-scoring box of a class is dropped (default: 0.6)",
     )
     parser.option(
         some,
@@ -357,10 +482,14 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="detection: boxes of an image that are kept (default: the model's)",
+        help="detection: largest number of boxes per image (default: the model's); dense, depth: positions "
+        "to train on (default: 20000); isotropy: texts (default: 2000)",
     )
     parser.option(
-        some, "--base", metavar="MODEL", help="dependency: the model over which there is a gain"
+        some,
+        "--base",
+        metavar="MODEL",
+        help="dependency: baseline against which the gain is measured",
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.cli._describe import asked
-from diptych.cli._model import MODELS, load_model
+from diptych.cli._model import EMBEDDERS, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
 from diptych.cli._world import open_world
@@ -19,8 +19,8 @@ def add(parser: Parser) -> None:
         "How",
         "--portrayals",
         metavar="FILE|WRITER",
-        help="vary: what an inpainting pipeline paints in the place of which item (.json), or what is asked for it: "
-        "hf-lm:FOLDER, cmd:PROGRAM, a RUN that generates",
+        help="with --by: what is painted in the place of which object, a .json file, or the writer that is "
+        "asked: hf-lm:FOLDER, cmd:PROGRAM or a RUN that generates",
     )
     parser.option(
         "How",
@@ -28,7 +28,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=2,
         metavar="N",
-        help="vary: variations of each item (default: 4)",
+        help="variations of each object (default: 4)",
     )
     parser.option(
         "How",
@@ -36,7 +36,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="vary: of the diffusion (default: 100)",
+        help="with --by: denoising steps (default: 100)",
     )
     parser.option(
         "How",
@@ -44,7 +44,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=8,
         metavar="N",
-        help="vary: pixels of the diffusion's crop (default: 512)",
+        help="with --by: side of the painted crop in pixels (default: 512)",
     )
 
 
@@ -63,7 +63,7 @@ def run(args: Namespace, out: Path) -> None:
         raise InputError(f"{out}: variations are a folder of images and a table; give a folder")
     if "model" not in args:
         raise InputError(
-            f"diptych data vary has no model to score captions by; name {MODELS} with --model"
+            f"diptych data vary has no model to score captions by; name {EMBEDDERS} with --model"
         )
     if ("by" in args) != ("portrayals" in args):
         raise InputError("--by and --portrayals go together: a pipeline, and what it paints")

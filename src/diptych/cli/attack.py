@@ -1,8 +1,9 @@
-"""Measure how robust models are: what they get wrong once images and texts are changed by a run.
+"""Measure how often a trained perturbation of images and texts makes models fail.
 
-The run holds one change of all images and one word (`diptych train c_pgc`). It was made for one
-model, and --victim names others, to see whether it transfers. Use it on models of your own. With
---out the changed images and texts are written as shards, to train or measure on.
+The model is a RUN of one perturbation for all images and one word to insert (`diptych train c_pgc`).
+It was trained against one model; --victim names others, to measure how far it transfers. Use it on
+models of your own. With --out the perturbed images and texts are written as tar shards, to train or
+evaluate on.
 """
 
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from diptych.cli._screen import progress, show, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN --data SOURCE [--victim MODEL,…] [options]"
+USAGE = "MODEL --data SOURCE [--victim MODEL,…] [options]"
 EXAMPLES = (
     "diptych attack runs/change --data photos/",
     "diptych attack runs/change --data photos/ --victim runs/mine,runs/hardened --json",
@@ -24,38 +25,48 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that holds a change")
-    parser.option("What", "--data", metavar="SOURCE", help="what is changed")
+    parser.option("What", "model", help="a RUN that holds a perturbation, such as one of c_pgc")
+    parser.option("What", "--data", metavar="SOURCE", help="images with texts to perturb")
     parser.option(
         "What",
         "--victim",
         metavar="MODEL,…",
-        help="whose errors are counted (default: the model that the change was made for)",
+        help="models to attack (default: the model that the perturbation was trained against)",
     )
     parser.option(
         "What",
         "--task",
         type=Literal["retrieval", "captions", "answers"],
         metavar="NAME",
-        help="what victims do: retrieval (default), captions or answers",
+        help="task of the victims: retrieval (default), captions or answers",
     )
-    parser.option("What", "--role", help="role of the texts (default: caption)")
+    parser.option(
+        "What", "--role", metavar="ROLE", help="role of the texts (default: caption, or the first)"
+    )
     parser.option(
         "What",
         "--rerank",
         type=int,
         least=1,
         metavar="N",
-        help="reorder the first N of each query by the victim's match as well",
+        help="retrieval: also rerank the first N results of each query by the victim's matching score",
     )
     parser.option(
-        "What", "--out", metavar="DIR", help="write the changed data as shards, and measure nothing"
+        "What",
+        "--out",
+        metavar="DIR",
+        help="write the perturbed data to DIR as tar shards, and measure nothing",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
     )
-    parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
     add_device(parser)
 
 

@@ -17,21 +17,35 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "source", help="a folder, 'shards/*.tar', a table, glyphs, …")
     parser.option(
-        "What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?"
+        "What", "source", help="data to check: a folder, 'shards/*.tar', a table, glyphs, …"
     )
     parser.option(
-        "How", "--method", metavar="NAME", help="whose memory and time to estimate (default: clip)"
+        "What",
+        "--val",
+        metavar="SOURCE",
+        help="validation data; also report samples that SOURCE shares with it",
     )
-    parser.option("How", "--preset", metavar="small|paper", help="at which size (default: small)")
+    parser.option(
+        "How",
+        "--method",
+        metavar="NAME",
+        help="method whose memory use and training time are estimated (default: clip)",
+    )
+    parser.option(
+        "How",
+        "--preset",
+        metavar="NAME",
+        help="preset that is estimated: small (default), paper, usually tune, and others: see the method's "
+        "page",
+    )
     parser.option(
         "How",
         "--batch-size",
         type=int,
         least=1,
         metavar="N",
-        help="for false negatives and memory (default: 256)",
+        help="batch size for false negatives (default: 256) and for the estimate (default: the preset's)",
     )
     parser.option(
         "How",
@@ -39,7 +53,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="estimate with gradient caching by so many tokens",
+        help="estimate with gradient caching, N tokens encoded at once (default: off)",
     )
     parser.option(
         "How",
@@ -47,19 +61,24 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="pixels a side in training (default: 224)",
+        help="side of training images in pixels (default: 224)",
     )
     parser.option(
         "How",
         "--tokenizer",
         metavar="SPEC",
-        help="for token counts (default: bpe, learnt from the texts)",
+        help="tokenizer for token counts (default: bpe, trained on the texts)",
     )
     parser.option(
-        "How", "--workers", type=int, least=0, metavar="N", help="processes that read (default: 0)"
+        "How",
+        "--workers",
+        type=int,
+        least=0,
+        metavar="N",
+        help="processes that read the data (default: 0, the main process)",
     )
     add_engine(parser)
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
 
 
 def run(args: Namespace) -> None:

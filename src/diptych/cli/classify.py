@@ -1,15 +1,15 @@
-"""Name the images or texts of a folder, or of any source, by classes that you name.
+"""Classify the images or texts of a folder, or of any source, into classes that you name.
 
-A class is the mean direction of its name in the templates; a run that was trained on classes has
-prompts of its own. Without --names they are the classes of such a run, else those that the images
-bring along: subfolders, named labels.
+A class is represented by the mean embedding of its name in the templates; a run that was trained on
+classes has prompts of its own. Without --names the classes are those of such a run, or else those of
+the source: subfolders or named labels.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from diptych.cli._model import (
-    MODELS,
+    EMBEDDERS,
     add_device,
     add_precision,
     add_share,
@@ -35,15 +35,18 @@ _SHOWN = 40  # images in the table
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help=MODELS)
+    parser.option("What", "model", help=EMBEDDERS)
     parser.option(
-        "What", "images", help="a folder, one image, 'shards/*.tar', a table, texts.txt, …"
+        "What",
+        "images",
+        help="images or texts to classify: a folder, one image, 'shards/*.tar', a table, texts.txt, …",
     )
     parser.option(
         "What",
         "--names",
         metavar="A,B,…|FILE",
-        help="the classes: names, a file with one a line, or a JSON file of sentences by class",
+        help="classes: a list of names, a file with one name per line, or a JSON file of sentences by "
+        "class",
     )
     parser.option(
         "What",
@@ -51,15 +54,21 @@ def add(parser: Parser) -> None:
         "--templates",
         action="append",
         metavar="SPEC",
-        help="prompts around a name: 'a {} | one {}', a bank, or a file (default: images)",
+        help="prompt templates: 'a {} | one {}', a bank, or a file (default: the bank images; for texts: "
+        "the name alone); may be repeated",
     )
     parser.option(
         "What",
         "--label",
         metavar="LABEL",
-        help="whose class names to take where --names is not given",
+        help="label of the source whose class names are used if --names is not given",
     )
-    parser.option("What", "--role", help="role of the texts that are named (default: caption)")
+    parser.option(
+        "What",
+        "--role",
+        metavar="ROLE",
+        help="role of the texts to classify (default: caption, or the first)",
+    )
     parser.option(
         "How",
         "-k",
@@ -67,40 +76,46 @@ def add(parser: Parser) -> None:
         least=1,
         dest="k",
         metavar="N",
-        help="how many classes to tell of each (default: 3)",
+        help="most likely classes to show for each image or text (default: 3)",
     )
     parser.option(
         "How",
         "--route",
         type=bool,
-        help="show which groups of prompts were mixed, for a run that has them",
+        help="also show the weights of the groups of prompts, for a run that mixes groups",
     )
     parser.option(
         "How",
         "--boxes",
         metavar="FILE",
-        help="name these boxes in place of images: JSON as `diptych detect --json` prints it",
+        help="classify these boxes instead of whole images: JSON as printed by `diptych detect --json`",
     )
     parser.option(
         "How",
         "--fuse",
         metavar="A,B",
-        help="of boxes with scores: combine them, with a weight of A for base and B for novel classes",
+        help="with scored --boxes: combine detector and class scores; the latter weigh A for base and B "
+        "for novel classes, from 0 to 1",
     )
-    parser.option("How", "--novel", metavar="A,B,…", help="the novel classes of --fuse")
+    parser.option("How", "--novel", metavar="A,B,…", help="names of the novel classes for --fuse")
     parser.option(
         "How",
         "--size",
         type=int,
         least=1,
         metavar="PIXELS",
-        help="of --boxes: the side at which whole images are read (default: the model's)",
+        help="with --boxes: side in pixels to which whole images are resized (default: the model's)",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
     )
-    parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
-    parser.option("More", "--json", type=bool, help="JSON, of all images, in place of tables")
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+    parser.option("More", "--json", type=bool, help="print JSON, of all images, instead of tables")
     add_precision(parser)
     add_device(parser)
     add_share(parser)
@@ -110,7 +125,7 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     if not args.model:
-        raise InputError(f"diptych classify has no model; name {MODELS}")
+        raise InputError(f"diptych classify has no model; name {EMBEDDERS}")
     if not args.images:
         raise InputError(
             "diptych classify has no images; name a folder, an image, or any other source"

@@ -1,15 +1,16 @@
-"""Cluster records, images with a text each, so that those of one thing are together.
+"""Cluster records, each an image with a text, so that records of one entity are together.
 
-Records within a distance of each other are joined, and chains of them too. Give the distance with
---distance, or choose it on records with entities, with --val, which also chooses the weight of
-images unless --weight gives it.
+Records within a distance of each other are joined, and so are chains of them (single linkage). Give
+the distance with --distance, or choose it on records with known entities with --val, which also
+chooses the weight of images unless --weight gives it.
 """
 
-from diptych.cli._model import MODELS
+from diptych.cli._model import EMBEDDERS
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._records import add_options, check, left_out, linker, report
 from diptych.cli._screen import progress
 from diptych.errors import InputError
+from diptych.spec import CosineDistance
 
 GROUP = "Use a model"
 USAGE = "MODEL RECORDS (--val SOURCE | --distance D) [options]"
@@ -20,10 +21,15 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help=MODELS)
-    parser.option("What", "records", help="the records: a table, a folder, …")
+    parser.option("What", "model", help=EMBEDDERS)
+    parser.option("What", "records", help="records to cluster: a table, a folder, …")
     parser.option(
-        "How", "--distance", type=float, metavar="D", help="the largest distance that joins two"
+        "How",
+        "--distance",
+        type=float,
+        within=CosineDistance,
+        metavar="D",
+        help="largest distance, 1 - cosine similarity, of two records that are joined",
     )
     add_options(parser)
 

@@ -1,10 +1,9 @@
-"""Compare methods on the same data, budgets and seeds, and on what towers and recipe you set; makes
-a table and a page.
+"""Compare methods on the same data, budgets and seeds; makes a table and an HTML page.
 
-A method is its preset `small`. Towers, tokenizer and recipe that are given here are those of all
-methods; what still differs is listed. Options of its own and of its recipe may follow a method, as
-in clip:scale=20:lr=0.001. A run that was stopped goes on with the same command, and more methods,
-sizes, budgets or seeds widen a table. A folder alone shows what it holds.
+Each method uses its preset `small`. Towers, tokenizer and recipe that are given here are those of all
+methods; what still differs is listed. Options of a method and of its recipe may follow its name, as
+in clip:scale=20:lr=0.001. A comparison that was stopped continues with the same command, and more
+methods, sizes, budgets or seeds extend its table. The folder alone shows what it holds.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,29 +37,50 @@ def add(parser: Parser) -> None:
         "methods",
         metavar="METHOD",
         nargs="*",
-        help="of `diptych list`, or a FILE.py, with options; or a DIR",
+        help="methods of `diptych list`, or a FILE.py, with options; or the folder DIR of a comparison",
     )
-    parser.option("What", "--data", metavar="SOURCE", help="what to train on")
-    parser.option("What", "--test", metavar="SOURCE", help="what to measure on")
-    parser.option("What", "--budget", metavar="N,N,…", help="samples that training sees")
+    parser.option("What", "--data", metavar="SOURCE", help="training data")
+    parser.option("What", "--test", metavar="SOURCE", help="test data")
     parser.option(
-        "What", "--sizes", metavar="X,X,…", help="multipliers of the towers' widths (default: 1)"
+        "What",
+        "--budget",
+        metavar="N,N,…",
+        help="numbers of samples that training reads, repetitions counted",
     )
-    parser.option("What", "--seeds", metavar="N,N,…", help="default: 0,1,2")
-    same = "The same for all methods (their presets' where not given)"
-    parser.option(same, "--image-tower", metavar="SPEC", help="such as vit:width=192:depth=4")
-    parser.option(same, "--text-tower", metavar="SPEC", help="such as text:width=192:depth=4")
     parser.option(
-        same, "--tokenizer", metavar="SPEC", help="such as bpe:vocab_size=4096, learnt from --data"
+        "What",
+        "--sizes",
+        metavar="X,X,…",
+        help="factors by which the widths of the towers are multiplied (default: 1)",
     )
-    parser.option(same, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
+    parser.option("What", "--seeds", metavar="N,N,…", help="random seeds (default: 0,1,2)")
+    same = "For all methods (default: each preset's)"
+    parser.option(
+        same, "--image-tower", metavar="SPEC", help="image tower, such as vit:width=192:depth=4"
+    )
+    parser.option(
+        same, "--text-tower", metavar="SPEC", help="text tower, such as text:width=192:depth=4"
+    )
+    parser.option(
+        same,
+        "--tokenizer",
+        metavar="SPEC",
+        help="tokenizer, such as bpe:vocab_size=4096, which is trained on --data",
+    )
+    parser.option(same, "--embed-dim", type=int, metavar="N", help="embedding dimension")
     add_recipe(parser, same)
     add_more(parser, same)
     parser.option(
-        "How", "--suite", metavar="NAME,…", help="of `diptych list suites` (default: retrieval)"
+        "How",
+        "--suite",
+        metavar="NAME,…",
+        help="evaluation suites, of `diptych list suites` (default: retrieval)",
     )
     parser.option(
-        "How", "--metric", metavar="NAME,…", help="what to show (default: of each suite the first)"
+        "How",
+        "--metric",
+        metavar="NAME,…",
+        help="metrics to show (default: the first of each suite)",
     )
     parser.option(
         "How",
@@ -68,12 +88,15 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="runs side by side, a thread each (default: one a core)",
+        help="runs in parallel, one thread each (default: one per CPU core)",
     )
     parser.option(
-        "How", "--out", metavar="DIR", help="the folder of the table; it keeps the models too"
+        "How",
+        "--out",
+        metavar="DIR",
+        help="folder of the comparison: the table, the page and the models",
     )
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
 
 
 def run(args: Namespace) -> int:

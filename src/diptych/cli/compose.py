@@ -1,7 +1,7 @@
-"""Find images by an image and words on what should be different in it.
+"""Find images by a reference image and a text that says what should be different in it.
 
-IMAGES are read anew each time. The model is a run that was trained to compose; any other finds
-images by the sum of both with `diptych search EMB --image REFERENCE WORDS`.
+IMAGES are embedded anew each time. The model is a run that was trained to compose; with any other
+model `diptych search EMB --image REFERENCE WORDS` finds images by the sum of both embeddings.
 """
 
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN IMAGES REFERENCE 'make it blue' [options]"
+USAGE = "MODEL IMAGES REFERENCE 'make it blue' [options]"
 EXAMPLES = (
     "diptych compose runs/sprc photos/ red-house.jpg 'the same at night'",
     "diptych compose runs/sprc 'shards/*.tar' dress.png 'is longer and has no sleeves' -k 20 --json",
@@ -20,18 +20,29 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that was trained to compose")
-    parser.option("What", "images", help="where to look: a folder, 'shards/*.tar', a table, …")
-    parser.option("What", "reference", help="the image to start from, a file")
-    parser.option("What", "instruction", help="what should be different, in words")
+    parser.option("What", "model", help="a RUN that was trained to compose, such as one of sprc")
+    parser.option("What", "images", help="images to search: a folder, 'shards/*.tar', a table, …")
+    parser.option("What", "reference", help="image to start from, a file")
+    parser.option("What", "instruction", help="text that says what should be different, in quotes")
     parser.option(
-        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)"
+        "How",
+        "-k",
+        type=int,
+        least=1,
+        dest="k",
+        metavar="N",
+        help="number of results (default: 10)",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
     )
-    parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
     add_precision(parser)
     add_device(parser)
 

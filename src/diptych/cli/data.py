@@ -1,28 +1,6 @@
-"""Make data of any size from a world, look at samples of it on a page, filter noisy pairs of any
-source, vary its images, give it wrong captions, read the pages of documents and label their
-sentences, or describe classes, images and texts.
+"""Make, filter and annotate data: worlds, filters, wrong captions, descriptions, labels of pages.
 
-A world is named with its options, as `scenes:size=96:number=2`. `make` writes tar shards, which
-every command reads (`--data 'DIR/*.tar'`); the world itself needs no disk (`--data
-scenes:count=5000`). A run of `make` that was stopped goes on where it was. `filter` drops pairs by
-ALIGN's rules of frequency, and writes a list that is read in place of the source (`--data
-filtered:FILE`). `curate` writes such a list of the images of a pool that a model finds nearest to
-those of other sources. `vary` puts other things in the place of each object, in the image and in its
-captions, by a world or by a diffusion model, and writes what `diptych train generative_negatives`
-reads. `negatives` gives each sample captions that are wrong, by rules, by retrieval and at random,
-and the source's own edits, and writes the list that `diptych train mmgeolm` reads. `pages` writes
-the texts and images of HTML and PDF files as a table of pages. `label` finds by a model which
-sentences of a page speak of one of its images, and writes a table that `diptych train visualness`
-reads; `ratings` makes labels of such a table of what several people said.
-`describe` asks templates, a world, a language model or any program for texts about each class,
-image or text; a source reads those of classes with `:captions=FILE`. `interleave` cuts films into
-clips and tells each film in one text, a table that `diptych train cosmo` reads. `rewrite` finds what
-images show beside what their captions name, among the concepts in the captions of similar images, a
-list that is read in place of the source (`--data rewritten:FILE`). `contrast` pairs each image with an
-edit that one model finds similar and another one different, adds mirrored images, and may turn texts
-into questions; it writes what `diptych train s_vco` reads. `refine` drops sentences of
-generated captions that say nothing of their image, or tell an indicator, a list that is read as
-`refined:FILE`.
+A world is drawn by a program, and named with its options, as in `scenes:size=96:number=2`.
 """
 
 from pathlib import Path
@@ -39,24 +17,15 @@ from diptych.cli import (
     _rewrite,
     _vary,
 )
-from diptych.cli._model import MODELS, add_device, add_engine, load_model
+from diptych.cli._data_help import WORDS, list_words, narrow
+from diptych.cli._model import EMBEDDERS, add_device, add_engine, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_table
-from diptych.cli._world import COUNT, SHOWN, open_world
+from diptych.cli._world import COUNT, open_world
 from diptych.errors import InputError, unknown
 
 GROUP = "Look up"
-USAGE = (
-    "make WORLD --count N --out DIR | show WORLD --out page.html | filter SOURCE --out kept.npz | "
-    "curate POOL --queries SOURCE --model MODEL --out kept.npz | "
-    "vary SOURCE --model MODEL --out DIR | negatives SOURCE --kinds rule --out DIR | "
-    "pages DOCUMENTS --out pages.jsonl | label SOURCE --model MODEL --out labels.jsonl | "
-    "ratings FILE.csv --out labels.jsonl | describe SOURCE --by WRITER --out texts.json | "
-    "interleave FILMS --by WRITER --out documents.tsv | "
-    "rewrite SOURCE --model MODEL --gallery names.txt --out rewritten.jsonl | "
-    "contrast SOURCE --model MODEL --differs MODEL --out DIR | "
-    "refine SOURCE --out refined.jsonl"
-)
+USAGE = "COMMAND SOURCE --out PATH [options]"
 EXAMPLES = (
     "diptych data make scenes:size=96 --count 5000 --out shards/",
     "diptych data make reports:split=test --count 500 --form ms-cxr --out phrases/",
@@ -117,111 +86,64 @@ _OF_SOURCES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option(
-        "What",
-        "what",
-        help="make (tar shards), show (a page of samples), filter or curate (a list of what to keep), vary (images and "
-        "a table), negatives or contrast (images and a list), pages, label, ratings, interleave, rewrite or refine (a "
-        "table), or describe (texts)",
-    )
-    parser.option(
-        "What",
-        "world",
-        help="a world with its options, such as scenes or scenes:size=96:seed=1; a source; or documents",
-    )
-    parser.option(
-        "How",
-        "--out",
-        metavar="PATH",
-        help="the folder of the shards, the page, or the list (.npz)",
-    )
+    parser.option("What", "what", help="command")
+    parser.option("What", "world", help="source")
+    parser.option("How", "--out", metavar="PATH", help="file or folder to write")
     parser.option(
         "How",
         "--count",
         type=int,
         least=1,
         metavar="N",
-        help=f"how many samples (default: {COUNT}, show: {SHOWN})",
+        help=f"number of samples (default: {COUNT})",
     )
-    parser.option(
-        "How", "--seed", type=int, metavar="N", help="which stream of the world (default: 0)"
-    )
+    parser.option("How", "--seed", type=int, metavar="N", help="random seed (default: 0)")
     parser.option(
         "How",
         "--start",
         type=int,
         least=0,
         metavar="N",
-        help="the first sample of the stream (default: 0)",
+        help="number of the first sample of the world (default: 0)",
     )
     parser.option(
-        "How", "--shard", type=int, least=1, metavar="N", help="samples a shard (default: 1000)"
+        "How", "--shard", type=int, least=1, metavar="N", help="samples per shard (default: 1000)"
     )
     parser.option(
         "How",
         "--form",
         metavar="NAME",
-        help="make: shards (default), or ms-cxr, a table of phrases with boxes, and images",
+        help="shards (default), or ms-cxr: images and a table of phrases with boxes",
     )
-    parser.option(
-        "How",
-        "--rules",
-        metavar="KEY=VALUE:…",
-        help="limits of filter, interleave or refine, None to leave one out",
-    )
+    parser.option("How", "--rules", metavar="KEY=VALUE:…", help="limits of the rules")
     parser.option(
         "How",
         "--test",
         metavar="SOURCE",
         action="append",
-        help="filter drops images that it shows, or that look alike; may be given again",
+        help="test data, whose images and those that look alike are dropped; may be repeated",
     )
-    parser.option(
-        "How",
-        "--role",
-        metavar="ROLE",
-        help="the texts that filter, negatives, label, interleave, rewrite or refine looks at (default: caption); "
-        "contrast: the responses (default: answer)",
-    )
-    parser.option(
-        "How",
-        "--each",
-        type=int,
-        least=1,
-        metavar="N",
-        help="negatives: of each kind (default: 10); describe: texts of each (default: all that an answer has)",
-    )
-    parser.option(
-        "How",
-        "--model",
-        metavar="MODEL",
-        help=f"label, curate, rewrite, refine, contrast, and vary and interleave for the match of texts: {MODELS}",
-    )
-    parser.option(
-        "How",
-        "--by",
-        metavar="WRITER",
-        help="vary: the folder of an inpainting pipeline of diffusers (default: the world itself); describe: "
-        "templates, world, FILE.json, cmd:PROGRAM, or a model that generates; interleave: templates, or the last two; "
-        "contrast: the last two; refine: FILE.json, captions by key",
-    )
+    parser.option("How", "--role", metavar="ROLE", help="role of the texts")
+    parser.option("How", "--each", type=int, least=1, metavar="N", help="number of texts")
+    parser.option("How", "--model", metavar="MODEL", help=EMBEDDERS)
+    parser.option("How", "--by", metavar="WRITER", help="writer")
     parser.option(
         "How",
         "--positive",
         metavar="X|N%",
-        help="label: visual above this cosine, or the top share (1%%)",
+        help="cosine above which a sentence is visual, or the highest N%% (default: 1%%)",
     )
     parser.option(
         "How",
         "--negative",
         metavar="X|N%",
-        help="label: not visual below it, or the bottom share (5%%); refine: not of the image",
+        help="cosine below which a sentence is not visual, or the lowest N%% (default: 5%%)",
     )
     parser.option(
         "How",
         "--page",
         metavar="FIELD",
-        help="label: what samples of one page share (default: page_id)",
+        help="label or text role that names the page of a sample (default: page_id)",
     )
     parser.option(
         "How",
@@ -229,12 +151,23 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="ratings: of one kind that a label takes (default: more than half, 5 of 9)",
+        help="votes of one kind that a label needs (default: more than half, such as 5 of 9)",
     )
     for part in (_curate, _vary, _negatives, _describe, _interleave, _rewrite, _contrast, _refine):
         part.add(parser)
     add_engine(parser)
     add_device(parser)
+
+
+def extend(parser: Parser, words: list[str]) -> list[str]:
+    """Make the help that of the command in the words, or the list of all commands."""
+    if parser.wants_help(words):
+        name = next(iter(parser.positionals(words)), "")
+        if name in WORDS:
+            narrow(parser, name, _OPTIONS[name], EXAMPLES)
+        else:
+            list_words(parser, tuple(EXAMPLES[at] for at in (0, 2, 3, 11)))
+    return words
 
 
 def run(args: Namespace) -> None:
@@ -305,9 +238,17 @@ def _filter(args: Namespace, out: Path) -> None:
     tests = [open_source(spec) for spec in args.get("test", ())]
     with progress("reading") as report:
         found = filtered(source, rules, role=role, tests=tests, workers=workers, progress=report)
-    kept.write(out, args.world, source, role, found.samples, found.texts, found.reasons)
     left = int((found.reasons < 0).sum())
     pairs = len(found.reasons)
+    if not left:
+        drops = {name: count for name, count in found.counts().items() if count}
+        if found.damaged:
+            drops["samples that cannot be read"] = len(found.damaged)
+        listed = ", ".join(f"{name} {count:,}" for name, count in drops.items()) or "there is none"
+        raise InputError(
+            f"no pair of {args.world} is kept ({listed}); loosen --rules, or name another source"
+        )
+    kept.write(out, args.world, source, role, found.samples, found.texts, found.reasons)
     rows = [(name, f"{count:,}", f"{count / pairs:.1%}") for name, count in found.counts().items()]
     show_table(
         f"{args.world}: {pairs:,} pairs",
@@ -329,7 +270,7 @@ def _label(args: Namespace, out: Path) -> None:
     _documents.check_table(out, "the labelled sentences")
     if "model" not in args:
         raise InputError(
-            f"diptych data label has no model to compare with; name {MODELS} with --model"
+            f"diptych data label has no model to compare with; name {EMBEDDERS} with --model"
         )
     source = open_source(args.world)
     settings = {

@@ -1,4 +1,4 @@
-"""Train on drawings that ship with diptych, test, search; makes a page to look at.
+"""Train a small model on included drawings, test it and search with it; makes an HTML page.
 
 Takes about four minutes on two cores.
 """
@@ -16,10 +16,13 @@ EXAMPLES = ("diptych demo", "diptych demo --out /tmp/demo --seed 1")
 
 
 def add(parser: Parser) -> None:
-    parser.option("Options", "--out", metavar="DIR", help="where report.html goes (default: demo)")
     parser.option(
-        "Options", "--seed", type=int, metavar="N", help="decides all that is random (default: 0)"
+        "Options",
+        "--out",
+        metavar="DIR",
+        help="folder for report.html, the model and the embeddings (default: demo)",
     )
+    parser.option("Options", "--seed", type=int, metavar="N", help="random seed (default: 0)")
 
 
 def run(args: Namespace) -> None:

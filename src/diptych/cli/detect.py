@@ -1,8 +1,8 @@
-"""Find classes in the images of a folder, or of any source, by a run that was trained on boxes.
+"""Detect objects in the images of a folder, or of any source, with a run trained on boxes.
 
-The classes are those of its training, or those that you name. A box is told by its left, upper,
-right and lower side, in pixels of the image. With --masks the masks of the objects are written too,
-in COCO's format, and a drawing of each image.
+The classes are those of its training, or those that you name. A box is given by its left, top, right
+and bottom sides, in pixels of the image. With --masks the masks of the objects are written too, in
+COCO's format, with a drawing of each image.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN IMAGES [--names A,B,…] [--masks DIR] [options]"
+USAGE = "MODEL IMAGES [--names A,B,…] [--masks DIR] [options]"
 EXAMPLES = (
     "diptych detect runs/cells smears/",
     "diptych detect runs/cells smear.png --least 0.3 --json",
@@ -24,25 +24,32 @@ _SHOWN = 40  # boxes in the table
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help="a RUN that was trained to detect")
-    parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
     parser.option(
-        "What", "--names", metavar="A,B,…", help="the classes (default: those of its training)"
+        "What",
+        "images",
+        help="images to search for objects: a folder, one image, 'shards/*.tar', a table, …",
+    )
+    parser.option(
+        "What",
+        "--names",
+        metavar="A,B,…",
+        help="classes to detect (default: those of its training)",
     )
     parser.option(
         "What",
         "--masks",
         metavar="DIR",
-        help="a new folder for the masks of the objects and drawings; of a run that was trained on masks",
+        help="new folder for masks of the objects and drawings, for a run that was trained on masks",
     )
     parser.option(
-        "How", "--least", type=float, metavar="P", help="scores below are not told (default: 0.1)"
+        "How", "--least", type=float, metavar="P", help="smallest score of a box (default: 0.1)"
     )
     parser.option(
         "How",
         "--overlap",
         type=float,
         metavar="IOU",
-        help="of boxes of a class that overlap by more one is told (0.6)",
+        help="NMS: IoU above which the lower-scoring box of a class is dropped (default: 0.6)",
     )
     parser.option(
         "How",
@@ -50,12 +57,12 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="boxes of an image that are told (default: the model's)",
+        help="largest number of boxes per image (default: the model's)",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
     )
-    parser.option("More", "--json", type=bool, help="JSON, of all boxes, in place of a table")
+    parser.option("More", "--json", type=bool, help="print JSON, of all boxes, instead of a table")
     add_device(parser)
 
 

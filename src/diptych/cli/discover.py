@@ -1,10 +1,9 @@
-"""Search for an update rule that trains a method better than tuned AdamW; it is used by --optimizer
-FILE.
+"""Search for an optimizer's update rule that trains a method better than tuned AdamW.
 
-Programs evolve from AdamW on short runs of the method, the proxy; the best are then trained on
-larger tasks, and the winner is simplified and written to DIR/best.py. A task is a method with
-options, as in clip:scale=20, or the config.yaml of a run. A search that was stopped goes on with the
-same command and --resume; with more --evaluations it goes further.
+Programs evolve from AdamW on short runs of the method; the best are then trained on larger tasks, and
+the winner is simplified and written to DIR/best.py, which `diptych train --optimizer FILE` uses. A
+task is a method with options, as in clip:scale=20, or the config.yaml of a run. A search that was
+stopped continues with the same command and --resume; a larger --evaluations extends it.
 """
 
 from pathlib import Path
@@ -31,25 +30,52 @@ _STEPS = 100
 
 def add(parser: Parser) -> None:
     parser.option(
-        "Task", "name", metavar="METHOD", help="of `diptych list`, with options; or a CONFIG.yaml"
+        "Task",
+        "name",
+        metavar="METHOD",
+        help="method of `diptych list`, with options; or the config.yaml of a run",
     )
-    parser.option("Task", "--data", metavar="SOURCE", help="what to train on")
-    parser.option("Task", "--val", metavar="SOURCE", help="the search takes the loss on it")
+    parser.option("Task", "--data", metavar="SOURCE", help="training data")
     parser.option(
-        "Task", "--test", metavar="SOURCE", help="the larger tasks take the loss on it (--val)"
+        "Task",
+        "--val",
+        metavar="SOURCE",
+        help="held-out data on which the search measures the loss",
     )
     parser.option(
-        "Task", "--steps", type=int, least=4, metavar="N", help=f"of a run of the search ({_STEPS})"
+        "Task",
+        "--test",
+        metavar="SOURCE",
+        help="held-out data on which the larger tasks measure the loss (default: --val)",
     )
-    same = "Towers and recipe of the task (its preset's where not given)"
-    parser.option(same, "--image-tower", metavar="SPEC", help="such as vit:width=192:depth=4")
-    parser.option(same, "--text-tower", metavar="SPEC", help="such as text:width=192:depth=4")
-    parser.option(same, "--tokenizer", metavar="SPEC", help="such as bpe:vocab_size=4096")
-    parser.option(same, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
+    parser.option(
+        "Task",
+        "--steps",
+        type=int,
+        least=4,
+        metavar="N",
+        help=f"steps of each training run of the search (default: {_STEPS})",
+    )
+    same = "Towers and recipe of the task (default: its preset's)"
+    parser.option(
+        same, "--image-tower", metavar="SPEC", help="image tower, such as vit:width=192:depth=4"
+    )
+    parser.option(
+        same, "--text-tower", metavar="SPEC", help="text tower, such as text:width=192:depth=4"
+    )
+    parser.option(
+        same, "--tokenizer", metavar="SPEC", help="tokenizer, such as bpe:vocab_size=4096"
+    )
+    parser.option(same, "--embed-dim", type=int, metavar="N", help="embedding dimension")
     add_recipe(parser, same)
     add_more(parser, same)
     parser.option(
-        "Search", "--evaluations", type=int, least=2, metavar="N", help="programs that train (600)"
+        "Search",
+        "--evaluations",
+        type=int,
+        least=2,
+        metavar="N",
+        help="number of programs to train (default: 600)",
     )
     parser.option(
         "Search",
@@ -57,16 +83,18 @@ def add(parser: Parser) -> None:
         dest="kind",
         type=Literal["evolution", "random"],
         metavar="evolution|random",
-        help="random: changes of AdamW without selection (evolution)",
+        help="evolution (default), or random: random changes of AdamW without selection",
     )
-    parser.option("Search", "--seed", type=int, metavar="N", help="of the search (0)")
+    parser.option(
+        "Search", "--seed", type=int, metavar="N", help="random seed of the search (default: 0)"
+    )
     parser.option(
         "Search",
         "--population",
         type=int,
         least=2,
         metavar="N",
-        help="programs of which the oldest leaves (20)",
+        help="programs in the population, of which the oldest is replaced (default: 20)",
     )
     parser.option(
         "Search",
@@ -74,17 +102,18 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="evaluations without a better program until a restart (100)",
+        help="evaluations without a better program before the population restarts (default: 100)",
     )
     parser.option(
         "Search",
         "--funnel",
         metavar="STEPSxWIDTH,…",
-        help="larger tasks for the best (3x1,10x1.5)",
+        help="larger tasks for the best programs, as multiples of --steps and of the towers' widths "
+        "(default: 3x1,10x1.5)",
     )
-    parser.option("Search", "--out", metavar="DIR", help="the folder of the search")
-    parser.option("Search", "--resume", type=bool, help="go on with the search in DIR")
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("Search", "--out", metavar="DIR", help="folder of the search")
+    parser.option("Search", "--resume", type=bool, help="continue the search in DIR")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
 
 
 def run(args: Namespace) -> int:
@@ -149,6 +178,8 @@ def _task(args: Namespace) -> "RunConfig":
                 f"{args.name} must have a method that trains from scratch; write its name as `method`"
             )
         method = tree["method"]
+        if method.endswith(".py"):  # a config file must not choose code to run
+            raise InputError(f"{args.name} is of the method in {method}; name that file itself")
         options = tree.get("config", {})
     else:
         spec = parse(args.name)

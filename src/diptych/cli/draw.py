@@ -1,7 +1,7 @@
-"""Draw images of a concept or of a text by a model that was trained to, into a folder.
+"""Generate images of a concept or of a text with a diffusion model, into a folder.
 
-A run of cones draws a name that it learnt; `--words` are ordinary ones beside it, where the run
-keeps its text tower. Runs of denoise and diffusers:FOLDER draw any text.
+A run of cones draws a concept that it learned, by its name; --words adds ordinary words to the prompt,
+if the run has a text tower. Runs of denoise and diffusers:FOLDER draw any text.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from diptych.cli._parser import Namespace, Parser
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN NAME --out FOLDER [options]"
+USAGE = "MODEL NAME --out FOLDER [options]"
 EXAMPLES = (
     "diptych draw runs/mine 'my cat' --out drawn/",
     "diptych draw runs/denoiser 'a red apple on a table' --out drawn/",
@@ -22,21 +22,27 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help="a RUN that was trained to draw, or diffusers:FOLDER")
-    parser.option("What", "name", metavar="NAME", help="the concept or the text, in quotes")
-    parser.option("What", "--words", metavar="TEXT", help="ordinary words beside it")
-    parser.option("What", "--out", metavar="FOLDER", help="where the images go")
-    parser.option("How", "--count", type=int, least=1, metavar="N", help="images (4)")
+    parser.option("What", "name", metavar="NAME", help="concept or text to draw, in quotes")
+    parser.option(
+        "What", "--words", metavar="TEXT", help="further words of the prompt, beside the concept"
+    )
+    parser.option("What", "--out", metavar="FOLDER", help="folder for the images")
+    parser.option(
+        "How", "--count", type=int, least=1, metavar="N", help="number of images (default: 4)"
+    )
     parser.option(
         "How",
         "--guidance",
         type=float,
         metavar="X",
-        help="how far away from no text at all (3; 1: not)",
+        help="classifier-free guidance scale (default: 3; 1 disables it)",
     )
     parser.option(
-        "How", "--steps", type=int, least=1, metavar="N", help="steps from noise to an image (50)"
+        "How", "--steps", type=int, least=1, metavar="N", help="denoising steps (default: 50)"
     )
-    parser.option("How", "--seed", type=int, metavar="N", help="decides the noise (0)")
+    parser.option(
+        "How", "--seed", type=int, metavar="N", help="random seed of the noise (default: 0)"
+    )
     add_device(parser)
 
 

@@ -1,8 +1,8 @@
-"""Embed the images and captions of a source, their regions, or its texts, into a folder to search.
+"""Embed the images and captions of a source, its regions, or its texts, into a folder to search.
 
 The folder has clip-retrieval's layout (npy and parquet), so that its tools read it too. On several
 GPUs: torchrun -m diptych embed. On several machines: --engine ray, or --part 1/N to --part N/N, then
---merge; what is done is not done again. All give the bytes of one process.
+--merge; parts that are done are not embedded again. The result has the same bytes in all cases.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.cli._model import (
-    MODELS,
+    EMBEDDERS,
     add_device,
     add_engine,
     add_precision,
@@ -23,6 +23,7 @@ from diptych.cli._model import (
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import first_rank, progress, say
 from diptych.errors import InputError
+from diptych.spec import Share
 
 if TYPE_CHECKING:
     from diptych.embeddings.layout import Manifest
@@ -45,41 +46,45 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help=MODELS)
+    parser.option("What", "model", help=EMBEDDERS)
     parser.option(
-        "What", "source", help="what to embed: a folder, 'shards/*.tar', a table, glyphs, …"
+        "What", "source", help="data to embed: a folder, 'shards/*.tar', a table, glyphs, …"
     )
-    parser.option("What", "--out", metavar="EMB", help="the folder to make")
+    parser.option("What", "--out", metavar="EMB", help="new folder for the embeddings")
     parser.option(
         "What",
         "--columns",
         metavar="A,B,…",
-        help="labels or text roles to keep, for diptych search --where",
+        help="labels or text roles to store, for `diptych search --where`",
     )
     parser.option(
         "What",
         "--regions",
         type=bool,
-        help="a row is a region: each box of each image, not the image",
+        help="embed regions instead of whole images: each box of each image is a row",
     )
     parser.option(
         "What",
         "--boxes",
         metavar="FILE",
-        help="of --regions: these boxes in place of the source's: JSON as `diptych detect --json` prints it",
+        help="with --regions: boxes to use instead of the source's, JSON as printed by `diptych detect "
+        "--json`",
     )
-    parser.option("What", "--part", metavar="K/N", help="only the K-th of N parts, for job arrays")
-    parser.option("What", "--merge", type=bool, help="join the parts that --part made")
+    parser.option(
+        "What", "--part", metavar="K/N", help="embed only the K-th of N parts, for job arrays"
+    )
+    parser.option("What", "--merge", type=bool, help="merge the parts that --part made")
     add_engine(parser)
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
     )
     parser.option(
         "How",
         "--max-bad",
         type=float,
+        within=Share,
         metavar="SHARE",
-        help="damaged samples allowed (default: 0.01)",
+        help="largest accepted share of damaged samples (default: 0.01)",
     )
     parser.option(
         "How",
@@ -87,9 +92,14 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="PIXELS",
-        help="of --regions: the side at which whole images are read (default: the model's)",
+        help="with --regions: side in pixels to which whole images are resized (default: the model's)",
     )
-    parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
     add_precision(parser)
     add_device(parser)
     add_share(parser)
@@ -97,7 +107,25 @@ def add(parser: Parser) -> None:
     add_weights(parser)
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> int:
+    try:
+        _run(args)
+    except KeyboardInterrupt:
+        if "out" not in args or not _is_begun(Path(args.out).expanduser()):
+            raise
+        say("stopped; what is embedded is kept, and the same command goes on")
+        return 130
+    return 0
+
+
+def _is_begun(out: Path) -> bool:
+    from diptych.embeddings.parts import folder_of
+    from diptych.embeddings.writer import unfinished_folder
+
+    return unfinished_folder(out).is_dir() or folder_of(out).is_dir()
+
+
+def _run(args: Namespace) -> None:
     if args.get("merge"):
         _merge(args)
         return
@@ -163,11 +191,14 @@ def _spread(args: Namespace, ranks: str) -> None:
             )
     from diptych.embeddings.parts import merge
     from diptych.embeddings.spread import embed_parts, loader
+    from diptych.methods.registry import find
 
     settings = _settings(args, "batch_size", "max_bad", "exact", "device")
     options = {
         name: args[name] for name in ("precision", "backend", "share", "space") if name in args
     }
+    if "method" in args:
+        options["method"] = find(args.method).name
     load = loader(args.model, args.get("weights"), **options)
     with progress("embedding") as report:
         embed_parts(engine, load, args.source, args.out, progress=report, **settings)

@@ -1,15 +1,15 @@
-"""Estimate the time, memory and cost of training a method, and how to lay it out over devices.
+"""Estimate the time, memory and cost of training a method, and how to distribute it over devices.
 
-Operations and memory are counted on tensors without data, so it needs neither the data nor the
-hardware. The rate is a share of the hardware's peak (--mfu), which is an assumption; reading data
-is not counted. `diptych train` itself measures a step on this machine before it starts.
+Operations and memory are counted on tensors without data, so neither the data nor the hardware is
+needed. The rate is a share of the hardware's peak (--mfu), which is an assumption; reading data is not
+counted. `diptych train` itself measures a step on this machine before it starts.
 """
 
 import math
 from typing import TYPE_CHECKING, Any
 
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import duration, progress, show_json, show_table
+from diptych.cli._screen import duration, progress, show_json, show_table, waiting
 from diptych.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,47 +28,67 @@ _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "method", help="of `diptych list`, or a FILE.py")
-    parser.option("What", "--all", type=bool, help="a line for each method that has the preset")
-    parser.option("What", "--preset", metavar="NAME", help="default: paper")
+    parser.option("What", "method", help="method of `diptych list`, or a FILE.py")
+    parser.option(
+        "What", "--all", type=bool, help="estimate every method that has the preset, one line each"
+    )
+    parser.option("What", "--preset", metavar="NAME", help="preset to estimate (default: paper)")
     parser.option(
         "What",
         "--samples",
         metavar="N",
-        help="samples that training reads, epochs counted, such as 400M or 1.2B (default: the recipe's steps x batch)",
+        help="number of samples that training reads, repetitions counted, such as 400M or 1.2B (default: "
+        "steps x batch size of the recipe)",
     )
     parser.option(
         "What",
         "--hardware",
         metavar="NxNAME",
-        help="such as 8xH100, H200, 2xA100-40GB, 4xL40S, or by its figures: 8x989TFLOPS:80GB",
+        help="number and type of devices, such as 8xH100, H200, 2xA100-40GB, 4xL40S, or peak and memory: "
+        "8x989TFLOPS:80GB",
     )
-    changed = "In place of the preset's"
-    parser.option(changed, "--image-tower", metavar="SPEC", help="such as vit:width=1024:depth=24")
-    parser.option(changed, "--text-tower", metavar="SPEC", help="such as text:width=768:depth=12")
-    parser.option(changed, "--batch-size", type=int, least=1, metavar="N", help="of all devices")
-    parser.option(changed, "--precision", metavar="NAME", help="float32 or bfloat16")
+    changed = "Changes to the preset"
+    parser.option(
+        changed,
+        "--image-tower",
+        metavar="SPEC",
+        help="image tower, such as vit:width=1024:depth=24",
+    )
+    parser.option(
+        changed, "--text-tower", metavar="SPEC", help="text tower, such as text:width=768:depth=12"
+    )
+    parser.option(
+        changed,
+        "--batch-size",
+        type=int,
+        least=1,
+        metavar="N",
+        help="global batch size, over all devices",
+    )
+    parser.option(
+        changed, "--precision", metavar="NAME", help="precision of training: float32 or bfloat16"
+    )
     parser.option(
         changed,
         "--optimizer",
         metavar="NAME",
-        help="of `diptych list optimizers`, or the FILE.py of a program",
+        help="optimizer of `diptych list optimizers`, or the FILE.py of an update rule",
     )
     parser.option(
         "Assumptions",
         "--mfu",
         type=float,
         metavar="X",
-        help="share of the hardware's peak that training reaches (default: 0.4)",
+        help="model FLOPs utilization: share of the hardware's peak that training reaches (default: 0.4)",
     )
     parser.option(
         "Assumptions",
         "--price",
         type=float,
         metavar="X",
-        help="of a device for an hour; without it no cost is shown",
+        help="price of a device per hour (default: none, no cost is shown)",
     )
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
 
 
 def run(args: Namespace) -> None:
@@ -90,7 +110,8 @@ def run(args: Namespace) -> None:
     if args.get("all"):
         _all(args, mfu)
         return
-    row = _row(args, args.method, mfu)
+    with waiting(f"counting the operations of {args.method}"):
+        row = _row(args, args.method, mfu)
     if args.get("json"):
         show_json(row)
     else:

@@ -1,7 +1,7 @@
-"""Measure a model on a source, each number with the id of its protocol.
+"""Evaluate a model on a source; each result has the id of its protocol.
 
-Suites of texts alone read no image; a probe learns from --train, or from four fifths of the data.
-`diptych list suites` tells what each suite reads, docs/evaluation.md what it measures.
+Suites of texts alone read no image. Probes are trained on --train, or on four fifths of the data.
+`diptych list suites` shows what each suite needs, docs/evaluation.md what it measures.
 """
 
 from collections.abc import Mapping
@@ -34,22 +34,37 @@ def add(parser: Parser) -> None:
     from diptych.evaluation import cards
 
     parser.option("What", "model", help=MODELS)
-    parser.option("What", "--data", metavar="SOURCE", help="what to measure on")
+    parser.option("What", "--data", metavar="SOURCE", help="test data")
     parser.option(
-        "What", "--suite", metavar="NAME,…", help=f"of {', '.join(cards())} (default: retrieval)"
+        "What",
+        "--suite",
+        metavar="NAME,…",
+        help=f"suites to run (default: retrieval), of {', '.join(cards())}; or a FILE.py of your own",
     )
-    parser.option("What", "--role", help="role of the texts (default: caption)")
-    parser.option("What", "--label", help="label to predict (default: class, or the first)")
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "What",
+        "--role",
+        metavar="ROLE",
+        help="role of the texts (default: caption, or the first; pointing: long; affordance: verb)",
     )
-    parser.option("How", "--exact", type=bool, help="decode every JPEG in full, however large")
+    parser.option(
+        "What", "--label", metavar="LABEL", help="label to predict (default: class, or the first)"
+    )
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
+    )
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
     add_precision(parser)
     add_device(parser)
     add_share(parser)
     add_space(parser)
     _suites.add(parser)
-    parser.option("More", "--json", type=bool, help="JSON in place of tables")
+    parser.option("More", "--json", type=bool, help="print JSON instead of tables")
     add_weights(parser)
 
 

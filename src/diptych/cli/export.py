@@ -1,12 +1,12 @@
-"""Write a model in the format of another library, and check that it embeds alike.
+"""Export a model to the format of another library, and check that it embeds alike.
 
-The other library reads what was written and embeds the same images and texts; the folder appears
-only when no number of its unit vectors is off by more than 1e-5.
+The other library loads what was written and embeds the same images and texts; the folder is created
+only if no entry of its unit vectors differs by more than 1e-5.
 """
 
-from diptych.cli._model import MODELS, add_weights
+from diptych.cli._model import EMBEDDERS, add_method_file, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
-from diptych.cli._screen import say
+from diptych.cli._screen import say, waiting
 from diptych.errors import InputError, unknown
 
 GROUP = "Use a model"
@@ -18,12 +18,16 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help=MODELS)
+    parser.option("What", "model", help=EMBEDDERS)
     parser.option(
-        "What", "--to", metavar="TARGET", help="onnx, openclip, hf or sentence-transformers"
+        "What",
+        "--to",
+        metavar="TARGET",
+        help="target format: onnx, openclip, hf or sentence-transformers",
     )
-    parser.option("What", "--out", metavar="DIR", help="the folder to make")
+    parser.option("What", "--out", metavar="DIR", help="new folder for the exported model")
     add_weights(parser)
+    add_method_file(parser)
 
 
 def run(args: Namespace) -> None:
@@ -32,12 +36,12 @@ def run(args: Namespace) -> None:
     for name, what in (("to", "a target"), ("out", "a new folder")):
         if name not in args:
             raise InputError(f"diptych export lacks --{name}; name {what}: diptych export {USAGE}")
-    from diptych.front.using import export
-    from diptych.models.export import LIMIT, targets
+    from diptych.models.export import LIMIT, export, targets
 
     if args.to not in targets():
         raise unknown("target", args.to, targets())
-    report = export(args.model, args.to, args.out, weights=args.get("weights"))
+    model = load_model(args.model, args, device="cpu")
+    report = export(model, args.to, args.out, stage=waiting)
     for note in report.notes:
         say(f"note: {note}")
     images = "" if report.images is None else f"images {report.images:.1e}, "

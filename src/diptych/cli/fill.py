@@ -1,4 +1,4 @@
-"""Fill the [MASK]s of texts with the likeliest words, by a model that was trained to.
+"""Fill each [MASK] of a text with the most likely words, with a model trained on masked words.
 
 A mask stands for one token of the model's vocabulary, which is a whole word where the word is common.
 """
@@ -12,7 +12,7 @@ from diptych.errors import InputError
 from diptych.methods.abilities import require
 
 GROUP = "Use a model"
-USAGE = "RUN 'a text with a [MASK]' [options]"
+USAGE = "MODEL 'a text with a [MASK]' [options]"
 EXAMPLES = (
     "diptych fill runs/reports 'small [MASK] at the left base'",
     "diptych fill runs/reports 'no evidence of [MASK]' --count 10 --json",
@@ -21,17 +21,17 @@ _COUNT = 5
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that predicts masked words")
-    parser.option("What", "text", help="the text with [MASK] in place of words, in quotes")
+    parser.option("What", "model", help="a RUN that was trained to predict masked words")
+    parser.option("What", "text", help="text with [MASK] in place of words, in quotes")
     parser.option(
         "How",
         "--count",
         type=int,
         least=1,
         metavar="N",
-        help=f"words for each mask (default: {_COUNT})",
+        help=f"number of words for each mask (default: {_COUNT})",
     )
-    parser.option("More", "--json", type=bool, help="print JSON")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
     add_device(parser)
 
 

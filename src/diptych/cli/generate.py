@@ -1,9 +1,10 @@
-"""Continue texts with a language model, or write about images with a model that does.
+"""Generate text with a language model, or about images with a vision-language model.
 
-Each text is printed with its prompt, one a line; without a prompt texts begin anew. With --images a
-line holds an image and what is written about it; the prompt is the question that each is asked. With
---data each text of a source is continued, in the format of a task. --blind writes a page on which
-people rate two continuations of each prompt without knowing whose they are, --votes counts.
+Each text is printed after its prompt, one per line; without a prompt, texts start from nothing. With
+--images each line has an image and the text about it; the prompt is then the question that is asked
+about each. With --data each text of a source is continued, in the format of a task. --blind writes a
+page on which people rate two continuations of each prompt without knowing which is which; --votes
+counts their votes.
 """
 
 import json
@@ -16,7 +17,7 @@ from diptych.cli._model import add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show, show_json
 from diptych.errors import InputError
-from diptych.files import write_atomic
+from diptych.files import check_file, write_atomic
 from diptych.methods.abilities import require
 from diptych.spec import Spec, parse
 
@@ -46,89 +47,151 @@ _REFERENCE = "reference"
 
 def add(parser: Parser) -> None:
     parser.option(
-        "What", "model", help="a RUN that generates text, tiny-lm, tiny-vlm, or hf-lm:FOLDER"
+        "What", "model", help="a RUN that generates text, tiny-lm, tiny-vlm or hf-lm:FOLDER"
     )
-    parser.option("What", "prompt", help="the beginning of the text, or the question, in quotes")
     parser.option(
-        "What", "--images", metavar="SOURCE", help="a folder, one image, 'shards/*.tar', a table, …"
+        "What", "prompt", help="beginning of the text, or question about the images, in quotes"
+    )
+    parser.option(
+        "What",
+        "--images",
+        metavar="SOURCE",
+        help="images to write about: a folder, one image, 'shards/*.tar', a table, …",
     )
     parser.option(
         "What",
         "--among",
         metavar="FILE.txt",
-        help="answers, one a line, of which the likeliest is given (models of answers)",
+        help="candidate answers, one per line, of which the most likely is printed (models of answers)",
     )
     parser.option(
         "How",
         "--strategy",
         metavar="NAME",
-        help="greedy, sample (the default), typical, contrastive or beam (for images); with options, contrastive:k=5",
+        help="decoding: greedy, sample, typical, contrastive or beam, with options as in contrastive:k=5 "
+        "(default: sample; with --images beam; with --data the task's)",
     )
     parser.option(
         "How",
         "--temperature",
         type=float,
         metavar="X",
-        help="of sample: below 1 safer, above 1 bolder (1)",
+        help="sample: temperature of the softmax (default: 1)",
     )
     parser.option(
         "How",
         "--top-k",
         type=int,
         metavar="N",
-        help="of sample: draw from the N most probable (all)",
+        help="sample: draw from the N most probable tokens (default: all)",
     )
     parser.option(
         "How",
         "--top-p",
         type=float,
         metavar="P",
-        help="of sample: from the share P of probability (0.95)",
+        help="sample: draw from the most probable tokens of total probability P (default: 0.95)",
     )
     parser.option(
-        "How", "--beams", type=int, metavar="N", help="of beam: hypotheses (4, for images 5)"
+        "How",
+        "--beams",
+        type=int,
+        metavar="N",
+        help="beam: number of hypotheses (default: 4, with --images 5)",
     )
     parser.option(
         "How",
         "--length-penalty",
         type=float,
         metavar="X",
-        help="of beam: 0 favours short texts (1)",
+        help="beam: scores are divided by length to the power X; 0 favours short texts (default: 1)",
     )
     parser.option(
-        "How", "--max-tokens", type=int, metavar="N", help="tokens at the most (what fits)"
+        "How",
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="largest number of generated tokens (default: the model's limit, with --data 64)",
     )
-    parser.option("How", "--min-tokens", type=int, metavar="N", help="tokens at the least (0)")
-    parser.option("How", "--count", type=int, least=1, metavar="N", help="texts (1)")
-    parser.option("How", "--seed", type=int, metavar="N", help="decides what sample draws (0)")
+    parser.option(
+        "How",
+        "--min-tokens",
+        type=int,
+        metavar="N",
+        help="without --images: smallest number of generated tokens (default: 0)",
+    )
+    parser.option(
+        "How",
+        "--count",
+        type=int,
+        least=1,
+        metavar="N",
+        help="without --images: number of texts (default: 1)",
+    )
+    parser.option(
+        "How", "--seed", type=int, metavar="N", help="random seed of sampling (default: 0)"
+    )
     many = "Many prompts"
-    parser.option(many, "--data", metavar="SOURCE", help="texts to continue")
+    parser.option(many, "--data", metavar="SOURCE", help="source whose texts are continued")
     parser.option(
-        many, "--task", metavar="SPEC", help="open (default), summary, translation or code"
+        many,
+        "--task",
+        metavar="SPEC",
+        help="format of the prompts: open (default), summary, translation or code",
     )
     parser.option(
-        many, "--role", help="role of the texts (default: caption); of each image's prompt"
+        many,
+        "--role",
+        metavar="ROLE",
+        help="role of the texts (default: caption, or the first); with --images role of each image's "
+        "prompt",
     )
-    parser.option(many, "--reference", metavar="ROLE", help="role of the references")
+    parser.option(many, "--reference", metavar="ROLE", help="role of the reference texts")
     parser.option(
-        many, "--shots", type=int, metavar="N", help="examples before each prompt or image (0)"
+        many,
+        "--shots",
+        type=int,
+        metavar="N",
+        help="number of examples before each prompt or image (default: 0)",
     )
-    parser.option(many, "--examples", metavar="SOURCE", help="where examples come from")
+    parser.option(many, "--examples", metavar="SOURCE", help="source of the examples")
     parser.option(
-        many, "--prefix", type=int, metavar="N", help="tokens that open texts begin with (16)"
+        many,
+        "--prefix",
+        type=int,
+        metavar="N",
+        help="open: number of tokens of each text that are its prompt (default: 16)",
     )
-    parser.option(many, "--out", metavar="FILE", help="JSON lines, one a prompt")
+    parser.option(
+        many,
+        "--out",
+        metavar="FILE",
+        help="write the texts to this file as JSON lines, one per prompt",
+    )
     rating = "Ratings by people"
-    parser.option(rating, "--blind", metavar="PAGE", help="the page of pairs, rate.html")
+    parser.option(
+        rating,
+        "--blind",
+        metavar="PAGE",
+        help="HTML page of pairs of texts to rate, such as rate.html",
+    )
     parser.option(
         rating,
         "--against",
         metavar="NAME",
-        help="the other strategy, or reference: what follows in the source",
+        help="other strategy to rate, or reference: what follows in the source",
     )
-    parser.option(rating, "--votes", metavar="FILE,…", help="votes that were saved on the page")
     parser.option(
-        "More", "--json", type=bool, help="a JSON list of the texts, of images with keys and paths"
+        rating,
+        "--votes",
+        metavar="FILE,…",
+        help="count these files of votes, which were saved on the page",
+    )
+    parser.option(
+        "More",
+        "--json",
+        type=bool,
+        help="print a JSON list of the texts, for images with their keys and paths",
     )
     add_device(parser)
 
@@ -141,6 +204,9 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych generate has no model; name a RUN of language_model, or of one that writes"
         )
+    for name in ("out", "blind"):
+        if name in args:
+            check_file(Path(args[name]))
     count = args.get("count", 1)
     model: Any = load_model(args.model, args)
     require(model, "generate", "diptych generate", args.model)

@@ -1,21 +1,21 @@
-"""Show where an image is like a sentence, by the positions of a model's image tower.
+"""Show which parts of an image are like a sentence, as a heat map of a model's image positions.
 
-The image that it writes is the part that the model sees, in greys, red where it is most like the
-sentence. With --json it tells the cosine of each position; of a model that matches pairs, how much
-the position speaks for a match. With --reconstruct, a model that was trained to draws what it would
-see there from the sentence.
+The file that it writes is the part of the image that the model sees, in greys, red where it is most
+like the sentence. With --json the value of each position is printed: the cosine, or for a model that
+matches pairs how much the position contributes to a match. With --reconstruct, a model that was
+trained to reconstruct masks what is most like the sentence, and draws it from the sentence.
 """
 
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, add_device, add_weights, load_model
+from diptych.cli._model import EMBEDDERS, add_device, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show, show_json
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN IMAGE 'a sentence' [--out HEAT.png] [options]"
+USAGE = "MODEL IMAGE 'a sentence' [--out HEAT.png] [options]"
 EXAMPLES = (
     "diptych ground runs/mine photo.jpg 'a red bus'",
     "diptych ground runs/mine photo.jpg 'a red bus' --json",
@@ -24,33 +24,38 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help=MODELS)
-    parser.option("What", "image", help="an image, a file")
-    parser.option("What", "sentence", help="what to look for, in quotes")
+    parser.option("What", "model", help=EMBEDDERS)
+    parser.option("What", "image", help="image, a file")
+    parser.option("What", "sentence", help="sentence to look for, in quotes")
     parser.option(
-        "What", "--out", metavar="FILE.png", help="where the image goes (default: IMAGE-heat.png)"
+        "What", "--out", metavar="FILE.png", help="file for the heat map (default: IMAGE-heat.png)"
     )
     parser.option(
         "What",
         "--reconstruct",
         metavar="FILE.png",
-        help="the image, with what is most like the sentence masked, and with that drawn from the sentence",
+        help="file for the image with what is most like the sentence masked, and drawn from the sentence",
     )
     parser.option(
         "How",
         "--masked",
         type=float,
         metavar="X",
-        help="share of the image that --reconstruct masks (default: that of training)",
+        help="with --reconstruct: share of the image that is masked (default: that of training)",
     )
     parser.option(
         "How",
         "--sigma",
         type=float,
         metavar="N",
-        help="smooth the map by a Gaussian of this many positions (default: 0, none)",
+        help="width of a Gaussian that smooths the map, in positions (default: 0, no smoothing)",
     )
-    parser.option("More", "--json", type=bool, help="JSON; an image only where --out is given")
+    parser.option(
+        "More",
+        "--json",
+        type=bool,
+        help="print JSON; the heat map is written only if --out is given",
+    )
     add_weights(parser)
     add_device(parser)
 
@@ -90,7 +95,7 @@ def run(args: Namespace) -> None:
 def _check(args: Namespace) -> None:
     """Raise InputError for what is missing, and for an image that cannot be read."""
     for name, wanted in (
-        ("model", MODELS),
+        ("model", EMBEDDERS),
         ("image", "an image, a file"),
         ("sentence", "what to look for, in quotes"),
     ):
@@ -148,4 +153,7 @@ def _png(args: Namespace, option: str) -> Path:
         raise InputError(f"{given} is the image itself; name another file")
     if not out.parent.is_dir():
         raise InputError(f"{given}: there is no folder {out.parent}; make it first")
+    from diptych.files import check_file
+
+    check_file(out)
     return out

@@ -1,12 +1,12 @@
-"""Build an index over embeddings, so that a search reads a few lists and not every vector.
+"""Build an index over embeddings, so that a search compares a part of the vectors, not all.
 
-The recall is measured against exact search while building, and as many lists are read as reach it.
-Without --add and --remove an index that is there is built anew; it serves until the new one takes
-its place. With --compress it needs about a fifth of the memory of the vectors, and stays so: the
-best rows by its codes are compared anew with the vectors of EMB, and cosines are exact.
+Recall is measured against exact search while building, and as many lists are read as --recall needs.
+Without --add and --remove an existing index is built anew; it serves until the new one replaces it.
+With --compress the index needs about a fifth of the memory of the vectors, and later builds keep this:
+the best rows by the compressed codes are re-ranked with the vectors of EMB, and cosines are exact.
 
---map makes no index but the map of a folder, which `diptych serve` shows: where each row lies in the
-plane, and what is nearest to it, which shows near-duplicates and outliers.
+--map builds no index but the map of a folder, which `diptych serve` shows: a projection of the rows to
+the plane, and the nearest neighbours of each, which show near-duplicates and outliers.
 
 --to writes the embeddings, with an index, to a LanceDB table on disk or in object storage, for more
 vectors than fit into memory; `diptych index lancedb:PATH` changes it, and each change is a version.
@@ -36,27 +36,34 @@ _OF_INDEX = ("add", "remove", "recall", "k", "compress", "lists")
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "emb", help="a folder that `diptych embed` made, or lancedb:PATH")
+    parser.option("What", "emb", help="folder made by `diptych embed`, or lancedb:PATH")
     parser.option(
-        "What", "--to", metavar="lancedb:PATH", help="write to a LanceDB table; PATH may be s3://…"
+        "What",
+        "--to",
+        metavar="lancedb:PATH",
+        help="write the embeddings to a LanceDB table; PATH may be s3://…",
     )
     parser.option(
         "What",
         "--add",
         action="append",
         metavar="MORE",
-        help="another folder of the same model, to find too",
+        help="folder of embeddings of the same model to add; may be repeated",
     )
     parser.option(
         "What",
         "--remove",
         action="append",
         metavar="KEY",
-        help="a sample that no search may find any more",
+        help="key of a sample to remove from the index; may be repeated",
     )
-    parser.option("What", "--map", type=bool, help="make the map, and leave the index as it is")
+    parser.option("What", "--map", type=bool, help="build the map, and leave the index as it is")
     parser.option(
-        "How", "--recall", type=float, metavar="SHARE", help="of the nearest, found (default: 0.99)"
+        "How",
+        "--recall",
+        type=float,
+        metavar="SHARE",
+        help="share of the nearest neighbours to be found (default: the existing index's, else 0.99)",
     )
     parser.option(
         "How",
@@ -65,19 +72,19 @@ def add(parser: Parser) -> None:
         least=1,
         dest="k",
         metavar="N",
-        help="how many nearest that is of (default: 50, since the page shows 48)",
+        help="number of nearest neighbours for --recall (default: the existing index's, else 50)",
     )
     parser.option(
         "How",
         "--compress",
         type=bool,
-        help="keep 6 bits a number, and read the vectors of the best rows from EMB",
+        help="store 6 bits per dimension, and re-rank the best rows with the vectors of EMB",
     )
     parser.option(
         "How",
         "--projection",
         metavar="NAME",
-        help="of the map: pca (default), or umap, with umap-learn installed",
+        help="with --map: pca (default), or umap, which needs umap-learn",
     )
     parser.option(
         "More",
@@ -85,7 +92,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="lists to sort the vectors into (default: 4 √rows)",
+        help="number of inverted lists (default: 4 √rows)",
     )
 
 

@@ -1,11 +1,11 @@
-"""Tell what a model or run is: method, size, data, tokenizer, preprocessing, checksum."""
+"""Show facts about a model or run: method, size, data, tokenizer, preprocessing, checksum."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import MODELS, add_weights, load_model
+from diptych.cli._model import MODELS, add_method_file, add_weights, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import show_json, show_table
 from diptych.errors import InputError
@@ -21,9 +21,10 @@ EXAMPLES = (
 
 def add(parser: Parser) -> None:
     parser.option("What", "model", help=MODELS)
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
     parser.option("More", "--report", type=bool, help="write RUN/report.html again")
     add_weights(parser)
+    add_method_file(parser)
 
 
 def run(args: Namespace) -> None:
@@ -31,13 +32,18 @@ def run(args: Namespace) -> None:
         raise InputError(f"diptych info has no model; name {MODELS}")
     folder = Path(args.model).expanduser()
     if (folder / "config.yaml").is_file() and not (folder / "model.json").is_file():
+        from diptych.training.config import read, resume_command
+
+        command = resume_command(read(folder / "config.yaml"), folder)
         raise InputError(
-            f"{folder} holds a run that is not finished{_where(folder)}; go on with: "
-            f"diptych train --resume --out {folder}"
+            f"{folder} holds a run that is not finished{_where(folder)}; go on with: {command}"
         )
     if args.get("report"):
         from diptych.lab.run_report import write
+        from diptych.methods.registry import method_class
 
+        if "method" in args:
+            method_class(args.method)  # runs the file
         print(f"{write(folder)} shows the run")
         return
     facts = describe(load_model(args.model, args, device="cpu"), folder)

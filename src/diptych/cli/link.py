@@ -1,14 +1,16 @@
-"""Link records, images with a text each, to the records of a list that they belong to.
+"""Link records, each an image with a text, to the records of a list that they belong to.
 
-Each query gets its nearest target, by the embedding of image and text together. Below a similarity
-it gets none: give it with --threshold, or choose it on records with entities, with --val.
+Each query is linked to its nearest target, by the joint embedding of image and text. Below a
+threshold of similarity it is not linked: give it with --threshold, or choose it on records with known
+entities with --val.
 """
 
-from diptych.cli._model import MODELS
+from diptych.cli._model import EMBEDDERS
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._records import add_options, check, left_out, linker, report
 from diptych.cli._screen import progress
 from diptych.errors import InputError
+from diptych.spec import Cosine
 
 GROUP = "Use a model"
 USAGE = "MODEL TARGETS QUERIES [--val SOURCE | --threshold T] [options]"
@@ -20,11 +22,16 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help=MODELS)
-    parser.option("What", "targets", help="the records that are linked to: a table, a folder, …")
-    parser.option("What", "queries", help="the records to link")
+    parser.option("What", "model", help=EMBEDDERS)
+    parser.option("What", "targets", help="records to link to: a table, a folder, …")
+    parser.option("What", "queries", help="records to link")
     parser.option(
-        "How", "--threshold", type=float, metavar="T", help="the least similarity of a link"
+        "How",
+        "--threshold",
+        type=float,
+        within=Cosine,
+        metavar="T",
+        help="smallest cosine similarity of a link (default: none, every query is linked)",
     )
     add_options(parser)
 

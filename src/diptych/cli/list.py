@@ -1,4 +1,4 @@
-"""List methods, and with another word models, towers, sources, worlds, suites or optimizers.
+"""List methods, models, towers, sources, worlds, suites or optimizers.
 
 `diptych list` alone lists the methods.
 """
@@ -22,12 +22,15 @@ def add(parser: Parser) -> None:
     parser.option(
         "What",
         "what",
-        help="methods (the default), models, towers, sources, worlds, suites or optimizers",
+        help="what to list: methods (default), models, towers, sources, worlds, suites or optimizers",
     )
     parser.option(
-        "What", "--filter", metavar="TEXT", help="only rows that contain TEXT, in any column"
+        "What",
+        "--filter",
+        metavar="TEXT",
+        help="only rows that contain TEXT in any column, in upper or lower case",
     )
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
 
 
 def run(args: Namespace) -> None:

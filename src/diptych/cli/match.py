@@ -1,6 +1,6 @@
-"""Score how well each text of a source fits its image, by a model that reads both together.
+"""Score how well each text of a source fits its image, with a model that reads both together.
 
-The score orders the pairs; some models also tell the probability that text and image belong together.
+Scores rank the pairs; some models also give the probability that text and image belong together.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN PAIRS [--role ROLE] [options]"
+USAGE = "MODEL PAIRS [--role ROLE] [options]"
 EXAMPLES = (
     "diptych match runs/fused pairs.csv",
     "diptych match runs/fused photos/ --role caption --json",
@@ -20,14 +20,25 @@ _SHOWN = 40  # pairs in the table
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that was trained to match")
-    parser.option("What", "pairs", help="images with texts: a table, a folder, …")
-    parser.option("What", "--role", help="role of the texts (default: caption, or the first)")
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="pairs at once (default: 64)"
+        "What",
+        "model",
+        help="a RUN that was trained to match, BLIP-2 as hf:FOLDER, or diffusers:FOLDER",
     )
-    parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
-    parser.option("More", "--json", type=bool, help="JSON, of all pairs, in place of a table")
+    parser.option("What", "pairs", help="images with texts: a table, a folder, …")
+    parser.option(
+        "What", "--role", metavar="ROLE", help="role of the texts (default: caption, or the first)"
+    )
+    parser.option(
+        "How", "--batch-size", type=int, least=1, metavar="N", help="pairs per batch (default: 64)"
+    )
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+    parser.option("More", "--json", type=bool, help="print JSON, of all pairs, instead of a table")
     add_precision(parser)
     add_weights(parser)
     add_device(parser)

@@ -1,7 +1,7 @@
 """Predict named numbers, such as the risk of an event, for the images or volumes of a source.
 
-Several runs, such as one for each contrast phase, are averaged; --roles names the image that each
-of them reads.
+The predictions of several runs, such as one for each contrast phase, are averaged; --roles names the
+image that each of them reads.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN[,RUN…] IMAGES [--roles ROLE,ROLE…] [options]"
+USAGE = "MODEL[,MODEL…] IMAGES [--roles ROLE,ROLE…] [options]"
 EXAMPLES = (
     "diptych predict runs/risk volumes/",
     "diptych predict runs/risk scan.nii.gz --json",
@@ -23,16 +23,30 @@ _SHOWN = 40  # samples in the table
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that was trained to predict; several by commas")
-    parser.option("What", "images", help="a folder, one image or volume, a table, …")
     parser.option(
-        "What", "--roles", metavar="ROLE,…", help="the image that each run reads (default: main)"
+        "What",
+        "model",
+        help="a RUN that was trained to predict; several, separated by commas, are averaged",
+    )
+    parser.option("What", "images", help="images or volumes: a folder, one file, a table, …")
+    parser.option(
+        "What",
+        "--roles",
+        metavar="ROLE,…",
+        help="role of the image that each run reads (default: main)",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
     )
-    parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
-    parser.option("More", "--json", type=bool, help="JSON, of all samples, in place of a table")
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+    parser.option(
+        "More", "--json", type=bool, help="print JSON, of all samples, instead of a table"
+    )
     add_precision(parser)
     add_weights(parser)
     add_device(parser)

@@ -1,7 +1,8 @@
-"""Order prompts by how well the token behind an image, or a text, summarizes it, before anything is trained.
+"""Rank prompts by how well the next-token state summarizes the image or text, before any training.
 
-A run that reads images with a language model, such as one of cg_vlm, reads each prompt behind the same images
-and short texts. Those with an uncertain next token and embeddings in many directions come first.
+A vision-language model, such as a run of cg_vlm, reads each prompt after the same images and short
+texts. Prompts come first whose next token has a high entropy, and whose embeddings have a high
+effective rank.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from diptych.cli._screen import progress, say, show, show_json, show_table
 from diptych.errors import InputError, unknown
 
 GROUP = "Use a model"
-USAGE = "RUN SOURCE [options]"
+USAGE = "MODEL SOURCE [options]"
 EXAMPLES = (
     "diptych prompts runs/aligned photos.csv",
     "diptych prompts runs/aligned 'shards/*.tar' --candidates prompts.txt --side image --count 64 --json",
@@ -22,23 +23,39 @@ _SIDES = ("image", "text", "both")
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help="a RUN that reads images with a language model")
+    parser.option(
+        "What", "model", help="a RUN that reads images with a language model, or tiny-vlm"
+    )
     parser.option("What", "source", help="images with captions: a table, shards, a folder, …")
     parser.option(
         "What",
         "--candidates",
         metavar="FILE.txt",
-        help="prompts, one a line, {} for image or text (default: 50 of diptych's)",
-    )
-    parser.option("What", "--side", metavar="NAME", help="image, text or both (default)")
-    parser.option("What", "--role", metavar="ROLE", help="of the texts (default: caption)")
-    parser.option(
-        "How", "--count", type=int, least=2, metavar="N", help="samples that are read (256)"
+        help="prompts, one per line, with {} for the word image or text (default: 50 built-in ones)",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="samples at once (64)"
+        "What", "--side", metavar="NAME", help="prompts for image, text or both (default: both)"
     )
-    parser.option("More", "--json", type=bool, help="JSON, of all prompts, in place of tables")
+    parser.option(
+        "What", "--role", metavar="ROLE", help="role of the texts (default: caption, or the first)"
+    )
+    parser.option(
+        "How",
+        "--count",
+        type=int,
+        least=2,
+        metavar="N",
+        help="number of samples to read (default: 256)",
+    )
+    parser.option(
+        "How",
+        "--batch-size",
+        type=int,
+        least=1,
+        metavar="N",
+        help="samples per batch (default: 64)",
+    )
+    parser.option("More", "--json", type=bool, help="print JSON, of all prompts, instead of tables")
     add_device(parser)
 
 

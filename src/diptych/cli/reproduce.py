@@ -1,8 +1,8 @@
-"""Try a paper's claim on this machine: its arms under each seed, and the verdict by rule.
+"""Try a paper's claim on this machine: train its arms with several seeds, and judge by a fixed rule.
 
-The verdict is stored in results/claims/NAME.json. A claim is judged after declared numbers of
-seeds; the same command runs the next look where one is due, and continues a run that was stopped.
---seeds and --quick store nothing. With DIPTYCH_DATA a claim's block on real data runs too.
+The verdict is stored in results/claims/NAME.json. A claim is judged after numbers of seeds that were
+declared before (looks); the same command runs the next look that is due, and continues a run that was
+stopped. --seeds and --quick store nothing. If DIPTYCH_DATA is set, a claim's part on real data runs too.
 """
 
 from pathlib import Path
@@ -23,22 +23,34 @@ EXAMPLES = ("diptych reproduce lion", "diptych reproduce lion --quick", "diptych
 
 def add(parser: Parser) -> None:
     parser.option(
-        "What", "name", metavar="NAME", help="a claim, named as its method; or the file of your own"
+        "What",
+        "name",
+        metavar="NAME",
+        help="claim, named as its method; or the FILE.py of your own",
     )
     parser.option(
-        "What", "--all", type=bool, help="all claims that have no result, or changed since theirs"
+        "What",
+        "--all",
+        type=bool,
+        help="run all claims that have no result, or have changed since theirs",
     )
     parser.option(
         "How",
         "--seeds",
         metavar="N,N,…",
-        help="try it on these; nothing is stored (such as 100,101)",
+        help="run with these seeds, such as 100,101, and store nothing",
     )
     parser.option(
-        "How", "--power", type=bool, help="what the claim could see and costs; nothing is run"
+        "How",
+        "--power",
+        type=bool,
+        help="show the statistical power and the cost of the claim; run nothing",
     )
     parser.option(
-        "How", "--quick", type=bool, help="one seed, three minutes at the most, no verdict"
+        "How",
+        "--quick",
+        type=bool,
+        help="run one seed, for three minutes at most, without a verdict",
     )
     parser.option(
         "How",
@@ -46,15 +58,15 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="arms side by side, a thread each (default: one a core)",
+        help="runs in parallel, one thread each (default: one per CPU core)",
     )
     parser.option(
         "How",
         "--out",
         metavar="DIR",
-        help="where verdicts go (default: results/claims of the checkout)",
+        help="folder for verdicts (default: results/claims of the repository)",
     )
-    parser.option("More", "--json", type=bool, help="JSON in place of tables")
+    parser.option("More", "--json", type=bool, help="print JSON instead of tables")
 
 
 def run(args: Namespace) -> int:

@@ -1,10 +1,10 @@
-"""Fit laws of error over compute to training runs, and say where two of them cross.
+"""Fit scaling laws, of error over compute, to training runs, and find where two laws cross.
 
-A row of a table is a run: its compute, the samples it saw, and what it reached. Folders of
-`diptych compare` are such tables too, with a law for each method and folder, and so are folders of
-runs: at a constant rate each validation after the warm-up is a run that might have ended there. The runs that
-are best for their compute are fitted by A (C + B)^a + E; laws are tested on the largest runs, which
-they are not fitted to.
+A row of a table is a run: its compute, the samples it saw, and what it reached. Folders of `diptych
+compare` are such tables too, with a law for each method and folder, and so are folders of runs: at a
+constant learning rate each validation after the warm-up counts as a run that ended there. The runs
+that are best for their compute are fitted by A (C + B)^a + E; laws are tested on the largest runs,
+which are held out of the fit.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
+from diptych.files import check_file
 
 if TYPE_CHECKING:
     from diptych.lab.scaling import Report
@@ -37,56 +38,89 @@ def add(parser: Parser) -> None:
         "runs",
         metavar="RUNS",
         nargs="*",
-        help="a .csv of runs, folders of compare, or folders of runs with validations",
+        help="a .csv of runs, folders of `diptych compare`, or folders of runs with validations",
     )
     parser.option(
-        "What", "--metric", metavar="NAME,…", help="columns of shares of which more is better"
+        "What",
+        "--metric",
+        metavar="NAME,…",
+        help="columns of scores from 0 to 1, higher is better; the error is 1 - score",
     )
-    parser.option("What", "--loss", metavar="NAME,…", help="columns that are errors already")
     parser.option(
-        "What", "--by", metavar="NAME,…", help="columns of what has a law of its own (one law)"
+        "What", "--loss", metavar="NAME,…", help="columns of errors or losses, lower is better"
     )
     parser.option(
-        "What", "--compute", metavar="NAME", help="the column of GFLOPs (gflops_total or gflops)"
+        "What",
+        "--by",
+        metavar="NAME,…",
+        help="columns whose values have a law each (default: one law; of comparisons one per method and "
+        "folder)",
     )
-    parser.option("What", "--samples", metavar="NAME", help="the column of samples (samples_seen)")
+    parser.option(
+        "What",
+        "--compute",
+        metavar="NAME",
+        help="column of GFLOPs (default: gflops_total, gflops or compute)",
+    )
+    parser.option(
+        "What",
+        "--samples",
+        metavar="NAME",
+        help="column of samples seen (default: total_samples_seen, samples_seen or samples)",
+    )
     use = "Which runs are used"
-    parser.option(use, "--min-compute", type=float, metavar="C", help="at least so many GFLOPs")
-    parser.option(use, "--max-samples", type=float, metavar="N", help="at most so many samples")
+    parser.option(
+        use, "--min-compute", type=float, metavar="C", help="leave out runs of less than C GFLOPs"
+    )
+    parser.option(
+        use,
+        "--max-samples",
+        type=float,
+        metavar="N",
+        help="leave out runs that saw more than N samples",
+    )
     parser.option(
         use,
         "--failed",
         metavar="ERROR:C",
-        help="runs of at least this error above C GFLOPs are left out, as in 0.7:1e11",
+        help="leave out runs above C GFLOPs whose error is at least ERROR, as in 0.7:1e11",
     )
     parser.option(
         "Law",
         "--frontier",
         type=Literal["bins", "all", "hull"],
         metavar="bins|all|hull",
-        help="the best of bins of compute, all that are best, or their convex hull (bins)",
+        help="runs to fit: the best of each bin of compute, all that are best, or their convex hull "
+        "(default: bins)",
     )
-    parser.option("Law", "--edges", type=int, least=2, metavar="N", help="of the bins")
+    parser.option(
+        "Law",
+        "--edges",
+        type=int,
+        least=2,
+        metavar="N",
+        help="with bins: number of bin edges (default: log2 of the largest compute / 1500, rounded down)",
+    )
     parser.option(
         "Law",
         "--alpha",
         type=float,
         metavar="A",
-        help="of the hull: that of the alpha shape (0: the convex hull; published: 0.1)",
+        help="with hull: alpha of the alpha shape (default: 0, the convex hull; published: 0.1)",
     )
     parser.option(
         "Law",
         "--form",
         type=Literal["saturating", "no_floor", "power"],
         metavar="saturating|no_floor|power",
-        help="A (C + B)^a + E; without E; without B and E (saturating)",
+        help="A (C + B)^a + E; without E; or without B and E (default: saturating)",
     )
     parser.option(
         "Law",
         "--residuals",
         type=Literal["error", "log"],
         metavar="error|log",
-        help="what is squared (error)",
+        help="least squares of the error, or of its logarithm (default: error)",
     )
     parser.option(
         "Law",
@@ -94,19 +128,28 @@ def add(parser: Parser) -> None:
         dest="c_max",
         type=float,
         metavar="C",
-        help="runs above C GFLOPs are not fitted, but predicted",
+        help="fit the runs of at most C GFLOPs, and test the law on the others",
     )
-    parser.option("Law", "--bootstraps", type=int, least=0, metavar="N", help="of the runs (200)")
-    parser.option("Law", "--seed", type=int, metavar="N", help="of the bootstraps (0)")
+    parser.option(
+        "Law",
+        "--bootstraps",
+        type=int,
+        least=0,
+        metavar="N",
+        help="number of resamplings of the runs, for intervals (default: 200)",
+    )
+    parser.option(
+        "Law", "--seed", type=int, metavar="N", help="random seed of the resampling (default: 0)"
+    )
     parser.option(
         "Ask",
         "--fit-up-to",
         metavar="C,…",
-        help="test laws that are fitted up to C (to .5, .7 and .85 of the points)",
+        help="test laws that are fitted up to C GFLOPs (default: up to .5, .7 and .85 of the points)",
     )
-    parser.option("Ask", "--predict", metavar="C,…", help="the error at these GFLOPs")
-    parser.option("More", "--out", metavar="PAGE", help="an .html page with drawings")
-    parser.option("More", "--json", type=bool, help="JSON in place of tables")
+    parser.option("Ask", "--predict", metavar="C,…", help="predict the error at C GFLOPs")
+    parser.option("More", "--out", metavar="PAGE", help="write an .html page with plots")
+    parser.option("More", "--json", type=bool, help="print JSON instead of tables")
 
 
 def run(args: Namespace) -> None:
@@ -117,6 +160,8 @@ def run(args: Namespace) -> None:
     page = Path(args.out).expanduser() if "out" in args else None
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {page}: the page is an .html file; name it so")
+    if page is not None:
+        check_file(page)
     above = _numbers(args, "fit_up_to")
     predicted = _numbers(args, "predict")
     used: dict[str, Any] = {

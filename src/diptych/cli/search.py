@@ -1,7 +1,7 @@
-"""Find images, regions or texts by a text, by an image, or by an image and what should differ in it.
+"""Find images, regions or texts by a text, by an image, or by an image and a text that changes it.
 
-Every embedding is compared, or the index is asked that `diptych index` made. The model that made
-the folder embeds the query.
+The query is compared with every embedding, or with those that the index of `diptych index` selects. It
+is embedded by the model that made the folder.
 """
 
 from typing import Any
@@ -25,13 +25,13 @@ EXAMPLES = (
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "emb", help="a folder that `diptych embed` made, or lancedb:PATH")
-    parser.option("What", "text", help="the words to look for")
+    parser.option("What", "emb", help="folder made by `diptych embed`, or lancedb:PATH")
+    parser.option("What", "text", help="text to search for, in quotes")
     parser.option(
         "What",
         "--image",
         metavar="FILE",
-        help="an image or a video to look for, in place of words or with them",
+        help="image or video to search for, alone or together with a text",
     )
     parser.option(
         "What",
@@ -39,19 +39,29 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="the image is a clip, of which N frames are read: a video, a GIF, or a folder of frames",
+        help="read N frames of --image: a video, a GIF, or a folder of frames",
     )
     parser.option(
-        "What", "--minus", metavar="WORDS", help="words for what the images should not have"
+        "What",
+        "--minus",
+        metavar="WORDS",
+        help="text that results should not match; its embedding is subtracted",
     )
     parser.option(
         "What",
         "--where",
         metavar="FILTER",
-        help="only rows that pass, such as \"price < 20 and brand = 'acme'\" (see embed --columns)",
+        help="filter of rows, such as \"price < 20 and brand = 'acme'\" (columns of `diptych embed "
+        "--columns`)",
     )
     parser.option(
-        "How", "-k", type=int, least=1, dest="k", metavar="N", help="how many to show (default: 10)"
+        "How",
+        "-k",
+        type=int,
+        least=1,
+        dest="k",
+        metavar="N",
+        help="number of results (default: 10)",
     )
     parser.option(
         "How",
@@ -59,15 +69,13 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="the N nearest images are ordered anew by the model's match with the words",
+        help="re-rank the N nearest images by the model's matching score with the text",
     )
+    parser.option("How", "--model", metavar="MODEL", help="current path of the model, if it moved")
     parser.option(
-        "How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)"
+        "More", "--exact", type=bool, help="compare with every embedding, even if there is an index"
     )
-    parser.option(
-        "More", "--exact", type=bool, help="compare every embedding although there is an index"
-    )
-    parser.option("More", "--json", type=bool, help="JSON in place of a table")
+    parser.option("More", "--json", type=bool, help="print JSON instead of a table")
     add_precision(parser)
     add_device(parser)
     add_weights(parser)
@@ -141,8 +149,14 @@ def run(args: Namespace) -> None:
 
 def _clip(path: str, frames: int) -> Any:
     """Return the clip that is queried."""
+    from diptych.data.endings import ANIMATED, IMAGES, ending
     from diptych.data.sources import open_source
 
+    if ending(path) in IMAGES and ending(path) not in ANIMATED:
+        raise InputError(
+            f"--image {path} is one image and has no frames; leave out --frames, or name a video, a GIF or a folder "
+            "of frames"
+        )
     found = open_source(f"{path}:frames={frames}")
     if len(found) != 1 or "images.frames" not in found.schema():
         raise InputError(f"--image {path} holds {len(found)} images or clips; name one clip")

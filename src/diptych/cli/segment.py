@@ -1,14 +1,14 @@
-"""Segment the images of a folder, or of any source, by classes that you name.
+"""Segment the images of a folder, or of any source, into classes that you name.
 
-Each pixel gets the class whose name, in the mean of its prompts, is most like the image there. A run
-that was trained to segment uses its own head and classes. With --out a label map of each image is
+Each pixel gets the class whose name, averaged over its prompts, is most similar to the image there. A
+run that was trained to segment uses its own head and classes. With --out a label map of each image is
 written: a PNG whose pixels are the numbers of classes.
 """
 
 from typing import Any
 
 from diptych.cli._model import (
-    MODELS,
+    EMBEDDERS,
     add_device,
     add_precision,
     add_space,
@@ -30,13 +30,16 @@ _SHOWN = 40  # images in the table
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "model", help=MODELS)
-    parser.option("What", "images", help="a folder, one image, 'shards/*.tar', a table, …")
+    parser.option("What", "model", help=EMBEDDERS)
+    parser.option(
+        "What", "images", help="images to segment: a folder, one image, 'shards/*.tar', a table, …"
+    )
     parser.option(
         "What",
         "--names",
         metavar="A,B,…|FILE",
-        help="the classes: names, or a file with one a line (default: those that a run was trained on)",
+        help="classes: a list of names, or a file with one name per line (default: those that a run was "
+        "trained on)",
     )
     parser.option(
         "What",
@@ -44,35 +47,41 @@ def add(parser: Parser) -> None:
         "--templates",
         action="append",
         metavar="SPEC",
-        help="prompts around a name: 'a {} | one {}', a bank, or a file (default: images)",
+        help="prompt templates: 'a {} | one {}', a bank, or a file (default: the bank images); may be "
+        "repeated",
     )
-    parser.option(
-        "What", "--out", metavar="DIR", help="a new folder for the label maps and their legend"
-    )
+    parser.option("What", "--out", metavar="DIR", help="new folder for label maps and their legend")
     parser.option(
         "How",
         "--route",
         metavar="NAME",
-        help="how positions are computed: tokens (default), or values of a ViT (MaskCLIP)",
+        help="features of positions: tokens (default), or values, without attention in a ViT's last block "
+        "(MaskCLIP)",
     )
     parser.option(
         "How",
         "--whole",
         type=bool,
-        help="slide over all of each image; of a run that was trained to segment",
+        help="segment all of each image by sliding windows, with a run that was trained to segment",
     )
     parser.option(
         "How",
         "--background",
         type=float,
         metavar="X",
-        help="the score below which the class background is found, of a run that groups patches (default: its own)",
+        help="score below which a pixel is of the class background, for runs that group patches (default: "
+        "the run's)",
     )
     parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images at once (default: 64)"
+        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
     )
-    parser.option("How", "--exact", type=bool, help="decode large JPEG files in full")
-    parser.option("More", "--json", type=bool, help="JSON, of all images, in place of a table")
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+    parser.option("More", "--json", type=bool, help="print JSON, of all images, instead of a table")
     add_precision(parser)
     add_device(parser)
     add_space(parser)
@@ -81,7 +90,7 @@ def add(parser: Parser) -> None:
 
 def run(args: Namespace) -> None:
     for name, wanted in (
-        ("model", MODELS),
+        ("model", EMBEDDERS),
         ("images", "a folder, an image, or any other source"),
     ):
         if not args[name]:

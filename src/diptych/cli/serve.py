@@ -25,42 +25,47 @@ _PORT = 8420
 
 
 def add(parser: Parser) -> None:
-    parser.option(
-        "What", "emb", nargs="*", help="folders that `diptych embed` made, or lancedb:PATH"
-    )
+    parser.option("What", "emb", nargs="*", help="folders made by `diptych embed`, or lancedb:PATH")
     parser.option(
         "What",
         "--source",
         metavar="SOURCE",
-        help="where the data of one EMB lie now (default: where they lay)",
+        help="current path of the data of one EMB, if they moved",
     )
-    parser.option(
-        "How", "--model", metavar="MODEL", help="where the model lies now (default: where it lay)"
-    )
+    parser.option("How", "--model", metavar="MODEL", help="current path of the model, if it moved")
     parser.option(
         "Where",
         "--host",
         metavar="ADDRESS",
-        help="who reaches it (default: 127.0.0.1, nobody else)",
+        help="address to listen on (default: 127.0.0.1, this machine only)",
     )
     parser.option(
-        "Where", "--port", type=int, least=0, metavar="N", help=f"0 for any (default: {_PORT})"
+        "Where",
+        "--port",
+        type=int,
+        least=0,
+        metavar="N",
+        help=f"port to listen on, 0 for any free one (default: {_PORT})",
     )
     parser.option(
         "Where",
         "--token",
         metavar="TEXT",
-        help="what requests have to bring along (default: $DIPTYCH_TOKEN, else nothing)",
+        help="token that requests must send (default: $DIPTYCH_TOKEN, else none)",
     )
     parser.option(
-        "Limits", "--max-body", type=float, metavar="MB", help="size of a request (default: 10)"
+        "Limits",
+        "--max-body",
+        type=float,
+        metavar="MB",
+        help="largest size of a request in MB (default: 10)",
     )
     parser.option(
         "Limits",
         "--max-pixels",
         type=float,
         metavar="M",
-        help="millions of pixels of an uploaded image (default: 50)",
+        help="largest size of an uploaded image in millions of pixels (default: 50)",
     )
     parser.option(
         "Limits",
@@ -68,13 +73,17 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="requests in progress; one more gets 503 (default: 32)",
+        help="largest number of requests in progress; more get status 503 (default: 32)",
     )
     parser.option(
-        "Limits", "--seconds", type=float, metavar="S", help="time of a request (default: 30)"
+        "Limits",
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="timeout of a request in seconds (default: 30)",
     )
     parser.option(
-        "More", "--exact", type=bool, help="compare every embedding although there is an index"
+        "More", "--exact", type=bool, help="compare with every embedding, even if there is an index"
     )
     add_precision(parser)
     add_device(parser)

@@ -1,8 +1,8 @@
 """Train a method on images with texts, from scratch or from a model.
 
-Options come from the preset, over it from --config FILE.yaml, over both from the command line.
-`diptych train METHOD --help` also lists the method's own options (--method.X) and all of the
-recipe's (--recipe.X). The file may be another run's config.yaml. On several ranks: torchrun
+Options of the command line override those of --config FILE.yaml, which override the preset. The file
+may be the config.yaml of another run. `diptych train METHOD --help` also lists the method's own
+options (--method.X) and the rest of the recipe (--recipe.X). On several ranks: torchrun
 --nproc_per_node 8 -m diptych train …
 """
 
@@ -11,16 +11,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from diptych.cli._method import add_method
-from diptych.cli._model import MODELS, add_weights
+from diptych.cli._model import EMBEDDERS, add_weights
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._recipe import LENGTH, RECIPE, add_recipe
 from diptych.cli._screen import first_rank, say
 from diptych.cli._signals import interruptible
 from diptych.errors import InputError
-from diptych.spec import shown, split_specs
+from diptych.spec import shown, split_options, split_specs
 
 GROUP = "Train"
 USAGE = "METHOD|FILE.py --data SOURCE --out RUN [options]"
@@ -36,20 +37,24 @@ EXAMPLES = (
 
 _DATA = "Data"
 _MODEL = "Model"
-_RECIPE = "Recipe (the preset's where not given)"
+_RECIPE = "Recipe (default: the preset's)"
 _RUN = "Run"
 _ROLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
 def add(parser: Parser) -> None:
     parser.option(
-        "Method", "name", metavar="METHOD", help="one of `diptych list`, or the file of your own"
+        "Method",
+        "name",
+        metavar="METHOD",
+        help="method of `diptych list`, or a FILE.py of your own",
     )
     parser.option(
         "Method",
         "--preset",
-        metavar="small|tune|paper",
-        help="small: two cores, minutes; tune: what --init continues; paper: as published",
+        metavar="NAME",
+        help="small (minutes on two cores), paper (as published), usually tune (for --init), and others: "
+        "see the method's page (default: tune with --init if there is one, else small)",
     )
     parser.option(
         "Method",
@@ -57,29 +62,34 @@ def add(parser: Parser) -> None:
         dest="added",
         metavar="METHOD[:OPTION=VALUE]",
         action="append",
-        help="add another method's loss (with :weight=X); may be given again",
+        help="add the loss of another method, scaled by :weight=X; may be repeated",
     )
     parser.option(
         _DATA,
         "--data",
         metavar="SOURCE[,SOURCE]",
         action="append",
-        help="folder, 'shards/*.tar', table, glyphs, …; by stream: ROLE=SOURCE",
+        help="training data: a folder, 'shards/*.tar', a table, glyphs, …; ROLE=SOURCE for methods of "
+        "several streams",
     )
     parser.option(
         _DATA,
         "--shots",
         type=int,
         metavar="K",
-        help="of each class K samples, drawn by --seed (all)",
+        help="train on K samples of each class, drawn by --seed (default: all)",
     )
-    parser.option(_DATA, "--val", metavar="SOURCE", help="measured after each epoch")
+    parser.option(
+        _DATA, "--val", metavar="SOURCE", help="validation data, evaluated after each epoch"
+    )
     parser.option(
         _DATA,
         "--select",
         dest="recipe.select",
+        signed=True,
         metavar="NUMBER",
-        help="of the validation, such as t2i_r1, -NUMBER if less is better: keep the best epoch (the last)",
+        help="keep the epoch with the best value of this validation metric, such as t2i_r1; -NUMBER if "
+        "lower is better (default: the last epoch)",
     )
     parser.option(
         _DATA,
@@ -88,7 +98,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="end after N epochs without a better one",
+        help="with --select: stop after N epochs without a better one (default: never)",
     )
     parser.option(
         _DATA,
@@ -96,13 +106,14 @@ def add(parser: Parser) -> None:
         dest="recipe.keep",
         type=Literal["best", "last"],
         metavar="best|last",
-        help="the weights to keep where --select is given (best)",
+        help="with --select: weights to keep at the end (default: best)",
     )
     parser.option(
         _DATA,
         "--guard",
         metavar="SOURCE",
-        help="what the model could do before: training ends before it forgets that",
+        help="data from an earlier task; training stops and restores the weights of the previous check if "
+        "its score drops by more than --forget",
     )
     parser.option(
         _DATA,
@@ -110,7 +121,7 @@ def add(parser: Parser) -> None:
         dest="options.forget",
         type=float,
         metavar="X",
-        help="how far accuracy or recall on the guard may fall (0.02)",
+        help="largest accepted drop of the accuracy or recall on --guard (default: 0.02)",
     )
     parser.option(
         _DATA,
@@ -119,7 +130,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=0,
         metavar="N",
-        help="processes that decode (0)",
+        help="processes that load data (default: 0, the main process)",
     )
     parser.option(
         _DATA,
@@ -127,49 +138,66 @@ def add(parser: Parser) -> None:
         dest="options.max_bad",
         type=float,
         metavar="SHARE",
-        help="damaged samples allowed (0.01)",
+        help="largest accepted share of damaged samples (default: 0.01)",
     )
-    parser.option(_MODEL, "--init", metavar="MODEL", help=f"start from weights: {MODELS}")
+    parser.option(
+        _MODEL,
+        "--init",
+        metavar="MODEL",
+        help=f"initial weights: {EMBEDDERS}; for language models also hf-lm:FOLDER",
+    )
     add_weights(parser, _MODEL)
     parser.option(
         _MODEL,
         "--adapt",
         metavar="lora[:OPTION=VALUE]",
-        help="train low-rank factors in place of the towers' weights: lora:r=8:layers=q+v:towers=text",
+        help="train low-rank factors (LoRA) instead of the towers' weights, as in "
+        "lora:r=8:layers=q+v:towers=text",
     )
     parser.option(
-        _MODEL, "--image-tower", metavar="SPEC", help="such as vit:width=384 or timm:resnet18"
+        _MODEL,
+        "--image-tower",
+        metavar="SPEC",
+        help="image tower, such as vit:width=384 or timm:resnet18",
     )
-    parser.option(_MODEL, "--text-tower", metavar="SPEC", help="such as text:width=256:depth=4")
+    parser.option(
+        _MODEL, "--text-tower", metavar="SPEC", help="text tower, such as text:width=256:depth=4"
+    )
     parser.option(
         _MODEL,
         "--tokenizer",
         metavar="SPEC",
-        help="bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE",
+        help="tokenizer: bpe:vocab_size=4096, clip, hf:FOLDER or saved:FILE",
     )
-    parser.option(_MODEL, "--embed-dim", type=int, metavar="N", help="numbers in an embedding")
+    parser.option(_MODEL, "--embed-dim", type=int, metavar="N", help="embedding dimension")
     parser.option(
         _MODEL,
         "--exportable",
         metavar="TARGET",
-        help="choose towers that hf, openclip, onnx or sentence-transformers has too",
+        help="choose towers that the export target has too: hf, openclip, onnx or sentence-transformers",
     )
     add_recipe(parser, _RECIPE, (*LENGTH, *RECIPE))
-    parser.option(_RUN, "--out", metavar="RUN", help="the folder of the run")
+    parser.option(_RUN, "--out", metavar="RUN", help="folder of the run")
     parser.option(
         _RUN,
         "--seed",
         dest="options.seed",
         type=int,
         metavar="N",
-        help="decides all that is random (0)",
+        help="random seed (default: 0)",
     )
-    parser.option(_RUN, "--config", dest="file", metavar="FILE.yaml", help="options from a file")
+    parser.option(
+        _RUN,
+        "--config",
+        dest="file",
+        metavar="FILE.yaml",
+        help="file of options, which the command line overrides",
+    )
     parser.option(
         _RUN,
         "--resume",
         type=bool,
-        help="go on from the last checkpoint; alone with --out it is enough",
+        help="continue from the last checkpoint; only --out is needed with it",
     )
     parser.option(
         _RUN,
@@ -178,7 +206,7 @@ def add(parser: Parser) -> None:
         type=int,
         least=1,
         metavar="N",
-        help="steps between checkpoints (500)",
+        help="steps between checkpoints (default: 500)",
     )
     parser.option(
         _RUN,
@@ -186,7 +214,7 @@ def add(parser: Parser) -> None:
         dest="options.nonfinite",
         type=Literal["stop", "skip"],
         metavar="stop|skip",
-        help="what to do at a step whose loss is not finite (stop)",
+        help="at a loss or gradient that is not finite: stop the run, or skip the step (default: stop)",
     )
     parser.option(
         _RUN,
@@ -194,14 +222,14 @@ def add(parser: Parser) -> None:
         dest="options.spike",
         type=float | None,
         metavar="X",
-        help="skip a step whose loss is above X times the usual (never)",
+        help="skip a step whose loss is above X times the median of the last 100 (default: never)",
     )
     parser.option(
         _RUN,
         "--shard",
         dest="options.shard",
         type=bool,
-        help="each rank holds its share of weights and optimiser state (FSDP)",
+        help="shard weights and optimizer state over the ranks (FSDP)",
     )
     parser.option(
         _RUN,
@@ -209,14 +237,14 @@ def add(parser: Parser) -> None:
         dest="options.tracker",
         type=Literal["tensorboard", "wandb", "trackio"],
         metavar="NAME",
-        help="tensorboard, wandb or trackio: who gets the numbers too (nobody)",
+        help="also log to tensorboard, wandb or trackio (default: none)",
     )
-    parser.option(_RUN, "--quiet", dest="options.quiet", type=bool, help="no progress")
+    parser.option(_RUN, "--quiet", dest="options.quiet", type=bool, help="hide progress")
 
 
 def extend(parser: Parser, words: list[str]) -> list[str]:
     """Add the options of the method and of its recipe, and put the options of a file before the
-    words."""
+    words. A file must not choose code to run: methods that are files are named by the words alone."""
     method = next(iter(parser.positionals(words)), None)
     path = _config_file(parser, words, method)
     if method is None and path is None:
@@ -234,7 +262,7 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
     name = method or named
     if name is None:
         return words
-    if method is None and name.endswith(".py"):  # a config file must not choose code to run
+    if method is None and name.endswith(".py"):
         raise InputError(
             f"{path} is of the method in {name}; name that file: diptych train {name} …"
         )
@@ -251,24 +279,29 @@ def extend(parser: Parser, words: list[str]) -> list[str]:
         raise InputError(
             f"with in {path} is {shown(added)}; write a list of methods, such as [multi_view]"
         )
+    tree.pop("files", None)
     others = [] if "--with" in given else [f"--with={spec}" for spec in added]
+    if others and any(split_options(spec)[0].endswith(".py") for spec in added):
+        raise InputError(
+            f"{path} adds the loss of a method in a file; name it too: --with {' --with '.join(added)}"
+        )
     if "--epochs" in given and isinstance(tree.get("recipe"), dict):
         tree["recipe"].pop("steps", None)  # --epochs overrides the file's steps
     return [*([] if method else [name]), *parser.words_of(tree, str(path)), *others, *words]
 
 
 def _config_file(parser: Parser, words: Sequence[str], method: str | None) -> Path | None:
-    """Return the file of --config; for --resume without a method, that of the run."""
+    """Return the file of --config; for --resume without a method, or with its file, that of the
+    run."""
     if (given := parser.value_of("--config", words)) is not None:
         path = Path(given)
         if not path.is_file():
             raise InputError(f"--config {path}: there is no such file; check the path")
         return path
     out = parser.value_of("--out", words)
+    named = method is not None and not method.endswith(".py")
     return (
-        Path(out, "config.yaml").expanduser()
-        if out and method is None and "--resume" in words
-        else None
+        Path(out, "config.yaml").expanduser() if out and "--resume" in words and not named else None
     )
 
 
@@ -338,7 +371,7 @@ def run(args: Namespace) -> int:
             "diptych train has no data; name a source with --data, such as photos/, pairs.csv or glyphs"
         )
     from diptych.front.training import remembered, validation, write_report
-    from diptych.training.config import preset_for, resolve
+    from diptych.training.config import plain, preset_for, resolve, resume_command
     from diptych.training.engine import Interrupted
     from diptych.training.launch import leave
     from diptych.training.run import run as train
@@ -355,6 +388,7 @@ def run(args: Namespace) -> int:
     if "shots" in args:  # in the specs, so that config.yaml fully determines the samples
         config = replace(config, data=few(config.data, args.shots, config.options.seed))
     out = Path(args.out).expanduser()
+    command = resume_command(plain(config), out)
     with interruptible() as interrupted:
         try:
             summary = train(
@@ -366,21 +400,19 @@ def run(args: Namespace) -> int:
                 begun=None if "preset" in args else _tell_tune(config),
             )
         except Interrupted:
-            say(f"stopped, and the state is saved; go on with: diptych train --resume --out {out}")
+            say(f"stopped, and the state is saved; go on with: {command}")
             leave()
             return 130 if interrupted() else 0
         except KeyboardInterrupt:
             if not (out / "config.yaml").exists():
                 raise  # nothing was started
-            say(
-                f"stopped at once; go on from the last checkpoint with: diptych train --resume --out {out}"
-            )
+            say(f"stopped at once; go on from the last checkpoint with: {command}")
             return 130
     if first_rank():
         if not config.options.quiet:
             say(f"writing {out}/report.html: curves, and what a search finds")
-        write_report(out)
-        _report(out, config.val, summary)
+        reported = write_report(out)
+        _report(out, config.val, summary, reported)
     leave()
     return 0
 
@@ -398,7 +430,7 @@ def _tell_tune(config: Any) -> Callable[[], None] | None:
     )
 
 
-def _report(out: Path, val: str | None, summary: Any) -> None:
+def _report(out: Path, val: str | None, summary: Any, reported: bool) -> None:
     if summary.damaged:
         from diptych.data.sample import damage_summary
 
@@ -417,13 +449,18 @@ def _report(out: Path, val: str | None, summary: Any) -> None:
                 f"{name.removeprefix('val/')} {value:.3f}" for name, value in numbers.items()
             )
         )
-    print(f"{out} holds the model ({summary.steps:,} steps) and report.html. Next:")
-    from diptych.methods.registry import method_class
+    report = " and report.html" if reported else ""
+    steps = "1 step" if summary.steps == 1 else f"{summary.steps:,} steps"
+    print(f"{out} holds the model ({steps}){report}. Next:")
+    from diptych.methods.registry import is_file, method_class
     from diptych.methods.store import read_description
 
     stored = read_description(out)
-    for command in method_class(stored["method"]).next_steps(stored["config"]):
-        print("  diptych " + command.format(run=out, data=val or "SOURCE"))
+    method = stored["method"]
+    named = f" --method {quote(method)}" if is_file(method) and not stored["plain"] else ""
+    for command in method_class(method).next_steps(stored["config"]):
+        file = "" if command.startswith("train ") else named  # train names a method of its own
+        print("  diptych " + command.format(run=out, data=val or "SOURCE") + file)
 
 
 def _last_validation(out: Path) -> dict[str, float]:

@@ -1,5 +1,4 @@
-"""Look at data, a run or embeddings: samples with captions, labels, boxes and masks; damage,
-duplicates, leakage, classes; a run's curves and worst mistakes.
+"""Look at data, a run or embeddings: annotated samples, damage, duplicates, curves, worst mistakes.
 
 With --out one self-contained file is written, else pages are served to this machine alone. A SOURCE
 is checked as by `diptych check`, unless --quick is given.
@@ -30,36 +29,54 @@ _OF = {  # the options that each kind of thing accepts
 
 
 def add(parser: Parser) -> None:
-    parser.option("What", "what", help="a source of data, a RUN of training, or a folder EMB")
+    parser.option("What", "what", help="data SOURCE, training RUN, or folder EMB of embeddings")
     parser.option(
-        "What", "--val", metavar="SOURCE", help="validation data: what of it is in SOURCE too?"
+        "What",
+        "--val",
+        metavar="SOURCE",
+        help="SOURCE: validation data; also report samples that SOURCE shares with it",
     )
     parser.option(
         "What",
         "--data",
         metavar="SOURCE",
-        help="data in which to look for a RUN's mistakes (default: its validation)",
+        help="RUN: data in which to look for mistakes (default: its validation data)",
     )
     parser.option(
-        "What", "--source", metavar="SOURCE", help="where the data of EMB lie now (where they lay)"
+        "What", "--source", metavar="SOURCE", help="EMB: current path of its data, if they moved"
     )
     parser.option(
         "How",
         "--out",
         metavar="FILE.html",
-        help="one file with everything in it, in place of a server",
+        help="write one self-contained file instead of starting a server",
     )
     parser.option(
-        "How", "--count", type=int, least=1, metavar="N", help="samples in the file (default: 200)"
+        "How",
+        "--count",
+        type=int,
+        least=1,
+        metavar="N",
+        help="number of samples in the file (default: 200)",
     )
     parser.option(
-        "How", "--quick", type=bool, help="leave out the check of SOURCE, which reads every sample"
+        "How", "--quick", type=bool, help="SOURCE: skip the check, which reads every sample"
     )
     parser.option(
-        "How", "--workers", type=int, least=0, metavar="N", help="processes that check (default: 0)"
+        "How",
+        "--workers",
+        type=int,
+        least=0,
+        metavar="N",
+        help="SOURCE: processes that check the data (default: 0, the main process)",
     )
     parser.option(
-        "How", "--port", type=int, least=0, metavar="N", help=f"0 for any (default: {_PORT})"
+        "How",
+        "--port",
+        type=int,
+        least=0,
+        metavar="N",
+        help=f"port of the server, 0 for any free one (default: {_PORT})",
     )
     add_device(parser)
 
@@ -84,7 +101,14 @@ def _kind(what: str) -> str:
     folder = Path(what).expanduser()
     if (folder / "config.yaml").is_file():
         return "RUN"
-    return "EMB" if (folder / "diptych.json").is_file() else "SOURCE"
+    if (folder / "diptych.json").is_file():
+        return "EMB"
+    is_trained = (folder / "state").is_dir() or (folder / "model.json").is_file()
+    if is_trained and (folder / "metrics.jsonl").is_file():
+        raise InputError(
+            f"{what} looks like a RUN and lacks its config.yaml; copy the folder again, or train anew"
+        )
+    return "SOURCE"
 
 
 def _refuse_others(args: Namespace, kind: str) -> None:

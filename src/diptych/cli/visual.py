@@ -1,8 +1,8 @@
-"""Tell which texts speak of what can be seen, by a model that was trained to score them.
+"""Score how visual texts are, that is, whether they describe something that can be seen.
 
-Larger scores are more visual, and texts above the threshold are called so. It is the run's own, or
-the best on texts of your own whose kind is known (--val), or the one that you give. `--words` tells
-instead how much the text tower's last layer attends to each word, of any model with a text tower.
+Larger scores are more visual, and texts above the threshold are called visual. The threshold is the
+run's own, or the best on labelled texts of yours (--val), or the one that you give. --words shows
+instead how much the last layer of the text tower attends to each word, for any model with a text tower.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from diptych.cli._screen import progress, show_json, show_table
 from diptych.errors import InputError
 
 GROUP = "Use a model"
-USAGE = "RUN 'a text' | RUN TEXTS.txt [options]"
+USAGE = "MODEL 'a text' | MODEL TEXTS.txt [options]"
 EXAMPLES = (
     "diptych visual runs/visual 'two dogs on a beach'",
     "diptych visual runs/visual sentences.txt --json",
@@ -28,23 +28,39 @@ def add(parser: Parser) -> None:
     parser.option(
         "What",
         "model",
-        help="a RUN that was trained to score texts; with --val any model that embeds",
+        help="a RUN that was trained to score texts; with --val or --words also other models",
     )
-    parser.option("What", "texts", help="a text in quotes, or a .txt file with one a line")
-    parser.option("How", "--threshold", type=float, metavar="X", help="in place of the run's own")
+    parser.option("What", "texts", help="text in quotes, or a .txt file with one text per line")
     parser.option(
-        "How", "--val", metavar="SOURCE", help="texts whose kind is known, to find the threshold by"
+        "How",
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="score above which a text is visual (default: the run's)",
+    )
+    parser.option(
+        "How", "--val", metavar="SOURCE", help="labelled texts on which the threshold is chosen"
     )
     parser.option(
         "How",
         "--label",
-        help="of --val: 1 for visual texts (default: visual, label, or what has an image)",
+        metavar="LABEL",
+        help="with --val: label that is 1 for visual texts (default: visual or label, else whether there "
+        "is an image)",
     )
     parser.option(
-        "How", "--words", type=bool, help="the share of the attention of each word, not a score"
+        "How",
+        "--words",
+        type=bool,
+        help="show the share of attention of each word instead of a score",
     )
-    parser.option("How", "--role", help="of --val: role of the texts (default: caption)")
-    parser.option("More", "--json", type=bool, help="JSON, of all texts, in place of a table")
+    parser.option(
+        "How",
+        "--role",
+        metavar="ROLE",
+        help="with --val: role of the texts (default: caption, or the first)",
+    )
+    parser.option("More", "--json", type=bool, help="print JSON, of all texts, instead of a table")
     add_precision(parser)
     add_weights(parser)
     add_device(parser)
@@ -146,7 +162,9 @@ def _texts(given: str) -> list[str]:
         return [given]
     if not path.is_file():
         raise InputError(f"{given}: there is no such file; check the path")
-    texts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    from diptych.files import text_of
+
+    texts = [line.strip() for line in text_of(path).splitlines() if line.strip()]
     if not texts:
         raise InputError(f"{given} holds no text; write one a line")
     return texts

@@ -4,11 +4,13 @@ A damaged sample is counted under its reason and replaced by another sample, whi
 (seed, epoch, position). So a batch keeps its size, and no order depends on workers or ranks.
 """
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -19,6 +21,8 @@ from diptych.data.sample import BadSample, Sample, Source
 from diptych.data.views import View, collate, look
 from diptych.errors import InputError
 from diptych.rng import generator
+
+log = logging.getLogger(__name__)
 
 _LOST = re.compile(r"DataLoader worker \(pid.*(killed|exited)", re.DOTALL)
 _CAUGHT = "Caught InputError in DataLoader worker process"
@@ -128,6 +132,10 @@ class Loader:
     `workers` processes decode ahead; 0 decodes in this process. `steps` is the length of training,
     from which the views' progress is computed; None means evaluation. `damage` collects the samples
     that could not be read.
+
+    Batches of fewer than `least` samples are left out, or where all of them are, those of one sample
+    and those of fewer samples than ranks. `told` are the names of the sources that a warning of it was
+    given for, by this loader or others.
     """
 
     def __init__(
@@ -143,6 +151,8 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
         pin: bool = False,
+        least: int = 1,
+        told: set[str] | None = None,
     ):
         if batch_size < ranks:
             raise InputError(
@@ -155,7 +165,9 @@ class Loader:
         self.rank = rank
         self.ranks = ranks
         self.steps = steps
+        self.least = least
         self.damage = Damage()
+        self.told = set() if told is None else told
         self._planned: tuple[int, list[np.ndarray]] | None = None
         self._requests = _Requests()
         self._loader = DataLoader(
@@ -171,14 +183,52 @@ class Loader:
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The global batches of an epoch, as index arrays. Raises InputError if there is none."""
         if self._planned is None or self._planned[0] != epoch:
-            planned = self.plan(self.source, self.seed, epoch, self.batch_size)
+            planned = self._checked(self.plan(self.source, self.seed, epoch, self.batch_size))
             if not planned:
                 raise InputError(
                     f"{self.source.name} with {len(self.source)} samples gives no batch of "
                     f"{self.batch_size}; lower --batch-size, or name more data"
                 )
-            self._planned = (epoch, planned)
+            self._planned = (epoch, self._large(planned))
         return self._planned[1]
+
+    def _checked(self, planned: Iterable[Any]) -> list[np.ndarray]:
+        """Return the batches of a plan as arrays. Raises InputError for what names no samples."""
+        found = [np.asarray(rows) for rows in planned]
+        for rows in found:
+            whole = rows.ndim == 1 and rows.dtype.kind in "iu"
+            if not whole or (rows.size and not 0 <= rows.min() <= rows.max() < len(self.source)):
+                shown = f"{rows.dtype} of shape {rows.shape}"
+                if whole:
+                    shown = f"rows {rows.min()} to {rows.max()}"
+                raise InputError(
+                    f"the plan {type(self.plan).__name__} gives a batch of {shown} for the {len(self.source)} samples "
+                    f"of {self.source.name}; return a list of batches, each an array (B,) of row numbers"
+                )
+        return found
+
+    def _large(self, planned: list[np.ndarray]) -> list[np.ndarray]:
+        """Leave out batches that are too small, and say once how many samples these are."""
+        needed = self.least
+        if all(len(rows) < needed for rows in planned):
+            needed = max(self.ranks, min(2, self.least)) if self.least > 1 else 1
+        kept = [rows for rows in planned if len(rows) >= needed]
+        if not kept:
+            raise InputError(
+                f"the largest batch that {type(self.plan).__name__} gives of {self.source.name} has "
+                f"{max(map(len, planned))} samples, and a step needs {needed}; name more data, or another plan (such "
+                "as another label to keep samples apart)"
+            )
+        lost = sum(map(len, planned)) - sum(map(len, kept))
+        if lost and self.source.name not in self.told and self.rank == 0:
+            self.told.add(self.source.name)
+            log.warning(
+                "%s: an epoch leaves out %d samples, in batches of fewer than %d",
+                self.source.name,
+                lost,
+                needed,
+            )
+        return kept
 
     def epoch(self, epoch: int, start: int = 0, step: int = 0) -> Iterator[Batch]:
         """This rank's part of an epoch's batches from batch `start`, which is step `step` of

@@ -4,9 +4,11 @@ A plan is a pure function of (source, seed, epoch, batch size). It returns globa
 each rank takes its slice, so the order depends on neither ranks nor workers.
 
 An epoch of `InOrder`, `Shuffled`, `Together`, `Distinct` and `Stratified` contains every sample
-exactly once. The other plans leave samples out or repeat some, as their docstrings say.
+exactly once. The other plans leave samples out or repeat some, as their docstrings say. In training
+the loader leaves out batches that are too small for a step.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -88,7 +90,8 @@ class Distinct:
     another.
 
     An epoch consists of rounds: round r contains the r-th sample (in random order) of every value
-    with at least r samples.
+    with at least r samples. So batches shrink to the number of values that are left; the loader
+    leaves out those that are too small for a step.
     """
 
     label: str
@@ -372,6 +375,7 @@ class Grouped:
     def __call__(self, source: Source, seed: int, epoch: int, batch: int) -> list[np.ndarray]:
         rng = generator(seed, "plan", epoch)
         scores = np.zeros(len(source)) if self.score is None else labels_of(source, self.score)
+        scores = np.where(np.isnan(scores), -1, scores)  # as of a label of integers
         blocks = []
         for rows in _by_value(source, self.label, rng).values():
             chances = scores[rows] - scores[rows].min() + 0.5
@@ -458,14 +462,14 @@ class Weighted:
 
 
 def _by_value(source: Source, label: str, rng: np.random.Generator) -> dict[int, np.ndarray]:
-    """Return the rows of each value of a label, shuffled; a missing label (-1) is none."""
+    """Return the rows of each value of a label, shuffled; a missing label (-1, NaN) is none."""
     labels = labels_of(source, label)
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     values, starts = np.unique(labels[order], return_index=True)
     groups = dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
-    groups.pop(-1, None)
-    return groups
+    known = (value for value in groups if value != -1 and not math.isnan(value))
+    return {value: groups[value] for value in known}
 
 
 def _packed(blocks: list[np.ndarray], batch: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ Fields have dotted names everywhere: `images.main`, `texts.caption`, `labels.cla
 """
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -189,19 +190,39 @@ class Source(Protocol):
     def schema(self) -> Schema: ...
 
 
+def missing(field: Field | None) -> int | float:
+    """The value of a label that a sample lacks: NaN of floats, else -1."""
+    return math.nan if field is not None and field.kind == "float" else -1
+
+
+def real_label(sample: Sample, label: str) -> float:
+    """A label as a number that measures, NaN if it is missing: -1 of a label of integers."""
+    value = sample.labels.get(label, -1)
+    return math.nan if isinstance(value, int | np.integer) and value == -1 else float(value)
+
+
+def real_labels_of(source: Source, label: str) -> np.ndarray:
+    """One label of all samples (N,) as `real_label` gives it, without decoding images."""
+    values = labels_of(source, label)
+    whole = values.dtype.kind in "iu"
+    return np.where(values == -1, np.nan, values) if whole else values.astype(np.float64)
+
+
 def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None) -> np.ndarray:
-    """One label of all samples (N,), or of those at `rows` (K,), without decoding images.
+    """One label of all samples (N,), or of those at `rows` (K,), without decoding images; a missing
+    one is -1, or NaN where the label is of floats.
 
     Raises InputError if the source has no such label.
     """
-    if f"labels.{label}" not in source.schema():
+    field = source.schema().get(f"labels.{label}")
+    if field is None:
         raise InputError(
             f"{source.name} has no labels.{label}; its fields are {', '.join(source.schema())}"
         )
     given = getattr(source, "labels", None)
     if given is None:
         read = range(len(source)) if rows is None else rows
-        return np.array([source[int(row)].labels.get(label, -1) for row in read])
+        return np.array([source[int(row)].labels.get(label, missing(field)) for row in read])
     values = np.asarray(given(label))
     if isinstance(rows, range):  # NumPy would convert it number by number
         rows = np.arange(rows.start, rows.stop, rows.step)

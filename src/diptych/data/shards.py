@@ -8,6 +8,9 @@
     KEY.NAME.npy                arrays; in KEY.ROLE_objects.npy the objects that each text describes
     KEY.json                    texts by role, labels and masks with names, boxes, edits
 
+KEY is the key of the sample; what a member's name cannot hold there, such as dots, is replaced by _:
+photo.jpg becomes photo_jpg.
+
 Of an edit, images, texts, labels and boxes are written, not its masks and arrays. Shards are
 written atomically, and an interrupted run continues with the missing ones.
 """
@@ -36,6 +39,8 @@ MANIFEST = "shards.json"
 _NAMES = re.compile(
     r"(?!image$|img$|mask$|.*seg$)[\w -]+"
 )  # those left out are read as other parts
+_NO_STEM = re.compile(r"\.|^[/\\]|(?<=^.):")  # a dot, a root, a drive
+_HIDDEN = re.compile(r"(?:^|(?<=/))_(?=_[^/]*$)")  # members called __ are passed over
 
 
 def write_shards(
@@ -48,11 +53,13 @@ def write_shards(
     """Write `source` to FOLDER/00000.tar, 00001.tar, … of `per_shard` samples; returns the paths.
 
     `progress(done, total)` counts samples. Raises InputError if the folder contains anything but
-    shards of the same source, and for keys and kinds of edits that cannot name members.
+    shards of the same source, for two keys that would name the same members, and for kinds of edits
+    that cannot name members.
     """
     if per_shard < 1:
         raise InputError(f"shards of {per_shard} samples cannot be written; give at least 1")
     folder = Path(folder)
+    _check_keys(source)
     _claim(folder, {"source": source.name, "samples": len(source), "per_shard": per_shard})
     paths = [folder / f"{number:05d}.tar" for number in range(-(-len(source) // per_shard))]
     schema = source.schema()
@@ -74,6 +81,35 @@ def write_shards(
         elif progress:
             progress(stop, len(source))
     return paths
+
+
+def _stem(key: str) -> str:
+    """The key as the reader gives it back, with nothing that a member's name cannot hold.
+
+    >>> _stem("pets/cat.1.jpg"), _stem("../__b"), _stem("/a"), _stem("c:d")
+    ('pets/cat_1_jpg', '__/-_b', '_a', 'c_d')
+    """
+    return _HIDDEN.sub("-", _NO_STEM.sub("_", key))
+
+
+def _check_keys(source: Source) -> None:
+    """Raise InputError if two keys would name the same members."""
+    renamed: dict[str, str] = {}
+    keys = source.keys()
+    for key in keys:
+        stem = _stem(key)
+        if stem != key and renamed.setdefault(stem, key) != key:
+            raise _clash(source, renamed[stem], key, stem)
+    for key in keys if renamed else ():
+        if key in renamed:
+            raise _clash(source, renamed[key], key, key)
+
+
+def _clash(source: Source, one: str, other: str, stem: str) -> InputError:
+    return InputError(
+        f"{source.name}: samples {one!r} and {other!r} would both be {stem!r} in a tar, where names hold no dots; "
+        "rename one"
+    )
 
 
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:
@@ -100,12 +136,9 @@ def _write(
     with tarfile.open(path, "w") as tar:
         for done, row in enumerate(rows, 1):
             sample = source[row]
-            if "." in sample.key or sample.key.startswith(("/", "__")):
-                raise InputError(
-                    f"{source.name}: key {sample.key!r} cannot name members of a tar; it must have no dot"
-                )
+            stem = _stem(sample.key)
             for ending, data in _members(sample, schema):
-                member = tarfile.TarInfo(f"{sample.key}.{ending}")
+                member = tarfile.TarInfo(f"{stem}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
             advance(done)

@@ -103,6 +103,22 @@ def find_columns(
     return tuple(columns)
 
 
+def united(parts: Iterable[Mapping[str, Kind]]) -> dict[str, Kind]:
+    """Return the columns of several folders as those of one: each column that one of them has, of
+    decimals if one of them has these.
+
+    >>> united([{"price": "int"}, {"brand": "text"}, {"price": "float"}])
+    {'price': 'float', 'brand': 'text'}
+    """
+    found: dict[str, Kind] = {}
+    for columns in parts:
+        for name, kind in columns.items():
+            first = found.setdefault(name, kind)
+            if (first, kind) == ("int", "float"):
+                found[name] = "float"
+    return found
+
+
 def arrow(kind: Kind, values: Sequence[Value]) -> Any:
     """Return the values of one part as a pyarrow array.
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diptych.embeddings.columns import ALWAYS, Kind
+from diptych.embeddings.columns import ALWAYS, Kind, arrow, united
 from diptych.embeddings.hits import Hit, Hits
 from diptych.embeddings.ivf import STATE, Ivf, Part, State, anew, fingerprint
 from diptych.embeddings.layout import Manifest, parquet, parts_of
@@ -50,6 +50,7 @@ class Index:
         self.vectors = vectors
         self.metadata = metadata
         self.columns = columns or [manifest.columns] * len(metadata)  # of each metadata file
+        self.kinds: Mapping[str, Kind] = {**ALWAYS, **united(self.columns)}
         self.removed = removed
         self.ivf = ivf
         self._starts = np.cumsum([0, *map(len, vectors)])
@@ -197,12 +198,11 @@ class Index:
         compared so. The result is kept for the next search.
         """
         filter = parse(where)
+        filter.check(self.kinds, self.name)
         masks: list[np.ndarray] = []
         for number, path in enumerate(self.metadata):
-            folder = path.parent.parent
-            filter.check({**ALWAYS, **self.columns[number]}, str(folder))
-            table = self._whole(number, read_table(path, filter.columns or ("position",)))
-            with located(str(folder)):
+            table = self._read(number, filter.columns or ("position",))
+            with located(str(path.parent.parent)):
                 masks.append(filter.mask(table))
         passing = np.concatenate(masks)
         passing.flags.writeable = False  # it is shared by all searches with this filter
@@ -252,9 +252,18 @@ class Index:
         number = self._part_of(row)
         return self._metadata(number).slice(row - int(self._starts[number]), 1).to_pylist()[0]
 
-    def _read(self, number: int) -> Any:
-        names = (*ALWAYS, *self.columns[number])
-        return self._whole(number, read_table(self.metadata[number], names))
+    def _read(self, number: int, names: Sequence[str] = ()) -> Any:
+        """Return columns of one metadata file, by default all that a folder has; one that this file's
+        folder lacks is null."""
+        names = names or tuple(self.kinds)
+        have = {**ALWAYS, **self.columns[number]}
+        own = [name for name in names if name in have]
+        table = self._whole(number, read_table(self.metadata[number], own or ("position",)))
+        for name in names:
+            if name not in have:
+                nulls = arrow(self.kinds[name], [None] * table.num_rows)
+                table = table.append_column(name, nulls)
+        return table.select(list(names))
 
     def _whole(self, number: int, table: Any) -> Any:
         if table.num_rows != len(self.vectors[number]):

@@ -38,6 +38,7 @@ from diptych.methods.abilities import require
 from diptych.models.model import Progress, TextModel
 from diptych.models.multivector import MultiVectorModel
 from diptych.models.pretrained import absolute
+from diptych.spec import Share, check_value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +85,8 @@ def make_job(
     regions: Regions | None = None,
 ) -> Job:
     """Return the job for a source or its spec. Raises InputError if the source has nothing that the
-    model embeds, or lacks a column, and as `region_reader`."""
+    model embeds, or lacks a column, for a `max_bad` that is no share, and as `region_reader`."""
+    check_value("max_bad", max_bad, Share)
     spec = source if isinstance(source, str) else source.name
     opened = open_source(source) if isinstance(source, str) else source
     reader = None if regions is None else region_reader(regions, _filled(opened), model)

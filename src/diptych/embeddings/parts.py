@@ -29,7 +29,7 @@ from diptych.embeddings.writer import Row, Writer, differences
 from diptych.errors import InputError, brief, some
 from diptych.files import followed, read_json, write_atomic
 from diptych.models.model import Progress
-from diptych.spec import Count, Natural, check_record, fits
+from diptych.spec import Count, Natural, Share, check_record, check_value, fits
 
 FORMAT = "diptych-part/1"
 RECORD = "part.json"
@@ -208,6 +208,7 @@ def merge(out: str | Path, *, max_bad: float = 0.01, progress: Progress | None =
     are, if a part is missing or damaged, if parts are of different models, sources or settings, if
     more than `max_bad` of all samples are damaged, if `out` exists, and for a full disk.
     """
+    check_value("max_bad", max_bad, Share)
     out = Path(out).expanduser()
     parquet()
     writer.refuse_existing(out)

@@ -1,10 +1,12 @@
 """What a folder of embeddings and a store of them have in common for those who search."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
+from diptych.embeddings.columns import Kind
 from diptych.embeddings.hits import Hits
 from diptych.embeddings.layout import Manifest
 from diptych.models.model import TextModel
@@ -26,6 +28,11 @@ class Searchable(Protocol):
     @property
     def places(self) -> list[str]:
         """The paths that messages may name."""
+        ...
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """The columns of its rows, in any of its folders."""
         ...
 
     @property

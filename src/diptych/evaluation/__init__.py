@@ -5,7 +5,8 @@ A suite file starts with a literal `card` (title; needs: the fields it reads; ab
 methods it calls; one_side: the setting, if any, with which `ready` checks these two) and has a
 function with the file's name, `suite(model, source, *, progress=None, …) -> dict`. Cards are read
 without importing torch. Checks that depend on settings are in the
-file's `ready(model, source, *, …)`, if it has one, which is called before any suite computes.
+file's `ready(model, source, *, …)`, if it has one, which is called before any suite computes. A
+suite of the user's own is named by its file, `FILE.py`, and may leave out the protocol.
 
 In a result `chance_NAME` is the value of NAME at chance level, and `by_NAME` is a table: row ->
 column -> number.
@@ -17,14 +18,19 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from diptych.data.sample import Source, lost_samples
 from diptych.errors import InputError, unknown
+from diptych.evaluation.protocol import describe, protocol_of
+from diptych.files import python_file, run_module
 from diptych.methods.abilities import require
 from diptych.renamed import refuse
 from diptych.results import Tabular
+from diptych.spec import as_names
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +69,7 @@ class Evaluation(Tabular, dict[str, dict[str, Any]]):
 def evaluate(
     model: Any,
     source: Source,
-    suites: Sequence[str] = ("retrieval",),
+    suites: str | Sequence[str] = ("retrieval",),
     *,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
@@ -75,10 +81,13 @@ def evaluate(
     total)` is called as each suite proceeds. Before anything is computed, raises InputError for an
     unknown suite or setting, a field that the source lacks, or an ability that the model lacks.
     """
-    functions = check(model, source, suites, **settings)
+    functions = check(model, source, as_names(suites), **settings)
     found = Evaluation()
     for name, function in functions.items():
-        result = function(model, source, progress=progress, **_taken(function, settings))
+        taken = _taken(function, settings)
+        result = function(model, source, progress=progress, **taken)
+        if name.endswith(".py"):
+            result = _described(name, model, source, taken) | dict(result)
         if lost := lost_samples(source):
             result["bad"] = dict(lost + Counter(result.get("bad", {})))
         found[name] = result
@@ -94,10 +103,11 @@ def check(
     known = cards()
     refuse("suite", suites)
     for name in suites:
-        if name not in known:
+        if name not in known and not name.endswith(".py"):
             raise unknown("suite", name, known)
-    modules = {name: importlib.import_module(f"{__name__}.suites.{name}") for name in suites}
-    functions = {name: getattr(module, name) for name, module in modules.items()}
+    modules = {name: _module(name) for name in suites}
+    known = known | {name: modules[name].card for name in modules if name not in known}
+    functions = {name: getattr(module, Path(name).stem) for name, module in modules.items()}
     takes = set().union(
         *(inspect.signature(function).parameters for function in functions.values())
     )
@@ -110,6 +120,34 @@ def check(
         if hasattr(module, "ready"):
             module.ready(model, source, **_taken(module.ready, settings))
     return functions
+
+
+def _module(name: str) -> ModuleType:
+    """Return the module of a suite, given by its name or its file, which is run."""
+    if not name.endswith(".py"):
+        return importlib.import_module(f"{__name__}.suites.{name}")
+    path = python_file(name, "suite")
+    module = run_module(path, f"diptych_suite_{path.stem}")
+    card = getattr(module, "card", None)
+    if not isinstance(card, Mapping) or not {"needs", "abilities"} <= card.keys():
+        raise InputError(
+            f"{name} has no card; write card = {{'title': …, 'needs': ['images'], 'abilities': ['embed_images']}}"
+        )
+    if not callable(getattr(module, path.stem, None)):
+        raise InputError(
+            f"{name} has no function {path.stem}; write def {path.stem}(model, source, *, progress=None)"
+        )
+    return module
+
+
+def _described(name: str, model: Any, source: Source, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result has beside its numbers, for a suite in a file, which is part of the
+    protocol."""
+    path = python_file(name, "suite")
+    options = tuple(f"{key}={value}" for key, value in sorted(taken.items()))
+    task = f"{path.stem} {sha256(path.read_bytes()).hexdigest()[:12]}"
+    protocol = protocol_of(task, source, model, field="", options=options)
+    return {"bad": {}, **describe(protocol, model)}
 
 
 def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from diptych.engines import Ray
 from diptych.errors import InputError
 from diptych.results import Tabular
 from diptych.training.config import resolve
-from diptych.training.estimate import Estimate, estimate
+from diptych.training.estimate import Estimate, TooFew, estimate
 from diptych.training.run import texts_of
 
 
 @dataclass(frozen=True)
 class Checked(Tabular):
-    """What is in a source (`report`), and what training on it costs (`training`; None if the
-    method cannot read it)."""
+    """What is in a source (`report`), and what training on it costs (`training`; None if no method
+    is given, and clip cannot train on it)."""
 
     report: Report
     training: Estimate | None
@@ -93,11 +93,17 @@ def check(
 def _estimate(
     source: Source, method: str | None, preset: str, recipe: dict[str, Any]
 ) -> Estimate | None:
-    """Estimate memory and time of training, if the source has what the method reads."""
+    """Estimate memory and time of training; None where no method was asked for and the source lacks
+    what clip reads, or samples for a batch."""
     if method is None and not {"images.main", "texts.caption"} <= source.schema().keys():
         return None  # clip is only the default
     config = resolve(method or "clip", {"train": source.name}, preset=preset, recipe=recipe)
-    return estimate(config, {"train": source})
+    try:
+        return estimate(config, {"train": source})
+    except TooFew:
+        if method is not None:
+            raise
+        return None
 
 
 def _rows(found: Report) -> list[tuple[str, str, str]]:

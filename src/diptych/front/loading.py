@@ -21,6 +21,7 @@ def load(
     share: float | None = None,
     space: str | None = None,
     backend: str = "torch",
+    method: str | Path | None = None,
 ) -> Model: ...
 @overload
 def load(
@@ -32,6 +33,7 @@ def load(
     share: float | None = None,
     space: str | None = None,
     backend: str = "torch",
+    method: str | Path | None = None,
 ) -> LanguageModel: ...
 @overload
 def load(
@@ -43,6 +45,7 @@ def load(
     share: float | None = None,
     space: str | None = None,
     backend: str = "torch",
+    method: str | Path | None = None,
 ) -> "VisionLMModel": ...
 @overload
 def load(
@@ -54,6 +57,7 @@ def load(
     share: float | None = None,
     space: str | None = None,
     backend: str = "torch",
+    method: str | Path | None = None,
 ) -> Model | Any: ...
 def load(
     spec: str | Path,
@@ -64,6 +68,7 @@ def load(
     share: float | None = None,
     space: str | None = None,
     backend: str = "torch",
+    method: str | Path | None = None,
 ) -> Any:
     """Load a model: a RUN folder, `openclip:NAME[/TAG]`, `hf:REPO_OR_FOLDER`, `hf-lm:FOLDER`,
     `diffusers:FOLDER`, published weights as a method reads them (`albef:FILE`, `sprc:FOLDER`,
@@ -87,12 +92,21 @@ def load(
     - `share` sets the weight of the heads of a model that has two (`DualEncoder.set_share`), in
       place of the share in model.json.
     - `space` chooses one of the embedding spaces of a model that has several (`TextModel.space`).
+    - `method` is the method's file of a RUN of your own method, which is run first. A run whose model
+      is two of diptych's towers needs none, nor does one that this process has trained.
 
     Raises InputError if the name, the files or their contents do not fit, and for a device that is
     not there.
     """
     return store.load(
-        spec, weights, precision, device=device, share=share, space=space, backend=backend
+        spec,
+        weights,
+        precision,
+        device=device,
+        share=share,
+        space=space,
+        backend=backend,
+        method=method,
     )
 
 

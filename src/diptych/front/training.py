@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -14,8 +15,10 @@ from diptych.evaluation import evaluate as run_suites
 from diptych.front.loading import load
 from diptych.lab import run_report
 from diptych.methods.base import Recipe
+from diptych.methods.registry import name_of
 from diptych.models.model import Model
 from diptych.results import Tabular
+from diptych.spec import as_names
 from diptych.training.config import preset_for, read, resolve
 from diptych.training.log import read_log
 from diptych.training.options import Options
@@ -128,7 +131,7 @@ class Run(Tabular):
 
 
 def train(
-    method: str,
+    method: str | Path,
     data: DataLike | Mapping[str, DataLike],
     out: str | Path,
     *,
@@ -137,30 +140,31 @@ def train(
     preset: str | None = None,
     init: str | None = None,
     weights: str | Path | None = None,
-    added: Sequence[str] = (),
+    added: str | Sequence[str] = (),
     adapt: str | None = None,
     image_tower: str | None = None,
     text_tower: str | None = None,
     tokenizer: str | None = None,
     embed_dim: int | None = None,
     exportable: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Any = None,
     resume: bool = False,
     **settings: Unpack[Settings],
 ) -> Run:
     """Train a method on data, save the run and its report in the folder `out`, and return it; its
     `model` is what was trained.
 
+    - `method` is a name, or the path of a method's file.
     - `data` is a source spec, data of the program (`data.sources.python`), or a mapping of streams
       to these.
     - `preset` defaults to `small`, or with `init` to `tune` if the method has it.
     - `weights` is the weights file of the foreign model in `init`.
-    - `guard` is data of an earlier task: training ends before the accuracy (or recall) on it falls
-      by more than `forget`.
-    - `config` are the method's options; `added` are other methods whose losses are added, such as
-      "multi_view:weight=0.5" (`methods.mix`); `adapt` is what is trained in place of the towers'
-      weights, such as "lora:r=8" (`methods.adapters`); `exportable` is a target of `export` for
-      which towers are chosen.
+    - `guard` is data of an earlier task: once the accuracy (or recall) on it has dropped by more than
+      `forget`, training stops and restores the weights of the previous check.
+    - `config` are the method's options, as a mapping or as its `Config`.
+    - `added` are other methods whose losses are added, such as "multi_view:weight=0.5"
+      (`methods.mix`); `adapt` is what is trained in place of the towers' weights, such as "lora:r=8"
+      (`methods.adapters`); `exportable` is a target of `export` for which towers are chosen.
     - `settings` are those of the recipe (lr, epochs, steps, batch_size, optimizer, …) and of the
       engine (seed, workers, max_bad, …).
 
@@ -171,6 +175,7 @@ def train(
         if name not in _RECIPE | _OPTIONS:
             raise unknown("setting", name, _RECIPE | _OPTIONS)
         given["recipe" if name in _RECIPE else "options"][name] = value
+    method = name_of(method)
     streams = data if isinstance(data, Mapping) else {"train": data}
     given_data = {f"data.{stream}": each for stream, each in streams.items()}
     given_data |= {"val": val, "guard": guard}
@@ -193,14 +198,14 @@ def train(
         preset=preset or preset_for(method, init),
         init=init,
         weights=None if weights is None else str(weights),
-        added=added,
+        added=[name_of(each) for each in as_names(added)],
         adapt=adapt,
         image_tower=image_tower,
         text_tower=text_tower,
         tokenizer=tokenizer,
         embed_dim=embed_dim,
         exportable=exportable,
-        config=config,
+        config=_options(config),
         **given,
     )
     run(resolved, out, resume=resume, validate=validation, remember=remembered, sources=sources)
@@ -209,13 +214,27 @@ def train(
     return Run(out)
 
 
-def write_report(out: str | Path, val: Source | None = None) -> None:
-    """Write report.html of a run; log what keeps it from being written, since the run is complete
-    without it."""
+def _options(config: Any) -> Mapping[str, Any] | None:
+    """Return the options that are given as a mapping or a `Config`."""
+    if config is None or isinstance(config, Mapping):
+        return config
+    if not is_dataclass(config) or isinstance(config, type):
+        raise InputError(
+            f"config is {config!r}; give the method's options as a mapping, such as config={{'margin': 0.3}}, or as "
+            "its Config"
+        )
+    return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def write_report(out: str | Path, val: Source | None = None) -> bool:
+    """Write report.html of a run, and return whether it was written; log what keeps it from being
+    written, since the run is complete without it."""
     try:
         run_report.write(Path(out), val)
     except InputError as error:
         log.warning("no report is written: %s", error)
+        return False
+    return True
 
 
 def validation(model: Any, source: Source) -> dict[str, float]:

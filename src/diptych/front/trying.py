@@ -10,10 +10,12 @@ from diptych.lab.plan import plan
 from diptych.lab.reproduce import board
 from diptych.lab.reproduce import reproduce as run_plan
 from diptych.lab.tables import Result
+from diptych.methods.registry import name_of
+from diptych.spec import as_names
 
 
 def compare(
-    methods: Sequence[str],
+    methods: str | Sequence[str],
     *,
     data: str,
     test: str,
@@ -21,7 +23,7 @@ def compare(
     out: str | Path,
     sizes: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0, 1, 2),
-    suites: Sequence[str] = ("retrieval",),
+    suites: str | Sequence[str] = ("retrieval",),
     image_tower: str | None = None,
     text_tower: str | None = None,
     tokenizer: str | None = None,
@@ -47,11 +49,11 @@ def compare(
         recipe=recipe,
     )
     table = run_grid(
-        grid(methods, sizes, budgets, seeds),
+        grid([name_of(each) for each in as_names(methods)], sizes, budgets, seeds),
         data=data,
         test=test,
         out=Path(out).expanduser(),
-        suites=suites,
+        suites=as_names(suites),
         common=common,
         at_once=jobs,
         warn=warn,

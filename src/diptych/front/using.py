@@ -30,6 +30,7 @@ from diptych.models.export import Report
 from diptych.models.export import export as write_export
 from diptych.models.language import LanguageModel
 from diptych.models.model import Progress, TextModel
+from diptych.spec import as_names
 
 ModelLike = TextModel | str | Path
 
@@ -42,7 +43,7 @@ def embed(
     batch_size: int = 64,
     exact: bool = False,
     max_bad: float = 0.01,
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     regions: bool = False,
     boxes: str | Path | None = None,
     size: int | None = None,
@@ -60,6 +61,7 @@ def embed(
     "ray" or "ray:HOST:PORT", does both on a cluster, whose workers load the model by its spec
     (`embeddings.spread.embed_parts`)."""
     chosen = chosen_regions(regions, boxes, size)
+    columns = as_names(columns)
     if engine is not None:
         if part is not None or not isinstance(model, str | Path):
             raise InputError(
@@ -96,8 +98,8 @@ def index(
     emb: str | Path,
     *,
     to: str | None = None,
-    add: Sequence[str | Path] = (),
-    remove: Sequence[str] = (),
+    add: str | Path | Sequence[str | Path] = (),
+    remove: str | Sequence[str] = (),
     lists: int | None = None,
     recall: float | None = None,
     k: int | None = None,
@@ -108,6 +110,8 @@ def index(
     With `to`, `lancedb:PATH`, the embeddings are written to that store (`embeddings.lance.build`),
     and if `emb` is such an address, the store is changed. Raises InputError
     for `compress` of a store, whose index always holds codes."""
+    add = [add] if isinstance(add, str | Path) else add
+    remove = as_names(remove)
     if to is None and not is_store(emb):
         return build_index(
             emb, add=add, remove=remove, lists=lists, recall=recall, k=k, compress=compress
@@ -162,7 +166,7 @@ def classify(
     images: DataLike,
     names: Sequence[str] | str | Path | None = None,
     *,
-    templates: Sequence[str] | None = None,
+    templates: str | Sequence[str] | None = None,
     label: str | None = None,
     role: str | None = None,
     k: int = 3,
@@ -179,7 +183,7 @@ def classify(
         loaded(model),
         images,
         names,
-        templates=templates,
+        templates=None if templates is None else as_names(templates),
         label=label,
         role=role,
         k=k,
@@ -192,7 +196,7 @@ def classify(
 def evaluate(
     model: ModelLike | LanguageModel,
     data: DataLike,
-    suites: Sequence[str] = ("retrieval",),
+    suites: str | Sequence[str] = ("retrieval",),
     **settings: Any,
 ) -> Evaluation:
     """Run evaluation suites on a model and data; returns a dict per suite (`evaluation.evaluate`).
@@ -201,7 +205,7 @@ def evaluate(
     """
     if not suites:
         raise InputError("no suite is named; name at least one, such as retrieval")
-    return run_suites(loaded(model), open_source(data), list(suites), **settings)
+    return run_suites(loaded(model), open_source(data), as_names(suites), **settings)
 
 
 def export(

@@ -25,6 +25,7 @@ from diptych.evaluation.suites.retrieval import role_of
 from diptych.methods.abilities import require
 from diptych.metrics import nearest
 from diptych.rng import generator
+from diptych.spec import Cosine, CosineDistance, check_value
 from diptych.towers.dual import pooled
 
 
@@ -73,6 +74,10 @@ class Linker:
             require(self.model, ability, "linking records", getattr(self.model, "name", None))
         if self.weight is not None and not 0 <= self.weight <= 1:
             raise InputError(f"weight is {self.weight}; it is the share of the image, from 0 to 1")
+        if self.threshold != -np.inf:
+            check_value("threshold", float(self.threshold), Cosine)
+        if self.distance is not None:
+            check_value("distance", float(self.distance), CosineDistance)
         own = getattr(self.model, "record_weight", 0.5)
         self.link_weight = own if self.weight is None else self.weight
         self.cluster_weight = self.link_weight
@@ -126,7 +131,8 @@ class Linker:
             )
         self.threshold = best_threshold(links)
         random = generator(0, "weights").random(trials).tolist()
-        cut = best_cut(read, by_model, random if self.weight is None else [self.weight])
+        weights = random if self.weight is None else [self.weight]
+        cut = best_cut(read, by_model, weights, progress=self.progress)
         self.distance = cut.distance
         self.cluster_weight = cut.weight
 

@@ -1,5 +1,6 @@
 """What `diptych reproduce` is to run: a claim's next look, other seeds, or a quick trial."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,14 @@ class Plan:
     def place(self, seed: int) -> Path:
         """Return the folder of a seed in the cache."""
         return self.shelf / f"seed-{seed}"
+
+    @property
+    def places(self) -> dict[str, list[str]]:
+        """The paths of the user's files that its finished jobs have run, by name."""
+        found: dict[str, list[str]] = {}
+        for path in self.shelf.glob("seed-*/*.json"):
+            found |= json.loads(path.read_text(encoding="utf-8")).get("places", {})
+        return found
 
     @property
     def new(self) -> tuple[int, ...]:
@@ -128,12 +137,16 @@ def _next_look(plain: Plan, out: Path) -> Plan:
             "--quick, or --seeds with none of its own, tries the claim and stores nothing"
         )
     earlier = read_result(out)
-    if earlier is None or earlier["format"] != FORMAT or since(earlier, plain.path)[0]:
-        return replace(plain, seeds=claim.seeds[: claim.looks[0]], out=out)
+    first = replace(plain, seeds=claim.seeds[: claim.looks[0]], out=out)
+    if earlier is None or earlier["format"] != FORMAT:
+        return first
+    decisive, others = since(earlier, plain.path, plain.places)
+    if decisive:
+        return first
     look = earlier["open_look"]
     if look is None:
         return replace(plain, seeds=tuple(earlier["seeds"]), out=out, earlier=earlier)
-    if others := since(earlier, plain.path)[1]:
+    if others:
         raise InputError(
             f"the look at {look} seeds is due, and {others[0]} has changed since the last one: run it in a worktree of "
             f"that code (git worktree add FOLDER {(earlier['head'] or 'COMMIT')[:12]})"

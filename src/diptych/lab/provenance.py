@@ -8,15 +8,17 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diptych import __version__
 from diptych.errors import InputError, brief
+from diptych.files import ran
 
 _PACKAGE = Path(__file__).parents[1]
 _NO_NUMBERS = {"cli", "testing", "__main__.py"}
@@ -36,6 +38,9 @@ _LAB = {
     "verdict",
 }
 _BEGAN = time.time()  # in a job's process: before the code that it runs is imported
+OWN = "./"
+"""The beginning of the name of a user's file, which is none of this package."""
+
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -240,29 +245,95 @@ def golden(name: str) -> dict[str, str]:
     return {} if path is None or not path.is_file() else {path.name: _digest(path)}
 
 
-def used() -> dict[str, str]:
+def used(claim: Path | None = None) -> dict[str, str]:
     """Return the files of this package that this process has imported and that may affect a number,
-    each with its digest.
+    and those of the user (`places`), each with its digest.
 
     A file that was written after the process began may not be what was imported: its digest is
     empty, and equals no other.
     """
-    found = {}
+    found = _of_user(claim)
     for module in [*sys.modules.values()]:
         file = getattr(module, "__file__", None)
         if file is None or not (path := Path(file)).is_relative_to(_PACKAGE) or not _counts(path):
             continue
-        late = path.stat().st_mtime > _BEGAN
-        found[path.relative_to(_PACKAGE).as_posix()] = "" if late else _digest(path)
+        found[path.relative_to(_PACKAGE).as_posix()] = _imported(path)
     return dict(sorted(found.items()))
 
 
-def changed(files: Mapping[str, str]) -> list[str]:
-    """Return those of the `used` files that have changed."""
-    paths = {name: _PACKAGE / name for name in files}
-    return [
-        name for name, path in paths.items() if not path.is_file() or _digest(path) != files[name]
-    ]
+def _of_user(claim: Path | None) -> dict[str, str]:
+    return {
+        name: _joint([_imported(Path(path)) for path in paths])
+        for name, paths in places(claim).items()
+    }
+
+
+def places(claim: Path | None = None) -> dict[str, list[str]]:
+    """Return the user's files that this process has executed, by name, with their paths on this
+    machine: methods given as a file, modules of installed plug-ins, and those beside the claim or
+    beside such a file. The claim's file is not among them: its blob identifies it.
+
+    A name is `./` and the path in the checkout, or else the folder, of the claim; for a file
+    elsewhere its last part alone, so that what is stored names no folder of a machine.
+    """
+    found: dict[str, list[str]] = {}
+    own = claim and claim.resolve()
+    root = own and (checkout(own.parent) or own.parent)
+    for path in sorted(_own_files() - {own}):
+        inside = root is not None and path.is_relative_to(root)
+        last = "/".join(path.parts[-2:]) if path.stem == "__init__" else path.name
+        name = path.relative_to(root).as_posix() if inside else last
+        found.setdefault(f"{OWN}{name}", []).append(str(path))
+    return found
+
+
+def _own_files() -> set[Path]:
+    found = {*ran}
+    beside = {path.parent for path in found}
+    points = [point.value for point in entry_points(group="diptych.methods")]
+    plugins = {value.partition(".")[0] for value in points if value in sys.modules}
+    for name, module in [*sys.modules.items()]:
+        file = getattr(module, "__file__", None)
+        if file is None or name == "__main__":
+            continue
+        if Path(file).parent in beside or name.partition(".")[0] in plugins:
+            found.add(Path(file).resolve())
+    return {path for path in found if not path.is_relative_to(_PACKAGE)}
+
+
+def changed(
+    files: Mapping[str, str],
+    paths: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    claim: Path | None = None,
+) -> list[str]:
+    """Return those of the `used` files that have changed, or are missing. `paths` are the `places`
+    of the user's; without one, it is looked for in the checkout or folder of the claim."""
+    root = claim and (checkout(claim.parent) or claim.parent)
+
+    def now(name: str) -> str | None:
+        here = [_PACKAGE / name]
+        if name.startswith(OWN):
+            here = [Path(path) for path in paths.get(name, ())] or [(root or Path()) / name]
+        return _joint([_digest(path) for path in here]) if all(p.is_file() for p in here) else None
+
+    return [name for name, digest in files.items() if now(name) != digest]
+
+
+def _joint(digests: list[str]) -> str:
+    """Return the digest of files of one name: their own, or one for several; empty if one is."""
+    if len(digests) == 1:
+        return digests[0]
+    whole = repr(sorted(digests)).encode()
+    return hashlib.sha256(whole).hexdigest()[:16] if all(digests) else ""
+
+
+def _imported(path: Path) -> str:
+    """Return the digest of a file as it was executed, empty if that is not known: it was written
+    after the process began."""
+    if path in ran:
+        return ran[path]
+    late = not path.is_file() or path.stat().st_mtime > _BEGAN
+    return "" if late else _digest(path)
 
 
 def digest_of(files: Mapping[str, str]) -> str:
@@ -282,9 +353,12 @@ def shipped_digest() -> str:
 
 
 def code_digest() -> str:
-    """Return 16 digits for all the code that a run could import."""
+    """Return 16 digits for all the code that a run could import; after a `+` those of the user's files
+    that this process has executed, if there are any."""
     paths = [path for path in _PACKAGE.rglob("*.py") if _counts(path)]
-    return digest_of({path.relative_to(_PACKAGE).as_posix(): _digest(path) for path in paths})
+    whole = digest_of({path.relative_to(_PACKAGE).as_posix(): _digest(path) for path in paths})
+    own = _of_user(None)
+    return f"{whole}+{digest_of(own)}" if own else whole
 
 
 def _counts(path: Path) -> bool:

@@ -180,6 +180,7 @@ def _record(todo: Plan, at_once: int) -> Record:
     files = dict(before["files"])
     for run in (*preludes, *(found for _, _, found in done)):
         files |= run.pop("used")
+        run.pop("places", None)  # paths of this machine
     runs = [*before["runs"], *(run for each in done for run in _runs(*each))]
     preludes = [*before["preludes"], *preludes]
     twice = before["twice"] or twice

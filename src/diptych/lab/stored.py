@@ -5,11 +5,13 @@ import ast
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diptych.errors import InputError
-from diptych.lab.provenance import blob_of, changed, checkout, code_of, golden
+from diptych.lab.provenance import OWN, blob_of, changed, checkout, code_of, golden
 
 FORMAT = "diptych-claim/2"
 EARLIER = "diptych-claim/1"
@@ -62,14 +64,18 @@ def blocks(path: Path) -> tuple[str, ...]:
     return ("claim", "real") if "real" in named and os.environ.get("DIPTYCH_DATA") else ("claim",)
 
 
-def since(record: Record, path: Path) -> tuple[list[str], list[str]]:
+def since(
+    record: Record, path: Path, places: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> tuple[list[str], list[str]]:
     """Return what has changed since a result was stored: what makes it another experiment (the
-    block of the claim, files of the method's package, its stored losses), and other files that
-    ran."""
+    block of the claim, files of the method's package or of the user, its stored losses), and other
+    files that ran. `places` are the paths of the user's files that do not lie by the claim."""
     name = record["claim"]
-    files = changed(record["files"])
+    files = changed(record["files"], places, path)
     own = [
-        file for file in files if re.fullmatch(rf"methods/\w+/{re.escape(name)}(\.py|/.*)", file)
+        file
+        for file in files
+        if file.startswith(OWN) or re.fullmatch(rf"methods/\w+/{re.escape(name)}(\.py|/.*)", file)
     ]
     decisive = [*own] if _is_same(record, path.read_bytes()) else [path.name, *own]
     if record["golden"] != golden(name):

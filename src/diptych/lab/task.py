@@ -18,7 +18,7 @@ from diptych.files import write_atomic
 from diptych.lab import claim as claims
 from diptych.lab.claim import Claim, Trial, arm_names
 from diptych.lab.plan import jobs_of
-from diptych.lab.provenance import blob_of, changed, processor, used
+from diptych.lab.provenance import blob_of, changed, places, processor, used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,12 @@ class Task:
 
     @property
     def touched(self) -> list[str]:
-        """The files of the package that it ran and that have changed since; none if it is not
-        done."""
-        return changed(read_json(self.done)["used"]) if self.done.exists() else []
+        """The files that it ran, those of the user included, and that have changed since; none if it
+        is not done."""
+        if not self.done.exists():
+            return []
+        done = read_json(self.done)
+        return changed(done["used"], done.get("places", {}), self.path)
 
     @property
     def prelude(self) -> Path:
@@ -81,7 +84,7 @@ def run_prelude(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
     assert claim.prelude is not None
     with _measured() as cost:
         value = claim.prelude(trial)
-    _write_json(task.done, {**cost, "used": used()})
+    _write_json(task.done, {**cost, "used": used(task.path), "places": places(task.path)})
     write_atomic(
         task.prelude, lambda path: path.write_bytes(pickle.dumps(value))
     )  # last: it marks the prelude as done
@@ -91,10 +94,10 @@ def run_prelude(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
 def run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
     assert task.arm is not None
     prelude = None
-    before = {}
+    before: dict[str, Any] = {"used": {}}
     if task.prelude.exists():
         prelude = pickle.loads(task.prelude.read_bytes())
-        before = read_json(task.prelude.with_suffix(".json"))["used"]
+        before = read_json(task.prelude.with_suffix(".json"))
     claim, trial = _open(task, say, prelude)
     arms = jobs_of(claim)[task.arm]
     with _measured() as cost:
@@ -109,7 +112,11 @@ def run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
             if name not in metrics[arm]:
                 raise unknown(f"metric of {whose},", name, metrics[arm])
     done = {"metrics": metrics, "items": items, **cost}
-    _write_json(task.done, {**done, "used": {**before, **used()}})
+    ran = {
+        "used": {**before["used"], **used(task.path)},
+        "places": {**before.get("places", {}), **places(task.path)},
+    }
+    _write_json(task.done, {**done, **ran})
     return done
 
 

@@ -204,20 +204,20 @@ ABILITIES = frozenset(
 
 def able_methods(ability: str) -> str:
     """Return the commands that train a model with an ability, from the cards of all methods, for the
-    end of a message.
+    end of a message. A card has the options of `diptych train`, or a whole command.
 
     >>> able_methods("compose"), able_methods("embed_images")
     ('train one with `diptych train sprc`', 'name another model')
     """
     flags = {name: card.notes.get("abilities", {}).get(ability) for name, card in cards().items()}
-    commands = [
-        f"`diptych train {name} {flag}".rstrip() + "`"
-        for name, flag in flags.items()
-        if flag is not None
-    ]
+    commands = [f"`{_command(name, flag)}`" for name, flag in flags.items() if flag is not None]
     if commands:
         return f"train one with {' or '.join(commands)}"
     return "name another model"
+
+
+def _command(method: str, flag: str) -> str:
+    return flag if flag.startswith("diptych ") else f"diptych train {method} {flag}".rstrip()
 
 
 def matches_labels(model: Any) -> bool:

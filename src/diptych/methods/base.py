@@ -200,10 +200,17 @@ class Stage:
     optimize: bool = True
 
     def __post_init__(self):
-        assert self.optimize or (self.prepare and self.every == "stage"), (
-            "a stage takes steps, or prepares once"
-        )
-        assert self.select or self.patience is None, "patience needs a number to select by"
+        whose = f"stage {self.name!r}"
+        check(Stage, {name: getattr(self, name) for name in ("every", "keep", "min_batch")}, whose)
+        check(Recipe, self.recipe, f"the recipe of {whose}")
+        if not self.optimize and not (self.prepare and self.every == "stage"):
+            raise InputError(
+                f"{whose} with optimize=False takes no steps; give it a prepare, with every='stage'"
+            )
+        if self.patience is not None and not self.select:
+            raise InputError(
+                f"{whose} has patience and no number to select by; name one with select, such as 'val/t2i_r1'"
+            )
         plans = self.plan if isinstance(self.plan, Mapping) else self.streams
         for what, given in (("plan", plans), ("share", self.share or self.streams)):
             lacking = [stream for stream in self.streams if stream not in given]

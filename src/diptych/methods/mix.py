@@ -10,6 +10,7 @@ Its `features_from` adapts them, and raises an error if they do not fit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from diptych.data.views import View
 from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method, Stage
 from diptych.methods.make import Make
-from diptych.methods.registry import method_class
+from diptych.methods.registry import is_file, method_class
 from diptych.spec import parse
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Temperature
@@ -109,7 +110,8 @@ def _prefixed(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def mixed(main: Method, specs: Sequence[str]) -> Method:
-    """Return `main` with the losses of other methods, each given as NAME or NAME:option=value:….
+    """Return `main` with the losses of other methods, each given as NAME or NAME:option=value:…; the
+    name may be a file.
 
     `weight` is the weight of the whole added loss. The options of an added method default to its
     preset `small`. Raises InputError for a method that does not exist, is given twice, or has no
@@ -118,16 +120,17 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
     added: dict[str, tuple[Method, float]] = {}
     for spec in specs:
         parsed = parse(spec)
-        name = parsed.name
+        name = _key(parsed.name)
         options = dict(parsed.options)
-        cls = method_class(name)
+        cls = method_class(parsed.name)
         if name in added:
             raise InputError(
-                f"--with {name} is given twice; give it once, with the weight that you want"
+                f"--with {parsed.name} is given twice; give it once, with the weight that you want"
             )
         if cls.features_from is Method.features_from:
             raise InputError(
-                f"{name} cannot be added to another method: its loss needs features of its own; train it by itself"
+                f"{parsed.name} cannot be added to another method: its loss needs features of its own; train it "
+                "by itself"
             )
         weight = options.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
@@ -137,6 +140,15 @@ def mixed(main: Method, specs: Sequence[str]) -> Method:
         config = cls.configure({**cls.preset("small").config, **options})
         added[name] = cls.of(config, Lent(main)), float(weight)
     return Mixed(main, added) if added else main
+
+
+def _key(name: str) -> str:
+    """Return the name of an added method among modules, whose names have no dots.
+
+    >>> _key("siglip"), _key("mine/hinge.py")
+    ('siglip', 'hinge_py')
+    """
+    return Path(name).name.replace(".", "_") if is_file(name) else name
 
 
 class Lent(Make):

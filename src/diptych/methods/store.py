@@ -23,7 +23,7 @@ from diptych.data.volumes import AnyPreprocess, preprocess_from
 from diptych.errors import InputError, brief, located, unknown
 from diptych.files import read_json
 from diptych.methods.make import NO_TOWER, Make
-from diptych.methods.registry import cards, is_file, method_class
+from diptych.methods.registry import cards, find, from_file, is_file, method_class
 from diptych.models import pretrained
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
@@ -52,7 +52,7 @@ class Description:
     """The contents of model.json. `weights` is the checksum of model.safetensors (None in an
     unfinished run), `stored` the type that its floats were rounded to, `lent` the shipped models
     that have the weights of some parts, `training` the record of the training. `plain`, for a method
-    given as a file, says that the model is two towers and nothing else."""
+    given as a file, says that the model is two of diptych's towers and nothing else, and needs no file."""
 
     format: str
     diptych: str = ""
@@ -96,7 +96,7 @@ def describe(
         "diptych": __version__,
         "method": method,
         "config": dict(config),
-        **({"plain": type(delivered) is DualEncoder} if is_file(method) else {}),
+        **({"plain": _is_plain(delivered)} if is_file(method) else {}),
         "dual": None if encoder is None else encoder.config(),
         "lm": None if lm is None else lm.config(),
         "kept": delivered.extra_state() if isinstance(delivered, Delivered) else {},
@@ -104,6 +104,14 @@ def describe(
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
         "preprocess": preprocess.to_dict() if preprocess else None,
     }
+
+
+def _is_plain(delivered: nn.Module) -> bool:
+    """Whether a delivered module is nothing but towers of diptych."""
+    if type(delivered) is not DualEncoder:
+        return False
+    towers = (getattr(delivered, side) for side in delivered.sides)
+    return all(type(tower).__module__.startswith("diptych.") for tower in towers)
 
 
 def preprocess_of(delivered: nn.Module) -> AnyPreprocess | None:
@@ -177,6 +185,7 @@ def load(
     share: float | None = None,
     space: str | None = None,
     backend: str = "torch",
+    method: str | Path | None = None,
 ) -> Any:
     """Load a model as `diptych.load` does, but on the CPU where no device is given."""
     if precision not in (*PRECISIONS, "auto"):
@@ -184,7 +193,9 @@ def load(
     if backend not in ("torch", "auto") and device == "auto":
         device = "cpu"
     place = find_device(device, precision)
-    model = _load(spec, weights)
+    if method is not None:
+        method_class(str(method))  # runs the file
+    model = _load(spec, weights, None if method is None else find(str(method)).name)
     if isinstance(model, TextModel):
         if share is not None:
             model.set_share(share)
@@ -200,7 +211,7 @@ def load(
     return set_backend(model.to(place), backend, precision)
 
 
-def _load(spec: str | Path, weights: str | Path | None) -> Any:
+def _load(spec: str | Path, weights: str | Path | None, method: str | None = None) -> Any:
     prefix = str(spec).split(":", 1)[0]
     if prefix in pretrained.LOADERS and ":" in str(spec):
         return _described_anew(pretrained.load(str(spec), weights=weights))
@@ -218,7 +229,7 @@ def _load(spec: str | Path, weights: str | Path | None) -> Any:
             [*shipped(), "openclip:NAME/TAG", "hf:FOLDER", "hf-lm:FOLDER", "diffusers:FOLDER"]
         )
         raise InputError(f"there is no model at {str(spec)!r}; name a RUN folder, {known}")
-    return _load_run(folder, str(spec) if ships else str(folder))
+    return _load_run(folder, str(spec) if ships else str(folder), method)
 
 
 def _described_anew(model: Any) -> Any:
@@ -255,9 +266,11 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/model.json"))}
 
 
-def _load_run(folder: Path, name: str) -> Any:
+def _load_run(folder: Path, name: str, method: str | None) -> Any:
     values = _saved(folder)
     description = _described(values, folder)
+    if method is not None and is_file(description["method"]):
+        description["method"] = method
     path = folder / "model.safetensors"
     if description["weights"] is None or not path.exists():
         raise _unfinished(folder)
@@ -362,15 +375,16 @@ def to_model(
 def rebuild(description: Mapping[str, Any], tokenizer: Tokenizer | None) -> Any:
     """Return the delivered module of a description, with new weights."""
     dual = description["dual"]
-    if is_file(description["method"]):  # a model never says what code is run
-        if not description["plain"]:
-            raise InputError(
-                f"this model is of the method in {description['method']}, which delivers more than two "
-                "towers; give its module an entry point (docs/add_a_method.md) and train by its "
-                "name"
-            )
+    method = description["method"]
+    if is_file(method) and description["plain"]:
         return DualEncoder.from_config(dual)
-    cls = method_class(description["method"])
+    # a model never says what code is run
+    cls = from_file(method) if is_file(method) else method_class(method)
+    if cls is None:
+        raise InputError(
+            f"this model is built by the method in {method}, which runs only if it is named; name that file with "
+            "--method FILE.py (method=), or give its module an entry point (docs/add_a_method.md)"
+        )
     if dual is None:
         text = (description["lm"] or {}).get("text", NO_TOWER)
         make = Make(image=NO_TOWER, text=text, embed_dim=0, tokenizer=tokenizer)

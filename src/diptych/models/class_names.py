@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from diptych.data.templates import checked, filled, written
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, shortened
+from diptych.files import text_of
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def read_names(names: Sequence[str] | str | Path, option: str = "--names") -> list[str]:
     """Return the names of a list, of "a,b", or of a file with one on each line. Raises InputError,
-    which calls the names `option`, for a text file that is missing.
+    which calls the names `option`, for a text file that is missing, empty, or not UTF-8.
 
     >>> read_names("cat,dog")
     ['cat', 'dog']
@@ -52,7 +53,10 @@ def read_names(names: Sequence[str] | str | Path, option: str = "--names") -> li
         return list(names)
     path = Path(names).expanduser()
     if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for long texts)
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        found = [line for line in text_of(path).splitlines() if line.strip()]
+        if not found:
+            raise InputError(f"{option} {names} names no class; write one a line")
+        return found
     if path.suffix == ".txt":
         raise InputError(f"{option} {names}: there is no such file; check the path")
     return str(names).split(",")

@@ -12,11 +12,13 @@ from fastapi.responses import PlainTextResponse
 from torch import Tensor
 
 from diptych import __version__
+from diptych.embeddings.columns import ALWAYS
 from diptych.embeddings.query import Asked
 from diptych.serve import schema
 from diptych.serve.collection import Collection, Row
 from diptych.serve.limits import QUERIES, TERMS, Limits, Refused
 from diptych.serve.service import Service
+from diptych.spec import Spec, parse, split_specs
 
 COOKIE = "diptych-ticket"
 
@@ -271,19 +273,44 @@ def _about(collection: Collection) -> schema.About:
         rows=manifest.rows,
         count=len(collection.index),
         dimension=manifest.dimension,
-        model=Path(manifest.model).name if Path(manifest.model).is_absolute() else manifest.model,
-        source=Path(manifest.source).name
-        if Path(manifest.source).is_absolute()
-        else manifest.source,
+        model=_without_folders(manifest.model),
+        source=_without_folders(manifest.source),
         version=collection.version,
         by_words=collection.encoder.reads_texts,
         by_image=collection.encoder.reads_images,
         classifies=collection.encoder.names_images,
         pictures=problem is None,
         problem=None if problem is None else "its images cannot be shown",
-        columns=dict(manifest.columns),
+        columns={name: kind for name, kind in collection.index.kinds.items() if name not in ALWAYS},
         map=None if collection.map is None else collection.map.state.projection,
     )
+
+
+def _without_folders(spec: str) -> str:
+    """Return the spec of a model or a source without the folders in which its files lie on this
+    machine.
+
+    >>> _without_folders("/data/val.tar:part=1/6,/data/train.tar"), _without_folders("tiny")
+    ('val.tar:part=1/6,train.tar', 'tiny')
+    >>> _without_folders("/data/val.json:images=/data/val/"), _without_folders("filtered:/data/kept.npz")
+    ('val.json:images=val', 'filtered:kept.npz')
+    """
+    return ",".join(str(_without_folder(parse(part))) for part in split_specs(spec))
+
+
+def _without_folder(spec: Spec) -> Spec:
+    options = {
+        key: _file_of(value) if isinstance(value, str) else value
+        for key, value in spec.options.items()
+    }
+    return Spec(_file_of(spec.name), options)
+
+
+def _file_of(text: str) -> str:
+    if Path(text).is_absolute():
+        return Path(text).name
+    prefix, _, path = text.partition(":")
+    return f"{prefix}:{Path(path).name}" if Path(path).is_absolute() else text
 
 
 def _row(collection: Collection, row: Row) -> schema.RowReply:

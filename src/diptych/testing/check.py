@@ -132,8 +132,8 @@ def _trainable(method: Method) -> set[str]:
 
 
 def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
-    """When encoded a few samples at a time (`--chunk`), a step has the loss and the gradients of
-    the whole batch."""
+    """When encoded a few samples at a time (`--chunk`), a step of each stage has the loss and the
+    gradients of the whole batch."""
     if (
         subject.cls.chunkable
         and not subject.cls.whole
@@ -147,8 +147,8 @@ def cached_gradients_are_the_whole_batchs(subject: Subject) -> None:
 
 
 def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
-    """On two ranks, loss and gradients equal those of one process; so does the result of a
-    search."""
+    """On two ranks, loss and gradients of each stage equal those of one process; so does the result
+    of a search."""
     if not subject.small().stages()[0].optimize:
         one = found_by(subject)
         for rank, two in enumerate(ranks.run(found_by, subject)):
@@ -165,7 +165,13 @@ def two_ranks_train_as_one(subject: Subject, ranks: Ranks) -> None:
         _compare(one, two, f"on rank {rank} of two")
 
 
-def _compare(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
+def _compare(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], where: str) -> None:
+    """Compare the steps of `gradients_of`."""
+    for own, theirs in zip(one, other, strict=True):
+        _compare_step(own, theirs, where if len(one) == 1 else f"{where} in stage {own['stage']!r}")
+
+
+def _compare_step(one: dict[str, Any], other: dict[str, Any], where: str) -> None:
     assert abs(one["loss"] - other["loss"]) < 1e-8 * max(1, abs(one["loss"])), (
         f"the loss is {one['loss']} in one process at once, {other['loss']} {where}"
     )
@@ -301,7 +307,7 @@ CHECKS: Sequence[Callable[[Subject], None]] = (
 
 
 def check_method(
-    method: str | type[Method],
+    method: str | Path | type[Method],
     *,
     options: Mapping[str, Any] = MappingProxyType({}),
     ranks: Ranks | None = None,
@@ -320,11 +326,15 @@ def check_method(
     Traceback (most recent call last):
     diptych.errors.InputError: unknown method 'clpi'; did you mean 'clip'?
     """
-    subject = (
-        Subject.of(method, options)
-        if isinstance(method, str)
-        else Subject(method, options=tuple(options.items()))
-    )
+    if isinstance(method, str | Path):
+        subject = Subject.of(str(method), options)
+    elif method.__module__ == "__main__":  # two ranks are processes of their own
+        raise InputError(
+            f"{method.__name__} is a class of the running program, which the checks on two ranks cannot import; give "
+            "the file that it is in: check_method('FILE.py')"
+        )
+    else:
+        subject = Subject(method, options=tuple(options.items()))
     for name in ("small", "paper"):
         subject.cls.preset(name)
     tell = tell or partial(print, file=sys.stderr, flush=True)

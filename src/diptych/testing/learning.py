@@ -35,7 +35,7 @@ from diptych.methods.make import Make
 from diptych.methods.pretrain.clip import CLIP
 from diptych.models.model import evaluating
 from diptych.rng import generator
-from diptych.testing.runs import engine_of, float64
+from diptych.testing.runs import BATCH, engine_of, float64
 from diptych.testing.subject import Subject, narrower
 from diptych.testing.toy import Toy
 from diptych.towers.dual import DualEncoder
@@ -151,15 +151,29 @@ class _Learnt(Exception):
 
 def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[float], float]:
     """Return the method trained on 32 samples until it has memorised them and, if asked, matches new
-    pairs, its scores on the way, and the sufficient score."""
+    pairs, its scores on the way, and the sufficient score.
+
+    A batch has all of them, or half as many until its plan gives such batches.
+    """
+    batch = len(_SEEN)
+    while True:
+        try:
+            return _trained(subject, shuffled, batch)
+        except InputError:
+            if batch <= BATCH:
+                raise
+            batch //= 2
+
+
+def _trained(subject: Subject, shuffled: bool, batch: int) -> tuple[Method, list[float], float]:
     method = _begun(subject)
     asked = knows_pairs_alone(subject) and not shuffled
     sources: dict[str, Source] = {
         stream: Picked(toy, _SEEN, shuffled) for stream, toy in subject.sources(method).items()
     }
-    last = _shorten(method)
+    last = _shorten(method, batch)
     with tempfile.TemporaryDirectory() as folder:
-        engine = engine_of(subject, method, sources, Path(folder), STEPS, batch=len(_SEEN))
+        engine = engine_of(subject, method, sources, Path(folder), STEPS, batch=batch)
         engine.recipe = replace(engine.recipe, lr=RATE * engine.recipe.lr)
         engine.average = None  # it would average over weights from the start
         before = 0.0
@@ -185,8 +199,9 @@ def trained(subject: Subject, shuffled: bool = False) -> tuple[Method, list[floa
     return method, scores, enough
 
 
-def _shorten(method: Method) -> int:
-    """Give stages before the last one with steps few steps; return the index of that one."""
+def _shorten(method: Method, batch: int) -> int:
+    """Give the stages this batch size, and those before the last one with steps few steps; return the
+    index of that one."""
     stages = method.stages()
     last = max(at for at, stage in enumerate(stages) if stage.optimize)
     shorter = [
@@ -195,7 +210,7 @@ def _shorten(method: Method) -> int:
             recipe={
                 **stage.recipe,
                 "steps": STEPS if at == last else BEFORE,
-                "batch_size": len(_SEEN),
+                "batch_size": batch,
             },
         )
         for at, stage in enumerate(stages)

@@ -100,20 +100,24 @@ def batches(subject: Subject, method: Method, batch: int | None = None) -> list[
 @float64()
 def gradients_of(
     subject: Subject, batch: int | None = None, chunk: int | None = None
-) -> dict[str, Any]:
-    """Return loss and parameter gradients of one step, averaged over the ranks as the engine
-    does."""
+) -> list[dict[str, Any]]:
+    """Return loss and parameter gradients of one step on each of `batches`, averaged over the ranks
+    as the engine does."""
     torch.set_num_threads(1)
     method = subject.small()
-    stage, part = batches(subject, method, batch)[0]
-    freeze(method, stage.lr_scale)
-    step = Step(method, "float32")
-    model = wrap_ddp(make_accelerator(), step) if chunk is None else step
-    losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
-    gradients = {
-        name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None
-    }
-    return {"loss": float(losses.total.detach()), "gradients": gradients}
+    found = []
+    for stage, part in batches(subject, method, batch):
+        freeze(method, stage.lr_scale)
+        method.zero_grad(set_to_none=True)
+        step = Step(method, "float32")
+        model = wrap_ddp(make_accelerator(), step) if chunk is None else step
+        losses = strategy(chunk)(model, part, At(0, 10, 0, torch_seed(0) % 1000, stage.name))
+        gradients = {
+            name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None
+        }
+        loss = float(losses.total.detach())
+        found.append({"stage": stage.name, "loss": loss, "gradients": gradients})
+    return found
 
 
 @float64()

@@ -122,7 +122,13 @@ def _find(
     if kind not in registry and "." in kind:
         _import_paper(kind)
     if kind not in registry:
-        raise unknown(what, kind, registry)
+        error = unknown(what, kind, registry)
+        if isinstance(spec, str):
+            raise error
+        raise InputError(
+            f"{error}. A tower of your own is known once its module is imported: import it first, or name the method's "
+            "file with --method FILE.py (method=)"
+        )
     cls = registry[kind]
     if colon:
         if cls.argument is None:

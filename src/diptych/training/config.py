@@ -1,5 +1,6 @@
 """The resolved config of a run: plain values and registry names, stored in RUN/config.yaml."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from diptych.files import parsed, write_atomic
 from diptych.methods.adapters import RATE, adapter
 from diptych.methods.base import Preset, Recipe
 from diptych.methods.make import NO_TOWER
-from diptych.methods.registry import find, method_class
+from diptych.methods.registry import find, is_file, method_class
 from diptych.models.export import Form, form_for, targets
+from diptych.models.saved import checksum
 from diptych.renamed import current, translated
-from diptych.spec import AtLeast, Spec, check, configure, parse, split_specs
+from diptych.spec import AtLeast, Spec, check, configure, parse, split_options, split_specs
 from diptych.towers import build
 from diptych.training import optim
 from diptych.training.options import Options
@@ -24,9 +26,9 @@ from diptych.training.schedule import factor
 
 _MOST = 1 << 22  # bytes of a config
 _MOST_VALUES = 100_000
-_MAY_DIFFER = {
-    "options"
-}  # engine options may change when a run is resumed; what affects the result may not
+# Engine options may change when a run is resumed; what affects the result may not. Files of methods are
+# compared by content.
+_MAY_DIFFER = {"options", "files"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,8 @@ class RunConfig:
     weight file of the model of another library that `init` names; `config` holds the method's
     options, `added` the methods whose losses are added to it (`methods.mix`), and `adapt` what is
     trained in place of the towers' weights (`methods.adapters`). `exportable` is a target of
-    `export` that has to hold the model."""
+    `export` that has to hold the model. `files` are the SHA-256 of the methods that are given as
+    files, by path."""
 
     method: str
     data: Mapping[str, str]
@@ -51,6 +54,7 @@ class RunConfig:
     weights: str | None = None
     added: tuple[str, ...] = ()
     adapt: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe = Recipe()
     options: Options = Options()
@@ -121,8 +125,10 @@ def resolve(
     factor(
         0, 1, schedule=reported.schedule
     )  # raises InputError for an unknown schedule, before anything is written
+    name = find(method).name  # the whole path for a method given as a file
+    others = [_placed(spec) for spec in added]
     return RunConfig(
-        method=find(method).name,  # the whole path for a method given as a file
+        method=name,
         data=dict(data),
         val=val,
         guard=guard,
@@ -134,12 +140,25 @@ def resolve(
         exportable=exportable,
         init=init,
         weights=weights,
-        added=tuple(added),
+        added=tuple(others),
         adapt=adapt,
+        files=_files([name, *others]),
         config=dict(cls.resolve_options(merged)),
         recipe=reported,
         options=configure(Options, dict(options or {}), "the run"),
     )
+
+
+def _placed(spec: str) -> str:
+    """Return the spec of an added method, with the whole path of one that is given as a file."""
+    name, options = split_options(spec)
+    return f"{find(name).name}{options}" if is_file(name) else spec
+
+
+def _files(specs: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of the methods among specs that are files, by path."""
+    names = [split_options(spec)[0] for spec in specs]
+    return {name: checksum(Path(name)) for name in names if is_file(name)}
 
 
 def _dimension(cls: Any, preset: Preset, text_tower: str | None) -> int:
@@ -294,13 +313,20 @@ def _is_larger(tree: Any, most: int) -> bool:
 def check_same(config: RunConfig, path: Path) -> None:
     """Raise InputError if the run in `path` was begun with another config, naming what differs."""
     old = read(path)
-    new = plain(config)
+    found = old.get("files")
+    files = {name: str(found[name]) for name in found} if isinstance(found, dict) else {}
+    new = _moved_back(plain(config), files)
     seed = ("options", "seed")
     differing = [name for name in new if name not in _MAY_DIFFER and old.get(name) != new[name]]
     details = [
         f"{name} was {_shown(_at(old, name))}, is now {_shown(_at(new, name))}"
         for top in differing
         for name in _leaves(top, old.get(top), new[top])
+    ]
+    details += [
+        f"{name} has changed"
+        for name, digest in new["files"].items()
+        if files.get(name, digest) != digest
     ]
     if _at(old, ".".join(seed)) != _at(new, ".".join(seed)):
         details.append(f"seed was {_at(old, 'options.seed')}, is now {_at(new, 'options.seed')}")
@@ -309,6 +335,38 @@ def check_same(config: RunConfig, path: Path) -> None:
             f"cannot resume {path.parent} with another config: {'; '.join(details)}. "
             "Give the old values, or begin a new run with another --out"
         )
+
+
+def resume_command(config: Mapping[str, Any], out: str | Path) -> str:
+    """Return the command that goes on with a run, given its plain config. It names the methods that
+    are files, since no config may.
+
+    >>> resume_command({"method": "mine.py", "added": ["clip", "hinge.py:margin=0.3"]}, "run")
+    'diptych train mine.py --with clip --with hinge.py:margin=0.3 --resume --out run'
+    """
+    method = str(config.get("method"))
+    added = [str(spec) for spec in config.get("added") or ()]
+    words = [method] if is_file(method) else []
+    if any(is_file(split_options(spec)[0]) for spec in added):
+        words += [word for spec in added for word in ("--with", spec)]
+    return shlex.join(["diptych", "train", *words, "--resume", "--out", str(out)])
+
+
+def _moved_back(new: dict[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """Return a config with the paths in `files` of the methods' files that have the same content,
+    since a file that was moved is the same method."""
+    before = {digest: name for name, digest in files.items()}
+    places = {
+        name: name if files.get(name) == digest else before.get(digest, name)
+        for name, digest in new["files"].items()
+    }
+    added = [split_options(spec) for spec in new["added"]]
+    return {
+        **new,
+        "method": places.get(new["method"], new["method"]),
+        "added": [f"{places.get(name, name)}{options}" for name, options in added],
+        "files": {places[name]: digest for name, digest in new["files"].items()},
+    }
 
 
 def _leaves(prefix: str, old: Any, new: Any) -> list[str]:

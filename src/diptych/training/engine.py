@@ -27,7 +27,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.training import gradcache, optim
 from diptych.training.guard import LOOKS, write_samples
-from diptych.training.log import finite
+from diptych.training.log import check_logged, finite
 from diptych.training.options import Options
 from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.progress import Progress, Summary
@@ -103,6 +103,7 @@ class Engine(Progress):
         self.feed.check()
         stages = by_recipe(self.method.stages(), self.recipe)
         self._check_stages(stages)
+        self._warn_of_steps(stages)
         if self.position.stage == 0:
             self._check_first(stages[0])
         if begun is not None:
@@ -251,6 +252,17 @@ class Engine(Progress):
         self.guard.losses = []
         self.selection.restore({})
         self._save(None)
+
+    def _warn_of_steps(self, stages: Sequence[Stage]) -> None:
+        """Warn if steps are asked for, and no stage takes steps of an optimizer."""
+        if self.recipe.steps is None or any(stage.optimize for stage in stages):
+            return
+        if not self.options.quiet and not collectives.rank():
+            log.warning(
+                "%s is fitted without steps of an optimizer: --steps %d changes nothing",
+                self.method.name,
+                self.recipe.steps,
+            )
 
     def _warn_of_average(self, steps: int) -> None:
         """Warn if the average spans more steps than the run, so that it delivers weights from its
@@ -405,6 +417,7 @@ class Engine(Progress):
         self, stage: Stage, epoch: int, step: int, steps: int, loss: float, **logged: float
     ) -> None:
         """Log one iteration of a search. All ranks must call it."""
+        check_logged(logged, f"the note of stage {stage.name!r} of {self.method.name}")
         self.log.begin(stage.name, steps, step)
         self.log.write(
             stage=stage.name, done=self.position.done, epoch=epoch, step=step, loss=loss, **logged

@@ -17,6 +17,7 @@ from diptych.data.plan import Fixed
 from diptych.data.sample import Source
 from diptych.data.tokenizers import build
 from diptych.data.wrap import Wrapped
+from diptych.errors import InputError
 from diptych.methods.base import At, Method, Recipe, Stage
 from diptych.methods.make import NO_TOWER
 from diptych.training import gradcache, optim
@@ -49,12 +50,16 @@ class Estimate:
     epoch_seconds: float
 
 
+class TooFew(InputError):
+    """There are fewer samples than the smallest batch that a method trains on."""
+
+
 def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
     """Run the first stage's step on a few samples, and scale up to the config's batch size.
 
     Memory is that of activations kept by autograd; buffers of libraries come on top. Time is the
     better of two steps. With the recipe's `chunk` both are those of gradient caching. Raises
-    InputError if the method cannot be chunked.
+    InputError if the method cannot be chunked, and TooFew if a source has too few samples.
     """
     wordless = config.init or config.text_tower == NO_TOWER
     tokenizer = None if wordless else build(config.tokenizer, islice(texts_of(sources), _TEXTS))
@@ -68,6 +73,12 @@ def estimate(config: RunConfig, sources: Mapping[str, Source]) -> Estimate:
         source = sources[stream]
         views = method.views(stage, stream)
         require(source, [name for view in views for name in view.reads], config.method)
+        least = stage.batch_size(stream, stage.min_batch)
+        if len(source) < least:
+            raise TooFew(
+                f"{config.method} trains on batches of at least {least} samples, and {source.name} has {len(source)}; "
+                "name data with more"
+            )
         probe = stage.batch_size(stream, max(min(_PROBE, len(source)), stage.min_batch))
         loaders[stream] = Loader(source, views, Fixed(), probe, steps=1)
     step = Step(method, config.recipe.precision)

@@ -33,6 +33,7 @@ class Feed:
         self.device = device
         self.columns: dict[str, dict[str, Any]] = {}
         self.damaged: dict[str, str] = {}
+        self._told: set[str] = set()  # sources of whose small batches the user was told
 
     @cached_property
     def identity(self) -> dict[str, dict[str, Any]]:
@@ -105,6 +106,8 @@ class Feed:
                 rank=collectives.rank(),
                 ranks=collectives.world_size(),
                 pin=self.device.type == "cuda",
+                least=max(collectives.world_size(), stage.batch_size(stream, stage.min_batch)),
+                told=self._told,
             )
         steps = self.steps(stage, recipe, loaders)
         for loader in loaders.values():

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,48 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from diptych.errors import InputError
 from diptych.files import write_atomic
 from diptych.training.tracking import Tracker
+
+RESERVED = frozenset(
+    {
+        "stage",
+        "done",
+        "epoch",
+        "step",
+        "loss",
+        "samples",
+        "lr",
+        "grad_norm",
+        "skipped",
+        "spike",
+        "seconds",
+        "event",
+    }
+)
+"""The names in a line of the log that are the engine's."""
+
+
+def check_logged(logged: Any, whose: str) -> None:
+    """Raise InputError for values to log that are no mapping of other names to numbers."""
+    if not isinstance(logged, Mapping):
+        raise InputError(
+            f"{whose} logs a {type(logged).__name__}; give a mapping of names to numbers"
+        )
+    for name, value in logged.items():
+        if name in RESERVED:
+            raise InputError(
+                f"{whose} logs {name!r}, a name of the engine's own log; give it another name, such as own/{name}"
+            )
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise InputError(
+                f"{whose} logs {name!r} of shape {tuple(value.shape)}; log a number, such as its mean"
+            )
+        if not isinstance(value, Tensor | int | float | str | None):
+            raise InputError(
+                f"{whose} logs {name!r}, a {type(value).__name__}; log a number, such as float(…)"
+            )
 
 
 def plain(value: Any) -> Any:

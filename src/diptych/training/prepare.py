@@ -20,6 +20,7 @@ from diptych.data.loader import Loader
 from diptych.data.plan import InOrder
 from diptych.data.sample import Source
 from diptych.data.views import View
+from diptych.dtypes import at_least_float32
 from diptych.errors import InputError, brief
 from diptych.files import write_atomic
 from diptych.methods.base import At, Method
@@ -145,8 +146,11 @@ class Run:
             )
 
     def store(self, stream: str, columns: Mapping[str, Column]) -> None:
-        """Store `columns` of a stream's samples for later stages, row i for sample i."""
-        self.columns.setdefault(stream, {}).update(columns)
+        """Store `columns` of a stream's samples for later stages, row i for sample i. Raises InputError
+        for a column that is no array of numbers, tensor or list of them."""
+        for name, values in columns.items():
+            found = _column(values, f"the column {name!r} of the stream {stream!r}")
+            self.columns.setdefault(stream, {})[name] = found
 
     def write(self, name: str, fn: Callable[[Path], Any]) -> None:
         """Write the file `name` into the run's folder: rank 0 calls `fn(path)`, which must write to
@@ -163,6 +167,22 @@ class Run:
         """Log a warning, once for all ranks."""
         if collectives.rank() == 0:
             log.warning("%s", message)
+
+
+def _column(values: Any, whose: str) -> Column:
+    if isinstance(values, MappedColumn):
+        return values
+    if isinstance(values, Tensor):
+        values = at_least_float32(values).detach().cpu().numpy()
+    try:
+        found = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{whose}: {brief(error)}; give an array with a row a sample") from None
+    if found.dtype.kind not in "biuf" or not found.ndim:
+        raise InputError(
+            f"{whose} is a {type(values).__name__} of {found.dtype}; give an array of numbers with a row a sample"
+        )
+    return found
 
 
 def save_columns(path: Path, columns: Mapping[str, Mapping[str, Column]]) -> None:

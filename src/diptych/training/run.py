@@ -160,6 +160,7 @@ def _train(
         remember=on_look if remember and guarded else None,
         keep={epochs: lambda to=folder: write(to) for epochs, folder in keep.items()},
     )
+    _check_streams(config, method)
     engine.log.tracker = tracker
 
     def write(folder: Path, **more: Any) -> None:
@@ -237,6 +238,22 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
             f"{config.method} trains no dual encoder, which an adapter is for; leave out --adapt"
         )
     return method, method.deliver()
+
+
+def _check_streams(config: RunConfig, method: Method) -> None:
+    """Raise InputError for a stream that no stage reads, since its texts would train the tokenizer; a
+    run that begins with a trained model learns nothing of it, and a warning is enough."""
+    read = dict.fromkeys(stream for stage in method.stages() for stream in stage.streams)
+    if not (unread := [stream for stream in config.data if stream not in read]):
+        return
+    message = (
+        f"no stage of {method.name} reads the stream {unread[0]!r}, and they read {', '.join(read)}; leave it "
+        f"out, or give its data by one of these names (--data {next(iter(read))}=SOURCE)"
+    )
+    if not config.init:
+        raise InputError(message)
+    if collectives.rank() == 0:
+        log.warning("%s", message)
 
 
 def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from diptych import collectives
 from diptych.data.batch import Batch, Images, Tokens
 from diptych.dtypes import at_least_float32
+from diptych.errors import InputError
 from diptych.methods.base import At, Features, Losses, Method
 from diptych.rng import torch_seed
 from diptych.towers.nn.parts import Momentum, Temperature
+from diptych.training.log import check_logged
 
 
 class Step(nn.Module):
@@ -57,7 +59,7 @@ class Step(nn.Module):
         if self.method.exchanged:
             gathered |= self._among(features, gathered, world, at)
         torch.manual_seed(torch_seed(at.seed, at.stage, at.step, "loss"))
-        return self.method.loss(gathered, world, at)
+        return checked(self.method.loss(gathered, world, at), f"loss of {self.method.name}")
 
     def _among(
         self, features: Mapping[str, Tensor], gathered: Mapping[str, Tensor], world: Any, at: At
@@ -99,6 +101,28 @@ class Step(nn.Module):
         # Called on the class: on a sharded step the instance's methods gather the parameters, which
         # calling `forward` has already done.
         return Step.terms(self, Step.encode(self, batch, at), batch, at)
+
+
+def checked(losses: Any, whose: str) -> Losses:
+    """Return what `loss` returned. Raises InputError if this is no `Losses`, or its terms or what it
+    logs are no numbers."""
+    if not isinstance(losses, Losses):
+        raise InputError(
+            f"{whose} returns a {type(losses).__name__}; return Losses({{name: term}}, {{name: value to log}}) of "
+            "diptych.methods.base"
+        )
+    terms = losses.terms if isinstance(losses.terms, Mapping) else {}
+    if not any(isinstance(term, Tensor) for term in terms.values()):
+        raise InputError(
+            f"{whose} has no term; give Losses a mapping of names to tensors, whose sum is minimized"
+        )
+    for name, term in terms.items():
+        if isinstance(term, Tensor) and term.numel() != 1:
+            raise InputError(
+                f"{whose} has the term {name!r} of shape {tuple(term.shape)}; give one number, such as its mean"
+            )
+    check_logged(losses.logged, whose)
+    return losses
 
 
 def gather_batch(batch: Any, images: bool = False) -> Any:

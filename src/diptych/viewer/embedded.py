@@ -10,6 +10,7 @@ import torch
 
 from diptych.data.sample import BadSample, Box, EncodedImage, Field, Sample, Schema, Source, Text
 from diptych.data.sources import open_source
+from diptych.embeddings.columns import ALWAYS
 from diptych.embeddings.hits import Hit
 from diptych.embeddings.index import Index, read_table
 from diptych.embeddings.layout import Manifest
@@ -75,7 +76,9 @@ class Rows:
         if self.index.manifest.rows == "regions":
             found["boxes"] = Field(kind="box")
         found["texts.caption"] = Field(kind="text", optional=True)
-        for name, kind in self.index.manifest.columns.items():
+        for name, kind in self.index.kinds.items():
+            if name in ALWAYS:
+                continue
             field = f"texts.{name}" if kind == "text" else f"labels.{name}"
             found[field] = Field(kind=kind, optional=True)
         return found

@@ -26,6 +26,7 @@ from diptych.lab import report as html
 from diptych.lab.run_report import curves, heading
 from diptych.metrics import first, ranks, similarities
 from diptych.models.adapted import TrainedClassesModel
+from diptych.training.config import resume_command
 from diptych.viewer.cards import Links, Ref
 from diptych.viewer.document import text
 from diptych.viewer.subject import Progress, Section, Shelf, Subject, numbers
@@ -53,7 +54,7 @@ def of_run(run: str | Path, *, load: Callable[[Path], Any], data: str | None = N
         )
     if not (found.folder / "model.json").is_file():
         raise InputError(
-            f"{run} holds a run that is not finished; go on with: diptych train --resume --out {run}"
+            f"{run} holds a run that is not finished; go on with: {resume_command(found.config, run)}"
         )
     source = _opened(spec, data)
     model = load(found.folder)

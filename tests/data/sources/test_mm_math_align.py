@@ -133,4 +133,4 @@ def test_nothing_is_written_beside_other_files_or_without_edits(tmp_path):
         write(source, tmp_path)
     with pytest.raises(InputError, match="has an image, a caption and edits"):
         write(source, tmp_path / "new")
-    assert not (tmp_path / "new" / FILE).exists()
+    assert not (tmp_path / "new").exists()

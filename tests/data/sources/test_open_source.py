@@ -97,6 +97,13 @@ def test_class_lists_are_united_and_labels_renumbered(tmp_path):
     )
 
 
+def test_a_label_of_floats_that_a_source_lacks_is_nan(tmp_path):
+    (tmp_path / "one.csv").write_text("caption,height\na,0.5\nb,\n")
+    (tmp_path / "two.csv").write_text("caption\nc\n")
+    source = open_source(f"{tmp_path / 'one.csv'},{tmp_path / 'two.csv'}")
+    np.testing.assert_equal(source.labels("height"), [0.5, np.nan, np.nan])
+
+
 def test_labels_of_edits_are_renumbered_too(tmp_path):
     for name, first, second in (("one", "cat", "dog"), ("two", "cow", "dog")):
         edit = {"kind": "replace", "label": 1, "name": second}
@@ -179,6 +186,21 @@ def test_a_file_of_no_known_format_names_the_formats(tmp_path):
         match="no format reads this file; the formats are .*card, .*cirr, .*coco, .*world",
     ):
         open_source(str(tmp_path / "a.xlsx"))
+
+
+def test_an_image_or_a_pattern_of_images_is_refused_with_its_folder(tmp_path):
+    file = tmp_path / "a.JPG"
+    file.write_bytes(b"x")
+    for name, message in {
+        f"{file}": "one image is no source; name its folder, .*/ (`diptych classify`",
+        f"{tmp_path}/*.jpg": "a pattern of images is no source; name their folder, .*/$",
+        f"{tmp_path}/*/*.{{jpg,png}}": "a pattern of images",
+        f"{tmp_path}/*": "a pattern of images",
+        f"{tmp_path}/none.jpg": "no such file or folder",
+        f"{tmp_path}/*.doc": "no such file or folder",
+    }.items():
+        with pytest.raises(InputError, match=message.replace("(`", r"\(`")):
+            open_source(name)
 
 
 def test_groups_follow_first_appearance():

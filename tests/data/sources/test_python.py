@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.data.sample import BadSample, labels_of
+from diptych.data.sample import BadSample, Sample, labels_of
 from diptych.data.sources import open_source
 from diptych.errors import InputError
 
@@ -104,6 +104,7 @@ def test_captions_among_classes_count_as_damage():
         (pandas.DataFrame({"image": []}), ("pandas table of 0 rows", "empty")),
         (pandas.DataFrame({"a": [1]}), ("no column of images or texts", "rename them to image")),
         (pandas.DataFrame([[1, 2]], columns=["a", "a"]), ("two columns have one name",)),
+        ([Sample(key="a", source="mine")], ("list of Samples has no name and no keys and",)),
         ("python:list of 2 pairs", ("given by a Python program", "from Python")),
     ],
 )

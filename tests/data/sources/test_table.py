@@ -58,6 +58,14 @@ def write(path, rows):
     return path
 
 
+def test_an_empty_cell_of_real_values_is_nan(folder):
+    heights = ["0.5", "", "20", "30", "", "50"]
+    rows = [{"caption": f"house {at}", "height": each} for at, each in enumerate(heights)]
+    source = open_source(str(write(folder / "rows.csv", rows)))
+    assert source.schema()["labels.height"].kind == "float"
+    assert np.nanmean(source.labels("height")) == 25.125
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_rows_of_one_image_are_one_sample(folder, suffix):
     source = open_source(f"{write(folder / f't{suffix}', ROWS)}:label=kind")

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diptych.data import worlds
 from diptych.data.images import Preprocess
@@ -12,6 +13,7 @@ from diptych.data.loader import Loader
 from diptych.data.plan import Distinct, Shuffled, labels_of
 from diptych.data.sample import Box, Field, Sample, Source, Text
 from diptych.data.sources import formats, open_source
+from diptych.data.sources import worlds as world
 from diptych.data.views import ImageView, LabelView
 from diptych.data.worlds import Drawn, Rendered, World, WorldSource
 from diptych.errors import InputError
@@ -29,6 +31,17 @@ def test_a_world_is_a_source_and_lists_its_options_in_its_name():
         source[7]
     assert formats()["world"].FORMAT == "world"
     assert len(open_source("scenes")) == 1000
+
+
+def test_a_folder_of_the_name_of_a_world_is_warned_of_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "names/a.png")
+    world._warn_of_path.cache_clear()
+    sources = [open_source("names"), open_source("names:count=4"), open_source("./names")]
+    assert [len(source) for source in sources] == [1000, 4, 1]
+    assert caplog.messages == ["names is the generated world; write ./names for the folder"]
+    world._warn_of_path.cache_clear()
 
 
 def test_seeds_are_different_streams_and_starts_the_same():

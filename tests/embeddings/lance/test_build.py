@@ -16,6 +16,7 @@ from tests.embeddings.helpers import folder_of, near, unit
 
 import diptych
 from diptych.cli import main
+from diptych.embeddings.build import build_index
 from diptych.embeddings.lance.build import change_store, write_store
 from diptych.embeddings.lance.store import Store
 from diptych.embeddings.lance.table import STATE, UNFINISHED
@@ -109,6 +110,20 @@ def test_whole_numbers_and_decimals_of_a_column_are_stored_as_decimals(tmp_path)
     with pytest.raises(InputError, match=r"'n' does not fit int64.*write the store anew"):
         change_store(f"lancedb:{tmp_path / 't'}", add=[tmp_path / "mixed"])
     assert len(Store.open(f"lancedb:{tmp_path / 't'}")) == 20
+
+
+def test_folders_of_one_index_may_lack_columns_of_each_other(tmp_path):
+    folder_of(tmp_path / "emb", near(20, 1), kept={"n": ("int", list(range(20)))})
+    folder_of(tmp_path / "more", near(20, 2), kept={"s": ("text", ["a"] * 20)}, name="m")
+    folder_of(tmp_path / "words", near(20, 3), kept={"n": ("text", ["a"] * 20)}, name="w")
+    build_index(tmp_path / "emb", add=[tmp_path / "more"], lists=1, k=5)
+    both = write_store(tmp_path / "emb", f"lancedb:{tmp_path / 's'}")
+    assert both.passing("n is null").nonzero()[0].tolist() == list(range(20, 40))
+    assert both.passing("s = 'a'").nonzero()[0].tolist() == list(range(20, 40))
+    assert both.manifest.columns == {"n": "int", "s": "text"}
+    build_index(tmp_path / "emb", add=[tmp_path / "words"])
+    with pytest.raises(InputError, match="words keeps the column 'n' as text and .*emb as int"):
+        write_store(tmp_path / "emb", f"lancedb:{tmp_path / 't'}")
 
 
 def test_a_url_is_an_address(emb, tmp_path):

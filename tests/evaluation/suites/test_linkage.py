@@ -11,10 +11,12 @@ from tests.evaluation.helpers import Rows, row
 from tests.evaluation.records import Named, known_model, three_each
 from torch.nn.functional import normalize
 
+from diptych.data.sources import open_source
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites import _links
 from diptych.evaluation.suites._links import (
+    CUTS,
     best_cut,
     best_threshold,
     link,
@@ -23,11 +25,13 @@ from diptych.evaluation.suites._links import (
     tree,
 )
 from diptych.evaluation.suites._records import (
+    NO_ENTITY,
     Records,
     by_edits,
     by_grams,
     by_model,
     chunks,
+    entity_of,
     label_of_entities,
 )
 from diptych.objectives import info_nce
@@ -126,7 +130,9 @@ def test_a_cut_is_chosen_with_the_weight_that_separates():
     text = normalize(torch.eye(10).repeat_interleave(3, 0) + 0.05, dim=1)
     image = normalize(torch.nn.functional.pad(noise.image, (0, 4)), dim=1)
     found = records(image, noise.entities, text)
-    cut = best_cut(found, by_model, [0.9, 0.1])
+    seen = []
+    cut = best_cut(found, by_model, [0.9, 0.1], progress=lambda *done: seen.append(done))
+    assert seen == [(done, 2 * CUTS) for done in range(1, 2 * CUTS + 1)]
     assert cut.weight == 0.1
     assert cut.ari == 1
     assert rand_index(found, tree(found, by_model(0.1)).cut(cut.distance)) == 1
@@ -202,6 +208,19 @@ def test_damaged_records_are_left_out():
     rows = [*three_each().samples, row("x", 3, "text", label=1, damage="truncated"), row("y", 1)]
     found = evaluate(known_model(), Named(rows), ["linkage"])["linkage"]
     assert found["bad"] == {"truncated": 1, "no-caption": 1}
+
+
+def test_a_column_of_words_names_entities(tmp_path):
+    lines = ["image,caption,firm", *(f"{at}.png,text {at},firm {at // 2}" for at in range(4))]
+    (tmp_path / "records.csv").write_text("\n".join([*lines, "4.png,text 4,"]))
+    source = open_source(str(tmp_path / "records.csv"))
+    assert label_of_entities(source, "firm") == "firm"
+    names = ["firm 0", "firm 0", "firm 1", "firm 1", NO_ENTITY]
+    assert [entity_of(sample, "firm", ()) for sample in source] == names
+    with pytest.raises(InputError, match="unknown label of source .* 'frim'; did you mean 'firm'"):
+        label_of_entities(source, "frim")
+    with pytest.raises(InputError, match="name data with one, or a column of words with --label"):
+        label_of_entities(source, None)
 
 
 @pytest.mark.parametrize(

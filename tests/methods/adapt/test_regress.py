@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.factories import AT, make_method, random_images
 
 from diptych.data.batch import Batch
@@ -36,6 +37,19 @@ def test_labels_are_those_with_real_values_and_have_their_scales():
     np.testing.assert_allclose(made.model.mean.numpy(), values.mean(0), rtol=1e-5)
     np.testing.assert_allclose(made.model.std.numpy(), values.std(0), rtol=1e-5)
     assert method(labels="gdp, carbon").model.labels == ("gdp", "carbon")
+
+
+@pytest.mark.parametrize("first", ["0.5", "1"], ids=["real", "whole"])
+def test_the_scale_is_that_of_the_values_that_are_there(tmp_path, first):
+    heights = [first, "", "20", "30", "", "50"]
+    for at in range(len(heights)):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{at}.png")
+    rows = [f"{at}.png,a house,{each}" for at, each in enumerate(heights)]
+    (tmp_path / "rows.csv").write_text("\n".join(["image,caption,height", *rows]) + "\n")
+    made = method(f"{tmp_path / 'rows.csv'}", labels="height")
+    values = [float(first), 20, 30, 50]
+    assert float(made.model.mean) == pytest.approx(np.mean(values))
+    assert float(made.model.std) == pytest.approx(np.std(values))
 
 
 def test_the_loss_is_that_of_standardised_labels_and_skips_missing_ones():

@@ -64,13 +64,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from diptych.data.compact import hash64
+from diptych.data.endings import IMAGES, ending
 from diptych.data.remote import is_url
-from diptych.data.sample import Field, Sample, Schema, Source, labels_of
+from diptych.data.sample import Field, Sample, Schema, Source, labels_of, missing
 from diptych.data.sources.captioned import Captioned
 from diptych.data.sources.subset import OPTIONS, Part, narrowed
 from diptych.errors import InputError, unknown
 from diptych.renamed import refuse
 from diptych.spec import Spec, parse, split_specs
+
+_WILD = re.compile(r"[*?\[{]")
 
 
 @lru_cache(maxsize=1)
@@ -144,6 +147,8 @@ def _open_one(spec: Spec) -> Source:
     if claiming:
         return claiming[0].open(spec)
     path = Path(spec.name)
+    if (images := _images_of(path)) is not None:
+        raise InputError(images)
     if os.path.exists(path):  # noqa: PTH110
         raise InputError(
             f"{path}: no format reads this file; the formats are {', '.join(sorted(formats()))}"
@@ -154,6 +159,22 @@ def _open_one(spec: Spec) -> Source:
 
     here = (entry.name for entry in Path().iterdir() if entry.is_dir())
     raise unknown("source", spec.name, ["glyphs", "wordnet", *cards(), *here])
+
+
+def _images_of(path: Path) -> str | None:
+    """What to do with a path that is one image, or a pattern of images; None for other paths."""
+    kinds = re.findall(r"\w+", ending(path.name))
+    is_images = any(kind in IMAGES for kind in kinds)
+    if os.path.exists(path):  # noqa: PTH110
+        taken = "`diptych classify`, `detect`, `segment` and `generate` take one image too"
+        place = f"name its folder, {path.parent}/"
+        return f"{path}: one image is no source; {place} ({taken})" if is_images else None
+    wild = next((at for at, part in enumerate(path.parts) if _WILD.search(part)), None)
+    if wild is None or not (is_images or not kinds):
+        return None
+    return (
+        f"{path}: a pattern of images is no source; name their folder, {Path(*path.parts[:wild])}/"
+    )
 
 
 def _refuse_irregular(name: str) -> None:
@@ -201,11 +222,13 @@ class Concat:
         return _Keys(self)
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of all samples (N,), -1 if a source lacks it, without decoding images."""
+        """One label of all samples (N,), -1 (NaN of floats) if a source lacks it, without decoding
+        images."""
         parts = []
+        none = missing(self._schema.get(f"labels.{name}"))
         for source, renumber in zip(self.sources, self._renumber, strict=True):
             there = f"labels.{name}" in source.schema()
-            values = labels_of(source, name) if there else np.full(len(source), -1)
+            values = labels_of(source, name) if there else np.full(len(source), none)
             table = renumber.get(name)
             parts.append(
                 values if table is None else np.where(values < 0, -1, np.asarray(table)[values])

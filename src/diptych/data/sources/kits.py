@@ -26,7 +26,7 @@ from PIL import Image
 
 from diptych.data.compact import is_folder
 from diptych.data.images import FileImage
-from diptych.data.sample import BadSample, Field, Sample, Schema
+from diptych.data.sample import BadSample, Field, Sample, Schema, missing
 from diptych.data.sources.records import json_of
 from diptych.data.volume_files import middle_slice, npy_bytes, read_volume
 from diptych.errors import InputError
@@ -131,7 +131,7 @@ class KiTS:
         return [f"{case}-{side}" for case in self.cases for side in SIDES]
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of all samples (N,), -1 of a side without a kidney; patient and side are known
+        """One label of all samples (N,), missing of a side without a kidney; patient and side are known
         without reading masks."""
         if name in ("patient", "side"):
             both = np.divmod(np.arange(len(self)), 2)
@@ -141,7 +141,7 @@ class KiTS:
             try:
                 found.append(self[index].labels[name])
             except BadSample:
-                found.append(-1)
+                found.append(missing(self.schema().get(f"labels.{name}")))
         return np.array(found)
 
     def schema(self) -> Schema:

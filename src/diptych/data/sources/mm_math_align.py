@@ -187,6 +187,7 @@ def write(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds other files; give an empty folder")
+    there = folder.exists()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for index in range(len(source)):
@@ -198,8 +199,12 @@ def write(
             pass
         progress(index + 1, len(source))
     if not rows:
+        (folder / "images").rmdir()
+        if not there:
+            folder.rmdir()
         raise InputError(
-            f"no sample of {source.name} has an image, a caption and edits; name others"
+            f"no sample of {source.name} has an image, a caption and edits (negatives); name another source, "
+            "or make other kinds of negatives"
         )
     text = json.dumps(rows, ensure_ascii=False, indent=1)
     write_atomic(folder / FILE, lambda at: at.write_text(text, "utf-8"))

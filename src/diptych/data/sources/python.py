@@ -106,6 +106,12 @@ class Pairs:
 
     def _read(self, index: int) -> Sample:
         item = self.items[index]
+        if isinstance(item, Sample):
+            lacking = [part for part in ("name", "keys", "schema") if not hasattr(self.items, part)]
+            raise InputError(
+                f"a {type(self.items).__name__} of Samples has no {' and no '.join(lacking)}; a source has name, "
+                "keys() and schema() beside len() and [i] (diptych.data.sample.Source)"
+            )
         if not (isinstance(item, tuple | list) and len(item) == 2):
             raise self._wrong(index, f"is a {_shown(item)}")
         image, other = item

@@ -36,7 +36,17 @@ from typing import Any
 import numpy as np
 
 from diptych.data.outlines import from_rle
-from diptych.data.sample import BadSample, Box, Field, Sample, Schema, Source, Text, whole
+from diptych.data.sample import (
+    BadSample,
+    Box,
+    Field,
+    Sample,
+    Schema,
+    Source,
+    Text,
+    missing,
+    whole,
+)
 from diptych.errors import InputError, brief
 
 CAPTIONS = ("caption", "captions", "text", "texts")
@@ -427,14 +437,15 @@ def _partners(label: str) -> tuple[str, ...]:
 
 
 def labels_of(source: Source, name: str) -> np.ndarray:
-    """One label of all samples (N,), -1 if it is missing or the sample is damaged; reads texts, not
-    images."""
+    """One label of all samples (N,), -1 (NaN of floats) if it is missing or the sample is damaged;
+    reads texts, not images."""
     values = []
+    none = missing(source.schema().get(f"labels.{name}"))
     for index in range(len(source)):
         try:
-            values.append(source[index].labels.get(name, -1))
+            values.append(source[index].labels.get(name, none))
         except BadSample:
-            values.append(-1)
+            values.append(none)
     return np.array(values)
 
 

@@ -298,7 +298,7 @@ class Table:
         return self._keys
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of all samples (N,), -1 if missing; reads no images."""
+        """One label of all samples (N,), -1 (NaN of floats) if missing; reads no images."""
         if self._label is not None and name == self._columns.label:
             return self._label
         return labels_of(self, name)

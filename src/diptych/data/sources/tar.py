@@ -289,8 +289,8 @@ class Tar:
             parts.arrays[role or "npy"] = read_npy(member.read())
 
     def labels(self, name: str) -> np.ndarray:
-        """One label of all samples (N,), -1 if missing; reads every sample's JSON, no images or
-        array files."""
+        """One label of all samples (N,), -1 (NaN of floats) if missing; reads every sample's JSON, no
+        images or array files."""
         return labels_of(_WithoutArrays(self), name)
 
     def schema(self) -> Schema:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch, Images, Tokens
-from diptych.data.sample import BadSample, Sample
+from diptych.data.sample import BadSample, Sample, real_label
 from diptych.data.tokenizers import Tokenizer, pad_batch
 from diptych.data.views.dialogue import DialogueView, PromptedView
 from diptych.data.views.edits import EditsView
@@ -85,7 +85,8 @@ class LabelView:
     """A label as one number per sample: an integer, -1 if missing, or with `real` a float32, NaN if
     missing.
 
-    If `needed`, a missing label raises BadSample("no-label").
+    A label is missing if the sample has none, and if it is the integer -1 or NaN. If `needed`, this
+    raises BadSample("no-label").
     """
 
     label: str
@@ -104,10 +105,12 @@ class LabelView:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
-        value = sample.labels.get(self.label, math.nan if self.real else -1)
-        if self.needed and (math.isnan(value) if self.real else value == -1):
+        number = real_label(sample, self.label)
+        if self.needed and math.isnan(number):
             raise BadSample("no-label", f"no label {self.label!r}")
-        return {self.gives[0]: torch.tensor(value, dtype=torch.float32) if self.real else value}
+        if self.real:
+            return {self.gives[0]: torch.tensor(number, dtype=torch.float32)}
+        return {self.gives[0]: -1 if math.isnan(number) else sample.labels[self.label]}
 
 
 @dataclass(frozen=True, kw_only=True)

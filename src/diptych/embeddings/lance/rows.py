@@ -23,7 +23,7 @@ def schema_of(parts: Sequence[Index]) -> Any:
     import pyarrow
 
     first = parts[0]
-    columns: dict[str, Kind] = {**ALWAYS, **first.columns[0]}
+    columns = first.kinds
     refuse_columns(columns, first.folder)
     types = {name: _ARROW[kind] for name, kind in columns.items()}
     for part in parts:
@@ -31,7 +31,7 @@ def schema_of(parts: Sequence[Index]) -> Any:
         for path in part.metadata:
             found = read_schema(path)
             for name in columns:  # whole numbers of one file may be decimals in another
-                if str(found.field(name).type) == "double":
+                if name in found.names and str(found.field(name).type) == "double":
                     types[name] = "double"
     fields = {
         VECTOR: pyarrow.list_(pyarrow.float32(), first.manifest.dimension),
@@ -39,20 +39,31 @@ def schema_of(parts: Sequence[Index]) -> Any:
         ORIGIN: pyarrow.string(),
     }
     # The damaged samples are of the folder, and every version would repeat their keys.
-    manifest = replace(first.manifest, damaged={}, columns=dict(first.columns[0]))
+    kept = {name: kind for name, kind in columns.items() if name not in ALWAYS}
+    manifest = replace(first.manifest, damaged={}, columns=kept)
     return pyarrow.schema(fields, metadata={MANIFEST: written(manifest)})
 
 
 def refuse_other(name: str, manifest: Manifest, columns: Mapping[str, Kind], part: Index) -> None:
-    """Raise InputError for a folder of another model, kind of rows or columns."""
+    """Raise InputError for a folder of another model, kind of rows or columns. Folders that were added
+    to its index may lack some of its columns, where their rows have null."""
     manifest.refuse_other(name, part.name, part.manifest)
-    for other in part.columns:
-        if {**ALWAYS, **other} != columns:
-            kept = ", ".join(name for name in columns if name not in ALWAYS) or "none"
-            raise InputError(
-                f"{part.name} keeps other columns ({', '.join(other) or 'none'}) than {name} ({kept}); embed it with "
-                "the same --columns"
-            )
+    if part.kinds != columns:
+        raise InputError(
+            f"{part.name} keeps other columns ({_kept(part.kinds)}) than {name} ({_kept(columns)}); embed it with "
+            "the same --columns"
+        )
+    for path, own in zip(part.metadata, part.columns, strict=True):
+        for column, kind in own.items():
+            if (kind == "text") != (columns[column] == "text"):
+                raise InputError(
+                    f"{path.parent.parent} keeps the column {column!r} as {kind} and {name} as {columns[column]}; "
+                    "embed it with a column of the same kind"
+                )
+
+
+def _kept(columns: Mapping[str, Kind]) -> str:
+    return ", ".join(name for name in columns if name not in ALWAYS) or "none"
 
 
 def fingerprints(index: Index) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.evaluation.embed import Progress, Steps
 from diptych.evaluation.suites._records import NO_ENTITY, Records, Similarity, chunks
 from diptych.metrics import TIE, lab
 from diptych.rng import generator
@@ -165,15 +166,18 @@ def best_cut(
     weights: Sequence[float],
     *,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Cut:
     """Return the best of random distances, `CUTS` for each weight, between 0 and the longest edge of
-    its tree."""
+    its tree; `progress` counts them."""
     rng = generator(seed, "cut")
+    steps = Steps(progress, CUTS * len(weights))
     best = Cut(0.0, 0.0, -np.inf)
     for weight in weights:
         found = tree(records, similarity(weight))
         for distance in rng.uniform(0, found.distance.max(initial=0), CUTS):
             ari = rand_index(records, found.cut(distance))
+            steps.add(1)
             if ari > best.ari:
                 best = Cut(float(distance), float(weight), ari)
     return best

@@ -59,7 +59,8 @@ def read_records(
 ) -> Records:
     """Return the records of a source, each with its first text of a role; a text or image that
     cannot be used is counted in `bad`."""
-    names = source.schema()[f"labels.{label}"].classes if label else ()
+    field = source.schema().get(f"labels.{label}")
+    names = () if field is None else field.classes
 
     def facts(sample: Sample) -> tuple[str, str, str]:
         return sample.key, texts_of(sample, role)[0], entity_of(sample, label, names)
@@ -72,7 +73,10 @@ def read_records(
 
 
 def entity_of(sample: Sample, label: str | None, names: Sequence[str]) -> str:
-    """The entity of a sample: the name of its label's value, or the value itself."""
+    """The entity of a sample: the name of its label's value, the value itself, or its text of that
+    role."""
+    if label and label not in sample.labels:
+        return next(iter(sample.captions(label)), NO_ENTITY)
     value = sample.labels.get(label, -1) if label else -1
     if value != value or value < 0:
         return NO_ENTITY
@@ -80,7 +84,8 @@ def entity_of(sample: Sample, label: str | None, names: Sequence[str]) -> str:
 
 
 def label_of_entities(source: Source, label: str | None) -> str:
-    """Return the label of entities: the given one, or entity, or the first that is an integer.
+    """Return the label of entities: the given one, or entity, or the first that is an integer. A given
+    one, and entity, may be a role of texts, as a column of words is.
 
     Raises InputError if there is none.
     """
@@ -90,15 +95,20 @@ def label_of_entities(source: Source, label: str | None) -> str:
         for name, field in fields
         if name.startswith("labels.") and field.kind == "int"
     ]
+    words = [name.removeprefix("texts.") for name, _ in fields if name.startswith("texts.")]
+    named = [*there, *(word for word in words if word not in (*there, "caption"))]
     if label is not None:
-        if label not in there:
-            raise unknown(f"label of source {source.name!r}", label, there)
+        if label not in named:
+            raise unknown(f"label of source {source.name!r}", label, named)
         return label
+    if "entity" in named:
+        return "entity"
     if not there:
         raise InputError(
-            f"{source.name} has no label that tells which records are of one entity; name data with one"
+            f"{source.name} has no label that tells which records are of one entity; name data with one, or a column "
+            "of words with --label"
         )
-    return "entity" if "entity" in there else there[0]
+    return there[0]
 
 
 def by_model(weight: float) -> Similarity:

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from diptych.data.sample import Sample, Source, labels_of
+from diptych.data.sample import Sample, Source, labels_of, real_label
 from diptych.data.wrap import Wrapped
 from diptych.errors import InputError, unknown
 from diptych.evaluation.embed import Progress, Steps, read_images
@@ -90,8 +90,8 @@ def indicators(
     bad = Counter()
 
     def values(sample: Sample) -> list[float]:
-        own = [*names, *([] if group is None else [group])]
-        return [float(sample.labels.get(name, np.nan)) for name in own]
+        own = [] if group is None else [float(sample.labels.get(group, -1))]
+        return [*(real_label(sample, name) for name in names), *own]
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
     how: dict[str, Any] = {"exact": exact, "batch_size": batch_size, "steps": steps}
@@ -153,7 +153,7 @@ def _own(
     parts: list[dict[str, Any]] = []
 
     def values(sample: Sample) -> list[float]:
-        return [float(sample.labels.get(name, np.nan)) for name in names]
+        return [real_label(sample, name) for name in names]
 
     steps = Steps(progress, len(source))
     for pixels, facts in read_images(

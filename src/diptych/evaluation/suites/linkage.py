@@ -43,7 +43,7 @@ from diptych.rng import generator
 
 card = {
     "title": "Record linkage: links to exemplars, and clusters",
-    "needs": ["images.main", "texts", "labels"],
+    "needs": ["images.main", "texts"],  # and entities, a label or texts of a role
     "abilities": ["embed_images", "embed_texts"],
 }
 

@@ -11,6 +11,7 @@ OUT/runs contains the models.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ __all__ = [
     "read",
     "write_report",
 ]
+
+_TEXTS = 64  # captions for the vocabulary of a model that is only built
 
 grid = cells.grid
 
@@ -149,7 +152,9 @@ def _check(
     settings: dict[str, dict[str, Any]] = {}
     for cell in wanted:
         config = cells.resolved(cell, data, len(source), common)
-        settings.setdefault(cell.method, cells.setting(config))
+        if cell.method not in settings:
+            settings[cell.method] = cells.setting(config)
+            _check_streams(cell.method, config, source)
         for suite in suites:
             _check_suite(suite, cards()[suite], cell.method, config)
         shapes = cells.towers(cell.method, cell.size, common.image_tower, common.text_tower)
@@ -191,6 +196,25 @@ def _check_warmup(wanted: Sequence[Cell], settings: Mapping[str, Mapping[str, An
                 f"{cell.budget:,} samples, which warms up for {rising:,}; shorten it with --recipe.warmup STEPS, or "
                 "leave the budget out"
             )
+
+
+def _check_streams(method: str, config: Any, source: Any) -> None:
+    """Raise InputError for a method that reads other streams than the one that a comparison has."""
+    from diptych.data.tokenizers import build
+    from diptych.methods.make import NO_TOWER
+    from diptych.training.run import build_method, texts_of
+
+    texts = islice(texts_of({"train": source}), _TEXTS)
+    tokenizer = None if config.text_tower == NO_TOWER else build(config.tokenizer, texts)
+    stages = build_method(config, tokenizer)[0].stages()
+    streams = list(dict.fromkeys(stream for stage in stages for stream in stage.streams))
+    if streams == ["train"]:
+        return
+    sources = " ".join(f"--data {stream}=SOURCE" for stream in streams)
+    raise InputError(
+        f"{method} reads the streams {', '.join(streams)}, and a comparison has one, train; leave it out, and train it "
+        f"with diptych train {parse(method).name} {sources}"
+    )
 
 
 def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) -> None:

@@ -170,5 +170,6 @@ def _circumstances(table: Table) -> str:
         {f"{suite} {number}" for row in table.rows for suite, number in row["protocols"].items()}
     )
     rows.append(("protocol", ", ".join(protocols)))
-    note = "Several values in a line: the runs differ in it. The code is a digest of all that a run could import."
+    note = "Several values in a line: the runs differ in it. The code is a digest of all that a run could "
+    note += "import, and after a + of the files of methods given as FILE.py."
     return report.section("Circumstances", note, report.table(("what", "which"), rows))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diptych.data.batch import Batch
 from diptych.data.images import Preprocess
 from diptych.data.loader import require
-from diptych.data.sample import Source, labels_of
+from diptych.data.sample import Source, real_labels_of
 from diptych.data.tokenizers import Tokenizer
 from diptych.data.views import ArrayView, ImageView, LabelView, View
 from diptych.dtypes import at_least_float32
@@ -42,6 +42,7 @@ card = {
     "kind": "method",
     "entry": "Regress",
     "provenance": "code",
+    "abilities": {"predict": "diptych fit MODEL SOURCE --target LABEL --out RUN"},
 }
 
 
@@ -191,7 +192,7 @@ class Regress(Method):
         if labels != self.model.labels:
             self.model.hold(labels)
         for at, name in enumerate(labels):
-            values = np.asarray(labels_of(source, name), np.float64)
+            values = real_labels_of(source, name)
             values = values[np.isfinite(values)]
             if len(values) < 2 or np.ptp(values) == 0:
                 raise InputError(

@@ -13,6 +13,8 @@ import importlib.util
 import os
 import pkgutil
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,8 @@ from diptych.files import followed, is_full, sync
 from diptych.models.export._card import card
 from diptych.models.export._forms import Form, form_for
 from diptych.models.model import Model, TextModel
+
+Stage = Callable[[str], AbstractContextManager[Any]]
 
 LIMIT = 1e-5  # the largest accepted difference of an entry of a unit vector
 
@@ -92,14 +96,17 @@ def lacking(target: str) -> str | None:
     return None
 
 
-def export(model: TextModel, target: str, folder: str | Path) -> Report:
+def export(
+    model: TextModel, target: str, folder: str | Path, *, stage: Stage = nullcontext
+) -> Report:
     """Write a model (float32, on the CPU) to a new folder in the format of `target`, and compare
     embeddings. README.md is the model's card for the hub.
 
     The other library loads the written files and embeds images and texts. The folder is created
-    only if no entry of its unit vectors differs from ours by more than 1e-5. Raises InputError for
-    an unknown target, a missing package, an existing folder, a model that the target cannot hold
-    (with the targets that can), and a larger difference.
+    only if no entry of its unit vectors differs from ours by more than 1e-5. `stage` is given what is
+    done and returns a context around it, such as one that tells it. Raises InputError for an unknown
+    target, a missing package, an existing folder, a model that the target cannot hold (with the
+    targets that can), and a larger difference.
     """
     folder = followed(folder)
     module = _target(target)
@@ -117,8 +124,10 @@ def export(model: TextModel, target: str, folder: str | Path) -> Report:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        module.write(model, temporary)
-        found = _compare(model, module, temporary, target)
+        with stage(f"writing {model.name} for {target}"):
+            module.write(model, temporary)
+        with stage(f"comparing the embeddings by {target} with ours"):
+            found = _compare(model, module, temporary, target)
         text = card(model, target, folder.name, found, module.notes(model))
         (temporary / "README.md").write_text(text, encoding="utf-8")
         for path in sorted(temporary.rglob("*")):

@@ -83,6 +83,21 @@ def test_neighbours_are_the_most_similar_captions_that_say_something_else():
     assert neighbours(["square ABCD", "square DABC"], 3) == [[], []]
 
 
+def test_captions_without_a_figure_are_the_same_where_their_words_are():
+    captions = ["A dog runs.", "a dog runs", "A dog sleeps", "A BMX rider jumps", "2 dogs run"]
+    assert same_figure(captions[0], captions[1])
+    assert not same_figure("a dog bites a man", "a man bites a dog")
+    assert not same_figure("2 dogs run", "2 men jump")
+    assert neighbours(captions, 1)[:3] == [[2], [2], [0]]
+    assert negatives("A dog runs") == []
+    assert negatives("2 dogs run", 1)[0][1:] == " dogs run"
+
+
+def test_numbers_of_an_unnamed_figure_are_its_content():
+    assert same_figure("angle 1 = 45", "45 = angle 1")
+    assert same_figure("a circle of length 8", "the length of the circle is 8")
+
+
 def test_a_source_gets_negatives_of_each_kind():
     source = open_source("diagrams:count=12:size=32:edits=letters:number=2")
     wrong = WithNegatives(source, kinds="all", count=3)

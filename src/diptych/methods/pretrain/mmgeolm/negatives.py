@@ -1,7 +1,8 @@
 """Wrong captions of a figure: by rules, by retrieval, and at random.
 
 Two captions name the same figure where only the wording, or the order in which a polygon's corners
-are read, differs; such a caption is never a negative.
+are read, differs; such a caption is never a negative. Captions that name no figure, such as those of
+photos, are the same where their words are.
 """
 
 import re
@@ -44,6 +45,8 @@ RELATIONS: tuple[tuple[str, ...], ...] = (
 _NAME = re.compile(r"(?<![A-Za-z])(?P<angle>(?:angle |∠ ?))?(?P<name>[A-Z]{2,8})(?![A-Za-z])")
 _TILE = 256  # captions that are compared with all others at once
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])")
+# what makes numbers those of a figure where it has no name, not those of two dogs
+_DRAWN = re.compile(r"[=∠°△⊥∥]|angle|circle|polygon|degree|length|line|point", re.IGNORECASE)
 _WORDS = re.compile(
     "|".join(
         sorted((word for group in (*SHAPES, *RELATIONS) for word in group), key=len, reverse=True)
@@ -80,14 +83,19 @@ def rule_negatives(caption: str, count: int, rng: np.random.Generator) -> list[s
 
 def content(caption: str) -> tuple[str, ...]:
     """Return what a caption says of a figure, whatever its wording: names by the first of their
-    orders, numbers, shapes and relations, sorted.
+    orders, numbers, shapes and relations, sorted. Of a caption without a figure, return its words.
 
     >>> content("In square CDAB, BA = 5") == content("AB = 5 in square ABCD")
     True
+    >>> content("2 dogs run.")
+    ('2', 'dogs', 'run')
     """
     names = [_figure(match["name"], bool(match["angle"])) for match in _NAME.finditer(caption)]
     words = [match.group() for match in _WORDS.finditer(caption)]
-    return tuple(sorted([*names, *_NUMBER.findall(caption), *words]))
+    numbers = _NUMBER.findall(caption)
+    if names or words or (numbers and _DRAWN.search(caption)):
+        return tuple(sorted([*names, *numbers, *words]))
+    return tuple(_terms(caption))
 
 
 def same_figure(one: str, other: str) -> bool:
