@@ -28,9 +28,8 @@ ELSEWHERE = {
     "make demo": "tests/lab tests the demo; here its rule is dry-run",
     "make test": "is running now",
     "diptych reproduce cones --quick": "tests/lab/claims runs its arms; this takes three minutes",
-    "diptych compare clip siglip --data products.csv:split=train --test products.csv:split=test --budget 20000": (
-        "tests/lab/compare and tests/cli/test_compare.py run comparisons"
-    ),
+    "diptych compare clip siglip --data products.csv:split=train --test products.csv:split=test --budget 20000 --out "
+    "runs/two": "tests/lab/compare and tests/cli/test_compare.py run comparisons",
     "python3 -m venv .venv": "the Makefile does the same",
 }
 

@@ -22,6 +22,7 @@ from diptych.data.views import (
     place,
     sentences,
 )
+from diptych.data.views.images import augmentation
 from diptych.data.views.randaugment import OPERATIONS, changed
 from diptych.errors import InputError
 from diptych.rng import generator
@@ -563,3 +564,22 @@ def test_a_share_has_a_rectangle_of_random_colours():
     some = sum(not torch.equal(varied(flat, seed, erase=0.5).int(), plain) for seed in range(60))
     assert 15 <= some <= 45
     assert torch.equal(varied(flat, progress=0.0, erase=1.0, ramp=(0.1, 0.5)).int(), plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"crop": (0, 1)},
+            r"crop=\(0, 1\) of --method.augment; give the smaller one first, above 0",
+        ),
+        ({"ratio": (2, 0.5)}, r"ratio=\(2, 0.5\)"),
+        ({"ramp": (0.5, 0.2)}, "smaller one first, 0 or more"),
+        ({"crop": (0.5, 2)}, "a number from 0 to 1"),
+        ({"place": 0.5}, "at least 1"),
+        ({"grey": 5}, "a number from 0 to 1"),
+    ],
+)
+def test_ranges_of_augmentation_that_give_no_image_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        augmentation(options)

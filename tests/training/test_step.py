@@ -49,7 +49,10 @@ ONE = torch.ones(())
         (Losses({"a": ONE}, ONE), "logs a Tensor; give a mapping"),
         (Losses({"a": ONE}, {"b": torch.ones(2)}), "logs 'b' of shape .2,.; log a number"),
         (Losses({"a": ONE}, {"b": np.float32(1)}), "logs 'b', a float32; log a number"),
-        *((Losses({"a": ONE}, {name: ONE}), f"logs '{name}', a name of") for name in RESERVED),
+        *(
+            (Losses({"a": ONE}, {name: ONE}), f"logs '{name}', a name of")
+            for name in sorted(RESERVED)
+        ),
     ],
 )
 def test_a_loss_that_is_none_is_told(losses, message):

@@ -280,9 +280,9 @@ def places(claim: Path | None = None) -> dict[str, list[str]]:
     own = claim and claim.resolve()
     root = own and (checkout(own.parent) or own.parent)
     for path in sorted(_own_files() - {own}):
-        inside = root is not None and path.is_relative_to(root)
-        last = "/".join(path.parts[-2:]) if path.stem == "__init__" else path.name
-        name = path.relative_to(root).as_posix() if inside else last
+        name = "/".join(path.parts[-2:]) if path.stem == "__init__" else path.name
+        if root is not None and path.is_relative_to(root):
+            name = path.relative_to(root).as_posix()
         found.setdefault(f"{OWN}{name}", []).append(str(path))
     return found
 

@@ -6,7 +6,7 @@ Dimensions: B samples, V views, H x W pixels.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from diptych.data.sample import BadSample, Sample
 from diptych.data.views.randaugment import randaugment
 from diptych.data.volumes import AnyPreprocess, VolumePreprocess
 from diptych.errors import InputError
-from diptych.spec import configure
+from diptych.spec import AtLeast, NotNegative, Share, configure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How a training image is augmented, in one pass and before it is resized.
+    """How a training image is augmented. A crop is cut and resized in one pass; the rest works on the pixels of
+    that size.
 
     A random crop keeps a share `crop` of the image's area; its proportions are those of the model's
     images times `ratio` (log-uniform).
@@ -40,28 +41,37 @@ class Augment:
     `blur` is blurred with sigma in 0.1 … 2 pixels of an image of 224; of a share `solarise`, values
     from 128 on are inverted. Then come `randaugment` operations of RandAugment with a `magnitude` in [0,
     1], each of half of the images (`views.randaugment`). Of a share `erase` a rectangle of 2 to 33 % of
-    the area becomes random colours (Zhong et al., 2020). Everything grows from zero to full strength
-    between the two shares of training in `ramp`.
+    the area becomes random colours (Zhong et al., 2020). The strength of all but `flip` and `recoloured`
+    grows from zero to one between the two shares of training in `ramp`.
+
+    Raises InputError for a range whose limits are exchanged, or not above 0.
     """
 
-    crop: tuple[float, float] = (0.9, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
+    crop: tuple[Share, Share] = (0.9, 1.0)
+    ratio: tuple[NotNegative, NotNegative] = (0.75, 4 / 3)
     flip: bool = False
-    place: float = 1.8
-    turn: float = 0.0
-    rotate: float = 0.0
-    shear: float = 0.0
+    place: Annotated[float, AtLeast(1)] = 1.8
+    turn: NotNegative = 0.0
+    rotate: NotNegative = 0.0
+    shear: NotNegative = 0.0
     colour: float | tuple[float, float, float, float] = 0.0
-    recoloured: float = 1.0
-    grey: float = 0.0
-    blur: float = 0.0
-    solarise: float = 0.0
+    recoloured: Share = 1.0
+    grey: Share = 0.0
+    blur: Share = 0.0
+    solarise: Share = 0.0
     randaugment: int = 0
     magnitude: float = 0.7
-    erase: float = 0.0
-    ramp: tuple[float, float] = (0.0, 0.0)
+    erase: Share = 0.0
+    ramp: tuple[Share, Share] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
+        for name in ("crop", "ratio", "ramp"):
+            low, high = getattr(self, name)
+            if low > high or (low <= 0 and name != "ramp"):
+                least = "0 or more" if name == "ramp" else "above 0"
+                raise InputError(
+                    f"{name}=({low:g}, {high:g}) of --method.augment; give the smaller one first, {least}"
+                )
         if self.randaugment < 0 or not 0 <= self.magnitude <= 1:
             raise InputError(
                 f"randaugment={self.randaugment} with magnitude={self.magnitude} of --method.augment; give a number "

@@ -186,6 +186,7 @@ def test_images_alone_are_grouped_by_what_is_used_downstream(tmp_path):
     ("options", "reason"),
     [
         ({"base": "coop"}, "trains no encoder of its own"),
+        ({"base": "mine.py"}, "method.base is the file mine.py"),
         ({"base": "mcl"}, "trains no encoder of its own"),
         ({"base": "mod_x"}, "more than one dual encoder in one stage"),
         ({"options": {"distinct": "object"}}, "leave them out"),

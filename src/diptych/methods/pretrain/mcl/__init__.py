@@ -35,7 +35,7 @@ from diptych.methods.families import image_only, pairs
 from diptych.methods.make import Make
 from diptych.methods.pretrain.mcl.groups import combined, coverage, merged
 from diptych.methods.pretrain.mcl.joined import Stages
-from diptych.methods.registry import method_class
+from diptych.methods.registry import is_file, method_class
 from diptych.methods.tuning import behind_blocks, has_blocks
 from diptych.spec import Count, Natural
 from diptych.towers.dual import DualEncoder
@@ -85,6 +85,16 @@ class Config:
     unlocked: Natural = 0
 
 
+def _base(name: str) -> type[Method]:
+    """Return the class of a base. Raises InputError for a file: a saved model has this name, and a model
+    never says what code is run."""
+    if is_file(name):
+        raise InputError(
+            f"method.base is the file {name}; give its module an entry point (docs/add_a_method.md) and write its name"
+        )
+    return method_class(name)
+
+
 class MCL(Method):
     """Encoders that are trained one after another, each on batches of what the others cannot tell
     apart."""
@@ -93,7 +103,7 @@ class MCL(Method):
 
     def __init__(self, config: Any, make: Make):
         super().__init__(config, make)
-        cls = method_class(config.base)
+        cls = _base(config.base)
         if cls.adapts or cls is MCL:
             raise InputError(
                 f"method.base is {config.base}, which trains no encoder of its own; name one that does, such as clip "
@@ -147,7 +157,7 @@ class MCL(Method):
 
     @classmethod
     def next_steps(cls, options: Mapping[str, Any]) -> Sequence[str]:
-        base = method_class(options.get("base", cls.Config.base))
+        base = _base(options.get("base", cls.Config.base))
         return base.next_steps(options.get("options", {}))
 
     def setup(self, sources: Mapping[str, Any]) -> None:
