@@ -45,7 +45,8 @@ COMMANDS = list(dict.fromkeys([*examples(), *printed()]))
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs whose config.yaml the examples go on from, and a method's file."""
     path = tmp_path_factory.mktemp("runs")
-    shutil.copy(ROOT / "tests" / "methods" / "decoupled.py", path)
+    for name in ("decoupled.py", "mine.py", "FILE.py"):
+        shutil.copy(ROOT / "tests" / "methods" / "decoupled.py", path / name)
     for run in ("first", "big"):
         (path / "runs" / run).mkdir(parents=True)
         (path / "runs" / run / "config.yaml").write_text("method: clip\n")

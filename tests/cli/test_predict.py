@@ -88,7 +88,7 @@ def test_one_file_is_predicted_too(diptych, runs, tmp_path):
 def test_what_does_not_fit_is_refused(refused, runs, tmp_path):
     assert "name a RUN" in refused("predict")
     assert "name a folder" in refused("predict", runs[0])
-    assert "train one with `diptych train renalclip" in refused("predict", "tiny", DATA)
+    assert "or `diptych train renalclip --preset survival" in refused("predict", "tiny", DATA)
     roles = refused("predict", runs[0], DATA, "--roles", "arterial,venous")
     assert "1 models and 2 roles" in roles
     np.save(tmp_path / "scan.npy", np.zeros((2, 2, 2, 2)))

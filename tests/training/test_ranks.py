@@ -194,7 +194,7 @@ class Drawing(CLIP):
         return {"image": torch.rand(4)}
 
     def loss(self, features, batch, at):
-        return Losses({"draw": torch.rand(4)})
+        return Losses({"draw": torch.rand(())})
 
 
 def draws() -> tuple[torch.Tensor, torch.Tensor]:

@@ -241,19 +241,19 @@ def build_method(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[Method
 
 
 def _check_streams(config: RunConfig, method: Method) -> None:
-    """Raise InputError for a stream that no stage reads, since its texts would train the tokenizer; a
-    run that begins with a trained model learns nothing of it, and a warning is enough."""
+    """Warn of a stream that no stage reads. It is no error: with some options a method has fewer stages,
+    and the tokenizer may learn from more texts than are trained on."""
     read = dict.fromkeys(stream for stage in method.stages() for stream in stage.streams)
-    if not (unread := [stream for stream in config.data if stream not in read]):
-        return
-    message = (
-        f"no stage of {method.name} reads the stream {unread[0]!r}, and they read {', '.join(read)}; leave it "
-        f"out, or give its data by one of these names (--data {next(iter(read))}=SOURCE)"
-    )
-    if not config.init:
-        raise InputError(message)
-    if collectives.rank() == 0:
-        log.warning("%s", message)
+    unread = [stream for stream in config.data if stream not in read]
+    if unread and collectives.rank() == 0:
+        use = "nothing uses it" if config.init else "only the tokenizer learns from its texts"
+        log.warning(
+            "no stage of %s reads the stream %r, they read %s; %s",
+            method.name,
+            unread[0],
+            ", ".join(read),
+            use,
+        )
 
 
 def texts_of(sources: Mapping[str, Source]) -> Iterator[str]:

@@ -131,7 +131,7 @@ def test_the_command_writes_a_image_and_numbers(tmp_path, capsys):
         (["tiny", str(place)], "has no sentence"),
         (["tiny", str(tmp_path / "no.png"), "a bus"], "there is no such file"),
         (["tiny", str(place), "a bus", "--out", str(tmp_path / "a.jpg")], "name a PNG file"),
-        (["tiny", str(place), "a bus", "--out", str(place)], "the image itself"),
+        (["tiny", str(place), "a bus", "--out", str(place)], "would replace"),
         (["tiny-lm", str(place), "a bus"], "heat"),
     ):
         assert main(["ground", *words]) == 2

@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused(model):
     with pytest.raises(InputError, match="label of source"):
         evaluate(model, source, ["survival"], time="tiem")
     with pytest.raises(
-        InputError, match="predict, which Fake has not; train one with `diptych train ren"
+        InputError, match="predict, which Fake has not; train one with `diptych fit MODEL"
     ):
         evaluate(Fake(np.eye(WIDTH)), source, ["survival"])
     model.number = "weight"
