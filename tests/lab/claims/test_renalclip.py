@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diptych.data.sample import labels_of
+from diptych.data.sample import labels_of, missing
 from diptych.data.sources import open_source
 from diptych.data.worlds.kidneys.words import ATTRIBUTES
 from diptych.lab.claim import Trial
@@ -37,8 +37,9 @@ def test_permuted_attributes_are_those_of_one_other_kidney(drawn):
         mine, theirs = own[index], own[int(other.other[index])]
         found = other[index]
         for name in columns:
-            value = (theirs if name in ATTRIBUTES else mine).labels.get(name, -1)
-            np.testing.assert_equal(found.labels.get(name, -1), value)
+            none = missing(own.schema()[f"labels.{name}"])
+            value = (theirs if name in ATTRIBUTES else mine).labels.get(name, none)
+            np.testing.assert_equal(found.labels.get(name, none), value)
             np.testing.assert_equal(columns[name][index], value)
         assert found.texts == mine.texts
 
