@@ -214,11 +214,10 @@ def labels_of(source: Source, label: str, rows: np.ndarray | range | None = None
 
     Raises InputError if the source has no such label.
     """
-    field = source.schema().get(f"labels.{label}")
-    if field is None:
-        raise InputError(
-            f"{source.name} has no labels.{label}; its fields are {', '.join(source.schema())}"
-        )
+    schema = source.schema()
+    if f"labels.{label}" not in schema:
+        raise InputError(f"{source.name} has no labels.{label}; its fields are {', '.join(schema)}")
+    field = schema[f"labels.{label}"]
     given = getattr(source, "labels", None)
     if given is None:
         read = range(len(source)) if rows is None else rows
