@@ -50,6 +50,28 @@ def add_precision(parser: Parser) -> None:
     )
 
 
+def add_batch_size(parser: Parser, what: str = "images") -> None:
+    """Add `--batch-size`, of images or `what` else a verb reads."""
+    parser.option(
+        "How",
+        "--batch-size",
+        type=int,
+        least=1,
+        metavar="N",
+        help=f"{what} per batch (default: 64)",
+    )
+
+
+def add_exact(parser: Parser) -> None:
+    """Add `--exact`, for verbs that read images."""
+    parser.option(
+        "How",
+        "--exact",
+        type=bool,
+        help="decode JPEGs at full resolution (default: reduced if they are large)",
+    )
+
+
 def add_share(parser: Parser) -> None:
     """Add `--share`, for verbs that compare embeddings."""
     parser.option(

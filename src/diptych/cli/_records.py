@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import EMBEDDERS, add_device, add_weights, load_model
+from diptych.cli._model import (
+    EMBEDDERS,
+    add_batch_size,
+    add_device,
+    add_exact,
+    add_weights,
+    load_model,
+)
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -39,20 +46,8 @@ def add_options(parser: Parser) -> None:
         metavar="W",
         help="weight of the image in the embedding of a record, from 0 to 1 (default: the model's)",
     )
-    parser.option(
-        "How",
-        "--batch-size",
-        type=int,
-        least=1,
-        metavar="N",
-        help="records per batch (default: 64)",
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser, "records")
+    add_exact(parser)
     parser.option(
         "More", "--json", type=bool, help="print JSON, of all records, instead of a table"
     )

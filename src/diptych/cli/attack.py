@@ -8,7 +8,7 @@ evaluate on.
 
 from typing import Any, Literal
 
-from diptych.cli._model import add_device, load_model
+from diptych.cli._model import add_batch_size, add_device, add_exact, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, show, show_json, show_table
 from diptych.errors import InputError
@@ -57,15 +57,8 @@ def add(parser: Parser) -> None:
         metavar="DIR",
         help="write the perturbed data to DIR as tar shards, and measure nothing",
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser)
+    add_exact(parser)
     parser.option("More", "--json", type=bool, help="print JSON instead of a table")
     add_device(parser)
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from diptych.cli._model import (
     EMBEDDERS,
+    add_batch_size,
     add_device,
+    add_exact,
     add_precision,
     add_share,
     add_space,
@@ -106,15 +108,8 @@ def add(parser: Parser) -> None:
         metavar="PIXELS",
         help="with --boxes: side in pixels to which whole images are resized (default: the model's)",
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser)
+    add_exact(parser)
     parser.option("More", "--json", type=bool, help="print JSON, of all images, instead of tables")
     add_precision(parser)
     add_device(parser)

@@ -6,7 +6,7 @@ model `diptych search EMB --image REFERENCE WORDS` finds images by the sum of bo
 
 from dataclasses import asdict
 
-from diptych.cli._model import add_device, add_precision, load_model
+from diptych.cli._model import add_batch_size, add_device, add_exact, add_precision, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -33,15 +33,8 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="number of results (default: 10)",
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser)
+    add_exact(parser)
     parser.option("More", "--json", type=bool, help="print JSON instead of a table")
     add_precision(parser)
     add_device(parser)

@@ -7,7 +7,7 @@ COCO's format, with a drawing of each image.
 
 from typing import Any
 
-from diptych.cli._model import add_device, load_model
+from diptych.cli._model import add_batch_size, add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -59,9 +59,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="largest number of boxes per image (default: the model's)",
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
+    add_batch_size(parser)
     parser.option("More", "--json", type=bool, help="print JSON, of all boxes, instead of a table")
     add_device(parser)
 

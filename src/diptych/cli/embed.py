@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.cli._model import (
     EMBEDDERS,
+    add_batch_size,
     add_device,
     add_engine,
+    add_exact,
     add_precision,
     add_share,
     add_space,
@@ -75,9 +77,7 @@ def add(parser: Parser) -> None:
     )
     parser.option("What", "--merge", type=bool, help="merge the parts that --part made")
     add_engine(parser)
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
+    add_batch_size(parser)
     parser.option(
         "How",
         "--max-bad",
@@ -94,12 +94,7 @@ def add(parser: Parser) -> None:
         metavar="PIXELS",
         help="with --regions: side in pixels to which whole images are resized (default: the model's)",
     )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_exact(parser)
     add_precision(parser)
     add_device(parser)
     add_share(parser)

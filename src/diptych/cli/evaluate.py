@@ -10,7 +10,9 @@ from typing import Any
 from diptych.cli import _suites
 from diptych.cli._model import (
     MODELS,
+    add_batch_size,
     add_device,
+    add_exact,
     add_precision,
     add_share,
     add_space,
@@ -50,15 +52,8 @@ def add(parser: Parser) -> None:
     parser.option(
         "What", "--label", metavar="LABEL", help="label to predict (default: class, or the first)"
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser)
+    add_exact(parser)
     add_precision(parser)
     add_device(parser)
     add_share(parser)

@@ -5,7 +5,14 @@ Scores rank the pairs; some models also give the probability that text and image
 
 from typing import Any
 
-from diptych.cli._model import add_device, add_precision, add_weights, load_model
+from diptych.cli._model import (
+    add_batch_size,
+    add_device,
+    add_exact,
+    add_precision,
+    add_weights,
+    load_model,
+)
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -29,15 +36,8 @@ def add(parser: Parser) -> None:
     parser.option(
         "What", "--role", metavar="ROLE", help="role of the texts (default: caption, or the first)"
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="pairs per batch (default: 64)"
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser, "pairs")
+    add_exact(parser)
     parser.option("More", "--json", type=bool, help="print JSON, of all pairs, instead of a table")
     add_precision(parser)
     add_weights(parser)

@@ -7,7 +7,14 @@ image that each of them reads.
 from pathlib import Path
 from typing import Any
 
-from diptych.cli._model import add_device, add_precision, add_weights, load_model
+from diptych.cli._model import (
+    add_batch_size,
+    add_device,
+    add_exact,
+    add_precision,
+    add_weights,
+    load_model,
+)
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show_json, show_table
 from diptych.errors import InputError
@@ -35,15 +42,8 @@ def add(parser: Parser) -> None:
         metavar="ROLE,…",
         help="role of the image that each run reads (default: main)",
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser)
+    add_exact(parser)
     parser.option(
         "More", "--json", type=bool, help="print JSON, of all samples, instead of a table"
     )

@@ -7,7 +7,7 @@ effective rank.
 
 from typing import Any
 
-from diptych.cli._model import add_device, load_model
+from diptych.cli._model import add_batch_size, add_device, load_model
 from diptych.cli._parser import Namespace, Parser
 from diptych.cli._screen import progress, say, show, show_json, show_table
 from diptych.errors import InputError, unknown
@@ -47,14 +47,7 @@ def add(parser: Parser) -> None:
         metavar="N",
         help="number of samples to read (default: 256)",
     )
-    parser.option(
-        "How",
-        "--batch-size",
-        type=int,
-        least=1,
-        metavar="N",
-        help="samples per batch (default: 64)",
-    )
+    add_batch_size(parser, "samples")
     parser.option("More", "--json", type=bool, help="print JSON, of all prompts, instead of tables")
     add_device(parser)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from diptych.cli._model import (
     EMBEDDERS,
+    add_batch_size,
     add_device,
+    add_exact,
     add_precision,
     add_space,
     add_weights,
@@ -72,15 +74,8 @@ def add(parser: Parser) -> None:
         help="score below which a pixel is of the class background, for runs that group patches (default: "
         "the run's)",
     )
-    parser.option(
-        "How", "--batch-size", type=int, least=1, metavar="N", help="images per batch (default: 64)"
-    )
-    parser.option(
-        "How",
-        "--exact",
-        type=bool,
-        help="decode JPEGs at full resolution (default: reduced if they are large)",
-    )
+    add_batch_size(parser)
+    add_exact(parser)
     parser.option("More", "--json", type=bool, help="print JSON, of all images, instead of a table")
     add_precision(parser)
     add_device(parser)

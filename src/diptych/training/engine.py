@@ -1,10 +1,9 @@
 """The engine: the one training loop.
 
-The order of events in a step is fixed: batches of all streams, encode, gather, loss (pure),
-backward, collective finite check, clip, optimiser, clamps inside parameters, averaged weights,
-`after_step`, schedule, log, snapshot. Everything that a step does follows from (seed, stage, step)
-and the state, so a run that is killed at any moment resumes from its last checkpoint as if it had
-not been interrupted.
+The order of events in a step is fixed: batches of all streams, learning rate, encode, gather, loss
+(pure), backward, clip, collective finite check, optimiser, clamps inside parameters, averaged weights,
+`after_step`, log, snapshot. Everything that a step does follows from (seed, stage, step) and the state,
+so a run that is killed at any moment resumes from its last checkpoint as if it had not been interrupted.
 """
 
 import logging
