@@ -133,7 +133,8 @@ class Killer(threading.Thread):
 
     def run(self):
         while not self.over.is_set() and self.killed is None:
-            under_way = [*self.folder.glob(".*.unfinished/*/img_emb")]
+            # the folder of a part, not its rows, which a part of one batch has for an instant alone
+            under_way = [*self.folder.glob(".*.unfinished")]
             finished = [*self.folder.glob("[!.]*-of-*")]  # `*` alone takes hidden names
             if under_way and len(finished) >= self.done:
                 for process in self.find():
