@@ -16,6 +16,9 @@ a class alone. All arms take as many steps at the same recipe, at the best of fo
 class, of a form that no arm has read; `seen` with one of the forms that captions have. Both are means
 over several draws of the sentences, which vary more than images do.
 
+The first edition had the floor on `unseen`, where the arm with one caption is near it: after ten seeds it
+counted as untrained. Nothing else has changed since.
+
 The block `real` asks the same of cells cut out of blood smears (`blood-cells`), of three classes.
 """
 
@@ -207,8 +210,10 @@ claim = Claim(
     looks=(5, 10, 20),
     tuned=Tuned(effect=0.4, sd=0.05, best=0.73, chance=0.25, seconds=600),  # of two seeds
     rates=RATES,
-    floor=Floor("unseen", chance=0.25, arms=("one", "bank", "k1", "specialists")),
+    # `seen` is what all these learn; that one caption teaches little of other words is what is claimed
+    floor=Floor("seen", chance=0.25, arms=("one", "bank", "k1", "specialists")),
     table=("unseen", "seen"),
+    edition=2,
 )
 
 
@@ -273,6 +278,6 @@ real = Claim(
     delta=0.03,
     looks=(5, 10, 20),
     rates=RATES,
-    floor=Floor("unseen", chance=1 / 3, arms=("one", "bank")),
+    floor=Floor("seen", chance=1 / 3, arms=("one", "bank")),
     table=("unseen", "seen"),
 )
