@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from diptych.errors import InputError
+from diptych.models.causal_lm import CausalLM
 from diptych.models.generate import generate
-from diptych.models.language import CausalLM
 from diptych.models.strategies import STRATEGIES, Sample, Stepwise
 from diptych.towers.build import text_tower
 

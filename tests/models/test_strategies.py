@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
+from diptych.models.causal_lm import CausalLM
 from diptych.models.generate import generate
-from diptych.models.language import CausalLM
 from diptych.models.seq2seq import seq2seq
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.models.strategies import Contrastive, Typical, likeness, strategy_of

@@ -14,8 +14,9 @@ from diptych.errors import InputError
 from diptych.methods.adapters import LowRank, adapter, add_factors
 from diptych.methods.make import Make
 from diptych.methods.teacher import LentLM
+from diptych.models.causal_lm import CausalLM
 from diptych.models.delivered import Validation
-from diptych.models.language import CausalLM, check_tokenizer
+from diptych.models.language import check_tokenizer
 from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
 from diptych.models.vlm import Adapter, Language, Layer, PatchReader, VisionLM, patch_adapter
 from diptych.spec import parse

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.methods.adapters import LowRank, attach
+from diptych.models.causal_lm import CausalLM
 from diptych.models.delivered import Delivered
-from diptych.models.language import CausalLM, LanguageModel, check_tokenizer
+from diptych.models.language import LanguageModel, check_tokenizer
 from diptych.models.model import TextModel
 from diptych.models.pretrained.hf_lm import HF_LM, HFCausalLM
 from diptych.towers.build import image_tower, text_tower

@@ -25,10 +25,11 @@ from diptych.files import read_json
 from diptych.methods.make import NO_TOWER, Make
 from diptych.methods.registry import cards, find, from_file, is_file, method_class
 from diptych.models import pretrained
+from diptych.models.causal_lm import CausalLM
 from diptych.models.class_prompts import ClassPrompts
 from diptych.models.delivered import Delivered
 from diptych.models.device import find_device
-from diptych.models.language import CausalLM, LanguageModel
+from diptych.models.language import LanguageModel
 from diptych.models.model import Model, TextModel
 from diptych.models.multimodal import ContrastiveCaptioner, TwoPassCaptioner
 from diptych.models.precision import PRECISIONS, set_precision

@@ -38,7 +38,7 @@ def generate(
     for an unknown strategy or option, and if the prompt leaves too little of the context.
 
     >>> from diptych.towers.build import text_tower
-    >>> from diptych.models.language import CausalLM
+    >>> from diptych.models.causal_lm import CausalLM
     >>> lm = CausalLM(text_tower("text:width=32:depth=1", vocab_size=100, context=16))
     >>> [len(text) for text in generate(lm, torch.tensor([[1, 7], [1, 9]]), strategy="sample", max_tokens=5, seed=1)]
     [5, 5]

@@ -20,8 +20,8 @@ from torch.nn.functional import normalize
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError, unknown
 from diptych.models.captioner import Captioner, Prompt
+from diptych.models.causal_lm import CausalLM
 from diptych.models.delivered import Validation
-from diptych.models.language import CausalLM
 from diptych.spec import Count, configure, parse
 from diptych.towers.dual import DualEncoder
 from diptych.towers.encoded import Encoded

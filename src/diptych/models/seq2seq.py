@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diptych.data.tokenizers import Tokenizer
 from diptych.errors import InputError
 from diptych.models import t5
-from diptych.models.language import CausalLM, prefixed
+from diptych.models.causal_lm import CausalLM, prefixed
 from diptych.spec import parse
 from diptych.towers.build import text_tower
 from diptych.towers.nn.transformer import Transformer

@@ -88,7 +88,7 @@ def peek_by_next(lm: Decoder, state: State, ids: Tensor) -> Peek:
     cache cannot be shared by the candidates of a row.
 
     >>> from diptych.towers.build import text_tower
-    >>> from diptych.models.language import CausalLM
+    >>> from diptych.models.causal_lm import CausalLM
     >>> lm = CausalLM(text_tower("text:width=32:depth=1", vocab_size=100, context=16))
     >>> peek = peek_by_next(lm, lm.start(torch.tensor([[1, 7]])), torch.tensor([[4, 5, 6]]))
     >>> peek.hidden.shape, peek.take(torch.tensor([2])).hidden.shape

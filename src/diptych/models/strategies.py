@@ -9,7 +9,7 @@
 
 A decoder has `context`, `start(ids, mask, memory, prefix) -> state`, `next(state, ids) -> state` and
 `peek(state, candidates)`; a state has `logits`, `hidden`, `mask` and `select(index)` (see
-`models.language`). A strategy that chooses token by token is a subclass of `Stepwise` with `choose`;
+`models.causal_lm`). A strategy that chooses token by token is a subclass of `Stepwise` with `choose`;
 one that searches implements `run`.
 
 Dimensions: B prompts, N tokens read so far, V vocabulary, D width, K beams, k candidates.

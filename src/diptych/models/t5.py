@@ -18,7 +18,7 @@ from diptych.data.tokenizers import HuggingFace, Tokenizer, from_dict
 from diptych.data.tokenizers import from_folder as tokenizer_from_folder
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
-from diptych.models.language import CausalLM, prefixed
+from diptych.models.causal_lm import CausalLM, prefixed
 from diptych.models.pretrained.files import read_json
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.spec import configure

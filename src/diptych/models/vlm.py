@@ -26,8 +26,8 @@ from diptych.data.tokenizers import Tokenizer, from_dict, pad_batch
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
+from diptych.models.causal_lm import CausalLM
 from diptych.models.delivered import Validation
-from diptych.models.language import CausalLM
 from diptych.models.model import ImagesLike, evaluating
 from diptych.objectives.tokens import unit_mean
 from diptych.towers.dual import DualEncoder

@@ -14,7 +14,8 @@ from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.degeneration import degeneration, distinct, diversity, report
 from diptych.evaluation.suites.perplexity import perplexity
-from diptych.models.language import CausalLM, LanguageModel
+from diptych.models.causal_lm import CausalLM
+from diptych.models.language import LanguageModel
 from diptych.towers.build import text_tower
 
 WORDS = ["red", "blue", "green", "lamp", "fox", "bird", "tree", "house", "sea", "sky"]

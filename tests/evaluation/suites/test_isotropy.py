@@ -10,7 +10,8 @@ from diptych.data.tokenizers import train_bpe
 from diptych.errors import InputError
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.isotropy import cosines, isotropy, report
-from diptych.models.language import CausalLM, LanguageModel
+from diptych.models.causal_lm import CausalLM
+from diptych.models.language import LanguageModel
 from diptych.towers.build import text_tower
 
 TEXTS = ["a red fox by the sea", "blue lamp", "x", "two green birds in a tall tree", "a fox"]

@@ -23,9 +23,9 @@ from diptych.methods.fuse.cosmo import COSMO, Config
 from diptych.methods.fuse.cosmo.documents import DocumentView, with_marks
 from diptych.methods.fuse.cosmo.gated import GatedLM
 from diptych.methods.store import describe, load, save_model
+from diptych.models.causal_lm import CausalLM
 from diptych.models.export import reason, targets
 from diptych.models.generate import generate
-from diptych.models.language import CausalLM
 from diptych.models.pretrained.hf_lm import HFCausalLM
 from diptych.objectives import info_nce
 from diptych.towers.build import text_tower

@@ -10,7 +10,7 @@ from tests.factories import foreign_lm, small_make, tokenizer
 from diptych.errors import InputError
 from diptych.methods.fuse.sevlm.decoder import decoder_of
 from diptych.methods.store import load
-from diptych.models.language import CausalLM
+from diptych.models.causal_lm import CausalLM
 
 
 def folder_of(place, **changed):

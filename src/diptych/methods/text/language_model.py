@@ -1,7 +1,7 @@
 """A causal language model, trained by maximum likelihood on texts alone.
 
 The plain decoder that captioners and decoding methods build on: it predicts each token from those
-before it, and its output layer is tied to the embedding table (`models.language`).
+before it, and its output layer is tied to the embedding table (`models.causal_lm`).
 
     L = - Σ_texts Σ_t log p(x_t | x_1 … x_{t-1})  /  Σ_texts number of tokens predicted
 
@@ -22,7 +22,7 @@ from diptych.data.batch import Batch
 from diptych.data.views import TextView, View
 from diptych.methods.base import At, Features, Losses, Method, Preset, Recipe, Stage
 from diptych.methods.make import NO_TOWER, Make
-from diptych.models.language import CausalLM
+from diptych.models.causal_lm import CausalLM
 
 card = {
     "title": "Causal language model, by maximum likelihood (the shape of GPT-2)",

@@ -20,7 +20,8 @@ from diptych.data.tokenizers import HuggingFace, Tokenizer, from_folder
 from diptych.data.tokenizers.hf import has_tokenizer, quiet
 from diptych.data.tokenizers.pieces import from_pieces, has_pieces
 from diptych.errors import InputError, brief
-from diptych.models.language import CausalLM, LanguageModel, candidates_mask
+from diptych.models.causal_lm import CausalLM, candidates_mask
+from diptych.models.language import LanguageModel
 from diptych.models.pretrained.files import read_json
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.towers.encoded import Edit

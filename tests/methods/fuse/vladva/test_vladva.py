@@ -21,7 +21,7 @@ from torch import nn
 from diptych.errors import InputError
 from diptych.methods.adapters import LowRank, add_factors
 from diptych.methods.fuse.vladva import contrast_of
-from diptych.models.language import CausalLM
+from diptych.models.causal_lm import CausalLM
 from diptych.testing import Toy
 from diptych.towers.build import text_tower
 from diptych.training.optim import freeze

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import InputError
-from diptych.models.language import candidates_mask
+from diptych.models.causal_lm import candidates_mask
 from diptych.models.multimodal import MultimodalLM
 from diptych.models.state import State
 from diptych.spec import Count

@@ -33,8 +33,8 @@ from diptych.methods.fuse.albef.base import FusionMethod
 from diptych.methods.fuse.albef.model import MultimodalEncoder, text_of
 from diptych.methods.make import Make
 from diptych.models.captioner import Captioner, CaptionModel, Prompt
+from diptych.models.causal_lm import CausalLM
 from diptych.models.delivered import Validation
-from diptych.models.language import CausalLM
 from diptych.models.model import ImagesLike, evaluating
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import Momentum, Temperature, freeze

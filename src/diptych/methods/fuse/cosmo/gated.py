@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diptych.errors import InputError
 from diptych.methods.teacher import LentLM
-from diptych.models.language import CausalLM
+from diptych.models.causal_lm import CausalLM
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.towers.nn.attention import Attention
 from diptych.towers.nn.kv_cache import LayerCache

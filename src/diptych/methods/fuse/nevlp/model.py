@@ -22,8 +22,8 @@ from diptych.methods.fuse.nevlp.mixture import fixed_batches, noise_probabilitie
 from diptych.methods.fuse.nevlp.queries import FindsConcepts, QueryCaptioner, Seen
 from diptych.metrics import similarities
 from diptych.models.captioner import Prompt, Writes
+from diptych.models.causal_lm import CausalLM
 from diptych.models.delivered import Validation
-from diptych.models.language import CausalLM
 from diptych.models.matching import Matches, runs
 from diptych.models.model import ImagesLike, evaluating
 from diptych.models.multivector import MultiVectorModel

@@ -36,8 +36,8 @@ from diptych.methods.fuse.nevlp.queries import FindsConcepts, QueryCaptioner, Se
 from diptych.methods.make import Make
 from diptych.methods.teacher import LentLM
 from diptych.models.captioner import CaptionModel, Prompt
+from diptych.models.causal_lm import CausalLM
 from diptych.models.delivered import Validation
-from diptych.models.language import CausalLM
 from diptych.models.t5 import T5
 from diptych.towers.dual import DualEncoder
 from diptych.towers.nn.parts import freeze

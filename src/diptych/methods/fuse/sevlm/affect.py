@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.models.language import CausalLM
+from diptych.models.causal_lm import CausalLM
 from diptych.models.state import Peek, State, peek_by_next
 from diptych.towers.encoded import Edit
 from diptych.towers.nn.kv_cache import KVCache

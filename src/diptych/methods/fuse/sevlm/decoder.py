@@ -16,7 +16,7 @@ from diptych.methods.fuse.sevlm.affect import SEGMENTS
 from diptych.methods.language import language_of
 from diptych.methods.make import Make
 from diptych.methods.teacher import LentLM
-from diptych.models.language import CausalLM
+from diptych.models.causal_lm import CausalLM
 from diptych.models.pretrained.hf_lm import HFCausalLM
 from diptych.towers.build import text_tower
 from diptych.towers.text.text import TextTower
