@@ -8,7 +8,7 @@ from PIL import Image
 from diptych.data.sources import open_source
 
 SCENES = "scenes:number=2:count=8:size=32"
-FEW = ("--steps", "2", "--batch-size", "4", "--method.most", "20")
+FEW = ("--steps", "2", "--batch-size", "4", "--method.max_boxes", "20")
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,14 @@ def test_a_run_of_instances_writes_and_draws_masks(diptych, refused, photos, tmp
     run = tmp_path / "run"
     words = ("--init", "tiny", "--data", SCENES, "--val", SCENES, *FEW)
     called = diptych(
-        "train", "denseclip", *words, "--method.task", "instances", "--method.proposals", '{"most": 9}',
+        "train", "denseclip", *words, "--method.task", "instances", "--method.proposals", '{"post_nms_top_n": 9}',
         "--out", run,
     )  # fmt: skip
     assert called.code == 0, called.err
     assert "mask_ap50" in called.err
     assert f"diptych detect {run} IMAGES --masks DIR" in called.out
     out = tmp_path / "found"
-    shown = diptych("detect", run, photos, "--least", "0", "--masks", out)
+    shown = diptych("detect", run, photos, "--score-threshold", "0", "--masks", out)
     assert shown.code == 0, shown.err
     assert f"{out} holds instances.json and a drawing of each image" in shown.out
     data = json.loads((out / "instances.json").read_text())
@@ -39,6 +39,8 @@ def test_a_run_of_instances_writes_and_draws_masks(diptych, refused, photos, tmp
     assert data["annotations"]
     assert Image.open(out / "0.png").size == (48, 32)
     assert "name a new one with --masks" in refused("detect", run, photos, "--masks", out)
+    told = refused("detect", run, photos, "--least", "0")
+    assert "--least is called --score-threshold now" in told
 
 
 def test_masks_are_refused_where_there_are_none(diptych, refused, photos, tmp_path):

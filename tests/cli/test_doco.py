@@ -8,7 +8,7 @@ import pytest
 from diptych.data.sources import open_source
 
 PAGES = "pages:count=24:width=96:height=66:lines=3"
-SHORT = ("--steps", "2", "--batch-size", "8", "--quiet", "--method.most", "9")
+SHORT = ("--steps", "2", "--batch-size", "8", "--quiet", "--method.max_boxes", "9")
 TOWER = ("--image-tower", "vit:image_size=32:patch=8:width=32:depth=1", "--embed-dim", "16")
 TEACHER = ("--method.teacher", "layout:width=32:depth=1")
 

@@ -24,11 +24,22 @@ def test_boxes_are_told_from_the_centre_of_the_cell():
 def test_boxes_of_one_class_that_overlap_leave_the_likeliest():
     boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]])
     found = chosen(
-        boxes, torch.tensor([[0.5, 0.4], [0.6, 0.0], [0.2, 0.01]]), least=0.05, overlap=0.6, most=9
+        boxes,
+        torch.tensor([[0.5, 0.4], [0.6, 0.0], [0.2, 0.01]]),
+        score_threshold=0.05,
+        nms_threshold=0.6,
+        max_boxes=9,
     )
     assert found.classes.tolist() == [0, 1, 0]
     torch.testing.assert_close(found.boxes, boxes[[1, 0, 2]])
-    assert len(chosen(boxes, torch.ones(3, 2), least=0.05, overlap=0.6, most=2).scores) == 2
+    assert (
+        len(
+            chosen(
+                boxes, torch.ones(3, 2), score_threshold=0.05, nms_threshold=0.6, max_boxes=2
+            ).scores
+        )
+        == 2
+    )
 
 
 def test_a_tower_without_positions_is_refused():

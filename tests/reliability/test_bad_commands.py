@@ -53,7 +53,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     ),
     (
         f"train nevlp {PAIR} --init tiny --batch-size 2",
-        ("fewer than the 4 of an image", "lower --method.least"),
+        ("fewer than the 4 of an image", "lower --method.min_count"),
     ),
     (
         f"train nevlp {PAIR} --init tiny --batch-size 2 --method.task captions",
@@ -348,7 +348,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
     (f"train clip {PAIR} --recipe.schedule cosin", ("schedule 'cosin'", "did you mean 'cosine'")),
     ("reproduce lion --seeds one", ("--seeds 'one'", "whole numbers")),
     ("demo --seed x", ("--seed 'x'", "a whole number")),
-    ("detect tiny photos --least 2", ("--least is 2", "0 to 1")),
+    ("detect tiny photos --score-threshold 2", ("--score-threshold is 2", "0 to 1")),
     ("draw tiny cat --count 0 --out x", ("--count is 0", "at least 1")),
     ("serve photos --port -1", ("--port is -1", "at least 0")),
     ("serve photos --concurrent 0", ("--concurrent is 0", "at least 1")),

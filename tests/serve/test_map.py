@@ -34,7 +34,7 @@ def test_the_map_holds_every_row_or_some_from_all_over(mapped, mapped_emb):
     assert sorted(every["rows"]) == list(range(count))
     places = np.stack([every["x"], every["y"]], axis=1)
     np.testing.assert_allclose(places, made.places(np.array(every["rows"])), atol=1e-5)
-    some = answer(mapped, of(mapped_emb) + "/map", most=7)
+    some = answer(mapped, of(mapped_emb) + "/map", limit=7)
     assert some["rows"] == every["rows"][:7]
     assert some["total"] == count
     chosen = answer(mapped, of(mapped_emb) + "/map", where="group = 'people-body'")
@@ -113,8 +113,8 @@ def test_a_collection_without_a_map_says_how_to_make_one(served, emb):
 @pytest.mark.parametrize(
     ("path", "parameters"),
     [
-        ("map", {"most": 100_001}),
-        ("map", {"most": 0}),
+        ("map", {"limit": 100_001}),
+        ("map", {"limit": 0}),
         ("map", {"where": "colour = 1"}),
         ("duplicates", {"cosine": 1.5}),
         ("duplicates", {"cosine": "nan"}),

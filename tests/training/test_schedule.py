@@ -52,7 +52,9 @@ def test_onecycle_is_torchs(share, start, length):
         cycle_momentum=False,
     )
     for step in range(steps):
-        ours = factor(step, steps, schedule=f"onecycle:start={start}:length={length}", warmup=share)
+        ours = factor(
+            step, steps, schedule=f"onecycle:div_factor={start}:length={length}", warmup=share
+        )
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
         theirs.step()
@@ -83,7 +85,14 @@ def test_onecycle_lies_between_zero_and_one(steps, warmup, step, length):
 
 @given(
     schedule=st.sampled_from(
-        ["poly", "steps:at=(0.1,0.5)", "restarts:first=3", "cyclic:cycles=3", "linear", "constant"]
+        [
+            "poly",
+            "steps:milestones=(0.1,0.5)",
+            "restarts:first=3",
+            "cyclic:cycles=3",
+            "linear",
+            "constant",
+        ]
     ),
     steps=st.integers(1, 500),
     warmup=st.floats(0, 0.9),
@@ -115,7 +124,7 @@ def test_steps_is_torchs_multi_step():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 90, 95], gamma=0.1)
     for step in range(100):
-        ours = factor(step, 100, schedule="steps:at=(0.8,0.9,0.95):by=0.1")
+        ours = factor(step, 100, schedule="steps:milestones=(0.8,0.9,0.95):gamma=0.1")
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
         theirs.step()
@@ -136,11 +145,11 @@ def test_cyclic_has_its_minima_between_cycles():
     ("schedule", "message"),
     [
         ("poly:power=0", "above 0"),
-        ("steps:at=(0.5,2)", "a number from 0 to 1"),
+        ("steps:milestones=(0.5,2)", "a number from 0 to 1"),
         ("restarts:first=0", "at least 1"),
         ("cyclic:cycle=3", "did you mean 'cycles'"),
         ("onecycle:length=0.5", "of at least 1"),
-        ("onecycle:strt=4", "did you mean 'start'"),
+        ("onecycle:div_facto=4", "did you mean 'div_factor'"),
         ("cosine:start=4", "takes no options; write cosine"),
         ("plateau:patience=-1", "at least 0"),
     ],

@@ -70,7 +70,7 @@ def test_a_plateau_is_torchs(numbers, patience, least, small):
         min_lr=1e-3,
         eps=0.0,
     )
-    schedule = f"plateau:by=0.5:patience={patience}:least={least}"
+    schedule = f"plateau:factor=0.5:patience={patience}:threshold={least}"
     selection = Selection(Path())
     stage = Stage(select="-val/x" if small else "val/x")
     for epoch, number in enumerate(numbers):

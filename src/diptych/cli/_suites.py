@@ -516,22 +516,35 @@ OPTIONS = (
         type=bool,
     ),
     Option(
-        "--least",
+        "--score-threshold",
         "P",
         "detection: smallest score of a box (default: 0.05)",
         type=float,
     ),
     Option(
-        "--overlap",
+        "--nms-threshold",
         "IOU",
         "detection, NMS: IoU above which the lower-scoring box of a class is dropped (default: 0.6)",
         type=float,
     ),
     Option(
-        "--most",
+        "--max-boxes",
         "N",
-        "detection: largest number of boxes per image (default: the model's); dense, depth: positions to "
-        "train on (default: 20000); isotropy: texts (default: 2000)",
+        "detection: largest number of boxes per image (default: the model's)",
+        type=int,
+        least=1,
+    ),
+    Option(
+        "--max-positions",
+        "N",
+        "dense, depth: largest number of positions to train on (default: 20000)",
+        type=int,
+        least=1,
+    ),
+    Option(
+        "--max-texts",
+        "N",
+        "isotropy: largest number of texts (default: 2000)",
         type=int,
         least=1,
     ),
@@ -547,6 +560,7 @@ def add(parser: Parser) -> None:
     """Add the options to a parser."""
     for option in OPTIONS:
         option.add(parser)
+    parser.renamed |= {"least": "score-threshold", "overlap": "nms-threshold"}
 
 
 def settings(args: Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ GROUP = "Use a model"
 USAGE = "MODEL IMAGES [--names A,B,…] [--masks DIR] [options]"
 EXAMPLES = (
     "diptych detect runs/cells smears/",
-    "diptych detect runs/cells smear.png --least 0.3 --json",
+    "diptych detect runs/cells smear.png --score-threshold 0.3 --json",
     "diptych detect runs/instances photos/ --masks found/",
 )
 _SHOWN = 40  # boxes in the table
@@ -42,23 +42,28 @@ def add(parser: Parser) -> None:
         help="new folder for masks of the objects and drawings, for a run that was trained on masks",
     )
     parser.option(
-        "How", "--least", type=float, metavar="P", help="smallest score of a box (default: 0.1)"
+        "How",
+        "--score-threshold",
+        type=float,
+        metavar="P",
+        help="smallest score of a box (default: 0.1)",
     )
     parser.option(
         "How",
-        "--overlap",
+        "--nms-threshold",
         type=float,
         metavar="IOU",
         help="NMS: IoU above which the lower-scoring box of a class is dropped (default: 0.6)",
     )
     parser.option(
         "How",
-        "--most",
+        "--max-boxes",
         type=int,
         least=1,
         metavar="N",
         help="largest number of boxes per image (default: the model's)",
     )
+    parser.renamed |= {"least": "score-threshold", "overlap": "nms-threshold", "most": "max-boxes"}
     add_batch_size(parser)
     parser.option("More", "--json", type=bool, help="print JSON, of all boxes, instead of a table")
     add_device(parser)
@@ -71,9 +76,9 @@ def run(args: Namespace) -> None:
         raise InputError(
             "diptych detect has no images; name a folder, an image, or any other source"
         )
-    for name in ("least", "overlap"):
+    for name in ("score_threshold", "nms_threshold"):
         if name in args and not 0 <= args[name] <= 1:
-            raise InputError(f"--{name} is {args[name]:g}; it must be 0 to 1")
+            raise InputError(f"--{name.replace('_', '-')} is {args[name]:g}; it must be 0 to 1")
     from dataclasses import asdict
 
     from diptych.inference.detect import detect_images
@@ -84,10 +89,10 @@ def run(args: Namespace) -> None:
     if "names" in args:
         model.set_classes(args.names.split(","))
     settings = {
-        "least": 0.1,
+        "score_threshold": 0.1,
         **{
             name: args[name]
-            for name in ("least", "overlap", "most", "batch_size", "masks")
+            for name in ("score_threshold", "nms_threshold", "max_boxes", "batch_size", "masks")
             if name in args
         },
     }

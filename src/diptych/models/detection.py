@@ -195,22 +195,26 @@ class DetectorModel(TrainedClassesModel):
         self,
         images: ImagesLike,
         *,
-        least: float = 0.05,
-        overlap: float = 0.6,
-        most: int | None = None,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.6,
+        max_boxes: int | None = None,
         masks: bool = False,
         batch_size: int = 64,
         exact: bool = False,
     ) -> list[Found]:
         """The detections in each image, with `masks` those of their objects too.
 
-        They have scores of at least `least`; of boxes of one class that overlap by more than
-        `overlap` (IoU), only the best is kept (non-maximum suppression), and at most `most` in all
+        They have scores of at least `score_threshold`; of boxes of one class that overlap by more than
+        `nms_threshold` (IoU), only the best is kept (non-maximum suppression), and at most `max_boxes` in all
         (None: the model's `detections`).
         Errors are those of `embed_regions`; InputError also for masks of a model without a branch for
         them.
         """
-        rule = {"least": least, "overlap": overlap, "most": most or self.detections}
+        rule = {
+            "score_threshold": score_threshold,
+            "nms_threshold": nms_threshold,
+            "max_boxes": max_boxes or self.detections,
+        }
         if masks:
             return self._with_masks(images, batch_size, exact, rule)
         regions = self.embed_regions(images, batch_size=batch_size, exact=exact)
@@ -257,14 +261,17 @@ def _all_chosen(regions: Regions, rule: Mapping[str, Any]) -> list[Found]:
     return [chosen(boxes, scores, **rule) for boxes, scores in rows]
 
 
-def chosen(boxes: Tensor, scores: Tensor, *, least: float, overlap: float, most: int) -> Found:
+def chosen(
+    boxes: Tensor, scores: Tensor, *, score_threshold: float, nms_threshold: float, max_boxes: int
+) -> Found:
     """Threshold and non-maximum suppression of the boxes (N, 4) of an image with scores (N, C).
 
     >>> boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 0.1, 0.1]])
-    >>> chosen(boxes, torch.tensor([[0.5], [0.6], [0.2]]), least=0.05, overlap=0.6, most=9).scores.tolist()
+    >>> scores = torch.tensor([[0.5], [0.6], [0.2]])
+    >>> chosen(boxes, scores, score_threshold=0.05, nms_threshold=0.6, max_boxes=9).scores.tolist()
     [0.60..., 0.20...]
     """
-    region, number = (scores >= least).nonzero(as_tuple=True)
+    region, number = (scores >= score_threshold).nonzero(as_tuple=True)
     likely = scores[region, number]
-    kept = batched_nms(boxes[region], likely, number, overlap)[:most]
+    kept = batched_nms(boxes[region], likely, number, nms_threshold)[:max_boxes]
     return Found(boxes[region[kept]], number[kept], likely[kept])

@@ -91,7 +91,7 @@ def api(service: Service) -> APIRouter:
         chosen = service.collection(collection)
 
         def work() -> str:
-            rows, places = chosen.map_of(asked.most, asked.where)
+            rows, places = chosen.map_of(asked.limit, asked.where)
             x, y = np.round(places.astype(float), 5).T.tolist()
             total = chosen.total(asked.where)
             reply = schema.MapReply(

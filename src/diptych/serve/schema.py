@@ -102,9 +102,9 @@ class Browse(Request):
 
 
 class MapAsked(Request):
-    """Which rows of the map; of more than `most`, some from all over the collection."""
+    """Which rows of the map; of more than `limit`, some from all over the collection."""
 
-    most: int = Field(default=MAPPED, ge=1, le=MAPPED)
+    limit: int = Field(default=MAPPED, ge=1, le=MAPPED)
     where: Condition | None = None
 
 

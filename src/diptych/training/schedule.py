@@ -56,13 +56,13 @@ class Poly:
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Multiplied by `by` at each of the shares `at` of the steps after the warm-up."""
+    """Multiplied by `gamma` at each of the shares `milestones` of the steps after the warm-up."""
 
-    at: tuple[Share, ...] = (0.6, 0.8)
-    by: Share = 0.1
+    milestones: tuple[Share, ...] = (0.6, 0.8)
+    gamma: Share = 0.1
 
     def __call__(self, step: int, steps: int) -> float:
-        return self.by ** sum(step >= round(share * steps) for share in self.at)
+        return self.gamma ** sum(step >= round(share * steps) for share in self.milestones)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +95,22 @@ class Cyclic:
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """1, times `by` whenever more than `patience` epochs did not improve the number that the stage
-    selects by, by more than `least`: torch's ReduceLROnPlateau with an absolute threshold."""
+    """1, times `factor` whenever more than `patience` epochs did not improve the number that the stage
+    selects by, by more than `threshold`: torch's ReduceLROnPlateau with an absolute threshold."""
 
-    by: Share = 0.5
+    factor: Share = 0.5
     patience: Annotated[int, AtLeast(0)] = 10
-    least: NotNegative = 0.0
+    threshold: NotNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle:
-    """Options of `onecycle`. The rate starts at 1/`start` of the peak and ends at 1/`end` of that.
+    """Options of `onecycle`. The rate starts at 1/`div_factor` of the peak and ends at
+    1/`final_div_factor` of that.
     The cycle spans `length` times the steps of the run, so that a run may stop on the way down."""
 
-    start: Annotated[float, AtLeast(1)] = 25.0
-    end: Annotated[float, AtLeast(1)] = 1e4
+    div_factor: Annotated[float, AtLeast(1)] = 25.0
+    final_div_factor: Annotated[float, AtLeast(1)] = 1e4
     length: Annotated[float, AtLeast(1)] = 1.0
 
 
@@ -155,13 +156,13 @@ def factor(
 
     `schedule` is a name with options, as "poly:power=0.9". `warmup` is a number of steps, or a
     share of all steps if below 1. "onecycle" rises and falls by cosines instead, between its own
-    ends (`OneCycle`, as "onecycle:start=100"); its share is of the steps that the cycle spans. It
+    ends (`OneCycle`, as "onecycle:div_factor=100"); its share is of the steps that the cycle spans. It
     is torch's OneCycleLR. `lowered` is how often the validation was on a plateau, for "plateau".
     Raises InputError for an unknown schedule or option.
 
     >>> [round(factor(step, 6, warmup=2), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
-    >>> [round(factor(step, 6, schedule="steps:at=(0.5,0.8)"), 3) for step in range(6)]
+    >>> [round(factor(step, 6, schedule="steps:milestones=(0.5,0.8)"), 3) for step in range(6)]
     [1.0, 1.0, 1.0, 0.1, 0.1, 0.01]
     """
     shape = shape_of(schedule)
@@ -171,7 +172,7 @@ def factor(
     if step < rising:
         return (step + 1) / rising
     if isinstance(shape, Plateau):
-        return max(min_lr, shape.by**lowered)
+        return max(min_lr, shape.factor**lowered)
     return min_lr + (1 - min_lr) * shape(step - rising, max(steps - rising, 1))
 
 
@@ -183,10 +184,10 @@ def _cosine(share: float) -> float:
 def _one_cycle(step: int, steps: int, warmup: float, options: OneCycle) -> float:
     """Rise from `low` to 1 at the last step of the warm-up, then fall."""
     total = round(options.length * steps)
-    low = 1 / options.start
+    low = 1 / options.div_factor
     peak = (warmup * total if warmup < 1 else warmup) - 1
     if step <= peak:
         return 1 + (low - 1) / 2 * (1 + cos(pi * step / peak))
     peak = max(peak, 0)
-    last = low / options.end
+    last = low / options.final_div_factor
     return last + (1 - last) / 2 * (1 + cos(pi * min(1, (step - peak) / max(total - 1 - peak, 1))))

@@ -92,7 +92,7 @@ class Selection:
 
     def _note(self, plateau: Plateau, value: float) -> None:
         """Lower the rate once more if too many epochs were no better."""
-        better = self.mark is None or value > self.mark + plateau.least
+        better = self.mark is None or value > self.mark + plateau.threshold
         if better and not math.isnan(value):
             self.mark = value
             self.stalled = 0

@@ -36,7 +36,7 @@ def regions(seed=0, progress=None, **options):
 
 
 def test_boxes_are_rows_with_a_mask_and_their_texts():
-    found = regions(most=4, tokenizer=WORDS)
+    found = regions(max_boxes=4, tokenizer=WORDS)
     assert found["fields.regions"].tolist() == [[0, 0, 0.5, 1], [0.5, 0.5, 1, 1], [0] * 4, [0] * 4]
     assert found["fields.regions.there"].tolist() == [True, True, False, False]
     assert [WORDS.decode(ids) for ids in found["texts.regions"]] == [
@@ -48,20 +48,20 @@ def test_boxes_are_rows_with_a_mask_and_their_texts():
 
 
 def test_without_texts_boxes_without_a_name_are_regions_too():
-    found = regions(most=3)
+    found = regions(max_boxes=3)
     assert found["fields.regions.there"].all()
     assert found["fields.regions"][2].tolist() == [0.25, 0, 0.5, 0.5]
 
 
 def test_texts_may_be_the_names_of_classes():
-    found = regions(most=3, tokenizer=WORDS, classes=("dish", "mug"))
+    found = regions(max_boxes=3, tokenizer=WORDS, classes=("dish", "mug"))
     assert [WORDS.decode(ids) for ids in found["texts.regions"]] == ["mug", "dish", ""]
 
 
 def test_regions_are_mirrored_with_the_image():
     mirrored = 0
     for seed in range(20):
-        found = regions(seed, 0.5, most=3, flip=True)
+        found = regions(seed, 0.5, max_boxes=3, flip=True)
         red = found["images.main"][0, 0, 0]
         left = red[0] > red[-1]
         first = found["fields.regions"][0].tolist()
@@ -71,7 +71,7 @@ def test_regions_are_mirrored_with_the_image():
 
 
 def test_cells_of_a_grid_are_regions_in_rows():
-    found = regions(most=9, regions="grid:side=3")["fields.regions"]
+    found = regions(max_boxes=9, regions="grid:side=3")["fields.regions"]
     assert found[1].tolist() == pytest.approx([1 / 3, 0, 2 / 3, 1 / 3])
     assert found[3].tolist() == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3])
     areas = (found[:, 2:] - found[:, :2]).prod(1)
@@ -79,7 +79,7 @@ def test_cells_of_a_grid_are_regions_in_rows():
 
 
 def test_random_regions_lie_inside_and_follow_from_the_generator():
-    view = RegionView(preprocess=SQUASH, most=200, regions="random:count=200")
+    view = RegionView(preprocess=SQUASH, max_boxes=200, regions="random:count=200")
     found = view(sample(), generator(0), None)["fields.regions"]
     assert (found >= 0).all()
     assert (found <= 1 + 1e-6).all()
@@ -91,8 +91,8 @@ def test_random_regions_lie_inside_and_follow_from_the_generator():
 
 
 def test_more_regions_than_rows_are_damage_that_says_so():
-    with pytest.raises(BadSample, match="more-than-2-regions: 3 regions; raise `most`"):
-        regions(most=2)
+    with pytest.raises(BadSample, match="more-than-2-regions: 3 regions; raise `max_boxes`"):
+        regions(max_boxes=2)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_more_regions_than_rows_are_damage_that_says_so():
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        RegionView(**{"preprocess": SQUASH, "most": 4, **options})
+        RegionView(**{"preprocess": SQUASH, "max_boxes": 4, **options})
 
 
 def test_rows_of_unequal_number_are_refused_with_their_name():
@@ -200,7 +200,7 @@ def test_blocks_hide_patches_side_by_side():
 
 
 def masked(boxes, seed=0, progress=None, **options):
-    view = RegionView(preprocess=SQUASH, most=3, masks=4, **options)
+    view = RegionView(preprocess=SQUASH, max_boxes=3, masks=4, **options)
     found = view(sample(boxes), generator(seed), progress)
     assert tuple(found) == view.gives
     assert view.reads == ("images.main", "boxes", "boxes.mask")
@@ -237,7 +237,7 @@ def test_masks_are_of_what_is_seen_of_a_scaled_image(factors):
     """The object is the left half of the image, which is red."""
     kept = 0
     for seed in range(10):
-        view = RegionView(preprocess=SQUASH, most=1, masks=8, jitter=factors)
+        view = RegionView(preprocess=SQUASH, max_boxes=1, masks=8, jitter=factors)
         found = view(sample([left_half((0, 0, 20, 10))]), generator(seed), 0.5)
         if not found["fields.regions.there"][0]:
             continue
@@ -261,4 +261,4 @@ def test_boxes_of_other_classes_have_no_masks():
 
 def test_masks_are_those_of_boxes_alone():
     with pytest.raises(InputError, match="leave masks out"):
-        RegionView(preprocess=SQUASH, most=4, masks=4, regions="grid:side=2")
+        RegionView(preprocess=SQUASH, max_boxes=4, masks=4, regions="grid:side=2")

@@ -243,7 +243,7 @@ def test_void_cells_are_left_out_and_a_sample_without_a_mask_is_told():
 
 def test_a_probe_learns_from_no_more_positions_than_asked():
     few, all_of_them = (
-        dense(Fake(vectors(0), size=8), quarters(20), train=quarters(30), most=m)
+        dense(Fake(vectors(0), size=8), quarters(20), train=quarters(30), max_positions=m)
         for m in (60, 9999)
     )
     assert (few["n_train"], all_of_them["n_train"]) == (60, 120)

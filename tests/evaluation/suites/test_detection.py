@@ -96,13 +96,13 @@ def test_the_rule_of_detections_is_passed_on_and_is_of_the_protocol():
     model = Told(RIGHT)
     plain = evaluate(model, ROWS, ["detection"])["detection"]
     assert model.how == {}
-    found = evaluate(model, ROWS, ["detection"], least=0.0, most=300)["detection"]
-    assert model.how == {"least": 0.0, "most": 300}
+    found = evaluate(model, ROWS, ["detection"], score_threshold=0.0, max_boxes=300)["detection"]
+    assert model.how == {"score_threshold": 0.0, "max_boxes": 300}
     assert found["protocol"] != plain["protocol"]
-    with pytest.raises(InputError, match="overlap is 2; it must be 0 to 1"):
-        evaluate(model, ROWS, ["detection"], overlap=2.0)
+    with pytest.raises(InputError, match="nms_threshold is 2; it must be 0 to 1"):
+        evaluate(model, ROWS, ["detection"], nms_threshold=2.0)
     with pytest.raises(InputError, match="at least one detection"):
-        evaluate(model, ROWS, ["detection"], most=0)
+        evaluate(model, ROWS, ["detection"], max_boxes=0)
 
 
 def hits(boxes, scores, wanted):

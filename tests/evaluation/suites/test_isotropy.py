@@ -112,13 +112,13 @@ def test_long_texts_are_cut_and_no_more_than_asked_are_read(model):
     cut = isotropy(model, Rows(TEXTS), length=3)
     assert cut["tokens"] == 3 * 4
     assert cut["protocol"] != isotropy(model, Rows(TEXTS))["protocol"]
-    assert isotropy(model, Rows(TEXTS), most=2)["n"] == 2
+    assert isotropy(model, Rows(TEXTS), max_texts=2)["n"] == 2
     assert isotropy(model, Rows(["sea " * 40]))["tokens"] == 16
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"length": 1}, "at least 2 tokens"), ({"most": 0}, "1 text"), ({"role": "x"}, "role")],
+    [({"length": 1}, "at least 2 tokens"), ({"max_texts": 0}, "1 text"), ({"role": "x"}, "role")],
 )
 def test_bad_settings_are_refused(model, settings, message):
     with pytest.raises(InputError, match=message):

@@ -46,7 +46,7 @@ def words():
 
 def made(seed=0, image=IMAGE, **config):
     """A small method on pages; its page encoder has patches of 8 pixels."""
-    options = {"teacher": TEACHER, "most": 9, **config}
+    options = {"teacher": TEACHER, "max_boxes": 9, **config}
     return make_method("doco", seed, image=image, words=words(), **options).eval()
 
 

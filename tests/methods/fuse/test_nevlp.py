@@ -40,7 +40,7 @@ NAMES = ("red", "blue", "circle", "bar")
 
 def method(**config):
     sizes = {"width": 32, "depth": 2, "heads": 2, "queries": 3, "dropout": 0.0, "embed": 16}
-    made = make_method(NEVLP, **{**sizes, "least": 1, "concepts": 2, **config}).double()
+    made = make_method(NEVLP, **{**sizes, "min_count": 1, "concepts": 2, **config}).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -269,8 +269,11 @@ def test_noise_is_0_in_the_first_epochs_and_where_there_is_one_component(caplog)
 
 def test_the_vocabulary_are_frequent_nouns():
     captions = ["A red cat on a mat.", "the Cat", "a dog", "dog, cat"]
-    assert vocabulary(captions, least=2, most=9) == ("cat", "dog")
-    assert vocabulary(captions, least=1, most=9, nouns=frozenset(["mat", "cat"])) == ("cat", "mat")
+    assert vocabulary(captions, min_count=2, max_concepts=9) == ("cat", "dog")
+    assert vocabulary(captions, min_count=1, max_concepts=9, nouns=frozenset(["mat", "cat"])) == (
+        "cat",
+        "mat",
+    )
 
 
 def test_a_wrong_text_has_the_concepts_of_the_image():
@@ -376,8 +379,8 @@ def test_bad_input():
     ):
         with pytest.raises(InputError, match=message):
             method(**config)
-    made = method(least=5, concepts=4)
-    with pytest.raises(InputError, match="--method.least"):
+    made = method(min_count=5, concepts=4)
+    with pytest.raises(InputError, match="--method.min_count"):
         made.setup({"train": Toy(2)})
 
 

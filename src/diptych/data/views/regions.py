@@ -64,7 +64,7 @@ class BoxView:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionView:
-    """The whole main image (B, 1, 3, H, W) with up to `most` = R regions: fields.regions (B, R, 4),
+    """The whole main image (B, 1, 3, H, W) with up to `max_boxes` = R regions: fields.regions (B, R, 4),
     fields.regions.there (B, R), which of them are real, with a `tokenizer` their texts (B, R, L), and
     with `names` the numbers of their classes among these, fields.regions.classes (B, R), and with
     `masks` = M the masks of their objects, fields.regions.masks (B, R, M, M) uint8: of each cell of a
@@ -75,13 +75,13 @@ class RegionView:
     are uniform in .1 … 1 of the image's, at a uniform position. Texts are those of the boxes, or
     their class names if there are `classes`; boxes of other classes than `names` are left out. With
     `flip`, half of the images are mirrored in training, and with `jitter` images are scaled by a
-    factor between these two (`jittered`). Raises BadSample if a sample has more than `most` regions,
+    factor between these two (`jittered`). Raises BadSample if a sample has more than `max_boxes` regions,
     and as `data.boxes.object_mask`; with `sampled` that many random ones are taken in training, and else
     the first.
     """
 
     preprocess: Preprocess
-    most: int
+    max_boxes: int
     regions: str = "boxes"
     tokenizer: Tokenizer | None = None
     classes: Sequence[str] = ()
@@ -125,35 +125,37 @@ class RegionView:
             image, boxes, kept, seen = jittered(image, boxes, self.jitter, rng)
             names = [name for name, held in zip(names, kept, strict=True) if held]
             own = [box for box, held in zip(own, kept, strict=True) if held]
-        if len(boxes) > self.most and self.sampled:
+        if len(boxes) > self.max_boxes and self.sampled:
             order = rng.permutation(len(boxes)) if progress is not None else np.arange(len(boxes))
-            some = np.sort(order[: self.most])
+            some = np.sort(order[: self.max_boxes])
             boxes, seen = boxes[some], seen[some]
             names = [names[at] for at in some] if names else names
             own = [own[at] for at in some] if own else own
-        if len(boxes) > self.most:
-            raise BadSample(f"more-than-{self.most}-regions", f"{len(boxes)} regions; raise `most`")
+        if len(boxes) > self.max_boxes:
+            raise BadSample(
+                f"more-than-{self.max_boxes}-regions", f"{len(boxes)} regions; raise `max_boxes`"
+            )
         pixels, boxes = _seen(image, boxes, self.preprocess, mirrored)
-        rows = np.zeros((self.most, 4), np.float32)
+        rows = np.zeros((self.max_boxes, 4), np.float32)
         rows[: len(boxes)] = boxes
         found: dict[str, Any] = {
             "images.main": pixels,
             "fields.regions": torch.from_numpy(rows),
-            "fields.regions.there": torch.arange(self.most) < len(boxes),
+            "fields.regions.there": torch.arange(self.max_boxes) < len(boxes),
         }
         if self.names is not None:
             numbers = [self.names.index(name) for name in names]
             found["fields.regions.classes"] = torch.tensor(
-                numbers + [-1] * (self.most - len(names))
+                numbers + [-1] * (self.max_boxes - len(names))
             )
         if self.masks is not None:
-            planes = np.zeros((self.most, self.masks, self.masks), np.uint8)
+            planes = np.zeros((self.max_boxes, self.masks, self.masks), np.uint8)
             for at, (box, part) in enumerate(zip(own, seen, strict=True)):
                 plane = cells_of(object_mask(box, size), part, self.masks)
                 planes[at] = plane[:, ::-1] if mirrored else plane
             found["fields.regions.masks"] = torch.from_numpy(planes)
         if self.tokenizer is not None:
-            filled = names + [""] * (self.most - len(names))
+            filled = names + [""] * (self.max_boxes - len(names))
             found["texts.regions"] = self.tokenizer.encode(filled)
         return found
 
@@ -164,9 +166,9 @@ class RegionView:
         boxes of the sample, these."""
         match parse(self.regions):
             case Spec("grid", options):
-                return grid_boxes(options.get("side", self.most)), [], []
+                return grid_boxes(options.get("side", self.max_boxes)), [], []
             case Spec("random", options):
-                return random_boxes(options.get("count", self.most), rng), [], []
+                return random_boxes(options.get("count", self.max_boxes), rng), [], []
             case _:
                 named = self.tokenizer is not None or self.names is not None
                 boxes, names = shares(sample, size, self.classes, named=named)

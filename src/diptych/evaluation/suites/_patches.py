@@ -115,7 +115,7 @@ def positions(
     cells: Callable[[np.ndarray, tuple[int, int]], np.ndarray],
     bad: Counter[str],
     *,
-    most: int | None,
+    max_positions: int | None,
     seed: int,
     exact: bool,
     batch_size: int,
@@ -125,11 +125,11 @@ def positions(
     """Return features (P, D) of the positions of all images, the targets `cells(plane(sample),
     grid)` of them (P,), and the number of the image of each (P,).
 
-    Of each image at most `most` / N positions are kept, sampled by (seed, the image's number), so
-    that P <= `most`; None keeps all. `level` is the feature map of the tower (`Model.represent`).
+    Of each image at most `max_positions` / N positions are kept, sampled by (seed, the image's number), so
+    that P <= `max_positions`; None keeps all. `level` is the feature map of the tower (`Model.represent`).
     Raises InputError for a model whose features have no grid.
     """
-    share = None if most is None else max(1, most // len(source))
+    share = None if max_positions is None else max(1, max_positions // len(source))
     features = []
     targets = []
     owners = []

@@ -50,7 +50,7 @@ def dense(
     mask: str | None = None,
     level: int | None = None,
     seeds: Sequence[int] = (0,),
-    most: int = MOST,
+    max_positions: int = MOST,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -58,7 +58,7 @@ def dense(
     """Return `miou` and `accuracy` of positions, each class's IoU in `by_class`, and the chance
     values.
 
-    The probe is trained on at most `most` positions of `train`, a source or its spec, and tested on
+    The probe is trained on at most `max_positions` positions of `train`, a source or its spec, and tested on
     all of `source`; without `train`, `source` is split by the first seed. `mask` is class, or the
     first whose numbers have class names; 255 in it is void. `level` is the feature map that is
     probed, counted from the finest one; by default the tokens are. Also returned: `n` test
@@ -79,7 +79,9 @@ def dense(
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
     found = []
-    for part, own, count in zip((halves.train, halves.test), classes, (most, None), strict=True):
+    for part, own, count in zip(
+        (halves.train, halves.test), classes, (max_positions, None), strict=True
+    ):
 
         def plane(sample: Sample, own: Sequence[str] = own) -> np.ndarray:
             if mask not in sample.masks:
@@ -93,7 +95,7 @@ def dense(
             plane,
             lambda plane, grid: cell_classes(plane, grid, VOID),
             bad,
-            most=count,
+            max_positions=count,
             seed=seeds[0],
             exact=exact,
             batch_size=batch_size,
@@ -114,7 +116,12 @@ def dense(
         field=mask,
         classes=names,
         rule="linear classifier of the cell's most common class; 255 is void; mean IoU of classes that occur",
-        options=(*halves.options, *level_option(level), f"most={most}", f"seed={seeds[0]}"),
+        options=(
+            *halves.options,
+            *level_option(level),
+            f"max_positions={max_positions}",
+            f"seed={seeds[0]}",
+        ),
     )
     named = {names[value]: {"iou": iou} for value, iou in by_class.items()}
     return (

@@ -35,14 +35,14 @@ def depth(
     train: Source | str | None = None,
     level: int | None = None,
     seeds: Sequence[int] = (0,),
-    most: int = MOST,
+    max_positions: int = MOST,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return `rmse`, `mae` and `r2` of the depth at each position, and the chance values.
 
-    The probe is trained on at most `most` positions of `train`, a source or its spec, and tested on
+    The probe is trained on at most `max_positions` positions of `train`, a source or its spec, and tested on
     all of `source`; without `train`, `source` is split by the first seed. Depth is the array
     `depth` (H, W), NaN where it is unknown. `level` is that of the dense probe. Also returned: `n`
     test positions, `n_train`, `bad` samples by reason, and the protocol.
@@ -58,14 +58,14 @@ def depth(
 
     steps = Steps(progress, len(halves.train) + len(halves.test))
     found = []
-    for part, count in ((halves.train, most), (halves.test, None)):
+    for part, count in ((halves.train, max_positions), (halves.test, None)):
         x, y, owners = positions(
             model,
             part,
             plane,
             cell_means,
             bad,
-            most=count,
+            max_positions=count,
             seed=seeds[0],
             exact=exact,
             batch_size=batch_size,
@@ -83,7 +83,12 @@ def depth(
         exact=exact,
         field="depth",
         rule="ridge regression of the cell's mean depth on standardised features, strength by a fifth of the images",
-        options=(*halves.options, *level_option(level), f"most={most}", f"seed={seeds[0]}"),
+        options=(
+            *halves.options,
+            *level_option(level),
+            f"max_positions={max_positions}",
+            f"seed={seeds[0]}",
+        ),
     )
     (x, y, owners), (test_x, test_y, _) = found
     results = {"n": len(test_y), "n_train": len(y)} | ridge(

@@ -48,17 +48,17 @@ def ready(
     model: Any,
     source: Source,
     *,
-    least: float | None = None,
-    overlap: float | None = None,
-    most: int | None = None,
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+    max_boxes: int | None = None,
 ) -> None:
     """Raise InputError for a model that crops images, since boxes are shares of the whole, and for a
     score, an overlap or a number of detections that is none."""
-    for name, share in (("least", least), ("overlap", overlap)):
+    for name, share in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
         if share is not None and not 0 <= share <= 1:
             raise InputError(f"{name} is {share:g}; it must be 0 to 1")
-    if most is not None and most < 1:
-        raise InputError(f"most is {most}; an image has at least one detection")
+    if max_boxes is not None and max_boxes < 1:
+        raise InputError(f"most is {max_boxes}; an image has at least one detection")
     if model.preprocess.resize != "squash":
         raise InputError(
             f"{model.name} crops or pads images, and boxes are shares of the whole; give it a "
@@ -70,9 +70,9 @@ def detection(
     model: Any,
     source: Source,
     *,
-    least: float | None = None,
-    overlap: float | None = None,
-    most: int | None = None,
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+    max_boxes: int | None = None,
     batch_size: int = 64,
     exact: bool = False,
     progress: Progress | None = None,
@@ -81,11 +81,17 @@ def detection(
     boxes that are found; of a model that finds masks, on data with masks of objects, also `mask_ap50`,
     `mask_ap` and `mask_recall50`.
 
-    `least`, `overlap` and `most` are those of the model's `detect`, by default its own. The classes are
-    those that the source names. Also returned: `n` images, `boxes`, the classes one
+    `score_threshold`, `nms_threshold` and `max_boxes` are those of the model's `detect`, by default its
+    own. The classes are those that the source names. Also returned: `n` images, `boxes`, the classes one
     by one, `bad` samples by reason, and the protocol. Raises InputError if no box has a name.
     """
-    ready(model, source, least=least, overlap=overlap, most=most)
+    ready(
+        model,
+        source,
+        score_threshold=score_threshold,
+        nms_threshold=nms_threshold,
+        max_boxes=max_boxes,
+    )
     names = things(source)
     classes = source.schema()["boxes"].classes
     masked = getattr(model, "finds_masks", False) and "boxes.mask" in source.schema()
@@ -110,7 +116,11 @@ def detection(
     model.set_classes(names)
     by_box: list[Judged] = []
     by_mask: list[Judged] = []
-    given = {"least": least, "overlap": overlap, "most": most}
+    given = {
+        "score_threshold": score_threshold,
+        "nms_threshold": nms_threshold,
+        "max_boxes": max_boxes,
+    }
     rule = {name: value for name, value in given.items() if value is not None}
     options: dict[str, Any] = {**rule, "masks": True} if masked else rule
     try:

@@ -8,7 +8,7 @@ counts once, so long texts count more. It is 1 where all tokens are orthogonal a
 alike; contrastive search needs it well above 0. It is a different quantity from that of the suite
 gap, which is of one vector a text.
 
-Texts of fewer than 2 characters are left out, others are cut at `length` tokens, and at most `most`
+Texts of fewer than 2 characters are left out, others are cut at `length` tokens, and at most `max_texts`
 texts are read. Source: Su and Collier 2023.
 """
 
@@ -32,13 +32,13 @@ card = {
 
 
 def ready(
-    model: Any, source: Source, *, role: str | None = None, length: int = 256, most: int = 2000
+    model: Any, source: Source, *, role: str | None = None, length: int = 256, max_texts: int = 2000
 ) -> None:
     """Raise InputError for a role that the source lacks, and texts of one token."""
     role_of("isotropy", source, role)
-    if length < 2 or most < 1:
+    if length < 2 or max_texts < 1:
         raise InputError(
-            f"length is {length}, most {most}; they must be at least 2 tokens and 1 text"
+            f"length is {length}, max_texts {max_texts}; they must be at least 2 tokens and 1 text"
         )
 
 
@@ -48,7 +48,7 @@ def isotropy(
     *,
     role: str | None = None,
     length: int = 256,
-    most: int = 2000,
+    max_texts: int = 2000,
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def isotropy(
 
     Raises InputError if no text has two tokens.
     """
-    ready(model, source, role=role, length=length, most=most)
+    ready(model, source, role=role, length=length, max_texts=max_texts)
     role = role_of("isotropy", source, role)
     bad = Counter()
 
@@ -68,7 +68,7 @@ def isotropy(
             raise BadSample("short", f"{sample.key} has fewer than 2 characters")
         return text
 
-    texts = read_texts(source, first, bad)[:most]
+    texts = read_texts(source, first, bad)[:max_texts]
     steps = Steps(progress, len(texts))
     total = 0.0
     pairs = 0
@@ -87,7 +87,7 @@ def isotropy(
         model,
         field=role,
         rule="first text of each sample, its start read; every pair of tokens counts once",
-        options=(f"length={length}", f"most={most}"),
+        options=(f"length={length}", f"max_texts={max_texts}"),
     )
     return {
         "n": len(texts),

@@ -114,7 +114,7 @@ def trained(
             image_tower=TOWER,
             text_tower="text:width=32:depth=1:heads=2",
             tokenizer="bpe:vocab_size=512:context=32",
-            config={"teacher": TEACHER + teacher, "most": MOST, **config},
+            config={"teacher": TEACHER + teacher, "max_boxes": MOST, **config},
             recipe={**recipe, "batch_size": BATCH, "warmup": 0.1, "ema": None},
             options={"seed": trial.seed, "quiet": True},
         )

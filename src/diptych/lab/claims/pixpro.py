@@ -157,9 +157,9 @@ def measure(trial: Trial, level: int | None = None) -> dict[str, float]:
     model = load(trial.folder / "run")
     test = open_source(trial.prelude["test"])
     val = trial.prelude["val"]
-    dense = evaluate(model, test, ["dense"], train=val, mask="class", most=POSITIONS, level=level)[
-        "dense"
-    ]
+    dense = evaluate(
+        model, test, ["dense"], train=val, mask="class", max_positions=POSITIONS, level=level
+    )["dense"]
     probe = evaluate(model, test, ["probe"], train=val, label="object", features="pooled")["probe"]
     found = evaluate(model, test, ["correspondence"], level=level)["correspondence"]
     return {

@@ -181,7 +181,7 @@ def measure(trial: Trial) -> dict[str, float]:
         ["dense", "depth"],
         train=trial.prelude["val"],
         mask="coarse",
-        most=PATCHES,
+        max_positions=PATCHES,
     )
     knn = evaluate(
         model, test, ["probe"], train=trial.prelude["val"], label="coarse", features="pooled"

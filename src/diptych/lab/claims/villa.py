@@ -109,7 +109,7 @@ def trained(
                 init=trial.prelude["start"],
                 config={
                     "attributes": ATTRIBUTES,
-                    "most": 9,
+                    "max_boxes": 9,
                     "templates": TEMPLATES,
                     "mapping_lr": MAPPING_RATE,
                     **config,

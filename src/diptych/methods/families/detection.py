@@ -66,7 +66,7 @@ class Detection(Method):
             SeedView(),
             RegionView(
                 preprocess=self.model.image.preprocess,
-                most=config.most,
+                max_boxes=config.max_boxes,
                 classes=self.classes,
                 names=self.model.trained,
                 flip=config.flip,

@@ -190,7 +190,7 @@ class RegionDetector(Classifier):
             config.objectness,
         )
         vectors = F.normalize(at_least_float32(self.head.project(hidden)), dim=-1)
-        rows = lengths.tolist(), self.config.proposals.most
+        rows = lengths.tolist(), self.config.proposals.post_nms_top_n
         return Regions(
             padded(vectors, *rows),
             padded(refined, *rows),

@@ -26,16 +26,16 @@ _FARTHEST = 4.0  # of the logarithm of a distance, in half anchors: 55 of them
 class ProposalConfig:
     """Which boxes are proposed, and which positions learn to.
 
-    - `most` boxes of an image are proposed, of which those that overlap a better one by more than
-      `overlap` (IoU) are left out; each map offers its `before` best ones.
+    - `post_nms_top_n` boxes of an image are proposed, of which those that overlap a better one by more than
+      `nms_threshold` (IoU) are left out; each map offers its `pre_nms_top_n` best ones.
     - An anchor with an overlap of `positive` or more is one of an object, below `negative` of none;
       of both, `sampled` positions of an image are learnt, objects first.
     - `box_weight` is that of the loss of the boxes beside that of the centrality.
     """
 
-    most: Count = 1000
-    before: Count = 2000
-    overlap: Positive = 0.7
+    post_nms_top_n: Count = 1000
+    pre_nms_top_n: Count = 2000
+    nms_threshold: Positive = 0.7
     positive: Positive = 0.3
     negative: ShareBelowOne = 0.1
     sampled: Count = 256
@@ -169,14 +169,14 @@ def proposed(
     for logits, own in zip(centre.sigmoid(), boxes.clamp(0, 1), strict=True):
         best = torch.cat(
             [
-                start + part.topk(min(config.before, len(part))).indices
+                start + part.topk(min(config.pre_nms_top_n, len(part))).indices
                 for part, start in _parts(logits, counts)
             ]
         )
         sides = own[best, 2:] - own[best, :2]
         best = best[(sides > 1e-4).all(1)]
-        kept = best[batched_nms(own[best], logits[best], level[best], config.overlap)]
-        found.append((own[kept[: config.most]], logits[kept[: config.most]]))
+        kept = best[batched_nms(own[best], logits[best], level[best], config.nms_threshold)]
+        found.append((own[kept[: config.post_nms_top_n]], logits[kept[: config.post_nms_top_n]]))
     return found
 
 

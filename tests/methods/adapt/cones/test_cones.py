@@ -284,7 +284,7 @@ def test_scores_and_losses_come_from_the_same_rows():
         ({"start": "name"}, "did you mean 'names'"),
         ({"task": "detect", "start": "images"}, "set start=names"),
         ({"vectors": 2}, "vectors is no option of the task classify"),
-        ({"task": "detect", "most": 5}, "most is no option of the task detect"),
+        ({"task": "detect", "max_boxes": 5}, "max_boxes is no option of the task detect"),
         ({"task": "detect", "vectors": 0}, "'vectors' of method ConES is 0"),
         ({"task": "detect", "whole": True}, "whole is no option of the task detect"),
         ({"head": {"width": 3}}, "head is no option of the task classify"),

@@ -66,7 +66,7 @@ def test_images_are_squashed_and_regions_told_for_each_cell():
     assert regions.scores.shape == (4, 4, 2)
     assert regions.vectors.shape == (4, 4, 32)
     assert 0 <= regions.boxes.min() <= regions.boxes.max() <= 1
-    found = model.detect(random_images(), least=0.0, overlap=1.0)
+    found = model.detect(random_images(), score_threshold=0.0, nms_threshold=1.0)
     assert len(found) == 4
     assert all(len(each.scores) == 8 and bool((each.scores.diff() <= 0).all()) for each in found)
 

@@ -51,7 +51,7 @@ def masks_of(module):
     model = module.to_model(None, module.image.preprocess, "a segmentor")
     if not model.classes:
         model.set_classes(NAMES)
-    return model.detect(random_images(2, size=40), least=0.0, most=4, masks=True)
+    return model.detect(random_images(2, size=40), score_threshold=0.0, max_boxes=4, masks=True)
 
 
 # ---- the loss
@@ -136,7 +136,7 @@ def test_cells_have_the_targets_of_boxes_that_move_with_the_image(seed):
     names = toy.schema()["boxes"].classes or ("a red circle", "half of it")
     how = {"preprocess": module.image.preprocess, "names": names, "flip": True}
     how["classes"] = toy.schema()["boxes"].classes
-    view = CellView(regions=RegionView(most=5, masks=8, **how), grid=(4, 4))
+    view = CellView(regions=RegionView(max_boxes=5, masks=8, **how), grid=(4, 4))
     plain = BoxView(grid=(4, 4), **how)
     progress = None if seed is None else 0.5
     found = view(toy[1], np.random.default_rng(seed or 0), progress)
@@ -148,11 +148,11 @@ def test_cells_have_the_targets_of_boxes_that_move_with_the_image(seed):
 
 
 def test_more_objects_than_fit_are_told():
-    made = cones(most=1)
+    made = cones(max_boxes=1)
     toy = Toy(2, FIELDS)
     made.setup({"train": toy})
     view = made.views(made.stages()[1])[1]
-    with pytest.raises(BadSample, match="raise `most`"):
+    with pytest.raises(BadSample, match="raise `max_boxes`"):
         view(toy[0], np.random.default_rng(0), None)
 
 

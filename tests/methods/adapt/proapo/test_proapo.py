@@ -107,7 +107,7 @@ def test_the_best_never_gets_worse_and_runs_repeat_by_their_seed(tmp_path, sente
 def test_templates_that_cost_the_top1_of_two_classes_are_not_searched(tmp_path, monkeypatch):
     seen = {}
     method = proapo_method(
-        templates="a photo of a {}. | one {} | two {} | three {} | four {}", most=3
+        templates="a photo of a {}. | one {} | two {} | three {} | four {}", max_templates=3
     )
 
     def evolve(archive, score, space, *rest):
@@ -232,7 +232,7 @@ def test_synonyms_are_searched_as_well_as_the_class_names(tmp_path, sentences):
     [
         ({"generations": 0}, "'generations' of method ProAPO is 0"),
         ({"groups": 0}, "'groups' of method ProAPO is 0"),
-        ({"most": 0}, "'most' of method ProAPO is 0"),
+        ({"max_templates": 0}, "'max_templates' of method ProAPO is 0"),
         ({"types": "pet"}, "is 'pet'; it must be [text, …]"),
         ({"templates": "a photo"}, "unknown templates"),
         ({"w2": 1.0}, "unknown option"),

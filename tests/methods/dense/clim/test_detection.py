@@ -32,7 +32,7 @@ SMALL = {
     "task": "detect",
     "pyramid": 8,
     "width": 16,
-    "proposals": {"most": 20},
+    "proposals": {"post_nms_top_n": 20},
     "choices": (2, 3),
     "whole": 1,
     "queue": 20,

@@ -184,7 +184,7 @@ def test_a_model_finds_some_of_its_classes():
     some = model.embed_regions(images)
     assert torch.equal(some.scores, every.scores[..., 4:6])
     assert some.boxes.shape[:2] == some.scores.shape[:2]
-    assert len(model.detect(images, least=0.0, most=5)) == 3
+    assert len(model.detect(images, score_threshold=0.0, max_boxes=5)) == 3
     with pytest.raises(InputError, match=r"class that toy was trained on"):
         model.set_classes(["a zebra"])
     given = model.embed_regions(images, [[[0, 0, 1, 1]]] * 3)  # by the encoder

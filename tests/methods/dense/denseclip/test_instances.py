@@ -26,7 +26,7 @@ SMALL = {
     "decoder_width": 16,
     "dropout": 0.0,
     "n_ctx": 2,
-    "proposals": {"most": 20},
+    "proposals": {"post_nms_top_n": 20},
 }
 
 # That it learns is below, on four images.
@@ -117,10 +117,10 @@ def test_each_class_has_its_own_mask_and_a_model_finds_some_of_its_classes():
     model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
     assert model.finds_masks
     images = random_images(2, size=40)
-    every = model.detect(images, least=0.0, most=100, masks=True)
+    every = model.detect(images, score_threshold=0.0, max_boxes=100, masks=True)
     chosen = model.classes[4:6]
     model.set_classes(chosen)
-    some = model.detect(images, least=0.0, most=100, masks=True)
+    some = model.detect(images, score_threshold=0.0, max_boxes=100, masks=True)
     for all_, few in zip(every, some, strict=True):
         assert few.masks.shape == (len(few.boxes), 28, 28)
         assert 0 <= float(few.masks.min()) <= float(few.masks.max()) <= 1
@@ -131,7 +131,7 @@ def test_each_class_has_its_own_mask_and_a_model_finds_some_of_its_classes():
             for number in mine.tolist():
                 row = (best == all_.scores[number]).nonzero()[0, 0]
                 assert torch.allclose(same[row], all_.masks[number], atol=1e-5)
-    alone = model.detect(images, least=0.0, most=100)
+    alone = model.detect(images, score_threshold=0.0, max_boxes=100)
     assert all(
         each.masks is None and torch.equal(each.boxes, other.boxes)
         for each, other in zip(alone, some, strict=True)

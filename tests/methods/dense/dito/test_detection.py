@@ -33,7 +33,7 @@ SMALL = {
     "task": "detect",
     "template": "{}",
     "windows": {"count": 2, "everywhere": 1},
-    "proposals": {"most": 20},
+    "proposals": {"post_nms_top_n": 20},
 }
 SUBJECT = suite.Subject.of("dito", {"task": "detect"})
 FIELDS = ("images.main", "boxes")
@@ -147,7 +147,7 @@ def test_proposals_do_not_overlap_and_come_by_objectness():
     centre = torch.randn(2, 85)
     corners = torch.rand(2, 85, 2) * 0.5
     boxes = torch.cat([corners, corners + torch.rand(2, 85, 2) * 0.6], dim=2)
-    config = ProposalConfig(most=12, before=30, overlap=0.5)
+    config = ProposalConfig(post_nms_top_n=12, pre_nms_top_n=30, nms_threshold=0.5)
     for found, objectness in proposed(centre, boxes, [64, 16, 4, 1], config):
         assert len(found) == 12
         assert torch.equal(objectness, objectness.sort(descending=True).values)
@@ -220,7 +220,7 @@ def test_regions_have_a_fixed_number_and_scores_of_all_classes():
     assert regions.scores.shape == (3, 20, 3)
     assert torch.isfinite(regions.scores).all()
     assert float(regions.scores.max()) < 1
-    found = model.detect(random_images(2, size=32), least=0.0)
+    found = model.detect(random_images(2, size=32), score_threshold=0.0)
     assert len(found) == 2
 
 
@@ -307,7 +307,7 @@ def test_boxes_that_it_was_trained_on_are_found():
     made.eval()
     model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
     assert model.detections == 300
-    [one, *_] = model.detect([source[0].images["main"].decode()], least=0.0, most=1)
+    [one, *_] = model.detect([source[0].images["main"].decode()], score_threshold=0.0, max_boxes=1)
     assert len(one.boxes) == 1
     found = evaluate(model, source, ["detection"])["detection"]
     assert found["recall50"] >= 0.5

@@ -19,7 +19,7 @@ SMALL = {
     "masks": True,
     "template": "{}",
     "windows": {"count": 2, "everywhere": 1},
-    "proposals": {"most": 20},
+    "proposals": {"post_nms_top_n": 20},
 }
 SUBJECT = suite.Subject.of("dito", {"task": "detect", "masks": True})
 FIELDS = ("images.main", "boxes", "boxes.mask")
@@ -70,7 +70,7 @@ def test_masks_are_found_of_any_classes():
     made = method()
     model = made.deliver().to_model(made.make.tokenizer, made.model.image.preprocess, "toy")
     model.set_classes(["a zebra", "snow"])
-    found = model.detect(random_images(3, size=32), least=0.0, most=7, masks=True)
+    found = model.detect(random_images(3, size=32), score_threshold=0.0, max_boxes=7, masks=True)
     for each in found:
         assert each.masks.shape == (len(each.boxes), 28, 28)
         assert len(each.boxes) <= 7

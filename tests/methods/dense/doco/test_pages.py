@@ -15,9 +15,11 @@ from diptych.methods.dense.doco.pages import PageView, check_units, wrong_units
 from diptych.rng import generator
 
 
-def view(most=9, **options):
+def view(max_boxes=9, **options):
     preprocess = Preprocess(size=32, resize="squash")
-    return PageView(preprocess=preprocess, most=most, tokenizer=words(), sampled=True, **options)
+    return PageView(
+        preprocess=preprocess, max_boxes=max_boxes, tokenizer=words(), sampled=True, **options
+    )
 
 
 def look(sample, progress=None, **options):
@@ -46,14 +48,14 @@ def test_boxes_are_shares_of_the_page_with_their_words():
 def test_of_many_boxes_random_ones_are_taken_in_training_and_the_first_else():
     sample = Pages(kind="text", lines=4)[1]
     assert len(sample.boxes) > 3
-    first = look(sample, most=3)["fields.regions"]
-    assert torch.equal(first, look(sample, most=9)["fields.regions"][:3])
+    first = look(sample, max_boxes=3)["fields.regions"]
+    assert torch.equal(first, look(sample, max_boxes=9)["fields.regions"][:3])
     drawn = [
-        view(most=3)(sample, generator(seed, "view"), 0.5)["fields.regions"][:, :2].tolist()
+        view(max_boxes=3)(sample, generator(seed, "view"), 0.5)["fields.regions"][:, :2].tolist()
         for seed in range(8)
     ]
     assert len({str(each) for each in drawn}) > 1
-    every = look(sample, most=9)["fields.regions"][:, :2].tolist()
+    every = look(sample, max_boxes=9)["fields.regions"][:, :2].tolist()
     for rows in drawn:
         places = [every.index(row) for row in rows]
         assert places == sorted(places)  # texts stay in reading order

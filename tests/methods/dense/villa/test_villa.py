@@ -233,7 +233,7 @@ def test_the_mapping_is_written_with_its_quality_where_that_is_known(tmp_path):
 
 
 def test_grids_need_no_boxes(tmp_path):
-    made = method(regions="grid:side=2", most=4)
+    made = method(regions="grid:side=2", max_boxes=4)
     source = prepared(made, Toy(12, ("images.main", "texts.caption")), tmp_path)
     assert source[0].arrays["regions_boxes"].tolist()[1] == [0.5, 0, 1, 0.5]
     assert "precision" not in json.loads((tmp_path / "mapping.json").read_text())
@@ -337,7 +337,7 @@ def test_data_without_regions_or_attributes_are_refused():
     ):
         prepared(method(mapping_batch=13), Toy(12, FIELDS))
     with pytest.raises(InputError, match="more-than-2-regions"):
-        prepared(method(most=2), Toy(12, FIELDS))
+        prepared(method(max_boxes=2), Toy(12, FIELDS))
     with pytest.raises(InputError, match="has no boxes, which ViLLA needs"):
         prepared(method(), Toy(12, ("images.main", "texts.caption")))
     with pytest.raises(InputError, match="method.size is 60 pixels, and the image tower's patches"):

@@ -31,7 +31,7 @@ def whole(text):
 
 
 def test_the_bounds_are_below_30_and_from_30_to_500():
-    assert Lengths() == Lengths(short=30, long=30, most=500)
+    assert Lengths() == Lengths(short=30, long=30, longest=500)
     ids = WORDS.ids("a bar")
     for count, kinds in ((29, (True, False)), (30, (False, True)), (500, (False, True))):
         text = " ".join(["a bar"] * (count // len(ids)))

@@ -347,8 +347,8 @@ def test_bad_options_and_runs(start):
         made(start, template="ask")
     with pytest.raises(InputError, match="nothing is learnt"):
         made(start, contrast=0.0, predict=0.0)
-    with pytest.raises(InputError, match="lower long, or raise most"):
-        made(start, long=9, most=8)
+    with pytest.raises(InputError, match="lower long, or raise longest"):
+        made(start, long=9, longest=8)
     with pytest.raises(InputError, match="grid None of layer last"):
         made(start, grid=1)
     with pytest.raises(InputError, match="by an adapter of its own kind"):

@@ -138,7 +138,7 @@ def test_the_temperature_is_learned_on_request():
 
 
 def test_plans_and_labels():
-    stage = held(least=3).stages()[0]
+    stage = held(min_per_class=3).stages()[0]
     assert stage.plan == AtLeast("class", 3)
     grouped = held(group="kind").stages()[0].plan
     assert grouped == OneGroup("kind", every=True)
@@ -167,7 +167,7 @@ def test_the_gate_follows_from_the_seed_and_not_from_when_it_is_built():
         ({"variant": "moco", "symmetric": True}, "symmetric is an option of variant=simlap"),
         ({"variant": "moco", "alpha": 1.0}, "alpha is an option of variant=moco_early"),
         ({"form": "raw", "learn_tau": True}, "form=raw has no temperature"),
-        ({"least": 2, "group": "kind"}, "two ways to fill a batch"),
+        ({"min_per_class": 2, "group": "kind"}, "two ways to fill a batch"),
         ({"pairs": "any"}, "'pairs' of method Hydra"),
         ({"tau": 0.0}, "'tau' of method Hydra is 0.0"),
     ],

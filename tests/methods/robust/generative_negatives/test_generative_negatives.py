@@ -104,7 +104,7 @@ def test_the_loss_is_that_of_all_pairs_of_the_batch_at_once():
 
 
 def test_what_matches_badly_or_hardly_varies_is_left_out(tmp_path):
-    made = method(least_itm=1.0)
+    made = method(min_itm=1.0)
     source = made.samples(made.stages()[0], "train", variations())
     assert (source.labels("itm") > 1).all()
     assert len(source) == 36

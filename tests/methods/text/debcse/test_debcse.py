@@ -66,7 +66,7 @@ def vectors(method) -> np.ndarray:
 
 
 def test_candidates_equal_loops():
-    method = method_of(changes=(), least_positive=0.0, most_negative=0.97)
+    method = method_of(changes=(), min_positive=0.0, max_negative=0.97)
     prepared(method)
     pool = method.pool
     x = vectors(method)
@@ -155,7 +155,7 @@ def at_pairs() -> At:
 
 @pytest.mark.parametrize("weight", ["mask", "ipw"])
 def test_the_weights_of_a_batch_equal_loops(weight):
-    method = method_of(weight=weight, negatives=2, most_negative=0.97, temperature=1.0)
+    method = method_of(weight=weight, negatives=2, max_negative=0.97, temperature=1.0)
     columns = prepared(method)
     source, batch = batch_of(method, columns)
     weights, hard = method.weights(batch)
@@ -195,7 +195,7 @@ def test_the_weights_of_a_batch_equal_loops(weight):
 
 def test_equal_sentences_are_no_negatives_of_each_other_but_without_the_guard():
     for guard in (True, False):
-        method = method_of(guard=guard, most_negative=1.0, negatives=0)
+        method = method_of(guard=guard, max_negative=1.0, negatives=0)
         batch = SimpleNamespace(
             fields={
                 "equal": torch.tensor([4, 5, 4]),
@@ -252,14 +252,14 @@ def test_a_run_from_a_text_file_shows_its_candidates(tmp_path, capsys):
 def test_no_negative_is_beyond_the_guard():
     near = (vectors(method_of()) @ vectors(method_of()).T + 1) / 2
     limit = float(np.quantile(near, 0.4))
-    method = method_of(most_negative=limit, pool=39, temperature=1.0)
+    method = method_of(max_negative=limit, pool=39, temperature=1.0)
     prepared(method)
     drawn = method.pool.drawn[:, 0]
     kept = drawn >= 0
     assert kept.sum() > 20
     assert (near[np.arange(40)[kept], drawn[kept]] <= limit + 1e-6).all()
     assert (method.pool.negatives.origins < 0).any()
-    prepared(open_method := method_of(most_negative=limit, guard=False, pool=39, temperature=1.0))
+    prepared(open_method := method_of(max_negative=limit, guard=False, pool=39, temperature=1.0))
     drawn = open_method.pool.drawn[:, 0]
     assert (near[np.arange(40), drawn] > limit).any()
 

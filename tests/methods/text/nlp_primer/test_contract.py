@@ -8,7 +8,7 @@ from diptych.testing import check as suite
 
 SPECS = {
     **{name: name for name in OBJECTIVES if name != Config.objective},
-    "declutr": "declutr:least=4:most=8",
+    "declutr": "declutr:min_length=4:max_length=8",
     "cert": "cert:queue=16",
     "residual_energy": "residual_energy:length=32",
     # at the default tau the loss cannot fall by half: several texts of a label are right

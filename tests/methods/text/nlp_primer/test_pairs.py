@@ -27,7 +27,7 @@ SPECS = (
     "capt",
     "clear",
     "clear:first=reordering:second=deletion:masking=0",
-    "declutr:least=4:most=10",
+    "declutr:min_length=4:max_length=10",
     "declutr:anchors=1:positives=1:masking=0",
     "cert:queue=16",
     "triplet",
@@ -128,7 +128,7 @@ def test_only_the_version_with_dropout_is_noisy():
 
 
 def test_declutr_averages_unit_vectors_of_positives():
-    method = method_of("declutr:anchors=2:positives=3:least=3:most=6:masking=0")
+    method = method_of("declutr:anchors=2:positives=3:min_length=3:max_length=6:masking=0")
     batch = batch_of(method, 3)
     views = method.encode(batch, AT)["views"]
     assert views.shape == (3, 2, 2, 32)

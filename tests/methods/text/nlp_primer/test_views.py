@@ -130,7 +130,7 @@ def places(document, span):
 
 
 def test_lengths_of_spans_follow_their_beta_distributions():
-    _, anchors, positives = spans(least=2, most=20)
+    _, anchors, positives = spans(min_length=2, max_length=20)
     lengths = [np.array([len(span) for span in rows]) for rows in (anchors, positives)]
     for found, mean in zip(lengths, (2 / 3, 1 / 3), strict=True):
         assert found.min() >= 2
@@ -140,7 +140,7 @@ def test_lengths_of_spans_follow_their_beta_distributions():
 
 
 def test_positives_overlap_or_touch_their_anchor():
-    view = DocumentSpansView(tokenizer=TOKENS, anchors=2, positives=3, least=2, most=6)
+    view = DocumentSpansView(tokenizer=TOKENS, anchors=2, positives=3, min_length=2, max_length=6)
     text = "abcdefghijklmnopqrstuvwxyz"
     document = TOKENS.ids(text)
     assert len(set(document)) == len(document)  # so that a span has one place
@@ -163,13 +163,13 @@ def test_positives_overlap_or_touch_their_anchor():
 
 
 def test_short_documents_and_masked_anchors():
-    view = DocumentSpansView(tokenizer=TOKENS, least=32, most=512)
+    view = DocumentSpansView(tokenizer=TOKENS, min_length=32, max_length=512)
     assert len(own(ids_of(view, "one two")["texts.anchors"][0])) >= 1
     assert len(TOKENS.ids("one")) == 1
     with pytest.raises(BadSample, match="fewer than two"):
         ids_of(view, "one")
     masked = MaskedTextView(tokenizer=TOKENS, name="masked", rate=0.5)
-    view = DocumentSpansView(tokenizer=TOKENS, least=4, most=8, masked=masked)
+    view = DocumentSpansView(tokenizer=TOKENS, min_length=4, max_length=8, masked=masked)
     found = ids_of(view)
     for anchor, hidden in zip(found["texts.anchors"], found["texts.masked"], strict=True):
         there = [

@@ -57,7 +57,7 @@ card = {
 
 _OF = {  # options that only some tasks have
     "vectors": ("detect", "segment"),
-    "most": ("segment",),
+    "max_boxes": ("segment",),
     "head": ("detect", "segment", "generate"),
     "base": ("detect", "segment", "generate"),
     "whole": ("generate",),
@@ -77,7 +77,7 @@ class Config(PromptedConfig):
       images. With `prompts`, rows that begin as names have the direction of the class's prompts.
     - `vectors` is the number of rows of a concept in detection and segmentation (None: one for each
       token of its name); `whole` makes all rows of the prompt trainable in generation.
-    - `most` is the largest number of objects of an image in segmentation.
+    - `max_boxes` is the largest number of objects of an image in segmentation.
     - `keep_norm` keeps the initial length of the rows; `keep_text` keeps the text tower, so that
       other names can be used.
     - `second` overrides the recipe in the second stage (empty: no such stage); with `hold` the
@@ -90,7 +90,7 @@ class Config(PromptedConfig):
     task: str = "classify"
     start: START = "names"
     vectors: Count | None = None
-    most: Count = 100
+    max_boxes: Count = 100
     whole: bool = False
     keep_norm: bool = False
     keep_text: bool = False

@@ -140,7 +140,7 @@ class Segment(Detect):
 
     def __init__(self, config: Any, make: Make, encoder: DualEncoder, augment: Augment):
         super().__init__(config, make, encoder, augment)
-        self.most = config.most
+        self.max_boxes = config.max_boxes
         if isinstance(given := make.delivered, ConceptSegmentor):
             self.model.mask_head = copy.deepcopy(given.mask_head)
 
@@ -154,7 +154,7 @@ class Segment(Detect):
         preprocess = self.model.image.preprocess
         regions = RegionView(
             preprocess=preprocess,
-            most=self.most,
+            max_boxes=self.max_boxes,
             classes=self.classes[base],
             names=self.names_of(base),
             flip=self.flip,

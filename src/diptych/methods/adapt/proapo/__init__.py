@@ -70,14 +70,14 @@ GROUP_GENERATIONS = 4  # of the search in one group of classes
 @dataclass(frozen=True, kw_only=True)
 class Config(ClassifyConfig):
     """`templates` is the library: a bank or a file (`data.templates`). `types` are words for what
-    the classes are, such as "pet"; each adds variants of every template. `most` limits the library
+    the classes are, such as "pet"; each adds variants of every template. `max_templates` limits the library
     to the fittest templates (None: no limit). `descriptions` and `synonyms` are JSON files
     (`data.descriptions`). `w1`, `w5`, `w_r` and `w_ce` are the weights of the fitness.
     """
 
     templates: str = "imagenet"
     types: tuple[str, ...] = ()
-    most: Count | None = None
+    max_templates: Count | None = None
     descriptions: str | None = None
     synonyms: str | None = None
     generations: Count = 8
@@ -197,7 +197,7 @@ class ProAPO(Classify):
         scores = score(single)
         free = scores.top1[0] - scores.top1 < tolerance(len(names))
         order = np.argsort(-scores.fitness, kind="stable")
-        free[order[free[order]][self.config.most or len(order) :]] = False
+        free[order[free[order]][self.config.max_templates or len(order) :]] = False
         rng = generator(run.at.seed, "proapo", "templates")
         first = rng.permutation(np.flatnonzero(free))[: self.operators.parents]
         archive = Archive(single[first], scores.fitness[first])

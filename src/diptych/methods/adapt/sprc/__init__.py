@@ -219,7 +219,7 @@ SPRC.presets = {
         recipe=Recipe(lr=5e-4, weight_decay=0.05, warmup=0.1, batch_size=64, epochs=10),
     ),
     # CIRR's. FashionIQ: rtc=1, align=1; lr 2e-5, 30 epochs, warmup=0.05, schedule
-    # "onecycle:start=100".
+    # "onecycle:div_factor=100".
     "paper": Preset(
         config={"width": 768, "depth": 12, "queries": 32, "embed": 256, "dropout": 0.1},
         image="vit:image_size=224:patch=14:width=1408:depth=39:heads=16:mlp_ratio=4.3637",

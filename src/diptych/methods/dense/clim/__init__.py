@@ -101,7 +101,7 @@ class Config(DuplicatesConfig):
     width: Width = 1024
     backbone_rate: NotNegative = 0.1
     template: str = "a photo of a {}."
-    most: Count = 100
+    max_boxes: Count = 100
     flip: bool = True
     jitter: tuple[NotNegative, NotNegative] | None = None
     windows: Mapping[str, Any] = field(default_factory=lambda: {"count": 1})
@@ -147,7 +147,7 @@ class CLIM(Pairs):
     # one size of mosaics, and 7 single images; the parts of a detector are small
     test_options: ClassVar = {
         **{"choices": (3,), "group": 16, "size": 48},
-        **{"pyramid": 16, "width": 32, "proposals": {"most": 50}},
+        **{"pyramid": 16, "width": 32, "proposals": {"post_nms_top_n": 50}},
     }
     # the loss is CLIP's; what is new is how images are encoded
     features_from = Method.features_from

@@ -57,7 +57,7 @@ class Config(ScoredConfig):
       `diptych.load` takes it (`backbone.py`).
     - `backbone_rate` multiplies the learning rate of the image tower; a new pool has the full one.
     - `augment` holds options of `views.Crops`; of them a detector has `flip` alone.
-    - `most` is the largest number of boxes of an image.
+    - `max_boxes` is the largest number of boxes of an image.
     - `hidden` is the width of the layers that name the boxes of instances, `proposals` are options of
       `models.two_stage.proposals.ProposalConfig` for them.
     """
@@ -68,7 +68,7 @@ class Config(ScoredConfig):
     backbone: ModelSpec | None = None
     backbone_rate: Share = 0.1
     augment: Mapping[str, Any] = field(default_factory=dict)
-    most: Count = 100
+    max_boxes: Count = 100
     hidden: Width = 1024
     proposals: Mapping[str, Any] = field(default_factory=dict)
 
@@ -93,7 +93,7 @@ class DenseCLIP(Method):
     adapts = True
     test_options: ClassVar = {
         "size": 64,
-        "proposals": {"most": 50},
+        "proposals": {"post_nms_top_n": 50},
     }  # a narrow model reads 640 pixels as slowly as a wide one
     model: Segmentor
 

@@ -71,7 +71,7 @@ class Detection(Method):
         """The view of images with boxes, with further options."""
         return RegionView(
             preprocess=self.model.image.preprocess,
-            most=self.config.most,
+            max_boxes=self.config.max_boxes,
             classes=self.classes,
             names=self.names,
             flip=self.config.augment.get("flip", True),

@@ -131,7 +131,7 @@ class MaskRCNN(nn.Module):
         )
         logits, moves = self.read(levels, boxes, image)
         scores = logits.softmax(-1)[:, :-1]
-        rows = lengths, self.proposals.most
+        rows = lengths, self.proposals.post_nms_top_n
         return Regions(
             padded(scores[:, :0], *rows),
             padded(moved(boxes, moves), *rows),

@@ -67,7 +67,7 @@ class Config:
     Of detection:
 
     - `template` is the prompt of class names.
-    - `most` is the largest number of boxes of an image in training, of which `flip` mirrors half and
+    - `max_boxes` is the largest number of boxes of an image in training, of which `flip` mirrors half and
       `jitter` scales by a factor between two.
     - `masks` also learns the masks of objects, by one branch for all classes.
     - `windows`, `proposals` and `boxes` are options of `windows.Windows`, `proposals.ProposalConfig`
@@ -84,7 +84,7 @@ class Config:
     pool: Literal["max", "mean"] = "max"
     train_text: bool = False
     template: str = "a photo of a {}."
-    most: Count = 100
+    max_boxes: Count = 100
     flip: bool = True
     jitter: tuple[NotNegative, NotNegative] | None = None
     masks: bool = False
@@ -119,7 +119,7 @@ class DITO(Method):
 
     Config = Config
     adapts = True
-    test_options: ClassVar = {"windows": {"everywhere": 2}, "proposals": {"most": 50}}
+    test_options: ClassVar = {"windows": {"everywhere": 2}, "proposals": {"post_nms_top_n": 50}}
     model: RegionDetector
 
     def __init__(self, config: Any, make: Make):
@@ -147,7 +147,9 @@ class DITO(Method):
         config = self.config
         count = _count(config.regions)
         return (
-            RegionView(preprocess=self.model.image.preprocess, most=count, regions=config.regions),
+            RegionView(
+                preprocess=self.model.image.preprocess, max_boxes=count, regions=config.regions
+            ),
             TextView(tokenizer=self.make.tokenizer, role=config.role),
         )
 

@@ -76,7 +76,7 @@ class Config:
       learning rate, or `hf:FOLDER`, a frozen LayoutLMv3. Without `text=false` (`layout`, `visual`) it
       reads the texts of boxes (their places, the page).
     - `size` is the side in pixels at which pages are read, by default the tower's. They are read whole.
-    - `most` is the most objects of a page, of which random ones are taken; with `jitter` pages are
+    - `max_boxes` is the most objects of a page, of which random ones are taken; with `jitter` pages are
       scaled by a factor between these two, and cut.
     - `contrast` is the weight of intra and inter, which have the weights `intra` and `inter`. `mean` says
       whether all pages or all objects count alike. `scale` is the initial 1 / tau, learned up to
@@ -91,7 +91,7 @@ class Config:
     teacher: NetworkSpec = "layout:width=128:depth=2"
     teacher_rate: NotNegative = 0.1
     size: Count | None = None
-    most: Count = 128
+    max_boxes: Count = 128
     jitter: tuple[float, float] | None = None
     contrast: NotNegative = 1.0
     intra: NotNegative = 1.0
@@ -132,7 +132,10 @@ class DoCo(Method):
     """An image tower that is trained on the objects of pages, alone or within a language model."""
 
     Config = Config
-    test_options: ClassVar[Mapping[str, Any]] = {"grid": 2, "most": 4}  # the toy's pages are small
+    test_options: ClassVar[Mapping[str, Any]] = {
+        "grid": 2,
+        "max_boxes": 4,
+    }  # the toy's pages are small
     model: PageEncoder | VisionLM
 
     @classmethod
@@ -244,7 +247,7 @@ class DoCo(Method):
         if stage.name == "pretrain" and self.contrasts:
             page = PageView(
                 preprocess=preprocess,
-                most=config.most,
+                max_boxes=config.max_boxes,
                 tokenizer=self.words,
                 jitter=config.jitter,
                 sampled=True,
@@ -393,7 +396,7 @@ def _pages_alone(make: Make, size: int | None) -> DualEncoder:
 
 DoCo.presets = {
     "small": Preset(
-        config={"most": 48},
+        config={"max_boxes": 48},
         image="vit:image_size=128:patch=8:width=192:depth=4",
         text="text:width=64:depth=1",
         tokenizer="bpe:vocab_size=1024:context=64",

@@ -84,7 +84,7 @@ class Config:
       by default the classes of the data's boxes. `plural` finds their plurals too.
     - `role` is that of the texts, of which an image has at most `sentences` sentences.
     - `regions` are those of `data.views.RegionView`: "boxes" of the data, "grid:side=3", or
-      "random:count=8"; `most` is the largest number in an image. No label or text of a box is read.
+      "random:count=8"; `max_boxes` is the largest number in an image. No label or text of a box is read.
     - `route` is how regions are computed (`towers.regions`), by default the tower's `dense_route`;
       "crops" is the published one, of ResNets of CLIP. `size` is the side in pixels at which whole
       images are read, by default the tower's.
@@ -105,7 +105,7 @@ class Config:
     role: str = "caption"
     sentences: Count = 40
     regions: str = "boxes"
-    most: Count = 16
+    max_boxes: Count = 16
     route: str | None = None
     size: Count | None = None
     templates: tuple[str, ...] = BANKS["images"]
@@ -135,7 +135,7 @@ class ViLLA(Method):
     estimated = "contrast"  # the mapping runs no tower
     test_options: ClassVar = {
         "attributes": ("red", "orange", "green", "blue", "circle", "square", "bar", "left", "top"),
-        "most": 3,
+        "max_boxes": 3,
         "sentences": 2,
         "route": None,
         "mapping_batch": 16,
@@ -232,7 +232,9 @@ class ViLLA(Method):
     @cached_property
     def _regions_view(self) -> RegionView:
         preprocess = squashed(self.model.image.preprocess, self.size)
-        return RegionView(preprocess=preprocess, most=self.config.most, regions=self.config.regions)
+        return RegionView(
+            preprocess=preprocess, max_boxes=self.config.max_boxes, regions=self.config.regions
+        )
 
     @property
     def _mentions_view(self) -> MentionsView:
@@ -243,7 +245,7 @@ class ViLLA(Method):
         )
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
-        R = self.config.most
+        R = self.config.max_boxes
         E = self.model.embed_dim
         there = ArrayView(array="regions_there", shape=(R,))
         if stage.name == "mapping":

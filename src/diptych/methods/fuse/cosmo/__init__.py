@@ -76,7 +76,7 @@ class Config:
     `media_positions` are the most frames, or media, that have learned positions (0: none).
 
     Texts: `role` is that of pairs, `document` that of documents, of which `media` media are read;
-    `match`, `least_similarity` and `least_bytes` say which (`documents.DocumentView`). `length` is the
+    `match`, `min_similarity` and `min_bytes` say which (`documents.DocumentView`). `length` is the
     most tokens (None: the language model's context). `augment` is of `data.views.Augment`.
 
     Loss: `contrastive` is the weight w, `embed` the width of the space, e^θ starts as `scale`.
@@ -98,8 +98,8 @@ class Config:
     document: str = "document"
     media: Count = 3
     match: Match = "given"
-    least_similarity: float = 0.24
-    least_bytes: Natural = 0
+    min_similarity: float = 0.24
+    min_bytes: Natural = 0
     length: Count | None = None
     augment: Mapping[str, Any] | None = None
     contrastive: NotNegative = 1.0
@@ -211,8 +211,8 @@ class COSMO(Method):
             media=config.media,
             role=config.document,
             match=config.match,
-            least=config.least_similarity,
-            bytes=config.least_bytes,
+            least=config.min_similarity,
+            bytes=config.min_bytes,
         )
         return (document,)
 

@@ -102,8 +102,8 @@ class Config:
     - `noise` is the most that a target is softened, lambda; with `mode` "weight" the loss of a pair is
       weighed down instead. `warm` is the number of epochs before that.
     - `concepts` is the number m of concepts of an image, 0 for none. The vocabulary are the words of the
-      captions that occur `least` times, the `most` frequent; of `nouns` alone, a source of words such as
-      wordnet:pos=noun. `prompt` is what the frozen encoder reads of a concept.
+      captions that occur `min_count` times, the `max_concepts` most frequent; of `nouns` alone, a source
+      of words such as wordnet:pos=noun. `prompt` is what the frozen encoder reads of a concept.
     - `matching` and `caption` weigh L_citm and L_citg; with 0 the part is not trained. `smoothing` is
       that of words' labels.
     - `temperature` is the initial tau, learned.
@@ -121,8 +121,8 @@ class Config:
     mode: Mode = "smooth"
     warm: Natural = 1
     concepts: Natural = 4
-    least: Count = 5
-    most: Count = 10_000
+    min_count: Count = 5
+    max_concepts: Count = 10_000
     nouns: str | None = None
     prompt: str = "a photo of a {}"
     matching: NotNegative = 1.0
@@ -158,7 +158,7 @@ class NEVLP(QueryMethod):
     test_options: ClassVar[Mapping[str, Any]] = {
         "warm": 0,
         "noise": 0.05,
-        "least": 1,
+        "min_count": 1,
         "concepts": 1,
         "depth": 2,
     }
@@ -223,11 +223,13 @@ class NEVLP(QueryMethod):
             return
         nouns = nouns_of(config.nouns)
         texts = texts_of(self.pairs, config.role)
-        names = vocabulary(texts, least=config.least, most=config.most, nouns=nouns)
+        names = vocabulary(
+            texts, min_count=config.min_count, max_concepts=config.max_concepts, nouns=nouns
+        )
         if len(names) < config.concepts:
             raise InputError(
                 f"the captions of {source.name} give {len(names)} concepts, fewer than the {config.concepts} of an "
-                "image; lower --method.least, or give --method.concepts 0"
+                "image; lower --method.min_count, or give --method.concepts 0"
             )
         self.model.know(names)
 

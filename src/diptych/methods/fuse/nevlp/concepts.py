@@ -24,12 +24,12 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def vocabulary(
-    texts: Iterable[str], *, least: int, most: int, nouns: frozenset[str] | None = None
+    texts: Iterable[str], *, min_count: int, max_concepts: int, nouns: frozenset[str] | None = None
 ) -> tuple[str, ...]:
-    """The words that occur `least` times or more, without stop words, the `most` frequent of them first;
-    of `nouns` alone where these are given.
+    """The words that occur `min_count` times or more, without stop words, the `max_concepts` most
+    frequent of them first; of `nouns` alone where these are given.
 
-    >>> vocabulary(["A red cat.", "the cat", "A dog"], least=1, most=2, nouns=frozenset(["cat", "dog"]))
+    >>> vocabulary(["A red cat.", "the cat", "A dog"], min_count=1, max_concepts=2, nouns=frozenset(["cat", "dog"]))
     ('cat', 'dog')
     """
     counts = Counter(
@@ -38,8 +38,8 @@ def vocabulary(
         for word in _WORD.findall(text.lower())
         if word not in STOP_WORDS and (nouns is None or word in nouns)
     )
-    often = [(-count, word) for word, count in counts.items() if count >= least]
-    return tuple(word for _, word in sorted(often)[:most])
+    often = [(-count, word) for word, count in counts.items() if count >= min_count]
+    return tuple(word for _, word in sorted(often)[:max_concepts])
 
 
 def nouns_of(spec: str | None) -> frozenset[str] | None:

@@ -68,7 +68,7 @@ class Config:
     there before its prompt.
 
     Captions have the roles `role`, joined by +; "long*" is all texts of role long as one. Those of fewer
-    than `short` tokens are contrasted, those of `long` to `most` predicted. `augment` holds options of
+    than `short` tokens are contrasted, those of `long` to `longest` predicted. `augment` holds options of
     `data.views.Augment`.
 
     Loss: `contrast` and `predict` are the weights, `scale` is the initial e^θ, bounded by `max_scale`.
@@ -87,7 +87,7 @@ class Config:
     role: str = "caption"
     short: Count = 30
     long: Count = 30
-    most: Count = 500
+    longest: Count = 500
     augment: Mapping[str, Any] | None = None
     contrast: NotNegative = 1.0
     predict: NotNegative = 1.0
@@ -102,9 +102,10 @@ class Config:
             )
         if not self.contrast and not self.predict:
             raise InputError("contrast and predict are 0, so that nothing is learnt; raise one")
-        if self.long > self.most:
+        if self.long > self.longest:
             raise InputError(
-                f"long captions have {self.long} tokens at least and {self.most} at most; lower long, or raise most"
+                f"long captions have {self.long} tokens at least and {self.longest} at most; lower long, or raise "
+                "longest"
             )
 
     @property
@@ -185,7 +186,7 @@ class VladVA(Method):
                 lengths=Lengths(
                     short=config.short if config.contrast else 0,
                     long=config.long,
-                    most=config.most if config.predict else 0,
+                    longest=config.longest if config.predict else 0,
                 ),
                 rooms=self.model.rooms,
             ),

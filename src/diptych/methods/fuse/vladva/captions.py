@@ -17,12 +17,12 @@ from diptych.data.tokenizers import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """A caption of fewer than `short` tokens is contrasted, one of `long` to `most` predicted; others are
+    """A caption of fewer than `short` tokens is contrasted, one of `long` to `longest` predicted; others are
     left out. Special ids are not counted."""
 
     short: int = 30
     long: int = 30
-    most: int = 500
+    longest: int = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +58,13 @@ class LengthView:
         rows = [self.tokenizer.ids(text) for text in texts]
         kinds = (
             [row for row in rows if len(row) < limits.short],
-            [row for row in rows if limits.long <= len(row) <= limits.most],
+            [row for row in rows if limits.long <= len(row) <= limits.longest],
         )
         if not any(kinds):
             raise BadSample(
                 "caption-length",
                 f"captions of {', '.join(str(len(row)) for row in rows)} tokens are neither below {limits.short} nor "
-                f"from {limits.long} to {limits.most}",
+                f"from {limits.long} to {limits.longest}",
             )
         words = self.tokenizer
         short, long = (self._drawn(found, rng, progress) for found in kinds)

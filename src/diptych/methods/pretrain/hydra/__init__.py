@@ -65,8 +65,8 @@ class Config(ContrastiveConfig):
       "moco_early", L + alpha L_ins + beta L_class, where L_class is L with p = y.
     - `label` is the label of the classes, `pairs` how partners are drawn: "arbitrary", from the classes
       of the batch, "identical" or "distinct", from all other classes.
-    - `least` is the fewest images of a class in a batch that contains it. `group` is a label of which
-      each batch has one value.
+    - `min_per_class` is the smallest number of images of a class in a batch that contains it. `group` is
+      a label of which each batch has one value.
     - `form` is how similarities are computed (`loss.similarities`). `learn_tau` learns `tau` too.
       `symmetric` adds the loss with the views exchanged.
     - The gate has `gate_width` numbers a class and a layer of `gate_hidden`; without `fuse` it is the
@@ -79,7 +79,7 @@ class Config(ContrastiveConfig):
     variant: Variant = "simlap"
     label: str = "class"
     pairs: Pairs = "arbitrary"
-    least: Count = 1
+    min_per_class: Count = 1
     group: str | None = None
     form: Form = "filtered"
     learn_tau: bool = False
@@ -107,8 +107,10 @@ class Config(ContrastiveConfig):
                 )
         if self.learn_tau and self.form == "raw":
             raise InputError("form=raw has no temperature; leave out learn_tau")
-        if self.least > 1 and self.group is not None:
-            raise InputError("least and group are two ways to fill a batch; give one of them")
+        if self.min_per_class > 1 and self.group is not None:
+            raise InputError(
+                "min_per_class and group are two ways to fill a batch; give one of them"
+            )
 
     @property
     def copied(self) -> bool:
@@ -201,8 +203,8 @@ class Hydra(ImageOnly):
     def stages(self) -> Sequence[Stage]:
         config = self.config
         plan: Plan = Shuffled()
-        if config.least > 1:
-            plan = AtLeast(config.label, config.least)
+        if config.min_per_class > 1:
+            plan = AtLeast(config.label, config.min_per_class)
         if config.group is not None:
             plan = OneGroup(config.group, every=True)
         return (Stage(plan=plan),)

@@ -61,7 +61,7 @@ class Config(ClipConfig):
       group that share a batch only the first keeps its image, and the captions of the others are
       negatives of all images and need no image themselves.
     - `itm` and `iva` are labels of the match score and of the area in percent, which choose what is
-      kept (`least_itm`, `least_iva`, both exclusive); None if the data have none.
+      kept (`min_itm`, `min_iva`, both exclusive); None if the data have none.
     """
 
     group: str = "item"
@@ -70,8 +70,8 @@ class Config(ClipConfig):
     edited: Literal["both", "texts"] = "both"
     itm: str | None = "itm"
     iva: str | None = "iva"
-    least_itm: float = 0.0
-    least_iva: float = 14.0
+    min_itm: float = 0.0
+    min_iva: float = 14.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,8 +86,8 @@ class GenerativeNegatives(CLIP):
 
     Config = Config
     test_options: ClassVar[Mapping[str, Any]] = {
-        "least_itm": -1.0,
-        "least_iva": -1.0,
+        "min_itm": -1.0,
+        "min_iva": -1.0,
         "share": 0.5,
         "variations": 2,  # of four a narrow model memorises just too few
     }
@@ -127,15 +127,15 @@ class GenerativeNegatives(CLIP):
             return source
         kept = np.ones(len(source), bool)
         for label, least in (
-            (self.config.itm, self.config.least_itm),
-            (self.config.iva, self.config.least_iva),
+            (self.config.itm, self.config.min_itm),
+            (self.config.iva, self.config.min_iva),
         ):
             if label is not None:
                 kept &= labels_of(source, label) > least
         if not kept.any():
             raise InputError(
-                f"no variation of {source.name} has {self.config.itm} above {self.config.least_itm:g} and "
-                f"{self.config.iva} above {self.config.least_iva:g}; lower --method.least_itm or --method.least_iva"
+                f"no variation of {source.name} has {self.config.itm} above {self.config.min_itm:g} and "
+                f"{self.config.iva} above {self.config.min_iva:g}; lower --method.min_itm or --method.min_iva"
             )
         return source if kept.all() else Wrapped(source, np.flatnonzero(kept))
 

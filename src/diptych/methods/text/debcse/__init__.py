@@ -82,7 +82,7 @@ class Config(SentenceConfig):
       among those of a negative; `negatives` are drawn (h). They are sought among `corpus` sentences,
       drawn anew before each epoch, or all if there are fewer.
     - `surface` maps kinds of surface similarity (`data.surface`) to their weights.
-    - `temperature` is t, `clip` the least propensity e, `least_positive` m_pos, `most_negative` m_neg.
+    - `temperature` is t, `clip` the least propensity e, `min_positive` m_pos, `max_negative` m_neg.
     - `propensity` and `guard` switch the propensities and m_neg off.
     - `weight` is "mask", weights 0 and 1, or "ipw", inverse propensities.
     - `inspect` is the number of sentences whose candidates are written to the run's folder, as
@@ -106,8 +106,8 @@ class Config(SentenceConfig):
     surface: Mapping[str, float] = field(default_factory=lambda: dict(BOTH))
     temperature: Positive = 0.05
     clip: Annotated[float, Above(0), AtMost(1)] = 0.1
-    least_positive: Share = 0.7
-    most_negative: Share = 0.9
+    min_positive: Share = 0.7
+    max_negative: Share = 0.9
     propensity: bool = True
     guard: bool = True
     weight: Literal["mask", "ipw"] = "mask"
@@ -139,7 +139,7 @@ class DebCSE(Sentences):
     # a new encoder, as teacher, takes all sentences of the toy for equal
     test_options: ClassVar[dict[str, Any]] = {
         "warm": 0.0,
-        "most_negative": 1.0,
+        "max_negative": 1.0,
         "neighbours": 0,
         "pool": 8,
         "changes": ("repetition",),
@@ -151,8 +151,8 @@ class DebCSE(Sentences):
         self.sampler = PairSampler(
             temperature=config.temperature,
             clip=config.clip,
-            least=config.least_positive,
-            most=config.most_negative,
+            least=config.min_positive,
+            most=config.max_negative,
             propensity=config.propensity,
             guard=config.guard,
         )
@@ -243,7 +243,7 @@ class DebCSE(Sentences):
         kept = torch.ones(count, count, dtype=torch.bool, device=fields["equal"].device)
         if config.guard:
             cosine = fields["of_anchor"] @ fields["of_positive"].T
-            kept = cosine <= 2 * config.most_negative - 1
+            kept = cosine <= 2 * config.max_negative - 1
             kept &= fields["equal"][:, None] != fields["equal"]
         hard = fields[NEGATIVES] >= 0 if config.negatives else kept[:, :0]
         if config.weight == "mask":

@@ -136,7 +136,7 @@ class Draw:
             words,
             np.sort(rng.permutation(len(source))[: config.corpus]),
             {POSITIVE: config.neighbours, NEGATIVE: config.pool},
-            config.most_negative if config.guard else 1.0,
+            config.max_negative if config.guard else 1.0,
             config.surface,
         )
         by = found[POSITIVE]

@@ -252,14 +252,14 @@ class CLEAR(MaskedToo, TwoVersions):
 
 @dataclass(frozen=True, kw_only=True)
 class DeCLUTRConfig(ObjectiveConfig):
-    """`anchors` are drawn from a text, and `positives` for each of them, of `least` to `most` ids.
+    """`anchors` are drawn from a text, and `positives` for each of them, of `min_length` to `max_length` ids.
     `masking` weighs the loss of masked words of the anchors, of which there is a share `rate`."""
 
     tau: Positive = 0.05
     anchors: Count = 2
     positives: Count = 2
-    least: Count = 32
-    most: Count = 512
+    min_length: Count = 32
+    max_length: Count = 512
     masking: NotNegative = 1.0
     rate: Share = 0.15
 
@@ -289,8 +289,8 @@ class DeCLUTR(MaskedToo):
         spans = DocumentSpansView(
             anchors=config.anchors,
             positives=config.positives,
-            least=config.least,
-            most=config.most,
+            min_length=config.min_length,
+            max_length=config.max_length,
             masked=masked if config.masking else None,
             **own,
         )

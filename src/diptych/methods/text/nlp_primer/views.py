@@ -170,17 +170,17 @@ class DocumentSpansView(TextView):
     """Anchor spans texts.anchors (B, A, L) of a text and positive spans near them, texts.positives
     (B, A · P, L), those of an anchor in a row.
 
-    Lengths are between `least` and `most` ids: of anchors by Beta(4, 2), so mostly long, of positives
+    Lengths are between `min_length` and `max_length` ids: of anchors by Beta(4, 2), so mostly long, of positives
     by Beta(2, 4). Where both ends fit into the text, a positive begins at any place at which it
-    overlaps its anchor or touches it. A text shorter than `most` bounds all lengths. Raises
+    overlaps its anchor or touches it. A text shorter than `max_length` bounds all lengths. Raises
     BadSample("short-text") for a text of fewer than two ids. `masked` hides words of the anchors, as
     texts of its name (B, A, L). Source: Giorgi et al. 2021.
     """
 
     anchors: int = 2
     positives: int = 2
-    least: int = 32
-    most: int = 512
+    min_length: int = 32
+    max_length: int = 512
     masked: MaskedTextView | None = None
 
     @property
@@ -213,8 +213,8 @@ class DocumentSpansView(TextView):
         return [*self.tokenizer.before, *ids, *self.tokenizer.after]
 
     def _length(self, count: int, a: float, b: float, rng: np.random.Generator) -> int:
-        most = min(self.most, self.tokenizer.room, count)
-        least = min(self.least, most)
+        most = min(self.max_length, self.tokenizer.room, count)
+        least = min(self.min_length, most)
         return max(1, int(rng.beta(a, b) * (most - least) + least))
 
     def _anchor(self, count: int, rng: np.random.Generator) -> tuple[int, int]:
