@@ -52,6 +52,7 @@ def measured(task, say):
     from dataclasses import asdict
 
     from diptych.lab.compare.cell import write_row
+    from diptych.training.config import file_digests
 
     with task.folder.parent.joinpath("ran.txt").open("a") as file:
         file.write(f"{task.folder.name}\n")
@@ -72,6 +73,7 @@ def measured(task, say):
         "optimizer": "muon",
         "lr": 0.004,
         "schedule": "cosine",
+        "files": file_digests([cell.method]),
         "metrics": {
             "retrieval/n": 9,
             "retrieval/t2i_r1": score,

@@ -1,6 +1,8 @@
 """Comparisons: the grid, what a cell trains, a table that goes on, and its page."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +34,7 @@ from diptych.methods.store import load
 from diptych.towers.build import image_tower, text_tower
 from diptych.towers.dual import DualEncoder
 
+OWN = Path(__file__).parents[1] / "methods" / "decoupled.py"
 DATA = {"data": "glyphs:design=noto", "test": "glyphs:split=val:design=noto"}
 
 
@@ -279,6 +282,19 @@ def test_a_table_grows_by_what_is_missing(fake, tmp_path):
             InputError, match=f"compares with {name} glyphs:.* not glyphs; name another --out"
         ):
             compare(small, out=out, **{**DATA, name: value})
+
+
+def test_rows_of_a_method_whose_file_has_changed_are_refused(fake, tmp_path):
+    own = tmp_path / "mine.py"
+    shutil.copy(OWN, own)
+    some = grid([str(own), "clip"], [1.0], [1000], [0])
+    compare(some, out=tmp_path / "two", at_once=2, **DATA)
+    compare(some, out=tmp_path / "two", at_once=2, **DATA)
+    assert len(ran(tmp_path / "two")) == 2
+    own.write_text(own.read_text() + "# another\n")
+    with pytest.raises(InputError, match="mine.py has changed since rows .* name another --out"):
+        compare(some, out=tmp_path / "two", at_once=2, **DATA)
+    compare(some[1:], out=tmp_path / "two", at_once=2, **DATA)
 
 
 def test_lines_are_means_over_seeds_and_gains_are_paired(tmp_path):

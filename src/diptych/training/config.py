@@ -142,7 +142,7 @@ def resolve(
         weights=weights,
         added=tuple(others),
         adapt=adapt,
-        files=_files([name, *others]),
+        files=file_digests([name, *others]),
         config=dict(cls.resolve_options(merged)),
         recipe=reported,
         options=configure(Options, dict(options or {}), "the run"),
@@ -155,7 +155,7 @@ def _placed(spec: str) -> str:
     return f"{find(name).name}{options}" if is_file(name) else spec
 
 
-def _files(specs: Sequence[str]) -> dict[str, str]:
+def file_digests(specs: Sequence[str]) -> dict[str, str]:
     """Return the SHA-256 of the methods among specs that are files, by path."""
     names = [split_options(spec)[0] for spec in specs]
     return {name: checksum(Path(name)) for name in names if is_file(name)}

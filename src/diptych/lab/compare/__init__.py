@@ -86,6 +86,7 @@ def compare(
     ):
         # rows of a job that finished after its parent process had ended
         _take(table, sorted(out.glob("runs/*/row.json")))
+        _check_files(table, wanted)
         missing = [cell for cell in wanted if not table.has(cell)]
         rows: dict[str, int] = {}
         for cell in wanted:
@@ -164,6 +165,19 @@ def _check(
                 f"the sizes {same:g} and {cell.size:g} round to the same towers of {cell.method}; drop one"
             )
     return settings
+
+
+def _check_files(table: Table, wanted: Sequence[Cell]) -> None:
+    """Raise InputError if the file of a method is no longer the one that the table's rows are of."""
+    from diptych.training.config import file_digests
+
+    now = {cell.method: file_digests([cell.method]) for cell in wanted}
+    for row in table.rows:
+        files = now.get(row["method"], {})
+        if any(row.get("files", {}).get(name) != digest for name, digest in files.items()):
+            raise InputError(
+                f"{row['method']} has changed since rows of {table.folder} were made; name another --out"
+            )
 
 
 def _trained(

@@ -311,6 +311,7 @@ def _as_trained(config: "RunConfig", steps: int, samples: int) -> Row:
         "optimizer": title(recipe.optimizer),
         "lr": recipe.lr,
         "schedule": recipe.schedule,
+        "files": dict(config.files),
     }
 
 
