@@ -13,7 +13,7 @@ from diptych.data.loader import Loader
 from diptych.data.plan import Distinct, Shuffled, labels_of
 from diptych.data.sample import Box, Field, Sample, Source, Text
 from diptych.data.sources import formats, open_source
-from diptych.data.sources import worlds as world
+from diptych.data.sources._files import warn_of_path
 from diptych.data.views import ImageView, LabelView
 from diptych.data.worlds import Drawn, Rendered, World, WorldSource
 from diptych.errors import InputError
@@ -33,15 +33,22 @@ def test_a_world_is_a_source_and_lists_its_options_in_its_name():
     assert len(open_source("scenes")) == 1000
 
 
-def test_a_folder_of_the_name_of_a_world_is_warned_of_once(tmp_path, monkeypatch, caplog):
+def test_a_folder_of_the_name_of_data_of_the_package_is_warned_of_once(
+    tmp_path, monkeypatch, caplog
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "names").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "names/a.png")
-    world._warn_of_path.cache_clear()
+    for name in ("names", "glyphs"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    warn_of_path.cache_clear()
     sources = [open_source("names"), open_source("names:count=4"), open_source("./names")]
     assert [len(source) for source in sources] == [1000, 4, 1]
-    assert caplog.messages == ["names is the generated world; write ./names for the folder"]
-    world._warn_of_path.cache_clear()
+    assert len(open_source("glyphs:split=val")) > 1
+    assert caplog.messages == [
+        "names is the generated world; write ./names for the folder",
+        "glyphs is the set of drawings; write ./glyphs for the folder",
+    ]
+    warn_of_path.cache_clear()
 
 
 def test_seeds_are_different_streams_and_starts_the_same():

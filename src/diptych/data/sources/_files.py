@@ -1,8 +1,11 @@
-"""What readers of published files share: the beginning of a file, and the folder of its images."""
+"""What readers share: the beginning of a file, the folder of its images, and a warning of a path that has the
+name of data of the package."""
 
+import logging
 import os
 import zipfile
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import IO
@@ -13,7 +16,18 @@ from diptych.data.compact import is_folder
 from diptych.errors import InputError
 from diptych.spec import Spec
 
+log = logging.getLogger(__name__)
+
 _PEEK = 65_536  # bytes in which the first object of a list is
+
+
+@cache  # once, however often the data are opened
+def warn_of_path(name: str, what: str) -> None:
+    """Warn that a file or folder here has the name of data of the package, and is not read."""
+    path = Path(name)
+    if path.exists():
+        kind = "folder" if path.is_dir() else "file"
+        log.warning("%s is the %s; write ./%s for the %s", name, what, name, kind)
 
 
 def beginning(spec: Spec, *endings: str) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from diptych.data.drawings import DESIGNS, HELD_OUT, GlyphImage, GlyphMask, concepts, names
 from diptych.data.sample import Field, Sample, Schema, Text
+from diptych.data.sources._files import warn_of_path
 from diptych.errors import unknown
 from diptych.spec import Spec, configure, several
 
@@ -30,8 +31,10 @@ def open(spec: Spec) -> "Glyphs":
     [:names=de+ja|all]`.
 
     The default split is train; the default designs are all but the held-out one, twemoji. `names`
-    adds the names in these languages, as texts of the role `de`, `ja`, …
+    adds the names in these languages, as texts of the role `de`, `ja`, …. Warns of a file or folder
+    of that name.
     """
+    warn_of_path(FORMAT, "set of drawings")
     options = configure(GlyphsOptions, spec.options, "source 'glyphs'")
     return Glyphs(
         splits=several("split of glyphs", options.split, SPLITS),

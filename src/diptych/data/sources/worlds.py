@@ -5,20 +5,16 @@ annotation.
 are those of the world (docs/worlds.md).
 """
 
-import logging
 from dataclasses import dataclass, fields
-from functools import cache
-from pathlib import Path
 
 from diptych.data import worlds
+from diptych.data.sources._files import warn_of_path
 from diptych.data.worlds import WorldSource
 from diptych.errors import unknown
 from diptych.renamed import refuse
 from diptych.spec import Spec, configure
 
 FORMAT = "world"
-
-log = logging.getLogger(__name__)
 
 
 def claims(spec: Spec) -> bool:
@@ -30,7 +26,7 @@ def claims(spec: Spec) -> bool:
 def open(spec: Spec) -> WorldSource:
     """Open `NAME[:count=N][:seed=N][:start=N][:option=value…]`; warns of a file or folder of that
     name."""
-    _warn_of_path(spec.name)
+    warn_of_path(spec.name, "generated world")
     own = {key: value for key, value in spec.options.items() if key in _OWN}
     rest = {key: value for key, value in spec.options.items() if key not in _OWN}
     known = {item.name for item in fields(worlds.module_of(spec.name).Config)} | _OWN
@@ -40,14 +36,6 @@ def open(spec: Spec) -> WorldSource:
             raise unknown(f"option of source {spec.name!r}", key, known)
     stream = configure(WorldOptions, own, f"source {spec.name!r}")
     return WorldSource(worlds.build(spec.name, rest), stream.count, stream.seed, stream.start)
-
-
-@cache  # once, however often the world is opened
-def _warn_of_path(name: str) -> None:
-    path = Path(name)
-    if path.exists():
-        kind = "folder" if path.is_dir() else "file"
-        log.warning("%s is the generated world; write ./%s for the %s", name, name, kind)
 
 
 @dataclass(frozen=True, kw_only=True)
