@@ -22,6 +22,10 @@ ones (.25: .80 after 300). A form without the object's colour in the texts was l
 few that the lines are learnt by every arm (seed 100: `mcl` .78, `long` .79, `random` .62 after 300
 steps), and `long` gains with steps.
 
+At this strength and twice the steps `long` gains (.26 to .51) and `mcl` (.94 at 8e-3) does not. Fainter lines (.10)
+are learnt by no arm (`mcl` .27). With the ground named too and 64 clusters, `long` stays at .27 at twice the steps,
+and `mcl` has .33 after these steps (`pairs` .21): it needs stronger lines or more steps there.
+
 The rates, sizes and delta are drafts: they were not tuned yet.
 """
 
