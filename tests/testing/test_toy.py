@@ -123,7 +123,7 @@ class Everything(CLIP):
         squash = self.model.image.preprocess
         regions = RegionView(
             preprocess=type(squash)(size=squash.size, resize="squash"),
-            most=3,
+            max_boxes=3,
             tokenizer=self.make.tokenizer,
         )
         return (

@@ -21,7 +21,7 @@ NAMES = ("red", "blue", "circle", "bar")
 
 def first(**config):
     """A model of the first stage."""
-    made = make_method(NEVLP, **SIZES, least=1, concepts=2, **config)
+    made = make_method(NEVLP, **SIZES, min_count=1, concepts=2, **config)
     made.model.know(NAMES)
     return made.model.to_model(made.make.tokenizer, made.model.preprocess, "mine")
 

@@ -159,7 +159,7 @@ def test_cached_tokens_are_those_of_the_images(start, tmp_path):
     assert not given.images
     assert given.fields[TOKENS].dtype == torch.float32
     assert torch.allclose(cached.encode(given, AT)["log_prob"], expected, atol=0.05)
-    made = make_method(NEVLP, **SIZES, least=1, concepts=2, cached=True, warm=0)
+    made = make_method(NEVLP, **SIZES, min_count=1, concepts=2, cached=True, warm=0)
     made.setup({"train": Toy(6)})
     run = Run(made, {"train": Toy(6)}, AT, torch.device("cpu"), out=tmp_path, batch_size=6)
     made.prepare(run)
