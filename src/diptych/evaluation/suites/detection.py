@@ -58,7 +58,7 @@ def ready(
         if share is not None and not 0 <= share <= 1:
             raise InputError(f"{name} is {share:g}; it must be 0 to 1")
     if max_boxes is not None and max_boxes < 1:
-        raise InputError(f"most is {max_boxes}; an image has at least one detection")
+        raise InputError(f"max_boxes is {max_boxes}; an image has at least one detection")
     if model.preprocess.resize != "squash":
         raise InputError(
             f"{model.name} crops or pads images, and boxes are shares of the whole; give it a "

@@ -132,10 +132,8 @@ class DoCo(Method):
     """An image tower that is trained on the objects of pages, alone or within a language model."""
 
     Config = Config
-    test_options: ClassVar[Mapping[str, Any]] = {
-        "grid": 2,
-        "max_boxes": 4,
-    }  # the toy's pages are small
+    # the toy's pages are small
+    test_options: ClassVar[Mapping[str, Any]] = {"grid": 2, "max_boxes": 4}
     model: PageEncoder | VisionLM
 
     @classmethod
