@@ -83,7 +83,7 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
     assert "validation: ap50 " in called.err
     assert f"diptych detect {run} IMAGES" in called.out
     open_source(NEW)[0].images["main"].decode().resize((128, 96)).save(image)
-    reported = json.loads(diptych("detect", run, image, "--least", "0", "--json").out)
+    reported = json.loads(diptych("detect", run, image, "--score-threshold", "0", "--json").out)
     assert reported["names"][:2] == ["rabbit", "owl"]
     assert len(reported["boxes"]) > 1
     for each in reported["boxes"]:
@@ -92,11 +92,11 @@ def test_boxes_become_a_detector(diptych, refused, tmp_path):
         assert 0 <= top <= bottom <= 96
     scores = [each["score"] for each in reported["boxes"]]
     assert scores == sorted(scores, reverse=True)
-    shown = diptych("detect", run, tmp_path, "--names", "owl", "--least", "0")
+    shown = diptych("detect", run, tmp_path, "--names", "owl", "--score-threshold", "0")
     assert shown.code == 0, shown.err
     assert "owl" in shown.out
     assert "'tree' is no concept" in refused("detect", run, tmp_path, "--names", "tree")
-    assert "--least is 2" in refused("detect", run, tmp_path, "--least", "2")
+    assert "--score-threshold is 2" in refused("detect", run, tmp_path, "--score-threshold", "2")
     assert (
         "diptych detect needs a model with detect, which tiny has not; train one with"
         in refused("detect", "tiny", tmp_path)
@@ -136,7 +136,7 @@ def test_outlines_become_a_segmentor(outlined, diptych, refused, tmp_path):
     assert "mask_ap50 " in called.err
     assert f"diptych detect {run} IMAGES --masks DIR" in called.out
     out = tmp_path / "found"
-    shown = diptych("detect", run, outlined.parent, "--least", "0", "--masks", out)
+    shown = diptych("detect", run, outlined.parent, "--score-threshold", "0", "--masks", out)
     assert shown.code == 0, shown.err
     found = json.loads((out / "instances.json").read_text())
     assert [each["name"] for each in found["categories"]] == ["cell", "nucleus"]
