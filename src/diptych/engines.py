@@ -17,6 +17,7 @@ import os
 import pickle
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -72,7 +73,7 @@ class Ray:
                 f"engine {brief(repr(engine), 80)} is none; write ray (this machine), ray:auto (the cluster that "
                 "this machine belongs to) or ray:HOST:PORT"
             )
-        missing = [name for name in ("ray", "pandas", "pyarrow") if find_spec(name) is None]
+        missing = [name for name in ("ray", "pandas", "pyarrow", "psutil") if find_spec(name) is None]
         if missing:
             raise InputError(
                 f"--engine ray needs {' and '.join(missing)}; install it with: pip install 'diptych[cluster]'"
@@ -147,6 +148,7 @@ class Ray:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+            _kill_session(child.pid)
             if not failed:
                 Path(name).unlink(missing_ok=True)
 
@@ -159,6 +161,17 @@ class Ray:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         return {**({} if self.address else own), **os.environ}
+
+
+def _kill_session(leader: int) -> None:
+    """Kill what is left of a cluster of this machine once its driver has ended: a worker that is
+    still starting then tries for a minute or more to reach it."""
+    import psutil
+
+    for pid in psutil.pids():
+        with suppress(OSError):  # it has just ended
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
 
 
 class _Failed(InputError):
