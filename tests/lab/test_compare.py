@@ -292,8 +292,10 @@ def test_rows_of_a_method_whose_file_has_changed_are_refused(fake, tmp_path):
     compare(some, out=tmp_path / "two", at_once=2, **DATA)
     assert len(ran(tmp_path / "two")) == 2
     own.write_text(own.read_text() + "# another\n")
+    more = [*some, *grid(["siglip"], [1.0], [1000], [0])]
     with pytest.raises(InputError, match="mine.py has changed since rows .* name another --out"):
-        compare(some, out=tmp_path / "two", at_once=2, **DATA)
+        compare(more, out=tmp_path / "two", at_once=2, **DATA)
+    assert read(tmp_path / "two").methods == [str(own), "clip"]
     compare(some[1:], out=tmp_path / "two", at_once=2, **DATA)
 
 

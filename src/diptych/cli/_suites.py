@@ -11,9 +11,13 @@ from diptych.errors import InputError
 SHARED = ("role", "label", "batch_size", "exact")  # options of all suites
 
 
-def names(text: str, option: str = "") -> list[str]:
+def names(text: str) -> list[str]:
     """The names in a list with commas."""
     return [name for name in text.split(",") if name]
+
+
+def _names(text: str, option: str) -> list[str]:
+    return names(text)
 
 
 def _half_or_names(text: str, option: str) -> str | list[str]:
@@ -164,13 +168,13 @@ OPTIONS = (
         "--roles",
         "A,B",
         "sts, typos: roles of the two texts (default: caption,pair)",
-        read=names,
+        read=_names,
     ),
     Option(
         "--kinds",
         "NAME,…",
         "typos: kinds of typos: swap, drop, double, neighbour, lookalike, split (default: all)",
-        read=names,
+        read=_names,
     ),
     Option(
         "--rates",
@@ -210,7 +214,7 @@ OPTIONS = (
         "--negatives",
         "ROLE,…",
         "composition, hard_negatives: roles of the wrong texts",
-        read=names,
+        read=_names,
     ),
     Option(
         "--train",
@@ -239,19 +243,19 @@ OPTIONS = (
         "NAME,…",
         "factors, indicators: labels to predict (default: all); arithmetic: labels to exchange (default: "
         "object,colour)",
-        read=names,
+        read=_names,
     ),
     Option(
         "--common",
         "LABEL,…",
         "separation: labels of factors that all images have",
-        read=names,
+        read=_names,
     ),
     Option(
         "--salient",
         "LABEL,…",
         "separation: labels of factors that only target images have",
-        read=names,
+        read=_names,
     ),
     Option(
         "--background",
@@ -263,14 +267,14 @@ OPTIONS = (
         "--spaces",
         "A,B",
         "separation: the two embedding spaces (default: common,salient)",
-        read=names,
+        read=_names,
     ),
     Option(
         "--names",
         "NAME,…",
         "text_labels: labels to measure, such as held-out ones (default: all); attributes: names of the "
         "attributes (default: the classes of the boxes)",
-        read=names,
+        read=_names,
     ),
     Option(
         "--route",
@@ -380,7 +384,7 @@ OPTIONS = (
         "--earlier",
         "MODEL,…",
         "continual, rotation, wise: earlier checkpoints, oldest first",
-        read=names,
+        read=_names,
     ),
     Option(
         "--measure",
@@ -392,7 +396,7 @@ OPTIONS = (
         "NAME,…",
         "degeneration, continuation: decoding strategies with their options (default: greedy,sample; "
         "continuation: greedy and the task's)",
-        read=names,
+        read=_names,
     ),
     Option(
         "--prefix",

@@ -80,13 +80,15 @@ def compare(
         )
     statistics.ready()
     at_once = pool.processes(at_once)
-    table = _table(out, data, test, suites, [cell.method for cell in wanted], common)
+    table = _table(out, data, test, suites, common)
     with pool.alone(
         out, f"another process is comparing into {out}; wait for it, or name another --out"
     ):
         # rows of a job that finished after its parent process had ended
         _take(table, sorted(out.glob("runs/*/row.json")))
         _check_files(table, wanted)
+        table.methods = list(dict.fromkeys([*table.methods, *(cell.method for cell in wanted)]))
+        table.write_head()
         missing = [cell for cell in wanted if not table.has(cell)]
         rows: dict[str, int] = {}
         for cell in wanted:
@@ -265,9 +267,7 @@ def _check_suite(suite: str, card: Mapping[str, Any], method: str, config: Any) 
         )
 
 
-def _table(
-    out: Path, data: str, test: str, suites: Sequence[str], methods: Sequence[str], common: Common
-) -> Table:
+def _table(out: Path, data: str, test: str, suites: Sequence[str], common: Common) -> Table:
     """Return the table in `out`, started if there is none."""
     if is_comparison(out):
         table = read(out)
@@ -281,18 +281,17 @@ def _table(
                 raise InputError(
                     f"{out} compares with {name} {old}, not {value}; name another --out"
                 )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return table
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else; name a new or empty folder with --out")
-    else:
-        table = Table(
-            folder=out,
-            data=data,
-            test=test,
-            suites=tuple(suites),
-            methods=[],
-            common=common.plain(),
-        )
-    table.methods = list(dict.fromkeys([*table.methods, *methods]))
+    table = Table(
+        folder=out,
+        data=data,
+        test=test,
+        suites=tuple(suites),
+        methods=[],
+        common=common.plain(),
+    )
     out.mkdir(parents=True, exist_ok=True)
     table.write_head()
     return table
