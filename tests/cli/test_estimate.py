@@ -11,7 +11,7 @@ from diptych.cli import main, parse
 from diptych.cli.estimate import _number
 from diptych.methods.registry import cards, method_class
 
-SMALL = ("estimate", "simcse", "--hardware", "8xH100")
+SMALL = ("estimate", "simcse", "--preset", "small", "--hardware", "8xH100")
 DOCS = Path(__file__).parents[2] / "docs" / "estimate.md"
 
 
@@ -31,7 +31,7 @@ def test_a_method_is_estimated_with_its_layout(capsys):
     assert main([*SMALL, "--samples", "1M", "--price", "2"]) == 0
     out = capsys.readouterr().out
     assert "8 devices, a whole model on each (DDP)" in out
-    assert "train simcse --preset paper" in out
+    assert "train simcse --preset small" in out
     assert re.search(r"cost +\d+ at 2 a device and hour", out)
     assert "assumes 40% of the peak" in out
 
@@ -73,7 +73,7 @@ def test_the_table_in_the_docs_has_each_method_with_a_paper_preset_and_its_numbe
     }
     trained = [name for name, card in cards().items() if card.kind != "analysis"]
     assert set(rows) == {name for name in trained if "paper" in method_class(name).presets}
-    for name in ("simcse", "coop"):
+    for name in ("regress", "hydra"):
         row = as_json(capsys, "estimate", name, "--hardware", "8xH100")
         cells = rows[name]
         assert cells[0] == f"{row['parameters'] / 1e6:,.1f}"
