@@ -17,12 +17,12 @@ import os
 import pickle
 import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,10 +31,13 @@ from importlib.util import find_spec
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import diptych
 from diptych.errors import InputError, brief
+
+if TYPE_CHECKING:
+    import psutil
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -164,14 +167,28 @@ class Ray:
 
 
 def _kill_session(leader: int) -> None:
-    """Kill what is left of a cluster of this machine once its driver has ended: a worker that is
-    still starting then tries for a minute or more to reach it."""
+    """End what is left of a cluster of this machine once its driver has ended, and wait for it: a
+    worker may still write, and one that is starting tries for a minute or more to reach the cluster."""
     import psutil
 
-    for pid in psutil.pids():
-        with suppress(OSError):  # it has just ended
-            if os.getsid(pid) == leader:
-                os.kill(pid, signal.SIGKILL)
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it has just ended
+            if os.getsid(process.pid) == leader:
+                process.kill()
+                left.append(process)
+    end = time.monotonic() + _END
+    while any(_runs(process) for process in left) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _runs(process: "psutil.Process") -> bool:
+    import psutil
+
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # nobody need wait for what Ray started
+    except psutil.NoSuchProcess:
+        return False
 
 
 class _Failed(InputError):
