@@ -76,7 +76,9 @@ class Ray:
                 f"engine {brief(repr(engine), 80)} is none; write ray (this machine), ray:auto (the cluster that "
                 "this machine belongs to) or ray:HOST:PORT"
             )
-        missing = [name for name in ("ray", "pandas", "pyarrow", "psutil") if find_spec(name) is None]
+        missing = [
+            name for name in ("ray", "pandas", "pyarrow", "psutil") if find_spec(name) is None
+        ]
         if missing:
             raise InputError(
                 f"--engine ray needs {' and '.join(missing)}; install it with: pip install 'diptych[cluster]'"

@@ -5,7 +5,7 @@ import pytest
 from diptych.data.sources import open_source
 
 FILMS = "scenes:film=4:count=6:number=1:size=32"
-SETTINGS = ("--join", "3", "--cuts", "shortest=0.2")
+SETTINGS = ("--join", "3", "--cuts", "min_seconds=0.2")
 
 
 def test_films_become_documents_that_cosmo_trains_on(diptych, tmp_path):
@@ -25,7 +25,7 @@ def test_films_become_documents_that_cosmo_trains_on(diptych, tmp_path):
 def test_a_language_model_writes_and_a_model_compares(diptych, tmp_path):
     (tmp_path / "ask.txt").write_text("{caption}.")
     out = tmp_path / "d.tsv"
-    rules = "least_words=1:repeats=None:least_clips=1:similarity=-1"
+    rules = "min_words=1:repeats=None:min_clips=1:similarity=-1"
     diptych(
         "data", "interleave", FILMS, "--by", "tiny-lm", "--prompt", tmp_path / "ask.txt", *SETTINGS,
         "--rules", rules, "--model", "tiny", "--frames", 2, "--out", out,

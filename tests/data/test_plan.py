@@ -205,14 +205,14 @@ def test_stratified_by_a_label_shuffles_each_kind_anew():
 def test_stratified_by_some_values_gives_every_batch_both_kinds():
     source = Toy(60, ["labels.colour"])
     marked = np.isin(labels_of(source, "colour"), (0, 3))
-    plan = Stratified("labels.colour", values="red+3", least=2)
+    plan = Stratified("labels.colour", values="red+3", min_samples=2)
     batches = plan(source, 0, 0, 12)
     assert sorted(np.concatenate(batches).tolist()) == list(range(60))
     assert all(abs(marked[each].sum() - len(each) * marked.mean()) <= 1 for each in batches)
     with pytest.raises(InputError, match="16 of the 60 samples of toy have it; raise --batch-size"):
         plan(source, 0, 0, 6)
     with pytest.raises(InputError, match="every batch needs 2 samples with labels.colour -1"):
-        Stratified("labels.colour", values=-1, least=2)(source, 0, 0, 12)
+        Stratified("labels.colour", values=-1, min_samples=2)(source, 0, 0, 12)
     with pytest.raises(InputError, match="did you mean 'red'"):
         Stratified("labels.colour", values="rod")(source, 0, 0, 12)
 

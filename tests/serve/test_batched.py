@@ -20,7 +20,7 @@ def test_what_arrives_meanwhile_is_one_batch():
         seen.append(sorted(items))
         return [item * 10 for item in items]
 
-    batched = Batched(run, most=4)
+    batched = Batched(run, max_size=4)
     with ThreadPoolExecutor(1) as threads:
         alone = threads.submit(batched.ask, [0], 10)
         assert begun.wait(10)
@@ -58,7 +58,7 @@ def test_who_waits_too_long_gives_up_and_is_left_out():
         go_on.wait(10)
         return items
 
-    batched = Batched(run, most=1)
+    batched = Batched(run, max_size=1)
     with pytest.raises(TimeoutError):
         batched.ask([1, 2], seconds=0.05)
     go_on.set()

@@ -117,7 +117,7 @@ class Everything(CLIP):
         self.regress = torch.nn.Linear(8, 1)
 
     def stages(self):
-        return (Stage(plan=Grouped("y", most=4, score="score")),)
+        return (Stage(plan=Grouped("y", max_samples=4, score="score")),)
 
     def views(self, stage, stream="train"):
         squash = self.model.image.preprocess
@@ -130,7 +130,7 @@ class Everything(CLIP):
             regions,
             *super().views(stage)[1:],
             MaskedTextView(tokenizer=self.make.tokenizer, name="masked", rate=0.3),
-            EditsView(most=3, preprocess=squash, tokenizer=self.make.tokenizer),
+            EditsView(max_edits=3, preprocess=squash, tokenizer=self.make.tokenizer),
             HiddenView(grid=(2, 2), share=0.5),
             ArrayView(array="old", shape=(2, 4)),
             LabelView(label="score", real=True),

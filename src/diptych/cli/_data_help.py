@@ -121,7 +121,7 @@ _MEANS = {  # what an option means for a word, where it is not what its own help
         "out": "list to write, an .npz file",
         "role": "role of the texts of the pairs (default: caption)",
         "rules": "limits of the rules, None to turn one off (default: shorter_side=200, aspect=3, "
-        "texts_per_image=1000, images_per_text=10, vocabulary=100000000, fewest_words=3, most_words=20)",
+        "texts_per_image=1000, images_per_text=10, vocabulary=100000000, min_words=3, max_words=20)",
     },
     "curate": {
         "out": "list to write, an .npz file",
@@ -163,8 +163,8 @@ _MEANS = {  # what an option means for a word, where it is not what its own help
         "model": f"model that compares clips with texts, for --rules similarity=X: {EMBEDDERS}",
         "by": f"writer of the texts: templates, {_WRITES_TEXT}",
         "role": "role of the captions of clips (default: caption)",
-        "rules": "limits of the rules, None to turn one off (default: least_words=3, most_words=200, repeats=2, "
-        "barred=None, a file of words, similarity=None, least_clips=2)",
+        "rules": "limits of the rules, None to turn one off (default: min_words=3, max_words=200, repeats=2, "
+        "barred=None, a file of words, similarity=None, min_clips=2)",
         "prompt": "file with the question, with {before}, {caption}, {regions} or {speech}; with --by templates the "
         "text itself",
         "tries": "largest number of answers to a question (default: 3)",

@@ -157,12 +157,12 @@ class Stratified:
     one of them, and all others. Each kind is shuffled and spread evenly over the epoch, with a
     random offset.
 
-    Raises InputError if a batch has fewer than `least` samples of one of these two kinds.
+    Raises InputError if a batch has fewer than `min_samples` samples of one of these two kinds.
     """
 
     field: str
     values: str | int | None = None
-    least: int = 0
+    min_samples: int = 0
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -186,12 +186,12 @@ class Stratified:
 
     def _check_both(self, source: Source, kinds: np.ndarray, batches: list[np.ndarray]) -> None:
         counts = np.array([(int(kinds[rows].sum()), int((~kinds[rows]).sum())) for rows in batches])
-        if counts.min() >= self.least:
+        if counts.min() >= self.min_samples:
             return
         raise InputError(
-            f"every batch needs {self.least} samples with {self.field} {self.values} and {self.least} others, and "
-            f"{int(kinds.sum()):,} of the {len(kinds):,} samples of {source.name} have it; raise --batch-size, or "
-            "name other values"
+            f"every batch needs {self.min_samples} samples with {self.field} {self.values} and {self.min_samples} "
+            f"others, and {int(kinds.sum()):,} of the {len(kinds):,} samples of {source.name} have it; raise "
+            "--batch-size, or name other values"
         )
 
 
@@ -354,9 +354,9 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Random batches of groups: at most `most` samples of each value of `label`, side by side.
+    """Random batches of groups: at most `max_samples` samples of each value of `label`, side by side.
 
-    An epoch contains every group once. Of a group with more samples, `most` are drawn without
+    An epoch contains every group once. Of a group with more samples, `max_samples` are drawn without
     replacement, with a probability that grows with the label `score`:
 
         p_i = (s_i - min s + 0.5) / Σ_j (s_j - min s + 0.5)
@@ -365,7 +365,7 @@ class Grouped:
     """
 
     label: str
-    most: int = 2
+    max_samples: int = 2
     score: str | None = None
 
     @property
@@ -381,7 +381,7 @@ class Grouped:
             chances = scores[rows] - scores[rows].min() + 0.5
             # The largest of log p + Gumbel noise are draws without replacement.
             order = np.argsort(-np.log(chances) - rng.gumbel(size=len(rows)), kind="stable")
-            blocks.append(rows[order[: self.most]])
+            blocks.append(rows[order[: self.max_samples]])
         return _packed(blocks, batch, rng)
 
 

@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class Batched(Generic[T, R]):
-    """Calls `run` on lists of up to `most` items, in a thread of its own.
+    """Calls `run` on lists of up to `max_size` items, in a thread of its own.
 
     A batch is whatever has arrived while the previous one was computed, so that a single request
     does not wait for others. If `run` fails on a batch of several, it is called on each item alone,
@@ -24,9 +24,9 @@ class Batched(Generic[T, R]):
     >>> squares.close()
     """
 
-    def __init__(self, run: Callable[[list[T]], Sequence[R]], most: int = 64):
+    def __init__(self, run: Callable[[list[T]], Sequence[R]], max_size: int = 64):
         self.run = run
-        self.most = most
+        self.max_size = max_size
         self.batches = 0
         self.items = 0
         self._queue: SimpleQueue[tuple[T, Future[R]] | None] = SimpleQueue()
@@ -56,7 +56,7 @@ class Batched(Generic[T, R]):
     def _work(self) -> None:
         while True:
             batch = [self._queue.get()]
-            while len(batch) < self.most and batch[-1] is not None:
+            while len(batch) < self.max_size and batch[-1] is not None:
                 try:
                     batch.append(self._queue.get_nowait())
                 except Empty:

@@ -47,7 +47,7 @@ def test_a_row_is_a_sample_with_an_edit_for_each_position(tmp_path):
     assert sample.edits[3].images["main"].decode().size == (8, 8)
     assert ["main" in edit.images for edit in source[1].edits] == [True, False, False]
     assert {edit.kind for edit in sample.edits} == {"negative"}
-    assert len(open_source(f"{tmp_path}/align.json:most=5")[0].edits) == 5
+    assert len(open_source(f"{tmp_path}/align.json:max_edits=5")[0].edits) == 5
     assert "edits" in source.schema()
     assert "mm-math-align" in formats()
 

@@ -81,8 +81,8 @@ def test_logic_forms_give_segments_lengths_and_relations(tmp_path):
 def test_programs_without_facts_or_with_many_are_left_out(tmp_path):
     plain = {"id": "plain", "points": SQUARE, "segments": ["AB"]}
     assert list(open_source(written(tmp_path, OWN, plain)).keys()) == ["one"]
-    with pytest.raises(InputError, match="no program states a fact, or all more than most=2"):
-        open_source(written(tmp_path, OWN, plain) + ":most=2")
+    with pytest.raises(InputError, match="no program states a fact, or all more than max_facts=2"):
+        open_source(written(tmp_path, OWN, plain) + ":max_facts=2")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_missing_file_is_an_error(tmp_path):
 
 def test_the_pack_of_logic_forms(data_pack):
     source = open_source(
-        f"programs:{data_pack('geometry3k-forms')}/val.tar:most=4:edits=all:number=3"
+        f"programs:{data_pack('geometry3k-forms')}/val.tar:max_facts=4:edits=all:number=3"
     )
     assert len(source) > 100
     sample = source[0]

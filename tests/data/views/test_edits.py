@@ -40,7 +40,7 @@ def edits(sample=SAMPLE, **options):
 
 
 def test_edits_are_rows_with_a_mask():
-    batch = collate(["a"], [edits(most=3)], {"edits": WORDS})
+    batch = collate(["a"], [edits(max_edits=3)], {"edits": WORDS})
     assert batch.images["edits"].pixels.shape == (1, 3, 3, 4, 4)
     assert batch.images["edits"].pixels[0, :, 0, 0, 0].tolist() == [10, 20, 0]
     assert batch.fields["edits.there"].tolist() == [[True, True, False]]
@@ -49,13 +49,13 @@ def test_edits_are_rows_with_a_mask():
 
 
 def test_kinds_choose_and_order_the_rows():
-    found = edits(most=2, kinds=("add", "recolour"))
+    found = edits(max_edits=2, kinds=("add", "recolour"))
     assert [WORDS.decode(ids) for ids in found["texts.edits"]] == ["two cups", "a blue cup"]
-    assert edits(most=2, kinds=("swap",))["fields.edits.there"].tolist() == [False, False]
+    assert edits(max_edits=2, kinds=("swap",))["fields.edits.there"].tolist() == [False, False]
 
 
 def test_images_or_texts_may_be_left_out():
-    view = EditsView(most=2, tokenizer=WORDS, name="wrong")
+    view = EditsView(max_edits=2, tokenizer=WORDS, name="wrong")
     assert view.gives == ("texts.wrong", "fields.wrong.there")
     assert tuple(view(SAMPLE, generator(0), None)) == view.gives
 
@@ -66,10 +66,10 @@ TEXT_ONLY = Sample(key="e", source="s", kind="add", texts=(Text(text="two cups")
 
 def test_edits_without_what_the_view_reads_are_no_rows():
     mixed = Sample(key="a", source="s", edits=(IMAGE_ONLY, TEXT_ONLY, *SAMPLE.edits))
-    assert edits(mixed, most=4)["fields.edits.there"].tolist() == [True, True, False, False]
-    texts = EditsView(most=4, tokenizer=WORDS)(mixed, generator(0), None)
+    assert edits(mixed, max_edits=4)["fields.edits.there"].tolist() == [True, True, False, False]
+    texts = EditsView(max_edits=4, tokenizer=WORDS)(mixed, generator(0), None)
     assert texts["fields.edits.there"].tolist() == [True, True, True, False]
-    images = EditsView(most=4, preprocess=Preprocess(size=4))(mixed, generator(0), None)
+    images = EditsView(max_edits=4, preprocess=Preprocess(size=4))(mixed, generator(0), None)
     assert images["images.edits"][:, 0, 0, 0].tolist() == [30, 10, 20, 0]
 
 
@@ -83,11 +83,11 @@ def test_edits_without_what_the_view_reads_are_no_rows():
 )
 def test_a_sample_without_an_edit_of_use_is_damage_that_says_so(one, message):
     with pytest.raises(BadSample, match=message):
-        edits(Sample(key="a", source="s", edits=(one,)), most=2)
+        edits(Sample(key="a", source="s", edits=(one,)), max_edits=2)
 
 
 def test_of_more_edits_than_rows_random_ones_are_drawn_in_training_alone():
-    view = EditsView(most=1, tokenizer=WORDS)
+    view = EditsView(max_edits=1, tokenizer=WORDS)
     drawn = {
         WORDS.decode(view(SAMPLE, generator(seed), 0.5)["texts.edits"][0]) for seed in range(8)
     }

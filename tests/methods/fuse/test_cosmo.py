@@ -478,7 +478,7 @@ def test_media_and_sentences_are_matched_by_similarity():
         "assigned": "<s> <v> !a !<e> <v> !b !<e> c </s>",
     }
     for match, text in expected.items():
-        made = view(match=match, least=-1.0 if match == "given" else 0.24)
+        made = view(match=match, min_similarity=-1.0 if match == "given" else 0.24)
         assert told(made(sample, rng, None), made.tokenizer) == text
     made = view(match="similar")
     found = {

@@ -55,7 +55,7 @@ def test_consecutive_clips_make_a_film_that_is_cut_into_them_again(tmp_path):
     films = films_of(open_source(FILMS), tmp_path / "films", join=3)
     assert [film.name for film in films.films] == [f"train-0-00000{at}.png" for at in (0, 3, 6)]
     for film in films.films:
-        found = clips_of(film.path, Cuts(shortest=0.2))
+        found = clips_of(film.path, Cuts(min_seconds=0.2))
         assert near(found) == near(part.span for part in film.parts)
         assert [film.part(span).number for span in found] == [part.number for part in film.parts]
     frames = films.films[1].clip((0.4, 0.8), 4).frames()
@@ -79,7 +79,7 @@ def test_films_in_files_stay_where_they_are(tmp_path, kind):
     films = films_of(open_source(f"{tmp_path}:frames=4"), tmp_path / "written")
     assert not (tmp_path / "written").exists()
     assert [film.name for film in films.films] == [path.name]
-    assert near(clips_of(films.films[0].path, Cuts(shortest=0.1))) == [(0, 0.4), (0.4, 0.9)]
+    assert near(clips_of(films.films[0].path, Cuts(min_seconds=0.1))) == [(0, 0.4), (0.4, 0.9)]
 
 
 def test_a_camera_that_pans_cuts_nothing():
@@ -95,13 +95,13 @@ def test_a_camera_that_pans_cuts_nothing():
 
 @given(st.lists(st.sampled_from([0.0, 0.01, 0.5]), max_size=30), st.floats(0.1, 5), st.floats(2, 9))
 def test_clips_follow_each_other_and_have_no_forbidden_length(changes, shortest, times):
-    cuts = Cuts(shortest=shortest, longest=shortest * times)
+    cuts = Cuts(min_seconds=shortest, max_seconds=shortest * times)
     found = spans([at / 2 for at in range(len(changes) + 2)], changes, cuts)
     assert found[0][0] == 0
     assert found[-1][1] == (len(changes) + 1) / 2
     assert all(one[1] == other[0] for one, other in itertools.pairwise(found))
     lengths = [end - start for start, end in found]
-    assert max(lengths) <= cuts.longest + 1e-9
+    assert max(lengths) <= cuts.max_seconds + 1e-9
     assert min(lengths) >= min(shortest, found[-1][1]) - 1e-9
 
 
@@ -111,8 +111,8 @@ def test_sources_that_are_no_films_are_refused(tmp_path):
     (tmp_path / "a.gif").write_bytes(animation(greys(10, 200), "GIF", duration=100))
     with pytest.raises(InputError, match="two sources"):
         films_of(open_source(f"{tmp_path}/a.gif:frames=2,{FILMS}"), tmp_path / "films")
-    with pytest.raises(InputError, match="twice as much"):
-        Cuts(shortest=2, longest=3)
+    with pytest.raises(InputError, match="of twice min_seconds"):
+        Cuts(min_seconds=2, max_seconds=3)
 
 
 # ---- transcripts
@@ -161,7 +161,7 @@ def test_the_writer_is_asked_clip_by_clip_with_what_it_wrote_before(tmp_path):
     out = tmp_path / "d.tsv"
     prompt = "so far: {before} shows: {caption} there: {regions} said: {speech}"
     found = interleave(
-        open_source(FILMS), out, writer, prompt=prompt, join=3, cuts=Cuts(shortest=0.2)
+        open_source(FILMS), out, writer, prompt=prompt, join=3, cuts=Cuts(min_seconds=0.2)
     )
     assert (found.films, found.clips, len(found.documents)) == (3, 7, 2)
     assert dict(found.dropped) == {"few clips": 1}
@@ -179,14 +179,14 @@ def test_the_writer_is_asked_clip_by_clip_with_what_it_wrote_before(tmp_path):
     ]  # fmt: skip
     assert clips[2]["seen"] == sample.captions()[0]
     asked = len(writer.asked)
-    interleave(open_source(FILMS), out, writer, prompt=prompt, join=3, cuts=Cuts(shortest=0.2))
+    interleave(open_source(FILMS), out, writer, prompt=prompt, join=3, cuts=Cuts(min_seconds=0.2))
     assert len(writer.asked) == asked  # its answers are kept
 
 
 def test_the_result_is_a_source_of_documents_of_clips(tmp_path):
     out = tmp_path / "d.tsv"
     found = interleave(
-        open_source(FILMS), out, None, prompt="{caption}", join=2, cuts=Cuts(shortest=0.2)
+        open_source(FILMS), out, None, prompt="{caption}", join=2, cuts=Cuts(min_seconds=0.2)
     )
     assert found.judged["texts"] == found.judged["captions"]
     stated, true = found.judged["texts"]
@@ -210,7 +210,7 @@ def test_facts_of_another_clip_are_judged_false(tmp_path):
     texts = {f"train-0-{at:06d}#1": source[(at + 1) % 7].captions()[0] for at in range(7)}
     writer = Echo(lambda question: texts[question.key])
     found = interleave(
-        source, tmp_path / "d.tsv", writer, cuts=Cuts(shortest=0.2), rules=Rules(least_clips=1)
+        source, tmp_path / "d.tsv", writer, cuts=Cuts(min_seconds=0.2), rules=Rules(min_clips=1)
     )
     stated, true = found.judged["texts"]
     assert true < stated / 2
@@ -235,7 +235,7 @@ def test_speech_and_captions_of_a_model_reach_the_writer(tmp_path):
     phrases.name = "phrases"
     found = interleave(
         open_source(str(root)), tmp_path / "d.tsv", None, prompt=" / ".join(FIELDS[1:]),
-        captions=Echo(looks), regions=phrases, frames=4, cuts=Cuts(shortest=0.2),
+        captions=Echo(looks), regions=phrases, frames=4, cuts=Cuts(min_seconds=0.2),
     )  # fmt: skip
     [document] = found.documents
     assert [piece.text for piece in document] == [
@@ -247,7 +247,7 @@ def test_speech_and_captions_of_a_model_reach_the_writer(tmp_path):
 
 
 def test_rules_name_what_is_wrong_with_a_text():
-    rules = Rules(most_words=12)
+    rules = Rules(max_words=12)
     barred = frozenset({"blood"})
     good = "a red cat sits on a mat"
     assert fault(good, rules, barred, []) == ""
@@ -262,7 +262,7 @@ def test_rules_name_what_is_wrong_with_a_text():
 
 
 def test_clips_that_a_model_finds_unlike_their_text_are_dropped(tmp_path):
-    rules = Rules(similarity=0.5, least_clips=1)
+    rules = Rules(similarity=0.5, min_clips=1)
 
     def score(clips, texts):
         assert all(len(clip.frames()) == 2 for clip in clips)
@@ -270,7 +270,7 @@ def test_clips_that_a_model_finds_unlike_their_text_are_dropped(tmp_path):
 
     found = interleave(
         open_source(FILMS), tmp_path / "d.tsv", None, prompt="{caption}", join=3, frames=2,
-        rules=rules, score=score, cuts=Cuts(shortest=0.2),
+        rules=rules, score=score, cuts=Cuts(min_seconds=0.2),
     )  # fmt: skip
     assert [len(document) for document in found.documents] == [2, 2]
     assert found.dropped["not alike"] == 3
@@ -287,5 +287,5 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(tmp_path):
         interleave(source, out, Echo(), rules=Rules(barred=str(tmp_path / "none.txt")))
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="no document.*few clips"):
-        interleave(source, out, None, prompt="{caption}", cuts=Cuts(shortest=0.2))
+        interleave(source, out, None, prompt="{caption}", cuts=Cuts(min_seconds=0.2))
     assert not out.exists()

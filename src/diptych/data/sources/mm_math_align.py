@@ -39,11 +39,11 @@ _MARK = b'"positive_image_path"'
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions:
-    """Options of a file: `images` is the folder of its images, `most` the most negatives of a
+    """Options of a file: `images` is the folder of its images, `max_edits` the most negatives of a
     sample, the first ones (0: all)."""
 
     images: str | None = None
-    most: int = 0
+    max_edits: int = 0
 
 
 def claims(spec: Spec) -> bool:
@@ -53,7 +53,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Align":
-    """Open `FILE[:images=FOLDER][:most=K]`. Raises InputError for other contents, and for a folder
+    """Open `FILE[:images=FOLDER][:max_edits=K]`. Raises InputError for other contents, and for a folder
     without the first image."""
     options = configure(AlignOptions, spec.options, f"source {spec.name!r}")
     path = Path(spec.name)
@@ -72,7 +72,7 @@ def open(spec: Spec) -> "Align":
             "published file"
         )
     root, _ = root_of(path, [good[0]["positive_image_path"]], options.images, ("images",))
-    return Align(spec.name, root, good, damage, options.most)
+    return Align(spec.name, root, good, damage, options.max_edits)
 
 
 def caption_of(row: Mapping[str, Any]) -> str:
@@ -111,12 +111,12 @@ class Align:
         root: Path,
         rows: Sequence[Mapping[str, Any]],
         damage: Mapping[str, str],
-        most: int = 0,
+        max_edits: int = 0,
     ):
         self.name = name
         self.root = str(root)
         self.damage = dict(damage)
-        self.most = most
+        self.max_edits = max_edits
         self._keys = Strings(row["positive_image_path"] for row in rows)
         self._rows = Strings(
             json.dumps(
@@ -146,7 +146,7 @@ class Align:
                 texts=(Text(text=text),) if text else (),
                 kind=kind or KIND,
             )
-            for at, (image, text, kind) in enumerate(whole[: self.most or None])
+            for at, (image, text, kind) in enumerate(whole[: self.max_edits or None])
         ]
         return Sample(
             key=key,

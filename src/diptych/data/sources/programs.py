@@ -51,13 +51,13 @@ _WRITTEN = re.compile(r"[\w.+-]{1,6}")  # what fits beside a segment
 @dataclass(frozen=True, kw_only=True)
 class ProgramOptions:
     """Options of a file of programs: the images' `size`, kinds of `edits` (letters, number,
-    relation, or all), `number` edits of a sample, `most` facts of a program, as a small image shows
+    relation, or all), `number` edits of a sample, `max_facts` facts of a program, as a small image shows
     no more (0: no limit). Programs without facts, or with more, are left out."""
 
     size: int = 64
     edits: str = ""
     number: int = 9
-    most: int = 0
+    max_facts: int = 0
 
 
 def claims(spec: Spec) -> bool:
@@ -66,7 +66,7 @@ def claims(spec: Spec) -> bool:
 
 
 def open(spec: Spec) -> "Programs":
-    """Open `programs:FILE[:size=64][:edits=all][:number=9][:most=N]`.
+    """Open `programs:FILE[:size=64][:edits=all][:number=9][:max_facts=N]`.
 
     Raises InputError for a missing file, and for a program that cannot be drawn, such as a polygon
     whose sides cross.
@@ -87,10 +87,12 @@ def open(spec: Spec) -> "Programs":
             raise InputError(
                 f"{path}, {where}: a field of the program has another form; docs/data.md lists them"
             ) from None
-        if _stated(program) and (not options.most or _stated(program) <= options.most):
+        if _stated(program) and (not options.max_facts or _stated(program) <= options.max_facts):
             found[str(row.get("id", where))] = program
     if not found:
-        raise InputError(f"{path}: no program states a fact, or all more than most={options.most}")
+        raise InputError(
+            f"{path}: no program states a fact, or all more than max_facts={options.max_facts}"
+        )
     return Programs(str(spec), found, options)
 
 

@@ -76,20 +76,18 @@ def test_a_text_with_a_rare_word_or_a_rare_pair_of_words_goes():
 
 @pytest.mark.parametrize(("words", "reason"), [(2, "short"), (3, ""), (20, ""), (21, "long")])
 def test_texts_have_three_to_twenty_words(words, reason):
-    assert reasons([Pair(image=0, text=text("cat", words))], fewest_words=3, most_words=20) == [
-        reason
-    ]
+    assert reasons([Pair(image=0, text=text("cat", words))], min_words=3, max_words=20) == [reason]
 
 
 def test_the_first_rule_that_is_broken_is_told():
     pair = Pair(image=0, text="cat", width=10, height=100)
     assert [REASONS[reason] for reason in broken([pair])] == ["small"]
-    assert reasons([pair], aspect=3.0, fewest_words=3) == ["narrow"]
+    assert reasons([pair], aspect=3.0, min_words=3) == ["narrow"]
 
 
 def test_a_rule_of_nothing_is_refused():
-    with pytest.raises(InputError, match="fewest_words is 0"):
-        Rules(fewest_words=0)
+    with pytest.raises(InputError, match="min_words is 0"):
+        Rules(min_words=0)
 
 
 def test_words_are_lower_case_and_punctuation_parts_them():
@@ -108,7 +106,7 @@ PAIRS = st.lists(
     ),
     max_size=12,
 )
-RULES = Rules(texts_per_image=3, images_per_text=2, vocabulary=4, fewest_words=1, most_words=3)
+RULES = Rules(texts_per_image=3, images_per_text=2, vocabulary=4, min_words=1, max_words=3)
 
 
 def slow(pairs):

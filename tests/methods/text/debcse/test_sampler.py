@@ -19,14 +19,14 @@ S = np.array([[0.99, 0.50, 0.20, 0.10]])
     [(0.0, [0.4154, 0.3026, 0.2783, 0.0038]), (0.7, [0.4170, 0.3037, 0.2793, 0])],
 )
 def test_published_probabilities_of_positives(least, expected):
-    found = PairSampler(least=least).positives(M, S)
+    found = PairSampler(min_positive=least).positives(M, S)
     assert np.allclose(found, [expected], atol=5e-5)
 
 
 def test_the_plain_ratio_is_another():
     ratio = M / np.clip(S, 0.1, 1)
     assert np.allclose(ratio / ratio.sum(), [[0.0738, 0.1384, 0.3267, 0.4612]], atol=5e-5)
-    assert PairSampler(least=0.0).positives(M, S).argmax() == 0
+    assert PairSampler(min_positive=0.0).positives(M, S).argmax() == 0
 
 
 SHARE = st.floats(0, 1)
@@ -51,14 +51,14 @@ def test_probabilities_equal_loops(pairs, temperature, clip):
 
 
 def test_limits_of_the_probabilities():
-    sampler = PairSampler(least=0.0)
+    sampler = PairSampler(min_positive=0.0)
     even = sampler.positives(M, np.full_like(M, 0.5))
     softmax = np.exp(M / 0.05) / np.exp(M / 0.05).sum()
     assert np.allclose(even, softmax)
-    assert np.allclose(PairSampler(least=0.0, propensity=False).positives(M, S), softmax)
+    assert np.allclose(PairSampler(min_positive=0.0, propensity=False).positives(M, S), softmax)
     same = sampler.positives(np.full_like(M, 0.8), S)
     assert np.allclose(same, (1 / np.clip(S, 0.1, 1)) / (1 / np.clip(S, 0.1, 1)).sum())
-    cold = PairSampler(least=0.0, temperature=1e-4).positives(M, S)
+    cold = PairSampler(min_positive=0.0, temperature=1e-4).positives(M, S)
     assert np.allclose(cold, [[1, 0, 0, 0]])
 
 

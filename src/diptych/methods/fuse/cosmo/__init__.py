@@ -211,7 +211,7 @@ class COSMO(Method):
             media=config.media,
             role=config.document,
             match=config.match,
-            least=config.min_similarity,
+            min_similarity=config.min_similarity,
             bytes=config.min_bytes,
         )
         return (document,)

@@ -69,7 +69,7 @@ class DocumentView:
     - "assigned": one each, so that the similarities have the largest sum (Hungarian algorithm).
 
     Similarities are the array `similarity` (media, S), to which training adds noise; media below
-    `least` with their sentence, and files of fewer than `bytes` bytes, are left out. A text is cut at
+    `min_similarity` with their sentence, and files of fewer than `bytes` bytes, are left out. A text is cut at
     `length` ids, and media that are marked behind them are left out. Raises BadSample for a document
     without media or sentences, or without similarities that are asked for.
     """
@@ -80,7 +80,7 @@ class DocumentView:
     media: int = 3
     role: str = "document"
     match: Match = "given"
-    least: float = -1.0
+    min_similarity: float = -1.0
     bytes: int = 0
     name: str = "main"
 
@@ -147,7 +147,7 @@ class DocumentView:
         owners: list[list[str]] = [[] for _ in said]
         best = assigned(similarity) if self.match == "assigned" else similarity.argmax(1)
         for role, row in images.items():
-            if best[row] >= 0 and similarity[row, best[row]] >= self.least:
+            if best[row] >= 0 and similarity[row, best[row]] >= self.min_similarity:
                 owners[best[row]].append(role)
         return owners
 

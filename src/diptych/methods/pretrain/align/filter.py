@@ -49,8 +49,8 @@ class Rules:
     texts_per_image: int | None = 1000  # at most
     images_per_text: int | None = 10  # at most
     vocabulary: int | None = 100_000_000  # how many words and pairs of words are frequent
-    fewest_words: int | None = 3
-    most_words: int | None = 20
+    min_words: int | None = 3
+    max_words: int | None = 20
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -131,8 +131,8 @@ def _first(
         pair.tested,
         rules.images_per_text is not None and images[pair.text] > rules.images_per_text,
         known is not None and any(gram not in known for gram in grams(pair.text)),
-        rules.fewest_words is not None and words < rules.fewest_words,
-        rules.most_words is not None and words > rules.most_words,
+        rules.min_words is not None and words < rules.min_words,
+        rules.max_words is not None and words > rules.max_words,
     )
     return breaks.index(True) if True in breaks else -1
 

@@ -150,9 +150,9 @@ class MMGeoLM(Method):
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         config = self.config
         edits: dict[str, Any] = (
-            {"tokenizer": self.make.tokenizer, "most": config.texts}
+            {"tokenizer": self.make.tokenizer, "max_edits": config.texts}
             if stage.name == "text"
-            else {"preprocess": self.model.image.preprocess, "most": config.images}
+            else {"preprocess": self.model.image.preprocess, "max_edits": config.images}
         )
         return (
             # as the edits are read: a crop would tell the sample from its edits

@@ -160,7 +160,7 @@ class SepCLR(ImageOnly):
 
     def stages(self) -> Sequence[Stage]:
         config = self.config
-        plan = Stratified(f"labels.{config.label}", values=config.background, least=LEAST)
+        plan = Stratified(f"labels.{config.label}", values=config.background, min_samples=LEAST)
         return (Stage(plan=plan, min_batch=2 * LEAST),)
 
     def samples(self, stage: Stage, stream: str, source: Source) -> Source:

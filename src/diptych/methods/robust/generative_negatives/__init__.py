@@ -104,7 +104,7 @@ class GenerativeNegatives(CLIP):
         (stage,) = super().stages()
         plan: Plan = Shuffled()
         if config.group:
-            plan = Grouped(config.group, most=config.variations, score=config.itm)
+            plan = Grouped(config.group, max_samples=config.variations, score=config.itm)
         if self.streams == ("train",):
             return (replace(stage, plan=plan),)
         return (

@@ -151,8 +151,8 @@ class DebCSE(Sentences):
         self.sampler = PairSampler(
             temperature=config.temperature,
             clip=config.clip,
-            least=config.min_positive,
-            most=config.max_negative,
+            min_positive=config.min_positive,
+            max_negative=config.max_negative,
             propensity=config.propensity,
             guard=config.guard,
         )

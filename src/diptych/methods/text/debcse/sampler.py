@@ -17,28 +17,29 @@ from diptych.errors import InputError
 class PairSampler:
     """Probabilities of candidates (N, K), from their meaning m and their surface s, both in [0, 1].
 
-        positives    p ∝ exp(m / t) / clip(s, e, 1),        m ≥ least;   simple rules favour equal surfaces
-        negatives    p ∝ exp(m / t) / clip(1 - s, e, 1),    m ≤ most;    simple rules favour other surfaces
+        positives    p ∝ exp(m / t) / clip(s, e, 1),        m ≥ a;   simple rules favour equal surfaces
+        negatives    p ∝ exp(m / t) / clip(1 - s, e, 1),    m ≤ b;    simple rules favour other surfaces
 
-    The meaning of what is no candidate is -inf. A row without any has probabilities 0. Without
-    `propensity` the divisors are 1; without `guard` there is no upper bound of m.
+    a is `min_positive` and b is `max_negative`. The meaning of what is no candidate is -inf. A row
+    without any has probabilities 0. Without `propensity` the divisors are 1; without `guard` there
+    is no upper bound of m.
     """
 
     temperature: float = 0.05
     clip: float = 0.1
-    least: float = 0.7
-    most: float = 0.9
+    min_positive: float = 0.7
+    max_negative: float = 0.9
     propensity: bool = True
     guard: bool = True
 
     def positives(self, meaning: np.ndarray, surface: np.ndarray) -> np.ndarray:
         """Return probabilities of positives (N, K).
 
-        >>> sampler = PairSampler(least=0.0)
+        >>> sampler = PairSampler(min_positive=0.0)
         >>> sampler.positives(np.array([[0.95, 0.9, 0.85, 0.6]]), np.array([[0.99, 0.5, 0.2, 0.1]])).round(4)
         array([[0.4154, 0.3026, 0.2783, 0.0038]])
         """
-        return self._normalised(meaning, self._propensity(surface), meaning >= self.least)
+        return self._normalised(meaning, self._propensity(surface), meaning >= self.min_positive)
 
     def negatives(self, meaning: np.ndarray, surface: np.ndarray) -> np.ndarray:
         """Return probabilities of negatives (N, K)."""
@@ -46,7 +47,7 @@ class PairSampler:
 
     def guarded(self, meaning: np.ndarray) -> np.ndarray:
         """Return which pairs mean too nearly the same to be negatives."""
-        return meaning > self.most if self.guard else np.zeros(np.shape(meaning), bool)
+        return meaning > self.max_negative if self.guard else np.zeros(np.shape(meaning), bool)
 
     def inverse(self, surface: np.ndarray) -> np.ndarray:
         """Return the inverse propensities of negatives."""

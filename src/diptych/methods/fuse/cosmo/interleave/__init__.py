@@ -54,20 +54,20 @@ Progress = Callable[[int, int], None]
 class Rules:
     """Which texts and documents are kept; None leaves a rule out.
 
-    - a text has `least_words` to `most_words` words
+    - a text has `min_words` to `max_words` words
     - no three words in sequence occur more than `repeats` times in it
     - it differs from all texts of the document before it
     - none of the words of the file `barred`, one a line, is in it
     - clip and text have a similarity of at least `similarity`, where there is a model for it
-    - a document has at least `least_clips` clips that are kept
+    - a document has at least `min_clips` clips that are kept
     """
 
-    least_words: Count | None = 3
-    most_words: Count | None = 200
+    min_words: Count | None = 3
+    max_words: Count | None = 200
     repeats: Count | None = 2
     barred: str | None = None
     similarity: float | None = None
-    least_clips: Count = 2
+    min_clips: Count = 2
 
     def barred_words(self) -> frozenset[str]:
         """The barred words. Raises InputError for a file that cannot be read, or has none."""
@@ -167,7 +167,7 @@ def interleave(
     if score is not None:
         kept = _alike(kept, score, rules, frames, done.dropped)
     for document in kept:
-        if len(document) >= rules.least_clips:
+        if len(document) >= rules.min_clips:
             done.documents.append(document)
         else:
             done.dropped["few clips"] += len(document)
@@ -322,9 +322,9 @@ def fault(text: str, rules: Rules, barred: frozenset[str], before: Sequence[str]
     words = _WORD.findall(text.lower())
     if not words:
         return "no text"
-    if rules.least_words is not None and len(words) < rules.least_words:
+    if rules.min_words is not None and len(words) < rules.min_words:
         return "too short"
-    if rules.most_words is not None and len(words) > rules.most_words:
+    if rules.max_words is not None and len(words) > rules.max_words:
         return "too long"
     triples = Counter(zip(words, words[1:], words[2:], strict=False))
     if rules.repeats is not None and max(triples.values(), default=0) > rules.repeats:

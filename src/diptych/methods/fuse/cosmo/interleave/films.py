@@ -5,7 +5,7 @@ A film is cut where its picture changes at once. The change of a frame is that o
 
     d_t = median over cells of |x_t - x_{t-1}| / 255
 
-There is a cut before frame t if d_t is at least `least`, and at least `ratio` times the median of the
+There is a cut before frame t if d_t is at least `min_change`, and at least `min_ratio` times the median of the
 `WINDOW` changes before it and behind it, so that a camera that pans cuts nothing. Fades are not found.
 """
 
@@ -39,19 +39,19 @@ WINDOW = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Cuts:
-    """Where films are cut: `least` and `ratio` of a change, the seconds of the `shortest` clip, which is
-    joined with the next one, and of the `longest`, which is halved, or cut into more equal parts."""
+    """Where films are cut: at a change of `min_change` and `min_ratio`. A clip of less than `min_seconds` is
+    joined with the next one, and one of more than `max_seconds` is cut into equal parts."""
 
-    least: Positive = 0.04
-    ratio: Positive = 3.0
-    shortest: Positive = 0.5
-    longest: Positive = 60.0
+    min_change: Positive = 0.04
+    min_ratio: Positive = 3.0
+    min_seconds: Positive = 0.5
+    max_seconds: Positive = 60.0
 
     def __post_init__(self) -> None:
-        if self.longest < 2 * self.shortest:
+        if self.max_seconds < 2 * self.min_seconds:
             raise InputError(
-                f"clips of {self.shortest:g} s at the shortest cannot have at most {self.longest:g} s; give longest "
-                "twice as much at least"
+                f"clips of at least {self.min_seconds:g} s cannot have at most {self.max_seconds:g} s; give a "
+                "max_seconds of twice min_seconds or more"
             )
 
 
@@ -231,19 +231,19 @@ def spans(times: Sequence[float], changes: Sequence[float], cuts: Cuts) -> list[
     for at, change in enumerate(changes):
         near = [*changes[max(at - WINDOW, 0) : at], *changes[at + 1 : at + 1 + WINDOW]]
         usual = median(near) if near else 0.0
-        if change >= max(cuts.least, cuts.ratio * usual):
+        if change >= max(cuts.min_change, cuts.min_ratio * usual):
             starts.append(at + 1)
     bounds = [times[at] for at in starts] + [times[-1]]
     joined = [bounds[0]]
     for bound in bounds[1:]:
-        if bound - joined[-1] >= cuts.shortest:
+        if bound - joined[-1] >= cuts.min_seconds:
             joined.append(bound)
     if len(joined) == 1:
         joined.append(bounds[-1])
     joined[-1] = bounds[-1]
     found: list[Span] = []
     for start, end in itertools.pairwise(joined):
-        count = max(1, int(np.ceil((end - start) / cuts.longest)))
+        count = max(1, int(np.ceil((end - start) / cuts.max_seconds)))
         edges = [start + (end - start) * at / count for at in range(count)] + [end]
         found += itertools.pairwise(edges)
     return found
