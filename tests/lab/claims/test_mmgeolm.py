@@ -29,7 +29,9 @@ def test_lists_differ_in_one_fact_and_random_ones_are_other_figures(drawn):
         own = sample.captions()[0]
         assert not any(same_figure(own, edit.captions()[0]) for edit in sample.edits)
         assert {edit.captions()[0] for edit in other.edits} <= captions - {own}
-        assert {edit.kind for edit in sample.edits} <= {"number", "relation", "shape"}
+        assert len(sample.edits) >= 4
+        for edit in sample.edits:  # a model need not read letters to tell them
+            assert any(edit.labels[name] != sample.labels[name] for name in ("relation", "shape"))
 
 
 def test_some_names_of_renamed_lists_say_the_same(drawn):
@@ -42,9 +44,9 @@ def test_some_names_of_renamed_lists_say_the_same(drawn):
             assert same == (edit.kind == "renamed")
 
 
-def test_held_out_figures_have_lists_of_ten_and_are_not_learnt(drawn):
+def test_held_out_figures_have_lists_of_five_and_are_not_learnt(drawn):
     measured = open_source(drawn["measured"])
-    assert {len(s.edits) for s in measured} == {9}
+    assert {len(s.edits) for s in measured} == {4}
     learnt = {s.captions()[0] for name in ("single", "lists") for s in open_source(drawn[name])}
     assert not learnt & {s.captions()[0] for s in measured}
 
@@ -89,7 +91,7 @@ def test_the_floor_is_of_what_batches_learn_too():
 
 def test_a_quick_arm_runs(tmp_path, brief, monkeypatch):
     brief(mmgeolm)
-    for name, count in {"SINGLE": 400, "LISTED": 200, "MEASURED": 160}.items():
+    for name, count in {"SINGLE": 400, "LISTED": 400, "MEASURED": 200}.items():
         monkeypatch.setattr(mmgeolm, name, count)
     trial = Trial(seed=100, folder=tmp_path, quick=True)
     trial = replace(trial, prelude=mmgeolm.draw(trial))

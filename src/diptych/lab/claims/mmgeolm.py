@@ -1,36 +1,39 @@
 """Does a list of negatives for each figure teach more of its facts than a batch of other figures?
 
 Figures of plane geometry with six letters. A small CLIP learns some of them; all arms go on from it and see
-as many images and captions, or fewer. Held-out figures come with nine edits of one fact each: another
-number, relation or shape.
+as many images and captions, or fewer. Held-out figures come with four edits of one fact each: another
+relation or shape.
 
     start       the model before
-    batch       goes on with CLIP's loss on further figures, each seen once or twice
+    batch       goes on with CLIP's loss on further figures, each seen four times
     lists       lists of captions, then of images, that differ in one fact: the method
     random      lists of other figures
     k1          lists of one negative, of as many images and captions
     renamed     lists in which a fifth says the same in another name: captions that are not wrong
 
-`text_own` is the share of figures whose own caption scores highest of ten, `image_own` that of captions
-whose own image does (chance .1); `number`, `relation` and `shape` those of each kind of edit, against
-the figure alone (.5, by the figure's image). `r1` is the mean of recall at 1 both ways among other figures.
+`text_own` is the share of figures whose own caption scores highest of five, `image_own` that of captions
+whose own image does (chance .2); `relation` and `shape` those of each kind of edit, against the figure alone
+(.5, by the figure's image). `r1` is the mean of recall at 1 both ways among other figures.
 
-Not asked: letters. With edits of all four kinds and an image tower whose first convolution has patches of four
-pixels, `start` had .05 (`shape` 1.00, `relation` .76, `letters` and `number` .5) and `lists` .06 on seed 100, for
-460 CPU seconds: such a model reads neither, from which nothing follows for the method. Here the first
-convolution has patches of two pixels, and lists are of five negatives in both stages.
+Not asked: letters and numbers, and edits that only the letters tell, such as the same mark at another corner. Such
+a model reads none of them after these steps. With edits of all four kinds `start` had .05 of ten and `lists` .06 on
+seed 100, and with lists of numbers from 2 to 5 alone a number was told from another in .52 of all pairs. It is not the
+image tower: after 800 steps on captions of the number alone, in batches, this was .997, and still .996 after 250 steps
+on whole captions. From there `lists` had .64 of ten (relation .59, shape .98) and `batch` .76 (.72, .99).
 
-The rates, sizes and delta are drafts: they were not tuned yet.
+The rates and delta are drafts: they were not tuned yet.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from diptych.data.sample import Sample, Source
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
-from diptych.data.wrap import Only
+from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
 from diptych.lab.claim import Claim, Floor, Trial, better
 from diptych.methods.pretrain.mmgeolm.negatives import WithNegatives
@@ -39,12 +42,13 @@ from diptych.training.config import resolve
 from diptych.training.run import run
 
 FIGURES = "diagrams:letters=ABCDEF"
-EDITS = "edits=number+relation+shape:number=9"
-RENAMED = "edits=number+relation+shape+renamed:number=9"
+EDITS = "edits=relation+shape:number=9"
+RENAMED = "edits=relation+shape+renamed:number=9"
+TOLD = 4  # edits of a figure, at least
 FIELDS = ("images.main", "texts.caption")
 SINGLE = 8000
-LISTED = 1500
-MEASURED = 500
+LISTED = 2400
+MEASURED = 900
 WARM_UP = 500  # steps
 STEPS = 300  # of each stage
 BATCH = 64
@@ -53,10 +57,30 @@ NEGATIVES = 5
 PASSES = NEGATIVES + 2  # of images, and of captions, for a sample in both stages
 BATCH_STEPS = STEPS * PASSES * LIST_BATCH // BATCH
 TOWER = "conv:image_size=64:stem=2:widths=(16,32,64):depths=(1,1,1):pooling=max"
-TEXT_TOWER = "text:width=64:depth=2:heads=2"
+TEXT_TOWER = "text:width=64:depth=2:heads=2:causal=false:pooling=mean:positions=sinusoidal:scale_embedding=true"
 TOKENIZER = "bpe:vocab_size=320:context=48"
 WIDTH = 64  # of the space
 RATES = {"start": 4e-3, "batch": 2e-3, "lists": 2e-3}
+
+
+class Told(Wrapped):
+    """Figures of `least` or more edits that another shape or relation tells, with these edits, at most
+    `most` of them, and with another name of the figure if there is one."""
+
+    def __init__(self, source: Source, least: int, most: int | None = None):
+        self.most = most
+        counts = [sum(_is_told(edit, sample) for edit in sample.edits) for sample in source]
+        super().__init__(source, np.flatnonzero(np.array(counts) >= least))
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        told = [edit for edit in sample.edits if _is_told(edit, sample)][: self.most]
+        named = [edit for edit in sample.edits if edit.kind == "renamed"][:1]
+        return replace(sample, edits=[*told, *named])
+
+
+def _is_told(edit: Sample, sample: Sample) -> bool:
+    return any(edit.labels[name] != sample.labels[name] for name in ("shape", "relation"))
 
 
 def draw(trial: Trial) -> dict[str, str]:
@@ -67,15 +91,13 @@ def draw(trial: Trial) -> dict[str, str]:
         count = count // 10 if trial.quick else count
         return open_source(f"{FIGURES}:seed={trial.seed}:{spec}:count={count}:start={start}")
 
-    single = Only(figures("split=train", SINGLE, LISTED), FIELDS)
+    lists = Told(figures(f"split=train:{EDITS}", LISTED), TOLD)
     sources = {
-        "single": single,
-        "lists": figures(f"split=train:{EDITS}", LISTED),
-        "renamed": figures(f"split=train:{RENAMED}", LISTED),
-        "random": WithNegatives(
-            Only(figures("split=train", LISTED), FIELDS), kinds="random", count=9, seed=trial.seed
-        ),
-        "measured": figures(f"split=test:{EDITS}", MEASURED),
+        "single": Only(figures("split=train", SINGLE, LISTED), FIELDS),
+        "lists": lists,
+        "renamed": Told(figures(f"split=train:{RENAMED}", LISTED), TOLD),
+        "random": WithNegatives(Only(lists, FIELDS), kinds="random", count=9, seed=trial.seed),
+        "measured": Told(figures(f"split=test:{EDITS}", MEASURED), TOLD, TOLD),
         "others": Only(figures("split=test", MEASURED, MEASURED), FIELDS),
     }
     for name, source in sources.items():
@@ -165,8 +187,8 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
 
 claim = Claim(
     question=(
-        "Lists of captions and images that differ in one fact teach a model to choose the right one of ten better than "
-        "batches of other figures do, for as many images and captions."
+        "Lists of captions and images that differ in one fact teach a model to choose the right one of five better "
+        "than batches of other figures do, for as many images and captions."
     ),
     prelude=draw,
     arms={
@@ -185,9 +207,9 @@ claim = Claim(
     checks=(
         better("text_own", "lists", over="renamed"),
         better("text_own", "lists", over="k1"),
-        *(better(kind, "lists", over="batch") for kind in ("number", "relation", "shape")),
+        *(better(kind, "lists", over="batch") for kind in ("relation", "shape")),
     ),
     delta=0.03,
     floor=Floor("relation", chance=0.5, arms=("batch", "lists")),
-    table=("text_own", "image_own", "number", "relation", "shape", "r1"),
+    table=("text_own", "image_own", "relation", "shape", "r1"),
 )
