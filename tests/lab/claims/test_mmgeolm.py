@@ -16,7 +16,7 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mmgeolm, "run", lambda settings, out: None)
-        for name, count in {"SINGLE": 200, "LISTED": 120, "MEASURED": 100}.items():
+        for name, count in {"SINGLE": 300, "LISTED": 120, "MEASURED": 100}.items():
             patch.setattr(mmgeolm, name, count)
         return mmgeolm.draw(Trial(seed=5, folder=folder, quick=True))
 
@@ -91,7 +91,7 @@ def test_the_floor_is_of_what_batches_learn_too():
 
 def test_a_quick_arm_runs(tmp_path, brief, monkeypatch):
     brief(mmgeolm)
-    for name, count in {"SINGLE": 400, "LISTED": 400, "MEASURED": 200}.items():
+    for name, count in {"SINGLE": 1300, "LISTED": 400, "MEASURED": 200}.items():
         monkeypatch.setattr(mmgeolm, name, count)
     trial = Trial(seed=100, folder=tmp_path, quick=True)
     trial = replace(trial, prelude=mmgeolm.draw(trial))
