@@ -57,8 +57,8 @@ def add(parser: Parser) -> None:
         "How",
         "--cuts",
         metavar="KEY=VALUE:…",
-        help="where films are cut: change of a frame and its ratio to the usual one, bounds of a clip in "
-        "seconds (default: min_change=0.04:min_ratio=3:min_seconds=0.5:max_seconds=60)",
+        help="where films are cut: least change of a frame, its least ratio to the usual change, and bounds of a "
+        "clip in seconds (default: min_change=0.04:min_ratio=3:min_seconds=0.5:max_seconds=60)",
     )
 
 

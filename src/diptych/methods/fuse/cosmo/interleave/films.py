@@ -39,8 +39,9 @@ WINDOW = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Cuts:
-    """Where films are cut: at a change of `min_change` and `min_ratio`. A clip of less than `min_seconds` is
-    joined with the next one, and one of more than `max_seconds` is cut into equal parts."""
+    """Where films are cut: where the change is at least `min_change`, and `min_ratio` times the usual one.
+    A clip of less than `min_seconds` is joined with the next one, and one of more than `max_seconds` is
+    cut into equal parts."""
 
     min_change: Positive = 0.04
     min_ratio: Positive = 3.0
