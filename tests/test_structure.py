@@ -3,6 +3,7 @@
 import ast
 import tomllib
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import diptych
@@ -17,6 +18,7 @@ FOUND = ("data.sources", "data.tokenizers", "data.worlds", "evaluation.suites", 
 WAITING = tomllib.loads((Path(__file__).parent / "waiting.toml").read_text("utf-8"))
 
 
+@cache
 def modules() -> dict[str, Path]:
     """All modules of the package, by their names below `diptych`."""
     found = {}
@@ -26,6 +28,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def importers() -> dict[str, set[str]]:
     """Each module's importers, imports inside of functions included."""
     known, found = modules(), defaultdict(set)
@@ -52,6 +55,7 @@ def paper_of(module: str) -> str | None:
     return None
 
 
+@cache
 def of_one_paper() -> dict[str, str]:
     """Shared modules that one paper alone uses, itself or through others that it alone uses."""
     users, found = importers(), {}

@@ -36,7 +36,7 @@ from diptych.methods.pretrain.clip import CLIP
 from diptych.models.model import evaluating
 from diptych.rng import generator
 from diptych.testing.runs import BATCH, engine_of, float64
-from diptych.testing.subject import Subject, narrower
+from diptych.testing.subject import Subject, narrower, shallower
 from diptych.testing.toy import Toy
 from diptych.towers.dual import DualEncoder
 from diptych.training.engine import Engine
@@ -220,11 +220,13 @@ def _shorten(method: Method, batch: int) -> int:
 
 
 def _begun(subject: Subject) -> Method:
-    """Return the method before training, with crops as its only augmentation.
+    """Return the method before training, with towers of at most two blocks, and crops as its only
+    augmentation.
 
     A method that adapts a model or has a teacher gets a model that is partly trained on the toy.
     """
     preset = subject.preset("small", 4)
+    preset = replace(preset, image=shallower(preset.image), text=shallower(preset.text))
     config = _cropped(preset.config)
     if "teacher" in config:
         config["teacher"] = _start().name

@@ -198,6 +198,19 @@ def narrower(spec: str, factor: int) -> Spec:
     return Spec(name, options)
 
 
+def shallower(spec: str) -> str:
+    """Return a tower spec with at most two blocks.
+
+    >>> shallower("vit:width=48:depth=12"), shallower("none")
+    ('vit:width=48:depth=2', 'none')
+    """
+    parsed = parse(spec)
+    depth = parsed.options.get("depth")
+    if not isinstance(depth, int) or depth <= 2:
+        return spec
+    return str(Spec(parsed.name, {**parsed.options, "depth": 2}))
+
+
 def _narrow_windows(options: dict[str, Any], by: int) -> None:
     """Divide the sides of images and windows, so that as many windows stay, and keep two blocks of a
     stage."""
