@@ -8,7 +8,6 @@ figures come with four of their edits.
     batch       goes on with CLIP's loss on further figures, each seen four times
     lists       lists of captions, then of images, that differ in one fact: the method
     random      lists of other figures
-    k1          lists of one negative, of as many images and captions
     renamed     lists in which a fifth says the same in another name: captions that are not wrong
 
 `text_own` is the share of figures whose own caption scores highest of five, `image_own` that of captions
@@ -36,7 +35,7 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
 from diptych.methods.pretrain.mmgeolm.negatives import WithNegatives
 from diptych.methods.store import load
 from diptych.training.config import resolve
@@ -50,7 +49,7 @@ FIELDS = ("images.main", "texts.caption")
 SINGLE = 14_000  # of which three in five have so many edits, as of the next two
 LISTED = 2400
 MEASURED = 900
-WARM_UP = 500  # steps
+WARM_UP = 1000  # steps
 STEPS = 300  # of each stage
 BATCH = 64
 LIST_BATCH = 16
@@ -61,7 +60,12 @@ TOWER = "conv:image_size=64:stem=2:widths=(16,32,64):depths=(1,1,1):pooling=max"
 TEXT_TOWER = "text:width=64:depth=2:heads=2:causal=false:pooling=mean:positions=sinusoidal:scale_embedding=true"
 TOKENIZER = "bpe:vocab_size=320:context=48"
 WIDTH = 64  # of the space
-RATES = {"start": 4e-3, "batch": 2e-3, "lists": 2e-3}
+WARM_UP_RATE = 4e-3
+# the means of `text_own` and `image_own` on seeds 100 and 101
+RATES: dict[str, dict[float, float]] = {
+    "batch": {8e-3: 0.0},
+    "lists": {2e-3: 0.0},
+}
 
 
 class Told(Wrapped):
@@ -95,18 +99,20 @@ def draw(trial: Trial) -> dict[str, str]:
         world = f"{FIGURES}:seed={trial.seed}:split={split}:{edits}:count={count}:start={start}"
         return Told(open_source(world), TOLD, max_edits)
 
-    lists = figures("train", LISTED)
-    sources = {
-        "single": Only(figures("train", SINGLE, LISTED), FIELDS),
-        "lists": lists,
-        "renamed": figures("train", LISTED, edits=RENAMED),
-        "random": WithNegatives(Only(lists, FIELDS), kinds="random", count=9, seed=trial.seed),
-        "measured": figures("test", MEASURED, max_edits=TOLD),
-        "others": Only(figures("test", MEASURED, MEASURED), FIELDS),
-    }
-    for name, source in sources.items():
+    found: dict[str, str] = {}
+
+    def store(name: str, source: Source) -> None:
         write_shards(source, trial.folder / name)
-    found = {name: f"{trial.folder / name}/*.tar" for name in sources}
+        found[name] = f"{trial.folder / name}/*.tar"
+
+    store("single", Only(figures("train", SINGLE, LISTED), FIELDS))
+    store("lists", figures("train", LISTED))
+    store("renamed", figures("train", LISTED, edits=RENAMED))
+    store("measured", figures("test", MEASURED, max_edits=TOLD))
+    store("others", Only(figures("test", MEASURED, MEASURED), FIELDS))
+    # from the shards, since each image is read nine times
+    alone = Only(open_source(found["lists"]), FIELDS)
+    store("random", WithNegatives(alone, kinds="random", count=9, seed=trial.seed))
     settings = resolve(
         "clip",
         {"train": found["single"]},
@@ -115,7 +121,11 @@ def draw(trial: Trial) -> dict[str, str]:
         tokenizer=TOKENIZER,
         embed_dim=WIDTH,
         config={"augment": {}},
-        recipe={"steps": 20 if trial.quick else WARM_UP, "batch_size": BATCH, "lr": RATES["start"]},
+        recipe={
+            "steps": 20 if trial.quick else WARM_UP,
+            "batch_size": BATCH,
+            "lr": WARM_UP_RATE,
+        },
         options={"seed": trial.seed, "quiet": True},
     )
     run(settings, trial.folder / "start")
@@ -123,26 +133,23 @@ def draw(trial: Trial) -> dict[str, str]:
 
 
 def batch(rate: float | None = None) -> Callable[[Trial], dict[str, float]]:
-    """The arm with CLIP's loss, at its rate of RATES or another one."""
+    """The arm with CLIP's loss, at its best rate or another one."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        own = rate or RATES["batch"]
+        own = rate or best(RATES["batch"])
         return learnt(trial, "clip", "single", BATCH, BATCH_STEPS, own, {"augment": {}})
 
     return arm
 
 
-def listed(
-    data: str = "lists",
-    size: int = LIST_BATCH,
-    negatives: int = NEGATIVES,
-    rate: float | None = None,
-) -> Callable[[Trial], dict[str, float]]:
-    """An arm: the method on some lists, at its rate of RATES or another one."""
+def listed(data: str = "lists", rate: float | None = None) -> Callable[[Trial], dict[str, float]]:
+    """An arm: the method on some lists, at its best rate or another one."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        config = {"texts": negatives, "images": negatives}
-        return learnt(trial, "mmgeolm", data, size, STEPS, rate or RATES["lists"], config)
+        config = {"texts": NEGATIVES, "images": NEGATIVES}
+        return learnt(
+            trial, "mmgeolm", data, LIST_BATCH, STEPS, rate or best(RATES["lists"]), config
+        )
 
     return arm
 
@@ -200,7 +207,6 @@ claim = Claim(
         "batch": batch(),
         "lists": listed(),
         "random": listed("random"),
-        "k1": listed(size=PASSES * LIST_BATCH // 3, negatives=1),
         "renamed": listed("renamed"),
     },
     headline=(
@@ -210,7 +216,6 @@ claim = Claim(
     mechanism=("random",),
     checks=(
         better("text_own", "lists", over="renamed"),
-        better("text_own", "lists", over="k1"),
         *(better(kind, "lists", over="batch") for kind in ("relation", "shape")),
     ),
     delta=0.03,
