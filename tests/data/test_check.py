@@ -120,8 +120,8 @@ def test_caption_lengths_and_lost_tokens():
     )
     captions = report.captions
     assert (captions.count, captions.cut, captions.lost, captions.context) == (3, 1, 2, 5)
-    assert (captions.tokens.least, captions.tokens.most) == (1, 5)
-    assert (captions.per_sample.least, captions.per_sample.most) == (1, 2)
+    assert (captions.tokens.min, captions.tokens.max) == (1, 5)
+    assert (captions.per_sample.min, captions.per_sample.max) == (1, 2)
 
 
 @settings(max_examples=25, deadline=None)

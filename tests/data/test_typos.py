@@ -14,7 +14,7 @@ def test_typos_of_any_text_keep_what_is_no_long_word(text, kind, seed):
     wrong = misspell(text, [kind], 1.0, generator(seed))
     if not any(len(word) >= 4 for word in re.findall(r"[^\W\d_]+", text)):
         assert wrong == text
-    assert misspell(text, [kind], 0.0, generator(seed), least=0) == text
+    assert misspell(text, [kind], 0.0, generator(seed), min_typos=0) == text
 
 
 def test_typos_are_made_in_other_alphabets_and_cases():

@@ -118,12 +118,12 @@ def test_operations_are_those_counted_by_hand():
     patches = 2 * 16 * (3 * 8 * 8) * 64
     image = patches + by_hand(17, 64, 3) + 2 * 64 * 32
     text = by_hand(CONTEXT, 64, 2) + 2 * 64 * 32
-    assert costs.parts["images"].forward.each == image
-    assert costs.parts["texts"].forward.each == text
+    assert costs.parts["images"].forward.per_sample == image
+    assert costs.parts["texts"].forward.per_sample == text
     # Each product has two in the backward pass, but the first has no gradient of the pixels, and
     # fused attention computes its logits again.
     again = 3 * 2 * 17**2 * 64
-    assert costs.parts["images"].backward.each == 2 * image - patches + again
+    assert costs.parts["images"].backward.per_sample == 2 * image - patches + again
     assert costs.parts["images"].forward.fixed == 0
     assert costs.loss_flops == 3 * 2 * 64**2 * 32  # all logits once, and twice backward
 
@@ -152,7 +152,10 @@ def test_bfloat16_keeps_less():
         precision: costs_of("clip", VIT, TEXT, Recipe(batch_size=64, precision=precision))
         for precision in ("float32", "bfloat16")
     }
-    half = kept["bfloat16"].parts["images"].kept.each / kept["float32"].parts["images"].kept.each
+    half = (
+        kept["bfloat16"].parts["images"].kept.per_sample
+        / kept["float32"].parts["images"].kept.per_sample
+    )
     assert 0.5 < half < 0.8
 
 

@@ -26,9 +26,9 @@ def costs(**changed) -> Costs:
         "block_bytes": GB // 10,
         "parts": {
             "all": Part(
-                forward=Line(fixed=0, each=1e9),
-                backward=Line(fixed=0, each=2e9),
-                kept=Line(fixed=0, each=1e7),
+                forward=Line(fixed=0, per_sample=1e9),
+                backward=Line(fixed=0, per_sample=2e9),
+                kept=Line(fixed=0, per_sample=1e7),
                 tokens=100,
             )
         },

@@ -58,7 +58,7 @@ def reference(model, source):
 def test_lost_texts_are_those_that_rank_lowest():
     model = Matching()
     source = Toy(24)
-    found, rank = lost_texts(model, source, most=10)
+    found, rank = lost_texts(model, source, max_mistakes=10)
     wanted = reference(model, source)
     assert sorted(rank.tolist()) == sorted(number for number, _, _ in wanted.values())
     worst = sorted((number for number, _, _ in wanted.values() if number > 1), reverse=True)

@@ -29,19 +29,19 @@ _SHOWN = 20  # examples of each kind kept in a report
 class Spread:
     """The distribution of a quantity over a data set."""
 
-    least: float
+    min: float
     median: float
     p95: float
-    most: float
+    max: float
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """The spread of some numbers; zeros if there are none."""
         array = np.fromiter(values, float)
         if not len(array):
-            return cls(least=0, median=0, p95=0, most=0)
-        least, median, p95, most = np.percentile(array, [0, 50, 95, 100]).tolist()
-        return cls(least=least, median=median, p95=p95, most=most)
+            return cls(min=0, median=0, p95=0, max=0)
+        smallest, median, p95, largest = np.percentile(array, [0, 50, 95, 100]).tolist()
+        return cls(min=smallest, median=median, p95=p95, max=largest)
 
 
 @dataclass(frozen=True, kw_only=True)

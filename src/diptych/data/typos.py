@@ -68,10 +68,10 @@ places."""
 
 
 def misspell(
-    text: str, kinds: Sequence[str], rate: float, rng: np.random.Generator, least: int = 1
+    text: str, kinds: Sequence[str], rate: float, rng: np.random.Generator, min_typos: int = 1
 ) -> str:
     """The text with a typo in each word of 4 letters or more with probability `rate`, and in at
-    least `least` (0 or 1) of them.
+    least `min_typos` (0 or 1) of them.
 
     First and last letters are kept. The kind is drawn for each word from those of `kinds` that
     change it. A text without such words is returned as it is.
@@ -83,7 +83,7 @@ def misspell(
     pieces = re.split(r"((?:[^\W\d_]|')+)", text)
     long = [at for at in range(1, len(pieces), 2) if len(pieces[at]) >= 4 and pieces[at].isalpha()]
     chosen = [at for at in long if rng.random() < rate]
-    if not chosen and long and least:
+    if not chosen and long and min_typos:
         chosen = [long[int(rng.integers(len(long)))]]
     for at in chosen:
         for kind in rng.permutation(list(kinds)).tolist():

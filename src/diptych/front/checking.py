@@ -120,7 +120,7 @@ def _rows(found: Report) -> list[tuple[str, str, str]]:
                 _some(key for key, why in found.damaged.items() if why == reason),
             )
         )
-    has_images = found.widths.most > 0
+    has_images = found.widths.max > 0
     if has_images:
         again = found.duplicates
         alike = found.alike
@@ -223,9 +223,9 @@ def _cost_rows(cost: Estimate) -> list[tuple[str, str, str]]:
 
 
 def _spread(spread: Any) -> str:
-    if spread.least == spread.most:
-        return f"{spread.most:g}"
-    return f"{spread.least:g} to {spread.most:g} (half up to {spread.median:g})"
+    if spread.min == spread.max:
+        return f"{spread.max:g}"
+    return f"{spread.min:g} to {spread.max:g} (half up to {spread.median:g})"
 
 
 def _some(items: Any, most: int = 3) -> str:

@@ -56,7 +56,9 @@ def generate(
                 f"a prompt of {lm.context - min(room)} tokens leaves {min(room)} of the context of {lm.context}; "
                 "shorten it, or lower max_tokens or min_tokens"
             )
-        most = room if max_tokens is None else [max_tokens] * len(room)
-        numbers = [generator(seed, "generate", row + b).random(max(most)) for b in range(len(most))]
+        limits = room if max_tokens is None else [max_tokens] * len(room)
+        numbers = [
+            generator(seed, "generate", row + b).random(max(limits)) for b in range(len(limits))
+        ]
         draws = torch.from_numpy(np.stack(numbers)).to(state.logits.device)
-        return chosen.run(lm, state, Limits(most, min_tokens, eot), draws)
+        return chosen.run(lm, state, Limits(limits, min_tokens, eot), draws)

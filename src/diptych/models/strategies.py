@@ -32,16 +32,16 @@ from diptych.spec import Above, AtMost, Count, Natural, Share, configure, parse
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of lengths: row b has at least `least` and at most `most[b]` new tokens, and ends
+    """Limits of lengths: row b has at least `min_tokens` and at most `max_tokens[b]` new tokens, and ends
     before `eot`."""
 
-    most: Sequence[int]
-    least: int
+    max_tokens: Sequence[int]
+    min_tokens: int
     eot: int | None
 
     def allowed(self, state: State, step: int) -> State:
         """The state with `eot` made impossible while texts are too short."""
-        if self.eot is None or step >= self.least:
+        if self.eot is None or step >= self.min_tokens:
             return state
         logits = state.logits.clone()
         logits[:, self.eot] = -torch.inf
@@ -64,9 +64,9 @@ class Stepwise:
     def run(self, lm: Decoder, state: State, limits: Limits, draws: Tensor) -> list[list[int]]:
         """The new tokens of each row, without `eot`; `draws` are (B, most tokens). Finished rows
         are dropped."""
-        found: list[list[int]] = [[] for _ in limits.most]
+        found: list[list[int]] = [[] for _ in limits.max_tokens]
         rows = list(range(len(found)))
-        for step in range(max(limits.most)):
+        for step in range(max(limits.max_tokens)):
             state = limits.allowed(state, step)
             ids, after = self.choose(lm, state, step, draws[rows, step])
             going = []
@@ -74,7 +74,7 @@ class Stepwise:
                 if token == limits.eot:
                     continue
                 found[row].append(token)
-                if len(found[row]) < limits.most[row]:
+                if len(found[row]) < limits.max_tokens[row]:
                     going.append(place)
             if not going:
                 break
@@ -280,13 +280,13 @@ class Beam:
         """The new tokens of each row, without `eot`."""
         K = self.beams
         device = state.logits.device
-        rows = list(range(len(limits.most)))
+        rows = list(range(len(limits.max_tokens)))
         state = state.select(torch.arange(len(rows), device=device).repeat_interleave(K))
         score = torch.full((len(rows), K), -torch.inf, dtype=torch.float64, device=device)
         score[:, 0] = 0  # all K hypotheses are the same prompt: start from one
         texts: list[list[list[int]]] = [[[] for _ in range(K)] for _ in rows]
         ended: list[list[tuple[float, list[int]]]] = [[] for _ in rows]
-        for step in range(max(limits.most)):
+        for step in range(max(limits.max_tokens)):
             logits = (
                 limits.allowed(state, step)
                 .logits.double()
@@ -308,14 +308,16 @@ class Beam:
                         break
                     if token == limits.eot:
                         ended[row].append((self._rated(value, step + 1), texts[place][beam]))
-                    elif step + 1 == limits.most[row]:
+                    elif step + 1 == limits.max_tokens[row]:
                         ended[row].append(
                             (self._rated(value, step + 1), [*texts[place][beam], token])
                         )
                     else:
                         hypotheses.append((value, beam, token))
                 ended[row] = sorted(ended[row], key=lambda text: -text[0])[:K]
-                if hypotheses and not self._settled(ended[row], hypotheses[0][0], limits.most[row]):
+                if hypotheses and not self._settled(
+                    ended[row], hypotheses[0][0], limits.max_tokens[row]
+                ):
                     going.append((place, hypotheses))
             if not going:
                 break

@@ -139,14 +139,14 @@ class Collection:
         leaving out the first `offset`; with `where`, of those that pass this filter."""
         return self._rows_of(self._spread(offset, k, where).tolist())
 
-    def map_of(self, most: int, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def map_of(self, max_points: int, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (n,), at most `most`, and their places on the map (n, 2) in the unit square; of
         more, those that `browse` returns first; with `where`, of those that pass this filter.
 
         Raises Refused if there is no map.
         """
         made = self._mapped()
-        rows = self._spread(0, most, where)
+        rows = self._spread(0, max_points, where)
         return rows, made.places(rows)
 
     def outliers(self, k: int, offset: int = 0, where: str | None = None) -> tuple[int, list[Row]]:

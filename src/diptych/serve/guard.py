@@ -142,12 +142,12 @@ def problem(status: int, error: str) -> JSONResponse:
     return JSONResponse({"status": status, "error": error}, status, headers)
 
 
-async def _body(headers: dict[bytes, str], receive: Receive, most: int) -> bytes:
-    """Return the whole body. Raises Refused if it is larger than `most`, by its header or as it
+async def _body(headers: dict[bytes, str], receive: Receive, max_bytes: int) -> bytes:
+    """Return the whole body. Raises Refused if it is larger than `max_bytes`, by its header or as it
     arrives."""
-    large = Refused(413, f"the request is larger than {most:,} bytes; send less")
+    large = Refused(413, f"the request is larger than {max_bytes:,} bytes; send less")
     length = headers.get(b"content-length", "0")
-    if length.isdigit() and int(length[:20]) > most:
+    if length.isdigit() and int(length[:20]) > max_bytes:
         raise large
     parts: list[bytes] = []
     size = 0
@@ -157,7 +157,7 @@ async def _body(headers: dict[bytes, str], receive: Receive, most: int) -> bytes
             raise Refused(400, "the client went away")
         part = message.get("body", b"")
         size += len(part)
-        if size > most:
+        if size > max_bytes:
             raise large
         parts.append(part)
         if not message.get("more_body", False):

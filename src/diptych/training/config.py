@@ -297,17 +297,17 @@ def _spec_with_current_names(spec: Any, path: Path) -> Any:
     return spec if options == parsed.options else str(Spec(parsed.name, options))
 
 
-def _is_larger(tree: Any, most: int) -> bool:
-    """Whether a tree has more than `most` values; YAML aliases can make a few lines arbitrarily
+def _is_larger(tree: Any, limit: int) -> bool:
+    """Whether a tree has more than `limit` values; YAML aliases can make a few lines arbitrarily
     large."""
     rest = [tree]
     count = 0
-    while rest and count <= most:
+    while rest and count <= limit:
         value = rest.pop()
         count += 1
         if isinstance(value, dict | list):
             rest += value.values() if isinstance(value, dict) else value
-    return count > most
+    return count > limit
 
 
 def check_same(config: RunConfig, path: Path) -> None:

@@ -63,14 +63,14 @@ _AT = At(0, 1000, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A cost that is `fixed + each * n` for n samples."""
+    """A cost that is `fixed + per_sample * n` for n samples."""
 
     fixed: float
-    each: float
+    per_sample: float
 
     def at(self, count: float) -> float:
         """The cost for `count` samples."""
-        return self.fixed + self.each * count
+        return self.fixed + self.per_sample * count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Costs:
     - `before_flops`: of a sample, where the step reads neither images nor texts but what `prepare`
       computed of each sample once; spread over the recipe's epochs. None if it cannot be counted.
     - `unchunkable` and `unshardable`: why gradient caching or sharding refuses the method, or "".
-    - `least`: the samples that a device has to encode together.
+    - `min_batch`: the samples that a device has to encode together.
     """
 
     batch_size: int
@@ -120,7 +120,7 @@ class Costs:
     loss_flops: int | None
     loss_bytes: int | None
     uncounted: str = ""
-    least: int = 1
+    min_batch: int = 1
     before_flops: float | None = 0.0
 
 
@@ -171,7 +171,7 @@ def count(
         uncounted=uncounted,
         unchunkable=_refusal(gradcache.check, method),
         unshardable=_refusal(shard.check, method),
-        least=1 if method.chunkable else stage.min_batch,
+        min_batch=1 if method.chunkable else stage.min_batch,
         before_flops=before(fake, method, stage, found, batches[large], recipe),
     )
 
@@ -280,8 +280,8 @@ def _tokens(batch: Any, part: str) -> int:
 
 
 def _line(sizes: Sequence[int], small: float, large: float) -> Line:
-    each = (large - small) / (sizes[1] - sizes[0])
-    return Line(fixed=max(0.0, small - each * sizes[0]), each=each)
+    per_sample = (large - small) / (sizes[1] - sizes[0])
+    return Line(fixed=max(0.0, small - per_sample * sizes[0]), per_sample=per_sample)
 
 
 @dataclass

@@ -102,7 +102,7 @@ def _fitting(costs: Costs, count: int, device: Device) -> Layout | None:
 
 def layouts(costs: Costs, count: int) -> Iterator[Layout]:
     """Yield the layouts on at most `count` devices, the simplest first."""
-    devices = min(count, max(1, costs.batch_size // costs.least))
+    devices = min(count, max(1, costs.batch_size // costs.min_batch))
     for sharded in (False, True):
         if sharded and (devices == 1 or costs.unshardable):
             return
@@ -163,7 +163,7 @@ def _encoded(part: Part, samples: int, chunk: int | None) -> tuple[float, float]
     pieces = -(-samples // at_once)
     piece = -(-samples // pieces)
     frozen = not part.backward.at(1)  # a frozen tower needs no second pass, but for its first piece
-    forward = part.forward.fixed * pieces + part.forward.each * samples
-    backward = part.backward.fixed * pieces + part.backward.each * samples
+    forward = part.forward.fixed * pieces + part.forward.per_sample * samples
+    backward = part.backward.fixed * pieces + part.backward.per_sample * samples
     again = part.forward.at(piece) if frozen else forward
     return part.kept.at(piece), forward + again + backward

@@ -51,10 +51,10 @@ class Replicated:
         itself."""
         return wrap_ddp(self.accelerator, step) if chunk is None else step
 
-    def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
-        """Return the norm of all gradients, the same on all ranks; if it is above `most`, scale
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Return the norm of all gradients, the same on all ranks; if it is above `max_norm`, scale
         them down to it."""
-        return nn.utils.clip_grad_norm_(parameters, most)
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

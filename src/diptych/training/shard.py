@@ -70,7 +70,7 @@ class Sharded(Replicated):
     def wrap(self, step: Step, chunk: int | None) -> nn.Module:
         return step
 
-    def clip(self, parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         for unit in self.units:
             unit.reshard()  # units that last ran without gradient are still gathered
         sharded = [p for p in parameters if isinstance(p, DTensor)]
@@ -81,7 +81,7 @@ class Sharded(Replicated):
         rest = nn.utils.get_total_norm([p.grad for p in copied if p.grad is not None])
         total = torch.cat([collectives.gather(own[None]), rest[None].to(own)]).norm()
         for kind in (sharded, copied):
-            nn.utils.clip_grads_with_norm_(kind, most, total)
+            nn.utils.clip_grads_with_norm_(kind, max_norm, total)
         return total
 
     @contextmanager

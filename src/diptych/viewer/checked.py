@@ -98,7 +98,7 @@ def _classes(found: Classes, source: Source) -> Section:
     named = [(name, count, number) for number, (name, count) in enumerate(found.counts.items())]
     named.sort(key=lambda each: -each[1])
     total = sum(count for _, count, _ in named)
-    most = max((count for _, count, _ in named), default=0)
+    largest = max((count for _, count, _ in named), default=0)
     left_out = max(0, len(named) - _LARGEST - _SMALLEST)
     shown = [*named[:_LARGEST], *named[max(_LARGEST, len(named) - _SMALLEST) :]]
     places = numbers(source, (key for keys, _ in found.twice for key in keys))
@@ -111,7 +111,7 @@ def _classes(found: Classes, source: Source) -> Section:
             to = links.of_class(found.label, number)
             said = text(name) if to is None else f'<a href="{attribute(to)}">{text(name)}</a>'
             rows.append(
-                f'<tr><td class="name">{said}</td><td class="bar">{_bar(count, most)}</td>'
+                f'<tr><td class="name">{said}</td><td class="bar">{_bar(count, largest)}</td>'
                 f'<td class="n">{count:,}</td></tr>'
             )
         table = (
@@ -131,8 +131,8 @@ def _classes(found: Classes, source: Source) -> Section:
     return Section(id=f"classes-{id}", title=f"Classes of {found.label}", note=note, html=write)
 
 
-def _bar(count: int, most: int) -> str:
-    share = 100 * count / most if most else 0
+def _bar(count: int, largest: int) -> str:
+    share = 100 * count / largest if largest else 0
     return (
         '<svg class="share" aria-hidden="true">'
         f'<rect width="{share:.2f}%" height="100%" rx="3"/></svg>'

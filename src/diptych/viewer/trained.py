@@ -123,7 +123,7 @@ class Lost:
 
 
 def lost_texts(
-    model: Any, source: Source, *, most: int = WORST, progress: Progress | None = None
+    model: Any, source: Source, *, max_mistakes: int = WORST, progress: Progress | None = None
 ) -> tuple[list[Lost], np.ndarray]:
     """Return the images whose own texts rank lowest, the worst first, and the ranks of all.
 
@@ -146,7 +146,7 @@ def lost_texts(
         for number in of_image:
             owner.setdefault(number, key)
     rank = ranks(images.vectors, vectors, own)
-    worst = np.argsort(-rank, kind="stable")[: int((rank > 1).sum())][:most]
+    worst = np.argsort(-rank, kind="stable")[: int((rank > 1).sum())][:max_mistakes]
     if not len(worst):
         return [], rank
     asked = images.vectors[torch.from_numpy(worst)]

@@ -34,7 +34,9 @@ def test_marks_hold_the_ids_that_were_there():
 
 
 def test_an_id_at_least_is_masked_and_the_end_may_be():
-    rows = [masked(seed, rate=0.0, least=1, kept=0.0, random=0.0, ends=True) for seed in range(300)]
+    rows = [
+        masked(seed, rate=0.0, min_masked=1, kept=0.0, random=0.0, ends=True) for seed in range(300)
+    ]
     places = [[at for at, mark in enumerate(row.marks) if mark >= 0] for row in rows]
     assert {len(each) for each in places} == {1}
     assert {each[0] for each in places} == set(range(1, len(IDS)))

@@ -154,7 +154,7 @@ def test_frequencies_are_those_of_the_training_data():
     assert {name: row["labels"] for name, row in found["by_frequency"].items()} == {
         "head": 1, "tail": 1, "unseen": 2,
     }  # fmt: skip
-    assert found["by_frequency"]["head"]["most"] == 3
+    assert found["by_frequency"]["head"]["max_count"] == 3
     assert found["unseen_average_precision"] == pytest.approx((1 / 4 + 1) / 2)  # water, wine
     assert any(option.startswith("train=words 4:") for option in found["options"])
 

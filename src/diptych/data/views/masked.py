@@ -29,7 +29,7 @@ class MaskedTextView(TextView):
     Of the chosen ids a share `kept` stays, a share `random` becomes another random id, and all
     others become the tokenizer's special token "mask". With `whole_word`, whole words are chosen;
     with `ends`, the special ids behind a text may be too. A text of which no id was chosen has one
-    with `least=1`. Ids are also chosen outside training, from the generator. Source: Devlin et al.
+    with `min_masked=1`. Ids are also chosen outside training, from the generator. Source: Devlin et al.
     2019 (BERT).
     """
 
@@ -38,7 +38,7 @@ class MaskedTextView(TextView):
     random: float = 0.1
     whole_word: bool = False
     ends: bool = False
-    least: Literal[0, 1] = 0
+    min_masked: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         self.tokenizer.special_id("mask")
@@ -58,7 +58,7 @@ class MaskedTextView(TextView):
         if self.whole_word and len(own):
             word = np.cumsum(self.tokenizer.starts_word(own.tolist())) - 1
             chosen = (rng.random(len(own)) < self.rate)[word]
-        if self.least and len(own) and not chosen.any():
+        if self.min_masked and len(own) and not chosen.any():
             chosen[rng.integers(len(own))] = True
         marks = np.where(chosen, own, -1)
         fate = rng.random(len(own))

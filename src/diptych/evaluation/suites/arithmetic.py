@@ -122,7 +122,7 @@ def arithmetic(
         field=",".join(labels),
         prompts=tuple(templates),
         rule="unit vectors; the query's image is in the gallery; each exchange weighs the same; ties lose",
-        options=(f"strength={strength:g}", f"most={MOST}", f"seed={seeds[0]}"),
+        options=(f"strength={strength:g}", f"max_queries={MOST}", f"seed={seeds[0]}"),
     )
     return results | {"bad": dict(read.bad)} | describe(protocol, model)
 
@@ -143,12 +143,12 @@ def words_of(source: Source, labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def asked(
-    facts: Sequence[tuple[int, ...]], sizes: Sequence[int], most: int, seed: int
+    facts: Sequence[tuple[int, ...]], sizes: Sequence[int], max_queries: int, seed: int
 ) -> tuple[np.ndarray, list[Exchange], list[list[int]]]:
     """Return all queries that have an answer: the image's number (Q,), the exchange, the correct
     images.
 
-    `facts` are the labels of each image, `sizes` the numbers of their values. Of more than `most`
+    `facts` are the labels of each image, `sizes` the numbers of their values. Of more than `max_queries`
     queries, a sample by `seed`.
 
     >>> at, exchanges, right = asked([(0, 0), (0, 1), (1, 1)], (2, 2), 10, 0)
@@ -170,8 +170,8 @@ def asked(
     queries = [
         (number, *answer) for number, values in enumerate(facts) for answer in answers[values]
     ]
-    if len(queries) > most:
-        chosen = generator(seed, "arithmetic").choice(len(queries), most, replace=False)
+    if len(queries) > max_queries:
+        chosen = generator(seed, "arithmetic").choice(len(queries), max_queries, replace=False)
         queries = [queries[number] for number in np.sort(chosen)]
     at = np.array([number for number, _, _ in queries], dtype=np.int64)
     return at, [exchange for _, exchange, _ in queries], [right for _, _, right in queries]

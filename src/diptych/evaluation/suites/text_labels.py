@@ -261,8 +261,8 @@ def report(
             found |= _means(f"{name}_", precisions[own], prevalence[own])
             rows[name] = {
                 "labels": int(own.sum()),
-                "least": int(seen[own].min()),
-                "most": int(seen[own].max()),
+                "min_count": int(seen[own].min()),
+                "max_count": int(seen[own].max()),
                 "average_precision": float(precisions[own].mean()),
                 "chance": float(prevalence[own].mean()),
             }

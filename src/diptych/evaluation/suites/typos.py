@@ -121,7 +121,9 @@ def _numbers(
         if draw is not None:
             kind, rate, seed = draw
             written = [
-                misspell(text, [kind], rate, generator(seed, "typos", kind, number, side), least=0)
+                misspell(
+                    text, [kind], rate, generator(seed, "typos", kind, number, side), min_typos=0
+                )
                 for side, text in enumerate(written)
             ]
         found.append([texts.add(text) for text in written])

@@ -35,7 +35,7 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
+from diptych.lab.claim import Claim, Floor, Trial, best, better
 from diptych.methods.pretrain.mmgeolm.negatives import WithNegatives
 from diptych.methods.store import load
 from diptych.training.config import resolve

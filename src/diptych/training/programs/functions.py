@@ -100,10 +100,12 @@ def _cosine(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
     return _dot(x, y) / (_global_norm(x) * _global_norm(y))
 
 
-def _clip(x: Sequence[Tensor], most: Sequence[Number]) -> list[Tensor]:
+def _clip(x: Sequence[Tensor], max_norms: Sequence[Number]) -> list[Tensor]:
     """Scale all tensors so that their norm together is at most `most`."""
     norm = _global_norm(x)
-    return [each * torch.clamp(bound / norm, max=1.0) for each, bound in zip(x, most, strict=True)]
+    return [
+        each * torch.clamp(bound / norm, max=1.0) for each, bound in zip(x, max_norms, strict=True)
+    ]
 
 
 TREE: Mapping[str, Function] = {

@@ -19,7 +19,7 @@ def sample(*texts):
 
 
 def view(**options):
-    return MentionsView(tokenizer=tokenizer(), matcher=WORDS, most=4, **options)
+    return MentionsView(tokenizer=tokenizer(), matcher=WORDS, max_sentences=4, **options)
 
 
 def test_texts_are_split_into_different_sentences():

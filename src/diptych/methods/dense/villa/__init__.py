@@ -241,7 +241,10 @@ class ViLLA(Method):
         config = self.config
         matcher = self.matcher if self.names else Matcher(())
         return MentionsView(
-            tokenizer=self.make.tokenizer, matcher=matcher, most=config.sentences, role=config.role
+            tokenizer=self.make.tokenizer,
+            matcher=matcher,
+            max_sentences=config.sentences,
+            role=config.role,
         )
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:

@@ -30,7 +30,7 @@ def said_in(sample: Sample, role: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class MentionsView:
-    """Up to `most` = S sentences of a sample's texts, and which attributes they mention.
+    """Up to `max_sentences` = S sentences of a sample's texts, and which attributes they mention.
 
     Given are texts.sentences (B, S, L), fields.sentences.there (B, S), fields.mentions (B, S, A), and
     fields.chosen (B, A), the number of a random sentence of those that mention an attribute, -1 for an
@@ -39,7 +39,7 @@ class MentionsView:
 
     tokenizer: Tokenizer
     matcher: Matcher
-    most: int
+    max_sentences: int
     role: str = "caption"
 
     @property
@@ -54,27 +54,29 @@ class MentionsView:
         self, sample: Sample, rng: np.random.Generator, progress: float | None
     ) -> dict[str, Any]:
         said = said_in(sample, self.role)
-        if len(said) > self.most:
+        if len(said) > self.max_sentences:
             raise BadSample(
-                f"more-than-{self.most}-sentences",
+                f"more-than-{self.max_sentences}-sentences",
                 f"{len(said)} sentences; raise --method.sentences",
             )
-        mentions = mentioned(said, self.matcher, self.most)
+        mentions = mentioned(said, self.matcher, self.max_sentences)
         return {
-            "texts.sentences": self.tokenizer.encode(said + [""] * (self.most - len(said))),
-            "fields.sentences.there": torch.arange(self.most) < len(said),
+            "texts.sentences": self.tokenizer.encode(
+                said + [""] * (self.max_sentences - len(said))
+            ),
+            "fields.sentences.there": torch.arange(self.max_sentences) < len(said),
             "fields.mentions": torch.from_numpy(mentions),
             "fields.chosen": torch.from_numpy(drawn(mentions, rng)),
         }
 
 
-def mentioned(said: Sequence[str], matcher: Matcher, most: int) -> np.ndarray:
-    """Which of the matcher's names (A) each sentence mentions (S, A) bool, filled up to `most` rows.
+def mentioned(said: Sequence[str], matcher: Matcher, max_sentences: int) -> np.ndarray:
+    """Which of the matcher's names (A) each sentence mentions (S, A) bool, filled up to `max_sentences` rows.
 
     >>> mentioned(["a red four", "ones"], Matcher(["red", "four", "one"], plural=False), 3).astype(int).tolist()
     [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     """
-    found = np.zeros((most, len(matcher.names)), bool)
+    found = np.zeros((max_sentences, len(matcher.names)), bool)
     number = {name: at for at, name in enumerate(matcher.names)}
     for row, sentence in enumerate(said):
         found[row, [number[name] for name in matcher.find(sentence)]] = True

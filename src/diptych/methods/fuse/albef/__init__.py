@@ -231,7 +231,7 @@ class ALBEF(FusionMethod):
             )
         words = {"tokenizer": tokenizer, "role": config.role}
         text = (
-            MaskedTextView(**words, rate=config.rate, ends=True, least=1)
+            MaskedTextView(**words, rate=config.rate, ends=True, min_masked=1)
             if config.words
             else TextView(**words)
         )

@@ -124,7 +124,7 @@ def noisy(config: Config, branch: str) -> Pair:
             reach = ("window" if rng.random() < 0.5 else "pair") if near else "all"
             text = " ".join(reordered(text.split(), reach, rng))
         if branch in ("typos", "mixed"):
-            text = misspell(text, kinds, config.typo_rate, rng, least=0)
+            text = misspell(text, kinds, config.typo_rate, rng, min_typos=0)
         return text
 
     def pair(sample: Sample, rng: np.random.Generator) -> Sequence[str]:
