@@ -5,7 +5,7 @@ CLIP learns some of them; all arms go on from it and see as many images and capt
 figures come with four of their edits.
 
     start       the model before
-    batch       goes on with CLIP's loss on further figures, each seen four times
+    batch       goes on with CLIP's loss on as many other figures, each seen four times
     lists       lists of captions, then of images, that differ in one fact: the method
     random      lists of other figures
     renamed     lists in which a fifth says the same in another name: captions that are not wrong
@@ -20,8 +20,10 @@ seed 100, and with lists of numbers from 2 to 5 alone a number was told from ano
 image tower: after 800 steps on captions of the number alone, in batches, this was .997, and still .996 after 250 steps
 on whole captions. From there `lists` had .64 of ten (relation .59, shape .98) and `batch` .76 (.72, .99).
 
-The rates and delta are drafts: they were not tuned yet. First looks on seeds 100 and 101, from .66 and .67: `batch`
-.915 and .948 of five captions at 8e-3, `lists` .77 and .76 at 2e-3.
+The rates were tuned on seeds 100 and 101. Batches learn to read relations on some seeds and hardly on others: `batch`
+has .99 and .78 there, from .87 and .77. The model before has 1,000 steps, since after 500 all arms still learn much:
+from .66 and .67 `batch` went to .92 and .95 of five, in twice the steps to .98 and .88, and `lists` to .77 and .76, in
+twice the steps to .94 and .92.
 """
 
 from collections.abc import Callable
@@ -35,7 +37,7 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.wrap import Only, Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, best, better
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
 from diptych.methods.pretrain.mmgeolm.negatives import WithNegatives
 from diptych.methods.store import load
 from diptych.training.config import resolve
@@ -61,10 +63,9 @@ TEXT_TOWER = "text:width=64:depth=2:heads=2:causal=false:pooling=mean:positions=
 TOKENIZER = "bpe:vocab_size=320:context=48"
 WIDTH = 64  # of the space
 WARM_UP_RATE = 4e-3
-# the means of `text_own` and `image_own` on seeds 100 and 101
 RATES: dict[str, dict[float, float]] = {
-    "batch": {8e-3: 0.0},
-    "lists": {2e-3: 0.0},
+    "batch": {4e-3: 0.863, 8e-3: 0.868, 1.6e-2: 0.886, 3.2e-2: 0.855},
+    "lists": {1e-3: 0.948, 2e-3: 0.960, 4e-3: 0.961, 8e-3: 0.910},
 }
 
 
@@ -106,6 +107,7 @@ def draw(trial: Trial) -> dict[str, str]:
         found[name] = f"{trial.folder / name}/*.tar"
 
     store("single", Only(figures("train", SINGLE, LISTED), FIELDS))
+    store("further", Only(figures("train", SINGLE, LISTED + SINGLE), FIELDS))
     store("lists", figures("train", LISTED))
     store("renamed", figures("train", LISTED, edits=RENAMED))
     store("measured", figures("test", MEASURED, max_edits=TOLD))
@@ -137,7 +139,7 @@ def batch(rate: float | None = None) -> Callable[[Trial], dict[str, float]]:
 
     def arm(trial: Trial) -> dict[str, float]:
         own = rate or best(RATES["batch"])
-        return learnt(trial, "clip", "single", BATCH, BATCH_STEPS, own, {"augment": {}})
+        return learnt(trial, "clip", "further", BATCH, BATCH_STEPS, own, {"augment": {}})
 
     return arm
 
@@ -198,7 +200,7 @@ def measure(model: Any, trial: Trial) -> dict[str, float]:
 
 claim = Claim(
     question=(
-        "Lists of captions and images that differ in one fact teach a model to choose the right one of five better "
+        "Lists of captions and images that differ in one fact teach a model to choose the right caption of five better "
         "than batches of other figures do, for as many images and captions."
     ),
     prelude=draw,
@@ -209,16 +211,17 @@ claim = Claim(
         "random": listed("random"),
         "renamed": listed("renamed"),
     },
-    headline=(
-        better("text_own", "lists", over="batch"),
-        better("image_own", "lists", over="batch"),
-    ),
+    headline=(better("text_own", "lists", over="batch"),),
     mechanism=("random",),
     checks=(
+        better("image_own", "lists", over="batch"),
         better("text_own", "lists", over="renamed"),
         *(better(kind, "lists", over="batch") for kind in ("relation", "shape")),
     ),
-    delta=0.03,
+    delta=0.05,
+    looks=(5, 10, 20),
+    rates=RATES,
+    tuned=Tuned(effect=0.0595, sd=0.0736, best=0.968, chance=0.2, seconds=1270),
     floor=Floor("relation", chance=0.5, arms=("batch", "lists")),
     table=("text_own", "image_own", "relation", "shape", "r1"),
 )
