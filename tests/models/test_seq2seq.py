@@ -99,7 +99,7 @@ def test_t5_writes_what_transformers_itself_computes():
     memory, real = lm.read(lm.table(ids[:, :1]), ids[:, 1:], torch.tensor([2, 3]))
     written = torch.tensor([[0, 11, 12, 1], [0, 13, 1, 0]])
     found = lm.log_prob(written, torch.tensor([4, 3]), memory=memory, memory_mask=real)
-    assert -float(found.sum()) / 5 == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert -float(found.detach().sum()) / 5 == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
 def test_parameters_of_t5_base_are_as_published():
