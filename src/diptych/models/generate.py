@@ -56,9 +56,9 @@ def generate(
                 f"a prompt of {lm.context - min(room)} tokens leaves {min(room)} of the context of {lm.context}; "
                 "shorten it, or lower max_tokens or min_tokens"
             )
-        limits = room if max_tokens is None else [max_tokens] * len(room)
+        lengths = room if max_tokens is None else [max_tokens] * len(room)
         numbers = [
-            generator(seed, "generate", row + b).random(max(limits)) for b in range(len(limits))
+            generator(seed, "generate", row + b).random(max(lengths)) for b in range(len(lengths))
         ]
         draws = torch.from_numpy(np.stack(numbers)).to(state.logits.device)
-        return chosen.run(lm, state, Limits(limits, min_tokens, eot), draws)
+        return chosen.run(lm, state, Limits(lengths, min_tokens, eot), draws)

@@ -140,7 +140,7 @@ class Collection:
         return self._rows_of(self._spread(offset, k, where).tolist())
 
     def map_of(self, max_points: int, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows (n,), at most `most`, and their places on the map (n, 2) in the unit square; of
+        """Return rows (n,), at most `max_points`, and their places on the map (n, 2) in the unit square; of
         more, those that `browse` returns first; with `where`, of those that pass this filter.
 
         Raises Refused if there is no map.

@@ -20,10 +20,10 @@ seed 100, and with lists of numbers from 2 to 5 alone a number was told from ano
 image tower: after 800 steps on captions of the number alone, in batches, this was .997, and still .996 after 250 steps
 on whole captions. From there `lists` had .64 of ten (relation .59, shape .98) and `batch` .76 (.72, .99).
 
-The rates were tuned on seeds 100 and 101. Batches learn to read relations on some seeds and hardly on others: `batch`
-has .99 and .78 there, from .87 and .77. The model before has 1,000 steps, since after 500 all arms still learn much:
-from .66 and .67 `batch` went to .92 and .95 of five, in twice the steps to .98 and .88, and `lists` to .77 and .76, in
-twice the steps to .94 and .92.
+The rates were tuned on seeds 100 and 101. Batches learn to read relations on some seeds and hardly on others: at its
+best rate `batch` has .99 and .78 there, from .87 and .77. The model before has 1,000 steps, since `lists` is far from
+its plateau after 500: from .66 and .67 it went to .77 and .76 of five, in twice the steps to .94 and .92. `batch`,
+which then had the figures of the model before, went to .92 and .95, in twice the steps to .98 and .88.
 """
 
 from collections.abc import Callable

@@ -101,7 +101,7 @@ def _cosine(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
 
 
 def _clip(x: Sequence[Tensor], max_norms: Sequence[Number]) -> list[Tensor]:
-    """Scale all tensors so that their norm together is at most `most`."""
+    """Scale all tensors so that their norm together is at most the bound of each."""
     norm = _global_norm(x)
     return [
         each * torch.clamp(bound / norm, max=1.0) for each, bound in zip(x, max_norms, strict=True)
