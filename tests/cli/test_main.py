@@ -366,7 +366,7 @@ def test_check_tells_duplicates_leakage_and_tokens(diptych, photos, tmp_path):
     found = json.loads(diptych("check", twin, "--val", photos, "--batch-size", "4", "--json").out)
     assert found["duplicates"]["images"] == 1
     assert found["leakage"]["same_image"] == 4
-    assert found["captions"]["tokens"]["most"] > 1
+    assert found["captions"]["tokens"]["max"] > 1
     shown = diptych("check", twin, "--val", photos).out
     for name in ("01.png = copy.png", "4 of 16 images", "length in tokens", "reading an epoch"):
         assert name in shown
