@@ -7,6 +7,7 @@ so a run that is killed at any moment resumes from its last checkpoint as if it 
 """
 
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from diptych.errors import InputError
 from diptych.methods.base import At, Losses, Method, Recipe, Stage
 from diptych.training import gradcache, optim
 from diptych.training.guard import LOOKS, write_samples
-from diptych.training.log import check_logged, finite
+from diptych.training.log import check_logged, fetched
 from diptych.training.options import Options
 from diptych.training.prepare import Run, load_columns, save_columns
 from diptych.training.progress import Progress, Summary
@@ -303,8 +304,13 @@ class Engine(Progress):
             group["lr"] = recipe.lr * group["multiplier"] * rate
         losses = backward(batch, at)
         norm = self._clip(bounds)
-        total = float(losses.total.detach())
-        broken = not finite(losses.total, norm)
+        terms = {f"loss/{name}": value for name, value in losses.terms.items()}
+        logged = {**(terms if len(terms) > 1 else {}), **losses.logged}
+        # the one time in a step that it waits for the device
+        logged = fetched({"loss": losses.total, "grad_norm": norm, **logged})
+        total = logged.pop("loss")
+        norm = logged.pop("grad_norm")
+        broken = not (math.isfinite(total) and math.isfinite(norm))
         leap = self.guard.leap(total)
         broken, spike, self._stop, new_damage = collectives.any_rank(
             broken, leap is not None, self._asked, new_damage
@@ -336,12 +342,7 @@ class Engine(Progress):
             epoch=at.epoch,
             step=at.step,
             loss=total,
-            **{
-                f"loss/{name}": value
-                for name, value in losses.terms.items()
-                if len(losses.terms) > 1
-            },
-            **losses.logged,
+            **logged,
             samples=_samples(batch),
             lr=recipe.lr * rate,
             grad_norm=norm,

@@ -108,11 +108,8 @@ class Log:
     def write(self, **values: Any) -> None:
         """Append one line. `done` counts the steps of all stages."""
         if self._file is not None:
+            values = fetched(values)
             values["seconds"] = round(time.perf_counter() - self._start, 3)
-            values = {
-                key: value.item() if isinstance(value, Tensor) else value
-                for key, value in values.items()
-            }
             self._file.write(
                 json.dumps({key: plain(value) for key, value in values.items()}) + "\n"
             )
@@ -184,6 +181,27 @@ def _done(line: bytes) -> float:
         return math.inf
 
 
-def finite(*values: Tensor) -> bool:
-    """Whether all elements are finite."""
-    return all(bool(torch.isfinite(value).all()) for value in values)
+def fetched(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values whose tensors, of one element each, have become Python numbers.
+
+    Each device is read once, since a program that reads a number from a GPU waits for all that it
+    asked of it before.
+
+    >>> fetched({"loss": torch.tensor(0.5), "count": torch.tensor(3), "kind": "sum"})
+    {'loss': 0.5, 'count': 3, 'kind': 'sum'}
+    """
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    found = dict(values)
+    for device in {tensor.device for tensor in tensors.values()}:
+        there = {name: tensor for name, tensor in tensors.items() if tensor.device == device}
+        exact = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        numbers = torch.stack([x.detach().reshape(()).to(exact) for x in there.values()]).tolist()
+        for (name, tensor), number in zip(there.items(), numbers, strict=True):
+            found[name] = _as_type(number, tensor.dtype)
+    return found
+
+
+def _as_type(number: float, dtype: torch.dtype) -> float | int | bool:
+    if dtype == torch.bool:
+        return bool(number)
+    return number if dtype.is_floating_point else int(number)
