@@ -303,13 +303,13 @@ class Engine(Progress):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group["multiplier"] * rate
         losses = backward(batch, at)
-        norm = self._clip(bounds)
         terms = {f"loss/{name}": value for name, value in losses.terms.items()}
-        logged = {**(terms if len(terms) > 1 else {}), **losses.logged}
         # the one time in a step that it waits for the device
-        logged = fetched({"loss": losses.total, "grad_norm": norm, **logged})
-        total = logged.pop("loss")
-        norm = logged.pop("grad_norm")
+        numbers = fetched(
+            {"loss": losses.total, "grad_norm": self._clip(bounds), **terms, **losses.logged}
+        )
+        total = numbers["loss"]
+        norm = numbers["grad_norm"]
         broken = not (math.isfinite(total) and math.isfinite(norm))
         leap = self.guard.leap(total)
         broken, spike, self._stop, new_damage = collectives.any_rank(
@@ -342,7 +342,12 @@ class Engine(Progress):
             epoch=at.epoch,
             step=at.step,
             loss=total,
-            **logged,
+            **{
+                f"loss/{name}": numbers[f"loss/{name}"]
+                for name in losses.terms
+                if len(losses.terms) > 1
+            },
+            **{name: numbers[name] for name in losses.logged},
             samples=_samples(batch),
             lr=recipe.lr * rate,
             grad_norm=norm,
