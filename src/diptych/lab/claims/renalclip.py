@@ -18,10 +18,9 @@ that of the patient's other kidney (.5 by chance).
 
 Not asked: a text tower that is trained in the alignment, as the method has none.
 
-The rates, sizes and delta are drafts: they were not tuned yet. The image tower hardly reads attributes in them:
-it overfits 1,200 volumes, and the unseen scanner and four phases make it harder. Supervised by all attributes on
-6,000 volumes with a mass in two phases, at 4e-3 and with intensities changed by a quarter in place of the
-default augmentation, a probe of malignancy had .64 after 500 steps and .70 after 1,500 on one seed.
+Volumes are of two phases alone, and the only augmentation changes intensities, since the unseen centre has a
+scanner of its own: on 1,200 kidneys in four phases, with the default augmentation, the tower hardly read the
+attributes after 300 steps. On the four tuning seeds `probe` was ahead by .043 to .053 and `c_index` by .009 to .033.
 """
 
 import json
@@ -38,16 +37,16 @@ from diptych.data.worlds.kidneys import Config, World
 from diptych.data.worlds.kidneys.words import ATTRIBUTES
 from diptych.data.wrap import Wrapped
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-KIDNEYS = 1200  # for training, two a patient
-LABELLED = 240  # of them
-MEASURED = 1200  # at the unseen centre
-STEPS = {"words": 150, "reports": 60, "attributes": 300, "train": 300, "survival": 60}
+KIDNEYS = 4800  # for training, two a patient
+LABELLED = 960  # of them
+MEASURED = 2400  # at the unseen centre
+STEPS = {"words": 150, "reports": 60, "attributes": 900, "train": 300, "survival": 120}
 BATCH = 64  # kidneys
 SURVIVAL_BATCH = 32
 TOWER = "resnet3d:image_size=32:slices=16:widths=(16,32,64):depths=(1,1,1):stem=3"
@@ -55,7 +54,12 @@ TEXT_TOWER = "text:width=128:depth=1:heads=4:causal=false:pooling=mean:dropout=0
 WIDTH = 128  # of the space, as the text tower
 TEXT_RATE = 5e-4
 SURVIVAL_RATE = 1e-3
-RATES = {"scratch": 2e-3, "renalclip": 2e-3}
+RATES: dict[str, dict[float, float]] = {
+    "scratch": {2e-3: 0.633, 4e-3: 0.646, 8e-3: 0.633},
+    "renalclip": {2e-3: 0.660, 4e-3: 0.678, 8e-3: 0.667},
+}
+"""Rates, and the mean of `probe` and `c_index` on seeds 100 and 101."""
+AUGMENT = {"turn": 0.0, "shift": 0.0, "scale": 0.0, "intensity": 0.25, "gamma_share": 0.0}
 
 
 class OtherAttributes(Wrapped):
@@ -84,7 +88,7 @@ def draw(trial: Trial) -> dict[str, str]:
     """Write the kidneys of the seed as shards and sentences about the kinds of a mass, and train the
     text tower on the reports; sources by name, and the model."""
     shrink = 4 if trial.quick else 1
-    world = f"kidneys:seed={trial.seed}"
+    world = f"kidneys:seed={trial.seed}:mass=0.9:phases=arterial+venous"
     found = {
         "prompts": str(trial.folder / "kinds.json"),
         "start": str(trial.folder / "start"),
@@ -139,11 +143,11 @@ def trained(
             "renalclip",
             {"train": found[data]},
             init=found["start"],
-            config={"knowledge": knowledge, "recipes": before},
+            config={"knowledge": knowledge, "recipes": before, "augment": AUGMENT},
             recipe={
                 "steps": trial.steps(steps, quick=5),
                 "batch_size": BATCH,
-                "lr": rate or RATES[like],
+                "lr": rate or best(RATES[like]),
             },
             options={"seed": trial.seed, "quiet": True},
         )
@@ -180,6 +184,7 @@ def concordance(trial: Trial, source: Source) -> float:
         "renalclip",
         {"train": trial.prelude["labelled"]},
         preset="survival",
+        config={"augment": AUGMENT},
         init=str(trial.folder / "run"),
         recipe={
             "steps": trial.steps(STEPS["survival"], quick=3),
@@ -215,7 +220,10 @@ claim = Claim(
         better("zeroshot", "renalclip", over="scratch"),
         better("side", "renalclip", over="sides"),
     ),
-    delta={"probe": 0.03, "c_index": 0.02},
+    delta={"probe": 0.017, "c_index": 0.016},
+    looks=(5, 10, 20),
+    rates=RATES,
+    tuned=Tuned(effect=0.047, sd=0.0048, best=0.675, chance=0.5, seconds=900),
     floor=Floor("side", chance=0.5, arms=("scratch", "renalclip"), least=0.75),
     table=("probe", "c_index", "zeroshot", "side"),
 )
