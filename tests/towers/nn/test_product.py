@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.data.sources import cache
 from diptych.towers.nn import product
@@ -37,6 +38,13 @@ def off(found, wanted):
 
 def drawn(*shape):
     return torch.from_numpy(np.random.default_rng(shape).normal(size=shape))  # float64
+
+
+def test_a_count_of_operations_sees_every_product(onednn):
+    with FlopCounterMode(display=False) as counter:
+        product.linear(torch.ones(5, 7), torch.ones(9, 7))
+    assert counter.get_total_flops() == 2 * 5 * 7 * 9
+    assert not onednn
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from diptych.data.sources import cache as user_cache
 
@@ -40,7 +41,7 @@ _VERSION = "2"  # of the probe; increase it when its inputs or criterion change
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b for x (…, D), weight (K, D) and bias (K,), as `torch.nn.functional.linear`.
 
-    Other types and devices, autocast and traced models always take torch's product.
+    Other types and devices, autocast, traced models and dispatch modes always take torch's product.
 
     >>> linear(torch.ones(2, 3), torch.ones(4, 3)).tolist()
     [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
@@ -91,6 +92,10 @@ def onednn_is_faster() -> bool:
 
 def _permitted(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    if (
+        _get_current_dispatch_mode() is not None
+    ):  # such as a count of FLOPs, which knows torch's own
         return False
     tensors = (x, weight) if bias is None else (x, weight, bias)
     return (
