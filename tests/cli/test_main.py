@@ -2,7 +2,6 @@
 stderr."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -412,7 +411,7 @@ def interrupt_at(monkeypatch, step, number=signal.SIGINT, times=1):
         write(self, **values)
         if values.get("step") == step:
             for _ in range(times):
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
 
     monkeypatch.setattr(Log, "write", writing)
 

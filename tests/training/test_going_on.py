@@ -250,7 +250,7 @@ def test_an_epoch_that_gives_no_batch_is_an_error_and_no_loop(tmp_path, monkeypa
 @pytest.mark.parametrize("when", ["validation", "log"])
 def test_a_signal_beside_the_step_saves_too(tmp_path, when):
     def stop(*_, **__):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         return {}
 
     engine = make_engine(tmp_path, validate=stop if when == "validation" else None)
@@ -268,7 +268,7 @@ class Searching(CLIP):
         return (Stage(prepare=self.prepare, recipe={"steps": 2}),)
 
     def prepare(self, run):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_in_a_preparation_saves_at_the_first_step(tmp_path):

@@ -1,7 +1,7 @@
 """Gradient caching: the gradient of the whole batch, in the memory of a piece."""
 
 import json
-import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,7 +298,7 @@ def test_resumed_in_pieces_with_dropout_a_run_ends_with_the_same_bits(tmp_path):
 
     def broken(step, batch, at):
         if at.step == 4:
-            os.kill(os.getpid(), 15)
+            signal.raise_signal(15)
         return cached(60)(step, batch, at)
 
     with pytest.raises(Exception, match="stopped by a signal"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +123,7 @@ def saved_by(out: str, when: str) -> tuple[str, list[int]]:
     """Runs on each rank: what rank 1 (or 0) being sent SIGTERM ends in, and the checkpoints."""
 
     def stop():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     def backward(step, batch, at):
         if when == "step" and at.step == 1 and collectives.rank() == 1:
