@@ -49,6 +49,24 @@ def test_loads_no_torch(arguments: tuple[str, ...]) -> None:
     assert done.stdout.splitlines()[-1].strip() == "LOADED:"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import diptych.training.run",
+        "from diptych import load; from PIL import Image; "
+        "load('tiny').embed_images([Image.new('RGB', (64, 64))])",
+    ],
+    ids=["training", "embedding"],
+)
+def test_what_torch_alone_does_loads_neither_its_compiler_nor_other_libraries(code: str) -> None:
+    others = {*HEAVY, "torch._dynamo", "sympy", "scipy", "sklearn", "pandas"} - {"torch"}
+    report = f"{code}; import sys; print('LOADED:', *({others!r} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", report], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].strip() == "LOADED:"
+
+
 def test_no_test_file_imports_from_another() -> None:
     """What several files share is in tests/factories.py, or in the helpers of a folder."""
     found = []

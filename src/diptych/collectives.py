@@ -11,7 +11,7 @@ an initialised process group there is one rank, and all functions are the identi
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def _distributed() -> bool:
@@ -249,9 +252,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """
     if world_size() == 1:
         return
-    from torch.distributed.tensor import DTensor
-
-    trainable = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
+    trainable = [p for p in parameters if p.requires_grad and not is_sharded(p)]
     somewhere = any_rank(*(parameter.grad is not None for parameter in trainable))
     for parameter, has in zip(trainable, somewhere, strict=True):
         if has and parameter.grad is None:
@@ -267,6 +268,26 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
 
 
+def is_sharded(x: Tensor) -> "TypeGuard[DTensor]":
+    """Whether a tensor is sharded over ranks (DTensor).
+
+    It does not import the class, which loads torch's symbolic shapes, for half a second.
+
+    >>> is_sharded(torch.arange(3))
+    False
+    """
+    return hasattr(x, "to_local")
+
+
+def local_part(x: Tensor) -> Tensor:
+    """This rank's part of a tensor sharded over ranks; others unchanged.
+
+    >>> local_part(torch.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    return x.to_local() if is_sharded(x) else x
+
+
 def full_tensor(x: Tensor) -> Tensor:
     """The whole of a tensor sharded over ranks (DTensor), on every rank, without gradient; others
     unchanged.
@@ -277,11 +298,10 @@ def full_tensor(x: Tensor) -> Tensor:
     >>> full_tensor(torch.arange(3)).tolist()
     [0, 1, 2]
     """
-    if not hasattr(x, "to_local"):
+    if not is_sharded(x):
         return x
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor import Shard
 
-    assert isinstance(x, DTensor)
     (placement,) = x.placements  # one mesh, of all ranks
     local = x.to_local().detach()
     if not isinstance(placement, Shard):
@@ -300,11 +320,10 @@ def shared(x: Tensor, like: Tensor) -> Tensor:
     >>> shared(torch.arange(3), torch.zeros(3)).tolist()
     [0, 1, 2]
     """
-    if not hasattr(like, "full_tensor"):
+    if not is_sharded(like):
         return x
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
-    assert isinstance(like, DTensor)
     return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
 
 

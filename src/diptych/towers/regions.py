@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from diptych.dtypes import at_least_float32
 from diptych.errors import InputError
@@ -31,6 +30,8 @@ def pool_boxes(maps: Tensor, boxes: Tensor, size: int = 1) -> Tensor:
     >>> pool_boxes(maps, torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 0.5]]])).tolist()
     [[[2.5], [4.5]]]
     """
+    from torchvision.ops import roi_align  # not above: it loads torch's compiler, for a second
+
     maps = at_least_float32(maps)
     B, R = boxes.shape[:2]
     h, w = maps.shape[-2:]

@@ -8,15 +8,15 @@ suits rates about ten times those of AdamW. The recipe's betas and eps are AdamW
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
+from diptych.collectives import is_sharded
 from diptych.errors import InputError
 
 
 def build(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
     """Return torch's Adafactor; the groups contain rates and decay. Raises InputError for shares of
     parameters, which have no whole rows and columns."""
-    if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
+    if any(is_sharded(parameter) for group in groups for parameter in group["params"]):
         raise InputError(
             "optimizer adafactor needs whole matrices, which --shard splits; leave --shard out, or "
             "choose another optimizer, such as lion"

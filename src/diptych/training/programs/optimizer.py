@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from diptych.collectives import is_sharded, local_part
 from diptych.errors import InputError
 from diptych.training.programs.execute import Values, execute
 from diptych.training.programs.functions import ALL, TREE
@@ -23,7 +23,7 @@ def build(groups: list[dict[str, Any]], recipe: Any, program: Program) -> torch.
     """Return the optimiser of a program at the groups' rates and decays. Raises InputError for shares
     of parameters if it needs whole ones."""
     whole = sorted(name for name in program.functions if ALL[name].whole)
-    sharded = any(isinstance(weight, DTensor) for group in groups for weight in group["params"])
+    sharded = any(is_sharded(weight) for group in groups for weight in group["params"])
     if sharded and whole:
         raise InputError(
             f"the program of --optimizer calls {', '.join(whole)}, of whole tensors, which --shard "
@@ -75,15 +75,15 @@ class ProgramOptimizer(torch.optim.Optimizer):
         if not rows:
             return
         states = [self._state(parameter) for parameter, _ in rows]
-        weights = [_local(parameter) for parameter, _ in rows]
+        weights = [local_part(parameter) for parameter, _ in rows]
         inputs: dict[str, Values] = {
             "weight": weights,
-            "gradient": [_local(parameter.grad) for parameter, _ in rows],  # type: ignore[arg-type]
+            "gradient": [local_part(parameter.grad) for parameter, _ in rows],  # type: ignore[arg-type]
             "lr": [group["lr"] for _, group in rows],
             "step": [float(state["step"]) for state in states],
         }
         for name in self.program.states:
-            inputs[name] = [_local(state[name]) for state in states]
+            inputs[name] = [local_part(state[name]) for state in states]
         outputs = execute(self.program, inputs)
         given = {id(value) for values in inputs.values() for value in values}
         update, *after = [  # what is returned as it came is copied before anything is written
@@ -105,8 +105,3 @@ class ProgramOptimizer(torch.optim.Optimizer):
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         state["step"] += 1
         return state
-
-
-def _local(value: Tensor) -> Tensor:
-    """Return this rank's share of a tensor."""
-    return value.to_local() if isinstance(value, DTensor) else value
