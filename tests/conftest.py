@@ -1,5 +1,6 @@
 """What all tests share: where the real packs lie, and small data."""
 
+import gc
 import os
 import shutil
 import signal
@@ -25,6 +26,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI") == "true":
     settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect all tests without looking for garbage among a million objects that stay, then or
+    later: a quarter of the time that it takes."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

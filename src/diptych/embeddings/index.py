@@ -332,9 +332,9 @@ def mapped(path: Path, dimension: int, several: int = 1) -> np.ndarray:
 
 def read_table(path: Path, columns: Sequence[str] = tuple(ALWAYS)) -> Any:
     """Return columns of a metadata file, as a pyarrow table. Raises InputError if it is damaged."""
-    with _undamaged(path):
-        # Folders with names such as price=3 give no columns.
-        table = parquet().read_table(path, columns=list(columns), partitioning=None)
+    # not pyarrow's read_table, which imports pandas and takes folders such as price=3 for columns
+    with _undamaged(path), parquet().ParquetFile(path) as file:
+        table = file.read(columns=list(columns))
         return table.select(list(columns))  # KeyError for a column that the file lacks
 
 
