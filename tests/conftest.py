@@ -21,6 +21,10 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests kill processes, not the machine: they need not wait until files are on the disk, some
+# milliseconds for each. That files are flushed before they are renamed is a test of its own.
+os.fsync = lambda handle: None
+
 # The same examples on every run of CI: a new one that fails is found while somebody looks, not when
 # a change lands.
 settings.register_profile("repeatable", derandomize=True)

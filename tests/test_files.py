@@ -50,6 +50,18 @@ def test_a_limit_on_the_size_of_files_is_told_like_a_full_disk(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(handle):
+        flushed.append((os.fstat(handle).st_ino, (tmp_path / "x").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "x", lambda place: place.write_text("x"))
+    nodes = [path.stat().st_ino for path in (tmp_path / "x", tmp_path)]
+    assert flushed == list(zip(nodes, (False, True), strict=True))
+
+
 def test_other_errors_of_the_system_are_not_a_full_disk():
     assert is_full(OSError(errno.EFBIG, "File too large"))
     assert not is_full(OSError(errno.EACCES, "Permission denied"))
