@@ -1,7 +1,7 @@
 """Jobs in single-threaded processes, as many in parallel as there are cores.
 
-Each job has a new process, so that nothing of one job (memory, random state, a default dtype)
-affects another. The output of a job goes to a file. When this process ends, in whatever way, its
+Each job has a new process (`processes.context`), so that nothing of one job (memory, random state, a
+default dtype) affects another. The output of a job goes to a file. When this process ends, in whatever way, its
 jobs end with it.
 """
 
@@ -12,23 +12,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from diptych.errors import InputError
-
-_ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
+from diptych.processes import ONE_THREAD, context, one_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +78,7 @@ def run(jobs: Sequence[Job], at_once: int, hear: Hear) -> None:
     killed a job; any other error of a job is a RuntimeError with its traceback.
     """
     waiting = list(jobs)
-    running: dict[Connection, tuple[SpawnProcess, Job]] = {}
+    running: dict[Connection, tuple[BaseProcess, Job]] = {}
     try:
         while waiting or running:
             while len(running) < at_once and (job := _ready(waiting, running)) is not None:
@@ -107,36 +101,22 @@ def run(jobs: Sequence[Job], at_once: int, hear: Hear) -> None:
 
 
 def _ready(
-    waiting: Sequence[Job], running: dict[Connection, tuple[SpawnProcess, Job]]
+    waiting: Sequence[Job], running: dict[Connection, tuple[BaseProcess, Job]]
 ) -> Job | None:
     """Return the first job that waits for no other."""
     open_keys = {job.key for job in waiting} | {job.key for _, job in running.values()}
     return next((job for job in waiting if job.after not in open_keys), None)
 
 
-def _start(job: Job) -> tuple[Connection, SpawnProcess]:
-    context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(theirs, job), name=str(job))
-    with _one_thread(), _no_main():
+def _start(job: Job) -> tuple[Connection, BaseProcess]:
+    new = context()
+    ours, theirs = new.Pipe(duplex=False)
+    environment = {**os.environ, **ONE_THREAD}
+    process = new.Process(target=_serve, args=(theirs, job, environment), name=str(job))
+    with one_thread(), _no_main():
         process.start()
     theirs.close()  # so that the end of the process closes the pipe
     return ours, process
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes that start within this context have one thread for each library, whichever they
-    import first."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -152,7 +132,7 @@ def _no_main() -> Iterator[None]:
 
 
 def _receive(
-    pipe: Connection, process: SpawnProcess, job: Job
+    pipe: Connection, process: BaseProcess, job: Job
 ) -> tuple[Literal["said", "done"], Any]:
     try:
         kind, value = pipe.recv()
@@ -175,7 +155,7 @@ def _receive(
     return kind, value
 
 
-def _end(process: SpawnProcess) -> None:
+def _end(process: BaseProcess) -> None:
     """End a job and all processes that it has started."""
     assert process.pid
     with contextlib.suppress(ProcessLookupError):  # it has no group yet, or has ended
@@ -184,10 +164,12 @@ def _end(process: SpawnProcess) -> None:
     process.join()
 
 
-def _serve(pipe: Connection, job: Job) -> None:
+def _serve(pipe: Connection, job: Job, environment: Mapping[str, str]) -> None:
     """Run in the job's process: a separate process group, which a Ctrl-C in the terminal does not
     reach."""
     os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with job.output.open("w", encoding="utf-8") as file:
         sys.stdout.flush()

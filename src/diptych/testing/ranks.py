@@ -10,7 +10,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
+
+from diptych.processes import context
 
 
 class RankError(AssertionError):
@@ -62,14 +63,11 @@ class Ranks:
 
     def _open(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="diptych-ranks-")
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload(
-            [__name__, "diptych.training.run"]
-        )  # imported once for all ranks of all pools
+        new = context()
         for rank in range(self.count):
-            ours, theirs = context.Pipe()
+            ours, theirs = new.Pipe()
             arguments = (theirs, rank, self.count, self._folder.name)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process = new.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()  # so that the end of a process closes its pipe
             self._pipes.append(ours)
