@@ -116,3 +116,41 @@ def test_cells_are_cut_out_and_a_part_of_them_has_captions(tmp_path, monkeypatch
     assert pairs.schema()["labels.class"].classes == tuple(sorted(unimed_clip.CELLS))
     assert "texts.caption" in pairs.schema()
     assert "texts.caption" not in labelled.schema()
+
+
+def test_arms_on_cells_differ_in_captions_and_rate_alone(tmp_path, monkeypatch):
+    begun = {}
+
+    def begin(config, folder):
+        begun[name] = config
+        raise StopIteration
+
+    monkeypatch.setattr(unimed_clip, "run", begin)
+    prelude = {"pairs": ["scenes:count=4"], "labelled": ["scenes:count=4"]}
+    prelude |= {"bank": "b.json", "permuted": "p.json"}
+    for name, arm in unimed_clip.real.arms.items():  # noqa: B007  (the patched run reads it)
+        with pytest.raises(StopIteration):
+            arm(Trial(seed=3, folder=tmp_path, prelude=prelude))
+    captions = {name: c.data["train"].partition("captions=")[2] for name, c in begun.items()}
+    assert captions == {
+        "few": "",
+        "one": unimed_clip.TEMPLATE,
+        "bank": "b.json",
+        "permuted": "p.json",
+    }
+    assert begun["permuted"].recipe.lr == begun["bank"].recipe.lr
+    assert {c.recipe.steps for c in begun.values()} == {unimed_clip.CELL_STEPS}
+    same = {str(replace(c, data={}, recipe=replace(c.recipe, lr=1.0))) for c in begun.values()}
+    assert len(same) == 1
+
+
+def test_cells_are_asked_for_in_many_draws_of_unread_sentences(tmp_path, monkeypatch, data_pack):
+    data_pack("blood-cells")
+    monkeypatch.setattr(unimed_clip, "CUT", {"pairs": 5, "labelled": 5, "test": 5})
+    trial = Trial(seed=100, folder=tmp_path, quick=True)
+    prelude = unimed_clip.cut(trial)
+    trial = replace(trial, prelude=prelude)
+    read = {text for texts in bank(trial, "bank").values() for text in texts}
+    asked = [bank(trial, f"unseen{draw}") for draw in range(unimed_clip.CELL_DRAWS)]
+    assert not read & {text for each in asked for texts in each.values() for text in texts}
+    assert len({str(each) for each in asked}) > unimed_clip.CELL_DRAWS / 2

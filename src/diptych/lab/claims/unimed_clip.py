@@ -231,6 +231,13 @@ CELLS = {
 SMEARS = ("blood smear", "light micrograph", "stained smear", "microscope image")
 CUT = {"pairs": 30, "labelled": 120, "test": 60}  # of each class
 SIDE = 32
+CELL_STEPS = 600
+CELL_DRAWS = 30  # of a sentence for each class: of three classes, one draw says little
+CELL_RATES: dict[str, dict[float, float]] = {
+    "few": {4e-3: 0.46, 8e-3: 0.48, 16e-3: 0.46},
+    "one": {8e-3: 0.64, 16e-3: 0.74, 32e-3: 0.69},
+    "bank": {4e-3: 0.89, 8e-3: 0.909, 16e-3: 0.905},
+}
 
 
 def of_cells(name: str, wordings: str, count: int, seed: int) -> list[str]:
@@ -259,7 +266,39 @@ def cut(trial: Trial) -> dict[str, Any]:
                     [caption] = of_cells(name, "seen", 1, 10_000 * trial.seed + number)
                     (folder / f"{number}.txt").write_text(caption)
         found[part] = [f"{trial.folder / part}/"]
-    return {**found, **write_banks(trial, [list(CELLS)], of_cells)}
+    found |= write_banks(trial, [list(CELLS)], of_cells)
+    for draw in range(DRAWS, CELL_DRAWS):
+        texts = {
+            name: of_cells(name, "reserved", 1, 1000 * trial.seed + draw + 1) for name in CELLS
+        }
+        found[f"unseen{draw}"] = str(trial.folder / f"unseen{draw}.json")
+        descriptions.write(Path(found[f"unseen{draw}"]), texts)
+    return found
+
+
+def of_smears(
+    captions: str | None,
+    like: str = "bank",
+    steps: int = CELL_STEPS,
+    rate: float | None = None,
+) -> Callable[[Trial], dict[str, float]]:
+    """An arm on cells, at a rate of CELL_RATES or another one."""
+
+    def arm(trial: Trial) -> dict[str, float]:
+        found, rates = trial.prelude, CELL_RATES[like]
+        chosen = rate or max(rates, key=rates.__getitem__)
+        learn(trial, [0], captions, chosen, steps, trial.folder / "run")
+        model, source = load(trial.folder / "run"), open_source(found["test"][0])
+        reached = {}
+        for forms, draws in (("unseen", CELL_DRAWS), ("seen", DRAWS)):
+            top1 = [
+                evaluate(model, source, ["zeroshot"], prompts=found[f"{forms}{draw}"])
+                for draw in range(draws)
+            ]
+            reached[forms] = float(np.mean([each["zeroshot"]["top1"] for each in top1]))
+        return reached
+
+    return arm
 
 
 real = Claim(
@@ -269,10 +308,10 @@ real = Claim(
     ),
     prelude=cut,
     arms={
-        "few": trained(None, "few"),
-        "one": trained(TEMPLATE, "one"),
-        "bank": trained("bank"),
-        "permuted": trained("permuted"),
+        "few": of_smears(None, "few"),
+        "one": of_smears(TEMPLATE, "one"),
+        "bank": of_smears("bank"),
+        "permuted": of_smears("permuted"),
     },
     headline=(
         better("unseen", "bank", over="few"),
@@ -281,7 +320,7 @@ real = Claim(
     mechanism=("permuted",),
     delta=0.03,
     looks=(5, 10, 20),
-    rates=RATES,
+    rates=CELL_RATES,
     floor=Floor("seen", chance=1 / 3, arms=("one", "bank")),
     table=("unseen", "seen"),
 )
