@@ -19,11 +19,9 @@ over several draws of the sentences, which vary more than images do.
 The first edition had the floor on `unseen`, where the arm with one caption is near it: after ten seeds it
 counted as untrained. Nothing else has changed since.
 
-The block `real` asks the same of cells cut out of blood smears (`blood-cells`), of three classes. It has no result yet,
-since its arms have the rates of drawings. Means of `unseen` on seeds 100 and 101: `few` has .46 to .48 at any rate,
-`one` .52, .56, .60, .64 and .74 at 1e-3 to 1.6e-2 (at 3.2e-2 .58 on seed 100), and `bank` .84, .89, .91 and .91 at 2e-3
-to 1.6e-2. On seed 100, twice the steps took `bank` from .95 to .84 at 8e-3 and from .88 to .61 at 1.6e-2, and left
-`one` at .74. Six draws of a sentence for three classes vary too much: more draws are needed before steps are chosen.
+The block `real` asks the same of cells cut out of blood smears (`blood-cells`), of three classes, of which all
+sentences name the same synonyms. Steps are few: at the rates of 150 steps, 300 took `one` from .86 to .85 and `bank` from
+.96 to .95 on seeds 100 and 101, and 600 to .69 and .90, as both learn the sentences by heart.
 """
 
 from collections.abc import Callable, Sequence
@@ -231,12 +229,13 @@ CELLS = {
 SMEARS = ("blood smear", "light micrograph", "stained smear", "microscope image")
 CUT = {"pairs": 30, "labelled": 120, "test": 60}  # of each class
 SIDE = 32
-CELL_STEPS = 600
+CELL_STEPS = 150
 CELL_DRAWS = 30  # of a sentence for each class: of three classes, one draw says little
+# means of unseen on seeds 100 and 101
 CELL_RATES: dict[str, dict[float, float]] = {
-    "few": {4e-3: 0.46, 8e-3: 0.48, 16e-3: 0.46},
-    "one": {8e-3: 0.64, 16e-3: 0.74, 32e-3: 0.69},
-    "bank": {4e-3: 0.89, 8e-3: 0.909, 16e-3: 0.905},
+    "few": {8e-3: 0.532, 16e-3: 0.560, 32e-3: 0.574, 64e-3: 0.543},
+    "one": {16e-3: 0.843, 32e-3: 0.861, 64e-3: 0.857},
+    "bank": {4e-3: 0.928, 8e-3: 0.957, 16e-3: 0.949, 32e-3: 0.953},
 }
 
 
@@ -314,12 +313,13 @@ real = Claim(
         "permuted": of_smears("permuted"),
     },
     headline=(
-        better("unseen", "bank", over="few"),
         better("unseen", "bank", over="one"),
+        better("unseen", "bank", over="few"),
     ),
     mechanism=("permuted",),
     delta=0.03,
     looks=(5, 10, 20),
+    tuned=Tuned(effect=0.096, sd=0.03, best=0.957, chance=1 / 3, seconds=100),  # of two seeds
     rates=CELL_RATES,
     floor=Floor("seen", chance=1 / 3, arms=("one", "bank")),
     table=("unseen", "seen"),
