@@ -29,7 +29,7 @@ def context() -> ForkServerContext | SpawnContext:
     """Return the context that makes processes.
 
     On Linux a process is forked from a server, which starts with the first of them and ends with
-    this program. It inherits nothing else from here: not the memory, and not the environment.
+    this program. So it has the environment that this program had then, and nothing of its memory.
     Elsewhere, where a fork after such imports is not safe, it is a new interpreter.
     """
     if sys.platform != "linux":

@@ -122,8 +122,8 @@ def run_arm(task: Task, say: Callable[[str], None]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _measured() -> Iterator[dict[str, Any]]:
-    """Measure the cost of the work inside; CPU time is that of the whole process with its children,
-    imports included."""
+    """Measure the cost of the work inside; CPU time is that of the whole process with its children.
+    Imports are included, but for those of the server that it is forked from."""
     cost: dict[str, Any] = {}
     begun = time.perf_counter()
     yield cost

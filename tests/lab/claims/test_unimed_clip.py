@@ -106,12 +106,16 @@ def test_one_quick_arm_runs_and_is_measured(trial, tmp_path, brief):
     assert 0 <= found["unseen"] <= 1
 
 
-def test_cells_are_cut_out_and_a_part_of_them_has_captions(tmp_path, monkeypatch, data_pack):
+@pytest.fixture
+def cells(tmp_path, monkeypatch, data_pack):
     data_pack("blood-cells")
     monkeypatch.setattr(unimed_clip, "CUT", {"pairs": 5, "labelled": 5, "test": 5})
     trial = Trial(seed=100, folder=tmp_path, quick=True)
-    prelude = unimed_clip.cut(trial)
-    pairs, labelled = (open_source(prelude[name][0]) for name in ("pairs", "labelled"))
+    return replace(trial, prelude=unimed_clip.cut(trial))
+
+
+def test_cells_are_cut_out_and_a_part_of_them_has_captions(cells):
+    pairs, labelled = (open_source(cells.prelude[name][0]) for name in ("pairs", "labelled"))
     assert {len(pairs), len(labelled)} == {3}
     assert pairs.schema()["labels.class"].classes == tuple(sorted(unimed_clip.CELLS))
     assert "texts.caption" in pairs.schema()
@@ -144,13 +148,8 @@ def test_arms_on_cells_differ_in_captions_and_rate_alone(tmp_path, monkeypatch):
     assert len(same) == 1
 
 
-def test_cells_are_asked_for_in_many_draws_of_unread_sentences(tmp_path, monkeypatch, data_pack):
-    data_pack("blood-cells")
-    monkeypatch.setattr(unimed_clip, "CUT", {"pairs": 5, "labelled": 5, "test": 5})
-    trial = Trial(seed=100, folder=tmp_path, quick=True)
-    prelude = unimed_clip.cut(trial)
-    trial = replace(trial, prelude=prelude)
-    read = {text for texts in bank(trial, "bank").values() for text in texts}
-    asked = [bank(trial, f"unseen{draw}") for draw in range(unimed_clip.CELL_DRAWS)]
+def test_cells_are_asked_for_in_many_draws_of_unread_sentences(cells):
+    read = {text for texts in bank(cells, "bank").values() for text in texts}
+    asked = [bank(cells, f"unseen{draw}") for draw in range(unimed_clip.CELL_DRAWS)]
     assert not read & {text for each in asked for texts in each.values() for text in texts}
     assert len({str(each) for each in asked}) > unimed_clip.CELL_DRAWS / 2
