@@ -284,10 +284,12 @@ def of_smears(
     """An arm on cells, at a rate of CELL_RATES or another one."""
 
     def arm(trial: Trial) -> dict[str, float]:
-        found, rates = trial.prelude, CELL_RATES[like]
+        found = trial.prelude
+        rates = CELL_RATES[like]
         chosen = rate or max(rates, key=rates.__getitem__)
         learn(trial, [0], captions, chosen, steps, trial.folder / "run")
-        model, source = load(trial.folder / "run"), open_source(found["test"][0])
+        model = load(trial.folder / "run")
+        source = open_source(found["test"][0])
         reached = {}
         for forms, draws in (("unseen", CELL_DRAWS), ("seen", DRAWS)):
             top1 = [
