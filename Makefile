@@ -31,6 +31,7 @@ test-portable: $(STAMPS)/test  ## golden losses once more, with the oldest instr
 lint: $(STAMPS)/lint $(STAMPS)/test  ## style, types, import arrows
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(PY) -m pytest -q tests/test_style.py
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
 

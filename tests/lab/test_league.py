@@ -149,9 +149,7 @@ def test_a_methods_page_shows_what_was_measured_and_under_which_conditions(folde
         "1,234 CPU seconds on a processor, torch 2.11; commit `0123456789ab` of its file.",
     ):
         assert part in text, part
-    assert league.result("lion", folders / "results") == [
-        "No verdict is stored yet; `diptych reproduce lion` makes one."
-    ]
+    assert league.result("lion", folders / "results") == ["No verdict is stored yet."]
     [line] = league.result("siglip", folders / "results")
     assert line.startswith("Not judged yet: its claim is not written")
     store(folders, record(HOLDS, file={"blob": "f" * 40, "commit": None}), "clip.real.json")

@@ -113,7 +113,7 @@ def result(name: str, results: Path, claims: Path = CLAIMS) -> list[str]:
         return [
             "Not judged yet: its claim is not written, so nothing is said of how well it works."
         ]
-    return [f"No verdict is stored yet; `diptych reproduce {name}` makes one."]
+    return ["No verdict is stored yet."]
 
 
 def _block(title: str, record: Record, path: Path) -> list[str]:

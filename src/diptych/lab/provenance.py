@@ -253,9 +253,10 @@ def used(claim: Path | None = None) -> dict[str, str]:
     empty, and equals no other.
     """
     found = _of_user(claim)
+    inside = f"{_PACKAGE}{os.sep}"
     for module in [*sys.modules.values()]:
         file = getattr(module, "__file__", None)
-        if file is None or not (path := Path(file)).is_relative_to(_PACKAGE) or not _counts(path):
+        if file is None or not file.startswith(inside) or not _counts(path := Path(file)):
             continue
         found[path.relative_to(_PACKAGE).as_posix()] = _imported(path)
     return dict(sorted(found.items()))
@@ -289,14 +290,14 @@ def places(claim: Path | None = None) -> dict[str, list[str]]:
 
 def _own_files() -> set[Path]:
     found = {*ran}
-    beside = {path.parent for path in found}
+    beside = {str(path.parent) for path in found}
     points = [point.value for point in entry_points(group="diptych.methods")]
     plugins = {value.partition(".")[0] for value in points if value in sys.modules}
     for name, module in [*sys.modules.items()]:
         file = getattr(module, "__file__", None)
         if file is None or name == "__main__":
             continue
-        if Path(file).parent in beside or name.partition(".")[0] in plugins:
+        if file.rpartition(os.sep)[0] in beside or name.partition(".")[0] in plugins:
             found.add(Path(file).resolve())
     return {path for path in found if not path.is_relative_to(_PACKAGE)}
 
