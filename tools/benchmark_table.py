@@ -13,7 +13,7 @@ BEGIN = "<!-- measured: by tools/benchmark_table.py -->\n"
 END = "<!-- end -->\n"
 ORDER = ("text", "images", "folder", "step", "loss_softmax", "loss_sigmoid", "loss_memory", "tar", "recall", "ivf",
          "stores", "serving", "growth", "scenes", "adapt", "lora", "tuning", "sentences", "concepts", "decoding",
-         "gpu")  # fmt: skip
+         "start", "search", "backends", "sentences_clip", "adaptation", "gpu")  # fmt: skip
 
 
 def table(results: Path = RESULTS) -> str:

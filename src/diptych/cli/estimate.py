@@ -2,7 +2,7 @@
 
 Operations and memory are counted on tensors without data, so neither the data nor the hardware is
 needed. The rate is a share of the hardware's peak (--mfu), which is an assumption; reading data is not
-counted. `diptych train` itself measures a step on this machine before it starts.
+counted. `diptych check` measures a step on this machine before it starts.
 """
 
 import math

@@ -1,13 +1,16 @@
 """The claim on records asks what it says: sets of different firms, arms as named, others' texts."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from diptych.data.sources import open_source
 from diptych.lab.claim import Trial, best
 from diptych.lab.claims import clippings
+from diptych.methods.store import load
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +135,24 @@ def test_prints_of_a_photograph_are_other_crops_with_other_captions(data_pack, m
 def test_the_block_on_photographs_runs(data_pack, monkeypatch, tmp_path):
     data_pack("flickr8k-1k")
     few = {
-        "train": ("train", range(200)),
-        "val": ("test", range(80)),
-        "test": ("test", range(80, 160)),
+        "train": ("train", range(100)),
+        "val": ("test", range(50)),
+        "test": ("test", range(50, 100)),
     }
     monkeypatch.setattr(clippings, "WIRE", few)
     monkeypatch.setattr(clippings, "BATCH", 18)
     trial = Trial(seed=5, folder=tmp_path, quick=True)
-    trial = replace(trial, prelude=clippings.wired(trial))
+    desk = clippings.wired(trial)
+    assert (len(desk.pair.images), len(desk.pair.texts)) == (34 + 17 + 17, 34 + 17 + 17)
+    (tmp_path / "arm").mkdir()
+    trial = replace(trial, prelude=pickle.loads(pickle.dumps(desk)), folder=tmp_path / "arm")
     found = clippings.real.arms["both", "levenshtein"](trial)
     assert set(found) == {"both", "levenshtein"}
     assert all(
         0 <= value <= 1 for row in found.values() for name, value in row.items() if name != "ari"
     )
+    before = load(desk.pair.folder).encoder.state_dict()
+    after = load(trial.folder / "run").encoder.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"image_projection.weight", "text_projection.weight", "logit_scale.value"}
+    assert len(trial.prelude.pair.images) == 68
