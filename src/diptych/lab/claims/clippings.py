@@ -27,11 +27,14 @@ stored run), with images and texts alone about equally good.
 
 The block `real` asks which prints show one photograph, as papers did that had it from a wire service. A print
 is a crop of a photograph with people or dogs (`flickr8k-1k`) in the dots of newsprint, under one of its five
-captions, read with errors. Most photographs have four prints, each with another caption. The question is of
-`ari`: prints are clustered without a list. As in the paper, towers are pretrained: EfficientNet-Lite0 and MiniLM
-(`lab.joined`). Both stay frozen, and all arms train the two maps into one space, from the same start. Crops were
-chosen on seed 100. With two thirds of a side or more, images alone find the prints without texts (`top1` .66, both
-.67), and the towers from scratch that were tried first learnt little from so few captions.
+captions, read with errors. Most photographs have four prints, each with another caption. A print is linked to one
+of the first prints of all photographs. Clusters of prints, made without a list, are checks: on one seed their `ari`
+varies by .1 and more between neighbouring rates. As in the paper, towers are pretrained: EfficientNet-Lite0 and
+MiniLM (`lab.joined`). Both stay frozen, and all arms train the two maps into one space, from the same start.
+
+What was tried before, on seed 100: towers from scratch, which learn little from so few captions (texts link .05 to
+.15, and with towers that take the mean of their tokens .21). Crops of two thirds of a side or more, of which images
+alone link as many (.66) as both (.67); of crops of half to four fifths, which are taken, .44 and .55.
 """
 
 from collections.abc import Callable, Sequence
@@ -213,10 +216,11 @@ PAGE = 128  # pixels a side of a print before it is scaled to half of it
 SCREEN = (np.array([[12, 5, 6, 13], [4, 0, 1, 7], [11, 3, 2, 8], [15, 10, 9, 14]]) + 0.5) / 16
 """The tone above which each pixel of a 4 x 4 cell is white: dots that grow from the middle."""
 WIRE_STEPS = 200  # of each stage
+# means of top1 on seeds 100 and 101
 WIRE_RATES: dict[str, dict[float, float]] = {
-    "image": {1e-3: 0.0, 4e-3: 1.0, 16e-3: 0.0},
-    "text": {1e-3: 0.0, 4e-3: 1.0, 16e-3: 0.0},
-    "both": {1e-3: 0.0, 4e-3: 1.0, 16e-3: 0.0},
+    "image": {3e-4: 0.424, 1e-3: 0.459, 4e-3: 0.436, 16e-3: 0.417},
+    "text": {3e-4: 0.277, 1e-3: 0.293, 4e-3: 0.265, 16e-3: 0.255},
+    "both": {1e-4: 0.528, 3e-4: 0.551, 1e-3: 0.527, 4e-3: 0.490, 16e-3: 0.478},
 }
 
 
@@ -344,7 +348,7 @@ def of_wire_with_strings(trial: Trial) -> dict[str, dict[str, float]]:
 
 real = Claim(
     question=(
-        "Prints of one photograph are found together by images and captions better than by images alone, by captions "
+        "Prints of one photograph are linked by images and captions together better than by images alone, by captions "
         "alone and by Levenshtein's distance."
     ),
     prelude=wired,
@@ -356,15 +360,21 @@ real = Claim(
         "other_text": of_wire("both", 0.5, "_other"),
     },
     headline=(
+        better("top1", "both", over="image"),
+        better("top1", "both", over="text"),
+        better("top1", "both", over="levenshtein"),
+    ),
+    mechanism=("other_text",),
+    checks=(
         better("ari", "both", over="image"),
         better("ari", "both", over="text"),
         better("ari", "both", over="levenshtein"),
+        better("top1", "pairs", over="levenshtein"),
     ),
-    mechanism=("other_text",),
-    checks=(better("ari", "pairs", over="levenshtein"),),
     delta=0.05,
     looks=(5, 10),
     rates=WIRE_RATES,
-    floor=Floor("top1", chance=1 / 200, arms=("both", "image", "text")),
-    table=("ari", "top1", "accuracy"),
+    tuned=Tuned(effect=0.091, sd=0.03, best=0.551, chance=1 / 200, seconds=60),  # of two seeds
+    floor=Floor("top1", chance=1 / 200, arms=("both", "image", "text"), least=0.2),
+    table=("top1", "accuracy", "ari"),
 )
