@@ -63,6 +63,7 @@ def test_a_shipped_card_reads_its_pack(data_pack, monkeypatch):
         ("cifar10-subset:split=test", 1000, "images.main labels.class"),
         ("coco128", 128, "images.main boxes masks.class masks.seg"),
         ("receipts:split=test", 200, "images.main images.company boxes texts.ocr"),
+        ("receipts:image=company", 426, "images.main texts.company_ocr labels.company_id"),
     ],
 )
 def test_shipped_cards_give_the_fields_of_their_packs(

@@ -131,6 +131,30 @@ def test_the_caption_field_can_be_chosen(tmp_path):
         open_source(f"{path}:txt=name")
 
 
+def test_another_image_can_be_the_one_of_the_sample(tmp_path):
+    boxes = [{"name": "page", "box": [0, 0, 2, 2]}, {"name": "line", "box": [1, 1, 2, 2], "image": "line"}]  # fmt: skip
+    record = json.dumps({"caption": "a page", "boxes": boxes}).encode()
+    members = [
+        ("1.png", image(size=(6, 5))),
+        ("1.line.png", image(size=(9, 3))),
+        ("1.seal.png", image(size=(4, 4))),
+        ("1.seg.png", image(size=(6, 5))),
+        ("1.json", record),
+        ("2.png", image(size=(6, 5))),
+        ("2.json", record),
+    ]
+    path = str(write(tmp_path / "a.tar", members))
+    page, line = open_source(path), open_source(f"{path}:image=line")
+    sizes = {role: each.decode().size for role, each in line[0].images.items()}
+    assert sizes == {"main": (9, 3), "seal": (4, 4)}
+    assert [(box.text, box.image) for box in line[0].boxes] == [("line", "main")]
+    assert (len(page[0].boxes), set(page[0].masks), set(line[0].masks)) == (2, {"seg"}, set())
+    assert not line[1].images  # this sample has none of that role
+    assert open_source(f"{path}:image=main")[0].images.keys() == {"main", "line", "seal"}
+    with pytest.raises(InputError, match="unknown image of .* 'lime'; did you mean 'line'"):
+        open_source(f"{path}:image=lime")
+
+
 def test_class_names_come_from_the_paired_field(tmp_path):
     records = [
         {"label": n % 2, "name": ("cat", "dog")[n % 2], "n": n, "n_name": "same"} for n in range(6)

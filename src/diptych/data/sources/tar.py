@@ -40,13 +40,14 @@ from diptych.data.sources.records import (
 )
 from diptych.data.sources.tarindex import load_index
 from diptych.data.wrap import Wrapped
-from diptych.errors import InputError
+from diptych.errors import InputError, unknown
 from diptych.spec import Spec, configure
 
 Names = Mapping[str, Sequence[str]]
 """Class names by label or mask."""
 
 FORMAT = "tar"
+MAIN = "main"
 _MOST_FILES = 1_000_000  # in the expansion of braces
 _VOLUMES = ("volume.npy", "nii", "nii.gz")
 _FIRST = 100  # samples by which to judge whether masks have class names
@@ -61,10 +62,12 @@ def claims(spec: Spec) -> bool:
 
 def open(spec: Spec) -> "Tar":
     """Open `shards/{0000..0099}.tar` or `shards/*.tar`; `:text=FIELD` names JSON fields as in
-    `roles_of`, `:frames=N` says how many frames of a clip are read."""
+    `roles_of`, `:frames=N` says how many frames of a clip are read, `:image=ROLE` makes
+    `KEY.ROLE.jpg` the image of a sample."""
     options = configure(TarOptions, spec.options, f"source {spec.name!r}")
     check_frames(options.frames, spec.name)
-    return Tar(spec.name, expand(spec.name), roles_of(options.text), options.frames)
+    paths = expand(spec.name)
+    return Tar(spec.name, paths, roles_of(options.text), options.frames, options.image)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,7 @@ class TarOptions:
 
     text: str | None = None
     frames: int | None = None
+    image: str = MAIN
 
 
 def expand(pattern: str) -> list[str]:
@@ -131,9 +135,11 @@ class Tar:
     their shard's name.
 
     `roles` are the roles of JSON fields (see `roles_of`); if they include captions, .txt members
-    are ignored. `damage` holds the lost samples (place -> checksum, truncated, duplicate-key).
-    Raises InputError for a file that is not a tar, for unsafe members (see `tarindex`), and if no
-    sample is left.
+    are ignored. With `image` the image of that role is the main one, and `KEY.jpg` with its boxes
+    and masks is left out. `damage` holds the lost samples (place -> checksum, truncated,
+    duplicate-key).
+    Raises InputError for a file that is not a tar, for unsafe members (see `tarindex`), if no
+    sample is left, and if no member has the role of `image`.
     """
 
     def __init__(
@@ -142,11 +148,13 @@ class Tar:
         paths: Sequence[str],
         roles: Mapping[str, str] = MappingProxyType({}),
         frames: int | None = None,
+        image: str = MAIN,
     ):
         self.name = name
         self.paths = list(paths)
         self.roles = dict(roles)
         self.frames = frames
+        self.image = image
         self._stored = cache.place("tar", self.paths, ".npz")  # another one if a shard changes
         self._index = load_index(self.paths, self._stored)
         self.damage: Mapping[str, str] = self._index.damage
@@ -155,6 +163,15 @@ class Tar:
             raise InputError(
                 f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with images"
             )
+        roles_of_images = sorted(
+            {
+                _role_of_image(role)
+                for role, kind in map(_parted, self._index.extensions)
+                if kind in IMAGES
+            }
+        )
+        if image != MAIN and image not in roles_of_images:
+            raise unknown(f"image of {name}", image, roles_of_images)
         self._schema: Schema | None = None
         self._named: Names | None = None  # class names of masks and boxes, by field
 
@@ -216,10 +233,18 @@ class Tar:
                     member
                 )  # NAME.seg.png is the mask NAME, seg.png is called seg
             elif kind in IMAGES or kind in _VOLUMES:
-                images.setdefault("main" if role in ("", "image", "img") else role, member)
+                images.setdefault(_role_of_image(role), member)
             elif arrays or kind != "npy":
                 self._read_fields(parts, role, kind, member)
-        return parts, {**images_of(clips[0]), **images} if clips else images, masks
+        if clips:
+            images = {**images_of(clips[0]), **images}
+        if self.image != MAIN:
+            images.pop(MAIN, None)
+            images = {MAIN if role == self.image else role: each for role, each in images.items()}
+            own = (box for box in parts.boxes if box.image == self.image)
+            parts.boxes = [replace(box, image=MAIN) for box in own]
+            masks = {}
+        return parts, images, masks
 
     def _classes(self) -> Names:
         """The class names of masks and boxes, by field.
@@ -318,6 +343,10 @@ def _parted(extension: str) -> tuple[str, str]:
             return extension[: -len(kind)].removesuffix("."), kind
     role, _, kind = extension.rpartition(".")
     return role, kind
+
+
+def _role_of_image(role: str) -> str:
+    return MAIN if role in ("", "image", "img") else role
 
 
 class _WithoutArrays(Wrapped):
