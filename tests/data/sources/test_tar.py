@@ -153,6 +153,8 @@ def test_another_image_can_be_the_one_of_the_sample(tmp_path):
     assert open_source(f"{path}:image=main")[0].images.keys() == {"main", "line", "seal"}
     with pytest.raises(InputError, match="unknown image of .* 'lime'; did you mean 'line'"):
         open_source(f"{path}:image=lime")
+    with pytest.raises(InputError, match="unknown image of .* 'seg'"):
+        open_source(f"{path}:image=seg")
 
 
 def test_class_names_come_from_the_paired_field(tmp_path):

@@ -47,7 +47,7 @@ Names = Mapping[str, Sequence[str]]
 """Class names by label or mask."""
 
 FORMAT = "tar"
-MAIN = "main"
+_MAIN = "main"
 _MOST_FILES = 1_000_000  # in the expansion of braces
 _VOLUMES = ("volume.npy", "nii", "nii.gz")
 _FIRST = 100  # samples by which to judge whether masks have class names
@@ -76,7 +76,7 @@ class TarOptions:
 
     text: str | None = None
     frames: int | None = None
-    image: str = MAIN
+    image: str = _MAIN
 
 
 def expand(pattern: str) -> list[str]:
@@ -148,7 +148,7 @@ class Tar:
         paths: Sequence[str],
         roles: Mapping[str, str] = MappingProxyType({}),
         frames: int | None = None,
-        image: str = MAIN,
+        image: str = _MAIN,
     ):
         self.name = name
         self.paths = list(paths)
@@ -163,15 +163,11 @@ class Tar:
             raise InputError(
                 f"{name}: no samples in {len(self.paths)} shard(s){lost}; give shards with images"
             )
-        roles_of_images = sorted(
-            {
-                _role_of_image(role)
-                for role, kind in map(_parted, self._index.extensions)
-                if kind in IMAGES
-            }
-        )
-        if image != MAIN and image not in roles_of_images:
-            raise unknown(f"image of {name}", image, roles_of_images)
+        if image != _MAIN:
+            members = map(_parted, self._index.extensions)
+            known = {role for member in members if (role := _role_of_image(*member)) is not None}
+            if image not in known:
+                raise unknown(f"image of {name}", image, sorted(known))
         self._schema: Schema | None = None
         self._named: Names | None = None  # class names of masks and boxes, by field
 
@@ -228,21 +224,21 @@ class Tar:
             role, kind = _parted(extension)
             if kind in VIDEOS or (role == "frames" and kind in IMAGES):
                 clips.append(Clip(member, FRAMES if self.frames is None else self.frames))
-            elif kind in IMAGES and (role == "mask" or role.endswith("seg")):
+            elif _is_mask(role, kind):
                 masks[role.removesuffix(".seg")] = Mask(
                     member
                 )  # NAME.seg.png is the mask NAME, seg.png is called seg
-            elif kind in IMAGES or kind in _VOLUMES:
-                images.setdefault(_role_of_image(role), member)
+            elif (name := _role_of_image(role, kind)) is not None:
+                images.setdefault(name, member)
             elif arrays or kind != "npy":
                 self._read_fields(parts, role, kind, member)
         if clips:
             images = {**images_of(clips[0]), **images}
-        if self.image != MAIN:
-            images.pop(MAIN, None)
-            images = {MAIN if role == self.image else role: each for role, each in images.items()}
+        if self.image != _MAIN:
+            images.pop(_MAIN, None)
+            images = {_MAIN if role == self.image else role: each for role, each in images.items()}
             own = (box for box in parts.boxes if box.image == self.image)
-            parts.boxes = [replace(box, image=MAIN) for box in own]
+            parts.boxes = [replace(box, image=_MAIN) for box in own]
             masks = {}
         return parts, images, masks
 
@@ -345,8 +341,20 @@ def _parted(extension: str) -> tuple[str, str]:
     return role, kind
 
 
-def _role_of_image(role: str) -> str:
-    return MAIN if role in ("", "image", "img") else role
+def _is_mask(role: str, kind: str) -> bool:
+    return kind in IMAGES and (role == "mask" or role.endswith("seg"))
+
+
+def _role_of_image(role: str, kind: str) -> str | None:
+    """The role of an image or a volume; None of a mask, of a frame and of what is no image.
+
+    >>> _role_of_image("", "jpg"), _role_of_image("venous", "nii.gz"), _role_of_image("seg", "png")
+    ('main', 'venous', None)
+    """
+    drawn = kind in IMAGES and role != "frames" and not _is_mask(role, kind)
+    if not drawn and kind not in _VOLUMES:
+        return None
+    return _MAIN if role in ("", "image", "img") else role
 
 
 class _WithoutArrays(Wrapped):
