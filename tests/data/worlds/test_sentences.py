@@ -13,7 +13,7 @@ from diptych.data.sources import open_source
 from diptych.data.worlds import build
 from diptych.data.worlds.sentences import Config, World, parse
 from diptych.data.worlds.sentences.grammar import LENGTHS, VISUAL, abstract
-from diptych.data.worlds.sentences.meaning import ADJUNCTS, VALUES
+from diptych.data.worlds.sentences.meaning import ADJUNCTS, CORE, EVENT, VALUES
 from diptych.data.worlds.sentences.words import (
     AFTER,
     ASIDE,
@@ -24,6 +24,9 @@ from diptych.data.worlds.sentences.words import (
     WORDINGS,
 )
 from diptych.errors import InputError
+
+VERBS = {word for forms in WORDINGS["action"].values() for form in forms for word in form.split()}
+
 
 # What a sentence means
 
@@ -44,6 +47,41 @@ def test_captions_paraphrases_and_twins_parse_to_what_they_mean(split):
         assert len(set(wanted.values())) == 3
         for text in world.captions(facts):
             assert parse(text.text) == wanted[text.role], text.text
+
+
+def test_events_are_five_facts_of_eight_to_eleven_words():
+    world = World(
+        Config(event=True, negative=0.5, tail=0.0, paraphrases=4, roles="negated+swapped")
+    )
+    lengths = Counter()
+    for index in range(300):
+        facts = world.sample(5, index)
+        assert set(facts.meaning.facts()) == set(CORE)
+        for text in world.captions(facts):
+            if text.role in ("caption", "paraphrase"):
+                assert parse(text.text) == facts.meaning, text.text
+            lengths[len(words(text.text))] += 1
+    assert set(lengths) == set(LENGTHS[EVENT])
+    assert set(world.schema()) >= {f"labels.{slot}" for slot in CORE}
+    assert "labels.place" not in world.schema()
+
+
+def test_graded_events_share_none_to_five_facts_equally_often():
+    shared = [
+        round(5 * sample.labels["similarity"]) for sample in read("event=true:pair=graded", 1200)
+    ]
+    assert chisquare(np.bincount(shared, minlength=6)).pvalue > 1e-3
+
+
+def test_without_synonyms_a_value_has_one_wording():
+    for sample in read("synonyms=false:paraphrases=3:pair=graded", 200):
+        (caption,) = sample.captions("caption")
+        for paraphrase in sample.captions("paraphrase"):
+            assert parse(paraphrase) == parse(caption)
+            assert content(paraphrase) - VERBS == content(caption) - VERBS
+        (pair,) = sample.captions("pair")
+        if sample.labels["similarity"] == 1:
+            assert content(pair) - VERBS == content(caption) - VERBS
 
 
 def test_labels_are_what_the_caption_says():

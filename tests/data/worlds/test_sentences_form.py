@@ -257,6 +257,14 @@ def test_texts_come_in_the_order_of_roles():
             "roles=neutral:negative=0.1",
             "neutral of sentences describes affirmative sentences only; write negative=0",
         ),
+        (
+            "event=true:kind=both",
+            "event=true of sentences describes visual sentences only; write kind=visual",
+        ),
+        (
+            "event=true:page=2",
+            "page=2 of sentences states a place, time or recipient, which event=true leaves out",
+        ),
     ],
 )
 def test_bad_options_say_what_to_write(options, message):

@@ -13,6 +13,7 @@ from diptych.data.sample import Field, Sample, Schema, Text
 from diptych.data.typos import TYPOS, misspell
 from diptych.data.worlds.sentences.grammar import Wordings, wordings, write
 from diptych.data.worlds.sentences.meaning import (
+    CORE,
     RELATIONS,
     VALUES,
     Draw,
@@ -52,7 +53,8 @@ class Config:
     hypothesis of each relation, with equal frequency. `typos` are the kinds of typos, `typo_rate`
     is the share of longer words with one; `shuffle` is all, or window for three words at a time.
     `pool` is the number of meanings, which recur in other words and lengths; 0 draws a new one for
-    each sample.
+    each sample. With `event` sentences express the event alone: agent, action, object and the two
+    attributes. Without `synonyms` each value has one wording.
     """
 
     split: str = "train"
@@ -67,6 +69,8 @@ class Config:
     typo_rate: float = 0.3
     shuffle: str = "all"
     pool: int = 0
+    event: bool = False
+    synonyms: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +110,14 @@ class World(worlds.World[Facts]):
         self.roles = several("role of sentences", config.roles, ROLES) if config.roles else ()
         self.typos = several("typo of sentences", config.typos, TYPOS)
         self.slots = [slot for slot in VALUES if slot != "stance" or config.kind != "visual"]
+        if config.event:
+            self.slots = list(CORE)
         self.draw = Draw(
-            split=config.split, kind=config.kind, negative=config.negative, tail=config.tail
+            split=config.split,
+            kind=config.kind,
+            negative=config.negative,
+            tail=config.tail,
+            event=config.event,
         )
         self._refuse()
 
@@ -133,16 +143,21 @@ class World(worlds.World[Facts]):
             raise InputError(
                 f"typos {'+'.join(held)} are reserved for the test split; write split=test, or leave them out"
             )
-        visual = [role for role in self.roles if role in RELATIONS]
-        visual += ["pair=inference"] if config.pair == "inference" else []
-        visual += [f"page={config.page}"] if config.page else []
+        inferred = [role for role in self.roles if role in RELATIONS]
+        inferred += ["pair=inference"] if config.pair == "inference" else []
+        inferred += [f"page={config.page}"] if config.page else []
+        if inferred and config.event:
+            raise InputError(
+                f"{inferred[0]} of sentences states a place, time or recipient, which event=true leaves out"
+            )
+        visual = [*inferred, *(["event=true"] if config.event else [])]
         if visual and config.kind != "visual":
             raise InputError(
                 f"{visual[0]} of sentences describes visual sentences only; write kind=visual"
             )
-        if visual and config.negative:
+        if inferred and config.negative:
             raise InputError(
-                f"{visual[0]} of sentences describes affirmative sentences only; write negative=0"
+                f"{inferred[0]} of sentences describes affirmative sentences only; write negative=0"
             )
 
     def key(self, seed: int, index: int) -> str:
@@ -191,6 +206,7 @@ class World(worlds.World[Facts]):
         """Yield (role, text) in order. Paraphrases use the turns 1, 2, … of the wordings, other new
         texts a random one."""
         words = wordings(generator(facts.seed, "words"))
+        words = replace(words, synonyms=self.config.synonyms)
 
         def caption(meaning: Meaning) -> str:
             return write(meaning, words, generator(facts.seed, "caption"))

@@ -18,10 +18,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from diptych.data.worlds.sentences.meaning import ADJUNCTS, FACTS, HYPOTHESIS, Meaning
+from diptych.data.worlds.sentences.meaning import ADJUNCTS, EVENT, FACTS, HYPOTHESIS, Meaning
 from diptych.data.worlds.sentences.words import AFTER, ASIDE, BEFORE, WORDINGS
 
-LENGTHS = {FACTS: range(16, 23), HYPOTHESIS: range(10, 16)}
+LENGTHS = {FACTS: range(16, 23), EVENT: range(8, 12), HYPOTHESIS: range(10, 16)}
 """The lengths in words, equally likely, of sentences by their number of facts."""
 
 VISUAL = (
@@ -77,14 +77,16 @@ class Wordings:
     """The wording of each value in a text: number `turn` from a start that is random for each
     sentence.
 
-    Texts of one sentence with consecutive turns share no word that has a synonym.
+    Texts of one sentence with consecutive turns share no word that has a synonym. Without
+    `synonyms` each value has its first wording everywhere.
     """
 
     start: tuple[int, ...]  # for each value, in [0, 6): every number of wordings, 1 to 3, divides 6
     turn: int = 0
+    synonyms: bool = True
 
     def __call__(self, kind: str, value: str) -> str:
-        wordings = WORDINGS[kind][value]
+        wordings = WORDINGS[kind][value][: None if self.synonyms else 1]
         return wordings[(self.start[_PLACE[kind, value]] + self.turn) % len(wordings)]
 
 

@@ -43,6 +43,7 @@ CORE = ("agent", "agent_attribute", "action", "object", "object_attribute")
 ADJUNCTS = ("place", "time", "recipient")
 RELATIONS = ("entailment", "neutral", "contradiction")
 FACTS = 7  # in a sentence
+EVENT = len(CORE)  # in a sentence about the event alone
 HYPOTHESIS = 4  # facts in a hypothesis
 
 _NUMBER = {slot: {value: at for at, value in enumerate(values)} for slot, values in VALUES.items()}
@@ -170,7 +171,7 @@ def long_tail(tail: float) -> np.ndarray:
 @dataclass(frozen=True, kw_only=True)
 class Draw:
     """The distribution of meanings: `kind` visual, abstract or both; the share `negative`; the
-    objects' `tail`.
+    objects' `tail`; `event` for the event alone, without place, time, recipient and stance.
 
     Only the `split` "test" has reserved pairs, in half of its sentences.
     """
@@ -179,6 +180,7 @@ class Draw:
     kind: str
     negative: float
     tail: float
+    event: bool = False
 
     def meaning(self, rng: np.random.Generator) -> Meaning:
         """Draw a meaning. The object is drawn first and kept, so that its share is exactly
@@ -197,7 +199,7 @@ class Draw:
                 negative=negative,
             )
             if _apart(found) and (unseen(found) if wanted else familiar(found)):
-                return replace(found, **_rest(rng, visual, item))
+                return found if self.event else replace(found, **_rest(rng, visual, item))
 
     def like(self, meaning: Meaning, shared: int, rng: np.random.Generator) -> Meaning:
         """Draw a meaning of the same kind and number of facts that shares exactly `shared` facts
@@ -209,10 +211,8 @@ class Draw:
             kept = {slot: said[slot] for slot in rng.permutation(list(said))[:shared].tolist()}
             item = kept.get("object") or self._object(rng)
             core = {slot: kept.get(slot) or _any(rng, slot) for slot in CORE if slot != "object"}
-            rest = {
-                **_rest(rng, meaning.visual, item),
-                **{slot: value for slot, value in kept.items() if slot not in CORE},
-            }
+            rest = {} if self.event else _rest(rng, meaning.visual, item)
+            rest |= {slot: value for slot, value in kept.items() if slot not in CORE}
             found = Meaning(**core, object=item, **rest, negative=meaning.negative)
             facts = found.facts()
             if (
