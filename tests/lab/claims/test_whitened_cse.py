@@ -55,8 +55,6 @@ def test_arms_differ_in_their_groups_alone(trial, tmp_path, monkeypatch):
         "fixed": {"groups": 16, "grouping": "fixed"},
         "shared": {"groups": 16, "grouping": "shared"},
         "whole": {"groups": 1},
-        "each": {"groups": 64},
-        "through": {"groups": 16, "detach_whitening": False},
     }
     assert {config.config["passes"] for config in begun} == {3}
     same = {

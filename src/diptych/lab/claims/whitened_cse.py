@@ -2,9 +2,10 @@
 sentences than whitening in fixed groups?
 
 Whitening has an effect where the embeddings lie in a narrow cone, so all arms go on from a language
-model that the prelude trains on sentences of the seed: two causal layers, 64 wide. They train on the
-same sentences with three passes of each, the same head, the same number of steps and the same batches,
-which are larger than the width, as whitening all channels together needs it. Groups have four channels.
+model that the prelude trains on sentences of the seed (`_sentences`): two causal layers, 64 wide. They
+train on the same sentences with three passes of each, the same head, the same number of steps and the
+same batches, which are larger than the width, as whitening all channels together needs it. Groups have
+four channels.
 
     start       the language model as it is, by the mean of its last layer
     simcse      three passes without whitening
@@ -12,17 +13,14 @@ which are larger than the width, as whitening all channels together needs it. Gr
     fixed       channels in a row, the same groups in all views and steps
     shared      a new permutation for each step, the same in all views
     whole       one group of all channels, which is the same by every permutation
-    each        as many groups as channels: each is standardised
-    through     shuffled, with the gradient through the whitening matrix, which the released code stops
 
 `spearman` is of the cosine of two sentences with the share of facts that both state
-(`sentences:pair=graded`, the split val). `alignment` and `uniformity` are those of the same vectors, and
+(`sentences:event=true:pair=graded`, the split val). `alignment` and `uniformity` are those of the same vectors, and
 `isotropy` is that of all of them.
 
 It is not asked whether whitening makes the embeddings of inference more uniform: the head reads
-whitened ones, so that nothing pulls their mean to zero.
-
-The rates, sizes and delta are drafts: they were not tuned yet.
+whitened ones, so that nothing pulls their mean to zero. The floor is above an encoder with random
+weights, whose `spearman` on seeds 100 and 101 was .28 and .33.
 """
 
 from collections.abc import Callable
@@ -32,32 +30,30 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.wrap import Only
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better, not_worse
+from diptych.lab.claims import _sentences
+from diptych.lab.claims._sentences import CONFIG, WIDTH, WORLD
 from diptych.methods.store import load
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-SENTENCES = 6000
-PAIRS = 1000  # of the test
-WIDTH = 64
-TOWER = f"text:width={WIDTH}:depth=2:heads=2:pooling=mean"
-WORDS = "bpe:vocab_size=2048:context=64"
-START_STEPS = 300  # of the language model
+SENTENCES = 4000
+PAIRS = 4000  # of the test
 STEPS = 300
 BATCH = 96  # above WIDTH
 GROUPS = WIDTH // 4
-# drafts, not tuned
-RATES: dict[str, float] = {
-    "shuffled": 1e-3,
-    "fixed": 1e-3,
-    "simcse": 1e-3,
+# spearman on seeds 100 and 101
+RATES = {
+    "shuffled": {1e-3: 0.502, 3e-3: 0.523, 1e-2: 0.477},
+    "fixed": {1e-3: 0.514, 3e-3: 0.57, 1e-2: 0.411},
+    "simcse": {1e-3: 0.543, 3e-3: 0.559, 1e-2: 0.426},
 }
 
 
 def draw(trial: Trial) -> dict[str, str]:
     """Write the sentences of the seed and the pairs of the test, and train the language model."""
     shrink = 10 if trial.quick else 1
-    world = f"sentences:seed={trial.seed}"
+    world = f"{WORLD}:seed={trial.seed}"
     write_shards(
         Only(open_source(f"{world}:count={SENTENCES // shrink}"), ("texts.caption",)),
         trial.folder / "train",
@@ -66,17 +62,7 @@ def draw(trial: Trial) -> dict[str, str]:
         open_source(f"{world}:pair=graded:split=val:count={PAIRS // shrink}"), trial.folder / "test"
     )
     found = {name: f"{trial.folder / name}/*.tar" for name in ("train", "test")}
-    settings = resolve(
-        "language_model",
-        {"train": found["train"]},
-        text_tower=TOWER,
-        tokenizer=WORDS,
-        config={"role": "caption"},
-        recipe={"steps": 10 if trial.quick else START_STEPS, "batch_size": 32, "lr": 3e-3},
-        options={"seed": trial.seed, "quiet": True},
-    )
-    run(settings, trial.folder / "start")
-    return {**found, "start": str(trial.folder / "start")}
+    return {**found, "start": _sentences.pretrained(trial, found["train"])}
 
 
 def trained(
@@ -94,11 +80,11 @@ def trained(
             method,
             {"train": trial.prelude["train"]},
             init=trial.prelude["start"],
-            config={"pooling": "mean", "dropout": 0.1, "passes": 3, **options},
+            config={**CONFIG, "passes": 3, **options},
             recipe={
                 "steps": trial.steps(STEPS, quick=10),
                 "batch_size": BATCH,
-                "lr": RATES[like] if rate is None else rate,
+                "lr": best(RATES[like]) if rate is None else rate,
             },
             options={"seed": trial.seed, "quiet": True},
         )
@@ -109,17 +95,8 @@ def trained(
 
 
 def start(trial: Trial) -> dict[str, float]:
-    """The language model's embeddings: an encoder that takes one step at a rate of nearly zero."""
-    settings = resolve(
-        "simcse",
-        {"train": trial.prelude["train"]},
-        init=trial.prelude["start"],
-        config={"pooling": "mean", "dropout": 0.1},
-        recipe={"steps": 1, "batch_size": BATCH, "lr": 1e-12},
-        options={"seed": trial.seed, "quiet": True},
-    )
-    run(settings, trial.folder / "run")
-    return measure(load(trial.folder / "run"), trial)
+    """The language model's embeddings."""
+    return measure(_sentences.unchanged(trial), trial)
 
 
 def measure(model: Any, trial: Trial) -> dict[str, float]:
@@ -141,8 +118,6 @@ claim = Claim(
         "fixed": trained(like="fixed", grouping="fixed"),
         "shared": trained(grouping="shared"),
         "whole": trained(groups=1),
-        "each": trained(groups=WIDTH),
-        "through": trained(detach_whitening=False),
     },
     headline=(better("spearman", "shuffled", over="fixed"),),
     mechanism=("whole",),
@@ -152,8 +127,10 @@ claim = Claim(
         better("spearman", "shuffled", over="shared"),
         better("alignment", "shuffled", over="fixed", higher=False),
     ),
-    delta=0.02,
-    looks=(5, 10),
+    delta=0.05,
+    looks=(5, 10, 20),
+    tuned=Tuned(effect=0.0, sd=0.061, best=0.54, seconds=150),
+    rates={name: RATES[name] for name in ("shuffled", "fixed")},
     floor=Floor("spearman", chance=0.0, arms=("simcse", "shuffled", "fixed"), least=0.4),
     table=("spearman", "alignment", "uniformity", "isotropy"),
 )
