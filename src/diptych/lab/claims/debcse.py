@@ -1,11 +1,12 @@
 """Does an encoder of sentences whose pairs are drawn by inverse propensities follow meaning better, and
 length less, than one whose pairs are made by dropout?
 
-2,000 meanings recur in other words and lengths, about four times each, so that a batch has false negatives
-and that lengths say nothing of meanings. All arms have the same new encoder, the same sentences, the same
-number of steps and the same head. The first epoch of those that draw pairs is SimCSE's; the encoder after
-it is their teacher.
+200 meanings recur in other forms and lengths, about twenty times each, so that a batch has false
+negatives and that lengths say nothing of meanings. All arms go on from a language model that the prelude
+trains on the same sentences (`_sentences`), take the same number of steps and have the same head. The
+first half of the epochs of those that draw pairs is SimCSE's; the encoder after it is their teacher.
 
+    start        the language model as it is, by the mean of its last layer
     simcse       pairs by dropout, all other sentences of the batch are negatives
     debcse       pairs are drawn, and false negatives guarded: the method, as it is reconstructed here
     level        pairs are drawn by meaning alone, without propensities
@@ -13,14 +14,16 @@ it is their teacher.
     blind        the teacher gives each sentence a random direction
 
 `spearman` is of the cosine of two sentences with the share of facts that both state
-(`sentences:pair=graded`, the split val). `length_bias` is the size of Spearman's correlation of the difference
-of their lengths with minus their cosine, among pairs of equal similarity; `surface_bias` the size of the
-partial correlation of the cosine with the likeness of the words, given the similarity.
+(`sentences:event=true:pair=graded`, the split val). `length_bias` is the size of Spearman's correlation of
+the difference of their lengths with minus their cosine, among pairs of equal similarity; `surface_bias` the
+size of the partial correlation of the cosine with the likeness of the words, given the similarity.
 
 The method is a reconstruction from an abstract, and so is what this asks: nothing follows for the
 published one. No candidate of a pair comes from the labels of the data.
 
-The rates, sizes and delta are drafts: they were not tuned yet.
+On four tuning seeds the method's `spearman` was lower by .019, its `length_bias` by .005. The floor is
+above the language model and an encoder with random weights, whose `spearman` on seeds 100 and 101 was
+.33 and .31, and .33 and .28.
 """
 
 from collections.abc import Callable
@@ -34,25 +37,24 @@ from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.data.wrap import Only
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better
+from diptych.lab.claims import _sentences
+from diptych.lab.claims._sentences import CONFIG, WORLD
 from diptych.methods.store import load
 from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
-MEANINGS = 2000
-SENTENCES = 8000
-PAIRS = 1500  # of the test
-TOWER = "text:width=64:depth=2:heads=2:causal=false:pooling=mean:dropout=0.1"
-WORDS = "bpe:vocab_size=2048:context=64"
-WIDTH = 64  # of the embedding
-WARM = 1  # epochs
-EPOCHS = 3  # after these
+MEANINGS = 200
+SENTENCES = 4000
+PAIRS = 4000  # of the test
+WARM = 5  # epochs
+EPOCHS = 5  # after these
 BATCH = 64
-# drafts, not tuned
-RATES: dict[str, float] = {
-    "simcse": 1e-3,
-    "debcse": 1e-3,
+# spearman on seeds 100 and 101
+RATES = {
+    "simcse": {3e-4: 0.483, 1e-3: 0.495, 3e-3: 0.467},
+    "debcse": {3e-4: 0.459, 1e-3: 0.48, 3e-3: 0.46},
 }
 
 Change = Callable[[Any], None]
@@ -61,12 +63,13 @@ Change = Callable[[Any], None]
 def draw(trial: Trial) -> dict[str, str]:
     """Write the sentences of the seed and the pairs of the test."""
     shrink = 16 if trial.quick else 1
-    world = f"sentences:seed={trial.seed}"
+    world = f"{WORLD}:seed={trial.seed}"
     train = f"{world}:pool={MEANINGS // shrink}:count={SENTENCES // shrink}"
     write_shards(Only(open_source(train), ("texts.caption",)), trial.folder / "train")
     test = f"{world}:pair=graded:split=val:count={PAIRS // min(shrink, 5)}"
     write_shards(open_source(test), trial.folder / "test")
-    return {name: f"{trial.folder / name}/*.tar" for name in ("train", "test")}
+    found = {name: f"{trial.folder / name}/*.tar" for name in ("train", "test")}
+    return {**found, "start": _sentences.pretrained(trial, found["train"])}
 
 
 def trained(
@@ -85,14 +88,12 @@ def trained(
         settings = resolve(
             method,
             {"train": trial.prelude["train"]},
-            text_tower=TOWER,
-            tokenizer=WORDS,
-            embed_dim=WIDTH,
-            config={"warm": float(warm), **config} if drawn else config,
+            init=trial.prelude["start"],
+            config={**CONFIG, **({"warm": float(warm), **config} if drawn else config)},
             recipe={
                 "epochs": epochs if drawn else warm + epochs,
                 "batch_size": BATCH,
-                "lr": RATES[method] if rate is None else rate,
+                "lr": best(RATES[method]) if rate is None else rate,
             },
             options={"seed": trial.seed, "quiet": True},
         )
@@ -100,6 +101,11 @@ def trained(
         return measure(load(trial.folder / "run"), trial)
 
     return arm
+
+
+def start(trial: Trial) -> dict[str, float]:
+    """The language model's embeddings."""
+    return measure(_sentences.unchanged(trial), trial)
 
 
 def blind(method: Any) -> None:
@@ -131,6 +137,7 @@ claim = Claim(
     ),
     prelude=draw,
     arms={
+        "start": start,
         "simcse": trained("simcse"),
         "debcse": trained(),
         "level": trained(propensity=False),
@@ -149,6 +156,8 @@ claim = Claim(
     ),
     delta={"spearman": 0.02, "length_bias": 0.01},
     looks=(5, 10),
+    tuned=Tuned(effect=-0.019, sd=0.016, best=0.495, seconds=350),
+    rates=RATES,
     floor=Floor("spearman", chance=0.0, arms=("simcse", "debcse"), least=0.4),
     table=("spearman", "length_bias", "surface_bias", "frequency_bias"),
 )

@@ -1,11 +1,11 @@
 """Does an encoder that reads texts as pixels find a sentence by a misspelt copy better than encoders of
 equal size that read tokens, if the kinds of typos are none of those that it was trained with?
 
-Short sentences (hypotheses of `sentences`, about 70 letters). All arms learn that a sentence and itself
+Short sentences (events of `sentences`, about 55 letters). All arms learn that a sentence and itself
 with typos are a pair, with the same texts, the same typos, the same number of steps and batches and the same blocks;
 they differ in what the tower reads. Nothing is learnt from drawn patches before.
 
-    pixels     strips of 48 patches: the method, by its stage of typos
+    pixels     strips of 44 patches: the method, by its stage of typos
     words      one token for a word; words that are not in the training texts are unknown
     bpe        pieces of words, from the same texts
     rate0      pixels, and no typos: the two texts of a pair differ by dropout alone
@@ -19,7 +19,8 @@ typo, `r1_some` by one in which three in ten have. `r1_known` is by the kinds of
 
 Languages, and the later stages of the method, are not asked for.
 
-The rates, sizes and delta are drafts: they were not tuned yet.
+The rates, sizes and delta are drafts. On seed 100, at 1e-3 for pixels and 2e-3 for pieces, `r1` was .78
+and .86 after 2,000 steps; pixels gain most by more steps (.25 after 400).
 """
 
 import json
@@ -36,6 +37,7 @@ from diptych.rng import generator
 from diptych.training.config import resolve
 from diptych.training.run import run
 
+WORLD = "sentences:event=true:synonyms=false:tail=0"
 SENTENCES = 4000
 MEASURED = 500
 KNOWN = ("swap", "drop", "double")
@@ -49,10 +51,10 @@ TESTS: Mapping[str, tuple[tuple[str, ...], float]] = {
 TYPO_RATE = 0.3  # of training
 WIDTH = 64
 BLOCKS = f"width={WIDTH}:depth=3:heads=2:pooling=mean:dropout=0.1"
-STRIPS = f"vit:image_size=(16,768):patch=16:{BLOCKS}:cls_position=true:mean=(0.0,0.0,0.0):std=(1.0,1.0,1.0)"
+STRIPS = f"vit:image_size=(16,704):patch=16:{BLOCKS}:cls_position=true:mean=(0.0,0.0,0.0):std=(1.0,1.0,1.0)"
 TOKENS = f"text:{BLOCKS}:causal=false"
-TOKENIZERS = {"words": "words:context=48", "bpe": "bpe:vocab_size=2048:context=96"}
-STEPS = 400
+TOKENIZERS = {"words": "words:context=48", "bpe": "bpe:vocab_size=2048:context=64"}
+STEPS = 2000
 BATCH = 64
 # drafts, not tuned
 RATES: dict[str, float] = {
@@ -80,11 +82,10 @@ def draw(trial: Trial) -> dict[str, str]:
 
 
 def texts(trial: Trial, split: str, count: int) -> list[str]:
-    """The first different short sentences of a split."""
-    source = open_source(
-        f"sentences:pair=inference:seed={trial.seed}:split={split}:count={2 * count}"
-    )
-    found = dict.fromkeys(source[at].captions("pair")[0] for at in range(len(source)))
+    """The first different sentences of a split."""
+    world = f"{WORLD}:seed={trial.seed}:split={split}"
+    source = open_source(f"{world}:count={2 * count}")
+    found = dict.fromkeys(source[at].captions()[0] for at in range(len(source)))
     return list(found)[:count]
 
 
