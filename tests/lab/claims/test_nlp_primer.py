@@ -7,7 +7,7 @@ import pytest
 
 from diptych.data.sources import open_source
 from diptych.data.tokenizers import build
-from diptych.lab.claim import Trial, block, find
+from diptych.lab.claim import Trial, best, block, find
 from diptych.lab.claims import nlp_primer
 from diptych.methods.text.nlp_primer.label_views import content_words
 from diptych.training.config import resolve
@@ -44,14 +44,21 @@ def test_things_that_are_no_labels_are_in_texts(trial):
     assert held - nlp_primer.HELD_OUT
 
 
+def core(text):
+    """The words of a text without its filler."""
+    filler = max((each for each in nlp_primer.FILLERS if text.startswith(each)), key=len)
+    return text.removeprefix(filler).split(), filler
+
+
 def test_twins_differ_in_one_word_or_in_the_order_of_two(trial):
     for sample in open_source(trial.prelude["twins"]):
-        text, other, negated, swapped = (
-            sample.captions(role)[0].split()
+        (text, filler), (other, another), (negated, second), (swapped, third) = (
+            core(sample.captions(role)[0])
             for role in ("caption", "paraphrase", "negated", "swapped")
         )
         assert set(content_words(" ".join(text))) == set(content_words(" ".join(other)))
         assert text != other
+        assert filler == second == third != another
         assert sum(a != b for a, b in zip(text, negated, strict=True)) == 1
         assert sum(a != b for a, b in zip(text, swapped, strict=True)) == 2
         assert sorted(text) == sorted(swapped)
@@ -79,6 +86,9 @@ def test_arms_differ_in_the_objective_alone(trial, tmp_path, monkeypatch):
     assert found["dealt"].recipe == found["cless"].recipe
     steps = {name: config.recipe.steps for name, config in found.items()}
     assert steps == {**nlp_primer.STEPS, "dealt": nlp_primer.STEPS["cless"]}
+    rates = {name: best(nlp_primer.RATES[name]) for name in nlp_primer.OBJECTIVES}
+    for name, config in found.items():
+        assert config.recipe.lr == rates.get(name, rates["cless"])
     for pair in nlp_primer.claim.headline:  # both sides take as many steps
         assert steps[pair.arm] == steps[pair.other]
     same = {

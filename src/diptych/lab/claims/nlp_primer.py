@@ -4,10 +4,11 @@ The survey says two things. One wrong word can turn the meaning of a text, so th
 are risky positives and labels are not. And if labels and words of a text are learnt alike, rare labels and
 labels that were never given can be scored by their words.
 
-The texts say who manages or fails to do what to which thing, in one of three orders of the same words. Their
-labels are the agent and the thing; the frequencies of things have a long tail, and every fourth thing is
-never given as a label, though texts name it. All arms have the same new encoder, texts and batches. Those of
-labels take 2,000 steps, since rare labels come late, the others 500.
+The texts say who manages or fails to do what to which thing, in one of three orders of the same words, and
+may begin with words that say nothing. Their labels are the agent and the thing; the frequencies of things
+have a long tail, and every fourth thing is never given as a label, though texts name it. All arms have the
+same new encoder, texts and batches. Those of labels take 2,000 steps, since rare labels come late, the others
+500.
 
     cless          labels, and a word of the text as a further label (CLESS)
     labels_only    labels alone
@@ -18,17 +19,19 @@ labels take 2,000 steps, since rare labels come late, the others 500.
 
 `rare_ap` is the average precision, over held-out texts, of the things in the lowest quarter of frequencies and
 of those that were never labels, a mean over these labels; `tail_ap`, `unseen_ap` and `head_ap` are of each
-kind. `two_way` is the share of texts that are nearer to themselves in another order than their twin is: one
-that is `negated`, or with the attributes of the agent and the thing `swapped`. Chance is 1/2.
+kind. `two_way` is the share of texts that are nearer to themselves in another order and with another beginning
+than their twin is: one that is `negated`, or with the attributes of the agent and the thing `swapped`. Chance
+is 1/2.
+
+On tuning seeds, at the chosen rates: no arm was above chance on `swapped`, which has the same words. Both arms of
+labels were below chance on twins, so that the second half of the claim is of words as labels alone. The tail was
+learnt by both: what `cless` can gain in `rare_ap` is in labels that were never given.
 
 Other objectives of the catalogue, and fewer labels, are not asked for.
-
-The lowest rate of `deletion`, deviations and delta are drafts. On seeds 100 and 101 `cless` had a `rare_ap` of
-.97 and `labels_only` .57, and words and deletion a `two_way` of .73 both.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -39,7 +42,7 @@ from diptych.data.sources import open_source
 from diptych.data.worlds.sentences.meaning import Draw, Meaning
 from diptych.data.worlds.sentences.words import OBJECTS
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Trial, Tuned, best, better, not_worse
 from diptych.methods.store import load
 from diptych.methods.text.nlp_primer.label_views import LabelsView
 from diptych.rng import generator
@@ -54,6 +57,17 @@ ORDERS = (
     "it is the {b} {thing} that the {a} {agent} {verb} to {action}",
     "the {b} {thing} is what the {a} {agent} {verb} to {action}",
 )
+FILLERS = (
+    "",
+    "they say that ",
+    "as we hear ",
+    "in the end ",
+    "it seems that ",
+    "on that day ",
+    "once more ",
+    "in truth ",
+)
+"""What a text may start with, that says nothing."""
 VERBS = (("manages", "fails"), ("agrees", "refuses"), ("remembers", "forgets"))
 """Of affirmative and of negated texts."""
 HELD_OUT = frozenset(OBJECTS[3::4])
@@ -70,14 +84,13 @@ OBJECTIVES = {
     "dropout": "simcse",
 }
 STEPS = {"cless": 2000, "labels_only": 2000, "words": 500, "deletion": 500, "dropout": 500}
-# The best on seeds 100 and 101, but for dropout, which was tried on 100 alone. That of deletion is the lowest
-# that was tried.
-RATES: dict[str, float] = {
-    "cless": 32e-3,
-    "labels_only": 32e-3,
-    "words": 16e-3,
-    "deletion": 2.5e-4,
-    "dropout": 5e-4,
+# on seeds 100 and 101: rare_ap of cless and labels_only, two_way of the others
+RATES = {
+    "cless": {8e-3: 0.572, 16e-3: 0.982, 32e-3: 0.742, 64e-3: 0.263},
+    "labels_only": {16e-3: 0.478, 32e-3: 0.487, 64e-3: 0.014},
+    "words": {4e-3: 0.746, 8e-3: 0.747, 16e-3: 0.748, 32e-3: 0.628},
+    "deletion": {1e-3: 0.724, 2e-3: 0.725, 4e-3: 0.703},
+    "dropout": {1.25e-4: 0.692, 5e-4: 0.704, 2e-3: 0.683},
 }
 
 Change = Callable[[Any], None]
@@ -86,48 +99,67 @@ Change = Callable[[Any], None]
 # ---- texts
 
 
-def said(meaning: Meaning, order: int, verb: int) -> str:
-    """A meaning in words."""
-    return ORDERS[order].format(
-        a=meaning.agent_attribute,
-        agent=meaning.agent,
-        verb=VERBS[verb][meaning.negative],
-        action=meaning.action,
-        b=meaning.object_attribute,
-        thing=meaning.object,
-    )
+@dataclass(frozen=True)
+class Statement:
+    """A meaning, and how it is said: the place of its order in ORDERS, of its verbs in VERBS, of its
+    filler in FILLERS."""
+
+    meaning: Meaning
+    order: int
+    verbs: int
+    filler: int
+
+    @property
+    def text(self) -> str:
+        """The statement in words."""
+        meaning = self.meaning
+        return FILLERS[self.filler] + ORDERS[self.order].format(
+            a=meaning.agent_attribute,
+            agent=meaning.agent,
+            verb=VERBS[self.verbs][meaning.negative],
+            action=meaning.action,
+            b=meaning.object_attribute,
+            thing=meaning.object,
+        )
 
 
-def meanings(
+def statements(
     trial: Trial, split: str, count: int
-) -> Iterator[tuple[Meaning, int, int, np.random.Generator]]:
-    """Meanings of a split, half of them negated, each with an order, a verb and a generator."""
+) -> Iterator[tuple[Statement, np.random.Generator]]:
+    """Statements of a split, half of them negated, each with a generator."""
     draw = Draw(split=split, kind="visual", negative=0.5, tail=1.0)
     for number in range(count):
         rng = generator(trial.seed, "nlp_primer", split, number)
-        yield draw.meaning(rng), int(rng.integers(len(ORDERS))), int(rng.integers(len(VERBS))), rng
+        meaning = draw.meaning(rng)
+        order, verbs, filler = (int(rng.integers(len(each))) for each in (ORDERS, VERBS, FILLERS))
+        yield Statement(meaning, order, verbs, filler), rng
 
 
 def draw(trial: Trial) -> dict[str, str]:
     """Write the texts of the seed with their labels, held-out ones, and twins, as tables."""
     shrink = 10 if trial.quick else 1
     learnt = []
-    for meaning, order, verb, _ in meanings(trial, "train", TEXTS // shrink):
-        labels = [meaning.agent, *({meaning.object} - HELD_OUT)]
-        learnt.append({"text": said(meaning, order, verb), "labels": labels})
+    for one, _ in statements(trial, "train", TEXTS // shrink):
+        labels = [one.meaning.agent, *({one.meaning.object} - HELD_OUT)]
+        learnt.append({"text": one.text, "labels": labels})
     held = [
-        {"text": said(meaning, order, verb), "labels": [meaning.object]}
-        for meaning, order, verb, _ in meanings(trial, "val", LABELLED // shrink)
+        {"text": one.text, "labels": [one.meaning.object]}
+        for one, _ in statements(trial, "val", LABELLED // shrink)
     ]
     twins = []
-    for meaning, order, verb, rng in meanings(trial, "val", TWINS // shrink):
-        other = (order + int(rng.integers(1, len(ORDERS)))) % len(ORDERS)
+    for one, rng in statements(trial, "val", TWINS // shrink):
+        paraphrase = replace(
+            one,
+            order=another(one.order, ORDERS, rng),
+            filler=another(one.filler, FILLERS, rng),
+        )
+        negated = replace(one.meaning, negative=not one.meaning.negative)
         twins.append(
             {
-                "text": said(meaning, order, verb),
-                "paraphrase": said(meaning, other, verb),
-                "negated": said(replace(meaning, negative=not meaning.negative), order, verb),
-                "swapped": said(meaning.swapped(), order, verb),
+                "text": one.text,
+                "paraphrase": paraphrase.text,
+                "negated": replace(one, meaning=negated).text,
+                "swapped": replace(one, meaning=one.meaning.swapped()).text,
             }
         )
     roles = "text=text;paraphrase=paraphrase;negated=negated;swapped=swapped"
@@ -136,6 +168,11 @@ def draw(trial: Trial) -> dict[str, str]:
         "labelled": f"{written(trial, 'labelled', held)}:text=text:label=labels",
         "twins": f"{written(trial, 'twins', twins)}:{roles}",
     }
+
+
+def another(place: int, of: Sequence[Any], rng: np.random.Generator) -> int:
+    """Another place than this one, in a sequence."""
+    return (place + int(rng.integers(1, len(of)))) % len(of)
 
 
 def written(trial: Trial, name: str, rows: list[dict[str, Any]]) -> str:
@@ -164,7 +201,7 @@ def trained(
             recipe={
                 "steps": trial.steps(STEPS[name], quick=5),
                 "batch_size": BATCH,
-                "lr": RATES[name] if rate is None else rate,
+                "lr": best(RATES[name]) if rate is None else rate,
             },
             options={"seed": trial.seed, "quiet": True},
         )
@@ -238,7 +275,7 @@ claim = Claim(
     ),
     mechanism=("dealt",),
     checks=(
-        better("tail_ap", "cless", over="labels_only"),
+        not_worse("tail_ap", "cless", than="labels_only", margin=0.05),
         better("unseen_ap", "cless", over="labels_only"),
         not_worse("two_way", "words", than="dropout", margin=0.02),
         better("negated", "words", over="deletion"),
@@ -246,6 +283,8 @@ claim = Claim(
     ),
     delta={"rare_ap": 0.05, "two_way": 0.02},
     looks=(5, 10),
+    rates={name: RATES[name] for name in ("cless", "labels_only", "words", "deletion")},
+    tuned=Tuned(effect=0.438, sd=0.083, best=0.95, chance=0.007, seconds=700),
     # the share of texts with a label of the highest quarter is about .04
     floor=Floor("head_ap", chance=0.04, arms=("cless", "labels_only"), least=0.4),
     table=("rare_ap", "tail_ap", "unseen_ap", "head_ap", "two_way", "negated", "swapped"),
