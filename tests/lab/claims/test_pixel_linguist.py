@@ -14,7 +14,7 @@ from diptych.lab.claims import pixel_linguist
 def trial(tmp_path_factory):
     trial = Trial(seed=100, folder=tmp_path_factory.mktemp("pixels"), quick=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixel_linguist, "SENTENCES", 800)
+        patch.setattr(pixel_linguist, "PHRASES", 800)
         patch.setattr(pixel_linguist, "MEASURED", 200)
         return replace(trial, prelude=pixel_linguist.draw(trial))
 
@@ -30,7 +30,7 @@ def test_typos_of_the_test_are_not_those_of_training():
     assert {pixel_linguist.TESTS[name][0] for name in ("r1", "r1_some")} == {pixel_linguist.UNSEEN}
 
 
-def test_held_out_sentences_have_misspelt_copies(trial):
+def test_held_out_phrases_have_misspelt_copies(trial):
     learnt = {sample.captions()[0] for sample in open_source(trial.prelude["train"])}
     held = list(open_source(trial.prelude["test"]))
     assert len(learnt) == 80
@@ -61,6 +61,8 @@ def test_arms_differ_in_what_they_read_and_in_typos_alone(trial, tmp_path, monke
     for tower in (towers["pixels"][0], towers["words"][1]):
         assert pixel_linguist.BLOCKS in tower
     learning = [config.recipe for name, config in found.items() if name != "untrained"]
+    rates = {name: found[name].recipe.lr for name in found if name != "untrained"}
+    assert rates == {"pixels": 1e-3, "words": 2e-3, "bpe": 2e-3, "rate0": 1e-3}
     assert len({str(replace(recipe, lr=1.0)) for recipe in learning}) == 1
     assert len({str((config.data, config.options, config.embed_dim)) for config in begun}) == 1
 
