@@ -186,6 +186,7 @@ def test_weights_and_controls():
     assert (
         words_alone.predictor is words_alone.model.lm.vad is words_alone.model.consistency is None
     )
+    assert [stage.lr_scale for stage in words_alone.stages()] == [{}]
     features = plain.encode(batch(plain, source), AT)
     copied = lively(made(partner="copy"))
     right, partner, _ = copied.scores(features, deranged(4, generator(0)))

@@ -161,7 +161,8 @@ class SEVLM(Method):
     # ---- data
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(lr_scale={"model.lm.vad": _ENCODER_RATE}),)
+        known = self.model.lm.vad is not None
+        return (Stage(lr_scale={"model.lm.vad": _ENCODER_RATE} if known else {}),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         image = ImageView(preprocess=self.model.image.preprocess)
