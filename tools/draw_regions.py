@@ -122,7 +122,20 @@ def images_of(samples: Sequence[Sample]) -> list[Any]:
 
 
 def intra(folder: Path) -> Any:
-    """A map of verbs on the patches of `tiny`."""
+    """A map of verbs on the positions of a convolution, which learned from captions without verbs."""
+    base = folder / "base"
+    diptych.train(
+        "clip",
+        "tools:split=val:count=3000",
+        base,
+        image_tower="conv:image_size=64:widths=(64,128):depths=(1,2)",
+        embed_dim=64,
+        config={"augment": {}},
+        steps=300,
+        batch_size=64,
+        lr=4e-3,
+        quiet=True,
+    )
     world: Any = open_source("tools")
     texts = {"relations": world.world.related(), "synonyms": world.world.synonyms}
     for name, lists in texts.items():
@@ -131,15 +144,11 @@ def intra(folder: Path) -> Any:
         "intra",
         "tools:count=3000",
         folder / "run",
-        init="tiny",
-        config={
-            "depth": 2,
-            "route": "values",
-            **{name: str(folder / f"{name}.json") for name in texts},
-        },
-        steps=100,
+        init=str(base),
+        config={"depth": 2, **{name: str(folder / f"{name}.json") for name in texts}},
+        steps=250,
         batch_size=32,
-        lr=2e-3,
+        lr=4e-3,
         quiet=True,
     ).model
 

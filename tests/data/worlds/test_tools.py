@@ -1,6 +1,8 @@
 """The world `tools`: the heat lies on the part that the verb touches, hands touch it where there is an
 actor, and relations are those of the parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,30 @@ def test_an_actor_touches_the_part_and_another_hand_nothing():
         assert PARTS.index(facts.part) + 1 in near
 
 
+def test_a_second_hand_goes_astray_as_often_as_told_and_all_else_stays():
+    spec = "tools:count=200:seed=4"
+    astray = 0
+    for (plain, sample), (facts, other) in zip(read(spec), read(f"{spec}:astray=0.5"), strict=True):
+        assert replace(facts, hands=plain.hands) == plain
+        assert facts.hands[0] == plain.hands[0]
+        assert sample.texts == other.texts
+        if facts.hands != plain.hands:
+            astray += 1
+            x, y = ((np.array(facts.hands[1]) + 1) / 2 * 64).astype(int)
+            near = np.asarray(other.masks["part"].decode())[
+                max(0, y - 3) : y + 4, max(0, x - 3) : x + 4
+            ]
+            touched = {PARTS[number - 1] for number in np.unique(near) if number}
+            assert touched & set(TOOLS[facts.tool]) - {facts.part, "guard"}
+    assert 75 <= astray <= 125
+    assert all(
+        facts.hands[1] != plain.hands[1]
+        for (plain, _), (facts, _) in zip(
+            read("tools:count=9"), read("tools:count=9:astray=1"), strict=True
+        )
+    )
+
+
 def test_relations_are_those_of_parts_and_synonyms_are_no_verbs():
     table = related()
     for verb, others in table.items():
@@ -94,6 +120,8 @@ def test_tools_can_be_held_out_and_verbs_chosen():
     [
         ("tools:size=16", "from 32 to 256"),
         ("tools:split=tset", "did you mean 'test'"),
+        ("tools:astray=2", "it must be from 0 to 1"),
+        ("tools:astray=1:actor=false", "without an actor no hand touches a part"),
         ("tools:tools=sean", "did you mean 'seen'"),
         ("tools:verbs=holt", "did you mean 'hold'"),
         ("tools:verbs=cut with", "no verb of verbs=cut with touches a hammer"),

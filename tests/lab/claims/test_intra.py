@@ -44,9 +44,13 @@ def test_relations_are_as_named(trial):
 
 
 def test_it_is_judged_without_the_hand_on_images_that_no_arm_has_seen(trial):
-    sources = {name: open_source(trial.prelude[name]) for name in ("learnt", "seen", "unseen")}
+    names = ("captioned", "learnt", "seen", "unseen")
+    sources = {name: open_source(trial.prelude[name]) for name in names}
     keys = {name: set(source.keys()) for name, source in sources.items()}
-    assert not keys["learnt"] & (keys["seen"] | keys["unseen"])
+    assert not (keys["captioned"] | keys["learnt"]) & (keys["seen"] | keys["unseen"])
+    assert not keys["captioned"] & keys["learnt"]
+    captions = {text for sample in sources.pop("captioned") for text in sample.captions()}
+    assert not any(verb in text for verb in VERBS for text in captions)
     tools = {}
     for name, source in sources.items():
         names = source.schema()["labels.object"].classes
@@ -55,7 +59,7 @@ def test_it_is_judged_without_the_hand_on_images_that_no_arm_has_seen(trial):
     assert not tools["unseen"] & tools["learnt"]
 
 
-def test_arms_differ_in_relations_and_losses_alone(tmp_path, monkeypatch):
+def test_arms_differ_in_relations_and_losses_alone(trial, tmp_path, monkeypatch):
     begun = {}
     changes = {}
 
@@ -67,7 +71,7 @@ def test_arms_differ_in_relations_and_losses_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(intra, "load", lambda folder: None)
     monkeypatch.setattr(intra, "measure", lambda model, trial: {})
     files = {name: name for name in ("true", "random", "ones", "synonyms")}
-    prelude = {"learnt": "tools:count=4", **files}
+    prelude = {"learnt": "tools:count=4", "base": trial.prelude["base"], **files}
     for name, arm in intra.claim.arms.items():
         if name != "centre":
             arm(Trial(seed=3, folder=tmp_path, prelude=prelude))

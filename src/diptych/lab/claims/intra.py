@@ -1,9 +1,11 @@
 """Do relations of verbs show where a verb happens on a tool, from images of its use and labels alone?
 
 Tools of two or three parts, of which a hand touches the one that the verb uses; another hand touches
-nothing. Images have the labels of a verb and a tool, and several verbs touch the same part. All arms train
-a map on the frozen patches and texts of `tiny` for as many steps on the same images of four tools, and are
-measured on held-out images without the hand that touches, by the maps of parts that no arm has read.
+a part that it does not use, or nothing. Images have the labels of a verb and a tool, and several verbs touch
+the same part. In the prelude a small convolution and a text tower learn from other images with captions
+that name tools and grounds, and no verb. All arms train a map on its frozen positions (8 x 8) and texts, for
+as many steps on the same images of four tools, and are measured on held-out images without the hand that
+touches, by the maps of parts that no arm has read.
 
     start        the map before it learns
     centre       a Gaussian in the middle of the image, of a quarter of its side: no model
@@ -22,8 +24,16 @@ in other shapes.
 The map has two layers of the four that are published. Not asked: AGD20K, other towers, synonyms and
 verbs that no image was labelled with.
 
-The rates, sizes and delta are drafts: they were not tuned yet. On seed 100 `start` has an NSS of -.18 and
-`centre` 1.32, since tools are near the middle: whether `intra` is better than `centre` is a check.
+Tools are near the middle, so that `centre` has an NSS of 1.3: whether `intra` is better is a check.
+
+On the positions of `tiny`, a transformer, the map of the method avoids the part: on seed 100 its NSS was -1.4 by
+tokens and -1.1 by values, where the positions of the ground tell the tool too. So a verdict is about positions that
+tell of their own place alone.
+
+Where the second hand touches a part in half of the images, `supcon` has an NSS of 1.1 on seed 100, `intra` 1.5 and
+`blind` 1.5: what verb is asked says nothing there. Without such hands `supcon` has 1.6, `intra` 1.7.
+
+The rates are not chosen yet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +49,7 @@ from diptych.data.worlds.tools.words import SYNONYMS, VERBS, related
 from diptych.data.wrap import Only
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.affordance import fit
-from diptych.lab.claim import Claim, Floor, Trial, better
+from diptych.lab.claim import Claim, Floor, Rates, Trial, best, better
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.rng import generator
@@ -47,32 +57,42 @@ from diptych.towers.nn.parts import freeze
 from diptych.training.config import resolve
 from diptych.training.run import run
 
+CAPTIONED = ("images.main", "texts.caption")
 LABELS = ("images.main", "labels.verb", "labels.object")
 JUDGED = ("images.main", "texts.verb", "labels.object", "masks.heat")
 LEARNT = 3000
+ASTRAY = 0.5  # of the images: the second hand touches another part
 MEASURED = 200  # images of seen tools, and as many of unseen ones
+BASE_STEPS = 300
+BASE_RATE = 4e-3
 STEPS = 250
-BATCH = 32  # images, of two views each
+BATCH = {"base": 64, "map": 32}  # images; those of the map have two views each
+TOWER = "conv:image_size=64:widths=(64,128):depths=(1,2)"
+WIDTH = 64  # of the space
 DEPTH = 2
-ROUTE = "tokens"
-RATES = {"supcon": 2e-3, "intra": 2e-3}
+# to be filled with means of `nss` on seeds 100 and 101
+RATES: dict[str, Rates] = {}
+RATE = 4e-3
 SPREAD = 0.25  # of the Gaussian, as a share of the side
 LEAST = 0.5  # NSS: the floor
 
 
 def draw(trial: Trial) -> dict[str, str]:
-    """Write the images of the seed as shards, the relations of each kind and the synonyms of verbs."""
+    """Write the images of the seed as shards, the relations of each kind and the synonyms of verbs, and
+    train the towers that all arms read."""
     learnt = 64 if trial.quick else LEARNT
     measured = 10 if trial.quick else MEASURED
     specs = {
-        "learnt": f"tools=seen:count={learnt}",
+        "captioned": f"tools=seen:split=val:astray={ASTRAY}:count={learnt}",
+        "learnt": f"tools=seen:astray={ASTRAY}:count={learnt}",
         "seen": f"tools=seen:actor=false:split=test:count={measured}",
         "unseen": f"tools=unseen:actor=false:split=test:count={measured}",
     }
     found = {}
     for name, spec in specs.items():
         source = open_source(f"tools:{spec}:seed={trial.seed}")
-        write_shards(Only(source, LABELS if name == "learnt" else JUDGED), trial.folder / name)
+        fields = {"captioned": CAPTIONED, "learnt": LABELS}.get(name, JUDGED)
+        write_shards(Only(source, fields), trial.folder / name)
         found[name] = f"{trial.folder / name}/*.tar"
     texts = {
         "true": related(),
@@ -84,7 +104,21 @@ def draw(trial: Trial) -> dict[str, str]:
         path = trial.folder / f"{name}.json"
         descriptions.write(path, lists)
         found[name] = str(path)
-    return found
+    settings = resolve(
+        "clip",
+        {"train": found["captioned"]},
+        image_tower=TOWER,
+        embed_dim=WIDTH,
+        config={"augment": {}},
+        recipe={
+            "steps": trial.steps(BASE_STEPS, quick=4),
+            "batch_size": BATCH["base"],
+            "lr": BASE_RATE,
+        },
+        options={"seed": trial.seed, "quiet": True},
+    )
+    run(settings, trial.folder / "base")
+    return {**found, "base": str(trial.folder / "base")}
 
 
 def at_random(seed: int) -> Mapping[str, Sequence[str]]:
@@ -102,30 +136,26 @@ def at_random(seed: int) -> Mapping[str, Sequence[str]]:
 def trained(
     relations: str | None,
     *,
-    rate: float = RATES["intra"],
+    like: str = "intra",
+    rate: float | None = None,
     steps: int = STEPS,
     change: Callable[[Method], None] | None = None,
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: a map on `tiny` by relations of a kind, with a change."""
+    """An arm: a map on the towers of the prelude by relations of a kind, with a change; at `rate`, or the best
+    one of the arm `like`."""
 
     def arm(trial: Trial) -> dict[str, float]:
         given = {} if relations is None else {"relations": trial.prelude[relations]}
         settings = resolve(
             "intra",
             {"train": trial.prelude["learnt"]},
-            init="tiny",
-            config={
-                "synonyms": trial.prelude["synonyms"],
-                "depth": DEPTH,
-                "route": ROUTE,
-                **given,
-                **config,
-            },
+            init=trial.prelude["base"],
+            config={"synonyms": trial.prelude["synonyms"], "depth": DEPTH, **given, **config},
             recipe={
                 "steps": trial.steps(steps, quick=4),
-                "batch_size": BATCH,
-                "lr": rate,
+                "batch_size": BATCH["map"],
+                "lr": rate or (best(RATES[like]) if RATES else RATE),
             },
             options={"seed": trial.seed, "quiet": True},
         )
@@ -188,7 +218,7 @@ claim = Claim(
     arms={
         "start": start,
         "centre": centre,
-        "supcon": trained(None, rate=RATES["supcon"], things=0.0),
+        "supcon": trained(None, like="supcon", things=0.0),
         "intra": trained("true"),
         "verbs": trained("true", things=0.0),
         "things": trained(None),
@@ -208,7 +238,8 @@ claim = Claim(
         better("nss", "intra", over="verbs"),
         better("nss_unseen", "intra", over="supcon"),
     ),
-    delta={"nss": 0.05, "kld": 0.05},
+    delta={"nss": 0.1, "kld": 0.1},
+    rates=RATES,
     # the supervised contrast need not lie on the part at all, which is what is asked
     floor=Floor("nss", chance=0.0, arms=("intra",), least=LEAST),
     table=("nss", "kld", "sim", "nss_unseen"),

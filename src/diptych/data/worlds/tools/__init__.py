@@ -43,7 +43,8 @@ class Config:
     split     train, val or test, three streams that are alike
     tools     all, seen (four of them) or unseen (the other four, of the same parts in other shapes)
     verbs     all, or some joined by +
-    actor     whether a hand touches the part; a second hand that touches nothing is always there
+    actor     whether a hand touches the part; a second hand is always there
+    astray    how often the second hand touches another part of the tool, 0 to 1; else it touches nothing
     """
 
     size: int = 64
@@ -51,6 +52,7 @@ class Config:
     tools: str = "all"
     verbs: str = "all"
     actor: bool = True
+    astray: float = 0.0
 
     def __post_init__(self) -> None:
         if not 32 <= self.size <= 256:
@@ -59,6 +61,12 @@ class Config:
             raise unknown("split of tools", self.split, SPLITS)
         if self.tools not in SETS:
             raise unknown("tools of tools", self.tools, SETS)
+        if not 0 <= self.astray <= 1:
+            raise InputError(f"astray of tools is {self.astray}; it must be from 0 to 1")
+        if self.astray and not self.actor:
+            raise InputError(
+                f"astray of tools is {self.astray}, and without an actor no hand touches a part; leave it out"
+            )
         chosen = self.chosen_verbs
         for verb in chosen:
             if verb not in VERBS:
@@ -132,12 +140,18 @@ class World(_base.World[Facts]):
             size=float(rng.uniform(0.85, 1.15)),
         )
         touched = at(pose, *middle(tool, part))
+        colours = tuple(_colour(rng) for _ in TOOLS[tool])
+        second = _beside(pose, rng)
+        if config.astray:  # of a stream of its own, so that all else is as without it
+            own = generator(seed, self.name, config.split, index, "astray")
+            if own.random() < config.astray:
+                second = at(pose, *middle(tool, _other(tool, part)))
         return Facts(
             tool=tool,
             verb=verb,
-            colours=tuple(_colour(rng) for _ in TOOLS[tool]),
+            colours=colours,
             pose=pose,
-            hands=((*([touched] if config.actor else []), _beside(pose, rng))),
+            hands=(*([touched] if config.actor else []), second),
             ground=int(rng.integers(len(GROUNDS))),
             seed=int(rng.integers(2**63)),
         )
@@ -202,6 +216,12 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
     hue = rng.uniform(0.15, 1.0)
     red, green, blue = colorsys.hsv_to_rgb(hue, rng.uniform(0.3, 0.9), rng.uniform(0.25, 0.8))
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _other(tool: str, part: str) -> str:
+    """The other part of a tool that verbs touch."""
+    [other] = {VERBS[verb] for verb in verbs_of(tool)} - {part}
+    return other
 
 
 def _beside(pose: Pose, rng: np.random.Generator) -> tuple[float, float]:
