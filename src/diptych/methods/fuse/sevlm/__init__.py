@@ -161,8 +161,8 @@ class SEVLM(Method):
     # ---- data
 
     def stages(self) -> Sequence[Stage]:
-        known = self.model.lm.vad is not None
-        return (Stage(lr_scale={"model.lm.vad": _ENCODER_RATE} if known else {}),)
+        rates = {} if self.model.lm.vad is None else {"model.lm.vad": _ENCODER_RATE}
+        return (Stage(lr_scale=rates),)
 
     def views(self, stage: Stage, stream: str = "train") -> Sequence[View]:
         image = ImageView(preprocess=self.model.image.preprocess)
