@@ -30,8 +30,9 @@ On the positions of `tiny`, a transformer, the map of the method avoids the part
 tokens and -1.1 by values, probably because the positions of the ground tell the tool too. So a verdict is about the
 positions of a small convolution.
 
-Rates are to be chosen on seeds 100 and 101. There, at 1e-3 to 4e-3, `intra` has an NSS of 1.6 to 1.75 and `supcon` of
-0 (a map that is the same everywhere) to 1.2. In a trial `blind` had as much as `intra`, without reading the verb.
+Rates were chosen by the mean NSS on seeds 100 and 101, the other losses and relations at that of `intra`. Above 1e-3
+`supcon` is unsteady: at 2e-3 its NSS was .35 and 1.19, at 4e-3 .64 and 0 (a map that is the same everywhere). In a
+trial `blind` had as much as `intra`, without reading the verb.
 
 Hands that touch another part were added since the arms hardly differ without them: at 4e-3, on seeds 100 to 103,
 `intra` has an NSS of 1.74 and `supcon` of 1.65, with a standard deviation of the difference of .12.
@@ -50,7 +51,7 @@ from diptych.data.worlds.tools.words import SYNONYMS, VERBS, related
 from diptych.data.wrap import Only
 from diptych.evaluation import evaluate
 from diptych.evaluation.suites.affordance import fit
-from diptych.lab.claim import Claim, Floor, Rates, Trial, best, better
+from diptych.lab.claim import Claim, Floor, Rates, Trial, Tuned, best, better
 from diptych.methods.base import Method
 from diptych.methods.store import load
 from diptych.rng import generator
@@ -71,9 +72,11 @@ BATCH = {"base": 64, "map": 32}  # images; those of the map have two views each
 TOWER = "conv:image_size=64:widths=(64,128):depths=(1,2)"
 WIDTH = 64  # of the space
 DEPTH = 2
-# to be filled with means of `nss` on seeds 100 and 101
-RATES: dict[str, Rates] = {}
-RATE = 4e-3
+# means of `nss` on seeds 100 and 101
+RATES: dict[str, Rates] = {
+    "supcon": {2.5e-4: 0.575, 5e-4: 0.796, 1e-3: 0.627, 2e-3: 0.768, 4e-3: 0.321},
+    "intra": {1e-3: 1.616, 2e-3: 1.677, 4e-3: 1.659},
+}
 SPREAD = 0.25  # of the Gaussian, as a share of the side
 LEAST = 0.5  # NSS: the floor
 
@@ -156,7 +159,7 @@ def trained(
             recipe={
                 "steps": trial.steps(steps, quick=4),
                 "batch_size": BATCH["map"],
-                "lr": rate or (best(RATES[like]) if RATES else RATE),
+                "lr": rate or best(RATES[like]),
             },
             options={"seed": trial.seed, "quiet": True},
         )
@@ -241,6 +244,7 @@ claim = Claim(
     ),
     delta={"nss": 0.1, "kld": 0.1},
     rates=RATES,
+    tuned=Tuned(effect=0.795, sd=0.109, best=1.602, seconds=1170),
     # the supervised contrast need not lie on the part at all, which is what is asked
     floor=Floor("nss", chance=0.0, arms=("intra",), least=LEAST),
     table=("nss", "kld", "sim", "nss_unseen"),
