@@ -44,7 +44,7 @@ def test_what_is_seen_speaks_for_what_is_felt():
         worst = min(EMOTIONS, key=lambda name: SUPPORT[name].get(palette, 0.0))
         assert shares[best] > 1.4 * shares[worst], palette
     flat = likely(("dark", "wild", "crowded"), 0.0)
-    assert flat == pytest.approx([0.2] * 5)
+    assert flat == pytest.approx([1 / len(EMOTIONS)] * len(EMOTIONS))
     assert sum(likely(("warm", "still", "open"), 3.0)) == pytest.approx(1.0)
     assert world.spec() == "paintings"
 
@@ -71,12 +71,23 @@ def test_explanations_name_what_is_there_and_what_supports_the_emotion():
 def test_every_word_of_feeling_has_its_affect():
     words = {word for ways in FEELINGS.values() for word in ways}
     words |= {
-        word for ways in REMINDERS.values() for way in ways for word in way.split() if word != "a"
+        word
+        for ways in REMINDERS.values()
+        for way in ways
+        for word in way.split()
+        if word not in ("a", "an")
     }
     assert words | set(EMOTIONS) <= AFFECT.keys()
     assert all(-1 <= value <= 1 for values in AFFECT.values() for value in values)
     assert AFFECT["fear"][0] < 0 < AFFECT["contentment"][0]
     assert AFFECT["excitement"][1] > 0 > AFFECT["sadness"][1]
+
+
+def test_a_word_speaks_of_one_emotion():
+    for lists in (FEELINGS, REMINDERS):
+        words = [word for ways in lists.values() for word in ways]
+        assert lists.keys() == set(EMOTIONS)
+        assert len(words) == len(set(words))
 
 
 def test_aspects_are_drawn():

@@ -17,12 +17,12 @@ from diptych.lab.claims import sevlm
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sevlm, "PARTS", {"train": 160, "fitted": 200, "test": 80})
+        patch.setattr(sevlm, "PARTS", {"train": 160, "fitted": 200, "test": 80, "read": 800})
         return sevlm.draw(Trial(seed=5, folder=tmp_path_factory.mktemp("sevlm"), quick=True))
 
 
 def test_paintings_of_the_parts_differ_and_evoke_several_emotions(drawn):
-    sources = [open_source(place) for place in drawn.values()]
+    sources = [open_source(drawn[part]) for part in sevlm.PARTS]
     keys = [set(source.keys()) for source in sources]
     assert len(set.union(*keys)) == sum(map(len, keys))
     assert all(len(set(sample.captions("emotion"))) > 1 for source in sources for sample in source)

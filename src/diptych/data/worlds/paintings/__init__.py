@@ -142,7 +142,7 @@ def likely(values: tuple[str, ...], agree: float) -> list[float]:
     """How likely each emotion is, given what is seen: the softmax of `agree` times its support.
 
     >>> [round(share, 2) for share in likely(("dark", "wild", "crowded"), 2.0)]
-    [0.0, 0.12, 0.01, 0.02, 0.86]
+    [0.02, 0.01, 0.0, 0.08, 0.15, 0.1, 0.62, 0.01]
     """
     weights = [
         exp(agree * sum(SUPPORT[emotion].get(value, 0.0) for value in values))

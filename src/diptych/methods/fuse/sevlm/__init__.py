@@ -69,7 +69,7 @@ class Config:
 
     - `lm` is a language model as `diptych.load` takes it, a GPT-2 of `hf-lm:FOLDER` among them, or the
       shape of a new one, `text:…`. It is trained whole, and stored with the run.
-    - `lexicon` is `paintings`, of 95 words, or a file in the form of NRC-VAD; None leaves valence,
+    - `lexicon` is `paintings`, of 294 words, or a file in the form of NRC-VAD; None leaves valence,
       arousal and dominance out. `lemmas` looks up the lemma of a word that is not in it (None: of a
       file's). `permuted` is the seed by which its values are permuted among the words, a control.
     - `causal_vad` keeps the VAD of later words from a token. The release does not.

@@ -19,7 +19,7 @@ from diptych.rng import generator
 
 Values = tuple[float, float, float]
 OWN = "paintings"
-"""The lexicon of the world `paintings`, of 95 words."""
+"""The lexicon of the world `paintings`, of 294 words."""
 _MOST = 1 << 25  # bytes of a file
 
 
