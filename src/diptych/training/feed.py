@@ -2,22 +2,69 @@
 samples."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diptych import collectives
+from diptych.data.batch import Batch
 from diptych.data.loader import Loader, require
 from diptych.data.sample import Source, damage_summary, keys_digest
 from diptych.errors import InputError
-from diptych.methods.base import Method, Recipe, Stage
+from diptych.methods.base import Batches, Method, Recipe, Stage
 from diptych.training.options import Options
 from diptych.training.prepare import with_columns
 from diptych.training.state import Position
 
 log = logging.getLogger(__name__)
+
+
+class Copies:
+    """Copies batches to a device.
+
+    On a GPU the copies have a stream of their own, and each is begun before the step on the batch
+    ahead of it: the two overlap, and only kernels that read a batch wait for it.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def of(self, batches: Iterable[Batches]) -> Iterator[Batches]:
+        """Yield the batches on the device."""
+        if self.stream is None:
+            yield from (on_each(batch, self._copy) for batch in batches)
+            return
+        for now, _ in pairwise(chain(map(self._begin, batches), [None])):
+            assert now is not None, "None ends the pairs"
+            batch, done = now
+            reader = torch.cuda.current_stream(self.device)
+            reader.wait_event(done)
+
+            def keep(tensor: Tensor, reader: torch.cuda.Stream = reader) -> Tensor:
+                tensor.record_stream(reader)  # else its memory is free for a later copy too early
+                return tensor
+
+            yield on_each(batch, lambda part, keep=keep: part.map(keep))
+
+    def _begin(self, batch: Batches) -> tuple[Batches, Any]:
+        assert self.stream is not None
+        with torch.cuda.stream(self.stream):
+            return on_each(batch, self._copy), self.stream.record_event()
+
+    def _copy(self, batch: Batch) -> Batch:
+        return batch.to(self.device)
+
+
+def on_each(batch: Batches, change: Callable[[Batch], Batch]) -> Batches:
+    """Apply a function to a batch, or to that of each stream."""
+    if isinstance(batch, Batch):
+        return change(batch)
+    return {name: change(part) for name, part in batch.items()}
 
 
 class Feed:
@@ -142,25 +189,27 @@ class Feed:
             )
         return len(source)
 
-    def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: Position) -> Iterator[Any]:
+    def epoch(self, stage: Stage, loaders: Mapping[str, Loader], at: Position) -> Iterator[Batches]:
         """Yield the rest of this epoch's batches, on the device; the first stream sets the epoch,
         the others repeat."""
-        if stage.turns:
-            yield from self._in_turn(stage, loaders, at)
-            return
+        batches = self._in_turn if stage.turns else self._together
+        return Copies(self.device).of(batches(stage, loaders, at))
+
+    def _together(
+        self, stage: Stage, loaders: Mapping[str, Loader], at: Position
+    ) -> Iterator[Batches]:
+        """Yield batches of all streams at once."""
         first, *others = stage.streams
         rounds = {name: loaders[name].endless(at.step) for name in others}
         for batch in loaders[first].epoch(at.epoch, at.batch, at.step):
-            moved = batch.to(self.device)
-            yield (
-                {first: moved, **{n: next(r).to(self.device) for n, r in rounds.items()}}
-                if others
-                else moved
-            )
+            if others:
+                yield {first: batch, **{name: next(each) for name, each in rounds.items()}}
+            else:
+                yield batch
 
     def _in_turn(
         self, stage: Stage, loaders: Mapping[str, Loader], at: Position
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Batches]:
         """Yield batches of one stream each, in the order of the streams."""
         count = len(stage.streams)
         rounds: dict[str, Iterator[Any]] = {}
@@ -173,7 +222,7 @@ class Feed:
                 rounds[name] = (
                     loader.epoch(at.epoch, number // count, done) if first else loader.endless(done)
                 )
-            yield {name: next(rounds[name]).to(self.device)}
+            yield {name: next(rounds[name])}
 
     def note(self, loaders: Mapping[str, Loader]) -> bool:
         """Record the samples that this rank's loaders could not read; return whether there are new
