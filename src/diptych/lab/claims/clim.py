@@ -23,7 +23,8 @@ compared with that of `start`, since an arm that learns little loses little.
 
 Not asked: the training of a detector on captions, published towers.
 
-The rates, sizes and delta are drafts: they were not tuned yet.
+Rates were chosen by the mean of `region` and `zeroshot` on seeds 100 and 101: at 2.4e-3 `clim` names as many
+boxes, and fewer whole images.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from torch import Tensor
 from diptych.data.shards import write_shards
 from diptych.data.sources import open_source
 from diptych.evaluation import evaluate
-from diptych.lab.claim import Claim, Floor, Trial, better, not_worse
+from diptych.lab.claim import Claim, Floor, Rates, Trial, Tuned, best, better, not_worse
 from diptych.methods.base import Method
 from diptych.methods.dense.clim.mosaic import tile_boxes
 from diptych.methods.store import load
@@ -46,9 +47,12 @@ from diptych.training.run import run
 LEARNT = 3000
 BOXED = 300  # held-out scenes of six boxes
 WHOLE = 500  # held-out images of one thing
-STEPS = 300
-GROUP = 64
-RATES = {"plain": 3e-4, "clim": 3e-4}
+STEPS = 150
+GROUP = 32
+RATES: dict[str, Rates] = {
+    "plain": {7.5e-5: 0.787, 1.5e-4: 0.789, 3e-4: 0.786, 6e-4: 0.777},
+    "clim": {6e-4: 0.876, 1.2e-3: 0.901, 2.4e-3: 0.893},
+}
 LEAST = 0.3  # of boxes: the floor
 CLASSES = 20
 MOSAICS: dict[str, Any] = {"choices": (2, 3), "group": GROUP, "tile": 32, "size": 96}
@@ -76,10 +80,10 @@ def draw(trial: Trial) -> dict[str, str]:
 def trained(
     change: Callable[[Method], None] | None = None,
     *,
-    rate: float = RATES["clim"],
+    like: str = "clim",
     **config: Any,
 ) -> Callable[[Trial], dict[str, float]]:
-    """An arm: `tiny`, continued by the method, with a change."""
+    """An arm: `tiny`, continued by the method at the rate of the arm `like`, with a change."""
 
     def arm(trial: Trial) -> dict[str, float]:
         settings = resolve(
@@ -89,7 +93,7 @@ def trained(
             config={**MOSAICS, **config},
             recipe={
                 "steps": trial.steps(STEPS, quick=4),
-                "lr": rate,
+                "lr": best(RATES[like]),
                 "warmup": 0.1,
                 "batch_size": GROUP,
             },
@@ -156,7 +160,7 @@ claim = Claim(
     prelude=draw,
     arms={
         "start": start,
-        "plain": trained(plainly, rate=RATES["plain"]),
+        "plain": trained(plainly, like="plain"),
         "clim": trained(),
         "single": trained(choices=(1,), tile=64, size=64),
         "permuted": trained(partial(pooled_from, permuted)),
@@ -173,7 +177,9 @@ claim = Claim(
         better("tokens", "clim", over="plain"),
         not_worse("zeroshot", "clim", than="start", margin=0.03),
     ),
-    delta=0.03,
+    delta=0.05,
+    rates=RATES,
+    tuned=Tuned(effect=0.231, sd=0.009, best=0.812, chance=1 / CLASSES, seconds=370),
     floor=Floor("region", chance=1 / CLASSES, arms=("plain", "clim", "single"), least=LEAST),
     table=("region", "mean_region", "tokens", "zeroshot"),
 )
