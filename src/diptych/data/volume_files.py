@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from diptych.data.npy_files import read_npy
 from diptych.data.sample import BadSample
 from diptych.errors import brief
 
@@ -54,12 +55,12 @@ def read_volume(data: bytes) -> np.ndarray:
     """The volume (D, H, W) that bytes hold.
 
     Raises BadSample: unsupported (of another format or number type), axes (not three of them),
-    bomb, truncated, unreadable, not-finite.
+    bomb, truncated, unreadable, not-finite, and npy and pickled as `read_npy`.
     """
     if data.startswith(_GZIP):
         data = _unpacked(data)
     if data.startswith(_NPY):
-        return checked(_npy(data))
+        return checked(read_npy(data))
     if data[344:_HEADER] == _MAGIC:
         return checked(_nifti(data))
     raise BadSample("unsupported", "no volume: it begins neither as .npy nor as NIfTI-1")
@@ -109,13 +110,6 @@ def _unpacked(data: bytes) -> bytes:
     if not unpack.eof:
         raise BadSample("truncated", "a .gz file ends too early")
     return found
-
-
-def _npy(data: bytes) -> np.ndarray:
-    try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise BadSample("unreadable", f"a damaged .npy file ({error})") from None
 
 
 def _nifti(data: bytes) -> np.ndarray:

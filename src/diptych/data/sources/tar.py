@@ -24,9 +24,9 @@ from diptych.data.compact import is_folder
 from diptych.data.endings import IMAGES, VIDEOS
 from diptych.data.images import MemberImage
 from diptych.data.masks import VOID, ClassMask, Mask
+from diptych.data.npy_files import read_npy
 from diptych.data.sample import BadSample, EncodedImage, Sample, Schema
 from diptych.data.sources import cache
-from diptych.data.sources._npy import read_npy
 from diptych.data.sources.records import (
     MOST_CLASSES,
     Parts,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from diptych.data.npy_files import read_npy
 from diptych.data.sample import BadSample
-from diptych.data.sources._npy import read_npy
 
 KINDS = ("<f4", ">f8", "<i2", "u1", "?", "<c8")
 
