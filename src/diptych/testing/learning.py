@@ -46,10 +46,11 @@ ENOUGH = 0.85
 """A score that shows that the samples are memorised. It must also halve the error before
 training."""
 STEPS = 160
+SHUFFLED = 80
 BEFORE = 20
 LOOK = 10
-"""Maximum steps of the last stage, of each stage before it, and between two measurements of the
-score."""
+"""Maximum steps of the last stage, with wrong texts and of each stage before it, and steps between
+two measurements of the score."""
 RATE = 3.0
 """A factor of the recipe's learning rate: a narrow model on few samples tolerates more."""
 CROP = (0.5, 1.0)
@@ -171,7 +172,7 @@ def _trained(subject: Subject, shuffled: bool, batch: int) -> tuple[Method, list
     sources: dict[str, Source] = {
         stream: Picked(toy, _SEEN, shuffled) for stream, toy in subject.sources(method).items()
     }
-    last = _shorten(method, batch)
+    last = _shorten(method, batch, SHUFFLED if shuffled else STEPS)
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_of(subject, method, sources, Path(folder), STEPS, batch=batch)
         engine.recipe = replace(engine.recipe, lr=RATE * engine.recipe.lr)
@@ -199,9 +200,9 @@ def _trained(subject: Subject, shuffled: bool, batch: int) -> tuple[Method, list
     return method, scores, enough
 
 
-def _shorten(method: Method, batch: int) -> int:
-    """Give the stages this batch size, and those before the last one with steps few steps; return the
-    index of that one."""
+def _shorten(method: Method, batch: int, steps: int) -> int:
+    """Give the stages this batch size, the last one with steps this many, and those before it few;
+    return the index of that one."""
     stages = method.stages()
     last = max(at for at, stage in enumerate(stages) if stage.optimize)
     shorter = [
@@ -209,7 +210,7 @@ def _shorten(method: Method, batch: int) -> int:
             stage,
             recipe={
                 **stage.recipe,
-                "steps": STEPS if at == last else BEFORE,
+                "steps": steps if at == last else BEFORE,
                 "batch_size": batch,
             },
         )
